@@ -1,0 +1,139 @@
+//! What may enter the log, and how it is written there.
+//!
+//! Owns the log's format: a batch of commands per entry, with the format version that the batch needs. Field numbers
+//! are for ever. Never applies anything: [`crate::state`] does. Called by the consensus machine, which batches, and by
+//! the state machine, which reads.
+//!
+//! # Format versions
+//! 1: first format: requests, system transactions, compaction, expiry of clients.
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::id::{ClientId, RequestId};
+use crate::txn::Txn;
+
+/// The newest command format that this build reads, and the cluster version it can support (design section 4, rule 12).
+pub const COMMAND_VERSION: u32 = 1;
+
+/// One entry's payload.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Batch {
+    /// What a member must understand to apply any of it.
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// Applied in order, each one by itself.
+    #[prost(message, repeated, tag = "2")]
+    pub commands: Vec<Command>,
+}
+
+/// One command.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Command {
+    /// Which one; a kind that this build does not know is absent here, and stops the member (`NeedsVersion`).
+    #[prost(oneof = "CommandKind", tags = "1, 2, 3, 4")]
+    pub kind: Option<CommandKind>,
+}
+
+/// The commands there are.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum CommandKind {
+    /// A client's transaction, applied once however often it arrives.
+    #[prost(message, tag = "1")]
+    Request(Request),
+    /// A transaction of the managers themselves; repeats are harmless by its own conditions.
+    #[prost(message, tag = "2")]
+    System(Txn),
+    /// Move the compact revision.
+    #[prost(message, tag = "3")]
+    Compact(Compact),
+    /// Forget silent clients.
+    #[prost(message, tag = "4")]
+    ExpireClients(ExpireClients),
+}
+
+/// A client's transaction.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Request {
+    /// 16 bytes: who asks.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub client: Bytes,
+    /// The client's count of this request, from 1.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// The client has its answers to everything below this sequence and will never ask for them again.
+    #[prost(uint64, tag = "3")]
+    pub low_water: u64,
+    /// What to do.
+    #[prost(message, optional, tag = "4")]
+    pub txn: Option<Txn>,
+}
+
+impl Request {
+    /// The request id; `None` when the client is not 16 bytes.
+    pub fn id(&self) -> Option<RequestId> {
+        let client = ClientId::from_slice(&self.client)?;
+        Some(RequestId { client, sequence: self.sequence })
+    }
+}
+
+/// Move the compact revision: history at and below it may go. Lower than the present one changes nothing.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Compact {
+    /// The new compact revision.
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+}
+
+/// Forget clients from the replay table, each only if it is still as silent as it was when this was proposed.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ExpireClients {
+    /// Whom.
+    #[prost(message, repeated, tag = "1")]
+    pub clients: Vec<SilentClient>,
+}
+
+/// A client and the log index of its last request, as the proposer saw it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SilentClient {
+    /// 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub client: Bytes,
+    /// The index; if the client has written since, it stays.
+    #[prost(uint64, tag = "2")]
+    pub last_index: u64,
+}
+
+impl From<CommandKind> for Command {
+    fn from(kind: CommandKind) -> Self {
+        Self { kind: Some(kind) }
+    }
+}
+
+impl Command {
+    /// The format version that a member needs to apply this command.
+    pub const fn version(&self) -> u32 {
+        match self.kind {
+            Some(
+                CommandKind::Request(_)
+                | CommandKind::System(_)
+                | CommandKind::Compact(_)
+                | CommandKind::ExpireClients(_),
+            )
+            | None => 1,
+        }
+    }
+}
+
+impl Batch {
+    /// A batch that says itself what it needs.
+    pub fn new(commands: Vec<Command>) -> Self {
+        let version = commands.iter().map(Command::version).max().unwrap_or(1);
+        Self { version, commands }
+    }
+
+    /// The payload of a log entry.
+    pub fn to_bytes(&self) -> Bytes {
+        self.encode_to_vec().into()
+    }
+}

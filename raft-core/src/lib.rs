@@ -1,0 +1,20 @@
+//! quorate's pure core: everything that decides, nothing that acts.
+//!
+//! Owns consensus, membership and replicated state. Never touches a clock, a random number, a disk, a socket or an
+//! async runtime: time, entropy, disk and network come in as inputs and go out as effects or over the [`ports`].
+//! Called by the node in the root crate, and by the simulator, which runs this very code.
+//!
+//! One stated hole: tikv raft draws its own election timeout; the consensus machine pins it after every call.
+//!
+//! Features: `consensus` (default) brings tikv raft and the consensus machine; without it the crate is the vocabulary
+//! that clients need. `testing` brings the memory store and the seeded cluster.
+
+pub mod command;
+pub mod id;
+pub mod keyspace;
+pub mod limits;
+pub mod log;
+pub mod membership;
+pub mod ports;
+pub mod state;
+pub mod txn;

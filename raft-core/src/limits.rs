@@ -1,0 +1,30 @@
+//! Every limit with its name (design section 12): what is over one is refused with that name, never a panic.
+//!
+//! Owns the numbers that all members of a cluster must agree on. Called where a request is checked: in the client
+//! before it is sent, at the manager before it is proposed, and at apply, which must not depend on either.
+
+/// Longest user key, bytes.
+pub const KEY_BYTES_MAX: usize = 4 * 1024;
+/// Longest value, bytes.
+pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
+/// Largest encoded transaction, bytes.
+pub const TXN_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Most operations in one transaction, both branches and all comparisons counted.
+pub const TXN_OPERATIONS_MAX: usize = 128;
+/// Most entries one range answer carries before it pages.
+pub const RANGE_LIMIT_MAX: u64 = 10_000;
+/// Bytes of keys and values after which one range answer pages.
+pub const RANGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Outcomes the replay table keeps for one client above its low-water mark.
+pub const REPLAY_PER_CLIENT_MAX: usize = 4_096;
+/// Clients in the replay table.
+pub const REPLAY_CLIENTS_MAX: usize = 65_536;
+/// Old revisions kept before they are compacted.
+pub const HISTORY_REVISIONS_MAX: u64 = 100_000;
+/// Longest node name, bytes.
+pub const NAME_BYTES_MAX: usize = 255;
+/// Largest snapshot chunk, bytes.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 1024 * 1024;
+
+const _: () = assert!(VALUE_BYTES_MAX + KEY_BYTES_MAX < TXN_BYTES_MAX);
+const _: () = assert!(RANGE_BYTES_MAX >= VALUE_BYTES_MAX + KEY_BYTES_MAX);

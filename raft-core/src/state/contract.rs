@@ -1,0 +1,195 @@
+//! What the consensus machine hands to the applier, and what the applier reports back.
+//!
+//! Owns plain types only. Called by both, so that neither knows the other.
+
+use bytes::Bytes;
+
+use crate::id::{LogIndex, Revision, Term};
+use crate::log::Configuration;
+use crate::txn::TxnResult;
+
+/// One committed entry on its way to the applier.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// Its index; entries arrive without gaps.
+    pub index: LogIndex,
+    /// Its term: what a fencing token is compared with.
+    pub term: Term,
+    /// What it does.
+    pub payload: Payload,
+}
+
+/// What a committed entry does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Payload {
+    /// A leader's first entry of its term.
+    Empty,
+    /// An encoded [`crate::command::Batch`].
+    Commands {
+        /// The bytes.
+        data: Bytes,
+        /// Somebody on this node waits for the outcomes.
+        wanted: bool,
+    },
+    /// A configuration entry. The consensus task has computed what results (design section 4, rule 5).
+    Configuration {
+        /// The configuration in force after this entry; `None` when the entry was void.
+        result: Option<Configuration>,
+        /// The configuration number after this entry.
+        number: u64,
+    },
+}
+
+/// What a command came to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// Applied.
+    Done(TxnResult),
+    /// Refused at apply; nothing changed.
+    Refused(Refusal),
+}
+
+/// Why a request is refused; nothing was changed by it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A limit of [`crate::limits`].
+    #[error("{what} has {actual} bytes or items, the limit `{limit}` is {max}; nothing was changed")]
+    Limit {
+        /// What is too large, in words.
+        what: String,
+        /// The limit's name.
+        limit: &'static str,
+        /// Its value.
+        max: u64,
+        /// What was given.
+        actual: u64,
+    },
+    /// A key must have at least one byte.
+    #[error("the key is empty; give a key of at least one byte. Nothing was changed")]
+    EmptyKey,
+    /// Two writes of one key in one branch of a transaction.
+    #[error("the transaction writes the key {key} twice; split it in two. Nothing was changed")]
+    DuplicateKey {
+        /// The key, printable.
+        key: String,
+    },
+    /// A range at a revision whose history is gone.
+    #[error("revision {asked} is compacted, the oldest kept is {oldest}; read again at a newer revision")]
+    Compacted {
+        /// The revision asked for.
+        asked: u64,
+        /// The oldest that can be read.
+        oldest: u64,
+    },
+    /// A range at a revision that is not yet.
+    #[error("revision {asked} is in the future, the newest is {current}")]
+    FutureRevision {
+        /// The revision asked for.
+        asked: u64,
+        /// The newest.
+        current: u64,
+    },
+    /// The leadership that the write was bound to is over.
+    #[error(
+        "the fencing token {token} is not current, the entry carries term {term}; another leader may be at work. Nothing was changed"
+    )]
+    Fenced {
+        /// The token the write came with.
+        token: u64,
+        /// The term of the entry that carried it.
+        term: u64,
+    },
+    /// The client said before that it would not ask for this sequence again, or was silent too long.
+    #[error(
+        "request {sequence} is below the client's low-water mark {low_water}: its outcome is no longer kept; whether it was applied is unknown"
+    )]
+    RequestExpired {
+        /// The sequence.
+        sequence: u64,
+        /// The mark.
+        low_water: u64,
+    },
+    /// The client keeps too many outcomes open.
+    #[error(
+        "the client has {kept} outcomes open, at most `REPLAY_PER_CLIENT_MAX` = {max}; raise the low-water mark. Nothing was changed"
+    )]
+    ReplayFull {
+        /// Kept now.
+        kept: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// The request cannot be read.
+    #[error("malformed request: {what}. Nothing was changed")]
+    Malformed {
+        /// What is wrong.
+        what: String,
+    },
+}
+
+impl Refusal {
+    /// True when "refused" does not say whether an earlier attempt was applied.
+    pub const fn is_unknown(&self) -> bool {
+        matches!(self, Self::RequestExpired { .. })
+    }
+}
+
+/// Why the applier stops. The applied index has not moved past the last good entry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// A command newer than this build.
+    #[error(
+        "entry {index} needs command version {needed}, this binary knows {known}; install the newer quorate on this node, its data is unharmed"
+    )]
+    NeedsVersion {
+        /// The entry.
+        index: LogIndex,
+        /// What it needs.
+        needed: u32,
+        /// What this build knows.
+        known: u32,
+    },
+    /// An entry does not follow the last applied one, or cannot be read: a bug or a damaged log.
+    #[error("entry {index} cannot be applied: {detail}")]
+    Broken {
+        /// The entry.
+        index: LogIndex,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] crate::ports::StoreError),
+}
+
+/// What one round of applying came to.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Applied {
+    /// Everything up to here is in the state.
+    pub index: LogIndex,
+    /// The store's revision now.
+    pub revision: Revision,
+    /// The outcomes of the entries somebody waits for, in the order of their commands.
+    pub outcomes: Vec<(LogIndex, Vec<Outcome>)>,
+    /// Records outside the user section, or the configuration, changed: read them again.
+    pub records_changed: bool,
+}
+
+/// Where a state stands; read from a view, so it belongs to what the same view answers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StateStatus {
+    /// Index of the last applied entry.
+    pub applied: LogIndex,
+    /// Its term.
+    pub applied_term: Term,
+    /// The configuration in force at `applied`.
+    pub configuration: Configuration,
+    /// How many configuration entries took effect.
+    pub configuration_number: u64,
+    /// The store's revision.
+    pub revision: Revision,
+    /// History at and below it may be gone.
+    pub compact_revision: Revision,
+    /// Digest over live records, system records and compact revision, kept up in O(change).
+    pub hash: [u8; 32],
+}
