@@ -10,6 +10,8 @@
 //! that clients need. `testing` brings the memory store and the seeded cluster.
 
 pub mod command;
+#[cfg(feature = "consensus")]
+pub mod consensus;
 pub mod id;
 pub mod keyspace;
 pub mod limits;

@@ -1,0 +1,91 @@
+//! The consensus machine's settings, all limits set: raft's own defaults bite (several are "unlimited").
+//!
+//! Owns the tick counts that all timing presets share (design section 4, rule 11) and their relations, checked when
+//! the crate is compiled. Called by whoever makes a machine.
+
+use crate::id::RaftId;
+
+/// Ticks between heartbeats.
+pub const HEARTBEAT_TICKS: u32 = 4;
+/// The base election timeout, ticks.
+pub const ELECTION_TICKS: u32 = 20;
+/// Shortest drawn election timeout, ticks.
+pub const ELECTION_TICKS_MIN: u32 = 22;
+/// Longest drawn election timeout, ticks.
+pub const ELECTION_TICKS_MAX: u32 = 30;
+/// Ticks delivered at once after a stall, so that a slow round does not become an election.
+pub const TICKS_AT_ONCE_MAX: u32 = ELECTION_TICKS - 5;
+/// Share of the base election timeout that a lease lasts, in per cent: 10 % is left for what clocks do.
+pub const LEASE_PERCENT: u64 = 90;
+
+const _: () = assert!(HEARTBEAT_TICKS * 3 < ELECTION_TICKS);
+const _: () = assert!(ELECTION_TICKS < ELECTION_TICKS_MIN && ELECTION_TICKS_MIN < ELECTION_TICKS_MAX);
+const _: () = assert!(LEASE_PERCENT < 100);
+
+/// Settings of one machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// This member.
+    pub id: RaftId,
+    /// Drawn by the driver at every start; read contexts and election timeouts come from it.
+    pub entropy: u64,
+    /// Length of a tick, nanoseconds.
+    pub tick_nanos: u64,
+    /// Entries kept in the log for followers that lag.
+    pub log_window_entries: u64,
+    /// Bytes kept in the log for followers that lag.
+    pub log_window_bytes: u64,
+    /// Bytes of applied entries kept in memory for sending.
+    pub cache_bytes: u64,
+    /// Bytes per append message.
+    pub message_bytes_max: u64,
+    /// Append messages in flight per follower.
+    pub inflight_messages_max: usize,
+    /// Bytes proposed and not committed; beyond it requests wait in the queue.
+    pub uncommitted_bytes_max: u64,
+    /// Bytes handed to the applier at once.
+    pub apply_bytes_max: u64,
+    /// Requests waiting for the log; beyond it they are refused as `Overloaded`.
+    pub waiting_max: usize,
+    /// Bytes of commands in one entry.
+    pub entry_bytes_max: usize,
+    /// Entries proposed and not yet on the leader's disk: above it requests gather in the next entry.
+    pub unpersisted_max: usize,
+    /// Ticks for which a standby must be caught up and heard before it gets a seat.
+    pub stable_ticks: u64,
+    /// Entries that a standby may be behind and still count as caught up.
+    pub caught_up_entries: u64,
+}
+
+impl Config {
+    /// The defaults for this member, with a tick of 20 ms (`lan`).
+    pub const fn new(id: RaftId, entropy: u64) -> Self {
+        Self {
+            id,
+            entropy,
+            tick_nanos: 20_000_000,
+            log_window_entries: 10_000,
+            log_window_bytes: 256 << 20,
+            cache_bytes: 32 << 20,
+            message_bytes_max: 512 << 10,
+            inflight_messages_max: 256,
+            uncommitted_bytes_max: 32 << 20,
+            apply_bytes_max: 8 << 20,
+            waiting_max: 16_384,
+            entry_bytes_max: 1 << 20,
+            unpersisted_max: 2,
+            stable_ticks: 100,
+            caught_up_entries: 256,
+        }
+    }
+
+    /// The base election timeout, nanoseconds.
+    pub const fn election_nanos(&self) -> u64 {
+        self.tick_nanos * ELECTION_TICKS as u64
+    }
+
+    /// How long a quorum round extends the lease after it was sent, nanoseconds.
+    pub const fn lease_nanos(&self) -> u64 {
+        self.election_nanos() / 100 * LEASE_PERCENT
+    }
+}

@@ -1,0 +1,421 @@
+//! The whole vocabulary in and out of the consensus machine.
+//!
+//! Owns plain types only: closed enums, matched in full by whoever drives the machine. Called by the node's consensus
+//! task and by the simulator.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::command::Command;
+use crate::id::{Lineage, LogIndex, RaftId, Term};
+use crate::log::{Configuration, LogEntry};
+use crate::membership::record::{ClusterRecord, NodeRecord};
+use crate::ports::{LogBatch, LogReset, StagedId, StoreError};
+use crate::state::contract::{ApplyError, Committed, StateStatus};
+
+/// Monotonic time in nanoseconds since an arbitrary start, the same start for the life of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Nanos(pub u64);
+
+/// Names one waiting caller; the driver draws them from a counter and keeps who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// Where a forwarded request may still go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Asked here: it may be forwarded to the leader.
+    Here,
+    /// Forwarded by another manager: it is answered `NotLeader` rather than sent on.
+    Forwarded,
+}
+
+/// The replicated records that decisions need; read again by the applier whenever one changed.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Records {
+    /// The cluster's record.
+    pub cluster: ClusterRecord,
+    /// Every node.
+    pub nodes: Vec<NodeRecord>,
+    /// Raft ids taken from their nodes for ever, ascending.
+    pub removed: Vec<RaftId>,
+}
+
+impl Records {
+    /// The lineage; empty when the record is malformed or not there.
+    pub fn lineage(&self) -> Lineage {
+        self.cluster.lineage_list().unwrap_or_default()
+    }
+
+    /// The node that has `id` as its raft id.
+    pub fn by_raft_id(&self, id: RaftId) -> Option<&NodeRecord> {
+        self.nodes.iter().find(|node| node.raft() == Some(id))
+    }
+}
+
+/// Everything that can make the machine move.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// This many ticks of the configured length have passed; more than a few at once are capped.
+    Tick(u32),
+    /// A message from a member, already bound to its identity.
+    Message {
+        /// The raft id bound to the connection.
+        from: RaftId,
+        /// An encoded raft message.
+        body: Bytes,
+    },
+    /// A command to replicate.
+    Propose {
+        /// Who waits.
+        ticket: Ticket,
+        /// The command.
+        command: Command,
+        /// Whether it may be forwarded.
+        origin: Origin,
+    },
+    /// Somebody wants to read linearizably.
+    Read {
+        /// Who waits.
+        ticket: Ticket,
+    },
+    /// Hand leadership over.
+    Transfer {
+        /// Who waits.
+        ticket: Ticket,
+        /// To whom; `None` picks the voter that is furthest.
+        to: Option<RaftId>,
+    },
+    /// The log writer has everything up to this number on disk.
+    Persisted {
+        /// The number of [`Effect::Persist`].
+        number: u64,
+    },
+    /// The applier has applied everything up to here.
+    Applied {
+        /// The index.
+        index: LogIndex,
+        /// The records, when one changed.
+        records: Option<Arc<Records>>,
+    },
+    /// The applier has installed the staged snapshot.
+    Installed {
+        /// Where the state stands now.
+        status: StateStatus,
+        /// The records of the new state.
+        records: Arc<Records>,
+    },
+    /// A received snapshot is complete, verified and synced aside.
+    Staged {
+        /// The sender.
+        from: RaftId,
+        /// The raft message that announced it.
+        message: Bytes,
+        /// Its name.
+        staged: StagedId,
+    },
+    /// A view for sending exists.
+    SnapshotBuilt {
+        /// What the view contains.
+        status: StateStatus,
+        /// Names the view at the driver.
+        view: u64,
+    },
+    /// A snapshot has reached its receiver's disk, or has not.
+    SnapshotSent {
+        /// The receiver.
+        to: RaftId,
+        /// Whether it has it.
+        delivered: bool,
+    },
+    /// Old entries, as asked for by [`Effect::Fetch`].
+    Fetched {
+        /// The number of the request.
+        number: u64,
+        /// The entries; empty when they are gone.
+        entries: Vec<LogEntry>,
+    },
+    /// A connection to this member stands.
+    PeerUp(RaftId),
+    /// There is no connection to this member any more.
+    PeerDown(RaftId),
+    /// A message to this member was dropped.
+    Unreachable(RaftId),
+    /// A store said no: final.
+    StoreFailed(StoreError),
+    /// The applier stopped: final.
+    ApplyFailed(ApplyError),
+}
+
+/// Which stream a message takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Votes, heartbeats, answers: small and urgent.
+    Control,
+    /// Log entries.
+    Append,
+}
+
+/// Everything the machine wants done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Send now. Lost is allowed.
+    Send {
+        /// To whom.
+        to: RaftId,
+        /// On which stream.
+        lane: Lane,
+        /// An encoded raft message.
+        body: Bytes,
+    },
+    /// Write, in the order of the numbers; report [`Input::Persisted`] once durable. One sync serves all that wait.
+    Persist {
+        /// Ascending.
+        number: u64,
+        /// What to write.
+        batch: LogBatch,
+    },
+    /// Apply in order; report [`Input::Applied`], and answer the waiters.
+    Apply {
+        /// The entries.
+        entries: Vec<Committed>,
+        /// Who waits for which command of which entry, by position in the entry.
+        waiters: Vec<(LogIndex, Vec<Ticket>)>,
+    },
+    /// Everything written and applied so far is done: replace state and log; report [`Input::Installed`].
+    Install {
+        /// What was staged.
+        staged: StagedId,
+        /// The log after it.
+        reset: LogReset,
+    },
+    /// A staged snapshot is not wanted.
+    Discard(StagedId),
+    /// Make a view for sending, no older than `at_least`; report [`Input::SnapshotBuilt`].
+    BuildSnapshot {
+        /// The lowest index that helps.
+        at_least: LogIndex,
+    },
+    /// Stream the view; report [`Input::SnapshotSent`] in every case.
+    SendSnapshot {
+        /// To whom.
+        to: RaftId,
+        /// The raft message to put in front.
+        message: Bytes,
+        /// Which view.
+        view: u64,
+    },
+    /// The view is not needed any more.
+    DropSnapshot {
+        /// Which.
+        view: u64,
+    },
+    /// Read old entries; report [`Input::Fetched`].
+    Fetch {
+        /// Names the request.
+        number: u64,
+        /// First index.
+        from: LogIndex,
+        /// End, excluded.
+        to: LogIndex,
+        /// About how many bytes at most.
+        max_bytes: u64,
+    },
+    /// An answer for a waiting caller; the ticket is used up, except by `Forward`.
+    Answer {
+        /// Who.
+        ticket: Ticket,
+        /// What.
+        answer: Answer,
+    },
+    /// What others may see of this member has changed.
+    Status(Arc<Status>),
+    /// The end: nothing follows.
+    Stop(StopCause),
+}
+
+/// What a caller is told by the machine itself (outcomes of commands come from the applier).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Send the request to this manager.
+    Forward(RaftId),
+    /// Read from a state that has at least this index; it is applied here already.
+    ReadAt(LogIndex),
+    /// The new leader.
+    Transferred(RaftId),
+    /// Not done, and it never will be: nothing was appended.
+    Refused(Rejection),
+    /// It may have been done; a retry with the same request id tells.
+    Unknown,
+}
+
+/// Why the machine did not take a request. Nothing was changed by it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// No leader is known for two base election timeouts.
+    #[error(
+        "no leader for {leaderless_ticks} ticks; {reachable} of {voters} voters reachable. Nothing was changed; try again"
+    )]
+    NoLeader {
+        /// How long, in ticks.
+        leaderless_ticks: u64,
+        /// Voters this member is connected to, itself included.
+        reachable: usize,
+        /// Voters there are.
+        voters: usize,
+        /// Voters it is not connected to.
+        missing: Vec<RaftId>,
+    },
+    /// No leader, and fewer voters reachable than a majority.
+    #[error(
+        "quorum lost: {reachable} of {voters} voters reachable, {needed} needed. Nothing was changed, nothing acknowledged is lost; start missing managers again"
+    )]
+    QuorumLost {
+        /// How long, in ticks.
+        leaderless_ticks: u64,
+        /// Voters this member is connected to, itself included.
+        reachable: usize,
+        /// Voters there are.
+        voters: usize,
+        /// How many make a majority.
+        needed: usize,
+        /// Voters it is not connected to.
+        missing: Vec<RaftId>,
+    },
+    /// It was forwarded to a manager that does not lead.
+    #[error("this manager does not lead")]
+    NotLeader {
+        /// Who does, if known.
+        leader: Option<RaftId>,
+    },
+    /// The entry that carried it was replaced by another leader's.
+    #[error("leadership changed before the write was replicated. Nothing was changed; try again")]
+    Replaced,
+    /// Too much waits already.
+    #[error(
+        "{waiting} requests wait for this leader, the limit is {max}. Nothing was changed; try again a little later"
+    )]
+    Overloaded {
+        /// How many wait.
+        waiting: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The command is newer than the cluster version allows.
+    #[error(
+        "the command needs cluster version {needed}, the cluster is at {current}. Nothing was changed; run `upgrade finish` once every manager is new"
+    )]
+    VersionNotEnabled {
+        /// What it needs.
+        needed: u32,
+        /// What is enabled.
+        current: u32,
+    },
+    /// Leadership cannot go there.
+    #[error("leadership cannot be handed over: {0}. The leader stays")]
+    Transfer(String),
+    /// The member is stopping.
+    #[error("this manager is stopping. Nothing was changed; ask another one")]
+    Stopping,
+}
+
+/// What a member is, as Raft sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RaftRole {
+    /// Follows, or waits for a leader.
+    Follower,
+    /// Asks for votes (also a pre-candidate).
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+/// A leadership that the embedder may act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// The term: the fencing token.
+    pub term: Term,
+    /// Until when, on this process's monotonic clock, unless a quorum round extends it.
+    pub until: Nanos,
+}
+
+/// A member as the leader sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// Who.
+    pub id: RaftId,
+    /// The highest index known to be on its disk.
+    pub matched: LogIndex,
+    /// Ticks since it was heard of in this leadership.
+    pub silent_ticks: u64,
+    /// Ticks for which it has been caught up and heard without a break.
+    pub stable_ticks: u64,
+}
+
+/// What others may see of this member. Published when anything but counters of time changed, and on every tick.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Status {
+    /// This member.
+    pub id: RaftId,
+    /// Its term.
+    pub term: Term,
+    /// Follower, candidate, leader.
+    pub role: Option<RaftRole>,
+    /// Who leads, if known.
+    pub leader: Option<RaftId>,
+    /// Newest committed index known.
+    pub commit: LogIndex,
+    /// Newest applied index reported.
+    pub applied: LogIndex,
+    /// Last index of the log.
+    pub last: LogIndex,
+    /// The configuration handed to the applier.
+    pub configuration: Configuration,
+    /// Its number.
+    pub configuration_number: u64,
+    /// The leadership that may be acted on.
+    pub lease: Option<Lease>,
+    /// Ticks without a known leader.
+    pub leaderless_ticks: u64,
+    /// Members this one is connected to, ascending.
+    pub connected: Vec<RaftId>,
+    /// On the leader: the others.
+    pub progress: Vec<Progress>,
+    /// Snapshots: built for sending, installed, refused.
+    pub snapshots: SnapshotCounts,
+}
+
+/// How often snapshots happened in this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SnapshotCounts {
+    /// Sent to their end.
+    pub sent: u64,
+    /// Failed on the way.
+    pub failed: u64,
+    /// Installed here.
+    pub installed: u64,
+    /// Received here and not wanted.
+    pub refused: u64,
+}
+
+/// Why the machine stopped for good.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StopCause {
+    /// The store failed; it is final.
+    #[error("{0}")]
+    Store(StoreError),
+    /// The applier failed; it is final.
+    #[error("{0}")]
+    Apply(ApplyError),
+    /// An invariant does not hold: halting beats diverging.
+    #[error(
+        "invariant `{name}` broken: {detail}. The member stops before it can do harm; its data is as it was. Please report this"
+    )]
+    Invariant {
+        /// The invariant's name, as in ARCHITECTURE.md.
+        name: &'static str,
+        /// The numbers.
+        detail: String,
+    },
+}

@@ -1,0 +1,275 @@
+//! Who leads, until when that may be acted on, and how it is handed over.
+//!
+//! Owns the lease (design section 4, rule 8), the clock of being without a leader (rule 10), transfers and reads.
+//! Without pauses and clock faults a lease ends before another member can lead; with them only the fencing token is
+//! exclusive.
+
+use raft::{ReadState, StateRole};
+
+use super::Consensus;
+use super::config::{ELECTION_TICKS, HEARTBEAT_TICKS};
+use super::io::{Answer, Effect, Lease, Nanos, RaftRole, Rejection, Ticket};
+use crate::id::{LogIndex, RaftId, Term};
+use crate::log::LogStart;
+use crate::membership::quorum::Quorum;
+
+/// Ticks after which a read round that nobody answered is started anew.
+const ROUND_PATIENCE_TICKS: u64 = 2 * HEARTBEAT_TICKS as u64;
+
+pub(super) struct Leadership {
+    leader: Option<RaftId>,
+    term: u64,
+    leads: bool,
+    leaderless_since: Option<u64>,
+    /// First index of this leadership: everything before it must be applied before anybody is told.
+    first_index: LogIndex,
+    /// A quorum round that was sent at this time came back.
+    confirmed: Option<Nanos>,
+    /// `TimeoutNow` left in this term: another member may win at any time, so no lease any more.
+    timeout_now_sent: bool,
+    last_lease_round: u64,
+    pub(super) pending_cut: Option<LogStart>,
+}
+
+/// Leadership on its way to another member.
+pub(super) struct Transfer {
+    ticket: Option<Ticket>,
+    to: RaftId,
+    until_tick: u64,
+}
+
+pub(super) const fn role(state: StateRole) -> RaftRole {
+    match state {
+        StateRole::Follower => RaftRole::Follower,
+        StateRole::Candidate | StateRole::PreCandidate => RaftRole::Candidate,
+        StateRole::Leader => RaftRole::Leader,
+    }
+}
+
+impl Leadership {
+    pub(super) const fn new() -> Self {
+        Self {
+            leader: None,
+            term: 0,
+            leads: false,
+            leaderless_since: Some(0),
+            first_index: LogIndex(0),
+            confirmed: None,
+            timeout_now_sent: false,
+            last_lease_round: 0,
+            pending_cut: None,
+        }
+    }
+
+    pub(super) fn leaderless_ticks(&self, tick: u64) -> u64 {
+        self.leaderless_since.map_or(0, |since| tick.saturating_sub(since))
+    }
+}
+
+impl Consensus {
+    /// Compares with what was, after every step.
+    pub(super) fn note_leadership(&mut self) {
+        let (leader, term, leads) = (self.leader(), self.raw.raft.term, self.is_leader());
+        let was = &mut self.leadership;
+        if was.leader == leader && was.term == term && was.leads == leads {
+            return;
+        }
+        if leader.is_none() {
+            was.leaderless_since = was.leaderless_since.or(Some(self.tick));
+        } else {
+            was.leaderless_since = None;
+        }
+        let began = leads && !(was.leads && was.term == term);
+        was.leader = leader;
+        was.term = term;
+        was.leads = leads;
+        was.confirmed = None;
+        was.timeout_now_sent = false;
+        if began {
+            was.first_index = LogIndex(self.raw.raft.raft_log.last_index());
+            self.heard.clear();
+        }
+        self.reads.restart();
+        self.finish_transfer(leader, leads);
+    }
+
+    fn finish_transfer(&mut self, leader: Option<RaftId>, leads: bool) {
+        if leads {
+            return;
+        }
+        let Some(transfer) = &mut self.transfer else { return };
+        let ticket = transfer.ticket.take();
+        match (leader, ticket) {
+            (None, ticket) => transfer.ticket = ticket,
+            (Some(leader), Some(ticket)) => {
+                self.transfer = None;
+                self.effects.push(Effect::Answer { ticket, answer: Answer::Transferred(leader) });
+            }
+            (Some(_), None) => self.transfer = None,
+        }
+    }
+
+    /// The leadership that may be acted on now.
+    pub(super) fn lease(&self) -> Option<Lease> {
+        let leadership = &self.leadership;
+        if !self.is_leader()
+            || leadership.term != self.raw.raft.term
+            || self.transfer.is_some()
+            || leadership.timeout_now_sent
+            || self.applied < leadership.first_index
+        {
+            return None;
+        }
+        let until = Nanos(leadership.confirmed?.0 + self.config.lease_nanos());
+        (until > self.now).then_some(Lease { term: Term(self.raw.raft.term), until })
+    }
+
+    pub(super) fn tick_leadership(&mut self) {
+        self.note_leadership();
+        if let Some(transfer) = &self.transfer
+            && (self.tick >= transfer.until_tick || (self.is_leader() && self.raw.raft.lead_transferee.is_none()))
+        {
+            self.abort_transfer();
+        }
+        if self.leadership.leaderless_ticks(self.tick) == 2 * u64::from(ELECTION_TICKS) {
+            self.refuse_waiting();
+        }
+    }
+
+    fn abort_transfer(&mut self) {
+        let Some(transfer) = self.transfer.take() else { return };
+        if let Some(ticket) = transfer.ticket {
+            let why = format!("manager {} did not take over within one election timeout", transfer.to);
+            self.refuse(ticket, Rejection::Transfer(why));
+        }
+        if self.is_leader() {
+            self.raw.raft.abort_leader_transfer();
+            if self.leadership.timeout_now_sent {
+                // The call to take over may still arrive; in this term we can promise nobody anything any more.
+                let term = self.raw.raft.term;
+                self.raw.raft.become_follower(term, 0);
+                self.note_leadership();
+            }
+        }
+    }
+
+    pub(super) const fn note_timeout_now(&mut self) {
+        self.leadership.timeout_now_sent = true;
+    }
+
+    pub(super) fn on_transfer(&mut self, ticket: Ticket, to: Option<RaftId>) {
+        if !self.is_leader() {
+            let leader = self.leader();
+            self.refuse(ticket, Rejection::NotLeader { leader });
+            return;
+        }
+        if self.transfer.is_some() {
+            self.refuse(ticket, Rejection::Transfer("it is being handed over already".into()));
+            return;
+        }
+        let Some(to) = to.or_else(|| self.furthest_voter()) else {
+            self.refuse(ticket, Rejection::Transfer("no other voter is reachable".into()));
+            return;
+        };
+        if to == self.config.id {
+            self.effects.push(Effect::Answer { ticket, answer: Answer::Transferred(to) });
+        } else if !self.configuration.voters.contains(&to) {
+            self.refuse(ticket, Rejection::Transfer(format!("manager {to} holds no seat")));
+        } else if !self.is_heard(to) {
+            self.refuse(ticket, Rejection::Transfer(format!("manager {to} has not been heard of lately")));
+        } else {
+            self.start_transfer(Some(ticket), to);
+        }
+    }
+
+    pub(super) fn start_transfer(&mut self, ticket: Option<Ticket>, to: RaftId) {
+        self.transfer = Some(Transfer { ticket, to, until_tick: self.tick + u64::from(ELECTION_TICKS) });
+        self.raw.transfer_leader(to.0);
+    }
+
+    pub(super) const fn is_transferring(&self) -> bool {
+        self.transfer.is_some()
+    }
+
+    /// The other voter (of the incoming half) with the most of the log, heard of lately.
+    pub(super) fn furthest_voter(&self) -> Option<RaftId> {
+        self.configuration
+            .voters
+            .iter()
+            .copied()
+            .filter(|id| *id != self.config.id && self.is_heard(*id))
+            .max_by_key(|id| (self.raw.raft.prs().get(id.0).map_or(0, |p| p.matched), std::cmp::Reverse(*id)))
+    }
+
+    pub(super) fn on_read(&mut self, ticket: Ticket) {
+        if !self.is_leader() && self.no_leader_is_old_news() {
+            let rejection = self.no_leader();
+            self.refuse(ticket, rejection);
+            return;
+        }
+        if self.reads.pending() >= self.config.waiting_max {
+            let (waiting, max) = (self.reads.pending(), self.config.waiting_max);
+            self.refuse(ticket, Rejection::Overloaded { waiting, max });
+            return;
+        }
+        self.reads.ask(ticket);
+    }
+
+    pub(super) fn tick_reads(&mut self) {
+        self.reads.retry(self.tick, ROUND_PATIENCE_TICKS);
+    }
+
+    /// Starts a quorum round for the readers that wait, and one per heartbeat for the lease. Raft drops a round in
+    /// silence when it knows no leader, or leads without a committed entry of its own term: then we do not start one.
+    pub(super) fn start_read_round(&mut self) {
+        let leads = self.is_leader();
+        let lease_due = leads
+            && self.tick >= self.leadership.last_lease_round + u64::from(HEARTBEAT_TICKS)
+            && self.transfer.is_none();
+        if !self.reads.wants_round(lease_due) {
+            return;
+        }
+        if leads && !self.raw.raft.commit_to_current_term() || self.leader().is_none() {
+            return;
+        }
+        if leads {
+            self.leadership.last_lease_round = self.tick;
+        }
+        let context = self.reads.start(self.now, self.tick);
+        self.raw.read_index(context);
+    }
+
+    pub(super) fn on_read_state(&mut self, state: &ReadState) {
+        let sent = self.reads.confirm(&state.request_ctx, LogIndex(state.index));
+        if self.is_leader() && self.leadership.term == self.raw.raft.term {
+            self.leadership.confirmed = self.leadership.confirmed.max(sent);
+        }
+        self.release_reads();
+    }
+
+    pub(super) fn release_reads(&mut self) {
+        for (ticket, index) in self.reads.release(self.applied) {
+            self.effects.push(Effect::Answer { ticket, answer: Answer::ReadAt(index) });
+        }
+    }
+
+    pub(super) fn no_leader_is_old_news(&self) -> bool {
+        self.leadership.leaderless_ticks(self.tick) >= 2 * u64::from(ELECTION_TICKS)
+    }
+
+    /// What a caller is told when nobody leads.
+    pub(super) fn no_leader(&self) -> Rejection {
+        let reachable = |id: &RaftId| *id == self.config.id || self.connected.contains(id);
+        let quorum = Quorum::of(&self.configuration);
+        let voters = quorum.voters();
+        let missing: Vec<RaftId> = voters.iter().copied().filter(|id| !reachable(id)).collect();
+        let leaderless_ticks = self.leadership.leaderless_ticks(self.tick);
+        let count = voters.len() - missing.len();
+        if quorum.is_met(reachable) {
+            Rejection::NoLeader { leaderless_ticks, reachable: count, voters: voters.len(), missing }
+        } else {
+            let needed = self.configuration.voters.len() / 2 + 1;
+            Rejection::QuorumLost { leaderless_ticks, reachable: count, voters: voters.len(), needed, missing }
+        }
+    }
+}

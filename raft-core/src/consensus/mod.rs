@@ -1,0 +1,355 @@
+//! The consensus machine: one `step(inputs) -> effects` over tikv raft.
+//!
+//! Owns every decision of a member: what to append, send, persist, apply, answer; who leads and until when that may be
+//! acted on; which configuration is in force. Never touches a clock, a random source, a disk or a socket. Called by
+//! the node's consensus task and by the simulator, which both perform the effects and feed the results back.
+//!
+//! ```text
+//!  inputs ──► step ──► raft ──► Ready ──► Send      (leader: at once, beside its own fsync)
+//!                                    ├──► Persist ──(log writer)──► Persisted ──► Send (votes, acks)
+//!                                    ├──► Apply ────(applier)─────► Applied ────► reads, log cut
+//!                                    └──► Install ──(applier)─────► Installed
+//! ```
+//!
+//! The rules it keeps are those of the design, section 4; each file names the ones that live in it:
+//! [`config`] 1 and 11, `ready` 2, 3 and 5, `memlog` 5, `reads` 6 and 8, `members` and [`guard`] 7, `leadership` 8
+//! and 10, `waiters` and `proposals` 9 and 12.
+
+pub mod config;
+mod convert;
+mod entropy;
+pub mod guard;
+pub mod io;
+mod leadership;
+mod members;
+mod memlog;
+mod proposals;
+mod reads;
+mod ready;
+mod snapshots;
+mod waiters;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use raft::eraftpb::{self, MessageType};
+use raft::{RawNode, ReadOnlyOption, StateRole};
+
+use crate::id::{LogIndex, RaftId};
+use crate::log::{Configuration, LogEntry};
+use crate::ports::Boot;
+use crate::state::contract::StateStatus;
+
+use config::{Config, ELECTION_TICKS, ELECTION_TICKS_MAX, ELECTION_TICKS_MIN, HEARTBEAT_TICKS, TICKS_AT_ONCE_MAX};
+use entropy::Entropy;
+use io::{Effect, Input, Nanos, Records, SnapshotCounts, Status, StopCause};
+use leadership::{Leadership, Transfer};
+use memlog::MemLog;
+use reads::Reads;
+use snapshots::Installing;
+use waiters::Waiters;
+
+/// A member's consensus. See the module.
+pub struct Consensus {
+    config: Config,
+    raw: RawNode<MemLog>,
+    entropy: Entropy,
+    now: Nanos,
+    /// Ticks since the start.
+    tick: u64,
+    /// The timeout drawn for this (term, role), set again after every call into raft.
+    timeout: (u64, StateRole, usize),
+    records: Arc<Records>,
+    /// In force after everything that was handed to the applier.
+    configuration: Configuration,
+    configuration_number: u64,
+    /// Handed to the applier.
+    handed: LogIndex,
+    /// Reported by the applier.
+    applied: LogIndex,
+    /// Bytes handed over and not reported.
+    backlog: VecDeque<(LogIndex, u64)>,
+    unpersisted: VecDeque<ready::Unpersisted>,
+    queue: VecDeque<proposals::Queued>,
+    waiters: Waiters,
+    reads: Reads,
+    leadership: Leadership,
+    transfer: Option<Transfer>,
+    connected: BTreeSet<RaftId>,
+    heard: BTreeMap<RaftId, members::Heard>,
+    installing: Option<Installing>,
+    snapshot_building: bool,
+    fetches_known: u64,
+    counts: SnapshotCounts,
+    published: Option<Arc<Status>>,
+    stopped: bool,
+    effects: Vec<Effect>,
+}
+
+/// What a machine starts from; everything read from disk by the caller.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// From the store.
+    pub boot: Boot,
+    /// From the applied state.
+    pub state: StateStatus,
+    /// From the applied state.
+    pub records: Arc<Records>,
+    /// Every entry above `state.applied`.
+    pub tail: Vec<LogEntry>,
+}
+
+impl Consensus {
+    /// Makes a machine from what is on disk.
+    ///
+    /// # Errors
+    /// `Invariant` when log and state contradict each other: the store is damaged.
+    pub fn new(config: Config, start: Start) -> Result<Self, StopCause> {
+        let Start { boot, state, records, tail } = start;
+        let broken = |detail: String| StopCause::Invariant { name: "log_and_state_agree", detail };
+        if state.applied > boot.last || state.applied < boot.start.index {
+            return Err(broken(format!(
+                "applied {} is outside of the log {}..={}",
+                state.applied, boot.start.index, boot.last
+            )));
+        }
+        let mut hard_state = boot.hard_state;
+        hard_state.commit = hard_state.commit.max(state.applied);
+        if hard_state.commit > boot.last {
+            return Err(broken(format!("commit {} is above the last entry {}", hard_state.commit, boot.last)));
+        }
+        let expected = boot.last.0 - state.applied.0;
+        if tail.len() as u64 != expected {
+            return Err(broken(format!("{} entries above applied {}, not {expected}", tail.len(), state.applied)));
+        }
+        let tail: Vec<eraftpb::Entry> = tail.into_iter().map(convert::raft_entry).collect();
+        let log = MemLog::new(hard_state, state.configuration.clone(), boot.start, boot.last, &boot.terms, tail);
+        let raft_config = raft::Config {
+            id: config.id.0,
+            election_tick: ELECTION_TICKS as usize,
+            heartbeat_tick: HEARTBEAT_TICKS as usize,
+            min_election_tick: ELECTION_TICKS_MIN as usize,
+            max_election_tick: ELECTION_TICKS_MAX as usize + 1,
+            applied: state.applied.0,
+            max_size_per_msg: config.message_bytes_max,
+            max_inflight_msgs: config.inflight_messages_max,
+            check_quorum: true,
+            pre_vote: true,
+            read_only_option: ReadOnlyOption::Safe,
+            skip_bcast_commit: false,
+            batch_append: true,
+            priority: 0,
+            max_uncommitted_size: config.uncommitted_bytes_max,
+            max_committed_size_per_ready: config.apply_bytes_max,
+        };
+        let raw = RawNode::new(&raft_config, log, &logger(config.id))
+            .map_err(|error| broken(format!("raft refused to start: {error}")))?;
+        let mut entropy = Entropy::new(config.entropy ^ config.id.0.rotate_left(32));
+        let nonce = entropy.next();
+        let mut machine = Self {
+            timeout: (0, StateRole::Follower, 0),
+            reads: Reads::new(config.id, nonce),
+            leadership: Leadership::new(),
+            config,
+            raw,
+            entropy,
+            now: Nanos(0),
+            tick: 0,
+            records,
+            configuration: state.configuration,
+            configuration_number: state.configuration_number,
+            handed: state.applied,
+            applied: state.applied,
+            backlog: VecDeque::new(),
+            unpersisted: VecDeque::new(),
+            queue: VecDeque::new(),
+            waiters: Waiters::default(),
+            transfer: None,
+            connected: BTreeSet::new(),
+            heard: BTreeMap::new(),
+            installing: None,
+            snapshot_building: false,
+            fetches_known: 0,
+            counts: SnapshotCounts::default(),
+            published: None,
+            stopped: false,
+            effects: Vec::new(),
+        };
+        machine.pin_timeout();
+        Ok(machine)
+    }
+
+    /// Takes inputs in order at time `now` and says what is to be done, in order.
+    ///
+    /// After an [`Effect::Stop`] nothing more comes out.
+    pub fn step(&mut self, now: Nanos, inputs: impl IntoIterator<Item = Input>) -> Vec<Effect> {
+        self.now = self.now.max(now);
+        for input in inputs {
+            if self.stopped {
+                break;
+            }
+            self.take(input);
+            self.pin_timeout();
+        }
+        if !self.stopped {
+            self.propose_waiting();
+            self.start_read_round();
+            self.drive();
+            self.note_leadership();
+            self.publish();
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Tick(ticks) => self.on_ticks(ticks),
+            Input::Message { from, body } => self.on_message(from, &body),
+            Input::Propose { ticket, command, origin } => self.on_propose(ticket, command, origin),
+            Input::Read { ticket } => self.on_read(ticket),
+            Input::Transfer { ticket, to } => self.on_transfer(ticket, to),
+            Input::Persisted { number } => self.on_persisted(number),
+            Input::Applied { index, records } => self.on_applied(index, records),
+            Input::Installed { status, records } => self.on_installed(status, records),
+            Input::Staged { from, message, staged } => self.on_staged(from, &message, staged),
+            Input::SnapshotBuilt { status, view } => self.on_snapshot_built(status, view),
+            Input::SnapshotSent { to, delivered } => self.on_snapshot_sent(to, delivered),
+            Input::Fetched { number, entries } => self.on_fetched(number, entries),
+            Input::PeerUp(id) => {
+                self.connected.insert(id);
+            }
+            Input::PeerDown(id) => {
+                self.connected.remove(&id);
+                self.raw.report_unreachable(id.0);
+            }
+            Input::Unreachable(id) => self.raw.report_unreachable(id.0),
+            Input::StoreFailed(error) => self.stop(StopCause::Store(error)),
+            Input::ApplyFailed(error) => self.stop(StopCause::Apply(error)),
+        }
+    }
+
+    fn on_ticks(&mut self, ticks: u32) {
+        let missed = ticks > TICKS_AT_ONCE_MAX;
+        for _ in 0..ticks.min(TICKS_AT_ONCE_MAX) {
+            self.tick += 1;
+            self.raw.tick();
+            self.pin_timeout();
+            self.tick_leadership();
+            self.tick_reads();
+            self.tick_members(missed);
+        }
+        if missed {
+            // Silence that we slept through says nothing about the others.
+            self.heard.clear();
+        }
+    }
+
+    fn on_message(&mut self, from: RaftId, body: &[u8]) {
+        let Some(message) = convert::message(body) else { return };
+        if message.from != from.0 || message.to != self.config.id.0 || from == self.config.id {
+            return;
+        }
+        if self.installing.is_some() || self.records.removed.binary_search(&from).is_ok() {
+            return;
+        }
+        let fresh = self.tick < u64::from(ELECTION_TICKS);
+        match message.msg_type() {
+            // These are ours alone to say, or come with a snapshot stream.
+            MessageType::MsgHup
+            | MessageType::MsgBeat
+            | MessageType::MsgPropose
+            | MessageType::MsgUnreachable
+            | MessageType::MsgSnapStatus
+            | MessageType::MsgCheckQuorum
+            | MessageType::MsgTransferLeader
+            | MessageType::MsgSnapshot => return,
+            // A member that has just started does not know whom it promised a lease to (rule 8).
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote | MessageType::MsgTimeoutNow if fresh => {
+                return;
+            }
+            MessageType::MsgAppend if self.backlog_is_full() => return,
+            MessageType::MsgAppend
+            | MessageType::MsgAppendResponse
+            | MessageType::MsgRequestVote
+            | MessageType::MsgRequestVoteResponse
+            | MessageType::MsgHeartbeat
+            | MessageType::MsgHeartbeatResponse
+            | MessageType::MsgTimeoutNow
+            | MessageType::MsgReadIndex
+            | MessageType::MsgReadIndexResp
+            | MessageType::MsgRequestPreVote
+            | MessageType::MsgRequestPreVoteResponse => {}
+        }
+        self.hear(from);
+        // Refusals are raft's way of ignoring a message; a lost message is allowed.
+        if let Err(error) = self.raw.step(message) {
+            tracing::trace!(%from, %error, "message ignored");
+        }
+    }
+
+    /// tikv raft draws election timeouts from the system's random source; ours are drawn from the input's entropy, one
+    /// per term and role, and set again after every call.
+    fn pin_timeout(&mut self) {
+        let raft = &mut self.raw.raft;
+        if self.timeout.2 == 0 || self.timeout.0 != raft.term || self.timeout.1 != raft.state {
+            let drawn = self.entropy.between(u64::from(ELECTION_TICKS_MIN), u64::from(ELECTION_TICKS_MAX));
+            self.timeout = (raft.term, raft.state, usize::try_from(drawn).unwrap_or(ELECTION_TICKS_MAX as usize));
+        }
+        raft.set_randomized_election_timeout(self.timeout.2);
+    }
+
+    fn is_leader(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader
+    }
+
+    fn leader(&self) -> Option<RaftId> {
+        match self.raw.raft.leader_id {
+            0 => None,
+            id => Some(RaftId(id)),
+        }
+    }
+
+    fn stop(&mut self, cause: StopCause) {
+        if !self.stopped {
+            self.stopped = true;
+            self.effects.push(Effect::Stop(cause));
+        }
+    }
+
+    fn broken(&mut self, name: &'static str, detail: String) {
+        self.stop(StopCause::Invariant { name, detail });
+    }
+
+    /// What others may see, as it is now.
+    pub fn status(&self) -> Status {
+        Status {
+            id: self.config.id,
+            term: crate::id::Term(self.raw.raft.term),
+            role: Some(leadership::role(self.raw.raft.state)),
+            leader: self.leader(),
+            commit: LogIndex(self.raw.raft.raft_log.committed),
+            applied: self.applied,
+            last: LogIndex(self.raw.raft.raft_log.last_index()),
+            configuration: self.configuration.clone(),
+            configuration_number: self.configuration_number,
+            lease: self.lease(),
+            leaderless_ticks: self.leadership.leaderless_ticks(self.tick),
+            connected: self.connected.iter().copied().collect(),
+            progress: self.progress(),
+            snapshots: self.counts,
+        }
+    }
+
+    fn publish(&mut self) {
+        let status = self.status();
+        if self.published.as_deref() != Some(&status) {
+            let status = Arc::new(status);
+            self.published = Some(Arc::clone(&status));
+            self.effects.push(Effect::Status(status));
+        }
+    }
+}
+
+fn logger(id: RaftId) -> slog::Logger {
+    slog::Logger::root(tracing_slog::TracingSlogDrain, slog::o!("raft_id" => id.0))
+}

@@ -1,0 +1,125 @@
+//! From a request to an entry: queue, version gate, batching, refusals.
+//!
+//! Owns what waits for the log. Many commands become one entry; while enough entries are on their way to the leader's
+//! own disk, further commands gather, so that one sync serves all of them. Rules 9, 10 and 12 of design section 4.
+
+use raft::Error as RaftError;
+
+use super::Consensus;
+use super::io::{Answer, Effect, Origin, Rejection, Ticket};
+use crate::command::{Batch, Command};
+use crate::id::{LogIndex, Term};
+use prost::Message as _;
+
+/// A request that is not in the log yet.
+#[derive(Debug)]
+pub(super) struct Queued {
+    ticket: Ticket,
+    command: Command,
+    origin: Origin,
+}
+
+impl Consensus {
+    pub(super) fn on_propose(&mut self, ticket: Ticket, command: Command, origin: Origin) {
+        let (needed, current) = (command.version(), self.records.cluster.version);
+        if needed > current {
+            self.refuse(ticket, Rejection::VersionNotEnabled { needed, current });
+            return;
+        }
+        let waiting = self.queue.len() + self.waiters.len();
+        if waiting >= self.config.waiting_max {
+            self.refuse(ticket, Rejection::Overloaded { waiting, max: self.config.waiting_max });
+            return;
+        }
+        if !self.is_leader() && self.no_leader_is_old_news() {
+            let rejection = self.no_leader();
+            self.refuse(ticket, rejection);
+            return;
+        }
+        self.queue.push_back(Queued { ticket, command, origin });
+    }
+
+    pub(super) fn refuse(&mut self, ticket: Ticket, rejection: Rejection) {
+        self.effects.push(Effect::Answer { ticket, answer: Answer::Refused(rejection) });
+    }
+
+    /// Moves what waits: into the log when this member leads, to the leader when another does. Without a leader, and
+    /// while leadership is being handed over, it waits: the successor gets it.
+    pub(super) fn propose_waiting(&mut self) {
+        if self.queue.is_empty() || self.transfer.is_some() {
+            return;
+        }
+        if !self.is_leader() {
+            if let Some(leader) = self.leader() {
+                for Queued { ticket, origin, .. } in std::mem::take(&mut self.queue) {
+                    let answer = match origin {
+                        Origin::Here => Answer::Forward(leader),
+                        Origin::Forwarded => Answer::Refused(Rejection::NotLeader { leader: Some(leader) }),
+                    };
+                    self.effects.push(Effect::Answer { ticket, answer });
+                }
+            }
+            return;
+        }
+        while !self.queue.is_empty() && self.unpersisted.len() < self.config.unpersisted_max && !self.backlog_is_full()
+        {
+            if !self.propose_one_entry() {
+                break;
+            }
+            // The entry must be on its way before the next one is filled, or the bound above would not see it.
+            self.drive();
+        }
+    }
+
+    fn propose_one_entry(&mut self) -> bool {
+        let mut commands = Vec::new();
+        let mut tickets = Vec::new();
+        let mut origins = Vec::new();
+        let mut bytes = 0;
+        while let Some(next) = self.queue.front() {
+            let size = next.command.encoded_len();
+            if !commands.is_empty() && bytes + size > self.config.entry_bytes_max {
+                break;
+            }
+            bytes += size;
+            if let Some(Queued { ticket, command, origin }) = self.queue.pop_front() {
+                commands.push(command);
+                tickets.push(ticket);
+                origins.push(origin);
+            }
+        }
+        let batch = Batch::new(commands);
+        match self.raw.propose(Vec::new(), batch.encode_to_vec()) {
+            Ok(()) => {
+                let index = LogIndex(self.raw.raft.raft_log.last_index());
+                let term = Term(self.raw.raft.term);
+                for ticket in self.waiters.register(index, term, tickets) {
+                    self.effects.push(Effect::Answer { ticket, answer: Answer::Unknown });
+                }
+                true
+            }
+            Err(RaftError::ProposalDropped) => {
+                // Too much is uncommitted, or leadership is just going: it waits.
+                for ((ticket, command), origin) in tickets.into_iter().zip(batch.commands).zip(origins).rev() {
+                    self.queue.push_front(Queued { ticket, command, origin });
+                }
+                false
+            }
+            Err(error) => {
+                self.broken("proposals_are_taken_or_dropped", error.to_string());
+                false
+            }
+        }
+    }
+
+    /// Everybody in the queue has waited too long for a leader.
+    pub(super) fn refuse_waiting(&mut self) {
+        let rejection = self.no_leader();
+        for Queued { ticket, .. } in std::mem::take(&mut self.queue) {
+            self.refuse(ticket, rejection.clone());
+        }
+        for ticket in self.reads.give_up() {
+            self.refuse(ticket, rejection.clone());
+        }
+    }
+}

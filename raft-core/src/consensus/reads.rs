@@ -1,0 +1,115 @@
+//! Linearizable reads and the leadership lease: both are quorum rounds.
+//!
+//! Owns which callers wait for which round, and until when leadership may be acted on. A round's context is used once
+//! (etcd #20418: a context used again can serve a stale read). Never reads a clock: time comes with each call.
+
+use std::collections::BTreeMap;
+
+use super::io::{Nanos, Ticket};
+use crate::id::{LogIndex, RaftId};
+
+/// Rounds in flight at most: reads that arrive meanwhile gather for the next one.
+const ROUNDS_MAX: usize = 4;
+
+#[derive(Debug)]
+struct Round {
+    tickets: Vec<Ticket>,
+    sent: Nanos,
+    sent_tick: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Reads {
+    id: RaftId,
+    nonce: u64,
+    next: u64,
+    waiting: Vec<Ticket>,
+    rounds: BTreeMap<u64, Round>,
+    /// Answered by the quorum, waiting for the applier: by index.
+    confirmed: BTreeMap<u64, Vec<Ticket>>,
+}
+
+impl Reads {
+    pub(super) const fn new(id: RaftId, nonce: u64) -> Self {
+        Self { id, nonce, next: 1, waiting: Vec::new(), rounds: BTreeMap::new(), confirmed: BTreeMap::new() }
+    }
+
+    pub(super) fn ask(&mut self, ticket: Ticket) {
+        self.waiting.push(ticket);
+    }
+
+    pub(super) fn pending(&self) -> usize {
+        self.waiting.len() + self.rounds.values().map(|round| round.tickets.len()).sum::<usize>()
+    }
+
+    /// Whether a round should start now for callers (`lease` asks for one also when nobody waits).
+    pub(super) fn wants_round(&self, lease: bool) -> bool {
+        self.rounds.len() < ROUNDS_MAX && (lease || !self.waiting.is_empty())
+    }
+
+    /// Starts a round for everybody who waits; returns its context.
+    pub(super) fn start(&mut self, now: Nanos, tick: u64) -> Vec<u8> {
+        let number = self.next;
+        self.next += 1;
+        let tickets = std::mem::take(&mut self.waiting);
+        self.rounds.insert(number, Round { tickets, sent: now, sent_tick: tick });
+        let mut context = Vec::with_capacity(24);
+        context.extend_from_slice(&self.id.0.to_be_bytes());
+        context.extend_from_slice(&self.nonce.to_be_bytes());
+        context.extend_from_slice(&number.to_be_bytes());
+        context
+    }
+
+    /// A round came back from the quorum: when it was sent. `None` when it is not ours or was given up.
+    pub(super) fn confirm(&mut self, context: &[u8], index: LogIndex) -> Option<Nanos> {
+        let (id, rest) = context.split_first_chunk::<8>()?;
+        let (nonce, rest) = rest.split_first_chunk::<8>()?;
+        let number = u64::from_be_bytes(rest.try_into().ok()?);
+        if u64::from_be_bytes(*id) != self.id.0 || u64::from_be_bytes(*nonce) != self.nonce {
+            return None;
+        }
+        let round = self.rounds.remove(&number)?;
+        if !round.tickets.is_empty() {
+            self.confirmed.entry(index.0).or_default().extend(round.tickets);
+        }
+        Some(round.sent)
+    }
+
+    /// Gives up rounds that were lost on the way (raft drops them in silence): their callers wait for the next one.
+    pub(super) fn retry(&mut self, tick: u64, patience_ticks: u64) {
+        let late: Vec<u64> = self
+            .rounds
+            .iter()
+            .filter(|(_, round)| tick.saturating_sub(round.sent_tick) >= patience_ticks)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in late {
+            if let Some(round) = self.rounds.remove(&number) {
+                self.waiting.extend(round.tickets);
+            }
+        }
+    }
+
+    /// Leadership changed: nothing in flight counts any more.
+    pub(super) fn restart(&mut self) {
+        for (_, round) in std::mem::take(&mut self.rounds) {
+            self.waiting.extend(round.tickets);
+        }
+    }
+
+    /// Everybody whose index is applied.
+    pub(super) fn release(&mut self, applied: LogIndex) -> Vec<(Ticket, LogIndex)> {
+        let later = self.confirmed.split_off(&(applied.0 + 1));
+        let ready = std::mem::replace(&mut self.confirmed, later);
+        ready
+            .into_iter()
+            .flat_map(|(index, tickets)| tickets.into_iter().map(move |ticket| (ticket, LogIndex(index))))
+            .collect()
+    }
+
+    /// Everybody who is not confirmed, to be told that there is no leader.
+    pub(super) fn give_up(&mut self) -> Vec<Ticket> {
+        self.restart();
+        std::mem::take(&mut self.waiting)
+    }
+}

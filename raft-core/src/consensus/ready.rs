@@ -1,0 +1,255 @@
+//! Raft's Ready, handled asynchronously: what goes out at once, what waits for the disk, what goes to the applier.
+//!
+//! Owns the order (design section 4, rules 2, 3 and 5): the leader's messages leave beside its own fsync; votes and
+//! acknowledgements leave after everything before them is durable; the hard state of a Ready, commit included, is in
+//! the batch of its entries. One Ready with a snapshot is alone.
+
+use raft::eraftpb::{self, EntryType, MessageType};
+
+use super::io::{Answer, Effect, Lane, Records, Rejection};
+use super::{Consensus, convert, guard::Guard};
+use crate::id::{LogIndex, RaftId, Term};
+use crate::log::LogEntry;
+use crate::ports::LogBatch;
+use crate::state::contract::{Committed, Payload};
+use std::sync::Arc;
+
+/// A Ready that is on its way to the disk, with what may be said once it is there.
+#[derive(Debug)]
+pub(super) struct Unpersisted {
+    pub(super) number: u64,
+    pub(super) messages: Vec<eraftpb::Message>,
+}
+
+/// Bytes handed to the applier and not applied, above which appends are dropped and proposals wait.
+const BACKLOG_BYTES_MAX: u64 = 64 << 20;
+
+impl Consensus {
+    /// Takes everything that raft has ready.
+    pub(super) fn drive(&mut self) {
+        while !self.stopped && self.installing.as_ref().is_none_or(|i| !i.is_running()) && self.raw.has_ready() {
+            let has_snapshot = self.raw.snap().is_some_and(|snapshot| !snapshot.is_empty());
+            if has_snapshot && (!self.unpersisted.is_empty() || self.applied != self.handed) {
+                // Both threads drain first; their reports bring us back here.
+                return;
+            }
+            let mut ready = self.raw.ready();
+            let number = ready.number();
+            for message in ready.take_messages() {
+                self.send(message);
+            }
+            for state in ready.take_read_states() {
+                self.on_read_state(&state);
+            }
+            let snapshot = ready.snapshot().clone();
+            if !snapshot.is_empty() {
+                let messages = ready.take_persisted_messages();
+                let entries = ready.take_entries();
+                let hard_state = convert::hard_state(&self.raw.raft.hard_state());
+                self.install(&snapshot, hard_state, number, messages);
+                if !entries.is_empty() {
+                    self.broken("snapshot_ready_is_alone", format!("{} entries came with it", entries.len()));
+                }
+                self.raw.advance_append_async(ready);
+                return;
+            }
+            let entries = ready.take_entries();
+            self.check_odd(&entries);
+            let committed = ready.take_committed_entries();
+            let persisted = ready.take_persisted_messages();
+            let must_sync = ready.must_sync();
+            self.raw.mut_store().append(&entries);
+            if must_sync {
+                let batch = LogBatch {
+                    entries: entries.iter().filter_map(convert::entry).collect(),
+                    hard_state: Some(convert::hard_state(&self.raw.raft.hard_state())),
+                    cut: self.leadership.pending_cut.take(),
+                };
+                if batch.entries.len() != entries.len() {
+                    self.broken("configuration_entries_are_v2", "an entry of the old kind was appended".into());
+                    return;
+                }
+                self.raw.advance_append_async(ready);
+                self.effects.push(Effect::Persist { number, batch });
+                self.unpersisted.push_back(Unpersisted { number, messages: persisted });
+            } else {
+                self.raw.advance_append_async(ready);
+                self.after_the_disk(number, persisted);
+            }
+            self.hand_over(committed);
+            self.after_ready();
+        }
+        self.after_ready();
+    }
+
+    /// A Ready without anything that must be synced: its messages wait only for the Readies before it.
+    fn after_the_disk(&mut self, number: u64, messages: Vec<eraftpb::Message>) {
+        match self.unpersisted.back_mut() {
+            Some(last) => {
+                last.messages.extend(messages);
+            }
+            None => {
+                self.raw.on_persist_ready(number);
+                self.pin_timeout();
+                for message in messages {
+                    self.send(message);
+                }
+            }
+        }
+    }
+
+    fn after_ready(&mut self) {
+        self.pin_timeout();
+        self.note_fetches();
+        self.note_snapshot_wanted();
+    }
+
+    pub(super) fn on_persisted(&mut self, number: u64) {
+        while self.unpersisted.front().is_some_and(|front| front.number <= number) {
+            if let Some(done) = self.unpersisted.pop_front() {
+                self.raw.on_persist_ready(done.number);
+                self.pin_timeout();
+                for message in done.messages {
+                    self.send(message);
+                }
+            }
+        }
+    }
+
+    pub(super) fn send(&mut self, message: eraftpb::Message) {
+        let to = RaftId(message.to);
+        let kind = message.msg_type();
+        if kind == MessageType::MsgSnapshot {
+            self.send_snapshot(to, &message);
+            return;
+        }
+        if kind == MessageType::MsgTimeoutNow {
+            self.note_timeout_now();
+        }
+        let lane = if kind == MessageType::MsgAppend { Lane::Append } else { Lane::Control };
+        self.effects.push(Effect::Send { to, lane, body: convert::message_bytes(&message) });
+    }
+
+    /// The invariant ODD, at every append, in every build.
+    fn check_odd(&mut self, entries: &[eraftpb::Entry]) {
+        for entry in entries.iter().filter(|entry| entry.entry_type() == EntryType::EntryConfChangeV2) {
+            let guard = convert::conf_change(&entry.data).as_ref().and_then(Guard::of);
+            match guard {
+                Some(guard) if guard.is_odd() => {}
+                Some(guard) => self.broken(
+                    "ODD",
+                    format!("entry {} changes {} voters to {}", entry.index, guard.before.len(), guard.after.len()),
+                ),
+                None => self.broken("ODD", format!("configuration entry {} carries no guard", entry.index)),
+            }
+        }
+    }
+
+    /// Committed and durable here: to the applier, with what each entry means for those who wait.
+    fn hand_over(&mut self, entries: Vec<eraftpb::Entry>) {
+        if entries.is_empty() {
+            return;
+        }
+        let mut committed = Vec::with_capacity(entries.len());
+        let mut waiters = Vec::new();
+        let mut bytes = 0;
+        for entry in entries {
+            let Some(LogEntry { index, term, data, .. }) = convert::entry(&entry) else { continue };
+            if index != self.handed.next() {
+                self.broken("applied_in_order", format!("entry {index} follows {}", self.handed));
+                return;
+            }
+            self.handed = index;
+            bytes += data.len() as u64 + 64;
+            let wanted = self.settle(index, term, &mut waiters);
+            let payload = match entry.entry_type() {
+                EntryType::EntryNormal if data.is_empty() => Payload::Empty,
+                EntryType::EntryNormal => Payload::Commands { data, wanted },
+                EntryType::EntryConfChangeV2 | EntryType::EntryConfChange => self.configure(index, &data),
+            };
+            committed.push(Committed { index, term, payload });
+        }
+        self.backlog.push_back((self.handed, bytes));
+        self.effects.push(Effect::Apply { entries: committed, waiters });
+    }
+
+    fn settle(&mut self, index: LogIndex, term: Term, waiters: &mut Vec<(LogIndex, Vec<super::io::Ticket>)>) -> bool {
+        match self.waiters.committed(index, term) {
+            super::waiters::Owed::Outcome(tickets) => {
+                waiters.push((index, tickets));
+                true
+            }
+            super::waiters::Owed::Replaced(tickets) => {
+                for ticket in tickets {
+                    self.effects.push(Effect::Answer { ticket, answer: Answer::Refused(Rejection::Replaced) });
+                }
+                false
+            }
+            super::waiters::Owed::Nothing => false,
+        }
+    }
+
+    pub(super) fn backlog_is_full(&self) -> bool {
+        self.backlog.iter().map(|(_, bytes)| bytes).sum::<u64>() > BACKLOG_BYTES_MAX
+    }
+
+    pub(super) fn on_applied(&mut self, index: LogIndex, records: Option<Arc<Records>>) {
+        if index < self.applied || index > self.handed {
+            let (applied, handed) = (self.applied, self.handed);
+            self.broken("applied_never_regresses", format!("reported {index}, was {applied}, handed over {handed}"));
+            return;
+        }
+        self.applied = index;
+        while self.backlog.front().is_some_and(|(upto, _)| *upto <= index) {
+            self.backlog.pop_front();
+        }
+        if let Some(records) = records {
+            self.records = records;
+        }
+        self.raw.advance_apply_to(index.0);
+        self.pin_timeout();
+        self.raw.mut_store().evict(index.0, self.config.cache_bytes);
+        self.release_reads();
+        self.consider_cut();
+    }
+
+    /// Forgets the log that nobody needs: never above what is applied, and not past a live follower that is only
+    /// somewhat behind.
+    fn consider_cut(&mut self) {
+        let start = self.raw.store().start().index.0;
+        let held = self.applied.0 - start;
+        let over_entries = held > self.config.log_window_entries;
+        let over_bytes = self.raw.store().bytes() > self.config.log_window_bytes;
+        if (!over_entries && !over_bytes) || self.leadership.pending_cut.is_some() {
+            return;
+        }
+        let mut to = self.applied.0 - (held / 2).min(self.config.log_window_entries / 2);
+        if self.is_leader() && held < 2 * self.config.log_window_entries && !over_bytes {
+            let slowest = self
+                .raw
+                .raft
+                .prs()
+                .iter()
+                .filter(|(id, progress)| **id != self.config.id.0 && progress.recent_active && progress.matched > 0)
+                .map(|(_, progress)| progress.matched)
+                .min();
+            to = to.min(slowest.unwrap_or(to));
+        }
+        self.leadership.pending_cut = self.raw.mut_store().cut(to);
+    }
+
+    pub(super) fn note_fetches(&mut self) {
+        for (number, from, to, max_bytes) in self.raw.store().new_fetches(self.fetches_known) {
+            self.fetches_known = number;
+            self.effects.push(Effect::Fetch { number, from: LogIndex(from), to: LogIndex(to), max_bytes });
+        }
+    }
+
+    pub(super) fn on_fetched(&mut self, number: u64, entries: Vec<LogEntry>) {
+        let entries = entries.into_iter().map(convert::raft_entry).collect();
+        if let Some(context) = self.raw.store().fetched(number, entries) {
+            self.raw.on_entries_fetched(context);
+            self.raw.store().forget_fetched();
+        }
+    }
+}
