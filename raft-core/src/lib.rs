@@ -19,4 +19,6 @@ pub mod log;
 pub mod membership;
 pub mod ports;
 pub mod state;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod txn;

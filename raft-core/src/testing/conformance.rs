@@ -1,0 +1,1 @@
+//! One suite of scenarios that every store must pass.

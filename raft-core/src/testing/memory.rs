@@ -1,0 +1,682 @@
+//! A store in memory that forgets what was not synced when it crashes.
+//!
+//! Owns ONE journal of batches over a durable image, the very model that the ports promise: reads see every batch at
+//! once; a sync makes the journal so far durable; a crash keeps a prefix of the batches written since the last sync,
+//! and its caller says how long that prefix is, from its seed. Also the faults a disk has: a write or a sync that fails,
+//! a byte that flips. Never draws a number, reads a clock or looks at a hash order, so a run repeats exactly. Called by
+//! the simulator, by in-process test clusters and by the conformance suite.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use crate::id::{LogIndex, Term};
+use crate::log::{HardState, LogEntry, LogStart};
+use crate::ports::{
+    Boot, LogBatch, LogReader, LogReset, LogWriter, MetaStore, OpenStore, StagedId, StagedSnapshot, Staging, StateRead,
+    StateReader, StateStore, StoreError, StoreResult, Visit, WriteSet,
+};
+
+/// How an injected fault looks to the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The device refuses.
+    Io,
+    /// No space is left.
+    Full,
+}
+
+impl Fault {
+    fn error(self, doing: &'static str) -> StoreError {
+        let detail = "injected fault".to_owned();
+        match self {
+            Self::Io => StoreError::Io { doing, detail },
+            Self::Full => StoreError::Full { doing, detail },
+        }
+    }
+}
+
+/// The disk of one simulated node: clones are handles to the same disk.
+///
+/// ```
+/// use quorate_core::ports::WriteSet;
+/// use quorate_core::testing::MemoryStore;
+///
+/// let disk = MemoryStore::new();
+/// let mut open = disk.open()?;
+/// let mut writes = WriteSet::default();
+/// writes.put(&b"key"[..], &b"value"[..]);
+/// open.state.commit(writes)?;
+/// assert_eq!(disk.unsynced(), 1);
+/// disk.crash(0); // the power goes before anything was synced
+/// assert_eq!(disk.open()?.state.get(b"key")?, None);
+/// # Ok::<(), quorate_core::ports::StoreError>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct MemoryStore {
+    disk: Arc<Mutex<Disk>>,
+}
+
+impl std::fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let disk = lock(&self.disk);
+        f.debug_struct("MemoryStore")
+            .field("opening", &disk.opening)
+            .field("unsynced", &disk.unsynced.len())
+            .field("last", &disk.current.last())
+            .finish_non_exhaustive()
+    }
+}
+
+impl MemoryStore {
+    /// An empty disk.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Opens the store as a starting node does. Every handle of an earlier opening is dead from now on: what a killed
+    /// node left running gets `Poisoned` and can write nothing.
+    ///
+    /// # Errors
+    /// `Corrupt` when a record of the log was damaged.
+    pub fn open(&self) -> StoreResult<OpenStore> {
+        let mut disk = lock(&self.disk);
+        disk.begin_opening();
+        if let Some(index) = disk.rotten_log.iter().find(|index| disk.current.log.contains_key(index)) {
+            return Err(damaged(format!("log entry {index}")));
+        }
+        let boot = disk.current.boot();
+        let handle = Handle { disk: Arc::clone(&self.disk), opening: disk.opening };
+        Ok(OpenStore {
+            boot,
+            log: Box::new(handle.clone()),
+            log_reader: Arc::new(handle.clone()),
+            state: Box::new(handle.clone()),
+            staging: Arc::new(handle.clone()),
+            meta: Arc::new(handle),
+        })
+    }
+
+    /// The power goes: of the batches written since the last sync only the first `keep` survive, and every open handle
+    /// is dead. `keep` is taken as [`MemoryStore::unsynced`] when it is more than that.
+    ///
+    /// A process that is only killed loses nothing: for that, just open again.
+    pub fn crash(&self, keep: usize) {
+        let mut disk = lock(&self.disk);
+        disk.begin_opening();
+        let batches = std::mem::take(&mut disk.unsynced);
+        for batch in batches.iter().take(keep) {
+            disk.durable.apply(batch);
+        }
+        disk.current = disk.durable.clone();
+    }
+
+    /// Batches written since the last sync: what a crash may lose.
+    #[must_use]
+    pub fn unsynced(&self) -> usize {
+        lock(&self.disk).unsynced.len()
+    }
+
+    /// Syncs of the log asked for so far, over all openings.
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        lock(&self.disk).log_syncs
+    }
+
+    /// Syncs of every kind so far: log, facts, founding, snapshots.
+    #[must_use]
+    pub fn all_syncs(&self) -> u64 {
+        lock(&self.disk).all_syncs
+    }
+
+    /// The next write of any kind fails and changes nothing; the store is final then, until it is opened again.
+    pub fn fail_next_write(&self, fault: Fault) {
+        lock(&self.disk).fail_write = Some(fault);
+    }
+
+    /// The next sync of any kind fails: what it should have made durable may or may not survive a crash. The store is
+    /// final then, until it is opened again.
+    pub fn fail_next_sync(&self, fault: Fault) {
+        lock(&self.disk).fail_sync = Some(fault);
+    }
+
+    /// Damages the value at `key` on the disk: reading it answers `Corrupt`, until it is overwritten. Says whether there
+    /// was one.
+    pub fn corrupt_state(&self, key: &[u8]) -> bool {
+        let mut disk = lock(&self.disk);
+        let Some((key, _)) = disk.current.state.get_key_value(key) else { return false };
+        let key = key.clone();
+        disk.rotten_state.insert(key);
+        true
+    }
+
+    /// Flips one bit of the value at `key` behind every checksum's back: reads return the wrong value. Only a comparison
+    /// between members can find this. Says whether there was a value of at least one byte.
+    pub fn flip_state(&self, key: &[u8]) -> bool {
+        let mut disk = lock(&self.disk);
+        let disk = &mut *disk;
+        let mut flipped = false;
+        for image in [&mut disk.current, &mut disk.durable] {
+            let Some(value) = Arc::make_mut(&mut image.state).get_mut(key) else { continue };
+            let mut bytes = value.to_vec();
+            if let Some(first) = bytes.first_mut() {
+                *first ^= 1;
+                flipped = true;
+            }
+            *value = bytes.into();
+        }
+        flipped
+    }
+
+    /// Damages a log record on the disk: reading it and the next opening answer `Corrupt`. Says whether it was there.
+    pub fn corrupt_log(&self, index: LogIndex) -> bool {
+        let mut disk = lock(&self.disk);
+        let there = disk.current.log.contains_key(&index.0);
+        if there {
+            disk.rotten_log.insert(index.0);
+        }
+        there
+    }
+}
+
+/// Key to value, shared with the views that were taken of it.
+type State = Arc<BTreeMap<Bytes, Bytes>>;
+
+/// One atomic step of the journal.
+enum Batch {
+    Log(Vec<LogBatch>),
+    Commit(WriteSet),
+    Replace { state: State, reset: LogReset },
+    Found { writes: WriteSet, reset: LogReset },
+    Facts(Vec<(String, Bytes)>),
+}
+
+/// Everything the store holds at one point of the journal.
+#[derive(Clone, Default)]
+struct Image {
+    founded: bool,
+    hard_state: HardState,
+    start: LogStart,
+    log: BTreeMap<u64, LogEntry>,
+    state: State,
+    facts: BTreeMap<String, Bytes>,
+}
+
+impl Image {
+    fn last(&self) -> LogIndex {
+        self.log.last_key_value().map_or(self.start.index, |(index, _)| LogIndex(*index))
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.founded && self.log.is_empty() && self.state.is_empty() && self.hard_state == HardState::default()
+    }
+
+    fn boot(&self) -> Boot {
+        let mut terms: Vec<(LogIndex, Term)> = Vec::new();
+        for entry in self.log.values() {
+            if terms.last().is_none_or(|(_, term)| *term != entry.term) {
+                terms.push((entry.index, entry.term));
+            }
+        }
+        Boot { hard_state: self.hard_state, start: self.start, last: self.last(), terms, repaired: None }
+    }
+
+    fn apply(&mut self, batch: &Batch) {
+        match batch {
+            Batch::Log(group) => group.iter().for_each(|batch| self.apply_log(batch)),
+            Batch::Commit(writes) => self.apply_writes(writes),
+            Batch::Replace { state, reset } => {
+                self.state = Arc::clone(state);
+                self.reset(*reset);
+            }
+            Batch::Found { writes, reset } => {
+                self.apply_writes(writes);
+                self.reset(*reset);
+            }
+            Batch::Facts(facts) => self.facts.extend(facts.iter().cloned()),
+        }
+    }
+
+    fn reset(&mut self, reset: LogReset) {
+        self.log.clear();
+        self.start = reset.start;
+        self.hard_state = reset.hard_state;
+        self.founded = true;
+    }
+
+    fn apply_log(&mut self, batch: &LogBatch) {
+        if let Some(first) = batch.entries.first() {
+            self.log.split_off(&first.index.0);
+            self.log.extend(batch.entries.iter().map(|entry| (entry.index.0, entry.clone())));
+        }
+        if let Some(hard_state) = batch.hard_state {
+            self.hard_state = hard_state;
+        }
+        if let Some(cut) = batch.cut
+            && cut.index > self.start.index
+        {
+            self.log = self.log.split_off(&cut.index.next().0);
+            self.start = cut;
+        }
+    }
+
+    fn apply_writes(&mut self, writes: &WriteSet) {
+        let state = Arc::make_mut(&mut self.state);
+        for (key, value) in &writes.writes {
+            match value {
+                Some(value) => state.insert(key.clone(), value.clone()),
+                None => state.remove(key),
+            };
+        }
+    }
+}
+
+/// The disk behind all handles.
+#[derive(Default)]
+struct Disk {
+    opening: u64,
+    poisoned: Option<String>,
+    current: Image,
+    durable: Image,
+    unsynced: Vec<Batch>,
+    log_syncs: u64,
+    all_syncs: u64,
+    fail_write: Option<Fault>,
+    fail_sync: Option<Fault>,
+    /// Finished snapshots by id; they do not outlive the opening.
+    staged: BTreeMap<u64, State>,
+    last_staged: u64,
+    rotten_state: BTreeSet<Bytes>,
+    rotten_log: BTreeSet<u64>,
+}
+
+impl Disk {
+    fn begin_opening(&mut self) {
+        self.opening += 1;
+        self.poisoned = None;
+        self.staged.clear();
+    }
+
+    fn poison<T>(&mut self, error: StoreError) -> StoreResult<T> {
+        self.poisoned = Some(error.to_string());
+        Err(error)
+    }
+
+    /// Appends to the journal: visible at once, durable with the next sync.
+    fn write(&mut self, doing: &'static str, batch: Batch) -> StoreResult<()> {
+        if let Some(fault) = self.fail_write.take() {
+            return self.poison(fault.error(doing));
+        }
+        match &batch {
+            Batch::Commit(writes) | Batch::Found { writes, .. } => {
+                for (key, _) in &writes.writes {
+                    self.rotten_state.remove(key);
+                }
+            }
+            Batch::Log(group) => {
+                if let Some(first) = group.iter().filter_map(|batch| batch.entries.first()).map(|e| e.index.0).min() {
+                    self.rotten_log.split_off(&first);
+                }
+            }
+            Batch::Replace { .. } => {
+                self.rotten_state.clear();
+                self.rotten_log.clear();
+            }
+            Batch::Facts(_) => {}
+        }
+        self.current.apply(&batch);
+        self.unsynced.push(batch);
+        Ok(())
+    }
+
+    /// Makes the whole journal so far durable.
+    fn sync(&mut self, doing: &'static str) -> StoreResult<()> {
+        self.all_syncs += 1;
+        if let Some(fault) = self.fail_sync.take() {
+            return self.poison(fault.error(doing));
+        }
+        for batch in std::mem::take(&mut self.unsynced) {
+            self.durable.apply(&batch);
+        }
+        Ok(())
+    }
+
+    fn write_synced(&mut self, doing: &'static str, batch: Batch) -> StoreResult<()> {
+        self.write(doing, batch)?;
+        self.sync(doing)
+    }
+
+    /// A group that would tear the log is the caller's mistake, and written it could not be opened again.
+    fn check_group(&self, group: &[LogBatch]) -> StoreResult<()> {
+        let mut shape =
+            Shape { start: self.current.start.index, last: self.current.last(), hard: self.current.hard_state };
+        group.iter().try_for_each(|batch| shape.check(batch))
+    }
+}
+
+/// What must stay true of a log while a group is checked.
+struct Shape {
+    start: LogIndex,
+    last: LogIndex,
+    hard: HardState,
+}
+
+impl Shape {
+    fn check(&mut self, batch: &LogBatch) -> StoreResult<()> {
+        let refuse = |record: String, detail: String| Err(StoreError::Corrupt { record, detail });
+        if let Some(first) = batch.entries.first() {
+            if first.index <= self.start || first.index > self.last.next() {
+                return refuse(
+                    format!("log entry {}", first.index),
+                    format!("it does not follow the log, which holds entries after {} up to {}", self.start, self.last),
+                );
+            }
+            let mut next = first.index;
+            for entry in &batch.entries {
+                if entry.index != next {
+                    return refuse(format!("log entry {}", entry.index), format!("entry {next} is missing before it"));
+                }
+                next = next.next();
+            }
+            self.last = next.prev();
+        }
+        if let Some(hard) = batch.hard_state {
+            if hard.term < self.hard.term {
+                return refuse(
+                    "hard state".to_owned(),
+                    format!("term {} would go back to {}", self.hard.term, hard.term),
+                );
+            }
+            self.hard = hard;
+        }
+        if self.hard.commit > self.last {
+            return refuse(
+                "hard state".to_owned(),
+                format!("commit {} is beyond the last entry {}", self.hard.commit, self.last),
+            );
+        }
+        if let Some(entry) = batch.entries.last()
+            && entry.term > self.hard.term
+        {
+            return refuse(
+                "hard state".to_owned(),
+                format!("its term {} is below term {} of log entry {}", self.hard.term, entry.term, entry.index),
+            );
+        }
+        if let Some(cut) = batch.cut {
+            if cut.index > self.last {
+                return refuse(
+                    "log start".to_owned(),
+                    format!("cut {} is beyond the last entry {}", cut.index, self.last),
+                );
+            }
+            self.start = self.start.max(cut.index);
+        }
+        Ok(())
+    }
+}
+
+fn lock(disk: &Mutex<Disk>) -> MutexGuard<'_, Disk> {
+    disk.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn damaged(record: String) -> StoreError {
+    StoreError::Corrupt { record, detail: "the checksum does not fit the bytes read".to_owned() }
+}
+
+fn printed(key: &[u8]) -> String {
+    key.escape_ascii().to_string()
+}
+
+/// One opening's handle; all ports of the memory store are this.
+#[derive(Clone)]
+struct Handle {
+    disk: Arc<Mutex<Disk>>,
+    opening: u64,
+}
+
+impl Handle {
+    /// The disk, as long as this opening is the current one and nothing failed.
+    fn alive(&self) -> StoreResult<MutexGuard<'_, Disk>> {
+        let disk = lock(&self.disk);
+        if disk.opening != self.opening {
+            return Err(StoreError::Poisoned(
+                "the store was opened again after a crash; this handle is of before".to_owned(),
+            ));
+        }
+        if let Some(why) = &disk.poisoned {
+            return Err(StoreError::Poisoned(why.clone()));
+        }
+        Ok(disk)
+    }
+
+    fn frozen(&self) -> StoreResult<View> {
+        let state = Arc::clone(&self.alive()?.current.state);
+        Ok(View { handle: self.clone(), state })
+    }
+}
+
+impl LogWriter for Handle {
+    fn write(&mut self, group: &[LogBatch], sync: bool) -> StoreResult<()> {
+        let mut disk = self.alive()?;
+        if let Err(error) = disk.check_group(group) {
+            return disk.poison(error);
+        }
+        if !group.is_empty() {
+            disk.write("writing to the log", Batch::Log(group.to_vec()))?;
+        }
+        if sync {
+            disk.log_syncs += 1;
+            disk.sync("syncing the log")?;
+        }
+        Ok(())
+    }
+}
+
+impl LogReader for Handle {
+    fn entries(&self, from: LogIndex, to: LogIndex, max_bytes: u64) -> StoreResult<Vec<LogEntry>> {
+        let disk = self.alive()?;
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        if !disk.current.log.contains_key(&from.0) {
+            return Err(StoreError::NotFound { index: from });
+        }
+        let mut found = Vec::new();
+        let mut bytes = 0_u64;
+        for (index, entry) in disk.current.log.range(from.0..to.0) {
+            if disk.rotten_log.contains(index) {
+                return Err(damaged(format!("log entry {index}")));
+            }
+            bytes = bytes.saturating_add((entry.data.len() + entry.context.len()) as u64);
+            if bytes > max_bytes && !found.is_empty() {
+                break;
+            }
+            found.push(entry.clone());
+        }
+        Ok(found)
+    }
+}
+
+/// A frozen view: it shares the map until the next commit copies it.
+struct View {
+    handle: Handle,
+    state: State,
+}
+
+impl View {
+    /// Whether the store lives, and which of the keys in it cannot be read.
+    fn rotten(&self) -> StoreResult<BTreeSet<Bytes>> {
+        Ok(self.handle.alive()?.rotten_state.clone())
+    }
+}
+
+impl StateRead for View {
+    fn get(&self, key: &[u8]) -> StoreResult<Option<Bytes>> {
+        let value = self.state.get(key);
+        if self.rotten()?.contains(key) && value.is_some() {
+            return Err(damaged(format!("state key `{}`", printed(key))));
+        }
+        Ok(value.cloned())
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> StoreResult<()> {
+        let rotten = self.rotten()?;
+        if !to.is_empty() && from >= to {
+            return Ok(());
+        }
+        let end = if to.is_empty() { Bound::Unbounded } else { Bound::Excluded(to) };
+        for (key, value) in self.state.range::<[u8], _>((Bound::Included(from), end)) {
+            if rotten.contains(key) {
+                return Err(damaged(format!("state key `{}`", printed(key))));
+            }
+            if visit(key, value) == Visit::Enough {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The view of a store that cannot be read any more.
+struct Dead(StoreError);
+
+impl StateRead for Dead {
+    fn get(&self, _: &[u8]) -> StoreResult<Option<Bytes>> {
+        Err(self.0.clone())
+    }
+
+    fn scan(&self, _: &[u8], _: &[u8], _: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> StoreResult<()> {
+        Err(self.0.clone())
+    }
+}
+
+impl StateRead for Handle {
+    fn get(&self, key: &[u8]) -> StoreResult<Option<Bytes>> {
+        self.frozen()?.get(key)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> StoreResult<()> {
+        self.frozen()?.scan(from, to, visit)
+    }
+}
+
+impl StateReader for Handle {
+    fn view(&self) -> Arc<dyn StateRead> {
+        match self.frozen() {
+            Ok(view) => Arc::new(view),
+            Err(error) => Arc::new(Dead(error)),
+        }
+    }
+}
+
+impl StateStore for Handle {
+    fn commit(&mut self, writes: WriteSet) -> StoreResult<()> {
+        self.alive()?.write("writing the state", Batch::Commit(writes))
+    }
+
+    fn reader(&self) -> Arc<dyn StateReader> {
+        Arc::new(self.clone())
+    }
+
+    fn install(&mut self, staged: StagedId, reset: LogReset) -> StoreResult<()> {
+        let mut disk = self.alive()?;
+        let Some(state) = disk.staged.remove(&staged.0) else {
+            return Err(StoreError::Corrupt {
+                record: format!("staged snapshot {}", staged.0),
+                detail: "it was discarded, replaced by a later one, or installed before".to_owned(),
+            });
+        };
+        disk.write_synced("installing a snapshot", Batch::Replace { state, reset })
+    }
+
+    fn found(&mut self, writes: WriteSet, reset: LogReset) -> StoreResult<()> {
+        let mut disk = self.alive()?;
+        if !disk.current.is_empty() {
+            return Err(StoreError::Corrupt {
+                record: "store".to_owned(),
+                detail: "it already holds a log or state, and only an empty one can be founded; nothing was changed"
+                    .to_owned(),
+            });
+        }
+        disk.write_synced("founding the store", Batch::Found { writes, reset })
+    }
+}
+
+impl MetaStore for Handle {
+    fn get(&self, name: &str) -> StoreResult<Option<Bytes>> {
+        Ok(self.alive()?.current.facts.get(name).cloned())
+    }
+
+    fn put(&self, facts: &[(&str, Bytes)]) -> StoreResult<()> {
+        let facts = facts.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        self.alive()?.write_synced("writing facts about the node", Batch::Facts(facts))
+    }
+}
+
+impl Staging for Handle {
+    fn begin(&self) -> StoreResult<Box<dyn StagedSnapshot>> {
+        let mut disk = self.alive()?;
+        disk.staged.clear();
+        disk.last_staged += 1;
+        Ok(Box::new(Receiving { handle: self.clone(), id: disk.last_staged, records: BTreeMap::new() }))
+    }
+
+    fn discard(&self, staged: StagedId) -> StoreResult<()> {
+        self.alive()?.staged.remove(&staged.0);
+        Ok(())
+    }
+}
+
+/// A snapshot while its records come in.
+struct Receiving {
+    handle: Handle,
+    id: u64,
+    records: BTreeMap<Bytes, Bytes>,
+}
+
+impl Receiving {
+    /// The disk, as long as no later snapshot was begun.
+    fn current(handle: &Handle, id: u64) -> StoreResult<MutexGuard<'_, Disk>> {
+        let disk = handle.alive()?;
+        if disk.last_staged != id {
+            return Err(StoreError::Corrupt {
+                record: format!("staged snapshot {id}"),
+                detail: "a later one was begun, which forgets it".to_owned(),
+            });
+        }
+        Ok(disk)
+    }
+}
+
+impl StagedSnapshot for Receiving {
+    fn write(&mut self, records: &[(Bytes, Bytes)]) -> StoreResult<()> {
+        let mut disk = Self::current(&self.handle, self.id)?;
+        if let Some(fault) = disk.fail_write.take() {
+            return disk.poison(fault.error("writing a received snapshot"));
+        }
+        for (key, value) in records {
+            if let Some((last, _)) = self.records.last_key_value()
+                && last >= key
+            {
+                return Err(StoreError::Corrupt {
+                    record: format!("snapshot record `{}`", printed(key)),
+                    detail: format!("it does not come after `{}`", printed(last)),
+                });
+            }
+            self.records.insert(key.clone(), value.clone());
+        }
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> StoreResult<StagedId> {
+        let Self { handle, id, records } = *self;
+        let mut disk = Self::current(&handle, id)?;
+        disk.sync("syncing a received snapshot")?;
+        disk.staged.insert(id, Arc::new(records));
+        Ok(StagedId(id))
+    }
+}

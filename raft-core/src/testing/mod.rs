@@ -1,0 +1,10 @@
+//! What tests and the simulator put in the place of a disk.
+//!
+//! Owns the [`MemoryStore`], which loses what was not synced whenever its owner says so, and the [`conformance`] suite
+//! that every store must pass. Never part of a node that people run: it is behind the feature `testing`. Called by the
+//! seeded cluster, by in-process clusters of embedders' tests, and by the tests of `quorate-storage`.
+
+pub mod conformance;
+pub mod memory;
+
+pub use memory::{Fault, MemoryStore};
