@@ -1,0 +1,112 @@
+//! What can go wrong for a caller, by what the caller can do about it.
+//!
+//! Owns the public error of requests. Every message says what happened, what was not harmed, and what to do next.
+
+use quorate_transport::api;
+
+/// Whether a failed request may have been done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was not done, and it will not be.
+    NotDone,
+    /// It may have been done.
+    Unknown,
+}
+
+/// A result of a request.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a request failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The request itself is wrong: a limit, a key, a name. Not done. Change the request.
+    #[error("{0}")]
+    Invalid(String),
+    /// A rule of the store or of membership says no. Not done. The message names the way out.
+    #[error("{0}")]
+    Refused(String),
+    /// This identity may not do that. Not done.
+    #[error("{0}")]
+    Denied(String),
+    /// No manager leads at the moment. Not done. Retryable.
+    #[error("{0}")]
+    NoLeader(String),
+    /// Fewer than a majority of the voters are reachable. Not done. Retryable once managers are back.
+    #[error("{0}")]
+    QuorumLost(String),
+    /// No manager could be reached, or none answered in time. Not done. Retryable.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The managers have too much to do. Not done. Retryable a little later.
+    #[error("{0}")]
+    Overloaded(String),
+    /// The history at that revision is gone.
+    #[error("{message}")]
+    Compacted {
+        /// The oldest revision that can still be read.
+        oldest: u64,
+        /// For people.
+        message: String,
+    },
+    /// The leadership that the write was bound to is over. Not done.
+    #[error("{0}")]
+    Fenced(String),
+    /// The answer did not come in time: the write may or may not have been applied.
+    #[error("{0}")]
+    Unknown(String),
+    /// The cluster version does not allow it yet. Not done.
+    #[error("{0}")]
+    Version(String),
+    /// There is no such thing. Not done.
+    #[error("{0}")]
+    NotFound(String),
+    /// A defect of quorate. Whether it was done is unknown.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl Error {
+    /// Whether the same request may succeed when it is sent again unchanged.
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::NoLeader(_) | Self::QuorumLost(_) | Self::Unavailable(_) | Self::Overloaded(_))
+    }
+
+    /// Whether the request may have been done.
+    pub const fn outcome(&self) -> Outcome {
+        match self {
+            Self::Unknown(_) | Self::Internal(_) => Outcome::Unknown,
+            Self::Invalid(_)
+            | Self::Refused(_)
+            | Self::Denied(_)
+            | Self::NoLeader(_)
+            | Self::QuorumLost(_)
+            | Self::Unavailable(_)
+            | Self::Overloaded(_)
+            | Self::Compacted { .. }
+            | Self::Fenced(_)
+            | Self::Version(_)
+            | Self::NotFound(_) => Outcome::NotDone,
+        }
+    }
+
+    /// The error that a manager put on the wire.
+    pub(crate) fn from_wire(error: api::Error) -> Self {
+        let message = error.message.clone();
+        match error.code() {
+            api::Code::Internal => Self::Internal(message),
+            api::Code::Invalid => Self::Invalid(message),
+            api::Code::Refused => Self::Refused(message),
+            api::Code::Denied => Self::Denied(message),
+            api::Code::NoLeader | api::Code::NotLeader => Self::NoLeader(message),
+            api::Code::QuorumLost => Self::QuorumLost(message),
+            api::Code::Overloaded => Self::Overloaded(message),
+            api::Code::Unknown | api::Code::Expired => Self::Unknown(message),
+            api::Code::Stopping | api::Code::Deadline => Self::Unavailable(message),
+            api::Code::Compacted => Self::Compacted { oldest: error.oldest, message },
+            api::Code::Fenced => Self::Fenced(message),
+            api::Code::Version => Self::Version(message),
+            api::Code::NotFound => Self::NotFound(message),
+        }
+    }
+}
