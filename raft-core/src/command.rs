@@ -61,12 +61,17 @@ pub struct Request {
     /// The client's count of this request, from 1.
     #[prost(uint64, tag = "2")]
     pub sequence: u64,
-    /// The client has its answers to everything below this sequence and will never ask for them again.
+    /// The client has its answers to everything up to and including this sequence and will never ask for them again;
+    /// 0 at first. A retry carries the mark of the moment it is sent, not that of the first attempt.
     #[prost(uint64, tag = "3")]
     pub low_water: u64,
     /// What to do.
     #[prost(message, optional, tag = "4")]
     pub txn: Option<Txn>,
+    /// A log index that some manager had applied before the client id was made; 0 when the client was not told one.
+    /// With it a client that was expired and comes back is always recognised (see [`crate::state`]).
+    #[prost(uint64, tag = "5")]
+    pub born: u64,
 }
 
 impl Request {

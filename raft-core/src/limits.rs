@@ -19,6 +19,16 @@ pub const RANGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const REPLAY_PER_CLIENT_MAX: usize = 4_096;
 /// Clients in the replay table.
 pub const REPLAY_CLIENTS_MAX: usize = 65_536;
+/// Bytes one kept outcome may have; a larger one is kept without the operations' answers.
+pub const REPLAY_OUTCOME_BYTES_MAX: usize = 1024;
+/// Bytes of the whole replay table, outcomes and clients with [`REPLAY_RECORD_BYTES`] each on top.
+pub const REPLAY_BYTES_MAX: u64 = 128 * 1024 * 1024;
+/// What one record of the replay table is counted with besides its own bytes: its key and its place in memory.
+pub const REPLAY_RECORD_BYTES: u64 = 128;
+/// Most keys one delete may remove.
+pub const DELETE_KEYS_MAX: u64 = 10_000;
+/// Digests by revision that a manager keeps in memory to compare with the others.
+pub const HASHES_KEPT: usize = 4_096;
 /// Old revisions kept before they are compacted.
 pub const HISTORY_REVISIONS_MAX: u64 = 100_000;
 /// Longest node name, bytes.

@@ -90,6 +90,14 @@ impl Configuration {
         self.voters.contains(&id) || self.voters_outgoing.contains(&id)
     }
 
+    /// The voters of both halves once, ascending.
+    pub fn all_voters(&self) -> Vec<RaftId> {
+        let mut all: Vec<RaftId> = self.voters.iter().chain(&self.voters_outgoing).copied().collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
     /// Whether `id` is a member at all.
     pub fn contains(&self, id: RaftId) -> bool {
         self.is_voter(id) || self.learners.contains(&id) || self.learners_next.contains(&id)

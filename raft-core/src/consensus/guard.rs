@@ -1,13 +1,14 @@
 //! What a configuration entry carries besides the change: the guard that decides, on every node alike, whether it
 //! takes effect (design section 4, rule 7).
 //!
-//! Owns the guard's encoding and the arithmetic from a wanted configuration to raft's change. Pure functions.
+//! Owns the guard's encoding and raft's form of a planned change. Pure functions.
 
 use prost::Message as _;
 use raft::eraftpb;
 
 use crate::id::{LineageId, RaftId};
 use crate::log::Configuration;
+use crate::membership::plan::{SeatChange, SeatStep};
 
 /// Travels in the entry. Field numbers are for ever.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -58,43 +59,25 @@ impl Guard {
     }
 }
 
-/// A configuration that is wanted instead of the one in force; not joint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    /// The voters, ascending.
-    pub voters: Vec<RaftId>,
-    /// The members without a vote, ascending.
-    pub learners: Vec<RaftId>,
-}
-
-/// Raft's change from `from` to `target`; voters change jointly, a change of learners alone is a simple one (and then
-/// must be a single step).
-pub(super) fn change(from: &Configuration, target: &Target, guard: &Guard) -> eraftpb::ConfChangeV2 {
-    let mut changes = Vec::new();
-    let mut push = |kind: eraftpb::ConfChangeType, id: RaftId| {
-        changes.push(eraftpb::ConfChangeSingle { change_type: kind.into(), node_id: id.0 });
+/// Raft's form of a planned change: voters change jointly and explicitly, one learner simply.
+pub(super) fn change(planned: &SeatChange, guard: &Guard) -> eraftpb::ConfChangeV2 {
+    let single = |step: &SeatStep| {
+        let (kind, id) = match *step {
+            SeatStep::AddVoter(id) => (eraftpb::ConfChangeType::AddNode, id),
+            SeatStep::AddLearner(id) => (eraftpb::ConfChangeType::AddLearnerNode, id),
+            SeatStep::Remove(id) => (eraftpb::ConfChangeType::RemoveNode, id),
+        };
+        eraftpb::ConfChangeSingle { change_type: kind.into(), node_id: id.0 }
     };
-    for id in &target.voters {
-        if !from.voters.contains(id) {
-            push(eraftpb::ConfChangeType::AddNode, *id);
-        }
-    }
-    for id in &target.learners {
-        if !from.learners.contains(id) {
-            push(eraftpb::ConfChangeType::AddLearnerNode, *id);
-        }
-    }
-    for id in from.members() {
-        if !target.voters.contains(&id) && !target.learners.contains(&id) {
-            push(eraftpb::ConfChangeType::RemoveNode, id);
-        }
-    }
-    let transition = if from.voters == target.voters {
-        eraftpb::ConfChangeTransition::Auto
-    } else {
-        eraftpb::ConfChangeTransition::Explicit
+    let transition = match planned {
+        SeatChange::Joint { .. } => eraftpb::ConfChangeTransition::Explicit,
+        SeatChange::Learner { .. } => eraftpb::ConfChangeTransition::Auto,
     };
-    eraftpb::ConfChangeV2 { transition: transition.into(), changes, context: guard.encode_to_vec() }
+    eraftpb::ConfChangeV2 {
+        transition: transition.into(),
+        changes: planned.steps().iter().map(single).collect(),
+        context: guard.encode_to_vec(),
+    }
 }
 
 /// The entry that leaves a joint configuration.

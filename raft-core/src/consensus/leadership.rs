@@ -259,16 +259,15 @@ impl Consensus {
 
     /// What a caller is told when nobody leads.
     pub(super) fn no_leader(&self) -> Rejection {
-        let reachable = |id: &RaftId| *id == self.config.id || self.connected.contains(id);
-        let quorum = Quorum::of(&self.configuration);
-        let voters = quorum.voters();
-        let missing: Vec<RaftId> = voters.iter().copied().filter(|id| !reachable(id)).collect();
+        let reachable = |id: RaftId| id == self.config.id || self.connected.contains(&id);
+        let voters = self.configuration.all_voters();
+        let missing: Vec<RaftId> = voters.iter().copied().filter(|id| !reachable(*id)).collect();
         let leaderless_ticks = self.leadership.leaderless_ticks(self.tick);
         let count = voters.len() - missing.len();
-        if quorum.is_met(reachable) {
+        if Quorum::of(&self.configuration).is_alive(reachable) {
             Rejection::NoLeader { leaderless_ticks, reachable: count, voters: voters.len(), missing }
         } else {
-            let needed = self.configuration.voters.len() / 2 + 1;
+            let needed = Quorum::majority(self.configuration.voters.len());
             Rejection::QuorumLost { leaderless_ticks, reachable: count, voters: voters.len(), needed, missing }
         }
     }

@@ -9,13 +9,13 @@ use raft::ProgressState;
 use raft::eraftpb;
 
 use super::config::ELECTION_TICKS;
-use super::guard::{self, Guard, Target};
+use super::guard::{self, Guard};
 use super::io::Progress;
 use super::{Consensus, convert};
 use crate::id::{LineageId, LogIndex, RaftId};
-use crate::log::Configuration;
-use crate::membership::plan::{self, Policy, SeatView, Standing};
-use crate::membership::quorum::Quorum;
+use crate::membership::plan::{self, ManagerView, SeatChange, SeatPolicy, SeatView};
+use crate::membership::quorum::{Quorum, check_odd};
+use crate::membership::record::Role;
 use crate::state::contract::Payload;
 use prost011::Message as _;
 
@@ -112,55 +112,55 @@ impl Consensus {
             self.leave_joint();
             return;
         }
-        let view = self.seat_view();
-        let policy = Policy { max_voters: self.records.cluster.max_voters as usize };
-        if let Some(target) = plan::plan(&view, &policy) {
-            self.change_to(Target { voters: target.voters, learners: target.learners });
+        let Ok(policy) = SeatPolicy::new(self.records.cluster.max_voters) else { return };
+        if let Some(change) = plan::plan(&self.seat_view(), policy) {
+            self.change_to(&change);
         }
     }
 
     fn seat_view(&self) -> SeatView {
-        let members = self
+        let managers = self
             .records
             .nodes
             .iter()
+            .filter(|node| node.role == i32::from(Role::Manager))
             .filter_map(|node| {
-                let id = node.raft()?;
-                let own = id == self.config.id;
-                let stable = self.heard.get(&id).and_then(|heard| heard.stable_since);
-                Some(Standing {
-                    id,
+                let raft_id = node.raft()?;
+                let leader = raft_id == self.config.id;
+                let stable = self.heard.get(&raft_id).and_then(|heard| heard.stable_since);
+                Some(ManagerView {
+                    raft_id,
                     replaces: (node.replaces != 0).then_some(RaftId(node.replaces)),
-                    connected: own || self.connected.contains(&id),
-                    caught_up: own || self.is_caught_up(id),
-                    stable: own || stable.is_some_and(|since| self.tick - since >= self.config.stable_ticks),
+                    leader,
+                    connected: leader || self.connected.contains(&raft_id),
+                    caught_up: leader || self.is_caught_up(raft_id),
+                    stable: leader || stable.is_some_and(|since| self.tick - since >= self.config.stable_ticks),
                 })
             })
             .collect();
-        SeatView { configuration: self.configuration.clone(), managers: members, leader: self.config.id }
+        SeatView { configuration: self.configuration.clone(), pending: self.raw.raft.has_pending_conf(), managers }
     }
 
-    fn change_to(&mut self, target: Target) {
-        let heard = |id: &RaftId| *id == self.config.id || self.is_heard(*id);
-        let after = Configuration { voters: target.voters.clone(), ..Configuration::default() };
-        if !Quorum::of(&self.configuration).is_met(heard) || !Quorum::of(&after).is_met(heard) {
+    fn change_to(&mut self, change: &SeatChange) {
+        let after = change.apply_to(&self.configuration);
+        let heard = |id: RaftId| id == self.config.id || self.is_heard(id);
+        if !Quorum::of(&after).is_alive(heard) {
             return;
         }
-        if !target.voters.contains(&self.config.id) {
+        if !after.voters.contains(&self.config.id) {
             // The leader never takes its own seat: a successor that keeps one does it.
-            if let Some(to) =
-                target.voters.iter().copied().find(|id| self.configuration.voters.contains(id) && self.is_heard(*id))
-            {
+            let successor = |id: &RaftId| self.configuration.voters.contains(id) && self.is_heard(*id);
+            if let Some(to) = after.voters.iter().copied().find(successor) {
                 self.start_transfer(None, to);
             }
             return;
         }
-        let guard = Guard::new(self.lineage(), self.configuration_number, &self.configuration, &target.voters);
-        if !guard.is_odd() {
-            self.broken("ODD", format!("{} voters were planned", target.voters.len()));
+        if let Err(error) = check_odd(&after) {
+            self.broken("ODD", error.to_string());
             return;
         }
-        let change = guard::change(&self.configuration, &target, &guard);
+        let guard = Guard::new(self.lineage(), self.configuration_number, &self.configuration, &after.voters);
+        let change = guard::change(change, &guard);
         self.propose_change(&change);
     }
 

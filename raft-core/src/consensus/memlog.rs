@@ -96,6 +96,7 @@ impl MemLog {
         self.start
     }
 
+    #[cfg(test)]
     pub(super) const fn last(&self) -> LogIndex {
         LogIndex(self.last)
     }

@@ -128,6 +128,21 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether the replay table keeps this refusal, so that every copy of the request is answered with it. One that is
+    /// not kept says only that *this* copy did nothing: another copy, still on its way, may yet be applied.
+    pub fn is_kept(&self) -> bool {
+        match self {
+            Self::Limit { limit, .. } => !matches!(*limit, "REPLAY_CLIENTS_MAX" | "REPLAY_BYTES_MAX"),
+            Self::RequestExpired { .. } | Self::ReplayFull { .. } => false,
+            Self::EmptyKey
+            | Self::DuplicateKey { .. }
+            | Self::Compacted { .. }
+            | Self::FutureRevision { .. }
+            | Self::Fenced { .. }
+            | Self::Malformed { .. } => true,
+        }
+    }
+
     /// True when "refused" does not say whether an earlier attempt was applied.
     pub const fn is_unknown(&self) -> bool {
         matches!(self, Self::RequestExpired { .. })

@@ -1,0 +1,416 @@
+//! The state machine: applies committed entries, round by round, each round in one atomic batch.
+//!
+//! Owns the only way in which replicated state changes. Never reads clocks, never decides what is committed, and no
+//! outcome depends on how entries were grouped, on restarts or on local compaction. Called by the applier, which owns
+//! it; readers use [`Machine::reader`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::command::{Batch, COMMAND_VERSION, CommandKind, Compact, Request};
+use crate::id::{LogIndex, Revision};
+use crate::keyspace::Section;
+use crate::limits::HASHES_KEPT;
+use crate::log::Configuration;
+use crate::ports::{LogReset, StagedId, StateRead, StateReader, StateStore, StoreError, StoreResult, WriteSet};
+use crate::state::contract::{Applied, ApplyError, Committed, Outcome, Payload, Refusal, StateStatus};
+use crate::state::execute::{Change, Executed, Pending, Present, execute};
+use crate::state::hash::Lanes;
+use crate::state::layout::{self, Record};
+use crate::state::read;
+use crate::state::replay::{ReplayTable, Standing};
+use crate::state::stored::{Counter, Event, EventChange, Progress, StoredConfiguration, digest};
+use crate::state::trim::{Trimmed, trim};
+use crate::txn::{Txn, TxnResult};
+
+/// The replicated state machine over a store.
+pub struct Machine {
+    store: Box<dyn StateStore>,
+    memory: Memory,
+    /// Set when a store failed under a half-applied round: memory is ahead of the store, nothing may go on.
+    stopped: Option<StoreError>,
+    salvaged: Applied,
+}
+
+/// What the machine holds in memory, all of it read from the store at open and install.
+struct Memory {
+    status: StateStatus,
+    lanes: Lanes,
+    replay: ReplayTable,
+    /// What the three system records add to the hash.
+    configuration_lanes: Lanes,
+    compact_lanes: Lanes,
+    floor_lanes: Lanes,
+    /// The digest after each of the newest revisions, ascending.
+    hashes: VecDeque<(Revision, [u8; 32])>,
+    revision_hash: [u8; 32],
+}
+
+/// A round at work.
+#[derive(Default)]
+struct Round {
+    overlay: Pending,
+    writes: WriteSet,
+    outcomes: Vec<(LogIndex, Vec<Outcome>)>,
+    records_changed: bool,
+}
+
+impl Machine {
+    /// Opens the state in a store. An empty store is one that waits for a snapshot: its applied index is 0.
+    ///
+    /// # Errors
+    /// `Store` when the store fails or holds what cannot be read.
+    pub fn open(store: Box<dyn StateStore>) -> Result<Self, ApplyError> {
+        let memory = Memory::load(&*store)?;
+        let salvaged = memory.applied(Round::default());
+        Ok(Self { store, memory, stopped: None, salvaged })
+    }
+
+    /// Where the state stands.
+    pub const fn status(&self) -> &StateStatus {
+        &self.memory.status
+    }
+
+    /// For readers on other threads: everything applied in whole rounds.
+    pub fn reader(&self) -> Arc<dyn StateReader> {
+        self.store.reader()
+    }
+
+    /// Applies a round of committed entries in one atomic batch, later commands seeing the earlier ones.
+    ///
+    /// # Errors
+    /// - `NeedsVersion`, `Broken`: the entry named did nothing, and every entry before it is applied and committed; the
+    ///   applied index stands right before it. [`Machine::salvage`] has the outcomes of those entries.
+    /// - `Store`: final. Nothing of the round counts, and the machine answers so from now on.
+    pub fn apply(&mut self, entries: &[Committed]) -> Result<Applied, ApplyError> {
+        if let Some(error) = &self.stopped {
+            return Err(StoreError::Poisoned(error.to_string()).into());
+        }
+        let mut round = Round::default();
+        let before = self.memory.status.applied;
+        let mut refused = None;
+        for entry in entries {
+            match self.memory.apply_entry(&*self.store, entry, &mut round) {
+                Ok(()) => {}
+                Err(ApplyError::Store(error)) => return Err(self.stop(error)),
+                Err(other) => {
+                    refused = Some(other);
+                    break;
+                }
+            }
+        }
+        if self.memory.status.applied > before {
+            let writes = self.memory.flush(&mut round);
+            if let Err(error) = self.store.commit(writes) {
+                return Err(self.stop(error));
+            }
+        }
+        let applied = self.memory.applied(round);
+        match refused {
+            None => Ok(applied),
+            Some(error) => {
+                self.salvaged = applied;
+                Err(error)
+            }
+        }
+    }
+
+    /// What the entries before the one that stopped the last round came to; handed out once.
+    pub fn salvage(&mut self) -> Applied {
+        std::mem::replace(&mut self.salvaged, self.memory.applied(Round::default()))
+    }
+
+    /// Replaces state and log by a staged snapshot and reads everything anew. What was prepared for waiters, readers or
+    /// comparison before belongs to the old state.
+    ///
+    /// # Errors
+    /// `Store` when the store fails: state and log are then both old or both new, and the machine is final. `Broken`
+    /// when the snapshot does not stand where `reset` says; also final.
+    pub fn install(&mut self, staged: StagedId, reset: LogReset) -> Result<(), ApplyError> {
+        if let Some(error) = &self.stopped {
+            return Err(StoreError::Poisoned(error.to_string()).into());
+        }
+        let loaded = self.store.install(staged, reset).and_then(|()| Memory::load(&*self.store));
+        self.memory = loaded.map_err(|error| self.stop(error))?;
+        let StateStatus { applied, applied_term, .. } = self.memory.status;
+        if (applied, applied_term) == (reset.start.index, reset.start.term) {
+            return Ok(());
+        }
+        let detail = format!(
+            "the snapshot installed stands at index {applied} of term {applied_term}, the log begins after index {} of term {}",
+            reset.start.index, reset.start.term
+        );
+        self.stopped = Some(StoreError::Poisoned(detail.clone()));
+        Err(ApplyError::Broken { index: reset.start.index, detail })
+    }
+
+    /// Removes about `max` superseded versions that the compact revision has released (whole revisions, at least one).
+    /// Local progress: no outcome, answer or hash depends on it.
+    ///
+    /// # Errors
+    /// `Store`, final.
+    pub fn compact_some(&mut self, max: usize) -> Result<Trimmed, ApplyError> {
+        if let Some(error) = &self.stopped {
+            return Err(StoreError::Poisoned(error.to_string()).into());
+        }
+        let trimmed = trim(&*self.store, self.memory.status.compact_revision.0, max).and_then(|(writes, trimmed)| {
+            if !writes.writes.is_empty() {
+                self.store.commit(writes)?;
+            }
+            Ok(trimmed)
+        });
+        trimmed.map_err(|error| self.stop(error))
+    }
+
+    /// The state hash as it was right after the command that made each of the newest revisions, ascending: equal on
+    /// every member that knows it. After a restart or an install it begins with the newest revision.
+    pub fn hashes(&self) -> impl DoubleEndedIterator<Item = (Revision, [u8; 32])> + '_ {
+        self.memory.hashes.iter().copied()
+    }
+
+    /// One of [`Machine::hashes`].
+    pub fn hash_at(&self, revision: Revision) -> Option<[u8; 32]> {
+        let at = self.memory.hashes.binary_search_by_key(&revision, |(revision, _)| *revision).ok()?;
+        self.memory.hashes.get(at).map(|(_, hash)| *hash)
+    }
+
+    fn stop(&mut self, error: StoreError) -> ApplyError {
+        self.stopped = Some(error.clone());
+        error.into()
+    }
+}
+
+impl Memory {
+    fn load(view: &dyn StateRead) -> StoreResult<Self> {
+        let status = read::status(view)?;
+        let progress = read::progress(view)?;
+        let lanes_of = |key: &[u8]| -> StoreResult<Lanes> {
+            Ok(view.get(key)?.map(|value| Lanes::of(key, &value)).unwrap_or_default())
+        };
+        let mut memory = Self {
+            lanes: Lanes::from_digest(&status.hash),
+            replay: ReplayTable::load(view)?,
+            configuration_lanes: lanes_of(layout::SYSTEM_CONFIGURATION)?,
+            compact_lanes: lanes_of(layout::SYSTEM_COMPACT)?,
+            floor_lanes: lanes_of(layout::SYSTEM_FLOOR)?,
+            hashes: VecDeque::new(),
+            revision_hash: [0; 32],
+            status,
+        };
+        if let Some(progress) = progress
+            && progress.revision > 0
+        {
+            memory.revision_hash = digest(layout::META_PROGRESS, &progress.revision_hash)?;
+            memory.hashes.push_back((memory.status.revision, memory.revision_hash));
+        }
+        Ok(memory)
+    }
+
+    fn applied(&self, round: Round) -> Applied {
+        Applied {
+            index: self.status.applied,
+            revision: self.status.revision,
+            outcomes: round.outcomes,
+            records_changed: round.records_changed,
+        }
+    }
+
+    /// Applies one entry, or finds before anything is touched that it cannot be.
+    fn apply_entry(&mut self, store: &dyn StateRead, entry: &Committed, round: &mut Round) -> Result<(), ApplyError> {
+        let broken = |detail: String| ApplyError::Broken { index: entry.index, detail };
+        let StateStatus { applied, applied_term, configuration_number, .. } = self.status;
+        if entry.index != applied.next() {
+            return Err(broken(format!("it does not follow the applied index {applied}")));
+        }
+        if entry.term < applied_term {
+            return Err(broken(format!("its term {} is below the applied term {applied_term}", entry.term)));
+        }
+        match &entry.payload {
+            Payload::Empty => {}
+            Payload::Configuration { result, number } => {
+                if *number < configuration_number {
+                    return Err(broken(format!(
+                        "its configuration number {number} is below the one in force, {configuration_number}"
+                    )));
+                }
+                self.configure(result.as_ref(), *number, round);
+            }
+            Payload::Commands { data, wanted } => {
+                let batch =
+                    Batch::decode(data.clone()).map_err(|error| broken(format!("no batch of commands: {error}")))?;
+                let unknown = batch.commands.iter().any(|command| command.kind.is_none());
+                if unknown || batch.version > COMMAND_VERSION {
+                    let needed = if unknown { batch.version.max(COMMAND_VERSION + 1) } else { batch.version };
+                    return Err(ApplyError::NeedsVersion { index: entry.index, needed, known: COMMAND_VERSION });
+                }
+                let mut outcomes = Vec::with_capacity(if *wanted { batch.commands.len() } else { 0 });
+                for command in batch.commands {
+                    let Some(kind) = command.kind else { continue };
+                    let outcome = self.apply_command(store, entry, kind, round)?;
+                    if *wanted {
+                        outcomes.push(outcome);
+                    }
+                }
+                if *wanted {
+                    round.outcomes.push((entry.index, outcomes));
+                }
+            }
+        }
+        self.status.applied = entry.index;
+        self.status.applied_term = entry.term;
+        Ok(())
+    }
+
+    fn configure(&mut self, result: Option<&Configuration>, number: u64, round: &mut Round) {
+        if let Some(configuration) = result {
+            self.status.configuration = configuration.clone().sorted();
+        } else if number == self.status.configuration_number {
+            return;
+        }
+        self.status.configuration_number = number;
+        let record = StoredConfiguration::new(&self.status.configuration, number).encode_to_vec().into();
+        replace(&mut self.lanes, &mut self.configuration_lanes, layout::SYSTEM_CONFIGURATION, record, round);
+        round.records_changed = true;
+    }
+
+    fn apply_command(
+        &mut self,
+        store: &dyn StateRead,
+        entry: &Committed,
+        kind: CommandKind,
+        round: &mut Round,
+    ) -> StoreResult<Outcome> {
+        let before = self.status.revision;
+        let outcome = match kind {
+            CommandKind::Request(request) => self.request(store, entry, &request, round)?,
+            CommandKind::System(txn) => self.transact(store, entry, &txn, round)?,
+            CommandKind::Compact(compact) => self.compact(&compact, round),
+            CommandKind::ExpireClients(expire) => {
+                let floor = self.replay.floor();
+                let expired = self.replay.expire(&expire.clients, &mut self.lanes, &mut round.writes);
+                if self.replay.floor() > floor {
+                    let record = Counter { value: self.replay.floor() }.encode_to_vec().into();
+                    replace(&mut self.lanes, &mut self.floor_lanes, layout::SYSTEM_FLOOR, record, round);
+                }
+                self.done(expired > 0, Vec::new())
+            }
+        };
+        if self.status.revision > before {
+            // Only now: the digest of a revision includes what the replay table keeps of its command.
+            self.revision_hash = self.lanes.digest();
+            if self.hashes.len() >= HASHES_KEPT {
+                self.hashes.pop_front();
+            }
+            self.hashes.push_back((self.status.revision, self.revision_hash));
+        }
+        Ok(outcome)
+    }
+
+    fn request(
+        &mut self,
+        store: &dyn StateRead,
+        entry: &Committed,
+        request: &Request,
+        round: &mut Round,
+    ) -> StoreResult<Outcome> {
+        let id = match self.replay.admit(request, entry.index, &mut self.lanes, &mut round.writes)? {
+            Standing::Settled(outcome) => return Ok(outcome),
+            Standing::New(id) => id,
+        };
+        let outcome = match &request.txn {
+            Some(txn) => self.transact(store, entry, txn, round)?,
+            None => Outcome::Refused(Refusal::Malformed { what: "request without a transaction".to_owned() }),
+        };
+        self.replay.keep(id, &outcome, &mut self.lanes, &mut round.writes);
+        Ok(outcome)
+    }
+
+    fn transact(
+        &mut self,
+        store: &dyn StateRead,
+        entry: &Committed,
+        txn: &Txn,
+        round: &mut Round,
+    ) -> StoreResult<Outcome> {
+        let revision = self.status.revision.next();
+        let present = Present { store, overlay: &round.overlay };
+        let Executed { succeeded, results, changes } = match execute(present, txn, entry.term.0, revision.0)? {
+            Ok(executed) => executed,
+            Err(refusal) => return Ok(Outcome::Refused(refusal)),
+        };
+        if !changes.is_empty() {
+            self.status.revision = revision;
+            self.record(revision, changes, round);
+        }
+        Ok(self.done(succeeded, results))
+    }
+
+    /// Takes the changes of one revision into the round: live records, history, event, hash.
+    fn record(&mut self, revision: Revision, changes: Vec<Change>, round: &mut Round) {
+        let mut event = Event { changes: Vec::with_capacity(changes.len()) };
+        for Change { stored, old, new } in changes {
+            let key = layout::full_key(&stored);
+            round.records_changed |= key.first() != Some(&(Section::User as u8));
+            let mut superseded = 0;
+            if let Some(old) = old {
+                superseded = old.view().modified;
+                self.lanes.remove(Lanes::of(&stored, old.raw()));
+                round.writes.put(layout::history_key(&key, revision.0), old.raw().clone());
+            }
+            if let Some(new) = &new {
+                self.lanes.add(Lanes::of(&stored, new.raw()));
+            }
+            event.changes.push(EventChange { key, deleted: new.is_none(), superseded });
+            round.overlay.insert(stored, new);
+        }
+        round.writes.put(layout::event_key(revision.0), event.encode_to_vec());
+    }
+
+    fn compact(&mut self, compact: &Compact, round: &mut Round) -> Outcome {
+        let StateStatus { revision, compact_revision, .. } = self.status;
+        if compact.revision > revision.0 {
+            return Outcome::Refused(Refusal::FutureRevision { asked: compact.revision, current: revision.0 });
+        }
+        let moves = compact.revision > compact_revision.0;
+        if moves {
+            self.status.compact_revision = Revision(compact.revision);
+            let record = Counter { value: compact.revision }.encode_to_vec().into();
+            replace(&mut self.lanes, &mut self.compact_lanes, layout::SYSTEM_COMPACT, record, round);
+        }
+        self.done(moves, Vec::new())
+    }
+
+    fn done(&self, succeeded: bool, results: Vec<crate::txn::OpResult>) -> Outcome {
+        Outcome::Done(TxnResult { succeeded, revision: self.status.revision.0, results, replayed: false })
+    }
+
+    /// Closes the round: everything it wrote, each live record and client once, and where it leaves the member.
+    fn flush(&mut self, round: &mut Round) -> WriteSet {
+        let mut writes = std::mem::take(&mut round.writes);
+        for (stored, record) in std::mem::take(&mut round.overlay) {
+            writes.writes.push((stored, record.as_ref().map(Record::raw).cloned()));
+        }
+        self.replay.flush(&mut writes);
+        self.status.hash = self.lanes.digest();
+        let progress = Progress {
+            applied: self.status.applied.0,
+            applied_term: self.status.applied_term.0,
+            revision: self.status.revision.0,
+            hash: Bytes::copy_from_slice(&self.status.hash),
+            revision_hash: Bytes::copy_from_slice(&self.revision_hash),
+        };
+        writes.put(layout::META_PROGRESS, progress.encode_to_vec());
+        writes
+    }
+}
+
+/// Replaces a system record, in the hash and in the store.
+fn replace(lanes: &mut Lanes, part: &mut Lanes, key: &'static [u8], record: Bytes, round: &mut Round) {
+    lanes.remove(*part);
+    *part = Lanes::of(key, &record);
+    lanes.add(*part);
+    round.writes.put(key, record);
+}

@@ -1,0 +1,339 @@
+//! Reads of a view: ranges now and in the past, status, and the records membership lives in.
+//!
+//! Owns how an older revision is put together from live and superseded records. Never waits and never decides whether a
+//! view is fresh enough: the caller has made sure (ReadIndex). A view is frozen, so everything read from one belongs
+//! together. Called by request handlers, the consensus machine and the planner's caller.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use crate::command::SilentClient;
+use crate::id::{LogIndex, NodeId, RaftId, Revision, Term};
+use crate::keyspace::Section;
+use crate::membership::record::{ClusterRecord, NodeRecord};
+use crate::ports::{StateRead, StoreError, StoreResult, Visit};
+use crate::state::check::check_range;
+use crate::state::contract::{Refusal, StateStatus};
+use crate::state::layout::{self, Record, RecordView, corrupt};
+use crate::state::page::Page;
+use crate::state::replay::ClientRecord;
+use crate::state::stored::{Counter, Progress, StoredConfiguration, decode, digest};
+use crate::txn::{Range, RangeResult};
+
+/// Why a read has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The request cannot be answered.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The store failed; final for this node.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Versions looked at one after the other before the next one wanted is sought directly.
+const SKIPS: usize = 16;
+/// Superseded records held at once while they are merged with the live ones.
+const MERGE_RECORDS: usize = 1024;
+/// Bytes of values after which no more superseded records are collected at once.
+const MERGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Where the state of `view` stands; the default for an empty store.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub fn status(view: &dyn StateRead) -> StoreResult<StateStatus> {
+    let mut status = StateStatus::default();
+    if let Some(progress) = progress(view)? {
+        status.applied = LogIndex(progress.applied);
+        status.applied_term = Term(progress.applied_term);
+        status.revision = Revision(progress.revision);
+        status.hash = digest(layout::META_PROGRESS, &progress.hash)?;
+    }
+    if let Some(bytes) = view.get(layout::SYSTEM_CONFIGURATION)? {
+        let stored: StoredConfiguration = decode(layout::SYSTEM_CONFIGURATION, &bytes)?;
+        status.configuration = stored.configuration();
+        status.configuration_number = stored.number;
+    }
+    status.compact_revision = Revision(compact_revision(view)?);
+    Ok(status)
+}
+
+pub(crate) fn progress(view: &dyn StateRead) -> StoreResult<Option<Progress>> {
+    view.get(layout::META_PROGRESS)?.map(|bytes| decode(layout::META_PROGRESS, &bytes)).transpose()
+}
+
+fn compact_revision(view: &dyn StateRead) -> StoreResult<u64> {
+    Ok(match view.get(layout::SYSTEM_COMPACT)? {
+        Some(bytes) => decode::<Counter>(layout::SYSTEM_COMPACT, &bytes)?.value,
+        None => 0,
+    })
+}
+
+/// Reads a range now (revision 0) or as of an older revision that is not compacted.
+///
+/// An answer is one page: at most [`crate::limits::RANGE_LIMIT_MAX`] entries and about
+/// [`crate::limits::RANGE_BYTES_MAX`] bytes, but at least one entry if there is one. With `more` set, ask again from the
+/// last key with a zero byte behind it, at the revision of this answer: the pages then fit together whatever is written
+/// meanwhile. A count is over the whole range.
+///
+/// # Errors
+/// `Refused` with `Compacted` below the compact revision, `FutureRevision` above the newest, or a limit; `Store`.
+pub fn range(view: &dyn StateRead, range: &Range) -> Result<RangeResult, ReadError> {
+    check_range(range)?;
+    let current = progress(view)?.map_or(0, |progress| progress.revision);
+    let mut page = Page::new(range);
+    if range.revision == 0 || range.revision == current {
+        let end = end_of(range);
+        if range.end.is_empty() {
+            let stored = layout::current_key(&range.key);
+            if let Some(raw) = view.get(&stored)? {
+                let _ = page.offer(&range.key, RecordView::parse(&stored, &raw)?);
+            }
+        } else {
+            scan_live(view, &range.key, &end, &mut |key, record| Ok(page.offer(key, record)))?;
+        }
+        return Ok(page.result(current));
+    }
+    if range.revision > current {
+        return Err(Refusal::FutureRevision { asked: range.revision, current }.into());
+    }
+    let oldest = compact_revision(view)?;
+    if range.revision < oldest {
+        return Err(Refusal::Compacted { asked: range.revision, oldest }.into());
+    }
+    range_at(view, range, &mut page)?;
+    Ok(page.result(range.revision))
+}
+
+/// The end of the range, also of one that is a single key.
+fn end_of(range: &Range) -> Bytes {
+    if range.end.is_empty() { layout::successor(&range.key) } else { range.end.clone() }
+}
+
+/// Live records from one full key to another.
+fn scan_live(
+    view: &dyn StateRead,
+    from: &[u8],
+    to: &[u8],
+    visit: &mut dyn FnMut(&[u8], RecordView<'_>) -> StoreResult<Visit>,
+) -> StoreResult<()> {
+    if from >= to {
+        return Ok(());
+    }
+    let mut failed = None;
+    view.scan(&layout::current_key(from), &layout::current_key(to), &mut |stored, raw| {
+        let visited =
+            RecordView::parse(stored, raw).and_then(|record| visit(stored.get(1..).unwrap_or_default(), record));
+        visited.unwrap_or_else(|error| {
+            failed = Some(error);
+            Visit::Enough
+        })
+    })?;
+    failed.map_or(Ok(()), Err)
+}
+
+/// Merges live and superseded records, stretch by stretch, so that little of the past is in memory at once.
+fn range_at(view: &dyn StateRead, range: &Range, page: &mut Page) -> StoreResult<()> {
+    let end = end_of(range);
+    let mut from = range.key.clone();
+    while from < end {
+        let (past, until) = collect_past(view, &from, &end, range.revision, page.without_values())?;
+        let mut past = past.iter().peekable();
+        let mut full = false;
+        scan_live(view, &from, &until, &mut |key, record| {
+            while let Some((older, record)) = past.next_if(|(older, _)| older.as_slice() < key) {
+                if page.offer(older, record.view()) == Visit::Enough {
+                    full = true;
+                    return Ok(Visit::Enough);
+                }
+            }
+            if record.modified > range.revision {
+                return Ok(Visit::More);
+            }
+            let wish = page.offer(key, record);
+            full = wish == Visit::Enough;
+            Ok(wish)
+        })?;
+        for (key, record) in past {
+            if full {
+                break;
+            }
+            full = page.offer(key, record.view()) == Visit::Enough;
+        }
+        if full {
+            break;
+        }
+        from = until;
+    }
+    Ok(())
+}
+
+/// Superseded records that were in force at `revision`, by full key, and the full key up to which they are complete.
+fn collect_past(
+    view: &dyn StateRead,
+    from: &Bytes,
+    end: &Bytes,
+    revision: u64,
+    without_values: bool,
+) -> StoreResult<(BTreeMap<Vec<u8>, Record>, Bytes)> {
+    let mut past = BTreeMap::new();
+    let mut bytes = 0;
+    let mut seek = layout::history_from(from);
+    let stop = layout::history_from(end);
+    loop {
+        let step = past_step(view, &seek, &stop, revision, &mut |key, record| {
+            bytes += key.len();
+            let record = if without_values { RecordView { value: &[], ..record } } else { record };
+            bytes += record.value.len();
+            past.insert(key, Record::new(record));
+            if past.len() >= MERGE_RECORDS || bytes >= MERGE_BYTES { Visit::Enough } else { Visit::More }
+        })?;
+        match step {
+            ControlFlow::Continue(next) => seek = next,
+            ControlFlow::Break(()) => {
+                let full = past.len() >= MERGE_RECORDS || bytes >= MERGE_BYTES;
+                let until = match past.last_key_value() {
+                    Some((last, _)) if full => layout::successor(last),
+                    _ => end.clone(),
+                };
+                return Ok((past, until));
+            }
+        }
+    }
+}
+
+/// One scan over history; `Continue` says from where to seek on, past versions that ended too early.
+fn past_step(
+    view: &dyn StateRead,
+    seek: &[u8],
+    stop: &[u8],
+    revision: u64,
+    found: &mut dyn FnMut(Vec<u8>, RecordView<'_>) -> Visit,
+) -> StoreResult<ControlFlow<(), Bytes>> {
+    if seek >= stop {
+        return Ok(ControlFlow::Break(()));
+    }
+    let mut failed: Option<StoreError> = None;
+    let mut next: Option<Bytes> = None;
+    let mut skipped = 0usize;
+    view.scan(seek, stop, &mut |stored, raw| {
+        let parsed = layout::parse_history_key(stored)
+            .ok_or_else(|| corrupt(stored, "no key of history"))
+            .and_then(|(key, ended)| Ok((key, ended, RecordView::parse(stored, raw)?)));
+        let (key, ended, record) = match parsed {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                failed = Some(error);
+                return Visit::Enough;
+            }
+        };
+        if ended > revision && record.modified <= revision {
+            skipped = 0;
+            return found(key, record);
+        }
+        skipped += 1;
+        if skipped < SKIPS {
+            return Visit::More;
+        }
+        // Versions of one key lie in the order in which they ended: the one wanted is the first that ended after, and
+        // behind it nothing of this key is.
+        next = Some(if ended > revision {
+            layout::history_from(&layout::successor(&key))
+        } else {
+            layout::history_key(&key, revision + 1)
+        });
+        Visit::Enough
+    })?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    Ok(next.map_or(ControlFlow::Break(()), ControlFlow::Continue))
+}
+
+/// The value of one live record.
+fn live_value(view: &dyn StateRead, full: &[u8]) -> StoreResult<Option<Bytes>> {
+    let stored = layout::current_key(full);
+    view.get(&stored)?.map(|raw| Ok(Record::parse(&stored, raw)?.to_key_value(Bytes::new()).value)).transpose()
+}
+
+/// The record about the cluster; `None` before it is founded or a snapshot is installed.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub fn cluster(view: &dyn StateRead) -> StoreResult<Option<ClusterRecord>> {
+    let key = ClusterRecord::key();
+    live_value(view, &key)?.map(|value| decode(&key, &value)).transpose()
+}
+
+/// The record of one node.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub fn node(view: &dyn StateRead, id: NodeId) -> StoreResult<Option<NodeRecord>> {
+    let key = NodeRecord::key(id);
+    live_value(view, &key)?.map(|value| decode(&key, &value)).transpose()
+}
+
+/// All nodes, ascending by node id.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub fn nodes(view: &dyn StateRead) -> StoreResult<Vec<NodeRecord>> {
+    let mut nodes = Vec::new();
+    scan_live(view, &Section::Node.key(b""), &Section::Node.end(), &mut |key, record| {
+        nodes.push(decode(key, record.value)?);
+        Ok(Visit::More)
+    })?;
+    Ok(nodes)
+}
+
+/// Where the mark lies that `id` was taken from its node for ever; the value says why, for people.
+pub fn removed_key(id: RaftId) -> Bytes {
+    Section::Removed.key(&id.0.to_be_bytes())
+}
+
+/// Every raft id that was taken from its node for ever.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a key that is no raft id.
+pub fn removed(view: &dyn StateRead) -> StoreResult<BTreeSet<RaftId>> {
+    let mut removed = BTreeSet::new();
+    scan_live(view, &Section::Removed.key(b""), &Section::Removed.end(), &mut |key, _| {
+        let id = key.get(1..).filter(|id| id.len() == 8).and_then(|id| layout::be64(id, 0));
+        removed.insert(RaftId(id.ok_or_else(|| corrupt(key, "no raft id"))?));
+        Ok(Visit::More)
+    })?;
+    Ok(removed)
+}
+
+/// Clients whose last request is at or below `until`, at most `max` of them: what a leader that saw no more of them for
+/// the time of expiry proposes to forget.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub fn silent_clients(view: &dyn StateRead, until: LogIndex, max: usize) -> StoreResult<Vec<SilentClient>> {
+    let mut silent = Vec::new();
+    let mut failed: Option<StoreError> = None;
+    view.scan(&[layout::CLIENT], &[layout::CLIENT + 1], &mut |key, value| {
+        if silent.len() >= max {
+            return Visit::Enough;
+        }
+        match ClientRecord::parse(key, value) {
+            Ok(record) => {
+                if record.last_index <= until.0 {
+                    let client = Bytes::copy_from_slice(key.get(1..).unwrap_or_default());
+                    silent.push(SilentClient { client, last_index: record.last_index });
+                }
+                Visit::More
+            }
+            Err(error) => {
+                failed = Some(error);
+                Visit::Enough
+            }
+        }
+    })?;
+    failed.map_or(Ok(silent), Err)
+}

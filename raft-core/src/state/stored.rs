@@ -1,0 +1,298 @@
+//! The encoded records of the state besides the live ones. Field numbers are for ever.
+//!
+//! Owns the encoding of progress, configuration, events and outcomes. Never decides anything. Called by the machine,
+//! the readers and the snapshot.
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::id::{LogIndex, RaftId, Revision, Term};
+use crate::log::Configuration;
+use crate::ports::StoreResult;
+use crate::state::contract::{Outcome, Refusal, StateStatus};
+use crate::state::layout::corrupt;
+use crate::txn::TxnResult;
+
+/// Reads a record, or says which one is damaged.
+pub(crate) fn decode<M: Message + Default>(stored: &[u8], value: &[u8]) -> StoreResult<M> {
+    M::decode(value).map_err(|error| corrupt(stored, error.to_string()))
+}
+
+/// Where a member stands, written with every round.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Progress {
+    #[prost(uint64, tag = "1")]
+    pub(crate) applied: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) applied_term: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) revision: u64,
+    /// 32 bytes: the state hash at `applied`.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub(crate) hash: Bytes,
+    /// 32 bytes: the state hash right after the command that made `revision`.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub(crate) revision_hash: Bytes,
+}
+
+/// A 32-byte digest in a record.
+pub(crate) fn digest(stored: &[u8], bytes: &[u8]) -> StoreResult<[u8; 32]> {
+    bytes.try_into().map_err(|error| corrupt(stored, format!("digest of {} bytes: {error}", bytes.len())))
+}
+
+/// The Raft configuration with its number.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct StoredConfiguration {
+    #[prost(uint64, repeated, tag = "1")]
+    voters: Vec<u64>,
+    #[prost(uint64, repeated, tag = "2")]
+    voters_outgoing: Vec<u64>,
+    #[prost(uint64, repeated, tag = "3")]
+    learners: Vec<u64>,
+    #[prost(uint64, repeated, tag = "4")]
+    learners_next: Vec<u64>,
+    #[prost(uint64, tag = "5")]
+    pub(crate) number: u64,
+}
+
+impl StoredConfiguration {
+    pub(crate) fn new(configuration: &Configuration, number: u64) -> Self {
+        let plain = |ids: &[RaftId]| ids.iter().map(|id| id.0).collect();
+        Self {
+            voters: plain(&configuration.voters),
+            voters_outgoing: plain(&configuration.voters_outgoing),
+            learners: plain(&configuration.learners),
+            learners_next: plain(&configuration.learners_next),
+            number,
+        }
+    }
+
+    pub(crate) fn configuration(&self) -> Configuration {
+        let typed = |ids: &[u64]| ids.iter().copied().map(RaftId).collect();
+        Configuration {
+            voters: typed(&self.voters),
+            voters_outgoing: typed(&self.voters_outgoing),
+            learners: typed(&self.learners),
+            learners_next: typed(&self.learners_next),
+        }
+    }
+}
+
+/// A counter as a record of table `system` or `meta`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Counter {
+    #[prost(uint64, tag = "1")]
+    pub(crate) value: u64,
+}
+
+/// [`StateStatus`] as it travels with a snapshot.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct StoredStatus {
+    #[prost(uint64, tag = "1")]
+    applied: u64,
+    #[prost(uint64, tag = "2")]
+    applied_term: u64,
+    #[prost(message, optional, tag = "3")]
+    configuration: Option<StoredConfiguration>,
+    #[prost(uint64, tag = "4")]
+    revision: u64,
+    #[prost(uint64, tag = "5")]
+    compact_revision: u64,
+    #[prost(bytes = "bytes", tag = "6")]
+    hash: Bytes,
+}
+
+impl StoredStatus {
+    pub(crate) fn new(status: &StateStatus) -> Self {
+        Self {
+            applied: status.applied.0,
+            applied_term: status.applied_term.0,
+            configuration: Some(StoredConfiguration::new(&status.configuration, status.configuration_number)),
+            revision: status.revision.0,
+            compact_revision: status.compact_revision.0,
+            hash: Bytes::copy_from_slice(&status.hash),
+        }
+    }
+
+    /// `None` when the hash is not 32 bytes.
+    pub(crate) fn status(&self) -> Option<StateStatus> {
+        let configuration = self.configuration.clone().unwrap_or_default();
+        Some(StateStatus {
+            applied: LogIndex(self.applied),
+            applied_term: Term(self.applied_term),
+            configuration: configuration.configuration(),
+            configuration_number: configuration.number,
+            revision: Revision(self.revision),
+            compact_revision: Revision(self.compact_revision),
+            hash: self.hash.as_ref().try_into().ok()?,
+        })
+    }
+}
+
+/// What one revision did.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Event {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) changes: Vec<EventChange>,
+}
+
+/// What a revision did to one key.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct EventChange {
+    /// The full key.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) key: Bytes,
+    /// Removed; else written.
+    #[prost(bool, tag = "2")]
+    pub(crate) deleted: bool,
+    /// The mod revision of the version that this ended; 0 is none.
+    #[prost(uint64, tag = "3")]
+    pub(crate) superseded: u64,
+}
+
+/// An outcome in the replay table.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct StoredOutcome {
+    #[prost(oneof = "StoredOutcomeKind", tags = "1, 2")]
+    kind: Option<StoredOutcomeKind>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum StoredOutcomeKind {
+    #[prost(message, tag = "1")]
+    Done(TxnResult),
+    #[prost(message, tag = "2")]
+    Refused(StoredRefusal),
+}
+
+/// [`Refusal`] as stored: its kind, two texts and two numbers, whatever they mean in it.
+#[derive(Clone, PartialEq, prost::Message)]
+struct StoredRefusal {
+    #[prost(enumeration = "RefusalKind", tag = "1")]
+    kind: i32,
+    #[prost(string, tag = "2")]
+    what: String,
+    #[prost(string, tag = "3")]
+    limit: String,
+    #[prost(uint64, tag = "4")]
+    first: u64,
+    #[prost(uint64, tag = "5")]
+    second: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+enum RefusalKind {
+    Limit = 0,
+    EmptyKey = 1,
+    DuplicateKey = 2,
+    Compacted = 3,
+    FutureRevision = 4,
+    Fenced = 5,
+    RequestExpired = 6,
+    ReplayFull = 7,
+    Malformed = 8,
+}
+
+/// The limits a stored refusal may name.
+const LIMITS: [&str; 9] = [
+    "KEY_BYTES_MAX",
+    "VALUE_BYTES_MAX",
+    "TXN_BYTES_MAX",
+    "TXN_OPERATIONS_MAX",
+    "DELETE_KEYS_MAX",
+    "RANGE_BYTES_MAX",
+    "REPLAY_PER_CLIENT_MAX",
+    "REPLAY_CLIENTS_MAX",
+    "REPLAY_BYTES_MAX",
+];
+
+impl StoredOutcome {
+    pub(crate) fn new(outcome: &Outcome) -> Self {
+        let kind = match outcome {
+            Outcome::Done(result) => StoredOutcomeKind::Done(result.clone()),
+            Outcome::Refused(refusal) => StoredOutcomeKind::Refused(StoredRefusal::new(refusal)),
+        };
+        Self { kind: Some(kind) }
+    }
+
+    /// `None` when it is of no known kind.
+    pub(crate) fn outcome(self) -> Option<Outcome> {
+        Some(match self.kind? {
+            StoredOutcomeKind::Done(result) => Outcome::Done(result),
+            StoredOutcomeKind::Refused(refusal) => Outcome::Refused(refusal.refusal()?),
+        })
+    }
+}
+
+impl StoredRefusal {
+    fn new(refusal: &Refusal) -> Self {
+        let of = |kind: RefusalKind, what: &str, limit: &str, first: u64, second: u64| Self {
+            kind: kind.into(),
+            what: what.to_owned(),
+            limit: limit.to_owned(),
+            first,
+            second,
+        };
+        match refusal {
+            Refusal::Limit { what, limit, max, actual } => of(RefusalKind::Limit, what, limit, *max, *actual),
+            Refusal::EmptyKey => of(RefusalKind::EmptyKey, "", "", 0, 0),
+            Refusal::DuplicateKey { key } => of(RefusalKind::DuplicateKey, key, "", 0, 0),
+            Refusal::Compacted { asked, oldest } => of(RefusalKind::Compacted, "", "", *asked, *oldest),
+            Refusal::FutureRevision { asked, current } => of(RefusalKind::FutureRevision, "", "", *asked, *current),
+            Refusal::Fenced { token, term } => of(RefusalKind::Fenced, "", "", *token, *term),
+            Refusal::RequestExpired { sequence, low_water } => {
+                of(RefusalKind::RequestExpired, "", "", *sequence, *low_water)
+            }
+            Refusal::ReplayFull { kept, max } => of(RefusalKind::ReplayFull, "", "", *kept, *max),
+            Refusal::Malformed { what } => of(RefusalKind::Malformed, what, "", 0, 0),
+        }
+    }
+
+    fn refusal(self) -> Option<Refusal> {
+        let Self { what, limit, first, second, .. } = self;
+        Some(match RefusalKind::try_from(self.kind).ok()? {
+            RefusalKind::Limit => Refusal::Limit {
+                what,
+                limit: LIMITS.into_iter().find(|name| *name == limit)?,
+                max: first,
+                actual: second,
+            },
+            RefusalKind::EmptyKey => Refusal::EmptyKey,
+            RefusalKind::DuplicateKey => Refusal::DuplicateKey { key: what },
+            RefusalKind::Compacted => Refusal::Compacted { asked: first, oldest: second },
+            RefusalKind::FutureRevision => Refusal::FutureRevision { asked: first, current: second },
+            RefusalKind::Fenced => Refusal::Fenced { token: first, term: second },
+            RefusalKind::RequestExpired => Refusal::RequestExpired { sequence: first, low_water: second },
+            RefusalKind::ReplayFull => Refusal::ReplayFull { kept: first, max: second },
+            RefusalKind::Malformed => Refusal::Malformed { what },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_reads_back() {
+        let text = || "text".to_owned();
+        let mut all = vec![
+            Refusal::EmptyKey,
+            Refusal::DuplicateKey { key: text() },
+            Refusal::Compacted { asked: 1, oldest: 2 },
+            Refusal::FutureRevision { asked: 1, current: 2 },
+            Refusal::Fenced { token: 1, term: 2 },
+            Refusal::RequestExpired { sequence: 1, low_water: 2 },
+            Refusal::ReplayFull { kept: 1, max: 2 },
+            Refusal::Malformed { what: text() },
+        ];
+        all.extend(LIMITS.map(|limit| Refusal::Limit { what: text(), limit, max: 1, actual: 2 }));
+        for refusal in all {
+            let outcome = Outcome::Refused(refusal);
+            let bytes = StoredOutcome::new(&outcome).encode_to_vec();
+            let read: StoredOutcome = decode(b"test", &bytes).unwrap();
+            assert_eq!(read.outcome(), Some(outcome));
+        }
+    }
+}
