@@ -1,1 +1,16 @@
-//! placeholder
+//! A manager quorum for orchestrators: Raft with an odd number of voters, membership, and a replicated store, over QUIC.
+//!
+//! Owns the node that wires core, storage and transport together, and the one type of client. See [`Node`] and
+//! [`Client`]. No type of raft, prost, quinn, rustls or rocksdb is public.
+
+mod client;
+pub mod config;
+mod error;
+#[cfg(any(feature = "manager", feature = "testing"))]
+mod node;
+pub mod status;
+
+pub use client::{
+    Client, Entry, Identity, Kv, RangeBuilder, RangePage, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation,
+};
+pub use error::{Error, Outcome, Result};

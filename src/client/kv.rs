@@ -1,0 +1,412 @@
+//! The key-value store as a caller sees it: builders that are futures.
+//!
+//! Owns the friendly shape of puts, deletes, ranges and transactions. Never retries and never names sections: the
+//! client does the first, the manager the second.
+
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_core::keyspace::prefix_end;
+use quorate_core::state::check_range;
+use quorate_core::txn::{
+    Compare, Delete, KeyValue, Op, OpResultKind, Operand, Put, Range, RangeResult, Relation, Txn,
+};
+use quorate_transport::api;
+
+use super::{Client, unexpected};
+use crate::error::{Error, Result};
+
+type Sent<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+
+/// The key-value store. Keys and values are bytes; keys are ordered as bytes.
+#[derive(Debug, Clone)]
+pub struct Kv {
+    client: Client,
+}
+
+/// One key with everything known about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Entry {
+    /// The key.
+    pub key: Bytes,
+    /// The value; empty when only keys were asked for.
+    pub value: Bytes,
+    /// The revision that created it.
+    pub create_revision: u64,
+    /// The revision that last wrote it.
+    pub mod_revision: u64,
+    /// Writes since it was created, from 1.
+    pub version: u64,
+    /// The lease it is attached to; 0 is none.
+    pub lease: u64,
+}
+
+impl From<KeyValue> for Entry {
+    fn from(from: KeyValue) -> Self {
+        Self {
+            key: from.key,
+            value: from.value,
+            create_revision: from.create_revision,
+            mod_revision: from.mod_revision,
+            version: from.version,
+            lease: from.lease,
+        }
+    }
+}
+
+/// One answer to a range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RangePage {
+    /// The entries, in ascending order of keys.
+    pub entries: Vec<Entry>,
+    /// How many keys there are (only with `count_only`: in the whole range).
+    pub count: u64,
+    /// The answer is not everything: ask from the last key on, at `revision`.
+    pub more: bool,
+    /// The revision that was read.
+    pub revision: u64,
+    /// The log index of the manager that answered, when it answered.
+    pub applied: u64,
+    /// Of a serializable answer: how long that manager has been without word from a leader.
+    pub age: Duration,
+}
+
+/// What a transaction did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TxnOutcome {
+    /// Whether all comparisons held, so that the `then` branch was done.
+    pub succeeded: bool,
+    /// The store's revision after it.
+    pub revision: u64,
+    /// What each operation of the branch answered: what was there before, or what a range found.
+    pub results: Vec<Vec<Entry>>,
+    /// How many keys the deletes of the branch removed.
+    pub deleted: u64,
+    /// An earlier copy of this request had been applied; this is its outcome.
+    pub replayed: bool,
+}
+
+impl Kv {
+    pub(super) const fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Writes one key.
+    pub fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> WriteBuilder {
+        let put = Put { key: key.into(), value: value.into(), ..Put::default() };
+        WriteBuilder { client: self.client.clone(), txn: Txn::of(put) }
+    }
+
+    /// Removes one key.
+    pub fn delete(&self, key: impl Into<Bytes>) -> WriteBuilder {
+        let delete = Delete { key: key.into(), ..Delete::default() };
+        WriteBuilder { client: self.client.clone(), txn: Txn::of(delete) }
+    }
+
+    /// Removes every key that begins with `prefix`.
+    pub fn delete_prefix(&self, prefix: impl Into<Bytes>) -> WriteBuilder {
+        let (key, end) = prefix_bounds(&prefix.into());
+        WriteBuilder { client: self.client.clone(), txn: Txn::of(Delete { key, end, previous: false }) }
+    }
+
+    /// Reads one key, linearizably.
+    ///
+    /// # Errors
+    /// See [`Error`]; `None` is not an error.
+    pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Entry>> {
+        let page = self.range_of(Range { key: key.into(), ..Range::default() }).await?;
+        Ok(page.entries.into_iter().next())
+    }
+
+    /// Reads every key that begins with `prefix` (empty: all), a page at a time.
+    pub fn prefix(&self, prefix: impl Into<Bytes>) -> RangeBuilder {
+        let (key, end) = prefix_bounds(&prefix.into());
+        self.range_of(Range { key, end, ..Range::default() })
+    }
+
+    /// Reads `from..to` (`to` excluded), a page at a time.
+    pub fn range(&self, from: impl Into<Bytes>, to: impl Into<Bytes>) -> RangeBuilder {
+        self.range_of(Range { key: from.into(), end: to.into(), ..Range::default() })
+    }
+
+    const fn range_of_parts(client: Client, range: Range) -> RangeBuilder {
+        RangeBuilder { client, range, serializable: false }
+    }
+
+    fn range_of(&self, range: Range) -> RangeBuilder {
+        Self::range_of_parts(self.client.clone(), range)
+    }
+
+    /// Compare, then do one list of operations or the other, all at one revision.
+    pub fn txn(&self) -> TxnBuilder {
+        TxnBuilder { client: self.client.clone(), txn: Txn::default() }
+    }
+
+    /// Writes `value` if the key was last written at `expected` (0: if it does not exist). `succeeded` says whether.
+    pub fn compare_and_set(&self, key: impl Into<Bytes>, expected: u64, value: impl Into<Bytes>) -> TxnBuilder {
+        let key = key.into();
+        self.txn().when(compare::mod_revision(key.clone(), expected)).then(operation::put(key, value))
+    }
+}
+
+/// The bounds of a prefix. The wire's "end" of nothing would mean one key, so everything ends at the longest key there
+/// can be.
+fn prefix_bounds(prefix: &Bytes) -> (Bytes, Bytes) {
+    let key = if prefix.is_empty() { Bytes::from_static(&[0]) } else { prefix.clone() };
+    let end = prefix_end(prefix);
+    let end = if end.is_empty() { Bytes::from_static(&[0xff; quorate_core::limits::KEY_BYTES_MAX]) } else { end };
+    (key, end)
+}
+
+/// Conditions of a transaction, each on a key as it is before the transaction.
+pub mod compare {
+    use super::{Bytes, Compare, Operand, Relation};
+
+    /// The key does not exist.
+    pub fn absent(key: impl Into<Bytes>) -> Compare {
+        Compare::absent(key)
+    }
+
+    /// The key exists.
+    pub fn exists(key: impl Into<Bytes>) -> Compare {
+        Compare::new(key, Relation::NotEqual, Operand::Version(0))
+    }
+
+    /// The key has this value.
+    pub fn value(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Compare {
+        Compare::new(key, Relation::Equal, Operand::Value(value.into()))
+    }
+
+    /// The key was last written at this revision (0: does not exist).
+    pub fn mod_revision(key: impl Into<Bytes>, revision: u64) -> Compare {
+        Compare::mod_revision(key, revision)
+    }
+
+    /// The key was created at this revision (0: does not exist).
+    pub fn create_revision(key: impl Into<Bytes>, revision: u64) -> Compare {
+        Compare::new(key, Relation::Equal, Operand::CreateRevision(revision))
+    }
+
+    /// The key was written so often since its creation (0: does not exist).
+    pub fn version(key: impl Into<Bytes>, version: u64) -> Compare {
+        Compare::new(key, Relation::Equal, Operand::Version(version))
+    }
+}
+
+/// Operations of a transaction.
+pub mod operation {
+    use super::{Bytes, Delete, Op, Put, Range, prefix_bounds};
+
+    /// Write one key.
+    pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Op {
+        Put { key: key.into(), value: value.into(), ..Put::default() }.into()
+    }
+
+    /// Remove one key.
+    pub fn delete(key: impl Into<Bytes>) -> Op {
+        Delete { key: key.into(), ..Delete::default() }.into()
+    }
+
+    /// Read one key.
+    pub fn get(key: impl Into<Bytes>) -> Op {
+        Range { key: key.into(), ..Range::default() }.into()
+    }
+
+    /// Read every key that begins with `prefix`.
+    pub fn prefix(prefix: impl Into<Bytes>) -> Op {
+        let (key, end) = prefix_bounds(&prefix.into());
+        Range { key, end, ..Range::default() }.into()
+    }
+}
+
+/// A put or a delete on its way; await it for the outcome.
+#[derive(Debug)]
+#[must_use = "nothing is sent until it is awaited"]
+pub struct WriteBuilder {
+    client: Client,
+    txn: Txn,
+}
+
+impl WriteBuilder {
+    /// Answer with what was there before.
+    pub fn previous(mut self) -> Self {
+        for op in &mut self.txn.then {
+            match &mut op.kind {
+                Some(quorate_core::txn::OpKind::Put(put)) => put.previous = true,
+                Some(quorate_core::txn::OpKind::Delete(delete)) => delete.previous = true,
+                Some(quorate_core::txn::OpKind::Range(_)) | None => {}
+            }
+        }
+        self
+    }
+
+    /// Only if all these hold; `succeeded` says whether.
+    pub fn when(mut self, compare: Compare) -> Self {
+        self.txn.compares.push(compare);
+        self
+    }
+}
+
+impl IntoFuture for WriteBuilder {
+    type Output = Result<TxnOutcome>;
+    type IntoFuture = Sent<TxnOutcome>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        TxnBuilder { client: self.client, txn: self.txn }.into_future()
+    }
+}
+
+/// A transaction being put together; await it to send it.
+#[derive(Debug)]
+#[must_use = "nothing is sent until it is awaited"]
+pub struct TxnBuilder {
+    client: Client,
+    txn: Txn,
+}
+
+impl TxnBuilder {
+    /// One more condition; all must hold for `then`.
+    pub fn when(mut self, compare: Compare) -> Self {
+        self.txn.compares.push(compare);
+        self
+    }
+
+    /// One more operation for when all conditions hold.
+    pub fn then(mut self, op: Op) -> Self {
+        self.txn.then.push(op);
+        self
+    }
+
+    /// One more operation for when a condition does not hold.
+    pub fn or_else(mut self, op: Op) -> Self {
+        self.txn.or_else.push(op);
+        self
+    }
+}
+
+impl IntoFuture for TxnBuilder {
+    type Output = Result<TxnOutcome>;
+    type IntoFuture = Sent<TxnOutcome>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let result = self.client.transact(self.txn).await?;
+            let mut outcome = TxnOutcome {
+                succeeded: result.succeeded,
+                revision: result.revision,
+                results: Vec::with_capacity(result.results.len()),
+                deleted: 0,
+                replayed: result.replayed,
+            };
+            for result in result.results {
+                let entries = match result.kind {
+                    Some(OpResultKind::Put(put)) => put.previous.into_iter().collect(),
+                    Some(OpResultKind::Delete(delete)) => {
+                        outcome.deleted += delete.deleted;
+                        delete.previous
+                    }
+                    Some(OpResultKind::Range(range)) => range.entries,
+                    None => Vec::new(),
+                };
+                outcome.results.push(entries.into_iter().map(Entry::from).collect());
+            }
+            Ok(outcome)
+        })
+    }
+}
+
+/// A range being put together; await it for one page, or [`all`](Self::all) for everything.
+#[derive(Debug, Clone)]
+#[must_use = "nothing is sent until it is awaited"]
+pub struct RangeBuilder {
+    client: Client,
+    range: Range,
+    serializable: bool,
+}
+
+impl RangeBuilder {
+    /// At most so many entries.
+    pub const fn limit(mut self, limit: u64) -> Self {
+        self.range.limit = limit;
+        self
+    }
+
+    /// Leave the values out.
+    pub const fn keys_only(mut self) -> Self {
+        self.range.keys_only = true;
+        self
+    }
+
+    /// Only say how many keys there are.
+    pub const fn count_only(mut self) -> Self {
+        self.range.count_only = true;
+        self
+    }
+
+    /// As of this revision.
+    pub const fn revision(mut self, revision: u64) -> Self {
+        self.range.revision = revision;
+        self
+    }
+
+    /// Let the asked manager answer from what it has, marked with its age: no quorum needed, may be stale.
+    pub const fn serializable(mut self) -> Self {
+        self.serializable = true;
+        self
+    }
+
+    /// Every page, read at one revision.
+    ///
+    /// # Errors
+    /// `Compacted` when the history was compacted while reading; start again.
+    pub async fn all(mut self) -> Result<Vec<Entry>> {
+        let mut entries: Vec<Entry> = Vec::new();
+        loop {
+            let page = self.clone().await?;
+            let more = page.more;
+            entries.extend(page.entries);
+            match entries.last() {
+                Some(last) if more => {
+                    self.range.revision = page.revision;
+                    // The successor of a key is the key with a zero byte behind it.
+                    self.range.key = [&last.key[..], &[0]].concat().into();
+                }
+                _ => return Ok(entries),
+            }
+        }
+    }
+}
+
+impl IntoFuture for RangeBuilder {
+    type Output = Result<RangePage>;
+    type IntoFuture = Sent<RangePage>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            check_range(&self.range).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
+            let range = self.range.encode_to_vec().into();
+            let kind = api::request::Kind::Read(api::Read { range, serializable: self.serializable });
+            match self.client.ask(kind).await? {
+                api::response::Kind::Read(done) => {
+                    let result = RangeResult::decode(done.result)
+                        .map_err(|error| Error::Internal(format!("the answer cannot be read: {error}")))?;
+                    Ok(RangePage {
+                        entries: result.entries.into_iter().map(Entry::from).collect(),
+                        count: result.count,
+                        more: result.more,
+                        revision: result.revision,
+                        applied: done.applied,
+                        age: Duration::from_millis(done.age_ms),
+                    })
+                }
+                other => Err(unexpected(&other)),
+            }
+        })
+    }
+}

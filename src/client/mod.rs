@@ -1,0 +1,250 @@
+//! The client: one type, in process or over QUIC.
+//!
+//! Owns request ids, retries within the deadline, and the choice of manager. Never decides an outcome: a write that
+//! was not answered is sent again with the same request id, and the replay table makes it count once. Called by
+//! embedders, the command line and the managers' own leadership tasks.
+
+mod kv;
+mod remote;
+mod sequence;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_core::command::Request;
+use quorate_core::id::{ClientId, Term};
+use quorate_core::state::check_txn;
+use quorate_core::txn::{Txn, TxnResult};
+use quorate_transport::api;
+use tokio::time::Instant;
+
+pub use kv::{Entry, Kv, RangeBuilder, RangePage, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation};
+pub use quorate_transport::Identity;
+
+use crate::config;
+use crate::error::{Error, Result};
+use crate::status::ClusterStatus;
+use sequence::Sequences;
+
+type Reply<'a> = Pin<Box<dyn Future<Output = Result<api::Response, CallError>> + Send + 'a>>;
+
+/// Why a single attempt has no answer.
+#[derive(Debug, Clone)]
+pub(crate) struct CallError {
+    /// The request may have reached a manager.
+    pub(crate) unknown: bool,
+    pub(crate) message: String,
+}
+
+/// How a request gets to a manager.
+pub(crate) trait Way: Send + Sync + 'static {
+    /// One attempt, with at most `patience` for the answer. Another attempt may go to another manager.
+    fn call(&self, request: api::Request, patience: Duration) -> Reply<'_>;
+
+    /// How long an attempt may take before another manager is tried; none in process.
+    fn attempt(&self) -> Option<Duration>;
+}
+
+struct Shared {
+    way: Box<dyn Way>,
+    sequences: Sequences,
+}
+
+/// A client of the cluster. Cheap to clone; all clones share one set of request ids.
+///
+/// Every request has a deadline (10 s unless set). Futures of requests may be dropped at any time: a write may then
+/// have been done or not.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+    deadline: Duration,
+    fence: Option<Term>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("deadline", &self.deadline).field("fence", &self.fence).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    pub(crate) fn over(way: Box<dyn Way>, client: ClientId, born: u64) -> Self {
+        let shared = Shared { way, sequences: Sequences::new(client, born) };
+        Self { shared: Arc::new(shared), deadline: config::REQUEST_DEADLINE, fence: None }
+    }
+
+    /// Connects from outside, over QUIC, to whichever of the managers answers first.
+    ///
+    /// `managers` are `host:port`; the identity is what `init` wrote as `operator.id`. Works on any tokio runtime.
+    ///
+    /// # Errors
+    /// `Unavailable` when no manager could be reached, naming each one and why; `Denied` when one refuses the identity.
+    pub async fn connect<S: Into<String>>(
+        managers: impl IntoIterator<Item = S>,
+        identity: Identity,
+    ) -> Result<Self> {
+        let managers = managers.into_iter().map(Into::into).collect();
+        let way = remote::Remote::connect(managers, identity, config::REQUEST_DEADLINE).await?;
+        Ok(Self::over(Box::new(way), config::random_id(ClientId::from_bytes)?, 0))
+    }
+
+    /// Connects to the node that runs on `directory` of this machine, over its local socket. Needs no certificate.
+    ///
+    /// # Errors
+    /// `Unavailable` when no node runs there.
+    pub async fn local(directory: impl AsRef<std::path::Path>) -> Result<Self> {
+        let way = remote::Local::connect(directory.as_ref()).await?;
+        Ok(Self::over(Box::new(way), config::random_id(ClientId::from_bytes)?, 0))
+    }
+
+    /// The same client with another deadline for each request.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self { deadline, ..self.clone() }
+    }
+
+    /// The same client with a fencing token on every write: it is refused unless the log entry that carries it has
+    /// this term.
+    #[must_use]
+    pub fn with_fence(&self, term: u64) -> Self {
+        Self { fence: Some(Term(term)), ..self.clone() }
+    }
+
+    /// The key-value store.
+    pub fn kv(&self) -> Kv {
+        Kv::new(self.clone())
+    }
+
+    /// The cluster as the manager that answers sees it; needs no quorum.
+    ///
+    /// # Errors
+    /// `Unavailable` when no manager answers within the deadline.
+    pub async fn status(&self) -> Result<ClusterStatus> {
+        let kind = api::request::Kind::Status(api::Status {});
+        match self.ask(kind).await? {
+            api::response::Kind::Status(done) => serde_json::from_slice(&done.json)
+                .map_err(|error| Error::Internal(format!("the status answer cannot be read: {error}"))),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The join token for `role` ("manager" or "worker").
+    ///
+    /// # Errors
+    /// `Denied` unless the identity is an operator's.
+    pub async fn join_token(&self, role: &str) -> Result<String> {
+        let kind = api::request::Kind::TokenShow(api::TokenShow { role: role.to_owned() });
+        match self.ask(kind).await? {
+            api::response::Kind::Token(done) => Ok(done.token),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Hands leadership to `to` (name, node id or raft id), or to the voter that is furthest. Answers the name of who
+    /// leads then.
+    ///
+    /// # Errors
+    /// `Refused` with the reason: no seat, not reachable, not taken over within one election timeout.
+    pub async fn transfer_leadership(&self, to: Option<&str>) -> Result<String> {
+        let kind = api::request::Kind::Transfer(api::Transfer { to: to.unwrap_or_default().to_owned() });
+        match self.ask(kind).await? {
+            api::response::Kind::Transfer(done) => Ok(done.name),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Sends a transaction with user keys; applied once, however often it must be sent.
+    pub(crate) async fn transact(&self, mut txn: Txn) -> Result<TxnResult> {
+        txn.fence = txn.fence.or(self.fence.map(|term| term.0));
+        check_txn(&txn).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
+        let open = self.shared.sequences.open();
+        let request = Request {
+            client: Bytes::copy_from_slice(open.id.client.as_bytes()),
+            sequence: open.id.sequence,
+            low_water: open.low_water,
+            txn: Some(txn),
+            born: open.born,
+        };
+        let kind = api::request::Kind::Write(api::Write { request: request.encode_to_vec().into() });
+        match self.ask(kind).await {
+            Ok(api::response::Kind::Write(done)) => TxnResult::decode(done.result)
+                .map_err(|error| Error::Internal(format!("the answer cannot be read: {error}"))),
+            Ok(other) => Err(unexpected(&other)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks until there is an answer, a refusal, or the deadline.
+    pub(crate) async fn ask(&self, kind: api::request::Kind) -> Result<api::response::Kind> {
+        let until = Instant::now() + self.deadline;
+        let mut unknown = false;
+        let mut last: Option<Error> = None;
+        let mut pause = Duration::from_millis(10);
+        // A hand-over cannot be sent twice without harm; everything else is exactly-once or only reads.
+        let repeatable = !matches!(kind, api::request::Kind::Transfer(_));
+        let mut attempt = self.shared.way.attempt().filter(|_| repeatable);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(self.given_up(unknown, last));
+            }
+            let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+            let request = api::Request { deadline_ms, kind: Some(kind.clone()) };
+            let patience = left.min(attempt.unwrap_or(left));
+            // A cluster that is only slow must not drown in repeats of what it is still working on.
+            attempt = attempt.map(|attempt| attempt * 2);
+            match self.shared.way.call(request, patience).await {
+                Ok(api::Response { kind: Some(api::response::Kind::Error(error)) }) => {
+                    let may_be_done = matches!(error.code(), api::Code::Unknown);
+                    if matches!(error.code(), api::Code::Expired) {
+                        // The managers no longer know this client: what follows goes under a fresh id.
+                        self.shared.sequences.renew(config::random_id(ClientId::from_bytes)?, 0);
+                    }
+                    let error = Error::from_wire(error);
+                    if !(repeatable && (error.is_retryable() || may_be_done)) {
+                        return Err(error);
+                    }
+                    unknown |= may_be_done;
+                    last = Some(error);
+                }
+                Ok(api::Response { kind: Some(kind) }) => return Ok(kind),
+                Ok(api::Response { kind: None }) => {
+                    return Err(Error::Internal("the manager answered with a kind this client does not know".into()));
+                }
+                Err(error) => {
+                    unknown |= error.unknown;
+                    if unknown && !repeatable {
+                        return Err(Error::Unknown(format!("{}: whether it was done is unknown, ask for the status", error.message)));
+                    }
+                    last = Some(Error::Unavailable(error.message));
+                }
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            tokio::time::sleep(pause.min(left)).await;
+            pause = (pause * 2).min(Duration::from_millis(200));
+        }
+    }
+
+    fn given_up(&self, unknown: bool, last: Option<Error>) -> Error {
+        let seconds = self.deadline.as_secs_f32();
+        let why = last.as_ref().map_or_else(|| "no answer".to_owned(), ToString::to_string);
+        if unknown {
+            return Error::Unknown(format!(
+                "no answer within {seconds} s: the request may or may not have been done. Read to find out, or send it again if that is harmless. Last: {why}"
+            ));
+        }
+        match last {
+            Some(error @ (Error::NoLeader(_) | Error::QuorumLost(_) | Error::Overloaded(_))) => error,
+            _ => Error::Unavailable(format!("not done within {seconds} s: {why}")),
+        }
+    }
+}
+
+fn unexpected(kind: &api::response::Kind) -> Error {
+    let _ = kind;
+    Error::Internal("the manager answered something else than was asked".into())
+}
