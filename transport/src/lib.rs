@@ -1,1 +1,58 @@
-//! placeholder
+//! quorate's wire: one QUIC endpoint per node, mutual TLS under the cluster's own CA, hello, streams, and the Unix socket.
+//!
+//! Owns how nodes find, trust and hear each other. Never decides from replicated state and never looks into a message:
+//! bodies are opaque bytes, checks that need records are the node's ([`Gate`]), and so is everything that comes in
+//! ([`Handler`]). Needs neither raft, RocksDB nor protoc. Called by the node and the client in the root crate.
+//!
+//! | module | what |
+//! |---|---|
+//! | `ca`, `identity`, `token`, `tls` | who is who |
+//! | `frame`, `hello`, `greet` | the first words, and the form of all others |
+//! | `endpoint`, `peers`, `lanes`, `snapshot`, `request` | the node's port |
+//! | `dial`, `client`, `join`, `local` | the ways in |
+//! | `socket`, `codes` | numbers |
+
+pub mod frame;
+
+mod ca;
+mod client;
+mod codes;
+mod dial;
+mod endpoint;
+mod greet;
+mod handler;
+mod hello;
+mod identity;
+mod join;
+mod lanes;
+mod local;
+mod peers;
+mod request;
+mod snapshot;
+mod socket;
+mod text;
+mod tls;
+mod token;
+
+/// Generated from `proto/wire.proto`.
+#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, reason = "generated code")]
+mod proto {
+    include!(concat!(env!("OUT_DIR"), "/quorate.wire.v1.rs"));
+}
+
+pub use ca::{CaError, CertRole, CertSubject, ClusterCa};
+pub use client::{Connection, Connector};
+pub use dial::ConnectError;
+pub use endpoint::{Endpoint, EndpointConfig, EndpointOptions};
+pub use handler::{Caller, Down, Gate, Handler, IncomingSnapshot, Lane, Plane, SnapshotPiece};
+pub use hello::{Hello, PROTOCOL_MAX, PROTOCOL_MIN, Refused};
+pub use identity::{CertificateProblem, Identity, IdentityError, KeyPair, Subject};
+pub use join::{JoinError, JoinRefused, JoinReply, JoinRequest, Joined, ManagerAddress, join};
+pub use lanes::{QueueLimit, SendError};
+pub use local::{LocalConnection, LocalError, LocalListener};
+pub use peers::{PeerAddress, PeerInfo, Peers};
+pub use request::RequestError;
+pub use snapshot::SnapshotSendError;
+pub use socket::BindError;
+pub use tls::TlsError;
+pub use token::{CaHash, JoinToken, ParseTokenError, TokenSecret};

@@ -1,0 +1,18 @@
+//! Generates the wire messages from `proto/*.proto` with a pure Rust compiler: no protoc is needed anywhere.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=proto");
+    let mut files: Vec<PathBuf> = std::fs::read_dir("proto")?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<Vec<_>, _>>()?
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "proto"))
+        .collect();
+    files.sort();
+    let descriptors = protox::compile(&files, ["proto"])?;
+    prost_build::Config::new().bytes(["."]).compile_fds(descriptors)?;
+    Ok(())
+}

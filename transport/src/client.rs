@@ -1,0 +1,169 @@
+//! The client's side: from addresses and an identity to a connection that takes requests.
+//!
+//! Owns the connection and the socket under it. Has no threads of its own and works on any tokio runtime. Never retries: the
+//! client library above knows what may be repeated. Called by clients, workers and operators.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use crate::codes;
+use crate::dial::{self, ConnectError};
+use crate::greet;
+use crate::handler::{Down, Plane};
+use crate::hello::Hello;
+use crate::identity::Identity;
+use crate::lanes;
+use crate::peers::greet_error;
+use crate::request::{self, RequestError};
+use crate::socket;
+use crate::tls::Credentials;
+
+/// Makes connections on the client plane.
+#[derive(Debug, Clone)]
+pub struct Connector {
+    /// How often something is sent at least; default 5 s.
+    pub keep_alive: Duration,
+    /// Silence after which the connection is given up; default 15 s.
+    pub idle: Duration,
+}
+
+impl Default for Connector {
+    fn default() -> Self {
+        Self { keep_alive: Duration::from_secs(5), idle: Duration::from_secs(15) }
+    }
+}
+
+impl Connector {
+    /// Connects to the first of `addresses` that answers, all tried side by side with a small stagger, with the default
+    /// times.
+    ///
+    /// Cancel safe: dropped, nothing is left behind.
+    ///
+    /// # Errors
+    /// See [`ConnectError`]; with several addresses [`ConnectError::All`], the most telling reason first.
+    pub async fn connect(
+        addresses: &[String],
+        identity: Arc<Identity>,
+        hello: Hello,
+        timeout: Duration,
+    ) -> Result<Connection, ConnectError> {
+        Self::default().connect_to(addresses, identity, hello, timeout).await
+    }
+
+    /// As [`Connector::connect`], with this connector's times.
+    ///
+    /// # Errors
+    /// As [`Connector::connect`].
+    pub async fn connect_to(
+        &self,
+        addresses: &[String],
+        identity: Arc<Identity>,
+        hello: Hello,
+        timeout: Duration,
+    ) -> Result<Connection, ConnectError> {
+        identity.subject().check_time(SystemTime::now()).map_err(ConnectError::OwnCertificate)?;
+        let credentials = Arc::new(Credentials::new(identity).map_err(|error| ConnectError::Local(error.to_string()))?);
+        let hello = Arc::new(hello);
+        let (keep_alive, idle) = (self.keep_alive, self.idle);
+        dial::race(addresses, timeout, move |address| {
+            attempt(address, timeout, socket::client_transport(keep_alive, idle), credentials.clone(), hello.clone())
+        })
+        .await
+    }
+}
+
+async fn attempt(
+    address: SocketAddr,
+    timeout: Duration,
+    transport: Arc<quinn::TransportConfig>,
+    credentials: Arc<Credentials>,
+    hello: Arc<Hello>,
+) -> Result<Connection, ConnectError> {
+    let dialled =
+        dial::fresh_with(address, timeout, transport, |verdict| credentials.client(Plane::Client, None, verdict))
+            .await?;
+    let connection = dialled.connection;
+    let greeting = async {
+        // A client takes whoever its CA certifies as a manager of a fitting lineage: it has no records to check.
+        let asked = greet::ask(&connection, Plane::Client, &hello, 0, |_, _| Ok(())).await?;
+        asked.confirm(&connection).await
+    };
+    let greeted = tokio::time::timeout(timeout, greeting)
+        .await
+        .map_err(|_elapsed| ConnectError::Timeout { address: address.to_string(), after: timeout })?
+        .map_err(|error| greet_error(error, address))?;
+    Ok(Connection { inner: Arc::new(Inner { endpoint: dialled.endpoint, connection, hello: greeted.hello, address }) })
+}
+
+struct Inner {
+    endpoint: quinn::Endpoint,
+    connection: quinn::Connection,
+    hello: Hello,
+    address: SocketAddr,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.endpoint.close(codes::DONE.into(), b"the client is done");
+    }
+}
+
+/// A connection to one manager. Clone it; it closes when the last clone is dropped.
+#[derive(Clone)]
+pub struct Connection {
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("address", &self.inner.address).finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    /// Asks and waits for the answer, at most until the deadline. Any number may be under way at once.
+    ///
+    /// Cancel safe for this side; the outcome of a cancelled request is unknown.
+    ///
+    /// # Errors
+    /// [`RequestError::NotSent`]: not executed. [`RequestError::Unknown`]: may have been.
+    pub async fn request(&self, body: Bytes, deadline: Duration) -> Result<Bytes, RequestError> {
+        request::ask(&self.inner.connection, body, deadline).await
+    }
+
+    /// Waits until the connection has ended, and says why.
+    ///
+    /// Cancel safe.
+    pub async fn closed(&self) -> Down {
+        lanes::down(&self.inner.connection.closed().await)
+    }
+
+    /// Whether it has ended.
+    pub fn is_closed(&self) -> bool {
+        self.inner.connection.close_reason().is_some()
+    }
+
+    /// What the manager said of itself; its lineage may be longer than the client's, which then adopts it.
+    pub fn remote_hello(&self) -> &Hello {
+        &self.inner.hello
+    }
+
+    /// Where the manager is.
+    pub fn address(&self) -> SocketAddr {
+        self.inner.address
+    }
+
+    /// Round-trip time.
+    pub fn rtt(&self) -> Duration {
+        self.inner.connection.rtt()
+    }
+
+    /// Closes and waits until the other side knows, at most 1 s.
+    pub async fn close(&self) {
+        self.inner.connection.close(codes::DONE.into(), b"the client is done");
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.inner.endpoint.wait_idle()).await;
+    }
+}

@@ -1,0 +1,357 @@
+//! The node's one UDP port: who may come in, on which plane, and how it ends.
+//!
+//! Owns the QUIC endpoint, the accept loop and every task of it. Never executes a request and never decides from records.
+//! Lives on the runtime it was bound on; its handles may be used from any thread.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use quinn::crypto::rustls::HandshakeData;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::ca::CertRole;
+use crate::codes;
+use crate::greet::{self, GreetError};
+use crate::handler::{Caller, Gate, Handler, Plane};
+use crate::hello::{self, Hello, Refused};
+use crate::identity::Identity;
+use crate::join::{self, RateLimit};
+use crate::lanes::QueueLimit;
+use crate::peers::{self, PeerAddress, Peers, Registry};
+use crate::socket::{self, BindError};
+use crate::tls::{CredentialSlot, TlsError, Verdict};
+
+/// How long a shutdown may take.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// Times and limits of an endpoint.
+#[derive(Debug, Clone)]
+pub struct EndpointOptions {
+    /// How often a manager is sent something at least, default 1 s.
+    pub peer_keep_alive: Duration,
+    /// Silence after which a manager's connection is given up, default 5 s.
+    pub peer_idle: Duration,
+    /// Silence after which a client's or worker's connection is given up, default 15 s.
+    pub client_idle: Duration,
+    /// How long handshake and hello may take, default 3 s.
+    pub handshake_deadline: Duration,
+    /// How long a join may take, default 30 s: it waits for a commit.
+    pub join_deadline: Duration,
+    /// How long a manager may not read before its connection is given up, default 10 s.
+    pub stall_deadline: Duration,
+    /// First pause between dials, default 50 ms; it doubles.
+    pub backoff_min: Duration,
+    /// Longest pause between dials, default 2 s.
+    pub backoff_max: Duration,
+    /// How long the manager with the higher raft id waits to be dialled before it dials itself, default 1 s.
+    pub dial_grace: Duration,
+    /// Handshakes under way at once, default 256; above half of it strangers have to prove their address first.
+    pub handshakes_max: usize,
+    /// Connections served at once on the client plane, default 16384.
+    pub clients_max: usize,
+    /// Join attempts one source may make at once, default 10.
+    pub join_burst: u32,
+    /// How often a source gains one more attempt, default 1 s.
+    pub join_refill: Duration,
+    /// Control messages waiting per peer, default 4096 or 4 MiB.
+    pub control_queue: QueueLimit,
+    /// Append messages waiting per peer, default 1024 or 32 MiB.
+    pub append_queue: QueueLimit,
+}
+
+impl Default for EndpointOptions {
+    fn default() -> Self {
+        Self {
+            peer_keep_alive: Duration::from_secs(1),
+            peer_idle: Duration::from_secs(5),
+            client_idle: Duration::from_secs(15),
+            handshake_deadline: Duration::from_secs(3),
+            join_deadline: Duration::from_secs(30),
+            stall_deadline: Duration::from_secs(10),
+            backoff_min: Duration::from_millis(50),
+            backoff_max: Duration::from_secs(2),
+            dial_grace: Duration::from_secs(1),
+            handshakes_max: 256,
+            clients_max: 16_384,
+            join_burst: 10,
+            join_refill: Duration::from_secs(1),
+            control_queue: QueueLimit { messages: 4_096, bytes: 4 * 1024 * 1024 },
+            append_queue: QueueLimit { messages: 1_024, bytes: 32 * 1024 * 1024 },
+        }
+    }
+}
+
+/// What an endpoint is made from.
+pub struct EndpointConfig {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Who this node is.
+    pub identity: Arc<Identity>,
+    /// 32 random bytes that the node keeps over restarts: what lets others notice a restart at once.
+    pub seed: [u8; 32],
+    /// The checks from records, and the own hello.
+    pub gate: Arc<dyn Gate>,
+    /// Where everything goes that comes in.
+    pub handler: Arc<dyn Handler>,
+    /// Times and limits.
+    pub options: EndpointOptions,
+}
+
+pub(crate) struct Shared {
+    pub(crate) quinn: quinn::Endpoint,
+    pub(crate) gate: Arc<dyn Gate>,
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) credentials: CredentialSlot,
+    pub(crate) options: EndpointOptions,
+    pub(crate) instance: u64,
+    pub(crate) registry: Registry,
+    pub(crate) join_limit: RateLimit,
+    handshakes: Arc<Semaphore>,
+    clients: Arc<Semaphore>,
+    runtime: tokio::runtime::Handle,
+    tasks: Mutex<Option<JoinSet<()>>>,
+    closed: watch::Sender<bool>,
+}
+
+impl Shared {
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
+    /// Starts a task that ends with the endpoint; `None` when that has ended already.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Option<AbortHandle> {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let tasks = tasks.as_mut()?;
+        while tasks.try_join_next().is_some() {}
+        Some(tasks.spawn_on(task, &self.runtime))
+    }
+
+    /// The gate's word, and the news of a newer incarnation where there are some.
+    pub(crate) fn judge(&self, ours: &Hello, caller: &Caller, theirs: &Hello) -> Result<(), Refused> {
+        if hello::proves_newer(ours, caller.role, theirs) {
+            self.handler.lineage_newer(theirs);
+        }
+        let mut caller = caller.clone();
+        caller.raft_id = (theirs.raft_id.0 != 0).then_some(theirs.raft_id);
+        self.gate.admit(caller.plane, &caller, theirs)
+    }
+
+    fn stop(&self, reason: &str) {
+        self.closed.send_replace(true);
+        self.registry.stop();
+        self.quinn.close(codes::SHUTDOWN.into(), reason.as_bytes());
+    }
+}
+
+/// Stops everything when the last handle goes.
+struct Guard(Arc<Shared>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.stop("the node stopped");
+        drop(self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+/// A bound endpoint. Clone it; it stops when [`Endpoint::close`] is called or the last clone is dropped.
+#[derive(Clone)]
+pub struct Endpoint {
+    shared: Arc<Shared>,
+    _guard: Arc<Guard>,
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Endpoint").field("address", &self.local_address()).finish_non_exhaustive()
+    }
+}
+
+impl Endpoint {
+    /// Binds the port and begins to accept. To be called on the runtime that shall carry the endpoint.
+    ///
+    /// # Errors
+    /// The port is in use or may not be used, or the identity is unusable.
+    pub fn bind(config: EndpointConfig) -> Result<Self, BindError> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_none| BindError::NoRuntime)?;
+        let udp = socket::bind(config.listen)?;
+        let credentials = CredentialSlot::new(config.identity)?;
+        let mut server = quinn::ServerConfig::with_crypto(credentials.current().server(&Verdict::default())?);
+        server.transport_config(socket::accept_transport(&config.options));
+        let address = |source| BindError::Address { address: config.listen, source };
+        let quinn = quinn::Endpoint::new(
+            socket::endpoint_config(&config.seed),
+            Some(server),
+            udp,
+            Arc::new(quinn::TokioRuntime),
+        )
+        .map_err(address)?;
+        let options = config.options;
+        let shared = Arc::new(Shared {
+            quinn,
+            gate: config.gate,
+            handler: config.handler,
+            credentials,
+            instance: getrandom::u64().map_err(|_no_detail| BindError::NoEntropy)?,
+            registry: Registry::default(),
+            join_limit: RateLimit::new(options.join_burst, options.join_refill),
+            handshakes: Arc::new(Semaphore::new(options.handshakes_max.max(2))),
+            clients: Arc::new(Semaphore::new(options.clients_max.max(1))),
+            runtime,
+            tasks: Mutex::new(Some(JoinSet::new())),
+            closed: watch::Sender::new(false),
+            options,
+        });
+        shared.spawn(accept_loop(shared.clone()));
+        let guard = Arc::new(Guard(shared.clone()));
+        Ok(Self { shared, _guard: guard })
+    }
+
+    /// Where it listens.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        self.shared.quinn.local_addr().ok()
+    }
+
+    /// The peers.
+    pub fn peers(&self) -> Peers {
+        Peers { shared: self.shared.clone() }
+    }
+
+    /// Replaces the set of peers: new ones are dialled, connections to those that left are closed.
+    pub fn set_peers(&self, peers: Vec<PeerAddress>) {
+        self.peers().set(peers);
+    }
+
+    /// Uses another certificate (and CA) for connections from now on; those that exist stay.
+    ///
+    /// # Errors
+    /// The identity is unusable; the old one stays in use.
+    pub fn set_identity(&self, identity: Arc<Identity>) -> Result<(), TlsError> {
+        self.shared.credentials.replace(identity)
+    }
+
+    /// Who this endpoint is right now.
+    pub fn identity(&self) -> Arc<Identity> {
+        self.shared.credentials.current().identity.clone()
+    }
+
+    /// Closes all connections with this reason and ends all tasks; takes at most 5 s. Later calls of any handle fail as
+    /// "not connected".
+    pub async fn close(&self, reason: &str) {
+        self.shared.stop(reason);
+        let tasks = self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ended = async {
+            if let Some(mut tasks) = tasks {
+                while tasks.join_next().await.is_some() {}
+            }
+            self.shared.quinn.wait_idle().await;
+        };
+        if tokio::time::timeout(SHUTDOWN, ended).await.is_err() {
+            tracing::warn!("closing the endpoint took over 5 s; what was left of its tasks was cut off");
+        }
+    }
+}
+
+async fn accept_loop(shared: Arc<Shared>) {
+    while let Some(incoming) = shared.quinn.accept().await {
+        let free = shared.handshakes.available_permits();
+        if !incoming.remote_address_validated() && incoming.may_retry() && free < shared.options.handshakes_max / 2 {
+            // Under load a stranger first proves that its address is its own.
+            let _ = incoming.retry();
+            continue;
+        }
+        let Ok(permit) = shared.handshakes.clone().try_acquire_owned() else {
+            incoming.refuse();
+            continue;
+        };
+        let task = serve(shared.clone(), incoming, permit);
+        if shared.spawn(task).is_none() {
+            break;
+        }
+    }
+}
+
+/// One incoming connection, from its first packet to its end.
+async fn serve(shared: Arc<Shared>, incoming: quinn::Incoming, permit: OwnedSemaphorePermit) {
+    let source = incoming.remote_address();
+    let source = SocketAddr::new(source.ip().to_canonical(), source.port());
+    let deadline = tokio::time::Instant::now() + shared.options.handshake_deadline;
+    let verdict = Verdict::default();
+    let crypto = match shared.credentials.current().server(&verdict) {
+        Ok(crypto) => crypto,
+        Err(error) => {
+            tracing::warn!(%error, "no TLS set-up for an incoming connection");
+            incoming.refuse();
+            return;
+        }
+    };
+    let mut config = quinn::ServerConfig::with_crypto(crypto);
+    config.transport_config(socket::accept_transport(&shared.options));
+    let Ok(connecting) = incoming.accept_with(Arc::new(config)) else { return };
+    let connection = match tokio::time::timeout_at(deadline, connecting).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => {
+            match verdict.take() {
+                Some(problem) => tracing::info!(%source, %problem, "a caller's certificate was not accepted"),
+                None => tracing::debug!(%source, %error, "a handshake failed"),
+            }
+            return;
+        }
+        Err(_elapsed) => return,
+    };
+    let plane = connection
+        .handshake_data()
+        .and_then(|data| data.downcast::<HandshakeData>().ok())
+        .and_then(|data| data.protocol)
+        .and_then(|alpn| Plane::from_alpn(&alpn));
+    let Some(plane) = plane else {
+        greet::close(&connection, &Refused::Malformed);
+        return;
+    };
+    if plane == Plane::Join {
+        // The permit stays: joins count as handshakes for as long as they last.
+        join::serve(&shared, &connection, source).await;
+        drop(permit);
+        return;
+    }
+    // From here on only who showed a certificate of this cluster; TLS has verified it.
+    let Some(caller) = greet::caller_of(&connection, plane) else {
+        greet::close(&connection, &Refused::NoCertificate);
+        return;
+    };
+    if plane == Plane::Peer && caller.role != CertRole::Manager {
+        greet::close(&connection, &Refused::WrongRole { needed: CertRole::Manager, found: caller.role });
+        return;
+    }
+    let ours = shared.gate.hello();
+    let judge = |caller: &Caller, theirs: &Hello| shared.judge(&ours, caller, theirs);
+    let answered =
+        tokio::time::timeout_at(deadline, greet::answer(&connection, caller, &ours, shared.instance, judge)).await;
+    let greeted = match answered {
+        Ok(Ok(greeted)) => greeted,
+        Ok(Err(GreetError::Refused(refused))) => {
+            tracing::info!(%source, %refused, "a caller was refused");
+            return;
+        }
+        Ok(Err(GreetError::Lost(error))) => {
+            tracing::debug!(%source, %error, "a caller left during the hello");
+            return;
+        }
+        Err(_elapsed) => {
+            connection.close(codes::PROTOCOL.into(), b"no hello in time");
+            return;
+        }
+    };
+    drop(permit);
+    if plane == Plane::Peer {
+        // Whether it was taken or a better connection was kept: nothing is left to do here.
+        let _ = peers::start(&shared, connection, greeted, false);
+        return;
+    }
+    let Ok(_client) = shared.clients.clone().try_acquire_owned() else {
+        greet::close(&connection, &Refused::Busy("it serves as many clients as it can".to_owned()));
+        return;
+    };
+    peers::accept_streams(shared.clone(), connection, greeted, None).await;
+}

@@ -1,0 +1,413 @@
+//! Who a node, an operator or a client is on the wire: key, certificate, and the CA it trusts.
+//!
+//! Owns the identity file (`operator.id`, and the node's own) and the reading of certificates. Never shows a key: no
+//! `Debug` of it, file mode 0600, wiped from memory when dropped. Called by the node, the client and the TLS code.
+
+use std::fmt;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use quorate_core::id::{ClusterId, NodeId};
+use rcgen::{CertificateParams, PKCS_ED25519, PublicKeyData};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use crate::ca::{CaError, CertRole, CertSubject};
+use crate::text::{pem_block, unix_seconds, utc};
+use crate::token::CaHash;
+
+/// The name in a node's certificate: `<node id>.<cluster id>.invalid`.
+pub(crate) fn dns_name(cluster: ClusterId, node: NodeId) -> String {
+    format!("{node}.{cluster}.invalid")
+}
+
+/// An Ed25519 key pair. Its private half is wiped when dropped and is never printed.
+pub struct KeyPair {
+    pkcs8: Zeroizing<Vec<u8>>,
+    public: Vec<u8>,
+    spki_digest: [u8; 32],
+}
+
+impl KeyPair {
+    /// A new random key.
+    ///
+    /// # Errors
+    /// The operating system gave no random bits.
+    pub fn generate() -> Result<Self, CaError> {
+        let pair =
+            Zeroizing::new(rcgen::KeyPair::generate_for(&PKCS_ED25519).map_err(|_no_detail| CaError::NoEntropy)?);
+        Ok(Self::of(&pair))
+    }
+
+    /// Reads [`KeyPair::pkcs8_der`] back.
+    ///
+    /// # Errors
+    /// Not an Ed25519 key in PKCS#8.
+    pub fn from_pkcs8(der: &[u8]) -> Result<Self, CaError> {
+        let pair = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(der), &PKCS_ED25519)
+            .map_err(|_may_hold_key_bytes| CaError::BadParts("the key is no Ed25519 key in PKCS#8".to_owned()))?;
+        Ok(Self::of(&Zeroizing::new(pair)))
+    }
+
+    fn of(pair: &rcgen::KeyPair) -> Self {
+        Self {
+            pkcs8: Zeroizing::new(pair.serialized_der().to_vec()),
+            public: pair.public_key_raw().to_vec(),
+            spki_digest: Sha256::digest(pair.subject_public_key_info()).into(),
+        }
+    }
+
+    /// The private key, PKCS#8 DER. Seal it or write it 0600.
+    pub fn pkcs8_der(&self) -> &[u8] {
+        &self.pkcs8
+    }
+
+    /// SHA-256 of the public key (SubjectPublicKeyInfo): who its holder is on the wire.
+    pub const fn digest(&self) -> [u8; 32] {
+        self.spki_digest
+    }
+
+    pub(crate) fn public_key(&self) -> &[u8] {
+        &self.public
+    }
+
+    pub(crate) fn signer(&self) -> Result<Zeroizing<rcgen::KeyPair>, rcgen::Error> {
+        rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(self.pkcs8_der()), &PKCS_ED25519)
+            .map(Zeroizing::new)
+    }
+
+    /// A signing request (DER) for this key. It asks for nothing: the CA decides what the certificate says.
+    ///
+    /// # Errors
+    /// Signing failed.
+    pub fn csr(&self) -> Result<Vec<u8>, CaError> {
+        let signing = |error: rcgen::Error| CaError::Signing(error.to_string());
+        let signer = self.signer().map_err(signing)?;
+        let request = CertificateParams::default().serialize_request(&*signer).map_err(signing)?;
+        Ok(request.der().to_vec())
+    }
+}
+
+impl fmt::Debug for KeyPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyPair(redacted)")
+    }
+}
+
+/// What a certificate of this cluster says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subject {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The node, or the random id of an operator.
+    pub node_id: NodeId,
+    /// What it may be.
+    pub role: CertRole,
+    /// Holds from, seconds since 1970.
+    pub not_before: u64,
+    /// Holds until, seconds since 1970.
+    pub not_after: u64,
+    /// SHA-256 of the public key (SubjectPublicKeyInfo).
+    pub key_digest: [u8; 32],
+}
+
+impl Subject {
+    /// Reads what a certificate says. It proves nothing: verification is the handshake's.
+    ///
+    /// # Errors
+    /// Not a certificate of the form that this crate issues.
+    pub fn of(certificate: &CertificateDer<'_>) -> Result<Self, CertificateProblem> {
+        let malformed = |what: &str| CertificateProblem::Malformed(what.to_owned());
+        let (rest, parsed) =
+            x509_parser::parse_x509_certificate(certificate).map_err(|_no_detail| malformed("it does not parse"))?;
+        if !rest.is_empty() {
+            return Err(malformed("there are bytes after it"));
+        }
+        let name = parsed.subject();
+        let cluster: ClusterId = one(name.iter_organization()).ok_or_else(|| malformed("it names no cluster"))?;
+        let node_id: NodeId = one(name.iter_common_name()).ok_or_else(|| malformed("it names no node"))?;
+        let role = name
+            .iter_organizational_unit()
+            .next()
+            .and_then(|unit| unit.as_str().ok())
+            .and_then(CertRole::from_name)
+            .ok_or_else(|| malformed("it names no role"))?;
+        let names = parsed
+            .subject_alternative_name()
+            .ok()
+            .flatten()
+            .map(|extension| extension.value.general_names.as_slice())
+            .unwrap_or_default();
+        let expected = dns_name(cluster, node_id);
+        if !matches!(names, [x509_parser::extensions::GeneralName::DNSName(found)] if *found == expected) {
+            return Err(malformed("its alternative name is not its node's"));
+        }
+        let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
+        Ok(Self {
+            cluster,
+            node_id,
+            role,
+            not_before: seconds(parsed.validity().not_before),
+            not_after: seconds(parsed.validity().not_after),
+            key_digest: Sha256::digest(parsed.public_key().raw).into(),
+        })
+    }
+
+    /// Whether it holds at this time.
+    ///
+    /// # Errors
+    /// [`CertificateProblem::Expired`] or [`CertificateProblem::NotYetValid`], with both clocks.
+    pub fn check_time(&self, now: SystemTime) -> Result<(), CertificateProblem> {
+        let now = unix_seconds(now);
+        if now > self.not_after {
+            Err(CertificateProblem::Expired { not_after: self.not_after, now })
+        } else if now < self.not_before {
+            Err(CertificateProblem::NotYetValid { not_before: self.not_before, now })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The part that a CA decides.
+    pub const fn named(&self) -> CertSubject {
+        CertSubject { cluster: self.cluster, node_id: self.node_id, role: self.role }
+    }
+}
+
+fn one<'a, T: std::str::FromStr>(
+    mut values: impl Iterator<Item = &'a x509_parser::x509::AttributeTypeAndValue<'a>>,
+) -> Option<T> {
+    let value = values.next()?.as_str().ok()?.parse().ok();
+    if values.next().is_some() { None } else { value }
+}
+
+/// What is wrong with a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateProblem {
+    /// Signed by another CA than this cluster's.
+    #[error("the certificate is of another cluster: its CA is not ours")]
+    OtherCa,
+    /// Signed by our CA, but it names another cluster.
+    #[error("the certificate names cluster {found}, ours is {expected}")]
+    OtherCluster {
+        /// Ours.
+        expected: ClusterId,
+        /// The one it names.
+        found: ClusterId,
+    },
+    /// It no longer holds.
+    #[error("the certificate expired at {}; the clock here says {}: renew it, or set the clock that is wrong", utc(*.not_after), utc(*.now))]
+    Expired {
+        /// The end in the certificate, by the issuer's clock, seconds since 1970.
+        not_after: u64,
+        /// This machine's clock, seconds since 1970.
+        now: u64,
+    },
+    /// It does not hold yet.
+    #[error("the certificate holds only from {} by its issuer's clock; the clock here says {}: set the clock that is wrong", utc(*.not_before), utc(*.now))]
+    NotYetValid {
+        /// The begin in the certificate, by the issuer's clock, seconds since 1970.
+        not_before: u64,
+        /// This machine's clock, seconds since 1970.
+        now: u64,
+    },
+    /// Another node of the cluster than the one that was dialled.
+    #[error("the certificate is node {found}'s, {expected} was expected at this address: an address may have moved")]
+    OtherNode {
+        /// Whom the caller expected.
+        expected: NodeId,
+        /// Who is there.
+        found: NodeId,
+    },
+    /// The role does not allow this.
+    #[error("the certificate is a {}'s; a {}'s is needed here", .found.name(), .needed.name())]
+    WrongRole {
+        /// What it would take.
+        needed: CertRole,
+        /// What it is.
+        found: CertRole,
+    },
+    /// The chain does not hold the CA that the join token names.
+    #[error("the other side does not hold the CA that the join token names")]
+    NotPinned,
+    /// Not a certificate as this crate issues them.
+    #[error("the certificate is malformed: {0}")]
+    Malformed(String),
+}
+
+/// A file that is no identity, or could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Reading or writing failed.
+    #[error("identity file {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It does not hold what an identity needs.
+    #[error(
+        "{path} is no identity file: {what}; make a new one from a manager's directory, the cluster is not affected"
+    )]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is missing or wrong.
+        what: String,
+    },
+    /// The parts do not belong together.
+    #[error("certificate, key and CA do not belong together: {0}")]
+    Mismatch(String),
+}
+
+/// CA certificate, own certificate and key: everything that it takes to be somebody in the cluster.
+pub struct Identity {
+    ca: CertificateDer<'static>,
+    certificate: CertificateDer<'static>,
+    key: KeyPair,
+    subject: Subject,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("subject", &self.subject).finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    /// Puts the parts together.
+    ///
+    /// # Errors
+    /// The certificate is malformed, or the key is not its key.
+    pub fn new(
+        ca: CertificateDer<'static>,
+        certificate: CertificateDer<'static>,
+        key: KeyPair,
+    ) -> Result<Self, IdentityError> {
+        let subject = Subject::of(&certificate).map_err(|problem| IdentityError::Mismatch(problem.to_string()))?;
+        if subject.key_digest != key.digest() {
+            return Err(IdentityError::Mismatch("the key is not the certificate's".to_owned()));
+        }
+        Ok(Self { ca, certificate, key, subject })
+    }
+
+    /// What the certificate says.
+    pub const fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// The cluster's root certificate.
+    pub const fn ca(&self) -> &CertificateDer<'static> {
+        &self.ca
+    }
+
+    /// The hash of the root certificate, as in join tokens.
+    pub fn ca_hash(&self) -> CaHash {
+        CaHash::of(&self.ca)
+    }
+
+    /// The own certificate.
+    pub const fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// The own key, for a renewal of the certificate.
+    pub const fn key(&self) -> &KeyPair {
+        &self.key
+    }
+
+    /// The same key with a new certificate.
+    ///
+    /// # Errors
+    /// The certificate is malformed or not for this key.
+    pub fn renewed(&self, certificate: CertificateDer<'static>) -> Result<Self, IdentityError> {
+        let key =
+            KeyPair::from_pkcs8(self.key.pkcs8_der()).map_err(|error| IdentityError::Mismatch(error.to_string()))?;
+        Self::new(self.ca.clone(), certificate, key)
+    }
+
+    /// As PEM: certificate, CA certificate, key.
+    pub fn to_pem(&self) -> Zeroizing<String> {
+        let mut text = Zeroizing::new(String::new());
+        for block in [
+            pem_block("CERTIFICATE", &self.certificate),
+            pem_block("CERTIFICATE", &self.ca),
+            pem_block("PRIVATE KEY", self.key.pkcs8_der()),
+        ] {
+            text.push_str(&block);
+        }
+        text
+    }
+
+    /// Reads [`Identity::to_pem`] back. `origin` is named in errors.
+    ///
+    /// # Errors
+    /// A part is missing, malformed, or does not belong to the others.
+    pub fn from_pem(text: &[u8], origin: &Path) -> Result<Self, IdentityError> {
+        let malformed = |what: &str| IdentityError::Malformed { path: origin.to_owned(), what: what.to_owned() };
+        let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(text)
+            .collect::<Result<_, _>>()
+            .map_err(|_no_detail| malformed("a certificate in it does not parse"))?;
+        let [certificate, ca] = <[_; 2]>::try_from(certificates)
+            .map_err(|found| malformed(&format!("it holds {} certificates, 2 are needed", found.len())))?;
+        let key =
+            PrivatePkcs8KeyDer::from_pem_slice(text).map_err(|_no_detail| malformed("it holds no private key"))?;
+        let key = KeyPair::from_pkcs8(key.secret_pkcs8_der()).map_err(|error| malformed(&error.to_string()))?;
+        Self::new(ca, certificate, key).map_err(|error| malformed(&error.to_string()))
+    }
+
+    /// Writes the identity so that a crash leaves the old file or the new one, never a part: a temporary file of mode
+    /// 0600 in the same directory, synced, renamed, directory synced.
+    ///
+    /// # Errors
+    /// The file system refused.
+    pub fn write(&self, path: &Path) -> Result<(), IdentityError> {
+        write_private(path, self.to_pem().as_bytes())
+            .map_err(|source| IdentityError::Io { path: path.to_owned(), source })
+    }
+
+    /// Reads an identity file.
+    ///
+    /// # Errors
+    /// Unreadable, or no identity.
+    pub fn load(path: &Path) -> Result<Self, IdentityError> {
+        let text =
+            Zeroizing::new(std::fs::read(path).map_err(|source| IdentityError::Io { path: path.to_owned(), source })?);
+        Self::from_pem(&text, path)
+    }
+}
+
+/// Replaces a file atomically by one that only its owner reads.
+fn write_private(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let name = path.file_name().ok_or_else(|| std::io::Error::other("the path names no file"))?;
+    let mut temporary_name = std::ffi::OsString::from(".");
+    temporary_name.push(name);
+    temporary_name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = directory.join(temporary_name);
+    // One that an earlier crash left is ours to replace; `create_new` then never opens a file with another mode.
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let written = (|| {
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)?;
+        std::fs::File::open(directory)?.sync_all()
+    })();
+    if written.is_err() {
+        // Best effort: the error that is reported is the first one.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
+}

@@ -1,0 +1,523 @@
+//! The join plane: how a node without a certificate gets one.
+//!
+//! Owns both ends of the one exchange there is. The newcomer sends nothing before it has seen the CA that its token names.
+//! Nothing else can be reached on this plane: one connection, one request, one answer. Never compares a secret: the
+//! node does, which knows the tokens. Called by the endpoint (serving) and by `join` in the newcomer.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use prost::Message;
+use quorate_core::id::{ClusterId, Lineage, NodeId, RaftId, StoreId};
+use rustls_pki_types::CertificateDer;
+
+use crate::dial::{self, ConnectError};
+use crate::frame::{self, FrameKind};
+use crate::hello::{PROTOCOL_MAX, PROTOCOL_MIN, Refused};
+use crate::proto;
+use crate::text::unix_seconds;
+use crate::tls;
+use crate::token::{JoinToken, TokenSecret};
+
+/// What a newcomer tells. The secret is not part of it on the newcomer's side: it comes from the token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinRequest {
+    /// The secret half of its token; filled in by [`join`].
+    pub secret: TokenSecret,
+    /// Signing request, DER; only its public key counts.
+    pub csr: Vec<u8>,
+    /// The id it made for itself.
+    pub node_id: NodeId,
+    /// The name people gave it; may be empty.
+    pub name: String,
+    /// Where it can be reached, `host:port`; an unspecified host means the source address.
+    pub advertise: String,
+    /// Its store, if it has one.
+    pub store_id: Option<StoreId>,
+    /// Oldest wire protocol it speaks.
+    pub protocol_min: u32,
+    /// Newest wire protocol it speaks.
+    pub protocol_max: u32,
+    /// Newest command version it supports.
+    pub command_version: u32,
+    /// Version of its binary.
+    pub software: String,
+    /// Its clock, seconds since 1970: for a refusal that names both clocks.
+    pub unix_seconds: u64,
+}
+
+impl JoinRequest {
+    /// A request with the versions of this build and the clock of now.
+    pub fn new(token: &JoinToken, csr: Vec<u8>, node_id: NodeId) -> Self {
+        Self {
+            secret: token.secret().clone(),
+            csr,
+            node_id,
+            name: String::new(),
+            advertise: String::new(),
+            store_id: None,
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL_MAX,
+            command_version: 0,
+            software: String::new(),
+            unix_seconds: unix_seconds(SystemTime::now()),
+        }
+    }
+
+    fn to_wire(&self) -> proto::JoinRequest {
+        proto::JoinRequest {
+            secret: Bytes::copy_from_slice(self.secret.expose()),
+            csr: self.csr.clone().into(),
+            node_id: Bytes::copy_from_slice(self.node_id.as_bytes()),
+            name: self.name.clone(),
+            advertise: self.advertise.clone(),
+            store_id: self.store_id.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
+            protocol_min: self.protocol_min,
+            protocol_max: self.protocol_max,
+            command_version: self.command_version,
+            software: self.software.clone(),
+            unix_seconds: self.unix_seconds,
+        }
+    }
+
+    fn from_wire(wire: proto::JoinRequest) -> Option<Self> {
+        let store_id = if wire.store_id.is_empty() { None } else { Some(StoreId::from_slice(&wire.store_id)?) };
+        Some(Self {
+            secret: TokenSecret::from_bytes(wire.secret.as_ref().try_into().ok()?),
+            csr: wire.csr.to_vec(),
+            node_id: NodeId::from_slice(&wire.node_id)?,
+            name: wire.name,
+            advertise: wire.advertise,
+            store_id,
+            protocol_min: wire.protocol_min,
+            protocol_max: wire.protocol_max,
+            command_version: wire.command_version,
+            software: wire.software,
+            unix_seconds: wire.unix_seconds,
+        })
+    }
+}
+
+/// A manager that a newcomer may talk to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManagerAddress {
+    /// Its raft id.
+    pub raft_id: RaftId,
+    /// Its node id.
+    pub node_id: NodeId,
+    /// Where to reach it, best first.
+    pub addresses: Vec<String>,
+}
+
+/// What a newcomer that was taken gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// Its certificate, DER.
+    pub certificate: Vec<u8>,
+    /// The cluster's root, DER; checked by [`join`] against the token.
+    pub ca_certificate: Vec<u8>,
+    /// The cluster.
+    pub cluster_id: ClusterId,
+    /// Its incarnation.
+    pub lineage: Lineage,
+    /// The id the node has: its own, or the one it had before.
+    pub node_id: NodeId,
+    /// Its raft id; [`RaftId`] 0 for a worker.
+    pub raft_id: RaftId,
+    /// The managers.
+    pub managers: Vec<ManagerAddress>,
+    /// What the node on the other side hands over besides; opaque to the wire.
+    pub extra: Bytes,
+}
+
+/// Why a newcomer was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JoinRefused {
+    /// No token of this cluster has this secret.
+    #[error(
+        "the join token is not valid: its secret is wrong, or it was rotated or revoked; print a current one with `quorate token show`"
+    )]
+    BadToken,
+    /// Its time is over.
+    #[error("the join token has expired; make a new one with `quorate token create`")]
+    TokenExpired,
+    /// It was used as often as it may be.
+    #[error("the join token is used up; make a new one with `quorate token create`")]
+    TokenUsedUp,
+    /// The manager is locked.
+    #[error("the manager is locked: unlock it, or ask another one")]
+    Locked,
+    /// The manager could not reach the newcomer at the address it gave.
+    #[error("the manager could not reach this node: {0}; give the right --advertise address and open its UDP port")]
+    Unreachable(String),
+    /// The clocks differ too much.
+    #[error("the clocks differ: {0}; set the one that is wrong")]
+    Clock(String),
+    /// The versions do not fit.
+    #[error("the versions do not fit: {0}")]
+    Version(String),
+    /// There is no leader right now; nothing was changed.
+    #[error("the cluster has no leader right now; nothing was changed, try again")]
+    NoLeader,
+    /// The node id is taken.
+    #[error("a node with this id is already in the cluster: {0}")]
+    AlreadyKnown(String),
+    /// Too many attempts from this source.
+    #[error("too many attempts from this address; wait a few seconds")]
+    RateLimited,
+    /// The request is malformed.
+    #[error("the manager could not read the request: {0}")]
+    Malformed(String),
+    /// Something else, in words.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl JoinRefused {
+    fn to_wire(&self) -> proto::JoinRefused {
+        use proto::JoinRefusedKind as Kind;
+        let (kind, text) = match self {
+            Self::BadToken => (Kind::JoinRefusedBadToken, ""),
+            Self::TokenExpired => (Kind::JoinRefusedTokenExpired, ""),
+            Self::TokenUsedUp => (Kind::JoinRefusedTokenUsedUp, ""),
+            Self::Locked => (Kind::JoinRefusedLocked, ""),
+            Self::Unreachable(text) => (Kind::JoinRefusedUnreachable, text.as_str()),
+            Self::Clock(text) => (Kind::JoinRefusedClock, text.as_str()),
+            Self::Version(text) => (Kind::JoinRefusedVersion, text.as_str()),
+            Self::NoLeader => (Kind::JoinRefusedNoLeader, ""),
+            Self::AlreadyKnown(text) => (Kind::JoinRefusedAlreadyKnown, text.as_str()),
+            Self::RateLimited => (Kind::JoinRefusedRateLimited, ""),
+            Self::Malformed(text) => (Kind::JoinRefusedMalformed, text.as_str()),
+            Self::Other(text) => (Kind::JoinRefusedOther, text.as_str()),
+        };
+        proto::JoinRefused { kind: kind.into(), text: text.chars().take(2_000).collect() }
+    }
+
+    fn from_wire(wire: proto::JoinRefused) -> Self {
+        use proto::JoinRefusedKind as Kind;
+        match Kind::try_from(wire.kind).unwrap_or(Kind::JoinRefusedOther) {
+            Kind::JoinRefusedBadToken => Self::BadToken,
+            Kind::JoinRefusedTokenExpired => Self::TokenExpired,
+            Kind::JoinRefusedTokenUsedUp => Self::TokenUsedUp,
+            Kind::JoinRefusedLocked => Self::Locked,
+            Kind::JoinRefusedUnreachable => Self::Unreachable(wire.text),
+            Kind::JoinRefusedClock => Self::Clock(wire.text),
+            Kind::JoinRefusedVersion => Self::Version(wire.text),
+            Kind::JoinRefusedNoLeader => Self::NoLeader,
+            Kind::JoinRefusedAlreadyKnown => Self::AlreadyKnown(wire.text),
+            Kind::JoinRefusedRateLimited => Self::RateLimited,
+            Kind::JoinRefusedMalformed => Self::Malformed(wire.text),
+            Kind::JoinRefusedOther => Self::Other(wire.text),
+        }
+    }
+}
+
+/// The answer to a [`JoinRequest`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JoinReply {
+    /// Taken.
+    Joined(Box<Joined>),
+    /// Not taken; nothing was changed.
+    Refused(JoinRefused),
+}
+
+impl JoinReply {
+    pub(crate) fn to_wire(&self) -> proto::JoinReply {
+        use proto::join_reply::Outcome;
+        let outcome = match self {
+            Self::Joined(joined) => Outcome::Joined(proto::Joined {
+                certificate: joined.certificate.clone().into(),
+                ca_certificate: joined.ca_certificate.clone().into(),
+                cluster_id: Bytes::copy_from_slice(joined.cluster_id.as_bytes()),
+                lineage: joined.lineage.to_bytes().into(),
+                node_id: Bytes::copy_from_slice(joined.node_id.as_bytes()),
+                raft_id: joined.raft_id.0,
+                managers: joined
+                    .managers
+                    .iter()
+                    .map(|manager| proto::Manager {
+                        raft_id: manager.raft_id.0,
+                        node_id: Bytes::copy_from_slice(manager.node_id.as_bytes()),
+                        addresses: manager.addresses.clone(),
+                    })
+                    .collect(),
+                extra: joined.extra.clone(),
+            }),
+            Self::Refused(refused) => Outcome::Refused(refused.to_wire()),
+        };
+        proto::JoinReply { outcome: Some(outcome) }
+    }
+
+    fn from_wire(wire: proto::JoinReply) -> Option<Self> {
+        use proto::join_reply::Outcome;
+        Some(match wire.outcome? {
+            Outcome::Refused(refused) => Self::Refused(JoinRefused::from_wire(refused)),
+            Outcome::Joined(joined) => Self::Joined(Box::new(Joined {
+                certificate: joined.certificate.to_vec(),
+                ca_certificate: joined.ca_certificate.to_vec(),
+                cluster_id: ClusterId::from_slice(&joined.cluster_id)?,
+                lineage: Lineage::from_slice(&joined.lineage)?,
+                node_id: NodeId::from_slice(&joined.node_id)?,
+                raft_id: RaftId(joined.raft_id),
+                managers: joined
+                    .managers
+                    .into_iter()
+                    .map(|manager| {
+                        Some(ManagerAddress {
+                            raft_id: RaftId(manager.raft_id),
+                            node_id: NodeId::from_slice(&manager.node_id)?,
+                            addresses: manager.addresses,
+                        })
+                    })
+                    .collect::<Option<_>>()?,
+                extra: joined.extra,
+            })),
+        })
+    }
+}
+
+/// Why joining failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JoinError {
+    /// No manager could be reached, or the one reached does not hold the CA of the token. Nothing was sent.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The manager said no. Nothing was changed.
+    #[error("the cluster did not take this node: {0}")]
+    Refused(JoinRefused),
+    /// The connection broke or the deadline passed after the request was sent: the manager may have taken the node.
+    /// Joining again with the same node id and key is safe.
+    #[error(
+        "no answer to the join request ({0}); the cluster may have taken this node: run the same join again, that is safe"
+    )]
+    Unknown(String),
+    /// The answer does not fit the token or the request.
+    #[error("the manager's answer was not accepted: {0}; this node is unchanged")]
+    BadReply(String),
+}
+
+/// Joins a cluster: connects to the first of `addresses` that answers, checks that it holds the CA that `token` names,
+/// and only then sends the request. On success certificate and CA have been checked against token, request and each other.
+///
+/// Cancel safe in that this node is unchanged; the cluster may already have taken it (see [`JoinError::Unknown`]).
+///
+/// # Errors
+/// See [`JoinError`].
+pub async fn join(
+    addresses: &[String],
+    token: &JoinToken,
+    request: JoinRequest,
+    timeout: Duration,
+) -> Result<Joined, JoinError> {
+    let deadline = tokio::time::Instant::now() + timeout;
+    let pinned = *token.ca_hash();
+    let request = JoinRequest { secret: token.secret().clone(), ..request };
+    let dialled = dial::race(addresses, timeout, |address| async move {
+        dial::fresh(address, timeout, |verdict| tls::join_client(pinned, verdict)).await
+    })
+    .await?;
+    let (endpoint, connection) = (dialled.endpoint, dialled.connection);
+    let exchange = async {
+        let (mut send, mut receive) =
+            connection.open_bi().await.map_err(|error| join_failure(&error, dialled.address))?;
+        let body = request.to_wire().encode_to_vec();
+        let frame = frame::encode(FrameKind::Join, &body).ok_or_else(|| JoinError::BadReply("too long".to_owned()))?;
+        let sent = send.write_chunk(frame).await;
+        let finished = send.finish();
+        if sent.is_err() || finished.is_err() {
+            let error = connection.closed().await;
+            return Err(join_failure(&error, dialled.address));
+        }
+        match frame::read_kind(&mut receive, FrameKind::JoinReply, frame::JOIN_BYTES_MAX).await {
+            Ok(body) => proto::JoinReply::decode(body)
+                .ok()
+                .and_then(JoinReply::from_wire)
+                .ok_or_else(|| JoinError::BadReply("it does not decode".to_owned())),
+            Err(error) => Err(match connection.close_reason() {
+                Some(reason) => join_failure(&reason, dialled.address),
+                None => JoinError::Unknown(error.to_string()),
+            }),
+        }
+    };
+    let reply = tokio::time::timeout_at(deadline, exchange)
+        .await
+        .unwrap_or_else(|_elapsed| Err(JoinError::Unknown(format!("{} did not answer in time", dialled.address))));
+    connection.close(crate::codes::DONE.into(), b"");
+    // The close frame is on its way; waiting for its three round trips would only delay the caller.
+    drop(endpoint);
+    match reply? {
+        JoinReply::Refused(refused) => Err(JoinError::Refused(refused)),
+        JoinReply::Joined(joined) => accept_reply(&pinned, *joined),
+    }
+}
+
+fn join_failure(error: &quinn::ConnectionError, address: SocketAddr) -> JoinError {
+    match dial::refusal(error) {
+        Some(Refused::Busy(_)) => JoinError::Refused(JoinRefused::RateLimited),
+        Some(refused) => JoinError::Connect(ConnectError::Refused { address, refused }),
+        None => JoinError::Unknown(error.to_string()),
+    }
+}
+
+fn accept_reply(pinned: &crate::token::CaHash, joined: Joined) -> Result<Joined, JoinError> {
+    let ca = CertificateDer::from(joined.ca_certificate.as_slice());
+    if crate::token::CaHash::of(&ca) != *pinned {
+        return Err(JoinError::BadReply("its CA certificate is not the one that the token names".to_owned()));
+    }
+    let subject = crate::identity::Subject::of(&CertificateDer::from(joined.certificate.as_slice()))
+        .map_err(|problem| JoinError::BadReply(problem.to_string()))?;
+    if subject.cluster != joined.cluster_id || subject.node_id != joined.node_id {
+        return Err(JoinError::BadReply("its certificate names another cluster or node".to_owned()));
+    }
+    subject.check_time(SystemTime::now()).map_err(|problem| JoinError::BadReply(problem.to_string()))?;
+    Ok(joined)
+}
+
+/// Serves one newcomer: one request, one answer, within the deadline.
+pub(crate) async fn serve(shared: &Arc<crate::endpoint::Shared>, connection: &quinn::Connection, source: SocketAddr) {
+    let refuse = |refused: Refused| {
+        let (code, reason) = refused.to_close();
+        connection.close(code.into(), &reason);
+    };
+    if !shared.join_limit.allow(source.ip()) {
+        refuse(Refused::Busy("too many join attempts from this address".to_owned()));
+        return;
+    }
+    let exchange = async {
+        let (mut send, mut receive) = connection.accept_bi().await.ok()?;
+        let request = frame::read_kind(&mut receive, FrameKind::Join, frame::JOIN_BYTES_MAX)
+            .await
+            .ok()
+            .and_then(|body| proto::JoinRequest::decode(body).ok())
+            .and_then(JoinRequest::from_wire);
+        let reply = match request {
+            None => JoinReply::Refused(JoinRefused::Malformed("it is no join request".to_owned())),
+            Some(request) => {
+                let (sender, receiver) = tokio::sync::oneshot::channel();
+                shared.handler.join(source, request, sender);
+                // A handler that gives no answer says that it does not know.
+                receiver.await.ok()?
+            }
+        };
+        let frame = frame::encode(FrameKind::JoinReply, &reply.to_wire().encode_to_vec())?;
+        send.write_chunk(frame).await.ok()?;
+        send.finish().ok()?;
+        // The last receiver closes: closing here would throw the answer away.
+        connection.closed().await;
+        Some(())
+    };
+    match tokio::time::timeout(shared.options.join_deadline, exchange).await {
+        Ok(Some(())) => {}
+        Ok(None) => connection.close(crate::codes::PROTOCOL.into(), b"no answer"),
+        Err(_elapsed) => connection.close(crate::codes::PROTOCOL.into(), b"the join took too long"),
+    }
+}
+
+/// How often one source address may try to join: a bucket per address, the table bounded.
+pub(crate) struct RateLimit {
+    burst: u32,
+    refill: Duration,
+    buckets: std::sync::Mutex<std::collections::HashMap<IpAddr, (u32, Instant)>>,
+}
+
+/// Sources remembered at once; beyond it the ones that are full again are forgotten.
+const SOURCES_MAX: usize = 4_096;
+
+impl RateLimit {
+    pub(crate) fn new(burst: u32, refill: Duration) -> Self {
+        Self { burst: burst.max(1), refill: refill.max(Duration::from_millis(1)), buckets: std::sync::Mutex::default() }
+    }
+
+    pub(crate) fn allow(&self, source: IpAddr) -> bool {
+        self.allow_at(source, Instant::now())
+    }
+
+    fn allow_at(&self, source: IpAddr, now: Instant) -> bool {
+        let source = group(source);
+        let mut buckets = self.buckets.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let full_after = self.refill.saturating_mul(self.burst);
+        if buckets.len() >= SOURCES_MAX && !buckets.contains_key(&source) {
+            buckets.retain(|_, (_, since)| now.duration_since(*since) < full_after);
+            if buckets.len() >= SOURCES_MAX {
+                return false;
+            }
+        }
+        let (tokens, since) = buckets.entry(source).or_insert((self.burst, now));
+        let gained = now.duration_since(*since).as_nanos() / self.refill.as_nanos();
+        let gained = u32::try_from(gained).unwrap_or(u32::MAX);
+        if gained > 0 {
+            *tokens = tokens.saturating_add(gained).min(self.burst);
+            *since = if *tokens == self.burst { now } else { *since + self.refill * gained };
+        }
+        if *tokens == 0 {
+            return false;
+        }
+        *tokens -= 1;
+        true
+    }
+}
+
+/// One IPv6 customer has a /64 at least: counting single addresses would count nothing.
+fn group(source: IpAddr) -> IpAddr {
+    match source.to_canonical() {
+        IpAddr::V4(v4) => IpAddr::V4(v4),
+        IpAddr::V6(v6) => IpAddr::V6(std::net::Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_may_try_in_bursts_and_then_at_the_refill_rate() {
+        let limit = RateLimit::new(3, Duration::from_secs(1));
+        let source: IpAddr = "10.0.0.1".parse().unwrap();
+        let other: IpAddr = "10.0.0.2".parse().unwrap();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!((0..5).filter(|_| limit.allow_at(source, at(0))).count(), 3);
+        assert!(limit.allow_at(other, at(0)), "another source has its own bucket");
+        assert_eq!((0..5).filter(|_| limit.allow_at(source, at(2))).count(), 2);
+        assert_eq!((0..9).filter(|_| limit.allow_at(source, at(1000))).count(), 3);
+    }
+
+    #[test]
+    fn the_table_of_sources_is_bounded() {
+        let limit = RateLimit::new(1, Duration::from_secs(1));
+        let now = Instant::now();
+        for n in 0..10_000u32 {
+            limit.allow_at(std::net::Ipv4Addr::from_bits(n).into(), now);
+        }
+        assert!(limit.buckets.lock().unwrap().len() <= SOURCES_MAX);
+        assert!(limit.allow_at("9.9.9.9".parse().unwrap(), now + Duration::from_secs(5)), "old ones are forgotten");
+    }
+
+    #[test]
+    fn replies_survive_the_wire() {
+        let joined = Joined {
+            certificate: vec![1],
+            ca_certificate: vec![2],
+            cluster_id: ClusterId::from_bytes([3; 16]),
+            lineage: Lineage::default(),
+            node_id: NodeId::from_bytes([4; 16]),
+            raft_id: RaftId(5),
+            managers: vec![ManagerAddress {
+                raft_id: RaftId(1),
+                node_id: NodeId::from_bytes([6; 16]),
+                addresses: vec!["a:1".into()],
+            }],
+            extra: Bytes::from_static(b"policy"),
+        };
+        for reply in [
+            JoinReply::Joined(Box::new(joined)),
+            JoinReply::Refused(JoinRefused::BadToken),
+            JoinReply::Refused(JoinRefused::Unreachable("10.0.0.9:4701".into())),
+            JoinReply::Refused(JoinRefused::NoLeader),
+        ] {
+            assert_eq!(JoinReply::from_wire(reply.to_wire()), Some(reply));
+        }
+    }
+}

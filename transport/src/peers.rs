@@ -1,0 +1,523 @@
+//! The connections to the other managers.
+//!
+//! Owns the set of peers, one dial task for each, and the one connection per pair. Never waits for a peer: what cannot be
+//! queued is given back. The node with the lower raft id dials; the other one dials too when it was asked to, or when nobody
+//! came for a while, and of two connections between the same two processes the one that the lower raft id dialled is
+//! kept by both. Called by the node from any thread.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_core::id::{NodeId, RaftId};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+
+use crate::codes;
+use crate::dial::{self, ConnectError};
+use crate::endpoint::Shared;
+use crate::greet::{self, Asked, GreetError, Greeted};
+use crate::handler::{Down, Lane, Plane, SnapshotPiece};
+use crate::hello::{Hello, Refused};
+use crate::lanes::{self, LaneQueue, SendError, StreamKind};
+use crate::request::{self, RequestError};
+use crate::snapshot::{self, SnapshotSendError};
+
+/// A manager that should be connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerAddress {
+    /// Its raft id.
+    pub raft_id: RaftId,
+    /// Its node id, which its certificate must name; `None` when it is not known yet.
+    pub node_id: Option<NodeId>,
+    /// Where to reach it, `host:port`, best first; resolved at every dial.
+    pub addresses: Vec<String>,
+}
+
+/// A connected peer.
+#[derive(Debug, Clone)]
+pub struct PeerInfo {
+    /// Smoothed round-trip time.
+    pub rtt: Duration,
+    /// Where it is.
+    pub address: SocketAddr,
+    /// What it said of itself.
+    pub hello: Hello,
+    /// Messages that did not fit into its queues since it is connected.
+    pub dropped: u64,
+}
+
+/// One established connection to a peer.
+pub(crate) struct Live {
+    connection: quinn::Connection,
+    hello: Hello,
+    instance: u64,
+    dialled_by_us: bool,
+    control: Arc<LaneQueue>,
+    append: Arc<LaneQueue>,
+}
+
+impl Live {
+    fn close(&self, code: u32, reason: &[u8]) {
+        self.control.close();
+        self.append.close();
+        self.connection.close(code.into(), reason);
+    }
+}
+
+struct Dial {
+    target: PeerAddress,
+    wake: Arc<Notify>,
+    nudged: Arc<AtomicBool>,
+    task: tokio::task::AbortHandle,
+}
+
+#[derive(Default)]
+pub(crate) struct Registry {
+    live: RwLock<HashMap<RaftId, Arc<Live>>>,
+    dials: Mutex<HashMap<RaftId, Dial>>,
+    failures: Mutex<HashMap<RaftId, ConnectError>>,
+    /// Held while a connection comes or goes, handler calls included: ups and downs of a peer alternate.
+    events: Mutex<()>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Registry {
+    pub(crate) fn live(&self, peer: RaftId) -> Option<Arc<Live>> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).get(&peer).cloned()
+    }
+
+    fn is_live(&self, peer: RaftId) -> bool {
+        self.live(peer).is_some_and(|live| live.connection.close_reason().is_none())
+    }
+
+    fn wake(&self, peer: RaftId) {
+        if let Some(dial) = locked(&self.dials).get(&peer) {
+            dial.wake.notify_one();
+        }
+    }
+
+    /// The endpoint stops: no more dials.
+    pub(crate) fn stop(&self) {
+        for (_, dial) in locked(&self.dials).drain() {
+            dial.task.abort();
+        }
+    }
+}
+
+/// The peers of an endpoint. Clone it; use it from any thread, inside or outside a runtime.
+#[derive(Clone)]
+pub struct Peers {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Peers {
+    /// Replaces the set: new peers are dialled, changed addresses are used from the next dial on, connections to peers
+    /// that left are closed.
+    pub(crate) fn set(&self, peers: Vec<PeerAddress>) {
+        let registry = &self.shared.registry;
+        let mut dials = locked(&registry.dials);
+        let wanted: HashMap<RaftId, PeerAddress> = peers.into_iter().map(|peer| (peer.raft_id, peer)).collect();
+        let left: Vec<RaftId> = dials.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
+        for id in left {
+            if let Some(dial) = dials.remove(&id) {
+                dial.task.abort();
+            }
+            locked(&registry.failures).remove(&id);
+            if let Some(live) = registry.live(id) {
+                live.close(codes::LEFT, b"this manager is not in the set of peers any more");
+            }
+        }
+        if self.shared.is_closed() {
+            return;
+        }
+        for (id, target) in wanted {
+            if let Some(dial) = dials.get_mut(&id) {
+                if dial.target != target {
+                    // The running attempt has the old addresses; a new task starts with the new ones.
+                    dial.task.abort();
+                } else {
+                    continue;
+                }
+            }
+            let wake = Arc::new(Notify::new());
+            let nudged = Arc::new(AtomicBool::new(false));
+            let task = self.shared.spawn(dial_loop(self.shared.clone(), target.clone(), wake.clone(), nudged.clone()));
+            if let Some(task) = task {
+                dials.insert(id, Dial { target, wake, nudged, task });
+            }
+        }
+    }
+
+    /// Dials this peer now, whatever backoff it is in and whoever's turn it is. Nothing happens when it is connected.
+    pub fn nudge(&self, peer: RaftId) {
+        if let Some(dial) = locked(&self.shared.registry.dials).get(&peer) {
+            dial.nudged.store(true, Ordering::Release);
+            dial.wake.notify_one();
+        }
+    }
+
+    /// Queues a message. Never waits.
+    ///
+    /// # Errors
+    /// Not connected, the queue is full, or the message is larger than its lane takes: tell raft that the peer is
+    /// unreachable.
+    pub fn send(&self, peer: RaftId, lane: Lane, body: Bytes) -> Result<(), SendError> {
+        let live = self.shared.registry.live(peer).ok_or(SendError::NotConnected)?;
+        match lane {
+            Lane::Control => live.control.push(body),
+            Lane::Append => live.append.push(body),
+        }
+    }
+
+    /// Asks a peer and waits for its answer, at most until the deadline. To be awaited on a tokio runtime with time.
+    ///
+    /// Cancel safe for this side; the outcome of a cancelled request is unknown.
+    ///
+    /// # Errors
+    /// [`RequestError::NotSent`]: not executed. [`RequestError::Unknown`]: may have been.
+    pub async fn request(&self, peer: RaftId, body: Bytes, deadline: Duration) -> Result<Bytes, RequestError> {
+        let live = self
+            .shared
+            .registry
+            .live(peer)
+            .ok_or_else(|| RequestError::NotSent(format!("manager {peer} is not connected")))?;
+        request::ask(&live.connection, body, deadline).await
+    }
+
+    /// Sends a snapshot; resolves when the receiver has said that it has everything on disk. The channel must end with
+    /// [`SnapshotPiece::End`]. Dropped half-way, the receiver drops what it has.
+    ///
+    /// # Errors
+    /// See [`SnapshotSendError`]; in each case the receiver keeps nothing.
+    pub async fn send_snapshot(
+        &self,
+        peer: RaftId,
+        header: Bytes,
+        pieces: mpsc::Receiver<SnapshotPiece>,
+    ) -> Result<(), SnapshotSendError> {
+        let live = self.shared.registry.live(peer).ok_or(SnapshotSendError::NotConnected)?;
+        snapshot::send(&live.connection, header, pieces).await
+    }
+
+    /// The connected peers, by raft id.
+    pub fn connected(&self) -> Vec<(RaftId, PeerInfo)> {
+        let live = self.shared.registry.live.read().unwrap_or_else(PoisonError::into_inner);
+        let mut connected: Vec<_> = live
+            .iter()
+            .map(|(id, live)| {
+                let address = live.connection.remote_address();
+                let info = PeerInfo {
+                    rtt: live.connection.rtt(),
+                    address: SocketAddr::new(address.ip().to_canonical(), address.port()),
+                    hello: live.hello.clone(),
+                    dropped: live.control.dropped() + live.append.dropped(),
+                };
+                (*id, info)
+            })
+            .collect();
+        connected.sort_by_key(|(id, _)| *id);
+        connected
+    }
+
+    /// Why the last dial of this peer failed; `None` when it did not.
+    pub fn last_failure(&self, peer: RaftId) -> Option<ConnectError> {
+        locked(&self.shared.registry.failures).get(&peer).cloned()
+    }
+
+    /// Closes the connection to a peer, for instance when it was removed; the reason is told to it. It is dialled again if
+    /// it is still in the set.
+    pub fn disconnect(&self, peer: RaftId, reason: &Refused) {
+        if let Some(live) = self.shared.registry.live(peer) {
+            let (code, text) = reason.to_close();
+            live.close(code, &text);
+        }
+    }
+}
+
+/// Dials one peer for as long as it is in the set.
+async fn dial_loop(shared: Arc<Shared>, target: PeerAddress, wake: Arc<Notify>, nudged: Arc<AtomicBool>) {
+    let id = target.raft_id;
+    let options = shared.options.clone();
+    let mut backoff = options.backoff_min;
+    let mut waited = false;
+    loop {
+        if shared.registry.is_live(id) {
+            nudged.store(false, Ordering::Release);
+            waited = false;
+            backoff = options.backoff_min;
+            wake.notified().await;
+            continue;
+        }
+        let ours = shared.gate.hello();
+        if ours.raft_id == id {
+            wake.notified().await;
+            continue;
+        }
+        let asked = nudged.swap(false, Ordering::AcqRel);
+        let our_turn = ours.raft_id != RaftId(0) && ours.raft_id < id;
+        if !our_turn && !waited && !asked {
+            // The other one dials. Only if it does not come, it may not know us, and we do.
+            waited = tokio::time::timeout(options.dial_grace, wake.notified()).await.is_err();
+            continue;
+        }
+        match dial_once(&shared, &target, ours).await {
+            Ok(()) => {
+                locked(&shared.registry.failures).remove(&id);
+                backoff = options.backoff_min;
+                continue;
+            }
+            Err(error) => {
+                tracing::debug!(peer = %id, %error, "dialling a manager failed");
+                locked(&shared.registry.failures).insert(id, error);
+            }
+        }
+        // Half to all of the time, at random: managers that lost each other do not come back in step.
+        let jitter = f64::from(getrandom::u32().unwrap_or(u32::MAX)) / f64::from(u32::MAX);
+        let pause = backoff.mul_f64(0.5 + jitter / 2.0);
+        backoff = (backoff * 2).min(options.backoff_max);
+        if tokio::time::timeout(pause, wake.notified()).await.is_ok() {
+            backoff = options.backoff_min;
+        }
+    }
+}
+
+async fn dial_once(shared: &Arc<Shared>, target: &PeerAddress, ours: Hello) -> Result<(), ConnectError> {
+    let credentials = shared.credentials.current();
+    credentials.identity.subject().check_time(std::time::SystemTime::now()).map_err(ConnectError::OwnCertificate)?;
+    let timeout = shared.options.handshake_deadline;
+    let (node, expected) = (target.node_id, target.raft_id);
+    let ours = Arc::new(ours);
+    let attempt = |address: SocketAddr| {
+        let (shared, credentials, ours) = (shared.clone(), credentials.clone(), ours.clone());
+        async move {
+            let transport = crate::socket::peer_transport(&shared.options);
+            let connection = dial::on(&shared.quinn, address, timeout, transport, |verdict| {
+                credentials.client(Plane::Peer, node, verdict)
+            })
+            .await?;
+            let asked = greet::ask(&connection, Plane::Peer, &ours, shared.instance, |caller, hello| {
+                if hello.raft_id != expected {
+                    return Err(Refused::WrongNode(format!(
+                        "raft id {expected} was dialled, this is {}",
+                        hello.raft_id
+                    )));
+                }
+                shared.judge(&ours, caller, hello)
+            });
+            let asked = tokio::time::timeout(timeout, asked).await.map_err(|_elapsed| {
+                connection.close(codes::PROTOCOL.into(), b"no hello in time");
+                ConnectError::Timeout { address: address.to_string(), after: timeout }
+            })?;
+            let asked = asked.map_err(|error| greet_error(error, address))?;
+            Ok(Candidate { connection: Some(connection), asked: Some(asked), address })
+        }
+    };
+    let mut candidate = dial::race(&target.addresses, timeout * 2, attempt).await?;
+    let address = candidate.address;
+    let (Some(connection), Some(asked)) = (candidate.connection.take(), candidate.asked.take()) else {
+        return Err(ConnectError::NoAddress);
+    };
+    let greeted = asked.confirm(&connection).await.map_err(|error| greet_error(error, address))?;
+    start(shared, connection, greeted, true).map_err(|refused| ConnectError::Refused { address, refused })
+}
+
+/// A connection that has not won its race yet; dropping it closes it.
+struct Candidate {
+    connection: Option<quinn::Connection>,
+    asked: Option<Asked>,
+    address: SocketAddr,
+}
+
+impl Drop for Candidate {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            connection.close(codes::REPLACED.into(), b"another address was faster");
+        }
+    }
+}
+
+pub(crate) fn greet_error(error: GreetError, address: SocketAddr) -> ConnectError {
+    match error {
+        GreetError::Refused(refused) => ConnectError::Refused { address, refused },
+        GreetError::Lost(error) => {
+            dial::explain(&error, address, Duration::from_secs(0), &crate::tls::Verdict::default())
+        }
+    }
+}
+
+/// Takes a greeted connection in, or closes it when a better one exists.
+pub(crate) fn start(
+    shared: &Arc<Shared>,
+    connection: quinn::Connection,
+    greeted: Greeted,
+    dialled_by_us: bool,
+) -> Result<(), Refused> {
+    let id = greeted.hello.raft_id;
+    let registry = &shared.registry;
+    let live = Arc::new(Live {
+        connection,
+        hello: greeted.hello.clone(),
+        instance: greeted.instance,
+        dialled_by_us,
+        control: Arc::new(LaneQueue::new(Lane::Control, shared.options.control_queue)),
+        append: Arc::new(LaneQueue::new(Lane::Append, shared.options.append_queue)),
+    });
+    let _event = locked(&registry.events);
+    if let Some(old) = registry.live(id) {
+        let ours = shared.gate.hello().raft_id;
+        let same_process = old.instance == live.instance && old.connection.close_reason().is_none();
+        // Both ends apply this rule to the same two connections and so keep the same one.
+        let lower_dialled = |dialled_by_us: bool| dialled_by_us == (ours < id);
+        if same_process && old.dialled_by_us != dialled_by_us && lower_dialled(old.dialled_by_us) {
+            greet::close(&live.connection, &Refused::Duplicate);
+            return Err(Refused::Duplicate);
+        }
+        let reason = match old.connection.close_reason() {
+            Some(error) => lanes::down(&error),
+            None if !same_process => Down::Reset,
+            None => Down::Replaced,
+        };
+        old.close(codes::REPLACED, b"a newer connection took over");
+        registry.live.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        shared.handler.peer_down(id, reason);
+    }
+    // Spawned first: once the endpoint stops, nothing may become live that nobody watches.
+    let run = run(shared.clone(), live.clone(), greeted);
+    registry.live.write().unwrap_or_else(PoisonError::into_inner).insert(id, live.clone());
+    if shared.spawn(run).is_none() {
+        registry.live.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        live.close(codes::SHUTDOWN, b"the endpoint stops");
+        return Err(Refused::Other("the endpoint stops".to_owned()));
+    }
+    shared.handler.peer_up(id);
+    registry.wake(id);
+    Ok(())
+}
+
+/// Owns a connection until it ends.
+async fn run(shared: Arc<Shared>, live: Arc<Live>, greeted: Greeted) {
+    let id = live.hello.raft_id;
+    {
+        // `start` holds this until the handler knows that the peer is up.
+        let _event = locked(&shared.registry.events);
+    }
+    let mut tasks = JoinSet::new();
+    let (ping, stall) = (shared.options.peer_keep_alive, shared.options.stall_deadline);
+    tasks.spawn(lanes::write_lane(live.connection.clone(), live.control.clone(), ping, stall));
+    tasks.spawn(lanes::write_lane(live.connection.clone(), live.append.clone(), Duration::from_secs(3_600), stall));
+    tasks.spawn(watch_address(live.connection.clone(), ping));
+    tasks.spawn(accept_lanes(shared.clone(), live.connection.clone(), id));
+    tasks.spawn(accept_streams(shared.clone(), live.connection.clone(), greeted, Some(id)));
+    // The first that ends makes the connection useless.
+    let first = loop {
+        match tasks.join_next().await {
+            Some(Ok(reason)) => break reason,
+            Some(Err(_panicked)) => break Down::Broken("a task of the connection failed".to_owned()),
+            None => break Down::Broken("the connection has no tasks".to_owned()),
+        }
+    };
+    // If the connection itself has ended, that is the reason; a stream's error is only its echo.
+    let reason = match live.connection.close_reason().map(|error| lanes::down(&error)) {
+        Some(told) if !matches!(told, Down::Ours(_)) => told,
+        _ => first,
+    };
+    live.close(codes::PROTOCOL, reason.to_string().as_bytes());
+    tasks.shutdown().await;
+    let registry = &shared.registry;
+    let _event = locked(&registry.events);
+    let current = registry.live(id).is_some_and(|current| Arc::ptr_eq(&current, &live));
+    if current {
+        registry.live.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        shared.handler.peer_down(id, reason);
+        registry.wake(id);
+    }
+}
+
+/// Managers do not move under a connection: a changed address means a rewritten path, and a new dial is the answer.
+async fn watch_address(connection: quinn::Connection, every: Duration) -> Down {
+    let began = connection.remote_address();
+    loop {
+        tokio::select! {
+            error = connection.closed() => return lanes::down(&error),
+            () = tokio::time::sleep(every) => {}
+        }
+        if connection.remote_address() != began {
+            connection.close(codes::MOVED.into(), b"the address changed under the connection");
+            return Down::Broken("its address changed under the connection".to_owned());
+        }
+    }
+}
+
+async fn accept_lanes(shared: Arc<Shared>, connection: quinn::Connection, from: RaftId) -> Down {
+    let mut readers = JoinSet::new();
+    let mut seen = [false; 2];
+    loop {
+        let mut receive = tokio::select! {
+            accepted = connection.accept_uni() => match accepted {
+                Ok(receive) => receive,
+                Err(error) => return lanes::down(&error),
+            },
+            Some(ended) = readers.join_next() => {
+                let why: crate::frame::FrameError = ended.unwrap_or(crate::frame::FrameError::Truncated);
+                return Down::Broken(format!("a lane ended: {why}"));
+            }
+        };
+        // The opener writes the kind with its first packet, so this does not wait for long; the deadline is for the others.
+        let mut first = [0; 1];
+        let read = tokio::time::timeout(shared.options.handshake_deadline, receive.read_exact(&mut first)).await;
+        let lane = match (read, StreamKind::from_byte(first[0])) {
+            (Ok(Ok(())), Some(StreamKind::Control)) => Lane::Control,
+            (Ok(Ok(())), Some(StreamKind::Append)) => Lane::Append,
+            _ => return Down::Broken("a stream of no known kind came".to_owned()),
+        };
+        let slot = usize::from(lane == Lane::Append);
+        if seen.get(slot).copied().unwrap_or(true) {
+            return Down::Broken("a lane was opened twice".to_owned());
+        }
+        if let Some(slot) = seen.get_mut(slot) {
+            *slot = true;
+        }
+        let handler = shared.handler.clone();
+        readers.spawn(lanes::read_lane(receive, lane, move |body| handler.message(from, lane, body)));
+    }
+}
+
+/// Serves requests, and snapshots of a peer, until the connection ends. Each has a task of its own; all end with this one.
+pub(crate) async fn accept_streams(
+    shared: Arc<Shared>,
+    connection: quinn::Connection,
+    greeted: Greeted,
+    peer: Option<RaftId>,
+) -> Down {
+    let mut tasks = JoinSet::new();
+    loop {
+        let (mut send, mut receive) = tokio::select! {
+            accepted = connection.accept_bi() => match accepted {
+                Ok(streams) => streams,
+                Err(error) => return lanes::down(&error),
+            },
+            Some(_ended) = tasks.join_next() => continue,
+        };
+        let (handler, caller, deadline) =
+            (shared.handler.clone(), greeted.caller.clone(), shared.options.handshake_deadline);
+        tasks.spawn(async move {
+            let mut first = [0; 1];
+            let read = tokio::time::timeout(deadline, receive.read_exact(&mut first)).await;
+            match (read, StreamKind::from_byte(first[0]), peer) {
+                (Ok(Ok(())), Some(StreamKind::Request), _) => request::serve(handler, caller, send, receive).await,
+                (Ok(Ok(())), Some(StreamKind::Snapshot), Some(from)) => {
+                    snapshot::receive(handler, from, send, receive).await;
+                }
+                // Garbage costs its own stream and nothing else.
+                _ => request::refuse(&mut send, &mut receive, codes::STREAM_PROTOCOL),
+            }
+        });
+    }
+}
