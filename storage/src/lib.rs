@@ -1,1 +1,48 @@
-//! placeholder
+//! quorate's disk: the log, the replicated state and the node's own facts in ONE RocksDB with ONE write-ahead log.
+//!
+//! Owns how records lie on the disk, what is durable when, and what a store that comes back from a crash is worth. Never
+//! decides anything about consensus, and never starts a thread of its own. Called by the node through the ports of
+//! `quorate_core::ports`; every call blocks.
+//!
+//! # What is durable when
+//! Every write is one batch appended to one journal. A crash leaves a prefix of the batches, ending at or after the last
+//! synced one. Log writes sync when asked to; commits of the state never do, the log makes them reproducible; facts,
+//! founding, the end of a received snapshot and its installation always do.
+//!
+//! # What is noticed when a store is opened, and what is not
+//! | what happened to the directory | answer |
+//! |---|---|
+//! | the end of the journal is torn, nothing synced is missing | opened; the torn bytes are cut; `Boot::repaired` says so |
+//! | a record is damaged and a whole one follows it | `Corrupt`, names file and byte |
+//! | the last synced record is damaged or cut off | `Corrupt`, by the durable marker; see below |
+//! | a journal file is missing, cut in the middle, or emptied | `Corrupt`, by the sequence numbers and the marker |
+//! | a table file is missing or has another length | `Corrupt`, names the file |
+//! | a byte of a log entry, the hard state or the log start changed | `Corrupt`, names the record or the file |
+//! | the log has a hole, or contradicts the hard state | `Corrupt`, names both |
+//! | a byte of a state value changed in a table file | NOT at opening: the read that meets it answers `Corrupt` |
+//! | the whole directory was replaced by an older copy of itself | NOT: it is whole; the store id and Raft must notice |
+//!
+//! The durable marker is a side file, written after every sync but not synced itself. It is exact after the kill of a
+//! process. After a power cut it may be behind by what the kernel had not yet written back: within that window a flip in
+//! the very last synced record cannot be told from a torn tail, by anybody. It is never ahead of the truth.
+//!
+//! A journal file whose end is torn while the next file already holds a whole record is refused too, although a power
+//! cut right after RocksDB changed files could leave that: opened, it would have a hole in the middle.
+
+mod db;
+mod dir;
+mod envelope;
+mod error;
+mod families;
+mod log;
+mod marker;
+mod meta;
+mod open;
+mod staging;
+mod state;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod wal;
+
+pub use dir::{exists, free_space};
+pub use open::{Inspection, Options, open, open_read_only};

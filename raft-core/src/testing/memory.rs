@@ -419,6 +419,21 @@ impl Shape {
     }
 }
 
+/// A hard state that does not fit the start could not be opened again.
+fn check_reset(reset: LogReset) -> StoreResult<()> {
+    let (start, hard) = (reset.start, reset.hard_state);
+    if hard.commit > start.index || hard.term < start.term {
+        return Err(StoreError::Corrupt {
+            record: "hard state".to_owned(),
+            detail: format!(
+                "term {} and commit {} do not go with an empty log after entry {} of term {}; nothing was changed",
+                hard.term, hard.commit, start.index, start.term
+            ),
+        });
+    }
+    Ok(())
+}
+
 fn lock(disk: &Mutex<Disk>) -> MutexGuard<'_, Disk> {
     disk.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -584,6 +599,7 @@ impl StateStore for Handle {
 
     fn install(&mut self, staged: StagedId, reset: LogReset) -> StoreResult<()> {
         let mut disk = self.alive()?;
+        check_reset(reset)?;
         let Some(state) = disk.staged.remove(&staged.0) else {
             return Err(StoreError::Corrupt {
                 record: format!("staged snapshot {}", staged.0),
@@ -595,6 +611,7 @@ impl StateStore for Handle {
 
     fn found(&mut self, writes: WriteSet, reset: LogReset) -> StoreResult<()> {
         let mut disk = self.alive()?;
+        check_reset(reset)?;
         if !disk.current.is_empty() {
             return Err(StoreError::Corrupt {
                 record: "store".to_owned(),
@@ -680,3 +697,6 @@ impl StagedSnapshot for Receiving {
         Ok(StagedId(id))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 //! that every store must pass. Never part of a node that people run: it is behind the feature `testing`. Called by the
 //! seeded cluster, by in-process clusters of embedders' tests, and by the tests of `quorate-storage`.
 
+#[macro_use]
 pub mod conformance;
 pub mod memory;
 

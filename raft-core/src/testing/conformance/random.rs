@@ -1,0 +1,222 @@
+//! Random work against a model.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+/// A small generator of its own: the same numbers on every machine.
+struct Seeded(u64);
+
+impl Seeded {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+}
+
+/// What the store should hold.
+#[derive(Clone, Default, Debug, PartialEq)]
+struct Model {
+    log: BTreeMap<u64, LogEntry>,
+    start: LogStart,
+    hard: HardState,
+    state: BTreeMap<Vec<u8>, Vec<u8>>,
+    facts: BTreeMap<String, Bytes>,
+}
+
+impl Model {
+    fn last(&self) -> u64 {
+        self.log.last_key_value().map_or(self.start.index.0, |(index, _)| *index)
+    }
+
+    fn term(&self, index: u64) -> u64 {
+        self.log.get(&index).map_or(self.start.term.0, |entry| entry.term.0)
+    }
+
+    fn assert_is(&self, open: &OpenStore, what: &str) {
+        let state: Vec<_> = self.state.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        assert_eq!(all(&*open.state), state, "{what}");
+        assert_eq!(all(&*open.state.reader().view()), state, "{what}");
+        for (name, value) in &self.facts {
+            assert_eq!(open.meta.get(name).unwrap().as_ref(), Some(value), "{what}");
+        }
+        let found = if self.log.is_empty() {
+            assert_not_found(open, self.last() + 1);
+            Vec::new()
+        } else {
+            open.log_reader.entries(self.start.index.next(), LogIndex(self.last() + 5), u64::MAX).unwrap()
+        };
+        assert_eq!(found, self.log.values().cloned().collect::<Vec<_>>(), "{what}");
+    }
+
+    fn assert_boots(&self, open: &OpenStore, what: &str) {
+        let mut terms: Vec<(LogIndex, Term)> = Vec::new();
+        for entry in self.log.values() {
+            if terms.last().is_none_or(|(_, term)| *term != entry.term) {
+                terms.push((entry.index, entry.term));
+            }
+        }
+        let boot = Boot {
+            hard_state: self.hard,
+            start: self.start,
+            last: LogIndex(self.last()),
+            terms,
+            repaired: open.boot.repaired.clone(),
+        };
+        assert_eq!(open.boot, boot, "{what}");
+        self.assert_is(open, what);
+    }
+}
+
+/// One store, its model, and the model as it was at the last sync.
+struct Run {
+    seeded: Seeded,
+    model: Model,
+    synced: Model,
+}
+
+impl Run {
+    fn writes(&mut self) -> WriteSet {
+        let mut writes = WriteSet::default();
+        for _ in 0..self.seeded.below(6) {
+            let key = format!("key {:02}", self.seeded.below(40)).into_bytes();
+            if self.seeded.below(4) == 0 {
+                self.model.state.remove(&key);
+                writes.delete(key);
+            } else {
+                let value = vec![b'v'; usize::try_from(self.seeded.below(300)).unwrap()];
+                self.model.state.insert(key.clone(), value.clone());
+                writes.put(key, value);
+            }
+        }
+        writes
+    }
+
+    fn log_batch(&mut self) -> LogBatch {
+        let model = &mut self.model;
+        let mut made = LogBatch::default();
+        let floor = model.start.index.0.max(model.hard.commit.0);
+        if self.seeded.below(4) > 0 {
+            let first = if self.seeded.below(4) == 0 {
+                floor + 1 + self.seeded.below(model.last() - floor + 1)
+            } else {
+                model.last() + 1
+            };
+            let term = model.hard.term.0.max(model.term(first - 1)) + u64::from(self.seeded.below(5) == 0);
+            let term = term.max(1);
+            made.entries = entries(first, first + self.seeded.below(8), term);
+            model.log.split_off(&first);
+            model.log.extend(made.entries.iter().map(|entry| (entry.index.0, entry.clone())));
+            model.hard.term = Term(term);
+        }
+        model.hard.commit = LogIndex(floor + self.seeded.below(model.last() - floor + 1));
+        made.hard_state = Some(model.hard);
+        if self.seeded.below(5) == 0 {
+            let index = model.start.index.0
+                + self.seeded.below(model.hard.commit.0.max(model.start.index.0) - model.start.index.0 + 1);
+            let cut = start(index, model.term(index));
+            made.cut = Some(cut);
+            if cut.index > model.start.index {
+                model.start = cut;
+                model.log = model.log.split_off(&(index + 1));
+            }
+        }
+        made
+    }
+
+    fn install(&mut self, open: &mut OpenStore) {
+        let mut staged = open.staging.begin().unwrap();
+        let mut state = BTreeMap::new();
+        for _ in 0..self.seeded.below(30) {
+            state.insert(format!("key {:02}", self.seeded.below(60)).into_bytes(), b"installed".to_vec());
+        }
+        let records: Vec<_> =
+            state.iter().map(|(key, value)| (Bytes::from(key.clone()), Bytes::from(value.clone()))).collect();
+        for part in records.chunks(7) {
+            staged.write(part).unwrap();
+        }
+        match self.seeded.below(4) {
+            // Given up while it is received, or when it is complete; finishing is a sync.
+            0 => drop(staged),
+            1 => {
+                let staged = staged.finish().unwrap();
+                self.synced = self.model.clone();
+                open.staging.discard(staged).unwrap();
+            }
+            _ => {
+                let staged = staged.finish().unwrap();
+                let index = self.model.last() + 1 + self.seeded.below(9);
+                let term = self.model.hard.term.0.max(1);
+                open.state.install(staged, reset(index, term)).unwrap();
+                self.model.state = state;
+                self.model.log.clear();
+                self.model.start = start(index, term);
+                self.model.hard = hard(term, index);
+                self.synced = self.model.clone();
+            }
+        }
+    }
+}
+
+/// Many seeds of writes, cuts, conflicts, installations, facts, reopens and power cuts: the store is always the model.
+pub fn random_work_equals_the_model(store: &mut dyn StoreUnderTest) {
+    let mut run = Run { seeded: Seeded(2), model: Model::default(), synced: Model::default() };
+    let mut open = store.open().unwrap();
+    let (mut reopened, mut cut_short, mut lost) = (0, 0, 0);
+    for step in 0..1_500 {
+        let what = format!("step {step}");
+        match run.seeded.below(40) {
+            0..=14 => {
+                let writes = run.writes();
+                open.state.commit(writes).unwrap();
+            }
+            15..=33 => {
+                let group: Vec<_> = (0..run.seeded.below(3)).map(|_| run.log_batch()).collect();
+                let sync = run.seeded.below(3) > 0;
+                open.log.write(&group, sync).unwrap();
+                if sync {
+                    run.synced = run.model.clone();
+                }
+            }
+            34 => {
+                let name = format!("fact {}", run.seeded.below(3));
+                let value = Bytes::from(what.clone());
+                open.meta.put(&[(&name, value.clone())]).unwrap();
+                run.model.facts.insert(name, value);
+                run.synced = run.model.clone();
+            }
+            35 | 36 => run.install(&mut open),
+            37 => run.model.assert_is(&open, &what),
+            38 => {
+                drop(open);
+                open = store.open().unwrap();
+                run.model.assert_boots(&open, &what);
+                reopened += 1;
+                // What a store recovers it may make durable, but need not: from here both are right, so sync.
+                open.log.write(&[], true).unwrap();
+                run.synced = run.model.clone();
+            }
+            _ => {
+                drop(open);
+                if store.lose_unsynced() {
+                    lost += u32::from(run.synced != run.model);
+                    run.model = run.synced.clone();
+                    cut_short += 1;
+                }
+                open = store.open().unwrap();
+                run.model.assert_boots(&open, &what);
+                open.log.write(&[], true).unwrap();
+                run.synced = run.model.clone();
+            }
+        }
+    }
+    assert!(reopened > 10, "only {reopened} reopens");
+    assert!(cut_short == 0 || lost > 5, "{lost} of {cut_short} power cuts lost anything");
+}

@@ -1,0 +1,264 @@
+//! The open database, shared by all ports of one store.
+//!
+//! Owns the RocksDB handle, the lock of the directory, the poison flag and the one way to write: a batch goes to the
+//! journal under [`Journal`]'s lock, so that the sequence number after a sync is exactly what became durable. Any failure
+//! of a write or a sync, and any damaged record, makes the store final: nothing is retried, and RocksDB is never resumed.
+//! Never knows what a record means. Called by the ports' modules.
+
+use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use bytes::Bytes;
+use quorate_core::id::LogIndex;
+use quorate_core::ports::{StoreError, StoreResult};
+use rocksdb::{ColumnFamily, DB, DBRawIterator, ReadOptions, Snapshot, WriteBatch};
+
+use crate::envelope;
+use crate::error::rocks_error;
+use crate::families::{Family, Probe, write_options};
+use crate::log::Shape;
+use crate::marker::Marker;
+
+/// Gets key and payload of one record after the other, and says whether to go on.
+pub(crate) type Visitor<'a> = dyn FnMut(&[u8], &[u8]) -> StoreResult<bool> + 'a;
+
+/// What is only touched while writing.
+pub(crate) struct Journal {
+    /// None where the store was opened to be read only.
+    pub(crate) marker: Option<Marker>,
+    /// What the log looks like after the last write.
+    pub(crate) shape: Shape,
+}
+
+/// One open store.
+pub(crate) struct Store {
+    db: DB,
+    journal: Mutex<Journal>,
+    /// The state family in force; held for reading while a view is taken, for writing while an installation switches.
+    active: RwLock<Family>,
+    /// Index of the last entry before the log, for readers on other threads.
+    start: AtomicU64,
+    poison: OnceLock<String>,
+    probe: Option<Probe>,
+    /// Dropped after the database: who waits for the lock finds it closed.
+    _lock: Option<File>,
+}
+
+impl Store {
+    pub(crate) fn new(db: DB, journal: Journal, active: Family, probe: Option<Probe>, lock: Option<File>) -> Arc<Self> {
+        let start = AtomicU64::new(journal.shape.start.index.0);
+        Arc::new(Self {
+            db,
+            journal: Mutex::new(journal),
+            active: RwLock::new(active),
+            start,
+            poison: OnceLock::new(),
+            probe,
+            _lock: lock,
+        })
+    }
+
+    /// Refuses everything after the first failure.
+    pub(crate) fn alive(&self) -> StoreResult<()> {
+        self.poison.get().map_or(Ok(()), |why| Err(StoreError::Poisoned(why.clone())))
+    }
+
+    /// Passes `result` on; a failure that is final for the store is remembered.
+    pub(crate) fn guard<T>(&self, result: StoreResult<T>) -> StoreResult<T> {
+        if let Err(error) = &result
+            && !matches!(error, StoreError::NotFound { .. } | StoreError::Poisoned(_))
+            && self.poison.set(error.to_string()).is_ok()
+        {
+            tracing::error!(%error, "the store stops");
+        }
+        result
+    }
+
+    /// A named point of multi-step work.
+    pub(crate) fn reached(&self, point: &'static str) {
+        if let Some(probe) = &self.probe {
+            probe(point);
+        }
+    }
+
+    /// The right to write.
+    pub(crate) fn journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn active(&self) -> RwLockReadGuard<'_, Family> {
+        self.active.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn switching(&self) -> RwLockWriteGuard<'_, Family> {
+        self.active.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Index of the last entry before the log.
+    pub(crate) fn start(&self) -> LogIndex {
+        LogIndex(self.start.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set_start(&self, start: LogIndex) {
+        self.start.store(start.0, Ordering::Release);
+    }
+
+    pub(crate) fn family(&self, family: Family) -> StoreResult<&ColumnFamily> {
+        family_of(&self.db, family)
+    }
+
+    /// A batch to fill, for [`Store::write`].
+    pub(crate) fn batch(&self) -> Batch<'_> {
+        Batch { store: self, batch: WriteBatch::default() }
+    }
+
+    /// Appends one atomic batch to the journal; with `sync` it and everything before it is durable afterwards.
+    pub(crate) fn write(
+        &self,
+        journal: &mut Journal,
+        doing: &'static str,
+        batch: Batch<'_>,
+        sync: bool,
+    ) -> StoreResult<()> {
+        self.alive()?;
+        let result = if batch.batch.is_empty() {
+            if sync { self.db.flush_wal(true) } else { Ok(()) }
+        } else {
+            self.db.write_opt(batch.batch, &write_options(sync))
+        };
+        self.guard(result.map_err(|error| rocks_error(doing, &error)))?;
+        if sync && let Some(marker) = &mut journal.marker {
+            self.guard(marker.note(self.db.latest_sequence_number()))?;
+        }
+        Ok(())
+    }
+
+    /// One record, as of now or as of a snapshot.
+    pub(crate) fn get(&self, family: Family, key: &[u8], at: Option<&Snapshot<'_>>) -> StoreResult<Option<Bytes>> {
+        self.alive()?;
+        let mut options = ReadOptions::default();
+        if let Some(snapshot) = at {
+            options.set_snapshot(snapshot);
+        }
+        let found = self.db.get_cf_opt(self.family(family)?, key, &options);
+        let found = self.guard(found.map_err(|error| rocks_error("reading a record", &error)))?;
+        found.map(|record| self.guard(envelope::decode(family, key, record))).transpose()
+    }
+
+    /// Visits the payloads of `from..to` in order (empty `to`: to the end) until `visit` says `false`.
+    pub(crate) fn scan(
+        &self,
+        family: Family,
+        range: (&[u8], &[u8]),
+        at: Option<&Snapshot<'_>>,
+        visit: &mut Visitor<'_>,
+    ) -> StoreResult<()> {
+        self.alive()?;
+        let mut options = ReadOptions::default();
+        if let Some(snapshot) = at {
+            options.set_snapshot(snapshot);
+        }
+        self.guard(scan(&self.db, family, range, options, visit))
+    }
+
+    /// Whether `family` holds nothing.
+    pub(crate) fn is_empty(&self, family: Family) -> StoreResult<bool> {
+        self.alive()?;
+        self.guard(is_empty(&self.db, family))
+    }
+
+    /// Empties a state family that is not in force and gives its space back. A view of before keeps what it sees.
+    pub(crate) fn clear(&self, family: Family) -> StoreResult<()> {
+        if !self.is_empty(family)? {
+            let mut batch = self.batch();
+            batch.delete_all(family)?;
+            self.write(&mut self.journal(), "clearing a state family", batch, false)?;
+        }
+        // Without a compaction the tombstone would slow every read of what is written over it.
+        self.db.compact_range_cf::<&[u8], &[u8]>(self.family(family)?, None, None);
+        Ok(())
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot<'_> {
+        self.db.snapshot()
+    }
+}
+
+/// Changes to be written at once; every value passes the envelope.
+pub(crate) struct Batch<'a> {
+    store: &'a Store,
+    batch: WriteBatch,
+}
+
+impl Batch<'_> {
+    pub(crate) fn put(&mut self, family: Family, key: &[u8], payload: &[u8]) -> StoreResult<()> {
+        self.batch.put_cf(self.store.family(family)?, key, envelope::encode(family, key, payload));
+        Ok(())
+    }
+
+    pub(crate) fn delete(&mut self, family: Family, key: &[u8]) -> StoreResult<()> {
+        self.batch.delete_cf(self.store.family(family)?, key);
+        Ok(())
+    }
+
+    /// Everything in the family. Leaves a tombstone over the whole range: only where a family is replaced.
+    pub(crate) fn delete_all(&mut self, family: Family) -> StoreResult<()> {
+        let Some(mut last) = last_key(&self.store.db, family)? else { return Ok(()) };
+        last.push(0);
+        self.batch.delete_range_cf(self.store.family(family)?, &[][..], &last[..]);
+        Ok(())
+    }
+}
+
+pub(crate) fn family_of(db: &DB, family: Family) -> StoreResult<&ColumnFamily> {
+    db.cf_handle(family.name()).ok_or_else(|| StoreError::Corrupt {
+        record: format!("column family {family}"),
+        detail: "the database does not have it".to_owned(),
+    })
+}
+
+fn status(iterator: &DBRawIterator<'_>, doing: &'static str) -> StoreResult<()> {
+    iterator.status().map_err(|error| rocks_error(doing, &error))
+}
+
+pub(crate) fn is_empty(db: &DB, family: Family) -> StoreResult<bool> {
+    let mut iterator = db.raw_iterator_cf(family_of(db, family)?);
+    iterator.seek_to_first();
+    status(&iterator, "reading a family")?;
+    Ok(!iterator.valid())
+}
+
+fn last_key(db: &DB, family: Family) -> StoreResult<Option<Vec<u8>>> {
+    let mut iterator = db.raw_iterator_cf(family_of(db, family)?);
+    iterator.seek_to_last();
+    status(&iterator, "reading a family")?;
+    Ok(iterator.key().map(<[u8]>::to_vec))
+}
+
+/// Visits the checked payloads of a range, in order.
+pub(crate) fn scan(
+    db: &DB,
+    family: Family,
+    (from, to): (&[u8], &[u8]),
+    mut options: ReadOptions,
+    visit: &mut Visitor<'_>,
+) -> StoreResult<()> {
+    if !to.is_empty() && from >= to {
+        return Ok(());
+    }
+    // Bounds keep the iterator from walking over the tombstones beside the range.
+    options.set_iterate_lower_bound(from);
+    if !to.is_empty() {
+        options.set_iterate_upper_bound(to);
+    }
+    let mut iterator = db.raw_iterator_cf_opt(family_of(db, family)?, options);
+    iterator.seek(from);
+    while let Some((key, record)) = iterator.item() {
+        if !visit(key, envelope::check(family, key, record)?)? {
+            return Ok(());
+        }
+        iterator.next();
+    }
+    status(&iterator, "reading a range")
+}

@@ -1,0 +1,133 @@
+//! The directory of a store: who may open it, which format it has, how much room there is.
+//!
+//! Owns the files beside the database: `lock` (one process at a time, its pid inside) and `format` (written last when a
+//! store is made, so a directory without it was never handed to anybody). Never touches the database in `db`. Called
+//! when a store is opened.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use quorate_core::ports::{StoreError, StoreResult};
+
+use crate::error::io_error;
+
+/// The newest layout on disk that this binary knows.
+pub(crate) const FORMAT: u32 = 1;
+const FORMAT_FILE: &str = "format";
+const FORMAT_WORDS: &str = "quorate store format ";
+const LOCK_FILE: &str = "lock";
+
+/// Where the database lies in a store's directory.
+pub(crate) fn database(dir: &Path) -> PathBuf {
+    dir.join("db")
+}
+
+/// Makes a directory for its owner alone and makes its name durable; says whether it was there already.
+pub(crate) fn make(dir: &Path) -> StoreResult<()> {
+    let doing = "creating the store's directory";
+    let io = |error: io::Error| io_error(doing, &error);
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let missing: Vec<&Path> =
+        dir.ancestors().take_while(|part| !part.as_os_str().is_empty() && !part.exists()).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
+    for made in missing {
+        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+        sync(parent)?;
+    }
+    Ok(())
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync(dir: &Path) -> StoreResult<()> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| io_error("syncing a directory", &error))
+}
+
+/// Takes the directory for this process; given back when the file is dropped, also by a crash.
+pub(crate) fn lock(dir: &Path) -> StoreResult<File> {
+    let doing = "locking the store";
+    let io = |error: io::Error| io_error(doing, &error);
+    let path = dir.join(LOCK_FILE);
+    let file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(StoreError::Locked { holder: holder(&path) }),
+        Err(TryLockError::Error(error)) => return Err(io(error)),
+    }
+    file.set_len(0).map_err(io)?;
+    file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0).map_err(io)?;
+    Ok(file)
+}
+
+/// Keeps others from writing while somebody only looks. Changes nothing; none when the store was never locked.
+pub(crate) fn lock_shared(dir: &Path) -> StoreResult<Option<File>> {
+    let path = dir.join(LOCK_FILE);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io_error("locking the store", &error)),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked { holder: holder(&path) }),
+        Err(TryLockError::Error(error)) => Err(io_error("locking the store", &error)),
+    }
+}
+
+fn holder(path: &Path) -> Option<u32> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// The format of the store in `dir`; none when it was not made, or not to the end.
+///
+/// # Errors
+/// `FormatTooNew` for a newer one, `Corrupt` for a file that says something else.
+pub(crate) fn format(dir: &Path) -> StoreResult<Option<u32>> {
+    let text = match fs::read(dir.join(FORMAT_FILE)) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io_error("reading the store's format", &error)),
+    };
+    let found =
+        text.strip_prefix(FORMAT_WORDS).and_then(|rest| rest.strip_suffix('\n')).and_then(|n| n.parse::<u32>().ok());
+    match found {
+        Some(found) if found > FORMAT => Err(StoreError::FormatTooNew { found, supported: FORMAT }),
+        Some(found) if found > 0 => Ok(Some(found)),
+        _ => Err(StoreError::Corrupt {
+            record: format!("file `{FORMAT_FILE}`"),
+            detail: "it does not say which format the store has; nothing was changed".to_owned(),
+        }),
+    }
+}
+
+/// Declares the store made: from now on what it holds counts.
+pub(crate) fn declare(dir: &Path) -> StoreResult<()> {
+    let doing = "writing the store's format";
+    let io = |error: io::Error| io_error(doing, &error);
+    let draft = dir.join("format.new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft).map_err(io)?;
+    file.write_all(format!("{FORMAT_WORDS}{FORMAT}\n").as_bytes()).map_err(io)?;
+    file.sync_all().map_err(io)?;
+    fs::rename(&draft, dir.join(FORMAT_FILE)).map_err(io)?;
+    sync(dir)
+}
+
+/// Whether `dir` holds a store that was made to the end. Opens nothing and changes nothing; what it holds may still be
+/// damaged.
+#[must_use]
+pub fn exists(dir: &Path) -> bool {
+    dir.join(FORMAT_FILE).is_file()
+}
+
+/// Bytes that an unprivileged process can still write to the file system of `dir`.
+///
+/// # Errors
+/// What the system says when it cannot tell.
+pub fn free_space(dir: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(dir)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}

@@ -1,0 +1,161 @@
+//! The column families: what lies where, under which keys, and how RocksDB is told to keep it.
+//!
+//! Owns names, keys and options. Never reads or writes. Called when the store is opened and wherever a key is made.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, InfoLogger, LogLevel,
+    Options as RocksOptions, WriteOptions,
+};
+
+/// A column family. The names are on disk and in every checksum: they never change their meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// Entries by index, 8 bytes big-endian.
+    Log,
+    /// Hard state, log start, which state family is in force, facts about the node.
+    Meta,
+    /// Replicated state, one of two.
+    StateA,
+    /// Replicated state, the other: a snapshot is received into the one that is not in force.
+    StateB,
+}
+
+impl Family {
+    pub(crate) const ALL: [Self; 4] = [Self::Log, Self::Meta, Self::StateA, Self::StateB];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Log => "raft_log",
+            Self::Meta => "raft_meta",
+            Self::StateA => "state_a",
+            Self::StateB => "state_b",
+        }
+    }
+
+    /// The other state family; the log and meta have none.
+    pub(crate) const fn other(self) -> Self {
+        match self {
+            Self::StateA => Self::StateB,
+            Self::StateB => Self::StateA,
+            Self::Log | Self::Meta => self,
+        }
+    }
+
+    /// Names a record for people.
+    pub(crate) fn describe(self, key: &[u8]) -> String {
+        match self {
+            Self::Log => match <[u8; 8]>::try_from(key) {
+                Ok(index) => format!("log entry {}", u64::from_be_bytes(index)),
+                Err(_) => format!("log key `{}`", key.escape_ascii()),
+            },
+            Self::Meta => format!("node record `{}`", key.escape_ascii()),
+            Self::StateA | Self::StateB => format!("state key `{}` ({})", key.escape_ascii(), self.name()),
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Keys of [`Family::Meta`].
+pub(crate) mod meta_key {
+    /// Term, vote, commit.
+    pub(crate) const HARD_STATE: &[u8] = b"hard_state";
+    /// Where the log begins.
+    pub(crate) const LOG_START: &[u8] = b"log_start";
+    /// Which state family is in force; there since the store was founded or received its first snapshot.
+    pub(crate) const STATE: &[u8] = b"state";
+    /// Facts about the node lie under this prefix.
+    const FACT: &[u8] = b"fact/";
+
+    /// The key of a fact.
+    pub(crate) fn fact(name: &str) -> Vec<u8> {
+        [FACT, name.as_bytes()].concat()
+    }
+}
+
+/// RocksDB's own messages go to tracing; without this it would write files of its own, with keys in them.
+fn logger() -> InfoLogger {
+    InfoLogger::new_callback_logger(LogLevel::Warn, |level, message| match level {
+        LogLevel::Error | LogLevel::Fatal => tracing::error!(target: "quorate::rocksdb", "{}", message.trim_end()),
+        LogLevel::Warn => tracing::warn!(target: "quorate::rocksdb", "{}", message.trim_end()),
+        LogLevel::Debug | LogLevel::Info | LogLevel::Header => {
+            tracing::debug!(target: "quorate::rocksdb", "{}", message.trim_end());
+        }
+    })
+}
+
+/// How the database as a whole is opened.
+pub(crate) fn database(create: bool, wal_bytes_max: u64, recovery: DBRecoveryMode) -> RocksOptions {
+    let mut options = RocksOptions::default();
+    options.create_if_missing(create);
+    options.create_missing_column_families(create);
+    options.set_info_logger(logger());
+    options.set_wal_recovery_mode(recovery);
+    options.set_track_and_verify_wals_in_manifest(true);
+    options.set_paranoid_checks(true);
+    options.set_recycle_log_file_num(0);
+    options.set_max_total_wal_size(wal_bytes_max);
+    options.set_max_background_jobs(2);
+    options.set_max_open_files(-1);
+    options.set_keep_log_file_num(1);
+    options.set_bytes_per_sync(1024 * 1024);
+    options.set_wal_bytes_per_sync(512 * 1024);
+    options
+}
+
+/// How each family is kept.
+pub(crate) fn descriptors() -> Vec<ColumnFamilyDescriptor> {
+    let cache = Cache::new_lru_cache(64 * 1024 * 1024);
+    let mut all: Vec<_> =
+        Family::ALL.iter().map(|family| ColumnFamilyDescriptor::new(family.name(), options(*family, &cache))).collect();
+    all.push(ColumnFamilyDescriptor::new("default", options(Family::Meta, &cache)));
+    all
+}
+
+fn options(family: Family, cache: &Cache) -> RocksOptions {
+    let mut options = RocksOptions::default();
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(cache);
+    // No compression where data is young and short-lived, light compression below.
+    let mut levels = vec![DBCompressionType::Lz4; 7];
+    for level in levels.iter_mut().take(2) {
+        *level = DBCompressionType::None;
+    }
+    options.set_compression_per_level(&levels);
+    options.set_level_zero_file_num_compaction_trigger(4);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    match family {
+        Family::Log => {
+            // Most entries are deleted before a memtable of this size is ever flushed.
+            options.set_write_buffer_size(16 * 1024 * 1024);
+            options.set_max_write_buffer_number(3);
+            blocks.set_block_size(64 * 1024);
+        }
+        Family::Meta => {
+            options.set_write_buffer_size(1024 * 1024);
+        }
+        Family::StateA | Family::StateB => {
+            options.set_write_buffer_size(16 * 1024 * 1024);
+            blocks.set_bloom_filter(10.0, false);
+        }
+    }
+    options.set_block_based_table_factory(&blocks);
+    options
+}
+
+/// How a batch is written.
+pub(crate) fn write_options(sync: bool) -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.set_sync(sync);
+    options
+}
+
+/// Called at named points of multi-step work.
+pub(crate) type Probe = Arc<dyn Fn(&'static str) + Send + Sync>;

@@ -1,0 +1,331 @@
+//! Opening a store: who may, whether it is whole, what it holds.
+//!
+//! Owns the order of the checks. Nothing in the directory is changed before the format is known, the lock is held and the
+//! journal was judged. Called once per start of a node, and by `inspect` for a stopped one.
+
+use std::fs::{File, OpenOptions};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_core::id::{LogIndex, Term};
+use quorate_core::log::{HardState, LogStart};
+use quorate_core::ports::{Boot, LogReader, MetaStore, OpenStore, StateRead, StateReader, StoreError, StoreResult};
+use rocksdb::{DB, DBRecoveryMode, ReadOptions};
+
+use crate::db::{Journal, Store, family_of, is_empty, scan};
+use crate::error::{io_error, open_error, rocks_error};
+use crate::families::{self, Family, Probe, meta_key};
+use crate::log::{self, Shape};
+use crate::marker::Marker;
+use crate::staging::{Stage, Stager};
+use crate::{dir, envelope, meta, state, wal};
+
+/// How a store is opened.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Options {
+    /// Bytes of write-ahead log after which RocksDB writes its tables out, so that old files of it can go.
+    pub wal_bytes_max: u64,
+    /// Called at named points of multi-step work, on the thread that does it. Tests stop the process there.
+    pub probe: Option<Arc<dyn Fn(&'static str) + Send + Sync>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { wal_bytes_max: 64 * 1024 * 1024, probe: None }
+    }
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options").field("wal_bytes_max", &self.wal_bytes_max).finish_non_exhaustive()
+    }
+}
+
+/// Opens the store in `dir`, and makes one when there is none. Blocks, and reads the whole log once.
+///
+/// # Errors
+/// `Locked` when a process has it, `FormatTooNew` when a newer quorate wrote it, `Corrupt` when it is damaged (the
+/// module's table says what is noticed), `Full` and `Io` when the disk refuses.
+pub fn open(dir: &Path, options: Options) -> StoreResult<OpenStore> {
+    dir::make(dir)?;
+    let lock = dir::lock(dir)?;
+    let fresh = dir::format(dir)?.is_none();
+    let database = dir::database(dir);
+    if fresh {
+        dir::make(&database)?;
+        Marker::create(dir)?;
+        dir::sync(dir)?;
+    }
+    check_present(&database, fresh)?;
+    let marker = Marker::open(dir, false)?;
+    let judged = wal::scan(&database)?;
+    let repaired = if judged.cuts.is_empty() {
+        None
+    } else {
+        check_torn(&database, &judged, &marker)?;
+        Some(cut(&judged.cuts)?)
+    };
+    // The scan and the cuts left no unfinished end: whatever RocksDB still finds wrong is damage.
+    let rocks = families::database(fresh, options.wal_bytes_max, DBRecoveryMode::AbsoluteConsistency);
+    let db = DB::open_cf_descriptors(&rocks, &database, families::descriptors()).map_err(|error| open_error(&error))?;
+    check_complete(&db, &marker)?;
+    let (boot, shape, active) = load(&db)?;
+    if fresh {
+        check_blank(&db)?;
+        dir::declare(dir)?;
+    }
+    if let Some(repaired) = &repaired {
+        tracing::warn!(repaired, "the store was repaired");
+    }
+    let boot = Boot { repaired, ..boot };
+    let store = assemble(db, Some(marker), shape, active, options.probe, Some(lock));
+    // What was recovered is in tables already; the sync notes it, so that later openings expect it.
+    store.write(&mut store.journal(), "syncing the opened store", store.batch(), true)?;
+    store.clear(active.other())?;
+    let stage = Stage::new(Arc::clone(&store));
+    Ok(OpenStore {
+        boot,
+        log: Box::new(log::Writer(Arc::clone(&store))),
+        log_reader: Arc::new(log::Reader(Arc::clone(&store))),
+        state: Box::new(state::State { store: Arc::clone(&store), stage: Arc::clone(&stage) }),
+        staging: Arc::new(Stager(stage)),
+        meta: Arc::new(meta::Meta(store)),
+    })
+}
+
+/// A stopped store, to be looked at only.
+pub struct Inspection {
+    /// What is on disk.
+    pub boot: Boot,
+    /// The log.
+    pub log: Arc<dyn LogReader>,
+    /// The state, frozen.
+    pub state: Arc<dyn StateRead>,
+    facts: meta::Meta,
+}
+
+impl Inspection {
+    /// A fact about the node.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Io`.
+    pub fn fact(&self, name: &str) -> StoreResult<Option<Bytes>> {
+        self.facts.get(name)
+    }
+}
+
+/// Opens the store in `dir` without changing anything in it. A torn end is read around and told in `Boot::repaired`.
+///
+/// # Errors
+/// As [`open`]; `Locked` also when a node runs on it, and `Io` when there is no store.
+pub fn open_read_only(dir: &Path) -> StoreResult<Inspection> {
+    let absent =
+        || StoreError::Io { doing: "opening the store", detail: format!("there is no store in {}", dir.display()) };
+    if dir::format(dir)?.is_none() {
+        return Err(absent());
+    }
+    let lock = dir::lock_shared(dir)?;
+    let database = dir::database(dir);
+    check_present(&database, false)?;
+    let marker = Marker::open(dir, true)?;
+    let judged = wal::scan(&database)?;
+    let repaired =
+        (!judged.cuts.is_empty()).then(|| format!("{}; not cut, the store was only read", tell(&judged.cuts)));
+    let db = look(&database)?;
+    check_tail(&judged, &marker, db.latest_sequence_number())?;
+    let (boot, shape, active) = load(&db)?;
+    let store = assemble(db, None, shape, active, None, lock);
+    Ok(Inspection {
+        boot: Boot { repaired, ..boot },
+        log: Arc::new(log::Reader(Arc::clone(&store))),
+        state: state::Reader(Arc::clone(&store)).view(),
+        facts: meta::Meta(store),
+    })
+}
+
+fn assemble(
+    db: DB,
+    marker: Option<Marker>,
+    shape: Shape,
+    active: Family,
+    probe: Option<Probe>,
+    lock: Option<File>,
+) -> Arc<Store> {
+    Store::new(db, Journal { marker, shape }, active, probe, lock)
+}
+
+/// The database without the right to write, up to where its journal is whole.
+fn look(database: &Path) -> StoreResult<DB> {
+    let rocks = families::database(false, 0, DBRecoveryMode::PointInTime);
+    DB::open_cf_descriptors_read_only(&rocks, database, families::descriptors(), false)
+        .map_err(|error| open_error(&error))
+}
+
+/// A store that was made has a database: a new one in its place would forget everything.
+fn check_present(database: &Path, fresh: bool) -> StoreResult<()> {
+    if fresh || database.join("CURRENT").is_file() {
+        return Ok(());
+    }
+    Err(StoreError::Corrupt {
+        record: "database".to_owned(),
+        detail: "the store's directory says that it has one, but its file `db/CURRENT` is missing; nothing was changed"
+            .to_owned(),
+    })
+}
+
+/// A torn end may be cut only when nothing in it was known to be synced.
+fn check_torn(database: &Path, judged: &wal::Scan, marker: &Marker) -> StoreResult<()> {
+    if marker.sequence() == 0 {
+        return Ok(());
+    }
+    // Without a single whole record only the tables can say how far the database got.
+    let recovered = match judged.last_sequence {
+        Some(last) => last,
+        None => look(database)?.latest_sequence_number(),
+    };
+    check_tail(judged, marker, recovered)
+}
+
+fn check_tail(judged: &wal::Scan, marker: &Marker, recovered: u64) -> StoreResult<()> {
+    let reached = if judged.cuts.is_empty() { recovered } else { judged.last_sequence.unwrap_or(recovered) };
+    if reached >= marker.sequence() {
+        return Ok(());
+    }
+    let lost = match judged.cuts.first() {
+        Some(cut) => format!("write-ahead log {}, byte {}", name(&cut.file), cut.keep),
+        None => "write-ahead log".to_owned(),
+    };
+    Err(StoreError::Corrupt {
+        record: lost,
+        detail: format!(
+            "changes up to {} were synced, but only those up to {reached} are there: the end of the journal is damaged or \
+             was removed",
+            marker.sequence()
+        ),
+    })
+}
+
+/// What the marker names must have been recovered.
+fn check_complete(db: &DB, marker: &Marker) -> StoreResult<()> {
+    check_tail(&wal::Scan::default(), marker, db.latest_sequence_number())
+}
+
+/// Cuts torn ends off, and says what was done.
+fn cut(cuts: &[wal::Cut]) -> StoreResult<String> {
+    let doing = "cutting a torn end off the write-ahead log";
+    for cut in cuts {
+        let file = OpenOptions::new().write(true).open(&cut.file).map_err(|error| io_error(doing, &error))?;
+        file.set_len(cut.keep).and_then(|()| file.sync_all()).map_err(|error| io_error(doing, &error))?;
+    }
+    Ok(tell(cuts))
+}
+
+fn tell(cuts: &[wal::Cut]) -> String {
+    let told: Vec<String> = cuts
+        .iter()
+        .map(|cut| {
+            format!(
+                "write-ahead log {} was torn after byte {}: its last {} bytes do not count",
+                name(&cut.file),
+                cut.keep,
+                cut.lose
+            )
+        })
+        .collect();
+    told.join("; ")
+}
+
+fn name(file: &Path) -> String {
+    file.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
+
+/// A directory that was never declared a store holds nothing, or somebody removed its declaration.
+fn check_blank(db: &DB) -> StoreResult<()> {
+    for family in Family::ALL {
+        if !is_empty(db, family)? {
+            return Err(StoreError::Corrupt {
+                record: "file `format`".to_owned(),
+                detail: "it is missing, but the database beside it holds records; nothing was changed".to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn record(db: &DB, key: &[u8]) -> StoreResult<Option<Bytes>> {
+    let found =
+        db.get_cf(family_of(db, Family::Meta)?, key).map_err(|error| rocks_error("reading a record", &error))?;
+    found.map(|record| envelope::decode(Family::Meta, key, record)).transpose()
+}
+
+/// Reads what a starting node must know, and refuses what contradicts itself.
+fn load(db: &DB) -> StoreResult<(Boot, Shape, Family)> {
+    let hard =
+        record(db, meta_key::HARD_STATE)?.map_or(Ok(HardState::default()), |found| log::decode_hard_state(&found))?;
+    let start = record(db, meta_key::LOG_START)?.map_or(Ok(LogStart::default()), |found| log::decode_start(&found))?;
+    let active = active_family(record(db, meta_key::STATE)?)?;
+    let mut shape = Shape { start, last: start.index, hard, purged: start.index };
+    let mut terms: Vec<(LogIndex, Term)> = Vec::new();
+    let mut newest = start.term;
+    let mut options = ReadOptions::default();
+    options.fill_cache(false);
+    scan(db, Family::Log, (&[], &[]), options, &mut |key, payload| {
+        let entry = log::decode(key, payload)?;
+        if entry.index <= start.index {
+            // Cut, and still to be deleted.
+            shape.purged = shape.purged.min(entry.index.prev());
+            return Ok(true);
+        }
+        if entry.index != shape.last.next() {
+            return contradiction(
+                format!("log entry {}", shape.last.next()),
+                format!("it is missing: the log goes on at {} after {}", entry.index, shape.last),
+            );
+        }
+        if entry.term < newest {
+            return contradiction(
+                format!("log entry {}", entry.index),
+                format!("its term {} is below term {newest} of the entry before it", entry.term),
+            );
+        }
+        if terms.is_empty() || entry.term > newest {
+            terms.push((entry.index, entry.term));
+        }
+        newest = entry.term;
+        shape.last = entry.index;
+        Ok(true)
+    })?;
+    if hard.term < newest {
+        return contradiction(
+            "hard state".to_owned(),
+            format!("its term {} is below term {newest} of the last log entry {}", hard.term, shape.last),
+        );
+    }
+    if hard.commit > shape.last {
+        return contradiction(
+            "hard state".to_owned(),
+            format!("it says that entries up to {} are committed, but the log ends at {}", hard.commit, shape.last),
+        );
+    }
+    Ok((Boot { hard_state: hard, start, last: shape.last, terms, repaired: None }, shape, active))
+}
+
+fn contradiction<T>(record: String, detail: String) -> StoreResult<T> {
+    Err(StoreError::Corrupt { record, detail })
+}
+
+/// Which state family is in force; the first one in a store that was never founded.
+fn active_family(record: Option<Bytes>) -> StoreResult<Family> {
+    let Some(found) = record else { return Ok(Family::StateA) };
+    [Family::StateA, Family::StateB].into_iter().find(|family| family.name().as_bytes() == &found[..]).map_or_else(
+        || {
+            contradiction(
+                "node record `state`".to_owned(),
+                "it names no state family that this binary knows".to_owned(),
+            )
+        },
+        Ok,
+    )
+}
