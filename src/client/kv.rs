@@ -11,9 +11,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::keyspace::prefix_end;
 use quorate_core::state::check_range;
-use quorate_core::txn::{
-    Compare, Delete, KeyValue, Op, OpResultKind, Operand, Put, Range, RangeResult, Relation, Txn,
-};
+use quorate_core::txn::{Compare, Delete, KeyValue, Op, OpResultKind, Operand, Put, Range, RangeResult, Relation, Txn};
 use quorate_transport::api;
 
 use super::{Client, unexpected};

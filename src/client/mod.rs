@@ -83,10 +83,7 @@ impl Client {
     ///
     /// # Errors
     /// `Unavailable` when no manager could be reached, naming each one and why; `Denied` when one refuses the identity.
-    pub async fn connect<S: Into<String>>(
-        managers: impl IntoIterator<Item = S>,
-        identity: Identity,
-    ) -> Result<Self> {
+    pub async fn connect<S: Into<String>>(managers: impl IntoIterator<Item = S>, identity: Identity) -> Result<Self> {
         let managers = managers.into_iter().map(Into::into).collect();
         let way = remote::Remote::connect(managers, identity, config::REQUEST_DEADLINE).await?;
         Ok(Self::over(Box::new(way), config::random_id(ClientId::from_bytes)?, 0))
@@ -218,7 +215,10 @@ impl Client {
                 Err(error) => {
                     unknown |= error.unknown;
                     if unknown && !repeatable {
-                        return Err(Error::Unknown(format!("{}: whether it was done is unknown, ask for the status", error.message)));
+                        return Err(Error::Unknown(format!(
+                            "{}: whether it was done is unknown, ask for the status",
+                            error.message
+                        )));
                     }
                     last = Some(Error::Unavailable(error.message));
                 }

@@ -10,9 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::id::Lineage;
-use quorate_transport::{
-    Connection, Connector, ConnectError, Hello, Identity, LocalConnection, RequestError, api,
-};
+use quorate_transport::{ConnectError, Connection, Connector, Hello, Identity, LocalConnection, RequestError, api};
 use tokio::sync::Mutex;
 
 use super::{CallError, Reply, Way};

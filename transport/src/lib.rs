@@ -40,6 +40,12 @@ mod proto {
     include!(concat!(env!("OUT_DIR"), "/quorate.wire.v1.rs"));
 }
 
+/// Requests and answers, generated from `proto/api.proto`. Their meaning is the node's; the wire sees bytes.
+#[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
+pub mod api {
+    include!(concat!(env!("OUT_DIR"), "/quorate.api.v1.rs"));
+}
+
 pub use ca::{CaError, CertRole, CertSubject, ClusterCa};
 pub use client::{Connection, Connector};
 pub use dial::ConnectError;
