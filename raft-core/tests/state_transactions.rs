@@ -64,7 +64,7 @@ impl Model {
         if range.count_only {
             return RangeResult { count: all.len() as u64, revision, ..RangeResult::default() };
         }
-        let limit = if range.limit == 0 { usize::MAX } else { range.limit as usize };
+        let limit = if range.limit == 0 { usize::MAX } else { usize::try_from(range.limit).unwrap() };
         let more = all.len() > limit;
         let mut entries: Vec<KeyValue> = all.into_iter().take(limit).collect();
         if range.keys_only {
@@ -327,13 +327,9 @@ fn limit_of(member: &mut Member, txn: Txn) -> &'static str {
     let expected = check_txn(&txn).unwrap_err();
     let refusal = member.refused(system(txn));
     assert_eq!(refusal, expected, "what the client is told is what apply says");
-    match refusal {
-        Refusal::Limit { limit, actual, max, .. } => {
-            assert!(actual > max);
-            limit
-        }
-        other => panic!("{other}"),
-    }
+    let Refusal::Limit { limit, actual, max, .. } = refusal else { panic!("{refusal}") };
+    assert!(actual > max);
+    limit
 }
 
 #[test]

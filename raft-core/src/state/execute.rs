@@ -33,6 +33,8 @@ pub(crate) struct Present<'a> {
 /// One key's change.
 #[derive(Debug)]
 pub(crate) struct Change {
+    /// The full key.
+    pub(crate) key: Bytes,
     /// The stored key.
     pub(crate) stored: Bytes,
     /// What was there.
@@ -227,7 +229,7 @@ impl Branch<'_> {
             }
             previous = Some(old.to_key_value(put.key.clone()));
         }
-        self.change(Change { stored, old, new });
+        self.change(Change { key: put.key.clone(), stored, old, new });
         Ok(Ok(PutResult { previous }))
     }
 
@@ -259,14 +261,14 @@ impl Branch<'_> {
         self.deleted += deleted;
         let mut previous = Vec::new();
         for (stored, old) in gone {
+            let key = layout::full_key(&stored);
             if delete.previous {
-                let key = layout::full_key(&stored);
                 if let Err(refusal) = self.spend(key.len() + old.view().value.len()) {
                     return Ok(Err(refusal));
                 }
-                previous.push(old.to_key_value(key));
+                previous.push(old.to_key_value(key.clone()));
             }
-            self.change(Change { stored, old: Some(old), new: None });
+            self.change(Change { key, stored, old: Some(old), new: None });
         }
         Ok(Ok(DeleteResult { deleted, previous }))
     }

@@ -351,8 +351,7 @@ impl Memory {
     /// Takes the changes of one revision into the round: live records, history, event, hash.
     fn record(&mut self, revision: Revision, changes: Vec<Change>, round: &mut Round) {
         let mut event = Event { changes: Vec::with_capacity(changes.len()) };
-        for Change { stored, old, new } in changes {
-            let key = layout::full_key(&stored);
+        for Change { key, stored, old, new } in changes {
             round.records_changed |= key.first() != Some(&(Section::User as u8));
             let mut superseded = 0;
             if let Some(old) = old {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use prost::Message;
 
 use crate::command::{Request, SilentClient};
@@ -287,18 +287,13 @@ fn touch(client: &mut Client, id: ClientId, lanes: &mut Lanes, dirty: &mut Vec<C
 
 /// The outcome as kept: one that is too large loses the answers of its operations, never what it did.
 fn encode_bounded(outcome: &Outcome) -> Bytes {
-    let stored = StoredOutcome::new(outcome);
-    let stored = match outcome {
-        Outcome::Done(result) if stored.encoded_len() > REPLAY_OUTCOME_BYTES_MAX => {
-            let short = TxnResult { results: Vec::new(), ..*result };
-            StoredOutcome::new(&Outcome::Done(short))
+    match outcome {
+        Outcome::Done(result) if result.encoded_len() > REPLAY_OUTCOME_BYTES_MAX => {
+            StoredOutcome::encode_done(&TxnResult { results: Vec::new(), ..*result })
         }
-        Outcome::Done(_) | Outcome::Refused(_) => stored,
-    };
-    let mut bytes = BytesMut::with_capacity(stored.encoded_len());
-    // Growing memory has no end that encoding could meet.
-    let _ = stored.encode(&mut bytes);
-    bytes.freeze()
+        Outcome::Done(result) => StoredOutcome::encode_done(result),
+        Outcome::Refused(refusal) => StoredOutcome::encode_refused(refusal),
+    }
 }
 
 /// The kept outcome as answered to a retry.
