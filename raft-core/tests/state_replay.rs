@@ -235,8 +235,14 @@ fn a_forgotten_client_that_comes_back_is_recognised_by_its_mark_or_by_its_birth(
         assert_eq!(version(&member, "a"), 3);
         member.check();
     }
-    // One that was born since is new, and so is one that cannot say.
-    member.done(born(3, 1, 5));
+    // One that was born since is new, whatever its mark; and so is one that cannot say and has none.
+    let marked = Request { client: bytes_of(3), sequence: 9, low_water: 8, txn: Some(count("a")), born: 5 };
+    member.done(CommandKind::Request(marked.clone()).into());
+    let below = Request { sequence: 8, ..marked.clone() };
+    assert!(matches!(member.refused(CommandKind::Request(below).into()), Refusal::RequestExpired { low_water: 8, .. }));
+    let contradicts = Request { client: bytes_of(5), sequence: 8, ..marked };
+    assert!(matches!(member.refused(CommandKind::Request(contradicts).into()), Refusal::RequestExpired { .. }));
+    member.check();
     member.done(request(4, 7, 0, count("a")));
     assert_eq!(version(&member, "a"), 5);
 }

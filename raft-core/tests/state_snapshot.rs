@@ -179,6 +179,33 @@ fn a_sender_whose_state_is_damaged_spreads_nothing() {
 }
 
 #[test]
+fn a_header_that_says_other_than_its_records_is_refused_though_the_digest_fits() {
+    let mut stream = chunks(&lived().store).concat();
+    // The header's first field is the applied index; the digest is made anew over the change.
+    assert_eq!(stream[16], 0x08);
+    stream[17] += 1;
+    let body = stream.len() - 32;
+    let digest = blake3::hash(&stream[..body]);
+    stream[body..].copy_from_slice(digest.as_bytes());
+    let error = receive(&Store::default(), [stream]).unwrap_err();
+    assert!(matches!(&error, SnapshotError::Damaged { detail } if detail.contains("header")), "{error}");
+}
+
+#[test]
+fn an_install_that_would_take_the_state_back_is_refused_before_anything_is_touched() {
+    let mut live = lived();
+    let (status, staged) = receive(&live.store, chunks(&live.store)).unwrap();
+    live.done(system(txn([put("later", "1")])));
+    let before = live.store.map();
+    let start = LogStart { index: status.applied, term: status.applied_term };
+    let error = live.machine.install(staged, LogReset { start, hard_state: HardState::default() }).unwrap_err();
+    assert!(matches!(error, ApplyError::Broken { .. }), "{error}");
+    assert_eq!(live.store.map(), before);
+    live.done(system(txn([put("later", "2")])));
+    live.check();
+}
+
+#[test]
 fn an_install_that_does_not_stand_where_the_log_begins_is_refused_and_final() {
     let live = lived();
     let mut member = Member::on(Store::default());

@@ -128,10 +128,16 @@ impl Machine {
     ///
     /// # Errors
     /// `Store` when the store fails: state and log are then both old or both new, and the machine is final. `Broken`
-    /// when the snapshot does not stand where `reset` says; also final.
+    /// when the snapshot does not stand where `reset` says, also final; or when it is older than the state, and then
+    /// nothing was done.
     pub fn install(&mut self, staged: StagedId, reset: LogReset) -> Result<(), ApplyError> {
         if let Some(error) = &self.stopped {
             return Err(StoreError::Poisoned(error.to_string()).into());
+        }
+        let applied = self.memory.status.applied;
+        if reset.start.index < applied {
+            let detail = format!("a snapshot of it would take the state back from {applied}; nothing was installed");
+            return Err(ApplyError::Broken { index: reset.start.index, detail });
         }
         let loaded = self.store.install(staged, reset).and_then(|()| Memory::load(&*self.store));
         self.memory = loaded.map_err(|error| self.stop(error))?;

@@ -192,8 +192,10 @@ impl ReplayTable {
         index: LogIndex,
         lanes: &mut Lanes,
     ) -> Result<(), Refusal> {
-        let expired = request.low_water > 0 || (request.born > 0 && request.born <= self.floor);
-        if expired {
+        // Every client ever expired was born before its first request, so at or below the floor: who was born above it
+        // is new. Who cannot say is taken for new only without a mark.
+        let expired = if request.born > 0 { request.born <= self.floor } else { request.low_water > 0 };
+        if expired || id.sequence <= request.low_water {
             return Err(Refusal::RequestExpired { sequence: id.sequence, low_water: request.low_water });
         }
         if self.clients.len() >= REPLAY_CLIENTS_MAX {
@@ -207,7 +209,7 @@ impl ReplayTable {
         self.room()?;
         self.bytes += REPLAY_RECORD_BYTES;
         let client = self.clients.entry(id.client).or_default();
-        client.record = ClientRecord { low_water: 0, last_index: index.0, first_index: index.0 };
+        client.record = ClientRecord { low_water: request.low_water, last_index: index.0, first_index: index.0 };
         touch(client, id.client, lanes, &mut self.dirty);
         Ok(())
     }

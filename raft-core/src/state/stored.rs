@@ -262,7 +262,8 @@ impl StoredRefusal {
         Some(match RefusalKind::try_from(self.kind).ok()? {
             RefusalKind::Limit => Refusal::Limit {
                 what,
-                limit: LIMITS.into_iter().find(|name| *name == limit)?,
+                // A name that only another version knows is still a refusal, and no reason to stop.
+                limit: LIMITS.into_iter().find(|name| *name == limit).unwrap_or("limit of another version"),
                 max: first,
                 actual: second,
             },
