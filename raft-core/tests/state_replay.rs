@@ -232,6 +232,7 @@ fn a_forgotten_client_that_comes_back_is_recognised_by_its_mark_or_by_its_birth(
         let refusal = member.refused(request(1, 2, 1, count("a")));
         assert_eq!(refusal, Refusal::RequestExpired { sequence: 2, low_water: 1 });
         assert!(matches!(member.refused(born(2, 1, 3)), Refusal::RequestExpired { .. }));
+        assert!(matches!(member.refused(born(6, 1, 4)), Refusal::RequestExpired { .. }), "at the floor");
         assert_eq!(version(&member, "a"), 3);
         member.check();
     }
