@@ -118,6 +118,30 @@ proptest! {
     }
 
     #[test]
+    fn a_state_that_a_crash_threw_back_to_any_batch_is_brought_forward_again_by_the_log(
+        payloads in proptest::collection::vec(payload(), 1..20), size in 1usize..5,
+    ) {
+        let log = log(payloads);
+        let mut member = Member::founded();
+        // Given what a crash may leave: the store as it was after any of its batches.
+        let mut left = vec![member.store.fork()];
+        for round in log.chunks(size) {
+            member.machine.apply(round).unwrap();
+            left.push(member.store.fork());
+        }
+        for store in left {
+            // When the member starts from there and is given the rest of the log at once.
+            let mut again = Member::on(store);
+            let applied = usize::try_from(again.machine.status().applied.0).unwrap();
+            again.machine.apply(&log[applied - 1..]).unwrap();
+            // Then nothing tells it from one that never stopped.
+            prop_assert_eq!(again.store.map(), member.store.map());
+            prop_assert_eq!(again.machine.status(), member.machine.status());
+            again.check();
+        }
+    }
+
+    #[test]
     fn physical_compaction_at_any_time_changes_no_outcome_and_no_hash(
         payloads in proptest::collection::vec(payload(), 1..40), step in 1usize..5,
     ) {
