@@ -416,12 +416,9 @@ async fn run(shared: Arc<Shared>, live: Arc<Live>, greeted: Greeted) {
     tasks.spawn(accept_lanes(shared.clone(), live.connection.clone(), id));
     tasks.spawn(accept_streams(shared.clone(), live.connection.clone(), greeted, Some(id)));
     // The first that ends makes the connection useless.
-    let first = loop {
-        match tasks.join_next().await {
-            Some(Ok(reason)) => break reason,
-            Some(Err(_panicked)) => break Down::Broken("a task of the connection failed".to_owned()),
-            None => break Down::Broken("the connection has no tasks".to_owned()),
-        }
+    let first = match tasks.join_next().await {
+        Some(Ok(reason)) => reason,
+        Some(Err(_)) | None => Down::Broken("a task of the connection failed".to_owned()),
     };
     // If the connection itself has ended, that is the reason; a stream's error is only its echo.
     let reason = match live.connection.close_reason().map(|error| lanes::down(&error)) {
