@@ -25,14 +25,14 @@ fn number(body: &Bytes) -> u32 {
 #[tokio::test]
 async fn messages_go_both_ways_on_both_lanes_each_lane_in_order() {
     let cluster = TestCluster::new(1);
-    let (one, two) = pair(&cluster).await;
+    let (mut one, mut two) = pair(&cluster).await;
     for n in 0..300 {
         one.peers.send(two.id, Lane::Control, numbered(n, 10)).unwrap();
         one.peers.send(two.id, Lane::Append, numbered(n, 2_000)).unwrap();
         two.peers.send(one.id, Lane::Control, numbered(n, 10)).unwrap();
         two.peers.send(one.id, Lane::Append, numbered(n, 2_000)).unwrap();
     }
-    for (mut node, other) in [(one, RaftId(2)), (two, RaftId(1))] {
+    for (node, other) in [(&mut one, RaftId(2)), (&mut two, RaftId(1))] {
         let (mut control, mut append) = (Vec::new(), Vec::new());
         while control.len() + append.len() < 600 {
             let (from, lane, body) = node.message().await;
@@ -302,7 +302,9 @@ async fn two_that_dial_each_other_at_once_end_with_one_connection() {
 async fn the_higher_raft_id_dials_when_the_lower_one_does_not_know_it() {
     let cluster = TestCluster::new(1);
     let mut one = Setup::new(&cluster, 1).start();
-    let mut two = Setup::new(&cluster, 2).start();
+    let mut setup = Setup::new(&cluster, 2);
+    setup.options.dial_grace = Duration::from_millis(1);
+    let mut two = setup.start();
     two.endpoint.set_peers(vec![one.peer()]);
     one.up(two.id).await;
     two.up(one.id).await;

@@ -1,5 +1,6 @@
 //! A cluster's identities, a recording node, and waiting for what must happen.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "the events that are not waited for")]
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -157,7 +158,13 @@ impl Setup {
             hello: cluster.manager_hello(n),
             identity: cluster.identity(n, CertRole::Manager),
             listen: "127.0.0.1:0".parse().unwrap(),
-            options: EndpointOptions::default(),
+            // Slow machines must not change who dials or when silence counts; tests of these set their own.
+            options: EndpointOptions {
+                peer_idle: PATIENCE * 5,
+                handshake_deadline: PATIENCE,
+                dial_grace: PATIENCE * 60,
+                ..EndpointOptions::default()
+            },
             admit: Box::new(|_, _, _| Ok(())),
         }
     }
@@ -259,7 +266,7 @@ pub async fn pair(cluster: &TestCluster) -> (TestNode, TestNode) {
 
 pub async fn client(cluster: &TestCluster, node: &TestNode) -> Connection {
     Connector::connect(
-        &[node.address.clone()],
+        std::slice::from_ref(&node.address),
         cluster.identity(99, CertRole::Operator),
         cluster.client_hello(99),
         PATIENCE,
