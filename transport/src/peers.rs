@@ -231,11 +231,11 @@ impl Peers {
         locked(&self.shared.registry.failures).get(&peer).cloned()
     }
 
-    /// Closes the connection to a peer, for instance when it was removed; the reason is told to it. It is dialled again if
-    /// it is still in the set.
-    pub fn disconnect(&self, peer: RaftId, reason: &Refused) {
-        if let Some(live) = self.shared.registry.live(peer) {
-            let (code, text) = reason.to_close();
+    /// Closes the connections to a manager; the reason is told to it.
+    pub(crate) fn disconnect_node(&self, node: NodeId, reason: &Refused) {
+        let live = self.shared.registry.live.read().unwrap_or_else(PoisonError::into_inner);
+        let (code, text) = reason.to_close();
+        for live in live.values().filter(|live| live.hello.node_id == node) {
             live.close(code, &text);
         }
     }

@@ -104,11 +104,8 @@ async fn control_messages_pass_a_snapshot_of_50_mib_whose_receiver_stands_still(
     // A slow receiver holds a bounded part of it: the sender has not got rid of the 50 MiB.
     assert!(!feeding.is_finished(), "50 MiB went into queues");
     let mut received = 0;
-    loop {
-        match within("a piece", incoming.chunks.recv()).await.unwrap() {
-            SnapshotPiece::Data(piece) => received += piece.len(),
-            SnapshotPiece::End => break,
-        }
+    while let SnapshotPiece::Data(piece) = within("a piece", incoming.chunks.recv()).await.unwrap() {
+        received += piece.len();
     }
     assert_eq!(received, 50 * 1024 * 1024);
     assert!(!sending.is_finished(), "the receiver has not said yet that it is on disk");

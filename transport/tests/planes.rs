@@ -436,26 +436,62 @@ async fn garbage_on_every_plane_disturbs_nobody_else() {
     }
 }
 
+/// Manager 7 of a cluster, played by hand up to a good hello.
+async fn greeted_by_hand(cluster: &TestCluster, node: &TestNode, plane: Plane) -> (Raw, quinn::Connection) {
+    let stranger = raw(node, Some(&cluster.identity(7, CertRole::Manager)), plane.alpn());
+    let connection = within("the handshake", stranger.connecting()).await.unwrap();
+    // Fields 1 cluster, 2 lineage, 3 node, 4 raft id, 6 and 7 versions, 11 instance.
+    let mut hello = vec![0x0a, 16];
+    hello.extend([1; 16]);
+    hello.extend([0x12, 16]);
+    hello.extend([1; 16]);
+    hello.extend([0x1a, 16]);
+    hello.extend([7; 16]);
+    hello.extend([0x20, 7, 0x30, 1, 0x38, 1, 0x58, 5]);
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    send.write_all(&frame::encode(frame::FrameKind::Hello, &hello).unwrap()).await.unwrap();
+    frame::read_kind(&mut receive, frame::FrameKind::HelloReply, frame::HELLO_BYTES_MAX).await.unwrap();
+    send.write_all(&frame::encode(frame::FrameKind::HelloConfirm, &[]).unwrap()).await.unwrap();
+    (stranger, connection)
+}
+
+#[tokio::test]
+async fn a_snapshot_whose_digest_or_length_is_wrong_has_no_end_and_the_sender_is_told() {
+    let cluster = TestCluster::new(1);
+    let mut node = Setup::new(&cluster, 1).start();
+    let (_stranger, connection) = greeted_by_hand(&cluster, &node, Plane::Peer).await;
+    let good = [&4u64.to_be_bytes()[..], blake3::hash(b"data").as_bytes()].concat();
+    let other = [&4u64.to_be_bytes()[..], blake3::hash(b"dat_").as_bytes()].concat();
+    let longer = [&5u64.to_be_bytes()[..], blake3::hash(b"data").as_bytes()].concat();
+    for (end, taken) in [(other, false), (longer, false), (Vec::new(), false), (good, true)] {
+        let (mut send, mut receive) = connection.open_bi().await.unwrap();
+        send.write_all(&[0x13]).await.unwrap();
+        for (kind, body) in [
+            (frame::FrameKind::SnapshotHeader, b"h".as_slice()),
+            (frame::FrameKind::SnapshotChunk, b"data"),
+            (frame::FrameKind::SnapshotEnd, &end),
+        ] {
+            send.write_all(&frame::encode(kind, body).unwrap()).await.unwrap();
+        }
+        let (_, mut incoming) = node.incoming_snapshot().await;
+        let mut pieces = Vec::new();
+        while let Some(piece) = within("a piece", incoming.chunks.recv()).await {
+            pieces.push(piece);
+        }
+        assert_eq!(pieces[0], SnapshotPiece::Data(Bytes::from_static(b"data")));
+        assert_eq!(pieces.get(1), taken.then_some(&SnapshotPiece::End));
+        let _ = incoming.done.send(Ok(()));
+        let verdict = frame::read_kind(&mut receive, frame::FrameKind::SnapshotVerdict, 10_000).await.unwrap();
+        assert_eq!(verdict.is_empty(), taken, "{verdict:?}");
+    }
+}
+
 #[tokio::test]
 async fn garbage_after_a_good_hello_costs_a_client_its_stream_and_a_peer_its_connection() {
     let cluster = TestCluster::new(1);
     let mut node = Setup::new(&cluster, 1).start();
     for (plane, lives) in [(Plane::Client, true), (Plane::Peer, false)] {
-        let identity = cluster.identity(7, CertRole::Manager);
-        let stranger = raw(&node, Some(&identity), plane.alpn());
-        let connection = within("the handshake", stranger.connecting()).await.unwrap();
-        // A hello by hand: fields 1 cluster, 2 lineage, 3 node, 4 raft id, 6 and 7 versions, 11 instance.
-        let mut hello = vec![0x0a, 16];
-        hello.extend([1; 16]);
-        hello.extend([0x12, 16]);
-        hello.extend([1; 16]);
-        hello.extend([0x1a, 16]);
-        hello.extend([7; 16]);
-        hello.extend([0x20, 7, 0x30, 1, 0x38, 1, 0x58, 5]);
-        let (mut send, mut receive) = connection.open_bi().await.unwrap();
-        send.write_all(&frame::encode(frame::FrameKind::Hello, &hello).unwrap()).await.unwrap();
-        frame::read_kind(&mut receive, frame::FrameKind::HelloReply, frame::HELLO_BYTES_MAX).await.unwrap();
-        send.write_all(&frame::encode(frame::FrameKind::HelloConfirm, &[]).unwrap()).await.unwrap();
+        let (_stranger, connection) = greeted_by_hand(&cluster, &node, plane).await;
         let (mut bad, mut answer) = connection.open_bi().await.unwrap();
         bad.write_all(b"\x14garbage that is no frame at all").await.unwrap();
         let refused = within("the stream is refused", answer.read_to_end(100)).await;
@@ -474,6 +510,58 @@ async fn garbage_after_a_good_hello_costs_a_client_its_stream_and_a_peer_its_con
             assert!(matches!(node.down(RaftId(7)).await, Down::Broken(_)));
         }
     }
+}
+
+#[tokio::test]
+async fn handshakes_under_way_are_capped_and_who_comes_too_many_is_told_to_wait() {
+    let cluster = TestCluster::new(1);
+    let mut setup = Setup::new(&cluster, 1);
+    setup.options.handshakes_max = 2;
+    let node = setup.start();
+    // Given two callers that never say hello,
+    let operator = cluster.identity(9, CertRole::Operator);
+    let idle = raw(&node, Some(&operator), Plane::Client.alpn());
+    let first = within("the handshake", idle.connecting()).await.unwrap();
+    let second = within("the handshake", idle.connecting()).await.unwrap();
+    // then a third is turned away at once, after it has proven its address,
+    let error = connect_as(&node, operator.clone(), cluster.client_hello(9)).await.unwrap_err();
+    assert!(matches!(error.root(), ConnectError::Refused { refused: Refused::Busy(_), .. }), "{error:?}");
+    assert!(error.is_retryable());
+    // and taken as soon as they are gone.
+    first.close(0u32.into(), b"");
+    second.close(0u32.into(), b"");
+    within("a place is free", async {
+        while connect_as(&node, operator.clone(), cluster.client_hello(9)).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_caller_that_never_says_hello_is_cut_off() {
+    let cluster = TestCluster::new(1);
+    let mut setup = Setup::new(&cluster, 1);
+    setup.options.handshake_deadline = Duration::from_millis(500);
+    let node = setup.start();
+    let silent = raw(&node, Some(&cluster.identity(9, CertRole::Operator)), Plane::Client.alpn());
+    let error = end_of(silent.connecting()).await;
+    assert!(error.to_string().contains("no hello in time"), "{error}");
+}
+
+#[tokio::test]
+async fn a_removed_node_loses_its_connections_and_is_told_why() {
+    let cluster = TestCluster::new(1);
+    let (mut one, mut two) = pair(&cluster).await;
+    let stays = client(&cluster, &one).await;
+    let goes = connect_as(&one, cluster.identity(2, CertRole::Worker), cluster.client_hello(2)).await.unwrap();
+    // An answer shows that the node has taken the connection in.
+    goes.request(Bytes::from_static(b"ok"), PATIENCE).await.unwrap();
+    one.endpoint.disconnect(node_id(2), &Refused::Removed);
+    assert_eq!(within("the end", goes.closed()).await, Down::Refused(Refused::Removed));
+    assert_eq!(two.down(RaftId(1)).await, Down::Refused(Refused::Removed));
+    assert!(matches!(one.down(RaftId(2)).await, Down::Ours(_)));
+    assert!(stays.request(Bytes::from_static(b"ok"), PATIENCE).await.is_ok());
 }
 
 // ---- hellos ---------------------------------------------------------------------------------------------------
