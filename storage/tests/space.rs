@@ -90,7 +90,8 @@ fn a_full_disk_is_a_typed_failure_and_every_synced_record_is_there_when_space_is
         let (synced, error) = fill(&dir);
         assert!(matches!(error, StoreError::Full { .. }), "{size}: {error}");
         assert!(synced > 10, "{size}: {synced}");
-        assert!(quorate_storage::free_space(&dir).unwrap() < 1024 * 1024);
+        // RocksDB gives back a few MiB that it had set aside for its manifest
+        assert!(quorate_storage::free_space(&dir).unwrap() < 5 * 1024 * 1024);
         small.resize("64m");
         for _ in 0..2 {
             let mut open = quorate_storage::open(&dir, Options::default()).unwrap();
