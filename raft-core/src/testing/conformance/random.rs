@@ -125,7 +125,9 @@ impl Run {
             model.log.extend(made.entries.iter().map(|entry| (entry.index.0, entry.clone())));
             model.hard.term = Term(term);
         }
-        model.hard.commit = LogIndex(floor + self.seeded.below(model.last() - floor + 1));
+        // Most of the log stays uncommitted, so that conflicts reach far back.
+        let ahead = if self.seeded.below(6) == 0 { model.last() - floor } else { (model.last() - floor) / 8 };
+        model.hard.commit = LogIndex(floor + self.seeded.below(ahead + 1));
         made.hard_state = Some(model.hard);
         if self.seeded.below(5) == 0 {
             let index = model.start.index.0
@@ -161,7 +163,9 @@ impl Run {
             }
             _ => {
                 let staged = staged.finish().unwrap();
-                let index = self.model.last() + 1 + self.seeded.below(9);
+                // Also into the middle of a log that is longer than the snapshot.
+                let commit = self.model.hard.commit.0.max(self.model.start.index.0);
+                let index = commit + self.seeded.below(self.model.last() - commit + 9);
                 let term = self.model.hard.term.0.max(1);
                 open.state.install(staged, reset(index, term)).unwrap();
                 self.model.state = state;
@@ -181,7 +185,7 @@ pub fn random_work_equals_the_model(store: &mut dyn StoreUnderTest) {
     let mut open = store.open().unwrap();
     let (mut reopened, mut cut_short, mut lost) = (0, 0, 0);
     for step in 0..1_500 {
-        match run.seeded.below(40) {
+        match run.seeded.below(44) {
             0..=14 => {
                 let writes = run.writes();
                 open.state.commit(writes).unwrap();
@@ -201,7 +205,7 @@ pub fn random_work_equals_the_model(store: &mut dyn StoreUnderTest) {
                 run.synced();
             }
             35 | 36 => run.install(&mut open),
-            37 => assert_eq!(Model::read(&open, run.model.start, run.model.hard), run.model, "step {step}"),
+            37 | 40..=43 => assert_eq!(Model::read(&open, run.model.start, run.model.hard), run.model, "step {step}"),
             power_cut => {
                 drop(open);
                 let cut = power_cut == 39 && store.lose_unsynced();
