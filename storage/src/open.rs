@@ -49,14 +49,16 @@ impl std::fmt::Debug for Options {
 /// `Locked` when a process has it, `FormatTooNew` when a newer quorate wrote it, `Corrupt` when it is damaged (the
 /// module's table says what is noticed), `Full` and `Io` when the disk refuses.
 pub fn open(dir: &Path, options: Options) -> StoreResult<OpenStore> {
+    // Before the lock: a store of a newer format is left exactly as it is.
+    dir::format(dir)?;
     dir::make(dir)?;
     let lock = dir::lock(dir)?;
     let fresh = dir::format(dir)?.is_none();
     let database = dir::database(dir);
     if fresh {
+        // Also where an earlier start was stopped in the middle of this: every step can be done again.
         dir::make(&database)?;
-        Marker::create(dir)?;
-        dir::sync(dir)?;
+        Marker::ensure(dir)?;
     }
     check_present(&database, fresh)?;
     let marker = Marker::open(dir, false)?;
@@ -237,7 +239,7 @@ fn check_blank(db: &DB) -> StoreResult<()> {
         if !is_empty(db, family)? {
             return Err(StoreError::Corrupt {
                 record: "file `format`".to_owned(),
-                detail: "it is missing, but the database beside it holds records; nothing was changed".to_owned(),
+                detail: "it is missing, but the database beside it holds records; no record was changed".to_owned(),
             });
         }
     }
