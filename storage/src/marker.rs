@@ -17,6 +17,7 @@ use quorate_core::ports::{StoreError, StoreResult};
 use crate::error::io_error;
 
 const NAME: &str = "durable";
+const DRAFT: &str = "durable.new";
 const SLOT_BYTES: u64 = 512;
 const RECORD_BYTES: usize = 12;
 
@@ -29,17 +30,22 @@ pub(crate) struct Marker {
 }
 
 impl Marker {
-    /// Makes the marker of a new store. The caller syncs the directory.
-    pub(crate) fn create(dir: &Path) -> StoreResult<()> {
+    /// Makes the marker of a new store, when it has none yet.
+    pub(crate) fn ensure(dir: &Path) -> StoreResult<()> {
         let doing = "creating the durable marker";
         let io = |error: std::io::Error| io_error(doing, &error);
-        let path = dir.join(NAME);
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).map_err(io)?;
+        if dir.join(NAME).exists() {
+            return Ok(());
+        }
+        let draft = dir.join(DRAFT);
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft).map_err(io)?;
         for slot in 0..2 {
             file.write_all_at(&record(0), slot * SLOT_BYTES).map_err(io)?;
         }
         file.set_len(2 * SLOT_BYTES).map_err(io)?;
-        file.sync_all().map_err(io)
+        file.sync_all().map_err(io)?;
+        std::fs::rename(&draft, dir.join(NAME)).map_err(io)?;
+        crate::dir::sync(dir)
     }
 
     /// Opens the marker of a store that exists.
@@ -110,7 +116,7 @@ mod tests {
     #[test]
     fn the_newest_whole_slot_counts() {
         let dir = tempfile::tempdir().unwrap();
-        Marker::create(dir.path()).unwrap();
+        Marker::ensure(dir.path()).unwrap();
         let mut marker = Marker::open(dir.path(), false).unwrap();
         for sequence in [1, 2, 9] {
             marker.note(sequence).unwrap();

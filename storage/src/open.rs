@@ -49,28 +49,26 @@ impl std::fmt::Debug for Options {
 /// `Locked` when a process has it, `FormatTooNew` when a newer quorate wrote it, `Corrupt` when it is damaged (the
 /// module's table says what is noticed), `Full` and `Io` when the disk refuses.
 pub fn open(dir: &Path, options: Options) -> StoreResult<OpenStore> {
+    // Before the lock: a store of a newer format is left exactly as it is.
+    dir::format(dir)?;
     dir::make(dir)?;
     let lock = dir::lock(dir)?;
     let fresh = dir::format(dir)?.is_none();
     let database = dir::database(dir);
     if fresh {
+        // Also where an earlier start was stopped in the middle of this: every step can be done again.
         dir::make(&database)?;
-        Marker::create(dir)?;
-        dir::sync(dir)?;
+        Marker::ensure(dir)?;
     }
     check_present(&database, fresh)?;
     let marker = Marker::open(dir, false)?;
     let judged = wal::scan(&database)?;
-    let repaired = if judged.cuts.is_empty() {
-        None
-    } else {
-        check_torn(&database, &judged, &marker)?;
-        Some(cut(&judged.cuts)?)
-    };
+    check_tail(&database, &judged, &marker)?;
+    let repaired = if judged.cuts.is_empty() { None } else { Some(cut(&judged.cuts)?) };
     // The scan and the cuts left no unfinished end: whatever RocksDB still finds wrong is damage.
     let rocks = families::database(fresh, options.wal_bytes_max, DBRecoveryMode::AbsoluteConsistency);
     let db = DB::open_cf_descriptors(&rocks, &database, families::descriptors()).map_err(|error| open_error(&error))?;
-    check_complete(&db, &marker)?;
+    check_reached(&judged, &marker, db.latest_sequence_number())?;
     let (boot, shape, active) = load(&db)?;
     if fresh {
         check_blank(&db)?;
@@ -133,8 +131,8 @@ pub fn open_read_only(dir: &Path) -> StoreResult<Inspection> {
     let judged = wal::scan(&database)?;
     let repaired =
         (!judged.cuts.is_empty()).then(|| format!("{}; not cut, the store was only read", tell(&judged.cuts)));
+    check_tail(&database, &judged, &marker)?;
     let db = look(&database)?;
-    check_tail(&judged, &marker, db.latest_sequence_number())?;
     let (boot, shape, active) = load(&db)?;
     let store = assemble(db, None, shape, active, None, lock);
     Ok(Inspection {
@@ -175,41 +173,35 @@ fn check_present(database: &Path, fresh: bool) -> StoreResult<()> {
     })
 }
 
-/// A torn end may be cut only when nothing in it was known to be synced.
-fn check_torn(database: &Path, judged: &wal::Scan, marker: &Marker) -> StoreResult<()> {
-    if marker.sequence() == 0 {
-        return Ok(());
-    }
-    // Without a single whole record only the tables can say how far the database got.
-    let recovered = match judged.last_sequence {
-        Some(last) => last,
-        None => look(database)?.latest_sequence_number(),
+/// The journal must reach as far as the marker says that it was synced. Checked before anything is cut or opened for
+/// writing, so that a refused store is as it was found.
+fn check_tail(database: &Path, judged: &wal::Scan, marker: &Marker) -> StoreResult<()> {
+    let reached = match judged.last_sequence {
+        // A torn end that begins below the marker had synced records in it, whatever the tables say.
+        Some(last) if last >= marker.sequence() || !judged.cuts.is_empty() => last,
+        _ if marker.sequence() == 0 => return Ok(()),
+        // What is not in the journal any more must be in the tables.
+        _ => look(database)?.latest_sequence_number(),
     };
-    check_tail(judged, marker, recovered)
+    check_reached(judged, marker, reached)
 }
 
-fn check_tail(judged: &wal::Scan, marker: &Marker, recovered: u64) -> StoreResult<()> {
-    let reached = if judged.cuts.is_empty() { recovered } else { judged.last_sequence.unwrap_or(recovered) };
+fn check_reached(judged: &wal::Scan, marker: &Marker, reached: u64) -> StoreResult<()> {
     if reached >= marker.sequence() {
         return Ok(());
     }
-    let lost = match judged.cuts.first() {
+    let record = match judged.cuts.first() {
         Some(cut) => format!("write-ahead log {}, byte {}", name(&cut.file), cut.keep),
         None => "write-ahead log".to_owned(),
     };
     Err(StoreError::Corrupt {
-        record: lost,
+        record,
         detail: format!(
             "changes up to {} were synced, but only those up to {reached} are there: the end of the journal is damaged or \
              was removed",
             marker.sequence()
         ),
     })
-}
-
-/// What the marker names must have been recovered.
-fn check_complete(db: &DB, marker: &Marker) -> StoreResult<()> {
-    check_tail(&wal::Scan::default(), marker, db.latest_sequence_number())
 }
 
 /// Cuts torn ends off, and says what was done.
@@ -247,7 +239,7 @@ fn check_blank(db: &DB) -> StoreResult<()> {
         if !is_empty(db, family)? {
             return Err(StoreError::Corrupt {
                 record: "file `format`".to_owned(),
-                detail: "it is missing, but the database beside it holds records; nothing was changed".to_owned(),
+                detail: "it is missing, but the database beside it holds records; no record was changed".to_owned(),
             });
         }
     }

@@ -123,8 +123,8 @@ impl StateStore for State {
 
 impl StateRead for State {
     fn get(&self, key: &[u8]) -> StoreResult<Option<Bytes>> {
-        let active = self.store.active();
-        self.store.get(*active, key, None)
+        let active = *self.store.active();
+        self.store.get(active, key, None)
     }
 
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> StoreResult<()> {
