@@ -210,7 +210,6 @@ impl NodeBuilder {
             return Ok(facts);
         }
         let (listen, advertise) = self.addresses()?;
-        let random = |what| config::random_id(what).map_err(|error| StartError::Internal(error.to_string()));
         let seed = [random(|bytes| bytes)?, random(|bytes| bytes)?].concat();
         let facts = Facts {
             stage: Stage::Begun.into(),
@@ -253,7 +252,6 @@ impl NodeBuilder {
         }
         if store.boot.start.index.0 == 0 {
             let internal = |error: &dyn std::fmt::Display| StartError::Internal(error.to_string());
-            let random = |what| config::random_id(what).map_err(|error| internal(&error));
             let cluster = random(ClusterId::from_bytes)?;
             let now = SystemTime::now();
             let ca = ClusterCa::create(cluster, now).map_err(|error| internal(&error))?;
@@ -353,6 +351,10 @@ fn finish_join(layout: &Layout, joined: Joined) -> Result<Prepared, StartError> 
     Ok(prepared(&facts, None))
 }
 
+fn random<T>(wrap: impl FnOnce([u8; 16]) -> T) -> Result<T, StartError> {
+    config::random_id(wrap).map_err(|error| StartError::Internal(error.to_string()))
+}
+
 fn key_of(facts: &Facts) -> Result<KeyPair, StartError> {
     KeyPair::from_pkcs8(&facts.joining_key)
         .map_err(|error| StartError::Damaged(format!("the key kept for joining cannot be read: {error}")))
@@ -376,8 +378,8 @@ fn issue(
 
 fn founding(facts: &Facts, ca: &ClusterCa, identity: &Identity) -> Result<Founding, StartError> {
     let token = || -> Result<Bytes, StartError> {
-        let secret = config::random_id(|bytes| bytes).map_err(|error| StartError::Internal(error.to_string()))?;
-        Ok(TokenRecord { secret: Bytes::copy_from_slice(&secret) }.encode_to_vec().into())
+        let secret = Bytes::copy_from_slice(&random(|bytes| bytes)?);
+        Ok(TokenRecord { secret }.encode_to_vec().into())
     };
     let (certificate, key) = ca.to_parts();
     let ca = CaRecord { certificate: certificate.into(), key: Bytes::copy_from_slice(&key) };
@@ -427,11 +429,9 @@ pub(super) fn open_store(layout: &Layout) -> Result<OpenStore, StartError> {
 }
 
 pub(super) fn resolve(address: &str) -> Result<SocketAddr, StartError> {
-    address
-        .to_socket_addrs()
-        .ok()
-        .and_then(|mut addresses| addresses.next())
-        .ok_or_else(|| StartError::Invalid(format!("`{address}` is no address to listen on; write host:port, for example [::]:4701")))
+    address.to_socket_addrs().ok().and_then(|mut addresses| addresses.next()).ok_or_else(|| {
+        StartError::Invalid(format!("`{address}` is no address to listen on; write host:port, for example [::]:4701"))
+    })
 }
 
 /// Disk and name resolution stay off the caller's runtime.

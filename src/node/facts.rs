@@ -68,7 +68,14 @@ pub(crate) struct Facts {
 
 impl Facts {
     pub(crate) fn load(meta: &dyn MetaStore) -> StoreResult<Option<Self>> {
-        let Some(bytes) = meta.get(NAME)? else { return Ok(None) };
+        Self::read(meta.get(NAME)?)
+    }
+
+    /// Under which name [`Facts::read`]'s argument lies.
+    pub(crate) const NAME: &'static str = NAME;
+
+    pub(crate) fn read(stored: Option<Bytes>) -> StoreResult<Option<Self>> {
+        let Some(bytes) = stored else { return Ok(None) };
         let corrupt = |detail: String| StoreError::Corrupt { record: format!("meta {NAME}"), detail };
         let facts = Self::decode(bytes).map_err(|error| corrupt(error.to_string()))?;
         let whole = NodeId::from_slice(&facts.node_id).is_some()

@@ -13,8 +13,8 @@ use quorate_core::consensus::io::{Input, Records};
 use quorate_core::id::{NodeId, RaftId};
 use quorate_core::ports::Staging;
 use quorate_transport::{
-    Caller, CertRole, Down, Gate, Handler, Hello, IncomingSnapshot, JoinReply, JoinRequest, Lane,
-    PROTOCOL_MAX, PROTOCOL_MIN, Plane, Refused, api,
+    Caller, CertRole, Down, Gate, Handler, Hello, IncomingSnapshot, JoinReply, JoinRequest, Lane, PROTOCOL_MAX,
+    PROTOCOL_MIN, Plane, Refused, api,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -145,9 +145,10 @@ impl Handler for NodeHandler {
         self.runtime.spawn(async move {
             let response = match api::Request::decode(body) {
                 Ok(request) => service.call(&caller.into(), request).await,
-                Err(error) => {
-                    super::service::failure(api::Code::Invalid, format!("the request cannot be read: {error}. Nothing was done"))
-                }
+                Err(error) => super::service::failure(
+                    api::Code::Invalid,
+                    format!("the request cannot be read: {error}. Nothing was done"),
+                ),
             };
             let _ = reply.send(response.encode_to_vec().into());
         });
@@ -171,7 +172,7 @@ impl Handler for NodeHandler {
 
 /// Who asks, as the authorisation table sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Asker {
+pub(crate) enum Asker {
     /// An operator: by certificate, on the local socket, or the embedder itself.
     Operator,
     /// Another manager on the peer plane.

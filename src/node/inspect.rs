@@ -77,7 +77,7 @@ pub fn inspect(directory: &Path) -> Result<Inspection, StartError> {
         return Err(StartError::Directory(format!("{} holds no node", directory.display())));
     }
     let store = quorate_storage::open_read_only(&layout.store())?;
-    let facts = Facts::load(&store)?
+    let facts = Facts::read(store.fact(Facts::NAME)?)?
         .ok_or_else(|| StartError::Directory(format!("{} was never prepared", directory.display())))?;
     let status = read::status(&*store.state)?;
     let scanned = scan_hash(&*store.state)?;

@@ -76,7 +76,10 @@ impl Service {
         let until = Instant::now() + PATIENCE;
         let address = reachable_address(&request.advertise, source)?;
         if request.name.len() > NAME_BYTES_MAX {
-            return Err(JoinRefused::Malformed(format!("the name has {} bytes, at most {NAME_BYTES_MAX}", request.name.len())));
+            return Err(JoinRefused::Malformed(format!(
+                "the name has {} bytes, at most {NAME_BYTES_MAX}",
+                request.name.len()
+            )));
         }
         for _ in 0..ATTEMPTS {
             self.router.read_index(until).await.map_err(words)?;
@@ -87,7 +90,8 @@ impl Service {
             }
             let ca = seen.ca.as_ref().ok_or_else(|| JoinRefused::Other("the cluster has no CA".into()))?;
             // Signing first: a malformed request must not leave a record behind.
-            let subject = CertSubject { cluster: self.facts.cluster(), node_id: request.node_id, role: CertRole::Manager };
+            let subject =
+                CertSubject { cluster: self.facts.cluster(), node_id: request.node_id, role: CertRole::Manager };
             let certificate = ca
                 .issue(&request.csr, &subject, config::CERTIFICATE, SystemTime::now())
                 .map_err(|error| JoinRefused::Malformed(error.to_string()))?;
@@ -101,7 +105,10 @@ impl Service {
                 return Ok(self.joined(&seen, RaftId(record.raft_id), &certificate, &request, &address));
             }
             if !request.name.is_empty() && seen.records.nodes.iter().any(|node| node.name == request.name) {
-                return Err(JoinRefused::AlreadyKnown(format!("the name {} is taken; choose another with --name", request.name)));
+                return Err(JoinRefused::AlreadyKnown(format!(
+                    "the name {} is taken; choose another with --name",
+                    request.name
+                )));
             }
             let raft_id = RaftId(seen.records.cluster.next_raft_id);
             let txn = admission(&seen, &request, &address, raft_id, &digest);
@@ -115,17 +122,28 @@ impl Service {
         Err(JoinRefused::Other("too many nodes join at the same time; try again".into()))
     }
 
-    fn joined(&self, seen: &Seen, raft_id: RaftId, certificate: &[u8], request: &JoinRequest, address: &str) -> JoinReply {
+    fn joined(
+        &self,
+        seen: &Seen,
+        raft_id: RaftId,
+        certificate: &[u8],
+        request: &JoinRequest,
+        address: &str,
+    ) -> JoinReply {
         let managers = seen
             .records
             .nodes
             .iter()
             .filter_map(|node| {
-                Some(ManagerAddress { raft_id: node.raft()?, node_id: node.node_id()?, addresses: node.addresses.clone() })
+                Some(ManagerAddress {
+                    raft_id: node.raft()?,
+                    node_id: node.node_id()?,
+                    addresses: node.addresses.clone(),
+                })
             })
             .filter(|manager| manager.raft_id != raft_id)
             .collect();
-        JoinReply::Joined(Joined {
+        JoinReply::Joined(Box::new(Joined {
             certificate: certificate.to_vec(),
             ca_certificate: seen.ca.as_ref().map(|ca| ca.certificate().to_vec()).unwrap_or_default(),
             cluster_id: self.facts.cluster(),
@@ -134,7 +152,7 @@ impl Service {
             raft_id,
             managers,
             extra: Bytes::copy_from_slice(address.as_bytes()),
-        })
+        }))
     }
 
     /// Brings this manager's own record up to date: address, store, versions. Level-triggered; called after a start and
@@ -190,7 +208,9 @@ fn reachable_address(advertise: &str, source: SocketAddr) -> Result<String, Join
         return Ok(SocketAddr::new(ip, address.port()).to_string());
     }
     match advertise.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0) => Ok(advertise.to_owned()),
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0) => {
+            Ok(advertise.to_owned())
+        }
         _ => Err(JoinRefused::Malformed(format!("`{advertise}` is no host:port to reach this node at"))),
     }
 }
@@ -213,7 +233,10 @@ fn admission(seen: &Seen, request: &JoinRequest, address: &str, raft_id: RaftId,
     };
     let key = NodeRecord::key(request.node_id);
     Txn {
-        compares: vec![Compare::mod_revision(ClusterRecord::key(), seen.cluster_revision), Compare::absent(key.clone())],
+        compares: vec![
+            Compare::mod_revision(ClusterRecord::key(), seen.cluster_revision),
+            Compare::absent(key.clone()),
+        ],
         then: vec![
             Put { key: ClusterRecord::key(), value: cluster.to_bytes(), ..Put::default() }.into(),
             Put { key, value: node.to_bytes(), ..Put::default() }.into(),

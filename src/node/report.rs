@@ -96,7 +96,11 @@ impl Service {
         let lineage = records.lineage();
         let mut answer = ClusterStatus {
             cluster_id: self.facts.cluster().to_string(),
-            generation: if lineage.generation() == 0 { self.facts.lineage_list().generation() } else { lineage.generation() },
+            generation: if lineage.generation() == 0 {
+                self.facts.lineage_list().generation()
+            } else {
+                lineage.generation()
+            },
             term: status.term.0,
             leader: status.leader.map(|leader| self.name_of(leader)),
             revision,
@@ -107,7 +111,12 @@ impl Service {
             answered_by: own_name(&self.facts.name, &self.facts.node().to_string()),
             leaderless_ms: self.leaderless_ms(),
             managers,
-            workers: records.nodes.iter().filter(|node| node.role == i32::from(Role::Worker)).map(worker_status).collect(),
+            workers: records
+                .nodes
+                .iter()
+                .filter(|node| node.role == i32::from(Role::Worker))
+                .map(worker_status)
+                .collect(),
             cluster_version: records.cluster.version,
         };
         answer.health = health(&answer, &status);
@@ -202,14 +211,18 @@ fn advice(answer: &ClusterStatus) -> Vec<String> {
     match answer.health {
         Health::Ok => {}
         Health::QuorumLost if missing.is_empty() => {
-            lines.push("next     wait a moment: the managers are electing a leader. If this stays, look at their logs".into());
+            lines.push(
+                "next     wait a moment: the managers are electing a leader. If this stays, look at their logs".into(),
+            );
         }
         Health::QuorumLost => {
             lines.push(format!("next     start {} again", names()));
             lines.push("writes are refused until then; nothing acknowledged is lost".into());
         }
         Health::SingleCopy => {
-            lines.push("one voter: if its disk is lost, the cluster is lost. next: join managers until there are three".into());
+            lines.push(
+                "one voter: if its disk is lost, the cluster is lost. next: join managers until there are three".into(),
+            );
         }
         Health::Degraded => {
             lines.push(format!("next     start {} again, or join a new manager", names()));

@@ -39,13 +39,17 @@ impl Router {
         let (reply, answer) = oneshot::channel();
         let stopping = || fail(api::Code::Stopping, "this manager is stopping; ask another one. Nothing was done");
         match timeout_at(until, self.inbox.send(call(reply))).await {
-            Err(_elapsed) => return Err(fail(api::Code::Overloaded, "this manager is too busy. Nothing was done; try again")),
+            Err(_elapsed) => {
+                return Err(fail(api::Code::Overloaded, "this manager is too busy. Nothing was done; try again"));
+            }
             Ok(Err(_closed)) => return Err(stopping()),
             Ok(Ok(())) => {}
         }
         match timeout_at(until, answer).await {
             Err(_elapsed) => Err(fail(api::Code::Unknown, "no outcome within the deadline: it may or may not be done")),
-            Ok(Err(_dropped)) => Err(fail(api::Code::Unknown, "this manager stopped in the middle: it may or may not be done")),
+            Ok(Err(_dropped)) => {
+                Err(fail(api::Code::Unknown, "this manager stopped in the middle: it may or may not be done"))
+            }
             Ok(Ok(reply)) => Ok(reply),
         }
     }
@@ -70,7 +74,9 @@ impl Router {
                         error
                     }
                 },
-                Reply::Answer(Answer::Refused(Rejection::Replaced)) => fail(api::Code::NoLeader, Rejection::Replaced.to_string()),
+                Reply::Answer(Answer::Refused(Rejection::Replaced)) => {
+                    fail(api::Code::NoLeader, Rejection::Replaced.to_string())
+                }
                 Reply::Answer(Answer::Refused(rejection)) => return Err(rejected(&rejection)),
                 Reply::Answer(Answer::Unknown) => {
                     let error = fail(api::Code::Unknown, "a snapshot covered the entry: it may or may not be done");
@@ -90,7 +96,13 @@ impl Router {
         }
     }
 
-    async fn forward(&self, command: &Command, leader: RaftId, attempt: Duration, until: Instant) -> Result<TxnResult, Failure> {
+    async fn forward(
+        &self,
+        command: &Command,
+        leader: RaftId,
+        attempt: Duration,
+        until: Instant,
+    ) -> Result<TxnResult, Failure> {
         let patience = attempt.min(until.saturating_duration_since(Instant::now()));
         let deadline_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         let kind = api::request::Kind::Command(api::Command { command: command.encode_to_vec().into() });
@@ -103,8 +115,12 @@ impl Router {
                 Ok(_) => Err(fail(api::Code::Internal, "the leader answered something else than was asked")),
                 Err(error) => Err(fail(api::Code::Unknown, format!("the leader's answer cannot be read: {error}"))),
             },
-            Err(RequestError::NotSent(why)) => Err(fail(api::Code::NotLeader, format!("the leader cannot be reached: {why}"))),
-            Err(RequestError::Unknown(why)) => Err(fail(api::Code::Unknown, format!("the leader did not answer: {why}"))),
+            Err(RequestError::NotSent(why)) => {
+                Err(fail(api::Code::NotLeader, format!("the leader cannot be reached: {why}")))
+            }
+            Err(RequestError::Unknown(why)) => {
+                Err(fail(api::Code::Unknown, format!("the leader did not answer: {why}")))
+            }
         }
     }
 
@@ -126,7 +142,9 @@ impl Router {
         match self.ask(until, |reply| Call::Transfer { to, reply }).await? {
             Reply::Answer(Answer::Transferred(leader)) => Ok(leader),
             Reply::Answer(Answer::Refused(rejection)) => Err(rejected(&rejection)),
-            Reply::Answer(_) | Reply::Outcome(_) => Err(fail(api::Code::Internal, "a transfer was answered as something else")),
+            Reply::Answer(_) | Reply::Outcome(_) => {
+                Err(fail(api::Code::Internal, "a transfer was answered as something else"))
+            }
         }
     }
 }
@@ -140,7 +158,9 @@ fn settle(outcome: Outcome) -> Result<TxnResult, Failure> {
 
 pub(super) fn refused(refusal: &Refusal) -> Failure {
     let code = match refusal {
-        Refusal::Limit { .. } | Refusal::EmptyKey | Refusal::DuplicateKey { .. } | Refusal::Malformed { .. } => api::Code::Invalid,
+        Refusal::Limit { .. } | Refusal::EmptyKey | Refusal::DuplicateKey { .. } | Refusal::Malformed { .. } => {
+            api::Code::Invalid
+        }
         Refusal::Compacted { .. } => api::Code::Compacted,
         Refusal::FutureRevision { .. } => api::Code::Invalid,
         Refusal::Fenced { .. } => api::Code::Fenced,

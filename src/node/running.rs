@@ -76,7 +76,10 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
         ))
     })?;
     if let Some(repaired) = &boot.repaired {
-        tracing::warn!(repaired, "the end of the journal was torn by a crash and was mended; nothing synced is missing");
+        tracing::warn!(
+            repaired,
+            "the end of the journal was torn by a crash and was mended; nothing synced is missing"
+        );
     }
     let identity = Identity::load(&layout.identity()).map_err(|error| StartError::Directory(error.to_string()))?;
     let state = Machine::open(state).map_err(|error| match error {
@@ -89,7 +92,8 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     settings.tick_nanos = u64::try_from(builder.tick.as_nanos()).unwrap_or(settings.tick_nanos).max(1_000_000);
     settings.log_window_entries = builder.log_window.max(16);
     settings.log_window_bytes = config::LOG_WINDOW_BYTES;
-    settings.stable_ticks = (builder.stable.as_nanos() / u128::from(settings.tick_nanos)).try_into().unwrap_or(u64::MAX);
+    settings.stable_ticks =
+        (builder.stable.as_nanos() / u128::from(settings.tick_nanos)).try_into().unwrap_or(u64::MAX);
     let start = MachineStart { boot, state: state.status().clone(), records: Arc::clone(&records), tail };
     let machine = Consensus::new(settings, start).map_err(|cause: StopCause| StartError::Damaged(cause.to_string()))?;
     let store = OpenStoreParts { log, log_reader, staging, meta };
@@ -222,7 +226,9 @@ fn endpoint_thread(
             Err(error) => {
                 let failed = match error {
                     BindError::Busy(_) | BindError::Address { .. } => StartError::Address(error.to_string()),
-                    BindError::Tls(_) | BindError::NoRuntime | BindError::NoEntropy => StartError::Internal(error.to_string()),
+                    BindError::Tls(_) | BindError::NoRuntime | BindError::NoEntropy => {
+                        StartError::Internal(error.to_string())
+                    }
                 };
                 let _ = listening.send(Err(failed));
                 return;
@@ -279,9 +285,8 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
         directory: builder.directory.clone(),
     };
     let net = spawn("quorate-net-main", move || endpoint_thread(late, listening_in, stopping_net))?;
-    let Listening { endpoint, handle } = listening
-        .await
-        .unwrap_or_else(|_| Err(StartError::Internal("the network thread ended at once".into())))?;
+    let Listening { endpoint, handle } =
+        listening.await.unwrap_or_else(|_| Err(StartError::Internal("the network thread ended at once".into())))?;
     let address = endpoint.local_address().unwrap_or(listen);
 
     let writer = {

@@ -28,7 +28,7 @@ use super::router::{Failure, Router, fail, refused};
 use super::{applier, authorize, records};
 
 /// What requests need of the node.
-pub(super) struct Service {
+pub(crate) struct Service {
     pub(super) facts: Facts,
     pub(super) router: Router,
     pub(super) peers: Peers,
@@ -46,12 +46,18 @@ pub(super) fn failure(code: api::Code, message: impl Into<String>) -> api::Respo
 
 impl Service {
     /// Answers one request; always within its deadline.
-    pub(super) async fn call(&self, asker: &Asker, request: api::Request) -> api::Response {
+    pub(crate) async fn call(&self, asker: &Asker, request: api::Request) -> api::Response {
         let Some(kind) = request.kind else {
-            return failure(api::Code::Invalid, "this manager does not know the request: it may be older than the client. Nothing was done");
+            return failure(
+                api::Code::Invalid,
+                "this manager does not know the request: it may be older than the client. Nothing was done",
+            );
         };
         if !authorize::allowed(*asker, &kind) {
-            return failure(api::Code::Denied, "this identity may not do that; use an operator's identity file. Nothing was done");
+            return failure(
+                api::Code::Denied,
+                "this identity may not do that; use an operator's identity file. Nothing was done",
+            );
         }
         let patience = Duration::from_millis(request.deadline_ms).min(Duration::from_secs(600));
         match self.answer(kind, Instant::now() + patience).await {
@@ -79,8 +85,9 @@ impl Service {
             }
             request::Kind::Transfer(transfer) => self.transfer(&transfer.to, until).await.map(response::Kind::Transfer),
             request::Kind::Command(command) => {
-                let command = Command::decode(command.command)
-                    .map_err(|error| fail(api::Code::Invalid, format!("the forwarded command cannot be read: {error}")))?;
+                let command = Command::decode(command.command).map_err(|error| {
+                    fail(api::Code::Invalid, format!("the forwarded command cannot be read: {error}"))
+                })?;
                 let result = self.router.execute(command, Origin::Forwarded, until).await?;
                 Ok(response::Kind::Command(api::CommandDone { result: result.encode_to_vec().into() }))
             }
@@ -88,8 +95,9 @@ impl Service {
     }
 
     async fn write(&self, request: &[u8], until: Instant) -> Result<TxnResult, Failure> {
-        let mut request = Request::decode(request)
-            .map_err(|error| fail(api::Code::Invalid, format!("the transaction cannot be read: {error}. Nothing was changed")))?;
+        let mut request = Request::decode(request).map_err(|error| {
+            fail(api::Code::Invalid, format!("the transaction cannot be read: {error}. Nothing was changed"))
+        })?;
         if request.id().is_none() || request.sequence == 0 {
             return Err(fail(api::Code::Invalid, "the transaction carries no request id. Nothing was changed"));
         }
@@ -138,7 +146,9 @@ impl Service {
         let role = match role {
             "manager" => Role::Manager,
             "worker" => Role::Worker,
-            other => return Err(fail(api::Code::Invalid, format!("there is no role `{other}`; say manager or worker"))),
+            other => {
+                return Err(fail(api::Code::Invalid, format!("there is no role `{other}`; say manager or worker")));
+            }
         };
         self.router.read_index(until).await?;
         let reader = Arc::clone(&self.reader);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_core::consensus::io::Input;
 use quorate_core::id::RaftId;
-use quorate_core::ports::{StateRead, Staging};
+use quorate_core::ports::{Staging, StateRead};
 use quorate_core::state::{SnapshotReader, SnapshotWriter};
 use quorate_transport::{IncomingSnapshot, Peers, SnapshotPiece};
 use tokio::sync::mpsc;

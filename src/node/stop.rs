@@ -79,7 +79,9 @@ impl std::fmt::Display for StopReason {
             ),
             Self::IdentityRefused(why) => write!(f, "the cluster does not take this node's identity: {why}"),
             Self::NeedsVersion(why) => f.write_str(why),
-            Self::Bug(why) => write!(f, "a defect of quorate: {why}. The node stopped before it could do harm; please report this"),
+            Self::Bug(why) => {
+                write!(f, "a defect of quorate: {why}. The node stopped before it could do harm; please report this")
+            }
         }
     }
 }
@@ -140,9 +142,9 @@ impl From<StoreError> for StartError {
             StoreError::FormatTooNew { .. } => {
                 Self::Damaged(format!("{message}. Nothing was changed; start it with the newer quorate"))
             }
-            StoreError::Locked { .. } => {
-                Self::InUse(format!("{message}. Nothing was changed; stop the running node first, or talk to it with --data-dir"))
-            }
+            StoreError::Locked { .. } => Self::InUse(format!(
+                "{message}. Nothing was changed; stop the running node first, or talk to it with --data-dir"
+            )),
             StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Poisoned(_) => Self::Disk(message),
         }
     }

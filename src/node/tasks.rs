@@ -37,11 +37,23 @@ pub(super) enum Reply {
 pub(super) enum Call {
     /// From the transport.
     Input(Input),
-    Propose { command: Command, origin: Origin, reply: oneshot::Sender<Reply> },
-    Read { reply: oneshot::Sender<Reply> },
-    Transfer { to: Option<RaftId>, reply: oneshot::Sender<Reply> },
+    Propose {
+        command: Command,
+        origin: Origin,
+        reply: oneshot::Sender<Reply>,
+    },
+    Read {
+        reply: oneshot::Sender<Reply>,
+    },
+    Transfer {
+        to: Option<RaftId>,
+        reply: oneshot::Sender<Reply>,
+    },
     /// A view for sending was made.
-    Built { status: StateStatus, view: Arc<dyn StateRead> },
+    Built {
+        status: StateStatus,
+        view: Arc<dyn StateRead>,
+    },
     /// The end.
     Stop,
 }
@@ -110,7 +122,9 @@ impl ConsensusTask {
                 _ = inbox.recv_many(&mut calls, BATCH) => {}
             }
             // Whatever else is there already goes into the same step.
-            while reported.len() < BATCH && let Ok(report) = reports.try_recv() {
+            while reported.len() < BATCH
+                && let Ok(report) = reports.try_recv()
+            {
                 reported.push(report);
             }
             inputs.append(&mut reported);
@@ -167,9 +181,7 @@ impl ConsensusTask {
     fn take(&mut self, call: Call) -> Option<Input> {
         Some(match call {
             Call::Input(input) => input,
-            Call::Propose { command, origin, reply } => {
-                Input::Propose { ticket: self.ticket(reply), command, origin }
-            }
+            Call::Propose { command, origin, reply } => Input::Propose { ticket: self.ticket(reply), command, origin },
             Call::Read { reply } => Input::Read { ticket: self.ticket(reply) },
             Call::Transfer { to, reply } => Input::Transfer { ticket: self.ticket(reply), to },
             Call::Built { status, view } => {
