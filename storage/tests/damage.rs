@@ -157,11 +157,22 @@ fn no_flipped_byte_of_a_table_ever_gives_a_wrong_answer() {
 
 #[test]
 fn a_flipped_state_value_is_an_error_where_it_is_read_and_final() {
-    let disk = in_tables();
-    let (table, at) = table_with(&disk, "value of a");
+    // enough of it that the value lies in another block than what an opening reads
+    let disk = filled(40);
+    let mut open = disk.open().unwrap();
+    let big = "v".repeat(1_000);
+    for n in 0..50 {
+        open.state.commit(set(&[(&format!("key {n}"), &big)])).unwrap();
+    }
+    open.state.commit(set(&[("z", "value of z")])).unwrap();
+    open.log.write(&[], true).unwrap();
+    drop(open);
+    drop(disk.open().unwrap());
+    let (table, at) = table_with(&disk, "value of z");
     flip(&table, at + 4);
     let mut open = disk.open().unwrap();
-    assert_corrupt(&open.state.get(b"a").unwrap_err(), &[]);
+    assert_eq!(open.state.get(b"key 7").unwrap().unwrap().len(), 1_000);
+    assert_corrupt(&open.state.get(b"z").unwrap_err(), &[]);
     assert!(matches!(open.state.get(b"b"), Err(StoreError::Poisoned(_))));
     assert!(matches!(open.log.write(&[batch(41, 41)], true), Err(StoreError::Poisoned(_))));
     assert!(matches!(open.meta.put(&[]), Err(StoreError::Poisoned(_))));
@@ -213,6 +224,71 @@ fn a_store_without_its_format_is_not_taken_for_a_new_one() {
 }
 
 #[test]
+fn a_store_whose_making_was_stopped_is_made_to_the_end() {
+    let disk = Disk::new();
+    drop(disk.open().unwrap());
+    for unmade in [&["format"][..], &["format", "durable"], &["format", "durable", "db"]] {
+        for name in unmade {
+            let path = disk.dir.join(name);
+            if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
+        }
+        assert!(!quorate_storage::exists(&disk.dir));
+        let open = disk.open().unwrap();
+        assert_eq!(open.boot, quorate_core::ports::Boot::default());
+        assert!(quorate_storage::exists(&disk.dir));
+    }
+}
+
+#[test]
+fn no_flipped_byte_and_no_cut_of_a_manifest_ever_gives_a_wrong_answer() {
+    let whole = in_tables();
+    let manifest = fs::read_to_string(whole.dir.join("db/CURRENT")).unwrap();
+    let manifest = std::path::Path::new("db").join(manifest.trim());
+    let length = fs::read(whole.dir.join(&manifest)).unwrap().len();
+    let mut refused = 0;
+    for at in (0..length).step_by(5) {
+        for shorten in [false, true] {
+            let disk = whole.copy();
+            let path = disk.dir.join(&manifest);
+            if shorten {
+                cut(&path, at as u64)
+            } else {
+                flip(&path, at)
+            }
+            match disk.open() {
+                Ok(open) => {
+                    assert_filled(&open, 40);
+                    assert_eq!(state(&*open.state).unwrap().len(), 2);
+                }
+                Err(error) => {
+                    assert_corrupt(&error, &[]);
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(refused > 20, "{refused}");
+}
+
+#[test]
+fn what_was_received_and_not_installed_takes_no_room_after_a_restart() {
+    let waiting = |disk: &Disk| {
+        let db = raw(disk);
+        db.iterator_cf(db.cf_handle("state_b").unwrap(), rocksdb::IteratorMode::Start).count()
+    };
+    let disk = filled(4);
+    let open = disk.open().unwrap();
+    let mut staged = open.staging.begin().unwrap();
+    staged.write(&[(bytes::Bytes::from_static(b"x"), bytes::Bytes::from_static(b"y"))]).unwrap();
+    staged.finish().unwrap();
+    drop(open);
+    assert_eq!(waiting(&disk), 1);
+    drop(disk.open().unwrap());
+    assert_eq!(waiting(&disk), 0);
+    assert_filled(&disk.open().unwrap(), 4);
+}
+
+#[test]
 fn a_newer_format_is_refused_and_nothing_is_changed() {
     let disk = filled(4);
     fs::write(disk.dir.join("format"), "quorate store format 2\n").unwrap();
@@ -236,9 +312,9 @@ fn records_that_were_swapped_are_refused() {
     let disk = filled(6);
     let db = raw(&disk);
     let state = db.cf_handle("state_a").unwrap();
-    let (a, b) = (db.get_cf(state, b"a").unwrap().unwrap(), db.get_cf(state, b"b").unwrap().unwrap());
-    db.put_cf(state, b"a", b).unwrap();
-    db.put_cf(state, b"b", a).unwrap();
+    let (a, b) = (db.get_cf(state, b"ka").unwrap().unwrap(), db.get_cf(state, b"kb").unwrap().unwrap());
+    db.put_cf(state, b"ka", b).unwrap();
+    db.put_cf(state, b"kb", a).unwrap();
     drop(db);
     let open = disk.open().unwrap();
     assert_corrupt(&open.state.get(b"a").unwrap_err(), &["state key `a`"]);
