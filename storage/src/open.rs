@@ -3,7 +3,7 @@
 //! Owns the order of the checks. Nothing in the directory is changed before the format is known, the lock is held and the
 //! journal was judged. Called once per start of a node, and by `inspect` for a stopped one.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use quorate_core::log::{HardState, LogStart};
 use quorate_core::ports::{Boot, LogReader, MetaStore, OpenStore, StateRead, StateReader, StoreError, StoreResult};
 use rocksdb::{DB, DBRecoveryMode, ReadOptions};
 
-use crate::db::{Journal, Store, family_of, is_empty, scan};
+use crate::db::{Journal, Serials, Store, Touch, family_of, is_empty, scan};
 use crate::error::{io_error, open_error, rocks_error};
-use crate::families::{self, Family, Probe, meta_key};
+use crate::families::{self, Family, WITNESS, meta_key};
 use crate::log::{self, Shape};
 use crate::marker::Marker;
 use crate::staging::{Stage, Stager};
@@ -70,6 +70,7 @@ pub fn open(dir: &Path, options: Options) -> StoreResult<OpenStore> {
     let db = DB::open_cf_descriptors(&rocks, &database, families::descriptors()).map_err(|error| open_error(&error))?;
     check_reached(&judged, &marker, db.latest_sequence_number())?;
     let (boot, shape, active) = load(&db)?;
+    let serials = check_witnesses(&db, active, &marker)?;
     if fresh {
         check_blank(&db)?;
         dir::declare(dir)?;
@@ -78,9 +79,9 @@ pub fn open(dir: &Path, options: Options) -> StoreResult<OpenStore> {
         tracing::warn!(repaired, "the store was repaired");
     }
     let boot = Boot { repaired, ..boot };
-    let store = assemble(db, Some(marker), shape, active, options.probe, Some(lock));
+    let store = Store::new(db, Journal { marker: Some(marker), shape, serials }, active, options.probe, Some(lock));
     // What was recovered is in tables already; the sync notes it, so that later openings expect it.
-    store.write(&mut store.journal(), "syncing the opened store", store.batch(), true)?;
+    store.write(&mut store.journal(), "syncing the opened store", store.batch(), Touch::Aside, true)?;
     store.clear(active.other())?;
     let stage = Stage::new(Arc::clone(&store));
     Ok(OpenStore {
@@ -134,24 +135,14 @@ pub fn open_read_only(dir: &Path) -> StoreResult<Inspection> {
     check_tail(&database, &judged, &marker)?;
     let db = look(&database)?;
     let (boot, shape, active) = load(&db)?;
-    let store = assemble(db, None, shape, active, None, lock);
+    let serials = check_witnesses(&db, active, &marker)?;
+    let store = Store::new(db, Journal { marker: None, shape, serials }, active, None, lock);
     Ok(Inspection {
         boot: Boot { repaired, ..boot },
         log: Arc::new(log::Reader(Arc::clone(&store))),
         state: state::Reader(Arc::clone(&store)).view(),
         facts: meta::Meta(store),
     })
-}
-
-fn assemble(
-    db: DB,
-    marker: Option<Marker>,
-    shape: Shape,
-    active: Family,
-    probe: Option<Probe>,
-    lock: Option<File>,
-) -> Arc<Store> {
-    Store::new(db, Journal { marker, shape }, active, probe, lock)
 }
 
 /// The database without the right to write, up to where its journal is whole.
@@ -246,24 +237,51 @@ fn check_blank(db: &DB) -> StoreResult<()> {
     Ok(())
 }
 
-fn record(db: &DB, key: &[u8]) -> StoreResult<Option<Bytes>> {
-    let found =
-        db.get_cf(family_of(db, Family::Meta)?, key).map_err(|error| rocks_error("reading a record", &error))?;
-    found.map(|record| envelope::decode(Family::Meta, key, record)).transpose()
+fn record(db: &DB, family: Family, key: &[u8]) -> StoreResult<Option<Bytes>> {
+    let found = db.get_cf(family_of(db, family)?, key).map_err(|error| rocks_error("reading a record", &error))?;
+    found.map(|record| envelope::decode(family, key, record)).transpose()
+}
+
+/// Every family must hold the last batch that touched it, and together they must reach as far as was synced: a database
+/// that forgot a table does not.
+fn check_witnesses(db: &DB, active: Family, marker: &Marker) -> StoreResult<Serials> {
+    let told = record(db, Family::Meta, meta_key::SERIALS)?;
+    let told = told.map_or(Ok(Serials::default()), |found| log::decode_serials(&found))?;
+    for (family, told) in [(Family::Log, told.log), (active, told.state)] {
+        let own = record(db, family, WITNESS)?.map_or(Ok(0), |found| log::decode_witness(&found))?;
+        if own != told {
+            return contradiction(
+                format!("column family {family}"),
+                format!(
+                    "the last batch that touched it was {told}, but it holds those up to {own}: a table of it, or of {}, \
+                     was forgotten",
+                    Family::Meta
+                ),
+            );
+        }
+    }
+    if told.last() < marker.serial() {
+        return contradiction(
+            "database".to_owned(),
+            format!("batches up to {} were synced, but only those up to {} are there", marker.serial(), told.last()),
+        );
+    }
+    Ok(told)
 }
 
 /// Reads what a starting node must know, and refuses what contradicts itself.
 fn load(db: &DB) -> StoreResult<(Boot, Shape, Family)> {
-    let hard =
-        record(db, meta_key::HARD_STATE)?.map_or(Ok(HardState::default()), |found| log::decode_hard_state(&found))?;
-    let start = record(db, meta_key::LOG_START)?.map_or(Ok(LogStart::default()), |found| log::decode_start(&found))?;
-    let active = active_family(record(db, meta_key::STATE)?)?;
+    let hard = record(db, Family::Meta, meta_key::HARD_STATE)?
+        .map_or(Ok(HardState::default()), |found| log::decode_hard_state(&found))?;
+    let start = record(db, Family::Meta, meta_key::LOG_START)?
+        .map_or(Ok(LogStart::default()), |found| log::decode_start(&found))?;
+    let active = active_family(record(db, Family::Meta, meta_key::STATE)?)?;
     let mut shape = Shape { start, last: start.index, hard, purged: start.index };
     let mut terms: Vec<(LogIndex, Term)> = Vec::new();
     let mut newest = start.term;
     let mut options = ReadOptions::default();
     options.fill_cache(false);
-    scan(db, Family::Log, (&[], &[]), options, &mut |key, payload| {
+    scan(db, Family::Log, (&log::key(LogIndex(0)), &[]), options, &mut |key, payload| {
         let entry = log::decode(key, payload)?;
         if entry.index <= start.index {
             // Cut, and still to be deleted.

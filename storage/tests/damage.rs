@@ -157,11 +157,22 @@ fn no_flipped_byte_of_a_table_ever_gives_a_wrong_answer() {
 
 #[test]
 fn a_flipped_state_value_is_an_error_where_it_is_read_and_final() {
-    let disk = in_tables();
-    let (table, at) = table_with(&disk, "value of a");
+    // enough of it that the value lies in another block than what an opening reads
+    let disk = filled(40);
+    let mut open = disk.open().unwrap();
+    let big = "v".repeat(1_000);
+    for n in 0..50 {
+        open.state.commit(set(&[(&format!("key {n}"), &big)])).unwrap();
+    }
+    open.state.commit(set(&[("z", "value of z")])).unwrap();
+    open.log.write(&[], true).unwrap();
+    drop(open);
+    drop(disk.open().unwrap());
+    let (table, at) = table_with(&disk, "value of z");
     flip(&table, at + 4);
     let mut open = disk.open().unwrap();
-    assert_corrupt(&open.state.get(b"a").unwrap_err(), &[]);
+    assert_eq!(open.state.get(b"key 7").unwrap().unwrap().len(), 1_000);
+    assert_corrupt(&open.state.get(b"z").unwrap_err(), &[]);
     assert!(matches!(open.state.get(b"b"), Err(StoreError::Poisoned(_))));
     assert!(matches!(open.log.write(&[batch(41, 41)], true), Err(StoreError::Poisoned(_))));
     assert!(matches!(open.meta.put(&[]), Err(StoreError::Poisoned(_))));
@@ -301,9 +312,9 @@ fn records_that_were_swapped_are_refused() {
     let disk = filled(6);
     let db = raw(&disk);
     let state = db.cf_handle("state_a").unwrap();
-    let (a, b) = (db.get_cf(state, b"a").unwrap().unwrap(), db.get_cf(state, b"b").unwrap().unwrap());
-    db.put_cf(state, b"a", b).unwrap();
-    db.put_cf(state, b"b", a).unwrap();
+    let (a, b) = (db.get_cf(state, b"ka").unwrap().unwrap(), db.get_cf(state, b"kb").unwrap().unwrap());
+    db.put_cf(state, b"ka", b).unwrap();
+    db.put_cf(state, b"kb", a).unwrap();
     drop(db);
     let open = disk.open().unwrap();
     assert_corrupt(&open.state.get(b"a").unwrap_err(), &["state key `a`"]);
