@@ -138,7 +138,7 @@ impl Shared {
             self.handler.lineage_newer(theirs);
         }
         let mut caller = caller.clone();
-        caller.raft_id = (theirs.raft_id.0 != 0).then_some(theirs.raft_id);
+        caller.raft_id = greet::raft_id_of(&caller, theirs);
         self.gate.admit(caller.plane, &caller, theirs)
     }
 

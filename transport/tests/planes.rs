@@ -663,6 +663,32 @@ async fn another_raft_id_or_node_id_than_the_one_dialled_is_not_taken() {
 }
 
 #[tokio::test]
+async fn a_worker_that_claims_a_raft_id_has_none() {
+    let cluster = TestCluster::new(1);
+    let mut setup = Setup::new(&cluster, 1);
+    setup.admit = Box::new(|_, caller, hello| {
+        assert_eq!(hello.raft_id, RaftId(3));
+        assert_eq!(caller.raft_id, (caller.role == CertRole::Manager).then_some(RaftId(3)));
+        Ok(())
+    });
+    let mut node = setup.start();
+    for role in [CertRole::Worker, CertRole::Operator, CertRole::Manager] {
+        let hello = Hello { raft_id: RaftId(3), ..cluster.client_hello(9) };
+        let connection = connect_as(&node, cluster.identity(9, role), hello).await.unwrap();
+        let asking = connection.request(Bytes::from_static(b"hold"), PATIENCE);
+        let (_, caller) = within("the request", async {
+            tokio::join!(asking, async {
+                let (caller, _, reply) = node.held_request().await;
+                drop(reply);
+                caller
+            })
+        })
+        .await;
+        assert_eq!(caller.raft_id, (role == CertRole::Manager).then_some(RaftId(3)));
+    }
+}
+
+#[tokio::test]
 async fn a_client_adopts_a_longer_lineage_and_never_goes_back() {
     let cluster = TestCluster::new(1);
     let mut setup = Setup::new(&cluster, 1);
