@@ -19,9 +19,10 @@ use crate::greet::{self, GreetError};
 use crate::handler::{Caller, Gate, Handler, Plane};
 use crate::hello::{self, Hello, Refused};
 use crate::identity::Identity;
-use crate::join::{self, RateLimit};
+use crate::join;
 use crate::lanes::QueueLimit;
 use crate::peers::{self, PeerAddress, Peers, Registry};
+use crate::rate::RateLimit;
 use crate::socket::{self, BindError};
 use crate::tls::{CredentialSlot, TlsError, Verdict};
 
