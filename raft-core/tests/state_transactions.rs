@@ -311,6 +311,11 @@ fn a_transaction_refused_in_its_middle_leaves_nothing_behind() {
     let refusal = member.refused(system(txn([put("a", "1"), all.clone().into()])));
     assert!(matches!(refusal, Refusal::Limit { limit: "DELETE_KEYS_MAX", actual: 10_001, .. }), "{refusal}");
     assert_eq!((member.get("a"), member.hash(), member.revision()), (None, hash, revision));
+    // Also in parts: what counts is the transaction.
+    let part = |from: &str, to: &str| Delete { key: key(from), end: key(to), ..Delete::default() }.into();
+    let refusal = member.refused(system(txn([part("k", "k005"), part("k005", "l")])));
+    assert!(matches!(refusal, Refusal::Limit { limit: "DELETE_KEYS_MAX", actual: 10_001, .. }), "{refusal}");
+    assert_eq!((member.hash(), member.revision()), (hash, revision));
     // One key fewer, and it is done.
     member.done(system(txn([delete("k000000")])));
     let result = member.done(system(txn([all.into()])));

@@ -81,6 +81,7 @@ pub(crate) fn execute(
         local: Pending::new(),
         alone: ops.len() <= 1,
         budget: RANGE_BYTES_MAX,
+        deleted: 0,
         changes: Vec::with_capacity(ops.len()),
     };
     let mut results = Vec::with_capacity(ops.len());
@@ -193,6 +194,8 @@ struct Branch<'a> {
     alone: bool,
     /// Bytes that all answers of the transaction together may still carry.
     budget: usize,
+    /// Keys deleted so far.
+    deleted: u64,
     changes: Vec<Change>,
 }
 
@@ -231,6 +234,7 @@ impl Branch<'_> {
     fn delete(&mut self, delete: &Delete) -> StoreResult<Result<DeleteResult, Refusal>> {
         let from = layout::current_key(&delete.key);
         let mut gone = Vec::new();
+        let room = DELETE_KEYS_MAX - self.deleted;
         if delete.end.is_empty() {
             if let Some(record) = self.present.get(&from)? {
                 gone.push((from, record));
@@ -240,18 +244,19 @@ impl Branch<'_> {
             // Only the present before this branch matters: no other operation of it writes in this range.
             self.present.scan(&from, &to, &Pending::new(), &mut |key, record| {
                 gone.push((Bytes::copy_from_slice(key), Record::new(record)));
-                if gone.len() as u64 > DELETE_KEYS_MAX { Visit::Enough } else { Visit::More }
+                if gone.len() as u64 > room { Visit::Enough } else { Visit::More }
             })?;
         }
         let deleted = gone.len() as u64;
-        if deleted > DELETE_KEYS_MAX {
+        if deleted > room {
             return Ok(Err(Refusal::Limit {
-                what: "the range to delete".to_owned(),
+                what: "the set of keys to delete".to_owned(),
                 limit: "DELETE_KEYS_MAX",
                 max: DELETE_KEYS_MAX,
-                actual: deleted,
+                actual: self.deleted + deleted,
             }));
         }
+        self.deleted += deleted;
         let mut previous = Vec::new();
         for (stored, old) in gone {
             if delete.previous {
