@@ -6,5 +6,7 @@
 
 pub mod conformance;
 pub mod memory;
+#[cfg(feature = "consensus")]
+pub mod sim;
 
 pub use memory::{Fault, MemoryStore};
