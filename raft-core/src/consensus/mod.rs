@@ -70,6 +70,8 @@ pub struct Consensus {
     /// Bytes handed over and not reported.
     backlog: VecDeque<(LogIndex, u64)>,
     unpersisted: VecDeque<ready::Unpersisted>,
+    /// The term on disk.
+    durable_term: u64,
     queue: VecDeque<proposals::Queued>,
     waiters: Waiters,
     reads: Reads,
@@ -162,6 +164,7 @@ impl Consensus {
             applied: state.applied,
             backlog: VecDeque::new(),
             unpersisted: VecDeque::new(),
+            durable_term: hard_state.term.0,
             queue: VecDeque::new(),
             waiters: Waiters::default(),
             transfer: None,
