@@ -2,13 +2,22 @@
 #![cfg(all(feature = "testing", feature = "consensus"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
-use quorate_core::testing::sim::{Profile, run};
+use quorate_core::testing::sim::{Profile, SimConfig, World, run};
 
+/// `QUORATE_SIM_SEED=n` runs one seed; with `QUORATE_SIM_TRACE=1` it prints every line of it.
 #[test]
 fn one_seed() {
     let seed = std::env::var("QUORATE_SIM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
-    match run(seed, Profile::Swarm) {
-        Ok(report) => println!("{report:?}"),
+    let mut world = World::new(SimConfig::draw(seed, Profile::Swarm)).unwrap();
+    world.keep_lines();
+    let played = world.play();
+    if std::env::var_os("QUORATE_SIM_TRACE").is_some() {
+        for line in world.take_lines() {
+            println!("{line}");
+        }
+    }
+    match played {
+        Ok(()) => println!("{:?}", world.report()),
         Err(violation) => panic!("{violation}"),
     }
 }

@@ -327,7 +327,7 @@ impl World {
         let group: Vec<_> = process.writing.iter().map(|(_, batch)| batch.clone()).collect();
         match process.log.write(&group, false) {
             Ok(()) => {}
-            Err(error @ (StoreError::Io { .. } | StoreError::Full { .. })) => {
+            Err(error @ (StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Poisoned(_))) => {
                 return self.input(id, vec![Input::StoreFailed(error)]);
             }
             Err(error) => return broken("the_log_is_whole", format!("{id}: {error}")),

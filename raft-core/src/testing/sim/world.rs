@@ -257,7 +257,10 @@ impl World {
     /// The next event, if it is due by `end`.
     fn step_until(&mut self, end: u64) -> Run<bool> {
         let due = self.events.first_key_value().is_some_and(|((at, _), _)| *at <= end);
-        let Some(((at, _), event)) = self.events.pop_first().filter(|_| due) else { return Ok(false) };
+        if !due {
+            return Ok(false);
+        }
+        let Some(((at, _), event)) = self.events.pop_first() else { return Ok(false) };
         self.now = at;
         let paused = event.target().and_then(|id| self.members.get(&id)).map_or(0, |member| member.paused_until);
         if paused > self.now {
