@@ -21,6 +21,7 @@ use quorate_core::command::Request;
 use quorate_core::id::{ClientId, Term};
 use quorate_core::state::check_txn;
 use quorate_core::txn::{Range, Txn, TxnResult};
+use quorate_core::user;
 use quorate_transport::api;
 use tokio::time::Instant;
 
@@ -180,7 +181,9 @@ impl Client {
     /// Sends a transaction with user keys; applied once, however often it must be sent.
     pub(crate) async fn transact(&self, mut txn: Txn) -> Result<TxnResult> {
         txn.fence = txn.fence.or(self.fence.map(|term| term.0));
-        check_txn(&txn).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
+        let mut full = txn.clone();
+        user::qualify(&mut full);
+        check_txn(&full).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
         let open = self.shared.sequences.open();
         let request = Request {
             client: Bytes::copy_from_slice(open.id.client.as_bytes()),

@@ -316,7 +316,7 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
         reader: Arc::clone(&reader),
         status: status.clone(),
         records: records.clone(),
-        applier: applier_jobs_in.clone(),
+        applier: applier_jobs_in.downgrade(),
         tick,
     });
     let handler = NodeHandler {

@@ -11,12 +11,12 @@ use prost::Message as _;
 use quorate_core::command::{Command, CommandKind, Request};
 use quorate_core::consensus::io::{Origin, Records, Status};
 use quorate_core::id::RaftId;
-use quorate_core::keyspace::Section;
 use quorate_core::membership::record::Role;
 use quorate_core::ports::{StateReader, StoreError};
 use quorate_core::state::read::{self, ReadError};
 use quorate_core::state::{check_range, check_txn};
-use quorate_core::txn::{KeyValue, Op, OpKind, OpResultKind, Range, RangeResult, Txn, TxnResult};
+use quorate_core::txn::{Range, TxnResult};
+use quorate_core::user;
 use quorate_transport::api::{self, request, response};
 use quorate_transport::{JoinToken, Peers};
 use tokio::sync::{mpsc, watch};
@@ -35,7 +35,8 @@ pub(crate) struct Service {
     pub(super) reader: Arc<dyn StateReader>,
     pub(super) status: watch::Receiver<Arc<Status>>,
     pub(super) records: watch::Receiver<Arc<Records>>,
-    pub(super) applier: mpsc::Sender<applier::Job>,
+    /// Weak: the applier ends when the consensus task lets go of it, whoever still holds a client.
+    pub(super) applier: mpsc::WeakSender<applier::Job>,
     pub(super) tick: Duration,
 }
 
@@ -104,19 +105,19 @@ impl Service {
         let Some(txn) = request.txn.as_mut() else {
             return Err(fail(api::Code::Invalid, "the request carries no transaction. Nothing was changed"));
         };
+        user::qualify(txn);
         check_txn(txn).map_err(|refusal| refused(&refusal))?;
-        qualify(txn);
         let command = Command::from(CommandKind::Request(request));
         let mut result = self.router.execute(command, Origin::Here, until).await?;
-        strip_result(&mut result);
+        user::strip_result(&mut result);
         Ok(result)
     }
 
     async fn read(&self, read: api::Read, until: Instant) -> Result<api::ReadDone, Failure> {
         let mut range = Range::decode(read.range)
             .map_err(|error| fail(api::Code::Invalid, format!("the range cannot be read: {error}")))?;
+        user::qualify_range(&mut range);
         check_range(&range).map_err(|refusal| refused(&refusal))?;
-        qualify_range(&mut range);
         if !read.serializable {
             self.router.read_index(until).await?;
         }
@@ -132,7 +133,7 @@ impl Service {
             Ok((result, applied))
         })
         .await?;
-        strip_range(&mut result);
+        user::strip_range(&mut result);
         Ok(api::ReadDone { result: result.encode_to_vec().into(), applied: applied.0, age_ms })
     }
 
@@ -229,54 +230,4 @@ pub(super) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|error| Err(fail(api::Code::Internal, format!("a reader failed: {error}"))))
-}
-
-fn qualify_range(range: &mut Range) {
-    range.key = Section::User.key(&range.key);
-    if !range.end.is_empty() {
-        range.end = Section::User.key(&range.end);
-    }
-}
-
-/// User keys get their section: nothing that a user writes can name a record.
-fn qualify(txn: &mut Txn) {
-    for compare in &mut txn.compares {
-        compare.key = Section::User.key(&compare.key);
-    }
-    for op in txn.then.iter_mut().chain(&mut txn.or_else) {
-        qualify_op(op);
-    }
-}
-
-fn qualify_op(op: &mut Op) {
-    match &mut op.kind {
-        Some(OpKind::Put(put)) => put.key = Section::User.key(&put.key),
-        Some(OpKind::Delete(delete)) => {
-            delete.key = Section::User.key(&delete.key);
-            if !delete.end.is_empty() {
-                delete.end = Section::User.key(&delete.end);
-            }
-        }
-        Some(OpKind::Range(range)) => qualify_range(range),
-        None => {}
-    }
-}
-
-fn strip(entry: &mut KeyValue) {
-    entry.key = Section::User.strip(&entry.key).unwrap_or_default();
-}
-
-fn strip_range(result: &mut RangeResult) {
-    result.entries.iter_mut().for_each(strip);
-}
-
-fn strip_result(result: &mut TxnResult) {
-    for result in &mut result.results {
-        match &mut result.kind {
-            Some(OpResultKind::Put(put)) => put.previous.iter_mut().for_each(strip),
-            Some(OpResultKind::Delete(delete)) => delete.previous.iter_mut().for_each(strip),
-            Some(OpResultKind::Range(range)) => strip_range(range),
-            None => {}
-        }
-    }
 }

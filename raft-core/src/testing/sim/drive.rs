@@ -48,11 +48,7 @@ impl World {
             return broken("a_crash_is_survived", format!("{id} cannot read its store"));
         };
         let before = member.durable.hard;
-        member.durable = DurableLog {
-            start: opened.boot.start,
-            hard: opened.boot.hard_state,
-            terms: BTreeMap::new(),
-        };
+        member.durable = DurableLog { start: opened.boot.start, hard: opened.boot.hard_state, terms: BTreeMap::new() };
         let all = opened.log_reader.entries(opened.boot.start.index.next(), opened.boot.last.next(), u64::MAX);
         for entry in all.unwrap_or_default() {
             member.durable.terms.insert(entry.index.0, entry.term.0);
@@ -126,8 +122,7 @@ impl World {
         let Ok(opened) = member.disk.open() else { return };
         let all = opened.log_reader.entries(opened.boot.start.index.next(), opened.boot.last.next(), u64::MAX);
         member.durable.start = opened.boot.start;
-        member.durable.terms =
-            all.unwrap_or_default().into_iter().map(|entry| (entry.index.0, entry.term.0)).collect();
+        member.durable.terms = all.unwrap_or_default().into_iter().map(|entry| (entry.index.0, entry.term.0)).collect();
     }
 
     /// Starts `id` again.
@@ -262,7 +257,8 @@ impl World {
 
     fn publish(&mut self, id: RaftId, status: Arc<Status>) -> Step {
         let changed = self.process(id).is_some_and(|process| {
-            (process.status.role, process.status.term, process.status.leader) != (status.role, status.term, status.leader)
+            (process.status.role, process.status.term, process.status.leader)
+                != (status.role, status.term, status.leader)
                 || process.status.lease.is_some() != status.lease.is_some()
                 || process.status.configuration != status.configuration
         });
