@@ -3,7 +3,7 @@
 //! Owns what each request means on a manager, and the one place where user keys get their section and lose it again.
 //! Called by the endpoint, the local socket and the in-process client alike.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use quorate_core::command::{Command, CommandKind, Request};
 use quorate_core::consensus::io::{Origin, Records, Status};
 use quorate_core::id::RaftId;
 use quorate_core::membership::record::Role;
-use quorate_core::ports::{StateReader, StoreError};
+use quorate_core::ports::{Staging, StateReader, StoreError};
 use quorate_core::state::read::{self, ReadError};
 use quorate_core::state::{check_range, check_txn};
 use quorate_core::txn::{Range, TxnResult};
@@ -27,12 +27,20 @@ use super::gate::Asker;
 use super::router::{Failure, Router, fail, refused};
 use super::{applier, authorize, records};
 
+/// The store as requests see it.
+#[derive(Clone)]
+pub(super) struct StoreAccess {
+    pub(super) reader: Arc<dyn StateReader>,
+    pub(super) staging: Arc<dyn Staging>,
+}
+
 /// What requests need of the node.
 pub(crate) struct Service {
     pub(super) facts: Facts,
     pub(super) router: Router,
     pub(super) peers: Peers,
-    pub(super) reader: Arc<dyn StateReader>,
+    /// What of the store requests may touch; given back when the node stops, whoever still holds a client.
+    pub(super) store: RwLock<Option<StoreAccess>>,
     pub(super) status: watch::Receiver<Arc<Status>>,
     pub(super) records: watch::Receiver<Arc<Records>>,
     /// Weak: the applier ends when the consensus task lets go of it, whoever still holds a client.
@@ -46,6 +54,19 @@ pub(super) fn failure(code: api::Code, message: impl Into<String>) -> api::Respo
 }
 
 impl Service {
+    /// The store, while the node runs.
+    pub(super) fn store(&self) -> Result<StoreAccess, Failure> {
+        let store = self.store.read().unwrap_or_else(PoisonError::into_inner);
+        store
+            .clone()
+            .ok_or_else(|| fail(api::Code::Stopping, "this manager has stopped. Nothing was done; ask another one"))
+    }
+
+    /// The node has stopped: the store is given back.
+    pub(super) fn close(&self) {
+        self.store.write().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
     /// Answers one request; always within its deadline.
     pub(crate) async fn call(&self, asker: &Asker, request: api::Request) -> api::Response {
         let Some(kind) = request.kind else {
@@ -122,7 +143,7 @@ impl Service {
             self.router.read_index(until).await?;
         }
         let age_ms = if read.serializable { self.leaderless_ms() } else { 0 };
-        let reader = Arc::clone(&self.reader);
+        let reader = self.store()?.reader;
         let (mut result, applied) = blocking(move || {
             let view = reader.view();
             let applied = read::status(&*view).map_err(|error| broken(&error))?.applied;
@@ -152,7 +173,7 @@ impl Service {
             }
         };
         self.router.read_index(until).await?;
-        let reader = Arc::clone(&self.reader);
+        let reader = self.store()?.reader;
         let (ca, secret) = blocking(move || {
             let view = reader.view();
             let ca = records::ca(&*view).map_err(|error| broken(&error))?;

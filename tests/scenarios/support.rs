@@ -114,7 +114,10 @@ impl Cluster {
             for index in self.running() {
                 let status = self.node(index).status().await;
                 let reachable = status.managers.iter().filter(|manager| manager.reachable).count();
-                if status.voters != voters || status.leader.is_none() || reachable != self.running().len() {
+                let alive = i64::try_from(self.running().len()).unwrap().min(i64::try_from(voters).unwrap());
+                let tolerance = alive - i64::try_from(voters / 2 + 1).unwrap();
+                let settled = status.voters == voters && status.fault_tolerance == tolerance;
+                if !settled || status.leader.is_none() || reachable != self.running().len() {
                     return None;
                 }
                 last = Some(status);
@@ -164,7 +167,7 @@ impl Cluster {
             let status = self.any().status().await;
             let reachable: Vec<_> = status.managers.iter().filter(|manager| manager.reachable).collect();
             let first = reachable.first()?.state_hash.clone()?;
-            let whole = reachable.len() == self.running().len();
+            let whole = reachable.len() == self.running().len() && reachable.iter().all(|manager| manager.lag == 0);
             (whole && reachable.iter().all(|manager| manager.state_hash.as_ref() == Some(&first))).then_some(())
         })
         .await;
