@@ -13,7 +13,7 @@ use super::io::{Answer, Effect, Records};
 use super::memlog::Sendable;
 use super::{Consensus, convert};
 use crate::id::{LogIndex, RaftId, Term};
-use crate::log::{HardState, LogStart};
+use crate::log::{Configuration, HardState, LogStart};
 use crate::ports::{LogReset, StagedId};
 use crate::state::contract::StateStatus;
 
@@ -93,6 +93,7 @@ impl Consensus {
                 && message.to == self.config.id.0
                 && message.msg_type() == eraftpb::MessageType::MsgSnapshot
                 && self.installing.is_none()
+                && is_sound(message.get_snapshot())
                 && self.records.removed.binary_search(&from).is_err()
         });
         let Some(message) = wanted else {
@@ -148,6 +149,11 @@ impl Consensus {
             self.broken("snapshot_is_staged_first", "an installation was reported that was not asked for".into());
             return;
         };
+        if status.configuration != *self.raw.store().configuration() {
+            let detail = format!("it is of {:?}, announced was {:?}", status.configuration, self.raw.store().configuration());
+            self.broken("snapshot_holds_what_it_says", detail);
+            return;
+        }
         if status.applied != index {
             self.broken("snapshot_holds_what_it_says", format!("{} is applied, {index} was announced", status.applied));
             return;
@@ -171,4 +177,18 @@ impl Consensus {
         }
         self.release_reads();
     }
+}
+
+/// Whether raft can restore from it: a configuration that raft finds contradictory would be a panic.
+fn is_sound(snapshot: &eraftpb::Snapshot) -> bool {
+    let metadata = snapshot.get_metadata();
+    let configuration = convert::configuration(metadata.get_conf_state());
+    let distinct = |ids: &[RaftId]| ids.windows(2).all(|pair| pair.first() != pair.last()) && !ids.contains(&RaftId(0));
+    let Configuration { voters, voters_outgoing, learners, learners_next } = &configuration;
+    metadata.index > 0
+        && metadata.term > 0
+        && configuration.is_odd()
+        && [voters, voters_outgoing, learners, learners_next].into_iter().all(|ids| distinct(ids))
+        && !learners.iter().any(|id| configuration.is_voter(*id))
+        && learners_next.iter().all(|id| voters_outgoing.contains(id) && !voters.contains(id))
 }

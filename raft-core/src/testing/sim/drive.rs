@@ -20,7 +20,7 @@ use crate::consensus::{Consensus, Start};
 use crate::id::{LogIndex, RaftId};
 use crate::ports::{LogReset, StagedId, StoreError};
 use crate::state::contract::{ApplyError, Committed, Outcome};
-use crate::state::{Machine, SnapshotReader, SnapshotWriter, read};
+use crate::state::{Machine, SnapshotError, SnapshotReader, SnapshotWriter, read};
 
 impl World {
     /// Starts a process on the member's disk, as it is.
@@ -228,6 +228,7 @@ impl World {
             }
             Effect::Discard(staged) => {
                 self.report.snapshots_refused += 1;
+                self.trace.line(self.now, &format!("{id} discards a snapshot"));
                 if let Some(process) = self.process(id)
                     && let Err(error) = process.staging.discard(staged)
                 {
@@ -488,9 +489,16 @@ impl World {
         Ok(())
     }
 
-    fn receive(&mut self, from: RaftId, to: RaftId, sender: u64, message: Bytes, chunks: &[Bytes], breaks: bool) {
+    fn receive(&mut self, from: RaftId, to: RaftId, sender: u64, message: Bytes, chunks: &[Bytes], breaks: bool) -> Step {
         let lost = breaks || !self.link_is_up(from, to) || !self.is_current(from, sender);
-        let staged = if lost { None } else { self.stage(to, chunks) };
+        let staged = if lost { Ok(None) } else { self.stage(to, chunks) };
+        let staged = match staged {
+            Ok(staged) => staged,
+            Err(error) => {
+                self.input(to, vec![Input::StoreFailed(error)])?;
+                None
+            }
+        };
         let back = self.now + self.net.between(self.config.delay_min, self.config.delay_max);
         let delivered = staged.is_some();
         if let Some(staged) = staged {
@@ -502,15 +510,19 @@ impl World {
             self.report.snapshots_failed += 1;
         }
         self.schedule(back, Event::SnapshotReport { at: from, boot: sender, to, delivered });
+        Ok(())
     }
 
-    fn stage(&mut self, to: RaftId, chunks: &[Bytes]) -> Option<StagedId> {
-        let process = self.process(to)?;
-        let mut reader = SnapshotReader::new(process.staging.begin().ok()?);
-        for chunk in chunks {
-            reader.chunk(chunk).ok()?;
+    /// Verifies and syncs a stream aside; `None` when it is damaged or nobody is there.
+    fn stage(&mut self, to: RaftId, chunks: &[Bytes]) -> Result<Option<StagedId>, StoreError> {
+        let Some(process) = self.process(to) else { return Ok(None) };
+        let mut reader = SnapshotReader::new(process.staging.begin()?);
+        let read = chunks.iter().try_for_each(|chunk| reader.chunk(chunk)).and_then(|()| reader.finish());
+        match read {
+            Ok((_, staged)) => Ok(Some(staged)),
+            Err(SnapshotError::Store(error)) => Err(error),
+            Err(_) => Ok(None),
         }
-        reader.finish().ok().map(|(_, staged)| staged)
     }
 
     fn connections(&mut self, id: RaftId) -> Step {
@@ -598,10 +610,10 @@ impl World {
                 self.input(to, vec![Input::Message { from, body }])
             }
             Event::Snapshot { from, to, boot, message, chunks, breaks } => {
-                self.receive(from, to, boot, message, &chunks, breaks);
-                Ok(())
+                self.receive(from, to, boot, message, &chunks, breaks)
             }
             Event::Staged { from, to, boot, message, staged } if self.is_current(to, boot) => {
+                self.trace.line(self.now, &format!("{to} has staged a snapshot of {from}"));
                 self.input(to, vec![Input::Staged { from, message, staged }])
             }
             Event::SnapshotReport { at, boot, to, delivered } if self.is_current(at, boot) => {
