@@ -164,7 +164,7 @@ impl World {
                 let keep = self.disk.index(unsynced + 1);
                 self.crash(id, keep);
                 let at = self.now + self.disk.between(MILLIS, 2000 * MILLIS);
-                if self.faults {
+                if self.config.fault_every > 0 {
                     self.schedule(at, Event::Restart { id });
                 }
             }
@@ -299,7 +299,7 @@ impl World {
                 let unsynced = self.members.get(&id).map_or(0, |member| member.disk.unsynced());
                 let keep = self.disk.index(unsynced + 1);
                 self.crash(id, keep);
-                if self.faults {
+                if self.config.fault_every > 0 {
                     let at = self.now + self.disk.between(MILLIS, 2000 * MILLIS);
                     self.schedule(at, Event::Restart { id });
                 } else if let Some(member) = self.members.get_mut(&id) {
