@@ -93,6 +93,7 @@ impl World {
             next_view: 1,
             tickets: BTreeMap::new(),
             connected: BTreeSet::new(),
+            staged: false,
         });
         let first_tick = self.now + phase + member.tick();
         self.trace.line(self.now, &format!("{id} starts, boot {boot}"));
@@ -229,10 +230,14 @@ impl World {
             Effect::Discard(staged) => {
                 self.report.snapshots_refused += 1;
                 self.trace.line(self.now, &format!("{id} discards a snapshot"));
-                if let Some(process) = self.process(id)
-                    && let Err(error) = process.staging.discard(staged)
-                {
-                    return broken("staged_is_discarded", error.to_string());
+                let Some(process) = self.process(id) else { return Ok(()) };
+                process.staged = false;
+                match process.staging.discard(staged) {
+                    Ok(()) => {}
+                    Err(error @ (StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Poisoned(_))) => {
+                        return self.input(id, vec![Input::StoreFailed(error)]);
+                    }
+                    Err(error) => return broken("staged_is_discarded", error.to_string()),
                 }
             }
             Effect::BuildSnapshot { .. } => self.apply_later(id, boot, Job::Build),
@@ -447,12 +452,16 @@ impl World {
         let Some(process) = &mut member.process else { return Ok(()) };
         if let Err(error) = process.machine.install(staged, reset) {
             return match error {
-                ApplyError::Store(error) => self.input(id, vec![Input::StoreFailed(error)]),
-                error @ (ApplyError::NeedsVersion { .. } | ApplyError::Broken { .. }) => {
+                // Only an injected fault may fail here.
+                ApplyError::Store(
+                    error @ (StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Poisoned(_)),
+                ) => self.input(id, vec![Input::StoreFailed(error)]),
+                error @ (ApplyError::Store(_) | ApplyError::NeedsVersion { .. } | ApplyError::Broken { .. }) => {
                     broken("a_snapshot_is_installed", format!("{id}: {error}"))
                 }
             };
         }
+        process.staged = false;
         member.durable.reset(reset);
         let status = process.machine.status().clone();
         let records = match read_records(&*process.reader.view()) {
@@ -516,10 +525,17 @@ impl World {
     /// Verifies and syncs a stream aside; `None` when it is damaged or nobody is there.
     fn stage(&mut self, to: RaftId, chunks: &[Bytes]) -> Result<Option<StagedId>, StoreError> {
         let Some(process) = self.process(to) else { return Ok(None) };
+        if process.staged {
+            // One at a time: a second one would forget the first, which may be on its way into the state.
+            return Ok(None);
+        }
         let mut reader = SnapshotReader::new(process.staging.begin()?);
         let read = chunks.iter().try_for_each(|chunk| reader.chunk(chunk)).and_then(|()| reader.finish());
         match read {
-            Ok((_, staged)) => Ok(Some(staged)),
+            Ok((_, staged)) => {
+                process.staged = true;
+                Ok(Some(staged))
+            }
             Err(SnapshotError::Store(error)) => Err(error),
             Err(_) => Ok(None),
         }
