@@ -251,19 +251,25 @@ fn a_standby_does_not_believe_in_a_dead_leader_for_ever() -> Test {
     world.crash(RaftId(1), 0);
     world.run_for(31 * TICK + 2 * ELECTION + TICK)?;
     let write = world.propose(RaftId(2), 1)?;
-    assert!(matches!(world.reply(write), Some(Reply::Refused(Rejection::QuorumLost { .. }))), "{:?}", world.reply(write));
+    assert!(
+        matches!(world.reply(write), Some(Reply::Refused(Rejection::QuorumLost { .. }))),
+        "{:?}",
+        world.reply(write)
+    );
     Ok(())
 }
 
 /// A leader cut off with one write that only it has, while the others go on.
-fn stranded(config: SimConfig, writes: u64) -> Result<(World, RaftId, quorate_core::consensus::io::Ticket), Box<Violation>> {
+fn stranded(
+    config: SimConfig,
+    writes: u64,
+) -> Result<(World, RaftId, quorate_core::consensus::io::Ticket), Box<Violation>> {
     let mut world = grown(config, 3);
     let old = world.leader().unwrap();
     world.isolate(old);
     let stranded = world.propose(old, 1)?;
-    let led = world.run_until(10 * ELECTION, |world| {
-        world.leader().is_some_and(|id| id != old && world.has_lease(id))
-    })?;
+    let led =
+        world.run_until(10 * ELECTION, |world| world.leader().is_some_and(|id| id != old && world.has_lease(id)))?;
     assert!(led);
     let new = world.leader().unwrap();
     for sequence in 2..2 + writes {

@@ -74,7 +74,9 @@ impl Consensus {
                 let last = raft.raft_log.last_index();
                 // Nobody here asks for a snapshot: it would be sent whatever the log holds.
                 message.request_snapshot == 0
-                    && (!leads || (message.index <= last.max(message.reject_hint) && (message.reject || message.index <= last)))
+                    && (!leads
+                        || (message.index <= last.max(message.reject_hint)
+                            && (message.reject || message.index <= last)))
             }
             MessageType::MsgHeartbeatResponse
             | MessageType::MsgRequestVoteResponse
@@ -112,7 +114,8 @@ impl Consensus {
                     .find(|entry| entry.index <= log.committed && !log.match_term(entry.index, entry.term))
                     .filter(|_| message.index >= log.committed);
                 let Some(entry) = conflict else { return true };
-                let detail = format!("entry {} comes with term {}, it is committed with another", entry.index, entry.term);
+                let detail =
+                    format!("entry {} comes with term {}, it is committed with another", entry.index, entry.term);
                 self.broken("committed_entries_stay", detail);
                 false
             }
@@ -123,14 +126,8 @@ impl Consensus {
 
 /// Whether the message's numbers fit each other, as they do in everything a member sends.
 fn is_sound(message: &eraftpb::Message) -> bool {
-    let numbers = [
-        message.term,
-        message.index,
-        message.log_term,
-        message.commit,
-        message.commit_term,
-        message.reject_hint,
-    ];
+    let numbers =
+        [message.term, message.index, message.log_term, message.commit, message.commit_term, message.reject_hint];
     if numbers.iter().any(|number| *number > NUMBER_MAX) {
         return false;
     }

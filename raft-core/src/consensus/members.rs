@@ -106,9 +106,8 @@ impl Consensus {
 
     /// One step towards what the records ask for, if one is due and nothing is in flight.
     fn change_members(&mut self) {
-        let settled = self.raw.raft.commit_to_current_term()
-            && !self.raw.raft.has_pending_conf()
-            && !self.is_transferring();
+        let settled =
+            self.raw.raft.commit_to_current_term() && !self.raw.raft.has_pending_conf() && !self.is_transferring();
         if !settled {
             return;
         }

@@ -150,7 +150,8 @@ impl Consensus {
             return;
         };
         if status.configuration != *self.raw.store().configuration() {
-            let detail = format!("it is of {:?}, announced was {:?}", status.configuration, self.raw.store().configuration());
+            let detail =
+                format!("it is of {:?}, announced was {:?}", status.configuration, self.raw.store().configuration());
             self.broken("snapshot_holds_what_it_says", detail);
             return;
         }

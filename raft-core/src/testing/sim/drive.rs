@@ -48,11 +48,7 @@ impl World {
             return broken("a_crash_is_survived", format!("{id} cannot read its store"));
         };
         let before = member.durable.hard;
-        member.durable = DurableLog {
-            start: opened.boot.start,
-            hard: opened.boot.hard_state,
-            terms: BTreeMap::new(),
-        };
+        member.durable = DurableLog { start: opened.boot.start, hard: opened.boot.hard_state, terms: BTreeMap::new() };
         let all = opened.log_reader.entries(opened.boot.start.index.next(), opened.boot.last.next(), u64::MAX);
         for entry in all.unwrap_or_default() {
             member.durable.terms.insert(entry.index.0, entry.term.0);
@@ -127,8 +123,7 @@ impl World {
         let Ok(opened) = member.disk.open() else { return };
         let all = opened.log_reader.entries(opened.boot.start.index.next(), opened.boot.last.next(), u64::MAX);
         member.durable.start = opened.boot.start;
-        member.durable.terms =
-            all.unwrap_or_default().into_iter().map(|entry| (entry.index.0, entry.term.0)).collect();
+        member.durable.terms = all.unwrap_or_default().into_iter().map(|entry| (entry.index.0, entry.term.0)).collect();
     }
 
     /// Starts `id` again.
@@ -268,7 +263,8 @@ impl World {
 
     fn publish(&mut self, id: RaftId, status: Arc<Status>) -> Step {
         let changed = self.process(id).is_some_and(|process| {
-            (process.status.role, process.status.term, process.status.leader) != (status.role, status.term, status.leader)
+            (process.status.role, process.status.term, process.status.leader)
+                != (status.role, status.term, status.leader)
                 || process.status.lease.is_some() != status.lease.is_some()
                 || process.status.configuration != status.configuration
         });
@@ -380,7 +376,15 @@ impl World {
     fn applied(&mut self, id: RaftId, boot: u64) -> Step {
         let refuses_from = self.members.get(&id).and_then(|member| member.refuses_from);
         let Some(process) = self.process(id) else { return Ok(()) };
-        let Some(job) = process.to_apply.pop_front() else { return Ok(()) };
+        let Some(mut job) = process.to_apply.pop_front() else { return Ok(()) };
+        // Everything that has come meanwhile is one round.
+        if let Job::Apply { entries, waiters } = &mut job {
+            while matches!(process.to_apply.front(), Some(Job::Apply { .. })) {
+                let Some(Job::Apply { entries: more, waiters: theirs }) = process.to_apply.pop_front() else { break };
+                entries.extend(more);
+                waiters.extend(theirs);
+            }
+        }
         process.applying = !process.to_apply.is_empty();
         if process.applying {
             let at = self.now + self.disk.between(MILLIS / 10, self.config.apply_max);
@@ -498,7 +502,15 @@ impl World {
         Ok(())
     }
 
-    fn receive(&mut self, from: RaftId, to: RaftId, sender: u64, message: Bytes, chunks: &[Bytes], breaks: bool) -> Step {
+    fn receive(
+        &mut self,
+        from: RaftId,
+        to: RaftId,
+        sender: u64,
+        message: Bytes,
+        chunks: &[Bytes],
+        breaks: bool,
+    ) -> Step {
         let lost = breaks || !self.link_is_up(from, to) || !self.is_current(from, sender);
         let staged = if lost { Ok(None) } else { self.stage(to, chunks) };
         let staged = match staged {
