@@ -1,6 +1,11 @@
 //! The seeded cluster: fixed seeds, fresh seeds, and that a seed is a run.
 #![cfg(all(feature = "testing", feature = "consensus"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "seeds come from the environment, reports go to people"
+)]
 
 use quorate_core::testing::sim::{Profile, Report, SimConfig, World, run};
 

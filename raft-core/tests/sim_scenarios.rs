@@ -299,7 +299,7 @@ fn a_write_whose_place_is_covered_by_a_snapshot_is_unknown() -> Test {
     let answered = world.run_until(10 * ELECTION, |world| world.reply(ticket).is_some())?;
     assert!(answered && world.report().snapshots_installed > before);
     assert_eq!(world.reply(ticket), Some(&Reply::Unknown));
-    assert_eq!(world.status(old).unwrap().snapshots.installed, before.min(0) + 1);
+    assert!(world.status(old).unwrap().snapshots.installed >= 1);
     Ok(())
 }
 

@@ -92,6 +92,7 @@ impl Consensus {
             self.heard.clear();
         }
         self.reads.restart();
+        self.drop_stale_sendable();
         self.finish_transfer(leader, leads);
     }
 

@@ -34,6 +34,8 @@ pub(super) struct Sendable {
     pub(super) term: u64,
     pub(super) configuration: Configuration,
     pub(super) view: u64,
+    /// The tick it was made.
+    pub(super) built: u64,
 }
 
 pub(super) struct MemLog {
