@@ -129,7 +129,7 @@ impl World {
     }
 
     /// Every acknowledged write is everywhere, exactly once; every member has the same state.
-    fn audit(&mut self) -> Step {
+    fn audit(&self) -> Step {
         let mut hash = None;
         for id in self.ids().into_iter().filter(|id| self.is_member(*id)) {
             let Some(process) = self.members.get(&id).and_then(|member| member.process.as_ref()) else { continue };

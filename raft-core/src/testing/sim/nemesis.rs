@@ -62,10 +62,10 @@ impl World {
             11 if self.config.replacements && self.next_raft_id == self.config.members + 1 => self.replace(target)?,
             _ => {}
         }
-        if let Some(record) = self.unrecorded.first().cloned() {
-            if self.write_record(&record)? {
-                self.unrecorded.remove(0);
-            }
+        if let Some(record) = self.unrecorded.first().cloned()
+            && self.write_record(&record)?
+        {
+            self.unrecorded.remove(0);
         }
         Ok(())
     }
