@@ -36,7 +36,7 @@ pub(crate) fn random_id<T>(wrap: impl FnOnce([u8; 16]) -> T) -> Result<T, Error>
 }
 
 /// 64 bits from the system.
-#[cfg(any(feature = "manager", feature = "testing"))]
+#[cfg(feature = "manager")]
 pub(crate) fn random_u64() -> Result<u64, Error> {
-    random_id(|bytes| u128::from_be_bytes(bytes) as u64)
+    random_id(|[a, b, c, d, e, f, g, h, ..]| u64::from_be_bytes([a, b, c, d, e, f, g, h]))
 }

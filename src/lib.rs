@@ -6,7 +6,7 @@
 mod client;
 pub mod config;
 mod error;
-#[cfg(any(feature = "manager", feature = "testing"))]
+#[cfg(feature = "manager")]
 mod node;
 pub mod status;
 
@@ -14,3 +14,5 @@ pub use client::{
     Client, Entry, Identity, Kv, RangeBuilder, RangePage, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation,
 };
 pub use error::{Error, Outcome, Result};
+#[cfg(feature = "manager")]
+pub use node::{Inspection, Lead, Node, NodeBuilder, Prepared, Start, StartError, StopReason, inspect};

@@ -25,7 +25,7 @@ pub const REPLAY_OUTCOME_BYTES_MAX: usize = 1024;
 pub const REPLAY_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// What one record of the replay table is counted with besides its own bytes: its key and its place in memory.
 pub const REPLAY_RECORD_BYTES: u64 = 128;
-/// Most keys one delete may remove.
+/// Most keys that the deletes of one transaction may remove together.
 pub const DELETE_KEYS_MAX: u64 = 10_000;
 /// Digests by revision that a manager keeps in memory to compare with the others.
 pub const HASHES_KEPT: usize = 4_096;

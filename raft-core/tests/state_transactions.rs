@@ -64,7 +64,7 @@ impl Model {
         if range.count_only {
             return RangeResult { count: all.len() as u64, revision, ..RangeResult::default() };
         }
-        let limit = if range.limit == 0 { usize::MAX } else { range.limit as usize };
+        let limit = if range.limit == 0 { usize::MAX } else { usize::try_from(range.limit).unwrap() };
         let more = all.len() > limit;
         let mut entries: Vec<KeyValue> = all.into_iter().take(limit).collect();
         if range.keys_only {
@@ -311,6 +311,11 @@ fn a_transaction_refused_in_its_middle_leaves_nothing_behind() {
     let refusal = member.refused(system(txn([put("a", "1"), all.clone().into()])));
     assert!(matches!(refusal, Refusal::Limit { limit: "DELETE_KEYS_MAX", actual: 10_001, .. }), "{refusal}");
     assert_eq!((member.get("a"), member.hash(), member.revision()), (None, hash, revision));
+    // Also in parts: what counts is the transaction.
+    let part = |from: &str, to: &str| Delete { key: key(from), end: key(to), ..Delete::default() }.into();
+    let refusal = member.refused(system(txn([part("k", "k005"), part("k005", "l")])));
+    assert!(matches!(refusal, Refusal::Limit { limit: "DELETE_KEYS_MAX", actual: 10_001, .. }), "{refusal}");
+    assert_eq!((member.hash(), member.revision()), (hash, revision));
     // One key fewer, and it is done.
     member.done(system(txn([delete("k000000")])));
     let result = member.done(system(txn([all.into()])));
@@ -322,13 +327,9 @@ fn limit_of(member: &mut Member, txn: Txn) -> &'static str {
     let expected = check_txn(&txn).unwrap_err();
     let refusal = member.refused(system(txn));
     assert_eq!(refusal, expected, "what the client is told is what apply says");
-    match refusal {
-        Refusal::Limit { limit, actual, max, .. } => {
-            assert!(actual > max);
-            limit
-        }
-        other => panic!("{other}"),
-    }
+    let Refusal::Limit { limit, actual, max, .. } = refusal else { panic!("{refusal}") };
+    assert!(actual > max);
+    limit
 }
 
 #[test]

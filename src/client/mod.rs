@@ -4,6 +4,8 @@
 //! was not answered is sent again with the same request id, and the replay table makes it count once. Called by
 //! embedders, the command line and the managers' own leadership tasks.
 
+#[cfg(feature = "manager")]
+mod in_process;
 mod kv;
 mod remote;
 mod sequence;
@@ -18,7 +20,7 @@ use prost::Message as _;
 use quorate_core::command::Request;
 use quorate_core::id::{ClientId, Term};
 use quorate_core::state::check_txn;
-use quorate_core::txn::{Txn, TxnResult};
+use quorate_core::txn::{Range, Txn, TxnResult};
 use quorate_transport::api;
 use tokio::time::Instant;
 
@@ -28,7 +30,14 @@ pub use quorate_transport::Identity;
 use crate::config;
 use crate::error::{Error, Result};
 use crate::status::ClusterStatus;
+#[cfg(feature = "manager")]
+pub(crate) use in_process::InProcess;
+#[cfg(feature = "manager")]
+pub(crate) use remote::SOFTWARE;
 use sequence::Sequences;
+
+/// How long a new client waits to learn its birth.
+const BORN_PATIENCE: Duration = Duration::from_secs(1);
 
 type Reply<'a> = Pin<Box<dyn Future<Output = Result<api::Response, CallError>> + Send + 'a>>;
 
@@ -98,7 +107,7 @@ impl Client {
     ) -> Result<Self> {
         let managers = managers.into_iter().map(Into::into).collect();
         let way = remote::Remote::connect(managers, identity, deadline).await?;
-        Ok(Self::over(Box::new(way), config::random_id(ClientId::from_bytes)?, 0).with_deadline(deadline))
+        Ok(Self::born_over(Box::new(way)).await?.with_deadline(deadline))
     }
 
     /// Connects to the node that runs on `directory` of this machine, over its local socket. Needs no certificate.
@@ -107,7 +116,21 @@ impl Client {
     /// `Unavailable` when no node runs there.
     pub async fn local(directory: impl AsRef<std::path::Path>) -> Result<Self> {
         let way = remote::Local::connect(directory.as_ref()).await?;
-        Ok(Self::over(Box::new(way), config::random_id(ClientId::from_bytes)?, 0))
+        Self::born_over(Box::new(way)).await
+    }
+
+    /// A client that knows an index applied before its id was drawn: with it the replay table tells a client that it
+    /// has forgotten from one that is new.
+    async fn born_over(way: Box<dyn Way>) -> Result<Self> {
+        let range = Range { key: Bytes::from_static(&[0]), ..Range::default() }.encode_to_vec().into();
+        let kind = Some(api::request::Kind::Read(api::Read { range, serializable: true }));
+        let deadline_ms = u64::try_from(BORN_PATIENCE.as_millis()).unwrap_or(u64::MAX);
+        let born = match way.call(api::Request { deadline_ms, kind }, BORN_PATIENCE).await {
+            Ok(api::Response { kind: Some(api::response::Kind::Read(done)) }) => done.applied,
+            // Who may not read, or gets no answer now, is told so by what it asks next.
+            Ok(_) | Err(_) => 0,
+        };
+        Ok(Self::over(way, config::random_id(ClientId::from_bytes)?, born))
     }
 
     /// The same client with another deadline for each request.

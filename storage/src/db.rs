@@ -16,9 +16,9 @@ use rocksdb::{ColumnFamily, DB, DBRawIterator, ReadOptions, Snapshot, WriteBatch
 
 use crate::envelope;
 use crate::error::rocks_error;
-use crate::families::{Family, Probe, write_options};
+use crate::families::{Family, Probe, WITNESS, meta_key, write_options};
 use crate::log::Shape;
-use crate::marker::Marker;
+use crate::marker::{Marker, Synced};
 
 /// Gets key and payload of one record after the other, and says whether to go on.
 pub(crate) type Visitor<'a> = dyn FnMut(&[u8], &[u8]) -> StoreResult<bool> + 'a;
@@ -29,6 +29,38 @@ pub(crate) struct Journal {
     pub(crate) marker: Option<Marker>,
     /// What the log looks like after the last write.
     pub(crate) shape: Shape,
+    /// The last batches.
+    pub(crate) serials: Serials,
+}
+
+/// Which batches were the last that touched the log (or facts) and the state, counted from 1.
+///
+/// Kept beside the hard state and, as a witness, in the family itself: a family that lost its newest table, because the
+/// database forgot that there was one, no longer agrees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Serials {
+    pub(crate) log: u64,
+    pub(crate) state: u64,
+}
+
+impl Serials {
+    /// The last batch of either kind.
+    pub(crate) fn last(self) -> u64 {
+        self.log.max(self.state)
+    }
+}
+
+/// What a batch changes, so that the witnesses can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Touch {
+    /// The log, the hard state or facts.
+    Log,
+    /// The state in this family.
+    State(Family),
+    /// The log and the state in this family.
+    Both(Family),
+    /// Only what is not in force.
+    Aside,
 }
 
 /// One open store.
@@ -118,10 +150,12 @@ impl Store {
         &self,
         journal: &mut Journal,
         doing: &'static str,
-        batch: Batch<'_>,
+        mut batch: Batch<'_>,
+        touch: Touch,
         sync: bool,
     ) -> StoreResult<()> {
         self.alive()?;
+        let serials = if batch.batch.is_empty() { journal.serials } else { batch.witness(journal.serials, touch)? };
         let result = if batch.batch.is_empty() {
             if sync { self.db.flush_wal(true) } else { Ok(()) }
         } else {
@@ -129,8 +163,10 @@ impl Store {
         };
         self.guard(result.map_err(|error| rocks_error(doing, &error)))?;
         if sync && let Some(marker) = &mut journal.marker {
-            self.guard(marker.note(self.db.latest_sequence_number()))?;
+            let synced = Synced { sequence: self.db.latest_sequence_number(), serial: serials.last() };
+            self.guard(marker.note(synced))?;
         }
+        journal.serials = serials;
         Ok(())
     }
 
@@ -173,7 +209,7 @@ impl Store {
         if !self.is_empty(family)? {
             let mut batch = self.batch();
             batch.delete_all(family)?;
-            self.write(&mut self.journal(), "clearing a state family", batch, false)?;
+            self.write(&mut self.journal(), "clearing a state family", batch, Touch::Aside, false)?;
         }
         // Without a compaction the tombstone would slow every read of what is written over it.
         self.db.compact_range_cf::<&[u8], &[u8]>(self.family(family)?, None, None);
@@ -200,6 +236,29 @@ impl Batch<'_> {
     pub(crate) fn delete(&mut self, family: Family, key: &[u8]) -> StoreResult<()> {
         self.batch.delete_cf(self.store.family(family)?, key);
         Ok(())
+    }
+
+    /// Counts this batch and leaves the count in what it touches.
+    fn witness(&mut self, before: Serials, touch: Touch) -> StoreResult<Serials> {
+        let serial = before.last() + 1;
+        let (log, state) = match touch {
+            Touch::Aside => return Ok(before),
+            Touch::Log => (true, None),
+            Touch::State(family) => (false, Some(family)),
+            Touch::Both(family) => (true, Some(family)),
+        };
+        let mut after = before;
+        if log {
+            after.log = serial;
+            self.put(Family::Log, WITNESS, &serial.to_be_bytes())?;
+        }
+        if let Some(family) = state {
+            after.state = serial;
+            self.put(family, WITNESS, &serial.to_be_bytes())?;
+        }
+        let both = [after.log.to_be_bytes(), after.state.to_be_bytes()].concat();
+        self.put(Family::Meta, meta_key::SERIALS, &both)?;
+        Ok(after)
     }
 
     /// Everything in the family. Leaves a tombstone over the whole range: only where a family is replaced.

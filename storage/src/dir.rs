@@ -24,7 +24,7 @@ pub(crate) fn database(dir: &Path) -> PathBuf {
     dir.join("db")
 }
 
-/// Makes a directory for its owner alone and makes its name durable; says whether it was there already.
+/// Makes a directory for its owner alone, and its name durable. One that is there stays as it is.
 pub(crate) fn make(dir: &Path) -> StoreResult<()> {
     let doing = "creating the store's directory";
     let io = |error: io::Error| io_error(doing, &error);

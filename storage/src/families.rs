@@ -52,7 +52,10 @@ impl Family {
                 Err(_) => format!("log key `{}`", key.escape_ascii()),
             },
             Self::Meta => format!("node record `{}`", key.escape_ascii()),
-            Self::StateA | Self::StateB => format!("state key `{}` ({})", key.escape_ascii(), self.name()),
+            Self::StateA | Self::StateB => {
+                let key = key.strip_prefix(&[STATE_PREFIX]).unwrap_or(key);
+                format!("state key `{}` ({})", key.escape_ascii(), self.name())
+            }
         }
     }
 }
@@ -63,6 +66,19 @@ impl fmt::Display for Family {
     }
 }
 
+/// The key of a family's witness: which batch was the last that touched it. Below every other key.
+pub(crate) const WITNESS: &[u8] = b"";
+
+/// Before every key of the state, so that none is the witness.
+const STATE_PREFIX: u8 = b'k';
+/// After every key of the state.
+pub(crate) const STATE_END: [u8; 1] = [STATE_PREFIX + 1];
+
+/// A state key as it lies on the disk.
+pub(crate) fn state_key(key: &[u8]) -> Vec<u8> {
+    [&[STATE_PREFIX], key].concat()
+}
+
 /// Keys of [`Family::Meta`].
 pub(crate) mod meta_key {
     /// Term, vote, commit.
@@ -71,6 +87,8 @@ pub(crate) mod meta_key {
     pub(crate) const LOG_START: &[u8] = b"log_start";
     /// Which state family is in force; there since the store was founded or received its first snapshot.
     pub(crate) const STATE: &[u8] = b"state";
+    /// Which batches were the last that touched the log and the state.
+    pub(crate) const SERIALS: &[u8] = b"serials";
     /// Facts about the node lie under this prefix.
     const FACT: &[u8] = b"fact/";
 

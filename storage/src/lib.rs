@@ -14,9 +14,10 @@
 //! |---|---|
 //! | the end of the journal is torn, nothing synced is missing | opened; the torn bytes are cut; `Boot::repaired` says so |
 //! | a record is damaged and a whole one follows it | `Corrupt`, names file and byte |
-//! | the last synced record is damaged or cut off | `Corrupt`, by the durable marker; see below |
+//! | the last synced record is damaged or cut off | `Corrupt`, by the durable marker, see below |
 //! | a journal file is missing, cut in the middle, or emptied | `Corrupt`, by the sequence numbers and the marker |
 //! | a table file is missing or has another length | `Corrupt`, names the file |
+//! | RocksDB's manifest is cut or damaged, and tables are forgotten | `Corrupt`: every family keeps a witness of the last batch that touched it, and these must agree with each other and with the marker |
 //! | a byte of a log entry, the hard state or the log start changed | `Corrupt`, names the record or the file |
 //! | the log has a hole, or contradicts the hard state | `Corrupt`, names both |
 //! | a byte of a state value changed in a table file | NOT at opening: the read that meets it answers `Corrupt` |

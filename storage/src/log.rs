@@ -12,7 +12,7 @@ use quorate_core::id::{LogIndex, RaftId, Term};
 use quorate_core::log::{EntryKind, HardState, LogEntry, LogStart};
 use quorate_core::ports::{LogBatch, LogReader, LogReset, LogWriter, StoreError, StoreResult};
 
-use crate::db::{Batch, Store};
+use crate::db::{Batch, Serials, Store, Touch};
 use crate::families::{Family, meta_key};
 
 /// Most keys that one write deletes below the log start.
@@ -128,7 +128,7 @@ impl LogWriter for Writer {
         let mut write = store.batch();
         let filled = group.iter().try_for_each(|batch| shape.add(&mut write, batch));
         store.guard(filled.and_then(|()| shape.purge(&mut write)))?;
-        store.write(&mut journal, "writing to the log", write, sync)?;
+        store.write(&mut journal, "writing to the log", write, Touch::Log, sync)?;
         journal.shape = shape;
         store.set_start(shape.start.index);
         Ok(())
@@ -238,6 +238,17 @@ pub(crate) fn encode_start(start: &LogStart) -> Vec<u8> {
 pub(crate) fn decode_start(payload: &[u8]) -> StoreResult<LogStart> {
     let [index, term] = numbers(meta_key::LOG_START, payload)?;
     Ok(LogStart { index: LogIndex(index), term: Term(term) })
+}
+
+pub(crate) fn decode_serials(payload: &[u8]) -> StoreResult<Serials> {
+    let [log, state] = numbers(meta_key::SERIALS, payload)?;
+    Ok(Serials { log, state })
+}
+
+/// What a family's own witness says.
+pub(crate) fn decode_witness(payload: &[u8]) -> StoreResult<u64> {
+    let [serial] = numbers(meta_key::SERIALS, payload)?;
+    Ok(serial)
 }
 
 fn numbers<const N: usize>(key: &[u8], payload: &[u8]) -> StoreResult<[u64; N]> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_core::ports::{MetaStore, StoreResult};
 
-use crate::db::Store;
+use crate::db::{Store, Touch};
 use crate::families::{Family, meta_key};
 
 /// The node's port.
@@ -25,6 +25,6 @@ impl MetaStore for Meta {
         for (name, value) in facts {
             batch.put(Family::Meta, &meta_key::fact(name), value)?;
         }
-        store.write(&mut store.journal(), "writing facts about the node", batch, true)
+        store.write(&mut store.journal(), "writing facts about the node", batch, Touch::Log, true)
     }
 }

@@ -3,7 +3,7 @@
 //! Owns the order of the checks. Nothing in the directory is changed before the format is known, the lock is held and the
 //! journal was judged. Called once per start of a node, and by `inspect` for a stopped one.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use quorate_core::log::{HardState, LogStart};
 use quorate_core::ports::{Boot, LogReader, MetaStore, OpenStore, StateRead, StateReader, StoreError, StoreResult};
 use rocksdb::{DB, DBRecoveryMode, ReadOptions};
 
-use crate::db::{Journal, Store, family_of, is_empty, scan};
+use crate::db::{Journal, Serials, Store, Touch, family_of, is_empty, scan};
 use crate::error::{io_error, open_error, rocks_error};
-use crate::families::{self, Family, Probe, meta_key};
+use crate::families::{self, Family, WITNESS, meta_key};
 use crate::log::{self, Shape};
 use crate::marker::Marker;
 use crate::staging::{Stage, Stager};
@@ -49,29 +49,28 @@ impl std::fmt::Debug for Options {
 /// `Locked` when a process has it, `FormatTooNew` when a newer quorate wrote it, `Corrupt` when it is damaged (the
 /// module's table says what is noticed), `Full` and `Io` when the disk refuses.
 pub fn open(dir: &Path, options: Options) -> StoreResult<OpenStore> {
+    // Before the lock: a store of a newer format is left exactly as it is.
+    dir::format(dir)?;
     dir::make(dir)?;
     let lock = dir::lock(dir)?;
     let fresh = dir::format(dir)?.is_none();
     let database = dir::database(dir);
     if fresh {
+        // Also where an earlier start was stopped in the middle of this: every step can be done again.
         dir::make(&database)?;
-        Marker::create(dir)?;
-        dir::sync(dir)?;
+        Marker::ensure(dir)?;
     }
     check_present(&database, fresh)?;
     let marker = Marker::open(dir, false)?;
     let judged = wal::scan(&database)?;
-    let repaired = if judged.cuts.is_empty() {
-        None
-    } else {
-        check_torn(&database, &judged, &marker)?;
-        Some(cut(&judged.cuts)?)
-    };
+    check_tail(&database, &judged, &marker)?;
+    let repaired = if judged.cuts.is_empty() { None } else { Some(cut(&judged.cuts)?) };
     // The scan and the cuts left no unfinished end: whatever RocksDB still finds wrong is damage.
     let rocks = families::database(fresh, options.wal_bytes_max, DBRecoveryMode::AbsoluteConsistency);
     let db = DB::open_cf_descriptors(&rocks, &database, families::descriptors()).map_err(|error| open_error(&error))?;
-    check_complete(&db, &marker)?;
+    check_reached(&judged, &marker, db.latest_sequence_number())?;
     let (boot, shape, active) = load(&db)?;
+    let serials = check_witnesses(&db, active, &marker)?;
     if fresh {
         check_blank(&db)?;
         dir::declare(dir)?;
@@ -80,9 +79,9 @@ pub fn open(dir: &Path, options: Options) -> StoreResult<OpenStore> {
         tracing::warn!(repaired, "the store was repaired");
     }
     let boot = Boot { repaired, ..boot };
-    let store = assemble(db, Some(marker), shape, active, options.probe, Some(lock));
+    let store = Store::new(db, Journal { marker: Some(marker), shape, serials }, active, options.probe, Some(lock));
     // What was recovered is in tables already; the sync notes it, so that later openings expect it.
-    store.write(&mut store.journal(), "syncing the opened store", store.batch(), true)?;
+    store.write(&mut store.journal(), "syncing the opened store", store.batch(), Touch::Aside, true)?;
     store.clear(active.other())?;
     let stage = Stage::new(Arc::clone(&store));
     Ok(OpenStore {
@@ -133,27 +132,17 @@ pub fn open_read_only(dir: &Path) -> StoreResult<Inspection> {
     let judged = wal::scan(&database)?;
     let repaired =
         (!judged.cuts.is_empty()).then(|| format!("{}; not cut, the store was only read", tell(&judged.cuts)));
+    check_tail(&database, &judged, &marker)?;
     let db = look(&database)?;
-    check_tail(&judged, &marker, db.latest_sequence_number())?;
     let (boot, shape, active) = load(&db)?;
-    let store = assemble(db, None, shape, active, None, lock);
+    let serials = check_witnesses(&db, active, &marker)?;
+    let store = Store::new(db, Journal { marker: None, shape, serials }, active, None, lock);
     Ok(Inspection {
         boot: Boot { repaired, ..boot },
         log: Arc::new(log::Reader(Arc::clone(&store))),
         state: state::Reader(Arc::clone(&store)).view(),
         facts: meta::Meta(store),
     })
-}
-
-fn assemble(
-    db: DB,
-    marker: Option<Marker>,
-    shape: Shape,
-    active: Family,
-    probe: Option<Probe>,
-    lock: Option<File>,
-) -> Arc<Store> {
-    Store::new(db, Journal { marker, shape }, active, probe, lock)
 }
 
 /// The database without the right to write, up to where its journal is whole.
@@ -175,41 +164,35 @@ fn check_present(database: &Path, fresh: bool) -> StoreResult<()> {
     })
 }
 
-/// A torn end may be cut only when nothing in it was known to be synced.
-fn check_torn(database: &Path, judged: &wal::Scan, marker: &Marker) -> StoreResult<()> {
-    if marker.sequence() == 0 {
-        return Ok(());
-    }
-    // Without a single whole record only the tables can say how far the database got.
-    let recovered = match judged.last_sequence {
-        Some(last) => last,
-        None => look(database)?.latest_sequence_number(),
+/// The journal must reach as far as the marker says that it was synced. Checked before anything is cut or opened for
+/// writing, so that a refused store is as it was found.
+fn check_tail(database: &Path, judged: &wal::Scan, marker: &Marker) -> StoreResult<()> {
+    let reached = match judged.last_sequence {
+        // A torn end that begins below the marker had synced records in it, whatever the tables say.
+        Some(last) if last >= marker.sequence() || !judged.cuts.is_empty() => last,
+        _ if marker.sequence() == 0 => return Ok(()),
+        // What is not in the journal any more must be in the tables.
+        _ => look(database)?.latest_sequence_number(),
     };
-    check_tail(judged, marker, recovered)
+    check_reached(judged, marker, reached)
 }
 
-fn check_tail(judged: &wal::Scan, marker: &Marker, recovered: u64) -> StoreResult<()> {
-    let reached = if judged.cuts.is_empty() { recovered } else { judged.last_sequence.unwrap_or(recovered) };
+fn check_reached(judged: &wal::Scan, marker: &Marker, reached: u64) -> StoreResult<()> {
     if reached >= marker.sequence() {
         return Ok(());
     }
-    let lost = match judged.cuts.first() {
+    let record = match judged.cuts.first() {
         Some(cut) => format!("write-ahead log {}, byte {}", name(&cut.file), cut.keep),
         None => "write-ahead log".to_owned(),
     };
     Err(StoreError::Corrupt {
-        record: lost,
+        record,
         detail: format!(
             "changes up to {} were synced, but only those up to {reached} are there: the end of the journal is damaged or \
              was removed",
             marker.sequence()
         ),
     })
-}
-
-/// What the marker names must have been recovered.
-fn check_complete(db: &DB, marker: &Marker) -> StoreResult<()> {
-    check_tail(&wal::Scan::default(), marker, db.latest_sequence_number())
 }
 
 /// Cuts torn ends off, and says what was done.
@@ -247,31 +230,58 @@ fn check_blank(db: &DB) -> StoreResult<()> {
         if !is_empty(db, family)? {
             return Err(StoreError::Corrupt {
                 record: "file `format`".to_owned(),
-                detail: "it is missing, but the database beside it holds records; nothing was changed".to_owned(),
+                detail: "it is missing, but the database beside it holds records; no record was changed".to_owned(),
             });
         }
     }
     Ok(())
 }
 
-fn record(db: &DB, key: &[u8]) -> StoreResult<Option<Bytes>> {
-    let found =
-        db.get_cf(family_of(db, Family::Meta)?, key).map_err(|error| rocks_error("reading a record", &error))?;
-    found.map(|record| envelope::decode(Family::Meta, key, record)).transpose()
+fn record(db: &DB, family: Family, key: &[u8]) -> StoreResult<Option<Bytes>> {
+    let found = db.get_cf(family_of(db, family)?, key).map_err(|error| rocks_error("reading a record", &error))?;
+    found.map(|record| envelope::decode(family, key, record)).transpose()
+}
+
+/// Every family must hold the last batch that touched it, and together they must reach as far as was synced: a database
+/// that forgot a table does not.
+fn check_witnesses(db: &DB, active: Family, marker: &Marker) -> StoreResult<Serials> {
+    let told = record(db, Family::Meta, meta_key::SERIALS)?;
+    let told = told.map_or(Ok(Serials::default()), |found| log::decode_serials(&found))?;
+    for (family, told) in [(Family::Log, told.log), (active, told.state)] {
+        let own = record(db, family, WITNESS)?.map_or(Ok(0), |found| log::decode_witness(&found))?;
+        if own != told {
+            return contradiction(
+                format!("column family {family}"),
+                format!(
+                    "the last batch that touched it was {told}, but it holds those up to {own}: a table of it, or of {}, \
+                     was forgotten",
+                    Family::Meta
+                ),
+            );
+        }
+    }
+    if told.last() < marker.serial() {
+        return contradiction(
+            "database".to_owned(),
+            format!("batches up to {} were synced, but only those up to {} are there", marker.serial(), told.last()),
+        );
+    }
+    Ok(told)
 }
 
 /// Reads what a starting node must know, and refuses what contradicts itself.
 fn load(db: &DB) -> StoreResult<(Boot, Shape, Family)> {
-    let hard =
-        record(db, meta_key::HARD_STATE)?.map_or(Ok(HardState::default()), |found| log::decode_hard_state(&found))?;
-    let start = record(db, meta_key::LOG_START)?.map_or(Ok(LogStart::default()), |found| log::decode_start(&found))?;
-    let active = active_family(record(db, meta_key::STATE)?)?;
+    let hard = record(db, Family::Meta, meta_key::HARD_STATE)?
+        .map_or(Ok(HardState::default()), |found| log::decode_hard_state(&found))?;
+    let start = record(db, Family::Meta, meta_key::LOG_START)?
+        .map_or(Ok(LogStart::default()), |found| log::decode_start(&found))?;
+    let active = active_family(record(db, Family::Meta, meta_key::STATE)?)?;
     let mut shape = Shape { start, last: start.index, hard, purged: start.index };
     let mut terms: Vec<(LogIndex, Term)> = Vec::new();
     let mut newest = start.term;
     let mut options = ReadOptions::default();
     options.fill_cache(false);
-    scan(db, Family::Log, (&[], &[]), options, &mut |key, payload| {
+    scan(db, Family::Log, (&log::key(LogIndex(0)), &[]), options, &mut |key, payload| {
         let entry = log::decode(key, payload)?;
         if entry.index <= start.index {
             // Cut, and still to be deleted.

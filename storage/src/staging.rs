@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use quorate_core::ports::{StagedId, StagedSnapshot, Staging, StoreError, StoreResult};
 
-use crate::db::Store;
-use crate::families::Family;
+use crate::db::{Store, Touch};
+use crate::families::{Family, state_key};
 
 /// The place for one snapshot.
 pub(crate) struct Stage {
@@ -116,10 +116,10 @@ impl StagedSnapshot for Receiving {
                     detail: format!("it does not come after `{}`", last.escape_ascii()),
                 });
             }
-            batch.put(family, key, value)?;
+            batch.put(family, &state_key(key), value)?;
             self.last = Some(key.clone());
         }
-        store.write(&mut store.journal(), "writing a received snapshot", batch, false)?;
+        store.write(&mut store.journal(), "writing a received snapshot", batch, Touch::Aside, false)?;
         store.reached("staging: after a write");
         drop(place);
         Ok(())
@@ -132,7 +132,7 @@ impl StagedSnapshot for Receiving {
         if place.current != self.id {
             return Err(gone(self.id));
         }
-        store.write(&mut store.journal(), "syncing a received snapshot", store.batch(), true)?;
+        store.write(&mut store.journal(), "syncing a received snapshot", store.batch(), Touch::Aside, true)?;
         store.reached("staging: finished");
         place.finished = true;
         drop(place);

@@ -12,8 +12,8 @@ use quorate_core::ports::{
 };
 use rocksdb::Snapshot;
 
-use crate::db::{Batch, Store};
-use crate::families::{Family, meta_key};
+use crate::db::{Batch, Store, Touch};
+use crate::families::{Family, STATE_END, meta_key, state_key};
 use crate::log::{Shape, encode_hard_state, encode_start};
 use crate::staging::Stage;
 
@@ -26,8 +26,8 @@ pub(crate) struct State {
 fn fill(batch: &mut Batch<'_>, family: Family, writes: &WriteSet) -> StoreResult<()> {
     for (key, value) in &writes.writes {
         match value {
-            Some(value) => batch.put(family, key, value)?,
-            None => batch.delete(family, key)?,
+            Some(value) => batch.put(family, &state_key(key), value)?,
+            None => batch.delete(family, &state_key(key))?,
         }
     }
     Ok(())
@@ -63,7 +63,7 @@ fn switch(store: &Store, reset: LogReset) -> StoreResult<()> {
     let mut batch = store.batch();
     fill_reset(&mut batch, new, reset)?;
     batch.delete_all(Family::Log)?;
-    store.write(&mut journal, "installing a snapshot", batch, true)?;
+    store.write(&mut journal, "installing a snapshot", batch, Touch::Both(new), true)?;
     store.reached("install: after the switch");
     journal.shape = Shape::reset(reset);
     store.set_start(reset.start.index);
@@ -72,7 +72,7 @@ fn switch(store: &Store, reset: LogReset) -> StoreResult<()> {
     // The old state goes; views that were taken of it keep it until they are dropped.
     let mut batch = store.batch();
     batch.delete_all(old)?;
-    store.write(&mut journal, "clearing the old state", batch, false)?;
+    store.write(&mut journal, "clearing the old state", batch, Touch::Aside, false)?;
     store.reached("install: after the clearing");
     Ok(())
 }
@@ -84,7 +84,7 @@ impl StateStore for State {
         let family = *store.active();
         let mut batch = store.batch();
         fill(&mut batch, family, &writes)?;
-        store.write(&mut store.journal(), "writing the state", batch, false)
+        store.write(&mut store.journal(), "writing the state", batch, Touch::State(family), false)
     }
 
     fn reader(&self) -> Arc<dyn StateReader> {
@@ -114,7 +114,7 @@ impl StateStore for State {
         let mut batch = store.batch();
         fill(&mut batch, family, &writes)?;
         fill_reset(&mut batch, family, reset)?;
-        store.write(&mut journal, "founding the store", batch, true)?;
+        store.write(&mut journal, "founding the store", batch, Touch::Both(family), true)?;
         journal.shape = Shape::reset(reset);
         store.set_start(reset.start.index);
         Ok(())
@@ -123,14 +123,28 @@ impl StateStore for State {
 
 impl StateRead for State {
     fn get(&self, key: &[u8]) -> StoreResult<Option<Bytes>> {
-        let active = self.store.active();
-        self.store.get(*active, key, None)
+        let active = *self.store.active();
+        self.store.get(active, &state_key(key), None)
     }
 
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> StoreResult<()> {
         let active = *self.store.active();
-        self.store.scan(active, (from, to), None, &mut |key, value| Ok(visit(key, value) == Visit::More))
+        scan(&self.store, active, (from, to), None, visit)
     }
+}
+
+/// Visits state keys as the caller knows them.
+fn scan(
+    store: &Store,
+    family: Family,
+    (from, to): (&[u8], &[u8]),
+    at: Option<&Snapshot<'_>>,
+    visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit,
+) -> StoreResult<()> {
+    let end = if to.is_empty() { STATE_END.to_vec() } else { state_key(to) };
+    store.scan(family, (&state_key(from), &end), at, &mut |key, value| {
+        Ok(visit(key.get(1..).unwrap_or_default(), value) == Visit::More)
+    })
 }
 
 /// Takes views.
@@ -161,12 +175,11 @@ struct View {
 
 impl StateRead for View {
     fn get(&self, key: &[u8]) -> StoreResult<Option<Bytes>> {
-        self.frozen.borrow_owner().get(self.family, key, Some(self.frozen.borrow_dependent()))
+        self.frozen.borrow_owner().get(self.family, &state_key(key), Some(self.frozen.borrow_dependent()))
     }
 
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> StoreResult<()> {
         let snapshot = Some(self.frozen.borrow_dependent());
-        let mut visit = |key: &[u8], value: &[u8]| Ok(visit(key, value) == Visit::More);
-        self.frozen.borrow_owner().scan(self.family, (from, to), snapshot, &mut visit)
+        scan(self.frozen.borrow_owner(), self.family, (from, to), snapshot, visit)
     }
 }

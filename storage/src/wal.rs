@@ -243,3 +243,6 @@ fn fill(source: &mut File, block: &mut Vec<u8>) -> io::Result<()> {
     block.clear();
     source.by_ref().take(BLOCK_BYTES as u64).read_to_end(block).map(drop)
 }
+
+#[cfg(test)]
+mod tests;

@@ -100,10 +100,7 @@ pub enum ConnectError {
 impl ConnectError {
     /// The most telling reason: of [`ConnectError::All`] the first, else itself.
     pub fn root(&self) -> &Self {
-        match self {
-            Self::All(errors) => errors.first().map_or(self, Self::root),
-            other => other,
-        }
+        if let Self::All(errors) = self { errors.first().map_or(self, Self::root) } else { self }
     }
 
     /// Whether trying again later can help without anybody doing anything.
@@ -289,6 +286,7 @@ async fn closed_port(address: SocketAddr) -> ConnectError {
 }
 
 /// The refusal in an application close, if it is one.
+#[expect(clippy::wildcard_enum_match_arm, reason = "all other ends are no refusals")]
 pub(crate) fn refusal(error: &quinn::ConnectionError) -> Option<Refused> {
     match error {
         quinn::ConnectionError::ApplicationClosed(close) => {

@@ -3,11 +3,13 @@
 //! Owns the QUIC endpoint, the accept loop and every task of it. Never executes a request and never decides from records.
 //! Lives on the runtime it was bound on; its handles may be used from any thread.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quinn::crypto::rustls::HandshakeData;
+use quorate_core::id::NodeId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -110,6 +112,8 @@ pub(crate) struct Shared {
     pub(crate) join_limit: RateLimit,
     handshakes: Arc<Semaphore>,
     clients: Arc<Semaphore>,
+    /// Who is connected on the client plane, by quinn's number of the connection.
+    callers: Mutex<HashMap<usize, (NodeId, quinn::Connection)>>,
     runtime: tokio::runtime::Handle,
     tasks: Mutex<Option<JoinSet<()>>>,
     closed: watch::Sender<bool>,
@@ -198,6 +202,7 @@ impl Endpoint {
             join_limit: RateLimit::new(options.join_burst, options.join_refill),
             handshakes: Arc::new(Semaphore::new(options.handshakes_max.max(2))),
             clients: Arc::new(Semaphore::new(options.clients_max.max(1))),
+            callers: Mutex::default(),
             runtime,
             tasks: Mutex::new(Some(JoinSet::new())),
             closed: watch::Sender::new(false),
@@ -229,6 +234,17 @@ impl Endpoint {
     /// The identity is unusable; the old one stays in use.
     pub fn set_identity(&self, identity: Arc<Identity>) -> Result<(), TlsError> {
         self.shared.credentials.replace(identity)
+    }
+
+    /// Closes every connection of a node, on all planes, and tells it why: for nodes that were removed or demoted. The
+    /// gate has to refuse it by then, or it comes back.
+    pub fn disconnect(&self, node: NodeId, reason: &Refused) {
+        let callers = self.shared.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, connection) in callers.values().filter(|(caller, _)| *caller == node) {
+            greet::close(connection, reason);
+        }
+        drop(callers);
+        self.peers().disconnect_node(node, reason);
     }
 
     /// Who this endpoint is right now.
@@ -353,5 +369,20 @@ async fn serve(shared: Arc<Shared>, incoming: quinn::Incoming, permit: OwnedSema
         greet::close(&connection, &Refused::Busy("it serves as many clients as it can".to_owned()));
         return;
     };
+    let (number, caller) = (connection.stable_id(), (greeted.caller.node_id, connection.clone()));
+    shared.callers.lock().unwrap_or_else(PoisonError::into_inner).insert(number, caller);
+    let _forget = Forget { shared: &shared, number };
     peers::accept_streams(shared.clone(), connection, greeted, None).await;
+}
+
+/// Takes a client connection off the list, however its task ends.
+struct Forget<'a> {
+    shared: &'a Shared,
+    number: usize,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.shared.callers.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+    }
 }

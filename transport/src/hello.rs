@@ -432,7 +432,7 @@ mod tests {
     #[test]
     fn a_refusal_too_long_for_a_close_frame_keeps_its_kind_in_words() {
         let long = lineage(&[5; 100]);
-        let (code, reason) = Refused::Superseded { ours: long.clone(), theirs: lineage(&[1]) }.to_close();
+        let (code, reason) = Refused::Superseded { ours: long, theirs: lineage(&[1]) }.to_close();
         assert!(reason.len() <= CLOSE_REASON_BYTES);
         let read = Refused::from_close(u64::from(code), &reason).unwrap();
         assert!(matches!(read, Refused::Superseded { .. } | Refused::Other(_)), "{read}");

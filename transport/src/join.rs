@@ -21,6 +21,9 @@ use crate::text::unix_seconds;
 use crate::tls;
 use crate::token::{JoinToken, TokenSecret};
 
+/// How long a newcomer has to take its answer and close.
+const ANSWER_GRACE: Duration = Duration::from_secs(2);
+
 /// What a newcomer tells. The secret is not part of it on the newcomer's side: it comes from the token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinRequest {
@@ -404,8 +407,8 @@ pub(crate) async fn serve(shared: &Arc<crate::endpoint::Shared>, connection: &qu
         let frame = frame::encode(FrameKind::JoinReply, &reply.to_wire().encode_to_vec())?;
         send.write_chunk(frame).await.ok()?;
         send.finish().ok()?;
-        // The last receiver closes: closing here would throw the answer away.
-        connection.closed().await;
+        // The last receiver closes: closing here at once would throw the answer away.
+        let _ = tokio::time::timeout(ANSWER_GRACE, connection.closed()).await;
         Some(())
     };
     match tokio::time::timeout(shared.options.join_deadline, exchange).await {

@@ -197,15 +197,8 @@ pub(crate) async fn write_lane(
     let mut in_hand = (0, 0);
     loop {
         // Written whole or the connection is given up: a half-written frame cannot be continued.
-        match tokio::time::timeout(stall, send.write_all_chunks(&mut chunks)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(quinn::WriteError::ConnectionLost(error))) => return down(&error),
-            Ok(Err(error)) => return Down::Broken(error.to_string()),
-            Err(_elapsed) => {
-                let _ = send.reset(codes::STREAM_ABORTED);
-                connection.close(codes::STALLED.into(), b"this side stopped reading");
-                return Down::Stalled;
-            }
+        if let Err(reason) = write_out(&connection, &mut send, &mut chunks, stall).await {
+            return reason;
         }
         chunks.clear();
         queue.written(in_hand.0, in_hand.1);
@@ -230,10 +223,34 @@ pub(crate) async fn write_lane(
     }
 }
 
+/// Writes all chunks. The deadline is for standing still, not for the whole: a slow link may take its time.
+async fn write_out(
+    connection: &quinn::Connection,
+    send: &mut quinn::SendStream,
+    mut chunks: &mut [Bytes],
+    stall: Duration,
+) -> Result<(), Down> {
+    while !chunks.is_empty() {
+        match tokio::time::timeout(stall, send.write_chunks(chunks)).await {
+            Ok(Ok(written)) => chunks = chunks.get_mut(written.chunks..).unwrap_or_default(),
+            Ok(Err(quinn::WriteError::ConnectionLost(error))) => return Err(down(&error)),
+            Ok(Err(error)) => return Err(Down::Broken(error.to_string())),
+            Err(_elapsed) => {
+                let _ = send.reset(codes::STREAM_ABORTED);
+                connection.close(codes::STALLED.into(), b"this side stopped reading");
+                return Err(Down::Stalled);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Owns one incoming lane. Ends with the error that makes the connection useless.
 pub(crate) async fn read_lane(receive: quinn::RecvStream, lane: Lane, mut deliver: impl FnMut(Bytes)) -> FrameError {
     let mut receive = BufReader::with_capacity(64 * 1024, receive);
     loop {
+        // A lane that is never empty must not keep the others of this thread waiting.
+        tokio::task::coop::consume_budget().await;
         match frame::read(&mut receive, lane.message_bytes_max()).await {
             Ok(Some(frame)) => match frame.kind {
                 FrameKind::Message => deliver(frame.payload),

@@ -392,6 +392,7 @@ async fn open(directory: &Path, socket: &Path) -> Result<UnixStream, LocalError>
         // Too long for a socket, and no pointer: nobody has served here.
         return Err(LocalError::NotRunning(directory.to_owned()));
     }
+    #[expect(clippy::wildcard_enum_match_arm, reason = "io's kinds are open-ended")]
     let stream = UnixStream::connect(socket).await.map_err(|source| match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => LocalError::NotRunning(directory.to_owned()),
         io::ErrorKind::PermissionDenied => {

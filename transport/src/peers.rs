@@ -231,11 +231,11 @@ impl Peers {
         locked(&self.shared.registry.failures).get(&peer).cloned()
     }
 
-    /// Closes the connection to a peer, for instance when it was removed; the reason is told to it. It is dialled again if
-    /// it is still in the set.
-    pub fn disconnect(&self, peer: RaftId, reason: &Refused) {
-        if let Some(live) = self.shared.registry.live(peer) {
-            let (code, text) = reason.to_close();
+    /// Closes the connections to a manager; the reason is told to it.
+    pub(crate) fn disconnect_node(&self, node: NodeId, reason: &Refused) {
+        let live = self.shared.registry.live.read().unwrap_or_else(PoisonError::into_inner);
+        let (code, text) = reason.to_close();
+        for live in live.values().filter(|live| live.hello.node_id == node) {
             live.close(code, &text);
         }
     }
@@ -416,12 +416,9 @@ async fn run(shared: Arc<Shared>, live: Arc<Live>, greeted: Greeted) {
     tasks.spawn(accept_lanes(shared.clone(), live.connection.clone(), id));
     tasks.spawn(accept_streams(shared.clone(), live.connection.clone(), greeted, Some(id)));
     // The first that ends makes the connection useless.
-    let first = loop {
-        match tasks.join_next().await {
-            Some(Ok(reason)) => break reason,
-            Some(Err(_panicked)) => break Down::Broken("a task of the connection failed".to_owned()),
-            None => break Down::Broken("the connection has no tasks".to_owned()),
-        }
+    let first = match tasks.join_next().await {
+        Some(Ok(reason)) => reason,
+        Some(Err(_)) | None => Down::Broken("a task of the connection failed".to_owned()),
     };
     // If the connection itself has ended, that is the reason; a stream's error is only its echo.
     let reason = match live.connection.close_reason().map(|error| lanes::down(&error)) {

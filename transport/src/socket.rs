@@ -4,7 +4,7 @@
 //! accident. Called by the endpoint and the connector.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ pub enum BindError {
 
 /// Binds the node's port. `[::]` serves IPv4 too where the machine has IPv6.
 pub(crate) fn bind(address: SocketAddr) -> Result<UdpSocket, BindError> {
-    let open = || -> io::Result<UdpSocket> {
+    let open = |address: SocketAddr| -> io::Result<UdpSocket> {
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
         if address.is_ipv6() && address.ip().is_unspecified() {
             socket.set_only_v6(false)?;
@@ -77,7 +77,15 @@ pub(crate) fn bind(address: SocketAddr) -> Result<UdpSocket, BindError> {
         socket.set_nonblocking(true)?;
         Ok(socket.into())
     };
-    open().map_err(|source| {
+    let bound = match open(address) {
+        // IPv6 is switched off on this machine, and "any address" was asked for: IPv4's any address is what is left.
+        Err(error) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && error.kind() != io::ErrorKind::AddrInUse => {
+            tracing::info!(%error, "no IPv6 on this machine; listening on IPv4 only");
+            open((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        other => other,
+    };
+    bound.map_err(|source| {
         if source.kind() == io::ErrorKind::AddrInUse {
             BindError::Busy(address)
         } else {

@@ -33,6 +33,8 @@ pub(crate) struct Present<'a> {
 /// One key's change.
 #[derive(Debug)]
 pub(crate) struct Change {
+    /// The full key.
+    pub(crate) key: Bytes,
     /// The stored key.
     pub(crate) stored: Bytes,
     /// What was there.
@@ -81,6 +83,7 @@ pub(crate) fn execute(
         local: Pending::new(),
         alone: ops.len() <= 1,
         budget: RANGE_BYTES_MAX,
+        deleted: 0,
         changes: Vec::with_capacity(ops.len()),
     };
     let mut results = Vec::with_capacity(ops.len());
@@ -193,6 +196,8 @@ struct Branch<'a> {
     alone: bool,
     /// Bytes that all answers of the transaction together may still carry.
     budget: usize,
+    /// Keys deleted so far.
+    deleted: u64,
     changes: Vec<Change>,
 }
 
@@ -224,13 +229,14 @@ impl Branch<'_> {
             }
             previous = Some(old.to_key_value(put.key.clone()));
         }
-        self.change(Change { stored, old, new });
+        self.change(Change { key: put.key.clone(), stored, old, new });
         Ok(Ok(PutResult { previous }))
     }
 
     fn delete(&mut self, delete: &Delete) -> StoreResult<Result<DeleteResult, Refusal>> {
         let from = layout::current_key(&delete.key);
         let mut gone = Vec::new();
+        let room = DELETE_KEYS_MAX - self.deleted;
         if delete.end.is_empty() {
             if let Some(record) = self.present.get(&from)? {
                 gone.push((from, record));
@@ -240,28 +246,29 @@ impl Branch<'_> {
             // Only the present before this branch matters: no other operation of it writes in this range.
             self.present.scan(&from, &to, &Pending::new(), &mut |key, record| {
                 gone.push((Bytes::copy_from_slice(key), Record::new(record)));
-                if gone.len() as u64 > DELETE_KEYS_MAX { Visit::Enough } else { Visit::More }
+                if gone.len() as u64 > room { Visit::Enough } else { Visit::More }
             })?;
         }
         let deleted = gone.len() as u64;
-        if deleted > DELETE_KEYS_MAX {
+        if deleted > room {
             return Ok(Err(Refusal::Limit {
-                what: "the range to delete".to_owned(),
+                what: "the set of keys to delete".to_owned(),
                 limit: "DELETE_KEYS_MAX",
                 max: DELETE_KEYS_MAX,
-                actual: deleted,
+                actual: self.deleted + deleted,
             }));
         }
+        self.deleted += deleted;
         let mut previous = Vec::new();
         for (stored, old) in gone {
+            let key = layout::full_key(&stored);
             if delete.previous {
-                let key = layout::full_key(&stored);
                 if let Err(refusal) = self.spend(key.len() + old.view().value.len()) {
                     return Ok(Err(refusal));
                 }
-                previous.push(old.to_key_value(key));
+                previous.push(old.to_key_value(key.clone()));
             }
-            self.change(Change { stored, old: Some(old), new: None });
+            self.change(Change { key, stored, old: Some(old), new: None });
         }
         Ok(Ok(DeleteResult { deleted, previous }))
     }

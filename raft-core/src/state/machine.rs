@@ -128,10 +128,16 @@ impl Machine {
     ///
     /// # Errors
     /// `Store` when the store fails: state and log are then both old or both new, and the machine is final. `Broken`
-    /// when the snapshot does not stand where `reset` says; also final.
+    /// when the snapshot does not stand where `reset` says, also final; or when it is older than the state, and then
+    /// nothing was done.
     pub fn install(&mut self, staged: StagedId, reset: LogReset) -> Result<(), ApplyError> {
         if let Some(error) = &self.stopped {
             return Err(StoreError::Poisoned(error.to_string()).into());
+        }
+        let applied = self.memory.status.applied;
+        if reset.start.index < applied {
+            let detail = format!("a snapshot of it would take the state back from {applied}; nothing was installed");
+            return Err(ApplyError::Broken { index: reset.start.index, detail });
         }
         let loaded = self.store.install(staged, reset).and_then(|()| Memory::load(&*self.store));
         self.memory = loaded.map_err(|error| self.stop(error))?;
@@ -351,8 +357,7 @@ impl Memory {
     /// Takes the changes of one revision into the round: live records, history, event, hash.
     fn record(&mut self, revision: Revision, changes: Vec<Change>, round: &mut Round) {
         let mut event = Event { changes: Vec::with_capacity(changes.len()) };
-        for Change { stored, old, new } in changes {
-            let key = layout::full_key(&stored);
+        for Change { key, stored, old, new } in changes {
             round.records_changed |= key.first() != Some(&(Section::User as u8));
             let mut superseded = 0;
             if let Some(old) = old {

@@ -16,14 +16,17 @@
 //!   nothing, but a copy that is still on its way may yet be applied. To give such a request up for good, a client
 //!   raises its mark over it.
 //! - Silent clients are forgotten by a replicated command, each only if it has sent nothing since the leader looked.
-//!   A client that is not known and carries a mark above 0 had been here before: it is refused with `RequestExpired`.
-//!   One with mark 0 is taken as new, unless it says when it was `born` (a log index that a manager had applied before
-//!   the client id was made) and some client first seen at or after that index has been expired: then it may be that
-//!   client, and is refused too.
+//!   What a request of a client that is not in the table is taken for depends on what it says of its birth (`born`: a log
+//!   index that a manager had applied before the client id was made). The state keeps the *expiry floor*, the highest
+//!   index at which any forgotten client was first seen. Born above the floor: the client is new, for every forgotten
+//!   one was born below it. Born at or below: it may be one that was forgotten, and is refused with `RequestExpired`.
+//!   No birth told: refused when it carries a mark above 0, for then it says that it had been here before; else new.
+//! - So a client that does not tell its birth must not raise its mark before one of its requests was answered from the
+//!   state, not merely refused before it entered the log.
 //!
-//! So: within the time of silence, always exactly once. After it, a client that tells its birth, or that has raised
-//! its mark once, is never applied twice; only one that never did either can be, and only by a retry sent after the
-//! expiry. A refused client makes itself a new id.
+//! What that guarantees: within the time of silence, exactly once. After it, a client that tells its birth, or that had
+//! raised its mark, is never applied twice; only one that did neither can be, and only by a retry sent after the expiry.
+//! A client refused for its age makes itself a new id.
 //!
 //! # Revisions and history
 //! A transaction that changes something makes one revision, whatever the number of keys. Reads at older revisions work

@@ -5,10 +5,12 @@
 
 use bytes::Bytes;
 
-use crate::limits::{RANGE_BYTES_MAX, RANGE_LIMIT_MAX};
+use crate::limits::{KEY_BYTES_MAX, RANGE_BYTES_MAX, RANGE_LIMIT_MAX, VALUE_BYTES_MAX};
 use crate::ports::Visit;
 use crate::state::layout::RecordView;
 use crate::txn::{KeyValue, Range, RangeResult};
+
+const _: () = assert!(KEY_BYTES_MAX + 1 + VALUE_BYTES_MAX <= RANGE_BYTES_MAX, "the largest record fits one page");
 
 /// Collects live records in ascending order until the page is full.
 #[derive(Debug)]
@@ -20,13 +22,12 @@ pub(crate) struct Page {
     limit: u64,
     keys_only: bool,
     count_only: bool,
-    /// The first entry is answered however large it is.
-    first_always: bool,
     more: bool,
 }
 
 impl Page {
-    /// A page of a read on its own: it has at least one entry when there is one, so that paging always gets on.
+    /// A page of a read on its own: it has at least one entry when there is one, because the largest record fits, so
+    /// paging always gets on.
     pub(crate) fn new(range: &Range) -> Self {
         let limit = if range.limit == 0 { RANGE_LIMIT_MAX } else { range.limit.min(RANGE_LIMIT_MAX) };
         Self {
@@ -37,14 +38,13 @@ impl Page {
             limit,
             keys_only: range.keys_only,
             count_only: range.count_only,
-            first_always: true,
             more: false,
         }
     }
 
     /// A page of one range of a transaction, whose answers share `budget` bytes; it may be empty with more to come.
     pub(crate) fn within_transaction(range: &Range, budget: usize) -> Self {
-        Self { budget, first_always: false, ..Self::new(range) }
+        Self { budget, ..Self::new(range) }
     }
 
     /// Takes the next record, unless the page is full.
@@ -54,8 +54,7 @@ impl Page {
             return Visit::More;
         }
         let bytes = full.len() + if self.keys_only { 0 } else { record.value.len() };
-        let fits = bytes <= self.budget - self.bytes.min(self.budget) || (self.first_always && self.count == 0);
-        if self.count >= self.limit || !fits {
+        if self.count >= self.limit || self.bytes + bytes > self.budget {
             self.more = true;
             return Visit::Enough;
         }

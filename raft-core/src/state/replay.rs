@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use prost::Message;
 
 use crate::command::{Request, SilentClient};
@@ -192,8 +192,10 @@ impl ReplayTable {
         index: LogIndex,
         lanes: &mut Lanes,
     ) -> Result<(), Refusal> {
-        let expired = request.low_water > 0 || (request.born > 0 && request.born <= self.floor);
-        if expired {
+        // Every client ever expired was born before its first request, so at or below the floor: who was born above it
+        // is new. Who cannot say is taken for new only without a mark.
+        let expired = if request.born > 0 { request.born <= self.floor } else { request.low_water > 0 };
+        if expired || id.sequence <= request.low_water {
             return Err(Refusal::RequestExpired { sequence: id.sequence, low_water: request.low_water });
         }
         if self.clients.len() >= REPLAY_CLIENTS_MAX {
@@ -207,7 +209,7 @@ impl ReplayTable {
         self.room()?;
         self.bytes += REPLAY_RECORD_BYTES;
         let client = self.clients.entry(id.client).or_default();
-        client.record = ClientRecord { low_water: 0, last_index: index.0, first_index: index.0 };
+        client.record = ClientRecord { low_water: request.low_water, last_index: index.0, first_index: index.0 };
         touch(client, id.client, lanes, &mut self.dirty);
         Ok(())
     }
@@ -287,18 +289,13 @@ fn touch(client: &mut Client, id: ClientId, lanes: &mut Lanes, dirty: &mut Vec<C
 
 /// The outcome as kept: one that is too large loses the answers of its operations, never what it did.
 fn encode_bounded(outcome: &Outcome) -> Bytes {
-    let stored = StoredOutcome::new(outcome);
-    let stored = match outcome {
-        Outcome::Done(result) if stored.encoded_len() > REPLAY_OUTCOME_BYTES_MAX => {
-            let short = TxnResult { results: Vec::new(), ..*result };
-            StoredOutcome::new(&Outcome::Done(short))
+    match outcome {
+        Outcome::Done(result) if result.encoded_len() > REPLAY_OUTCOME_BYTES_MAX => {
+            StoredOutcome::encode_done(&TxnResult { results: Vec::new(), ..*result })
         }
-        Outcome::Done(_) | Outcome::Refused(_) => stored,
-    };
-    let mut bytes = BytesMut::with_capacity(stored.encoded_len());
-    // Growing memory has no end that encoding could meet.
-    let _ = stored.encode(&mut bytes);
-    bytes.freeze()
+        Outcome::Done(result) => StoredOutcome::encode_done(result),
+        Outcome::Refused(refusal) => StoredOutcome::encode_refused(refusal),
+    }
 }
 
 /// The kept outcome as answered to a retry.

@@ -72,6 +72,7 @@ scenarios! { $
     state::only_an_empty_store_can_be_founded,
     state::a_foundation_comes_back,
     state::an_installation_replaces_state_and_log,
+    state::an_installation_inside_a_longer_log_empties_it,
     state::a_second_installation_replaces_the_first,
     state::a_view_from_before_an_installation_keeps_the_old_state,
     state::a_snapshot_that_was_not_installed_leaves_the_old_state,

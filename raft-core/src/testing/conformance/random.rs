@@ -40,49 +40,58 @@ impl Model {
         self.log.get(&index).map_or(self.start.term.0, |entry| entry.term.0)
     }
 
-    fn assert_is(&self, open: &OpenStore, what: &str) {
-        let state: Vec<_> = self.state.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-        assert_eq!(all(&*open.state), state, "{what}");
-        assert_eq!(all(&*open.state.reader().view()), state, "{what}");
-        for (name, value) in &self.facts {
-            assert_eq!(open.meta.get(name).unwrap().as_ref(), Some(value), "{what}");
-        }
-        let found = if self.log.is_empty() {
-            assert_not_found(open, self.last() + 1);
-            Vec::new()
-        } else {
-            open.log_reader.entries(self.start.index.next(), LogIndex(self.last() + 5), u64::MAX).unwrap()
+    /// What the store really holds, read through every port; `boot` is only true right after an opening.
+    fn read(open: &OpenStore, start: LogStart, hard: HardState) -> Self {
+        let state = all(&*open.state);
+        assert_eq!(all(&*open.state.reader().view()), state);
+        let first = start.index.next();
+        let log = match open.log_reader.entries(first, LogIndex(u64::MAX), u64::MAX) {
+            Ok(found) => found,
+            Err(StoreError::NotFound { index }) if index == first => Vec::new(),
+            Err(error) => panic!("{error}"),
         };
-        assert_eq!(found, self.log.values().cloned().collect::<Vec<_>>(), "{what}");
+        let facts = FACTS.iter().filter_map(|name| Some(((*name).to_owned(), open.meta.get(name).unwrap()?)));
+        Self {
+            log: log.into_iter().map(|entry| (entry.index.0, entry)).collect(),
+            start,
+            hard,
+            state: state.into_iter().collect(),
+            facts: facts.collect(),
+        }
     }
 
-    fn assert_boots(&self, open: &OpenStore, what: &str) {
+    /// What a store that was just opened holds; its boot must say the same as its ports.
+    fn booted(open: &OpenStore) -> Self {
+        let found = Self::read(open, open.boot.start, open.boot.hard_state);
         let mut terms: Vec<(LogIndex, Term)> = Vec::new();
-        for entry in self.log.values() {
+        for entry in found.log.values() {
             if terms.last().is_none_or(|(_, term)| *term != entry.term) {
                 terms.push((entry.index, entry.term));
             }
         }
-        let boot = Boot {
-            hard_state: self.hard,
-            start: self.start,
-            last: LogIndex(self.last()),
-            terms,
-            repaired: open.boot.repaired.clone(),
-        };
-        assert_eq!(open.boot, boot, "{what}");
-        self.assert_is(open, what);
+        assert_eq!((open.boot.last.0, &open.boot.terms), (found.last(), &terms));
+        found
     }
 }
 
-/// One store, its model, and the model as it was at the last sync.
+const FACTS: [&str; 3] = ["fact 0", "fact 1", "fact 2"];
+
+/// One store, its model, and what the model was at the last sync and after every batch since: what may come back.
 struct Run {
     seeded: Seeded,
     model: Model,
-    synced: Model,
+    since_sync: Vec<Model>,
 }
 
 impl Run {
+    fn wrote(&mut self) {
+        self.since_sync.push(self.model.clone());
+    }
+
+    fn synced(&mut self) {
+        self.since_sync = vec![self.model.clone()];
+    }
+
     fn writes(&mut self) -> WriteSet {
         let mut writes = WriteSet::default();
         for _ in 0..self.seeded.below(6) {
@@ -116,7 +125,9 @@ impl Run {
             model.log.extend(made.entries.iter().map(|entry| (entry.index.0, entry.clone())));
             model.hard.term = Term(term);
         }
-        model.hard.commit = LogIndex(floor + self.seeded.below(model.last() - floor + 1));
+        // Most of the log stays uncommitted, so that conflicts reach far back.
+        let ahead = if self.seeded.below(6) == 0 { model.last() - floor } else { (model.last() - floor) / 8 };
+        model.hard.commit = LogIndex(floor + self.seeded.below(ahead + 1));
         made.hard_state = Some(model.hard);
         if self.seeded.below(5) == 0 {
             let index = model.start.index.0
@@ -147,73 +158,71 @@ impl Run {
             0 => drop(staged),
             1 => {
                 let staged = staged.finish().unwrap();
-                self.synced = self.model.clone();
+                self.synced();
                 open.staging.discard(staged).unwrap();
             }
             _ => {
                 let staged = staged.finish().unwrap();
-                let index = self.model.last() + 1 + self.seeded.below(9);
+                // Also into the middle of a log that is longer than the snapshot.
+                let commit = self.model.hard.commit.0.max(self.model.start.index.0);
+                let index = commit + self.seeded.below(self.model.last() - commit + 9);
                 let term = self.model.hard.term.0.max(1);
                 open.state.install(staged, reset(index, term)).unwrap();
                 self.model.state = state;
                 self.model.log.clear();
                 self.model.start = start(index, term);
                 self.model.hard = hard(term, index);
-                self.synced = self.model.clone();
+                self.synced();
             }
         }
     }
 }
 
-/// Many seeds of writes, cuts, conflicts, installations, facts, reopens and power cuts: the store is always the model.
+/// Writes, cuts, conflicts, installations, facts, reopens and power cuts in random order: the store is always the model,
+/// and after a power cut it is the model of some moment at or after the last sync.
 pub fn random_work_equals_the_model(store: &mut dyn StoreUnderTest) {
-    let mut run = Run { seeded: Seeded(2), model: Model::default(), synced: Model::default() };
+    let mut run = Run { seeded: Seeded(2), model: Model::default(), since_sync: vec![Model::default()] };
     let mut open = store.open().unwrap();
     let (mut reopened, mut cut_short, mut lost) = (0, 0, 0);
     for step in 0..1_500 {
-        let what = format!("step {step}");
-        match run.seeded.below(40) {
+        match run.seeded.below(44) {
             0..=14 => {
                 let writes = run.writes();
                 open.state.commit(writes).unwrap();
+                run.wrote();
             }
             15..=33 => {
                 let group: Vec<_> = (0..run.seeded.below(3)).map(|_| run.log_batch()).collect();
                 let sync = run.seeded.below(3) > 0;
                 open.log.write(&group, sync).unwrap();
-                if sync {
-                    run.synced = run.model.clone();
-                }
+                if sync { run.synced() } else { run.wrote() }
             }
             34 => {
-                let name = format!("fact {}", run.seeded.below(3));
-                let value = Bytes::from(what.clone());
-                open.meta.put(&[(&name, value.clone())]).unwrap();
-                run.model.facts.insert(name, value);
-                run.synced = run.model.clone();
+                let name = FACTS[usize::try_from(run.seeded.below(3)).unwrap()];
+                let value = Bytes::from(format!("of step {step}"));
+                open.meta.put(&[(name, value.clone())]).unwrap();
+                run.model.facts.insert(name.to_owned(), value);
+                run.synced();
             }
             35 | 36 => run.install(&mut open),
-            37 => run.model.assert_is(&open, &what),
-            38 => {
+            37 | 40..=43 => assert_eq!(Model::read(&open, run.model.start, run.model.hard), run.model, "step {step}"),
+            power_cut => {
                 drop(open);
+                let cut = power_cut == 39 && store.lose_unsynced();
                 open = store.open().unwrap();
-                run.model.assert_boots(&open, &what);
-                reopened += 1;
-                // What a store recovers it may make durable, but need not: from here both are right, so sync.
-                open.log.write(&[], true).unwrap();
-                run.synced = run.model.clone();
-            }
-            _ => {
-                drop(open);
-                if store.lose_unsynced() {
-                    lost += u32::from(run.synced != run.model);
-                    run.model = run.synced.clone();
+                let found = Model::booted(&open);
+                if cut {
+                    assert!(run.since_sync.contains(&found), "step {step}: {found:?} is none of {:?}", run.since_sync);
+                    lost += u32::from(found != run.model);
                     cut_short += 1;
+                } else {
+                    assert_eq!(found, run.model, "step {step}");
+                    reopened += 1;
                 }
-                open = store.open().unwrap();
-                run.model.assert_boots(&open, &what);
+                run.model = found;
+                // Opening may make durable what it found, but need not: the sync settles it.
                 open.log.write(&[], true).unwrap();
-                run.synced = run.model.clone();
+                run.synced();
             }
         }
     }

@@ -171,6 +171,24 @@ pub fn an_installation_replaces_state_and_log(store: &mut dyn StoreUnderTest) {
     assert_eq!(all(&*open.state), pairs(&[("a", "later"), ("b", "new"), ("c", "new"), ("d", "new")]));
 }
 
+/// A snapshot that ends inside a longer log replaces all of it, also what lies after its end.
+pub fn an_installation_inside_a_longer_log_empties_it(store: &mut dyn StoreUnderTest) {
+    let mut open = old_store(store);
+    let staged = stage(&open, &[&[("c", "new")]]);
+    open.state.install(staged, reset(6, 2)).unwrap();
+    assert_new(&open, &[("c", "new")]);
+    for index in 1..=9 {
+        assert_not_found(&open, index);
+    }
+    drop(open);
+    let mut open = store.open().unwrap();
+    assert_eq!((open.boot.start, open.boot.last, open.boot.terms.len()), (start(6, 2), LogIndex(6), 0));
+    open.log.write(&[batch(entries(7, 7, 2), 6)], true).unwrap();
+    assert_not_found(&open, 8);
+    drop(open);
+    assert_eq!(store.open().unwrap().boot.last, LogIndex(7));
+}
+
 /// Nothing of an earlier snapshot shines through a later one, and the same name installs once.
 pub fn a_second_installation_replaces_the_first(store: &mut dyn StoreUnderTest) {
     let mut open = old_store(store);

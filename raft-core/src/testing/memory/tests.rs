@@ -1,6 +1,8 @@
 //! The memory store passes the suite, and its faults are what they say.
 
 use super::*;
+use crate::id::Term;
+use crate::log::HardState;
 use crate::testing::conformance::StoreUnderTest;
 
 impl StoreUnderTest for MemoryStore {

@@ -1,0 +1,238 @@
+//! Reads at older revisions, paging and compaction.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests stop at the first surprise"
+)]
+
+mod common;
+
+use bytes::Bytes;
+use common::*;
+use quorate_core::id::NodeId;
+use quorate_core::keyspace::Section;
+use quorate_core::limits::*;
+use quorate_core::membership::record::NodeRecord;
+use quorate_core::state::contract::Refusal;
+use quorate_core::state::read::{self, ReadError};
+use quorate_core::txn::*;
+
+fn all(revision: u64) -> Range {
+    Range { key: key(b""), end: Section::User.end(), revision, ..Range::default() }
+}
+
+fn one(name: &str, revision: u64) -> Range {
+    Range { key: key(name), revision, ..Range::default() }
+}
+
+fn read(member: &Member, range: &Range) -> RangeResult {
+    read::range(&*member.store.view(), range).unwrap()
+}
+
+fn refused(member: &Member, range: &Range) -> Refusal {
+    match read::range(&*member.store.view(), range).unwrap_err() {
+        ReadError::Refused(refusal) => refusal,
+        ReadError::Store(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn reads_just_below_at_and_above_the_compact_revision() {
+    // Given a key written at 2, deleted at 3 and written again at 4, another written at 3 and a third at 5.
+    let mut member = Member::founded();
+    member.done(system(txn([put("a", "2")])));
+    member.done(system(txn([delete("a"), put("b", "3")])));
+    member.done(system(txn([put("a", "4")])));
+    member.done(system(txn([put("c", "5")])));
+    let at = |member: &Member, revision| -> Vec<(String, String)> {
+        let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+        member.contents(revision).unwrap().into_iter().map(|(key, value)| (text(key), text(value))).collect()
+    };
+    let pair = |key: &str| (key[..1].to_owned(), key[1..].to_owned());
+    let expected = [
+        (1, vec![]),
+        (2, vec![pair("a2")]),
+        (3, vec![pair("b3")]),
+        (4, vec![pair("a4"), pair("b3")]),
+        (5, vec![pair("a4"), pair("b3"), pair("c5")]),
+    ];
+    // When it is compacted at each revision in turn, physically or not yet, then what is at or above reads as before.
+    for oldest in 1..=5 {
+        member.done(compact(oldest));
+        for removed in [false, true] {
+            if removed {
+                while !member.machine.compact_some(1).unwrap().complete {}
+            }
+            for (revision, content) in &expected {
+                if *revision >= oldest {
+                    assert_eq!(&at(&member, *revision), content, "at {revision}, compacted at {oldest}");
+                } else {
+                    assert_eq!(refused(&member, &all(*revision)), Refusal::Compacted { asked: *revision, oldest });
+                }
+            }
+            member.check();
+        }
+    }
+    // All that is left are the live records: no history, no events.
+    assert_eq!(member.store.map().keys().filter(|key| matches!(key[0], 2 | 3)).count(), 0);
+    assert_eq!(refused(&member, &all(6)), Refusal::FutureRevision { asked: 6, current: 5 });
+}
+
+#[test]
+fn a_compaction_that_is_lower_changes_nothing_and_one_in_the_future_is_refused() {
+    let mut member = Member::founded();
+    member.done(system(txn([put("a", "1")])));
+    assert!(member.done(compact(2)).succeeded);
+    let hash = member.hash();
+    assert!(!member.done(compact(1)).succeeded);
+    assert_eq!(member.refused(compact(3)), Refusal::FutureRevision { asked: 3, current: 2 });
+    assert_eq!((member.hash(), member.machine.status().compact_revision.0), (hash, 2));
+}
+
+#[test]
+fn physical_removal_is_bounded_and_goes_on_where_it_stopped_after_a_restart() {
+    let mut member = Member::founded();
+    for n in 0..20 {
+        member.done(system(txn([put("a", n.to_string())])));
+    }
+    member.done(compact(15));
+    let mut steps = 0;
+    loop {
+        let before = member.store.map().len();
+        let step = member.machine.compact_some(4).unwrap();
+        assert!(step.removed <= 6, "about as many as asked: {}", step.removed);
+        assert!(member.store.map().len() <= before + 1);
+        steps += 1;
+        member.reopen();
+        if step.complete {
+            break;
+        }
+    }
+    assert!(steps > 2, "{steps}");
+    let commits = member.store.commits();
+    assert!(member.machine.compact_some(4).unwrap().complete);
+    assert_eq!(member.store.commits(), commits, "nothing left to write");
+    assert_eq!(read(&member, &one("a", 15)).entries[0].value, "13");
+}
+
+#[test]
+fn pages_at_one_revision_fit_together_whatever_is_written_meanwhile() {
+    let mut member = Member::founded();
+    let names: Vec<String> = (0..50).map(|n| format!("k{n:02}")).collect();
+    member.done(system(txn(names.iter().map(|name| put(name, "old")))));
+    let mut page = Range { limit: 7, ..all(0) };
+    let mut seen = Vec::new();
+    for round in 0.. {
+        let result = read(&member, &page);
+        seen.extend(result.entries.iter().map(|kv| (kv.key.clone(), kv.value.clone())));
+        if !result.more {
+            break;
+        }
+        assert_eq!(result.entries.len(), 7);
+        page.revision = result.revision;
+        page.key = [&result.entries.last().unwrap().key[..], b"\0"].concat().into();
+        // Keys behind and before the page change, go and come.
+        member.done(system(txn([
+            put(&names[49 - round], "new"),
+            delete(&names[48 - round * 2]),
+            put(format!("k{round:02}x"), "new"),
+        ])));
+    }
+    let expected: Vec<(Bytes, Bytes)> = names.iter().map(|name| (key(name), Bytes::from("old"))).collect();
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn a_page_ends_at_its_bounds_and_counts_go_beyond_them() {
+    let mut member = Member::founded();
+    for part in 0..101 {
+        member.done(system(txn((0..100).map(|n| put(format!("k{:05}", part * 100 + n), "v")))));
+    }
+    for limit in [0, RANGE_LIMIT_MAX + 1] {
+        let result = read(&member, &Range { limit, ..all(0) });
+        assert_eq!((result.entries.len() as u64, result.more), (RANGE_LIMIT_MAX, true));
+    }
+    let count = read(&member, &Range { limit: 3, count_only: true, ..all(0) });
+    assert_eq!((count.count, count.entries.len(), count.more), (10_100, 0, false));
+    // The same for the past, when all of it has been superseded: more than is merged at once.
+    let then = member.revision();
+    let gone = Delete { key: key("k"), end: key("k05000"), ..Delete::default() };
+    member.done(system(txn([gone.into()])));
+    let count = read(&member, &Range { count_only: true, ..all(then) });
+    assert_eq!(count.count, 10_100);
+    let result = read(&member, &Range { keys_only: true, ..all(then) });
+    assert_eq!((result.entries.len() as u64, result.more), (RANGE_LIMIT_MAX, true));
+    assert!(result.entries.windows(2).all(|pair| pair[0].key < pair[1].key));
+    assert!(result.entries.iter().all(|kv| kv.value.is_empty() && kv.mod_revision <= then));
+    assert_eq!(read(&member, &all(0)).entries.len(), 5_100);
+}
+
+#[test]
+fn a_page_of_large_values_ends_at_the_bound_of_bytes_but_always_gets_on() {
+    let mut member = Member::founded();
+    let value = "v".repeat(VALUE_BYTES_MAX);
+    let longest = "k".repeat(KEY_BYTES_MAX);
+    for n in 0..6 {
+        member.done(system(txn([put(format!("{n}"), &value)])));
+    }
+    member.done(system(txn([put(&longest, &value)])));
+    let then = member.revision();
+    for revision in [0, then] {
+        let result = read(&member, &all(revision));
+        assert_eq!((result.entries.len(), result.more), (3, true));
+        assert_eq!(read(&member, &Range { keys_only: true, ..all(revision) }).entries.len(), 7);
+        assert_eq!(read(&member, &one(&longest, revision)).entries[0].value.len(), VALUE_BYTES_MAX);
+        // The second time with a history that is all superseded.
+        member.done(system(txn([Delete { key: key("0"), end: key("z"), ..Delete::default() }.into()])));
+    }
+}
+
+#[test]
+fn a_key_with_a_long_past_is_found_at_every_revision() {
+    // Given keys side by side, one of which is written very often, its neighbours as near as keys can be.
+    let mut member = Member::founded();
+    member.done(system(txn([put("a\0", "near"), put("b", "b")])));
+    for n in 0..200 {
+        member.done(system(txn([put("a", n.to_string())])));
+    }
+    member.done(system(txn([delete("b"), delete("a\0")])));
+    // Then every revision has its own value, and the neighbours behind are not skipped over.
+    for n in 0..200u64 {
+        let revision = 3 + n;
+        assert_eq!(read(&member, &one("a", revision)).entries[0].value, n.to_string());
+        let all: Vec<Bytes> = read(&member, &all(revision)).entries.into_iter().map(|kv| kv.value).collect();
+        assert_eq!(all, [Bytes::from(n.to_string()), Bytes::from("near"), Bytes::from("b")]);
+    }
+}
+
+#[test]
+fn a_read_over_a_limit_is_refused_by_name() {
+    let member = Member::founded();
+    let long = one(&"k".repeat(KEY_BYTES_MAX + 1), 0);
+    assert!(matches!(refused(&member, &long), Refusal::Limit { limit: "KEY_BYTES_MAX", .. }));
+    assert_eq!(refused(&member, &one("", 0)), Refusal::EmptyKey);
+    // From back to front there is nothing, now and then.
+    for revision in [0, 1] {
+        let backwards = Range { key: key("b"), end: key("a"), revision, ..Range::default() };
+        assert_eq!(read(&member, &backwards).entries, []);
+    }
+}
+
+#[test]
+fn the_records_of_the_cluster_and_its_nodes_are_read_from_a_view() {
+    let mut member = Member::founded();
+    let second = NodeId::from_bytes([2; 16]);
+    let record = NodeRecord { id: Bytes::copy_from_slice(second.as_bytes()), raft_id: 2, ..NodeRecord::default() };
+    member.done(system(txn([Put { key: NodeRecord::key(second), value: record.to_bytes(), ..Put::default() }.into()])));
+    let gone = read::removed_key(quorate_core::id::RaftId(7));
+    member.done(system(txn([Put { key: gone, ..Put::default() }.into()])));
+    let view = member.store.view();
+    assert_eq!(read::cluster(&*view).unwrap().unwrap(), founding().cluster);
+    assert_eq!(read::nodes(&*view).unwrap(), [founding().node, record.clone()]);
+    assert_eq!(read::node(&*view, second).unwrap(), Some(record));
+    assert_eq!(read::node(&*view, NodeId::from_bytes([3; 16])).unwrap(), None);
+    assert_eq!(read::removed(&*view).unwrap().len(), 1);
+    assert_eq!(read::cluster(&Store::default()).unwrap(), None);
+}

@@ -1,0 +1,37 @@
+//! The way to the manager in this very process.
+//!
+//! Owns nothing but the hop onto the node's own runtime: an embedder that blocks its runtime does not block the node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_transport::api;
+
+use super::{CallError, Reply, Way};
+use crate::node::{Asker, Service};
+
+/// The service of the node in this process, with an operator's rights.
+pub(crate) struct InProcess {
+    service: Arc<Service>,
+    runtime: tokio::runtime::Handle,
+}
+
+impl InProcess {
+    pub(crate) const fn new(service: Arc<Service>, runtime: tokio::runtime::Handle) -> Self {
+        Self { service, runtime }
+    }
+}
+
+impl Way for InProcess {
+    fn call(&self, request: api::Request, _patience: Duration) -> Reply<'_> {
+        let service = Arc::clone(&self.service);
+        let asked = self.runtime.spawn(async move { service.call(&Asker::Operator, request).await });
+        Box::pin(async move {
+            asked.await.map_err(|error| CallError { unknown: true, message: format!("the node stopped: {error}") })
+        })
+    }
+
+    fn attempt(&self) -> Option<Duration> {
+        None
+    }
+}

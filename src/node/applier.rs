@@ -1,0 +1,143 @@
+//! The applier: one thread, one inbox, the replicated state.
+//!
+//! Owns the state machine, and with it every write to the state. Answers the callers whose commands it applied. Never
+//! syncs an apply: the log makes it reproducible. Called by the consensus task.
+
+use std::sync::Arc;
+
+use quorate_core::consensus::io::{Input, Records};
+use quorate_core::id::{LogIndex, Revision};
+use quorate_core::ports::{LogReset, StagedId, Staging, StateRead, StoreResult};
+use quorate_core::state::contract::{Applied, ApplyError, Committed, Outcome, StateStatus};
+use quorate_core::state::{Machine, read};
+use tokio::sync::{mpsc, oneshot};
+
+use super::tasks::Reply;
+
+/// Who waits for the commands of one entry, by position; `None` where the caller is not on this node any more.
+pub(super) type EntryWaiters = (LogIndex, Vec<Option<oneshot::Sender<Reply>>>);
+
+/// Superseded records removed after each round: local housekeeping in small steps.
+const TRIM_PER_ROUND: usize = 256;
+
+pub(super) enum Job {
+    Apply { entries: Vec<Committed>, waiters: Vec<EntryWaiters> },
+    Install { staged: StagedId, reset: LogReset },
+    Discard(StagedId),
+    View(oneshot::Sender<(StateStatus, Arc<dyn StateRead>)>),
+    Hashes(oneshot::Sender<Hashes>),
+}
+
+/// Digests after the newest revisions, oldest first.
+pub(super) struct Hashes {
+    pub(super) applied: LogIndex,
+    pub(super) revision: Revision,
+    pub(super) hashes: Vec<(Revision, [u8; 32])>,
+}
+
+/// How many digests a member offers for comparison.
+const HASHES_OFFERED: usize = 1024;
+
+pub(super) struct Applier {
+    pub(super) machine: Machine,
+    pub(super) staging: Arc<dyn Staging>,
+    pub(super) reports: mpsc::Sender<Input>,
+}
+
+impl Applier {
+    /// Runs until the inbox closes or something is final.
+    pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
+        while let Some(job) = inbox.blocking_recv() {
+            let report = match job {
+                Job::Apply { entries, waiters } => Some(self.apply(&entries, waiters)),
+                Job::Install { staged, reset } => Some(self.install(staged, reset)),
+                Job::Discard(staged) => self.staging.discard(staged).err().map(Input::StoreFailed),
+                Job::View(reply) => {
+                    let view = self.machine.reader().view();
+                    // Status and view are read together: nobody else writes.
+                    let _ = reply.send((self.machine.status().clone(), view));
+                    None
+                }
+                Job::Hashes(reply) => {
+                    let _ = reply.send(self.hashes());
+                    None
+                }
+            };
+            if let Some(report) = report {
+                let last = matches!(report, Input::ApplyFailed(_) | Input::StoreFailed(_));
+                if self.reports.blocking_send(report).is_err() || last {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn hashes(&self) -> Hashes {
+        let status = self.machine.status();
+        let mut hashes: Vec<_> = self.machine.hashes().rev().take(HASHES_OFFERED).collect();
+        hashes.reverse();
+        Hashes { applied: status.applied, revision: status.revision, hashes }
+    }
+
+    fn apply(&mut self, entries: &[Committed], waiters: Vec<EntryWaiters>) -> Input {
+        match self.machine.apply(entries) {
+            Ok(applied) => {
+                let report = self.applied(&applied);
+                answer(applied, waiters);
+                match self.machine.compact_some(TRIM_PER_ROUND) {
+                    Ok(_) => report,
+                    Err(error) => Input::ApplyFailed(error),
+                }
+            }
+            Err(error) => {
+                answer(self.machine.salvage(), waiters);
+                Input::ApplyFailed(error)
+            }
+        }
+    }
+
+    fn applied(&self, applied: &Applied) -> Input {
+        let records = if applied.records_changed { Some(self.records()) } else { None };
+        match records.transpose() {
+            Ok(records) => Input::Applied { index: applied.index, records: records.map(Arc::new) },
+            Err(error) => Input::StoreFailed(error),
+        }
+    }
+
+    fn records(&self) -> StoreResult<Records> {
+        records(&*self.machine.reader().view())
+    }
+
+    fn install(&mut self, staged: StagedId, reset: LogReset) -> Input {
+        let installed = self.machine.install(staged, reset).and_then(|()| self.records().map_err(ApplyError::from));
+        match installed {
+            Ok(records) => Input::Installed { status: self.machine.status().clone(), records: Arc::new(records) },
+            Err(error) => Input::ApplyFailed(error),
+        }
+    }
+}
+
+/// The records that decisions need, from one view.
+pub(super) fn records(view: &dyn StateRead) -> StoreResult<Records> {
+    Ok(Records {
+        cluster: read::cluster(view)?.unwrap_or_default(),
+        nodes: read::nodes(view)?,
+        removed: read::removed(view)?.into_iter().collect(),
+    })
+}
+
+/// Everybody whose command is applied is told; the report to the consensus task may follow later.
+fn answer(applied: Applied, waiters: Vec<EntryWaiters>) {
+    let mut outcomes = applied.outcomes.into_iter().peekable();
+    for (index, tickets) in waiters {
+        while outcomes.peek().is_some_and(|(at, _)| *at < index) {
+            outcomes.next();
+        }
+        let Some((_, results)) = outcomes.next_if(|(at, _)| *at == index) else { continue };
+        for (ticket, outcome) in tickets.into_iter().zip(results) {
+            if let Some(ticket) = ticket {
+                let _ = ticket.send(Reply::Outcome(Box::<Outcome>::new(outcome)));
+            }
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! How a node comes to life: found, join, open.
+//!
+//! Owns the preparation of a directory, resumable at every step: ids are drawn and synced first, so that a half-made
+//! directory is finished rather than begun anew. Never runs a node: [`super::running`] does.
+
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_core::command::COMMAND_VERSION;
+use quorate_core::id::{ClusterId, Lineage, LineageId, NodeId, RaftId, StoreId};
+use quorate_core::limits::NAME_BYTES_MAX;
+use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
+use quorate_core::ports::OpenStore;
+use quorate_core::state::{Founding, found};
+use quorate_transport::{
+    CertRole, CertSubject, ClusterCa, Identity, JoinError, JoinRequest, JoinToken, Joined, KeyPair,
+};
+
+use super::Node;
+use super::facts::{Facts, KnownManager, Layout, Stage};
+use super::records::{CaRecord, TokenRecord, ca_key, token_key};
+use super::running;
+use super::stop::StartError;
+use crate::client::SOFTWARE;
+use crate::config;
+
+/// How long a join may take.
+const JOIN_PATIENCE: Duration = Duration::from_secs(15);
+
+/// What to do with the directory; the same line serves at every boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// Run what was prepared; an empty directory is an error.
+    Open,
+    /// Found a cluster in an empty directory; run a known one; finish a half-made one.
+    OpenOrInit,
+    /// Join a cluster from an empty directory; run a known one; finish a half-made one.
+    OpenOrJoin {
+        /// The manager token.
+        token: String,
+        /// Managers to ask, `host:port`.
+        managers: Vec<String>,
+    },
+}
+
+/// A directory that can be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Prepared {
+    /// The cluster, base32.
+    pub cluster_id: String,
+    /// The node, base32.
+    pub node_id: String,
+    /// Its name; its id when it has none.
+    pub name: String,
+    /// Where others reach it.
+    pub advertise: String,
+    /// Its number in the Raft configuration.
+    pub raft_id: u64,
+    /// The operator's identity file; only `init` writes one.
+    pub operator_identity: Option<PathBuf>,
+}
+
+/// Settings of a node.
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until it is started"]
+pub struct NodeBuilder {
+    pub(super) directory: PathBuf,
+    listen: Option<String>,
+    advertise: Option<String>,
+    name: String,
+    pub(super) hints: Vec<String>,
+    pub(super) tick: Duration,
+    pub(super) log_window: u64,
+    pub(super) stable: Duration,
+}
+
+impl NodeBuilder {
+    pub(super) fn new(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            listen: None,
+            advertise: None,
+            name: String::new(),
+            hints: Vec::new(),
+            tick: config::TICK_LAN,
+            log_window: config::LOG_WINDOW_ENTRIES,
+            stable: config::STABLE,
+        }
+    }
+
+    /// The UDP address to listen on, `host:port`. Default `[::]:4701`; port 0 takes a free one when the directory is
+    /// prepared, and keeps it.
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.listen = Some(address.into());
+        self
+    }
+
+    /// The address that others reach this node at, `host:port`. Default: where it listens.
+    pub fn advertise(mut self, address: impl Into<String>) -> Self {
+        self.advertise = Some(address.into());
+        self
+    }
+
+    /// A name for people, unique in the cluster. Default: the node id.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// A further address at which to look for managers.
+    pub fn manager(mut self, address: impl Into<String>) -> Self {
+        self.hints.push(address.into());
+        self
+    }
+
+    /// The length of a tick. Default 20 ms (`lan`); the same on every manager. Longer ticks bear slower networks and
+    /// make failover slower in proportion.
+    pub const fn tick(mut self, tick: Duration) -> Self {
+        self.tick = tick;
+        self
+    }
+
+    /// Log entries kept for members that lag. Default 10,000. More costs disk and memory; less means snapshots more
+    /// often.
+    pub const fn log_window(mut self, entries: u64) -> Self {
+        self.log_window = entries;
+        self
+    }
+
+    /// How long a standby must be connected and caught up before it gets a seat. Default 2 s.
+    pub const fn stable(mut self, stable: Duration) -> Self {
+        self.stable = stable;
+        self
+    }
+
+    /// Prepares and runs the node. It answers once the endpoint listens; [`Node::ready`] waits for a leader.
+    ///
+    /// Not cancel safe: dropped half-way, the directory can be started again with the same call.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(self, start: Start) -> Result<Node, StartError> {
+        match start {
+            Start::Open => {}
+            Start::OpenOrInit => {
+                self.clone().prepare_init().await?;
+            }
+            Start::OpenOrJoin { token, managers } => {
+                self.clone().prepare_join(token, managers).await?;
+            }
+        }
+        running::start(self).await
+    }
+
+    /// Founds a cluster in the directory and returns; a directory that holds a founded node is refused.
+    ///
+    /// # Errors
+    /// `Directory` when a node is there already.
+    pub async fn init(self) -> Result<Prepared, StartError> {
+        self.refuse_ready().await?;
+        self.prepare_init().await
+    }
+
+    /// Joins a cluster with the manager token and returns; a directory that holds a node is refused.
+    ///
+    /// # Errors
+    /// `Refused` with the manager's reason; `Unavailable` when none could be reached; `Directory` when a node is there.
+    pub async fn join(self, token: &str, managers: Vec<String>) -> Result<Prepared, StartError> {
+        self.refuse_ready().await?;
+        self.prepare_join(token.to_owned(), managers).await
+    }
+
+    async fn refuse_ready(&self) -> Result<(), StartError> {
+        if !quorate_storage::exists(&Layout::new(&self.directory).store()) {
+            return Ok(());
+        }
+        let directory = self.directory.clone();
+        let facts = off_thread(move || {
+            let store = open_store(&Layout::new(&directory))?;
+            Ok(Facts::load(&*store.meta)?)
+        })
+        .await?;
+        match facts {
+            Some(facts) if facts.is_ready() => Err(StartError::Directory(format!(
+                "{} already holds a node of cluster {}. Nothing was changed; run it with `quorate run --data-dir {}`, or choose another directory",
+                self.directory.display(),
+                facts.cluster(),
+                self.directory.display()
+            ))),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn prepare_init(self) -> Result<Prepared, StartError> {
+        off_thread(move || self.init_blocking()).await
+    }
+
+    /// Ids and addresses, synced before anything is founded or asked.
+    fn begin(&self, store: &OpenStore) -> Result<Facts, StartError> {
+        if self.name.len() > NAME_BYTES_MAX || self.name.chars().any(char::is_control) {
+            return Err(StartError::Invalid(format!(
+                "the name must have at most {NAME_BYTES_MAX} bytes and no control characters"
+            )));
+        }
+        if let Some(facts) = Facts::load(&*store.meta)? {
+            return Ok(facts);
+        }
+        let (listen, advertise) = self.addresses()?;
+        let seed = [random(|bytes| bytes)?, random(|bytes| bytes)?].concat();
+        let facts = Facts {
+            stage: Stage::Begun.into(),
+            node_id: Bytes::copy_from_slice(random(NodeId::from_bytes)?.as_bytes()),
+            store_id: Bytes::copy_from_slice(random(StoreId::from_bytes)?.as_bytes()),
+            name: self.name.clone(),
+            listen,
+            advertise,
+            seed: seed.into(),
+            ..Facts::default()
+        };
+        facts.save(&*store.meta)?;
+        Ok(facts)
+    }
+
+    fn addresses(&self) -> Result<(String, String), StartError> {
+        let listen = self.listen.clone().unwrap_or_else(|| format!("[::]:{}", config::PORT));
+        let mut address = resolve(&listen)?;
+        if address.port() == 0 {
+            let probe = UdpSocket::bind(address)
+                .map_err(|error| StartError::Address(format!("cannot listen on {listen}: {error}")))?;
+            address = probe.local_addr().map_err(|error| StartError::Address(error.to_string()))?;
+        }
+        let advertise = match &self.advertise {
+            Some(advertise) if advertise.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) => {
+                return Err(StartError::Invalid(format!("`{advertise}` is no host:port")));
+            }
+            Some(advertise) => advertise.clone(),
+            None => address.to_string(),
+        };
+        Ok((address.to_string(), advertise))
+    }
+
+    fn init_blocking(self) -> Result<Prepared, StartError> {
+        let layout = Layout::new(&self.directory);
+        let mut store = open_store(&layout)?;
+        let mut facts = self.begin(&store)?;
+        if facts.is_ready() {
+            return Ok(prepared(&facts, None));
+        }
+        if store.boot.start.index.0 == 0 {
+            let internal = |error: &dyn std::fmt::Display| StartError::Internal(error.to_string());
+            let cluster = random(ClusterId::from_bytes)?;
+            let now = SystemTime::now();
+            let ca = ClusterCa::create(cluster, now).map_err(|error| internal(&error))?;
+            let identity = issue(&ca, cluster, facts.node(), CertRole::Manager, now)?;
+            let operator = issue(&ca, cluster, random(NodeId::from_bytes)?, CertRole::Operator, now)?;
+            // Files first: they are nobody's until the store says so, and are written anew by the next attempt.
+            identity.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
+            operator.write(&layout.operator()).map_err(|error| StartError::Disk(error.to_string()))?;
+            let lineage = Lineage(vec![random(LineageId::from_bytes)?]);
+            facts.cluster_id = Bytes::copy_from_slice(cluster.as_bytes());
+            facts.lineage = lineage.to_bytes().into();
+            facts.raft_id = 1;
+            facts.save(&*store.meta)?;
+            let founding = founding(&facts, &ca, &identity)?;
+            let founded = found(&founding).map_err(|refusal| StartError::Invalid(refusal.to_string()))?;
+            store.state.found(founded.writes, founded.reset)?;
+        }
+        facts.stage = Stage::Ready.into();
+        facts.save(&*store.meta)?;
+        Ok(prepared(&facts, Some(layout.operator())))
+    }
+
+    async fn prepare_join(self, token: String, managers: Vec<String>) -> Result<Prepared, StartError> {
+        let token: JoinToken =
+            token.trim().parse().map_err(|error| StartError::Invalid(format!("{error}. Nothing was changed")))?;
+        if managers.is_empty() {
+            return Err(StartError::Invalid("name at least one manager to join through, as host:port".into()));
+        }
+        let builder = self.clone();
+        let (facts, key) = off_thread(move || {
+            let store = open_store(&Layout::new(&builder.directory))?;
+            let mut facts = builder.begin(&store)?;
+            if !facts.is_ready() && facts.joining_key.is_empty() {
+                // The key is kept before it is shown to anybody: a join that was cut off is asked again as the same node.
+                let key = KeyPair::generate().map_err(|error| StartError::Internal(error.to_string()))?;
+                facts.joining_key = Bytes::copy_from_slice(key.pkcs8_der());
+                facts.save(&*store.meta)?;
+            }
+            let key = if facts.is_ready() { None } else { Some(key_of(&facts)?) };
+            Ok((facts, key))
+        })
+        .await?;
+        let Some(key) = key else { return Ok(prepared(&facts, None)) };
+        let joined = ask_to_join(&facts, &key, &token, &managers).await?;
+        off_thread(move || finish_join(&Layout::new(&self.directory), joined)).await
+    }
+}
+
+async fn ask_to_join(
+    facts: &Facts,
+    key: &KeyPair,
+    token: &JoinToken,
+    managers: &[String],
+) -> Result<Joined, StartError> {
+    let csr = key.csr().map_err(|error| StartError::Internal(error.to_string()))?;
+    let mut request = JoinRequest::new(token, csr, facts.node());
+    request.name.clone_from(&facts.name);
+    request.advertise.clone_from(&facts.advertise);
+    request.store_id = Some(facts.store());
+    request.command_version = COMMAND_VERSION;
+    request.software = SOFTWARE.to_owned();
+    quorate_transport::join(managers, token, request, JOIN_PATIENCE).await.map_err(|error| match error {
+        JoinError::Refused(refused) => StartError::Refused(refused.to_string()),
+        JoinError::Connect(error) => StartError::Unavailable(error.to_string()),
+        other => StartError::Refused(other.to_string()),
+    })
+}
+
+fn finish_join(layout: &Layout, joined: Joined) -> Result<Prepared, StartError> {
+    let store = open_store(layout)?;
+    let Some(mut facts) = Facts::load(&*store.meta)? else {
+        return Err(StartError::Directory(format!("{} was emptied while joining", layout.root().display())));
+    };
+    let identity = Identity::new(joined.ca_certificate.into(), joined.certificate.into(), key_of(&facts)?)
+        .map_err(|error| StartError::Refused(error.to_string()))?;
+    identity.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
+    facts.cluster_id = Bytes::copy_from_slice(joined.cluster_id.as_bytes());
+    facts.lineage = joined.lineage.to_bytes().into();
+    facts.raft_id = joined.raft_id.0;
+    if let Ok(address) = std::str::from_utf8(&joined.extra)
+        && !address.is_empty()
+    {
+        facts.advertise = address.to_owned();
+    }
+    facts.managers = joined
+        .managers
+        .into_iter()
+        .map(|manager| KnownManager {
+            raft_id: manager.raft_id.0,
+            node_id: Bytes::copy_from_slice(manager.node_id.as_bytes()),
+            addresses: manager.addresses,
+        })
+        .collect();
+    facts.joining_key = Bytes::new();
+    facts.stage = Stage::Ready.into();
+    facts.save(&*store.meta)?;
+    Ok(prepared(&facts, None))
+}
+
+fn random<T>(wrap: impl FnOnce([u8; 16]) -> T) -> Result<T, StartError> {
+    config::random_id(wrap).map_err(|error| StartError::Internal(error.to_string()))
+}
+
+fn key_of(facts: &Facts) -> Result<KeyPair, StartError> {
+    KeyPair::from_pkcs8(&facts.joining_key)
+        .map_err(|error| StartError::Damaged(format!("the key kept for joining cannot be read: {error}")))
+}
+
+fn issue(
+    ca: &ClusterCa,
+    cluster: ClusterId,
+    node_id: NodeId,
+    role: CertRole,
+    now: SystemTime,
+) -> Result<Identity, StartError> {
+    let internal = |error: String| StartError::Internal(error);
+    let key = KeyPair::generate().map_err(|error| internal(error.to_string()))?;
+    let csr = key.csr().map_err(|error| internal(error.to_string()))?;
+    let certificate = ca
+        .issue(&csr, &CertSubject { cluster, node_id, role }, config::CERTIFICATE, now)
+        .map_err(|error| internal(error.to_string()))?;
+    Identity::new(ca.certificate().clone(), certificate, key).map_err(|error| internal(error.to_string()))
+}
+
+fn founding(facts: &Facts, ca: &ClusterCa, identity: &Identity) -> Result<Founding, StartError> {
+    let token = || -> Result<Bytes, StartError> {
+        let secret = Bytes::copy_from_slice(&random(|bytes| bytes)?);
+        Ok(TokenRecord { secret }.encode_to_vec().into())
+    };
+    let (certificate, key) = ca.to_parts();
+    let ca = CaRecord { certificate: certificate.into(), key: Bytes::copy_from_slice(&key) };
+    Ok(Founding {
+        cluster: ClusterRecord {
+            cluster_id: facts.cluster_id.clone(),
+            lineage: facts.lineage.clone(),
+            next_raft_id: 2,
+            version: COMMAND_VERSION,
+            max_voters: config::MAX_VOTERS,
+            tick_micros: u64::try_from(config::TICK_LAN.as_micros()).unwrap_or(20_000),
+        },
+        node: NodeRecord {
+            id: facts.node_id.clone(),
+            name: facts.name.clone(),
+            role: Role::Manager.into(),
+            addresses: vec![facts.advertise.clone()],
+            raft_id: RaftId(1).0,
+            store_id: facts.store_id.clone(),
+            command_version: COMMAND_VERSION,
+            software: SOFTWARE.to_owned(),
+            key_digest: Bytes::copy_from_slice(&identity.subject().key_digest),
+            replaces: 0,
+        },
+        records: vec![
+            (token_key(Role::Manager), token()?),
+            (token_key(Role::Worker), token()?),
+            (ca_key(), ca.encode_to_vec().into()),
+        ],
+    })
+}
+
+pub(super) fn prepared(facts: &Facts, operator_identity: Option<PathBuf>) -> Prepared {
+    let node_id = facts.node().to_string();
+    Prepared {
+        cluster_id: facts.cluster().to_string(),
+        name: if facts.name.is_empty() { node_id.clone() } else { facts.name.clone() },
+        node_id,
+        advertise: facts.advertise.clone(),
+        raft_id: facts.raft_id,
+        operator_identity,
+    }
+}
+
+pub(super) fn open_store(layout: &Layout) -> Result<OpenStore, StartError> {
+    Ok(quorate_storage::open(&layout.store(), quorate_storage::Options::default())?)
+}
+
+pub(super) fn resolve(address: &str) -> Result<SocketAddr, StartError> {
+    address.to_socket_addrs().ok().and_then(|mut addresses| addresses.next()).ok_or_else(|| {
+        StartError::Invalid(format!("`{address}` is no address to listen on; write host:port, for example [::]:4701"))
+    })
+}
+
+/// Disk and name resolution stay off the caller's runtime.
+pub(super) async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StartError> + Send + 'static,
+) -> Result<T, StartError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(StartError::Internal(format!("a helper thread failed: {error}"))))
+}

@@ -1,0 +1,144 @@
+//! What a node knows about itself that is not replicated, and where its files lie.
+//!
+//! Owns the layout of a data directory: `store/` (log and state), `node.id` (the node's certificate and key),
+//! `operator.id` (written by `init`), the local socket. Never changes a fact in place: each write replaces them all,
+//! synced. Called by the builder, and by the running node when it learns new addresses.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_core::id::{ClusterId, Lineage, NodeId, RaftId, StoreId};
+use quorate_core::ports::{MetaStore, StoreError, StoreResult};
+
+/// Under which name the facts lie in the meta store.
+const NAME: &str = "node";
+
+/// How far the preparation of a directory has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub(crate) enum Stage {
+    /// Begun: ids are drawn, nothing has been founded or joined for certain.
+    Begun = 0,
+    /// Founded or joined: the directory can be run.
+    Ready = 1,
+}
+
+/// A manager to connect to before there are records.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct KnownManager {
+    #[prost(uint64, tag = "1")]
+    pub(crate) raft_id: u64,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) node_id: Bytes,
+    #[prost(string, repeated, tag = "3")]
+    pub(crate) addresses: Vec<String>,
+}
+
+/// The facts, one record. Field numbers are for ever.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Facts {
+    #[prost(enumeration = "Stage", tag = "1")]
+    pub(crate) stage: i32,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) cluster_id: Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub(crate) lineage: Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub(crate) node_id: Bytes,
+    #[prost(uint64, tag = "5")]
+    pub(crate) raft_id: u64,
+    #[prost(bytes = "bytes", tag = "6")]
+    pub(crate) store_id: Bytes,
+    #[prost(string, tag = "7")]
+    pub(crate) name: String,
+    #[prost(string, tag = "8")]
+    pub(crate) listen: String,
+    #[prost(string, tag = "9")]
+    pub(crate) advertise: String,
+    /// 32 bytes: QUIC's reset and connection-id keys are derived from it.
+    #[prost(bytes = "bytes", tag = "10")]
+    pub(crate) seed: Bytes,
+    #[prost(message, repeated, tag = "11")]
+    pub(crate) managers: Vec<KnownManager>,
+    /// PKCS#8, kept only until the join is done, so that a half-made one can be finished.
+    #[prost(bytes = "bytes", tag = "12")]
+    pub(crate) joining_key: Bytes,
+}
+
+impl Facts {
+    pub(crate) fn load(meta: &dyn MetaStore) -> StoreResult<Option<Self>> {
+        Self::read(meta.get(NAME)?)
+    }
+
+    /// Under which name [`Facts::read`]'s argument lies.
+    pub(crate) const NAME: &'static str = NAME;
+
+    pub(crate) fn read(stored: Option<Bytes>) -> StoreResult<Option<Self>> {
+        let Some(bytes) = stored else { return Ok(None) };
+        let corrupt = |detail: String| StoreError::Corrupt { record: format!("meta {NAME}"), detail };
+        let facts = Self::decode(bytes).map_err(|error| corrupt(error.to_string()))?;
+        let whole = NodeId::from_slice(&facts.node_id).is_some()
+            && StoreId::from_slice(&facts.store_id).is_some()
+            && facts.seed.len() == 32;
+        if whole { Ok(Some(facts)) } else { Err(corrupt("an id in it has the wrong length".into())) }
+    }
+
+    pub(crate) fn save(&self, meta: &dyn MetaStore) -> StoreResult<()> {
+        meta.put(&[(NAME, self.encode_to_vec().into())])
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.stage() == Stage::Ready
+    }
+
+    pub(crate) fn cluster(&self) -> ClusterId {
+        ClusterId::from_slice(&self.cluster_id).unwrap_or_default()
+    }
+
+    pub(crate) fn node(&self) -> NodeId {
+        NodeId::from_slice(&self.node_id).unwrap_or_default()
+    }
+
+    pub(crate) fn store(&self) -> StoreId {
+        StoreId::from_slice(&self.store_id).unwrap_or_default()
+    }
+
+    pub(crate) const fn raft(&self) -> RaftId {
+        RaftId(self.raft_id)
+    }
+
+    pub(crate) fn lineage_list(&self) -> Lineage {
+        Lineage::from_slice(&self.lineage).unwrap_or_default()
+    }
+
+    pub(crate) fn seed_array(&self) -> [u8; 32] {
+        self.seed.as_ref().try_into().unwrap_or_default()
+    }
+}
+
+/// Where things lie in a data directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout(PathBuf);
+
+impl Layout {
+    pub(crate) fn new(directory: &Path) -> Self {
+        Self(directory.to_owned())
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn store(&self) -> PathBuf {
+        self.0.join("store")
+    }
+
+    pub(crate) fn identity(&self) -> PathBuf {
+        self.0.join("node.id")
+    }
+
+    pub(crate) fn operator(&self) -> PathBuf {
+        self.0.join("operator.id")
+    }
+}

@@ -1,0 +1,192 @@
+//! Who may connect, by the replicated records, and what comes in.
+//!
+//! Owns the node's answers to the transport's two traits. Never blocks: messages that find the consensus task's inbox
+//! full are dropped, raft sends them again. Called on the endpoint's tasks.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_core::command::COMMAND_VERSION;
+use quorate_core::consensus::io::{Input, Records};
+use quorate_core::id::{NodeId, RaftId};
+use quorate_core::ports::Staging;
+use quorate_transport::{
+    Caller, CertRole, Down, Gate, Handler, Hello, IncomingSnapshot, JoinReply, JoinRequest, Lane, PROTOCOL_MAX,
+    PROTOCOL_MIN, Plane, Refused, api,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::facts::Facts;
+use super::service::Service;
+use super::snapshots;
+use super::tasks::Call;
+use crate::client::SOFTWARE;
+
+/// The node's word on connections.
+pub(super) struct NodeGate {
+    pub(super) facts: Facts,
+    pub(super) records: watch::Receiver<Arc<Records>>,
+}
+
+impl NodeGate {
+    fn admit_peer(records: &Records, caller: &Caller, hello: &Hello) -> Result<(), Refused> {
+        if hello.raft_id == RaftId(0) {
+            return Err(Refused::NotAMember);
+        }
+        if records.removed.binary_search(&hello.raft_id).is_ok() {
+            return Err(Refused::Removed);
+        }
+        if records.nodes.is_empty() {
+            // A newcomer knows nobody yet: a manager's certificate of this cluster is what it can check.
+            return Ok(());
+        }
+        let Some(record) = records.nodes.iter().find(|node| node.node_id() == Some(caller.node_id)) else {
+            // A raft id that this member has not heard of is newer than its own state.
+            let newer = hello.raft_id.0 >= records.cluster.next_raft_id;
+            return if newer { Ok(()) } else { Err(Refused::NotAMember) };
+        };
+        if record.key_digest != caller.key_digest.as_slice() {
+            return Err(Refused::WrongNode("its key is not the one that it joined with".into()));
+        }
+        if record.raft() != Some(hello.raft_id) {
+            return Err(Refused::NotAMember);
+        }
+        match record.store() {
+            Some(bound) if hello.store_id != Some(bound) => Err(Refused::StoreReplaced),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+impl Gate for NodeGate {
+    fn admit(&self, plane: Plane, caller: &Caller, hello: &Hello) -> Result<(), Refused> {
+        let records = self.records.borrow();
+        match plane {
+            Plane::Peer => Self::admit_peer(&records, caller, hello),
+            Plane::Client if caller.role == CertRole::Operator => Ok(()),
+            Plane::Client => {
+                let known = records.nodes.iter().any(|node| node.node_id() == Some(caller.node_id));
+                if known { Ok(()) } else { Err(Refused::NotAMember) }
+            }
+            Plane::Join | Plane::Local => Ok(()),
+        }
+    }
+
+    fn hello(&self) -> Hello {
+        let records = self.records.borrow();
+        let lineage = records.lineage();
+        Hello {
+            cluster_id: self.facts.cluster(),
+            lineage: if lineage.generation() == 0 { self.facts.lineage_list() } else { lineage },
+            node_id: self.facts.node(),
+            raft_id: self.facts.raft(),
+            store_id: Some(self.facts.store()),
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL_MAX,
+            command_version: COMMAND_VERSION,
+            software: SOFTWARE.to_owned(),
+            advertise: self.facts.advertise.clone(),
+        }
+    }
+}
+
+/// Where everything goes that comes in.
+pub(super) struct NodeHandler {
+    pub(super) inbox: mpsc::Sender<Call>,
+    pub(super) service: Arc<Service>,
+    pub(super) staging: Arc<dyn Staging>,
+    pub(super) runtime: tokio::runtime::Handle,
+}
+
+impl NodeHandler {
+    fn tell(&self, input: Input) {
+        // Full: the message is lost, as on any network.
+        let _ = self.inbox.try_send(Call::Input(input));
+    }
+
+    /// Ups and downs must not be lost.
+    fn tell_surely(&self, input: Input) {
+        let inbox = self.inbox.clone();
+        match inbox.try_send(Call::Input(input)) {
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+            Err(mpsc::error::TrySendError::Full(call)) => {
+                self.runtime.spawn(async move {
+                    let _ = inbox.send(call).await;
+                });
+            }
+        }
+    }
+}
+
+impl Handler for NodeHandler {
+    fn message(&self, from: RaftId, _lane: Lane, body: Bytes) {
+        self.tell(Input::Message { from, body });
+    }
+
+    fn peer_up(&self, peer: RaftId) {
+        tracing::debug!(%peer, "connected");
+        self.tell_surely(Input::PeerUp(peer));
+    }
+
+    fn peer_down(&self, peer: RaftId, reason: Down) {
+        tracing::info!(%peer, %reason, "not connected any more");
+        self.tell_surely(Input::PeerDown(peer));
+    }
+
+    fn snapshot(&self, from: RaftId, incoming: IncomingSnapshot) {
+        let (staging, inbox) = (Arc::clone(&self.staging), self.inbox.clone());
+        self.runtime.spawn(snapshots::receive(from, incoming, staging, inbox));
+    }
+
+    fn request(&self, caller: Caller, body: Bytes, reply: oneshot::Sender<Bytes>) {
+        let service = Arc::clone(&self.service);
+        self.runtime.spawn(async move {
+            let response = match api::Request::decode(body) {
+                Ok(request) => service.call(&caller.into(), request).await,
+                Err(error) => super::service::failure(
+                    api::Code::Invalid,
+                    format!("the request cannot be read: {error}. Nothing was done"),
+                ),
+            };
+            let _ = reply.send(response.encode_to_vec().into());
+        });
+    }
+
+    fn join(&self, source: SocketAddr, request: JoinRequest, reply: oneshot::Sender<JoinReply>) {
+        let service = Arc::clone(&self.service);
+        self.runtime.spawn(async move {
+            let answer = service.join(source, request).await;
+            let _ = reply.send(answer.unwrap_or_else(JoinReply::Refused));
+        });
+    }
+
+    fn lineage_newer(&self, hello: &Hello) {
+        tracing::error!(
+            theirs = hello.lineage.generation(),
+            "a manager of a newer incarnation of this cluster was met: this one has been recovered elsewhere"
+        );
+    }
+}
+
+/// Who asks, as the authorisation table sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Asker {
+    /// An operator: by certificate, on the local socket, or the embedder itself.
+    Operator,
+    /// Another manager on the peer plane.
+    Manager,
+    /// A node's own certificate on the client plane.
+    Node(NodeId),
+}
+
+impl From<Caller> for Asker {
+    fn from(caller: Caller) -> Self {
+        match (caller.plane, caller.role) {
+            (Plane::Local, _) | (Plane::Client, CertRole::Operator) => Self::Operator,
+            (Plane::Peer, _) => Self::Manager,
+            (Plane::Client | Plane::Join, _) => Self::Node(caller.node_id),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What lies in a stopped directory, read only.
+//!
+//! Owns `quorate inspect`. Changes nothing, and refuses a directory whose node runs.
+
+use std::path::Path;
+
+use quorate_core::state::{read, scan_hash};
+use serde::Serialize;
+
+use super::builder::prepared;
+use super::facts::{Facts, Layout};
+use super::stop::StartError;
+
+/// A stopped directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Inspection {
+    /// Base32; empty before it was founded or joined.
+    pub cluster_id: String,
+    /// Base32.
+    pub node_id: String,
+    /// The name; the node id when there is none.
+    pub name: String,
+    /// Its number in the Raft configuration.
+    pub raft_id: u64,
+    /// Base32.
+    pub store_id: String,
+    /// Length of the lineage.
+    pub generation: u64,
+    /// Incarnations, oldest first, base32.
+    pub lineage: Vec<String>,
+    /// Where it listens.
+    pub listen: String,
+    /// Where others reach it.
+    pub advertise: String,
+    /// First index of the log.
+    pub first_index: u64,
+    /// Last index of the log.
+    pub last_index: u64,
+    /// Term of the last entry.
+    pub last_term: u64,
+    /// Newest term seen.
+    pub term: u64,
+    /// Whom it voted for in that term; 0 is nobody.
+    pub vote: u64,
+    /// Newest commit on disk.
+    pub commit: u64,
+    /// Newest applied index.
+    pub applied: u64,
+    /// The store's revision.
+    pub revision: u64,
+    /// Seats in force at `applied`.
+    pub voters: Vec<u64>,
+    /// The outgoing half of a joint configuration; empty unless joint.
+    pub voters_outgoing: Vec<u64>,
+    /// Standbys in force at `applied`.
+    pub learners: Vec<u64>,
+    /// How many configurations took effect.
+    pub configuration_number: u64,
+    /// Digest of the applied state, hex, from a full scan.
+    pub state_hash: String,
+    /// The digest that the state itself carries; the same unless the state is damaged.
+    pub recorded_hash: String,
+    /// Whether it was prepared to the end.
+    pub ready: bool,
+    /// What opening it would mend.
+    pub repaired: Option<String>,
+}
+
+/// Reads a stopped directory. Blocks.
+///
+/// # Errors
+/// `Directory` when there is no node; `InUse` when it runs; `Damaged` when it cannot be read.
+pub fn inspect(directory: &Path) -> Result<Inspection, StartError> {
+    let layout = Layout::new(directory);
+    if !quorate_storage::exists(&layout.store()) {
+        return Err(StartError::Directory(format!("{} holds no node", directory.display())));
+    }
+    let store = quorate_storage::open_read_only(&layout.store())?;
+    let facts = Facts::read(store.fact(Facts::NAME)?)?
+        .ok_or_else(|| StartError::Directory(format!("{} was never prepared", directory.display())))?;
+    let status = read::status(&*store.state)?;
+    let scanned = scan_hash(&*store.state)?;
+    let prepared = prepared(&facts, None);
+    let ids = |ids: &[quorate_core::id::RaftId]| ids.iter().map(|id| id.0).collect();
+    let hex = |hash: &[u8; 32]| data_encoding::HEXLOWER.encode(hash);
+    Ok(Inspection {
+        cluster_id: if facts.cluster_id.is_empty() { String::new() } else { prepared.cluster_id },
+        node_id: prepared.node_id,
+        name: prepared.name,
+        raft_id: facts.raft_id,
+        store_id: facts.store().to_string(),
+        generation: facts.lineage_list().generation(),
+        lineage: facts.lineage_list().0.iter().map(ToString::to_string).collect(),
+        listen: facts.listen.clone(),
+        advertise: facts.advertise.clone(),
+        first_index: store.boot.start.index.0 + 1,
+        last_index: store.boot.last.0,
+        last_term: store.boot.terms.last().map_or(store.boot.start.term.0, |(_, term)| term.0),
+        term: store.boot.hard_state.term.0,
+        vote: store.boot.hard_state.vote.0,
+        commit: store.boot.hard_state.commit.0,
+        applied: status.applied.0,
+        revision: status.revision.0,
+        voters: ids(&status.configuration.voters),
+        voters_outgoing: ids(&status.configuration.voters_outgoing),
+        learners: ids(&status.configuration.learners),
+        configuration_number: status.configuration_number,
+        state_hash: hex(&scanned),
+        recorded_hash: hex(&status.hash),
+        ready: facts.is_ready(),
+        repaired: store.boot.repaired.clone(),
+    })
+}

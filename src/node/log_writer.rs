@@ -1,0 +1,45 @@
+//! The log writer: one thread, one inbox, synced writes.
+//!
+//! Owns the log half of the journal. Takes everything that waits as ONE group, writes it as one batch with one sync, and
+//! only then reports. After a failure it never writes again. Called by the consensus task.
+
+use quorate_core::consensus::io::Input;
+use quorate_core::ports::{LogBatch, LogWriter};
+use tokio::sync::mpsc;
+
+/// Groups above this many bytes are written in parts, so that one sync never waits for a whole backlog.
+const GROUP_BYTES_MAX: usize = 8 << 20;
+
+pub(super) struct Job {
+    pub(super) number: u64,
+    pub(super) batch: LogBatch,
+}
+
+/// Runs until the inbox closes or the store fails.
+pub(super) fn run(mut log: Box<dyn LogWriter>, mut inbox: mpsc::Receiver<Job>, reports: &mpsc::Sender<Input>) {
+    while let Some(first) = inbox.blocking_recv() {
+        let mut number = first.number;
+        let mut bytes = size(&first.batch);
+        let mut group = vec![first.batch];
+        while bytes < GROUP_BYTES_MAX
+            && let Ok(next) = inbox.try_recv()
+        {
+            number = next.number;
+            bytes += size(&next.batch);
+            group.push(next.batch);
+        }
+        let written = log.write(&group, true);
+        let failed = written.is_err();
+        let report = match written {
+            Ok(()) => Input::Persisted { number },
+            Err(error) => Input::StoreFailed(error),
+        };
+        if reports.blocking_send(report).is_err() || failed {
+            return;
+        }
+    }
+}
+
+fn size(batch: &LogBatch) -> usize {
+    batch.entries.iter().map(|entry| entry.data.len() + entry.context.len()).sum()
+}

@@ -1,0 +1,187 @@
+//! From a command to its outcome: to the log here, or to the leader, until the deadline.
+//!
+//! Owns forwarding. A command with a request id may be sent as often as it takes, the replay table makes it count once;
+//! a system transaction is sent again only when it was certainly not appended. Called by the service.
+
+use std::time::Duration;
+
+use prost::Message as _;
+use quorate_core::command::{Command, CommandKind};
+use quorate_core::consensus::io::{Answer, Origin, Rejection};
+use quorate_core::id::{LogIndex, RaftId};
+use quorate_core::state::contract::{Outcome, Refusal};
+use quorate_core::txn::TxnResult;
+use quorate_transport::{Peers, RequestError, api};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use super::tasks::{Call, Reply};
+
+/// Between two attempts while leadership moves.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// A failure on its way to the wire.
+pub(super) type Failure = api::Error;
+
+pub(super) fn fail(code: api::Code, message: impl Into<String>) -> Failure {
+    api::Error { code: code.into(), message: message.into(), ..api::Error::default() }
+}
+
+pub(super) struct Router {
+    pub(super) inbox: mpsc::Sender<Call>,
+    pub(super) peers: Peers,
+    /// One base election timeout: how long a forwarded request waits before the leader is asked anew.
+    pub(super) attempt: Duration,
+}
+
+impl Router {
+    async fn ask(&self, until: Instant, call: impl FnOnce(oneshot::Sender<Reply>) -> Call) -> Result<Reply, Failure> {
+        let (reply, answer) = oneshot::channel();
+        let stopping = || fail(api::Code::Stopping, "this manager is stopping; ask another one. Nothing was done");
+        match timeout_at(until, self.inbox.send(call(reply))).await {
+            Err(_elapsed) => {
+                return Err(fail(api::Code::Overloaded, "this manager is too busy. Nothing was done; try again"));
+            }
+            Ok(Err(_closed)) => return Err(stopping()),
+            Ok(Ok(())) => {}
+        }
+        match timeout_at(until, answer).await {
+            Err(_elapsed) => Err(fail(api::Code::Unknown, "no outcome within the deadline: it may or may not be done")),
+            Ok(Err(_dropped)) => {
+                Err(fail(api::Code::Unknown, "this manager stopped in the middle: it may or may not be done"))
+            }
+            Ok(Ok(reply)) => Ok(reply),
+        }
+    }
+
+    /// Replicates a command; answers its outcome.
+    pub(super) async fn execute(&self, command: Command, origin: Origin, until: Instant) -> Result<TxnResult, Failure> {
+        let repeatable = matches!(command.kind, Some(CommandKind::Request(_)));
+        let mut attempt = self.attempt;
+        loop {
+            let call = |reply| Call::Propose { command: command.clone(), origin, reply };
+            let again = match self.ask(until, call).await? {
+                Reply::Outcome(outcome) => return settle(*outcome),
+                Reply::Answer(Answer::Forward(leader)) => match self.forward(&command, leader, attempt, until).await {
+                    Ok(done) => return Ok(done),
+                    Err(error) => {
+                        let may_be_done = matches!(error.code(), api::Code::Unknown);
+                        let elsewhere = matches!(error.code(), api::Code::NotLeader | api::Code::Stopping);
+                        if !elsewhere && !(may_be_done && repeatable) {
+                            return Err(error);
+                        }
+                        attempt *= 2;
+                        error
+                    }
+                },
+                Reply::Answer(Answer::Refused(Rejection::Replaced)) => {
+                    fail(api::Code::NoLeader, Rejection::Replaced.to_string())
+                }
+                Reply::Answer(Answer::Refused(rejection)) => return Err(rejected(&rejection)),
+                Reply::Answer(Answer::Unknown) => {
+                    let error = fail(api::Code::Unknown, "a snapshot covered the entry: it may or may not be done");
+                    if !repeatable {
+                        return Err(error);
+                    }
+                    error
+                }
+                Reply::Answer(Answer::ReadAt(_) | Answer::Transferred(_)) => {
+                    return Err(fail(api::Code::Internal, "a write was answered as something else"));
+                }
+            };
+            if Instant::now() + PAUSE >= until {
+                return Err(again);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn forward(
+        &self,
+        command: &Command,
+        leader: RaftId,
+        attempt: Duration,
+        until: Instant,
+    ) -> Result<TxnResult, Failure> {
+        let patience = attempt.min(until.saturating_duration_since(Instant::now()));
+        let deadline_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        let kind = api::request::Kind::Command(api::Command { command: command.encode_to_vec().into() });
+        let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
+        match self.peers.request(leader, body, patience).await {
+            Ok(body) => match api::Response::decode(body).map(|response| response.kind) {
+                Ok(Some(api::response::Kind::Command(done))) => TxnResult::decode(done.result)
+                    .map_err(|error| fail(api::Code::Internal, format!("the leader's answer cannot be read: {error}"))),
+                Ok(Some(api::response::Kind::Error(error))) => Err(error),
+                Ok(_) => Err(fail(api::Code::Internal, "the leader answered something else than was asked")),
+                Err(error) => Err(fail(api::Code::Unknown, format!("the leader's answer cannot be read: {error}"))),
+            },
+            Err(RequestError::NotSent(why)) => {
+                Err(fail(api::Code::NotLeader, format!("the leader cannot be reached: {why}")))
+            }
+            Err(RequestError::Unknown(why)) => {
+                Err(fail(api::Code::Unknown, format!("the leader did not answer: {why}")))
+            }
+        }
+    }
+
+    /// An index such that a read at or above it is linearizable from here on; it is applied on this manager.
+    pub(super) async fn read_index(&self, until: Instant) -> Result<LogIndex, Failure> {
+        match self.ask(until, |reply| Call::Read { reply }).await {
+            Ok(Reply::Answer(Answer::ReadAt(index))) => Ok(index),
+            Ok(Reply::Answer(Answer::Refused(rejection))) => Err(rejected(&rejection)),
+            Ok(_) => Err(fail(api::Code::Internal, "a read was answered as something else")),
+            // A read changes nothing: there is nothing unknown about it.
+            Err(error) if matches!(error.code(), api::Code::Unknown) => {
+                Err(fail(api::Code::Deadline, "no quorum confirmed the read within the deadline"))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) async fn transfer(&self, to: Option<RaftId>, until: Instant) -> Result<RaftId, Failure> {
+        match self.ask(until, |reply| Call::Transfer { to, reply }).await? {
+            Reply::Answer(Answer::Transferred(leader)) => Ok(leader),
+            Reply::Answer(Answer::Refused(rejection)) => Err(rejected(&rejection)),
+            Reply::Answer(_) | Reply::Outcome(_) => {
+                Err(fail(api::Code::Internal, "a transfer was answered as something else"))
+            }
+        }
+    }
+}
+
+fn settle(outcome: Outcome) -> Result<TxnResult, Failure> {
+    match outcome {
+        Outcome::Done(done) => Ok(done),
+        Outcome::Refused(refusal) => Err(refused(&refusal)),
+    }
+}
+
+pub(super) fn refused(refusal: &Refusal) -> Failure {
+    let code = match refusal {
+        Refusal::Limit { .. } | Refusal::EmptyKey | Refusal::DuplicateKey { .. } | Refusal::Malformed { .. } => {
+            api::Code::Invalid
+        }
+        Refusal::Compacted { .. } => api::Code::Compacted,
+        Refusal::FutureRevision { .. } => api::Code::Invalid,
+        Refusal::Fenced { .. } => api::Code::Fenced,
+        Refusal::RequestExpired { .. } => api::Code::Expired,
+        Refusal::ReplayFull { .. } => api::Code::Overloaded,
+    };
+    let oldest = if let Refusal::Compacted { oldest, .. } = refusal { *oldest } else { 0 };
+    api::Error { oldest, ..fail(code, refusal.to_string()) }
+}
+
+fn rejected(rejection: &Rejection) -> Failure {
+    let message = rejection.to_string();
+    match rejection {
+        Rejection::NoLeader { .. } | Rejection::Replaced => fail(api::Code::NoLeader, message),
+        Rejection::QuorumLost { .. } => fail(api::Code::QuorumLost, message),
+        Rejection::NotLeader { leader } => {
+            api::Error { leader: leader.map_or(0, |leader| leader.0), ..fail(api::Code::NotLeader, message) }
+        }
+        Rejection::Overloaded { .. } => fail(api::Code::Overloaded, message),
+        Rejection::VersionNotEnabled { .. } => fail(api::Code::Version, message),
+        Rejection::Transfer(_) => fail(api::Code::Refused, message),
+        Rejection::Stopping => fail(api::Code::Stopping, message),
+    }
+}

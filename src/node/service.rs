@@ -1,0 +1,282 @@
+//! Requests: authorise, do, answer.
+//!
+//! Owns what each request means on a manager, and the one place where user keys get their section and lose it again.
+//! Called by the endpoint, the local socket and the in-process client alike.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_core::command::{Command, CommandKind, Request};
+use quorate_core::consensus::io::{Origin, Records, Status};
+use quorate_core::id::RaftId;
+use quorate_core::keyspace::Section;
+use quorate_core::membership::record::Role;
+use quorate_core::ports::{StateReader, StoreError};
+use quorate_core::state::read::{self, ReadError};
+use quorate_core::state::{check_range, check_txn};
+use quorate_core::txn::{KeyValue, Op, OpKind, OpResultKind, Range, RangeResult, Txn, TxnResult};
+use quorate_transport::api::{self, request, response};
+use quorate_transport::{JoinToken, Peers};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::facts::Facts;
+use super::gate::Asker;
+use super::router::{Failure, Router, fail, refused};
+use super::{applier, authorize, records};
+
+/// What requests need of the node.
+pub(crate) struct Service {
+    pub(super) facts: Facts,
+    pub(super) router: Router,
+    pub(super) peers: Peers,
+    pub(super) reader: Arc<dyn StateReader>,
+    pub(super) status: watch::Receiver<Arc<Status>>,
+    pub(super) records: watch::Receiver<Arc<Records>>,
+    pub(super) applier: mpsc::Sender<applier::Job>,
+    pub(super) tick: Duration,
+}
+
+/// A failed response.
+pub(super) fn failure(code: api::Code, message: impl Into<String>) -> api::Response {
+    api::Response { kind: Some(response::Kind::Error(fail(code, message))) }
+}
+
+impl Service {
+    /// Answers one request; always within its deadline.
+    pub(crate) async fn call(&self, asker: &Asker, request: api::Request) -> api::Response {
+        let Some(kind) = request.kind else {
+            return failure(
+                api::Code::Invalid,
+                "this manager does not know the request: it may be older than the client. Nothing was done",
+            );
+        };
+        if !authorize::allowed(*asker, &kind) {
+            return failure(
+                api::Code::Denied,
+                "this identity may not do that; use an operator's identity file. Nothing was done",
+            );
+        }
+        let patience = Duration::from_millis(request.deadline_ms).min(Duration::from_secs(600));
+        match self.answer(kind, Instant::now() + patience).await {
+            Ok(kind) => api::Response { kind: Some(kind) },
+            Err(error) => api::Response { kind: Some(response::Kind::Error(error)) },
+        }
+    }
+
+    async fn answer(&self, kind: request::Kind, until: Instant) -> Result<response::Kind, Failure> {
+        match kind {
+            request::Kind::Write(write) => {
+                let result = self.write(&write.request, until).await?.encode_to_vec().into();
+                Ok(response::Kind::Write(api::WriteDone { result }))
+            }
+            request::Kind::Read(read) => self.read(read, until).await.map(response::Kind::Read),
+            request::Kind::Status(_) => {
+                Ok(response::Kind::Status(api::StatusDone { json: json(&self.cluster_status().await)? }))
+            }
+            request::Kind::MemberStatus(_) => {
+                Ok(response::Kind::Status(api::StatusDone { json: json(&self.member_report().await?)? }))
+            }
+            request::Kind::TokenShow(show) => {
+                let token = self.token(&show.role, until).await?;
+                Ok(response::Kind::Token(api::TokenDone { token }))
+            }
+            request::Kind::Transfer(transfer) => self.transfer(&transfer.to, until).await.map(response::Kind::Transfer),
+            request::Kind::Command(command) => {
+                let command = Command::decode(command.command).map_err(|error| {
+                    fail(api::Code::Invalid, format!("the forwarded command cannot be read: {error}"))
+                })?;
+                let result = self.router.execute(command, Origin::Forwarded, until).await?;
+                Ok(response::Kind::Command(api::CommandDone { result: result.encode_to_vec().into() }))
+            }
+        }
+    }
+
+    async fn write(&self, request: &[u8], until: Instant) -> Result<TxnResult, Failure> {
+        let mut request = Request::decode(request).map_err(|error| {
+            fail(api::Code::Invalid, format!("the transaction cannot be read: {error}. Nothing was changed"))
+        })?;
+        if request.id().is_none() || request.sequence == 0 {
+            return Err(fail(api::Code::Invalid, "the transaction carries no request id. Nothing was changed"));
+        }
+        let Some(txn) = request.txn.as_mut() else {
+            return Err(fail(api::Code::Invalid, "the request carries no transaction. Nothing was changed"));
+        };
+        check_txn(txn).map_err(|refusal| refused(&refusal))?;
+        qualify(txn);
+        let command = Command::from(CommandKind::Request(request));
+        let mut result = self.router.execute(command, Origin::Here, until).await?;
+        strip_result(&mut result);
+        Ok(result)
+    }
+
+    async fn read(&self, read: api::Read, until: Instant) -> Result<api::ReadDone, Failure> {
+        let mut range = Range::decode(read.range)
+            .map_err(|error| fail(api::Code::Invalid, format!("the range cannot be read: {error}")))?;
+        check_range(&range).map_err(|refusal| refused(&refusal))?;
+        qualify_range(&mut range);
+        if !read.serializable {
+            self.router.read_index(until).await?;
+        }
+        let age_ms = if read.serializable { self.leaderless_ms() } else { 0 };
+        let reader = Arc::clone(&self.reader);
+        let (mut result, applied) = blocking(move || {
+            let view = reader.view();
+            let applied = read::status(&*view).map_err(|error| broken(&error))?.applied;
+            let result = read::range(&*view, &range).map_err(|error| match error {
+                ReadError::Refused(refusal) => refused(&refusal),
+                ReadError::Store(error) => broken(&error),
+            })?;
+            Ok((result, applied))
+        })
+        .await?;
+        strip_range(&mut result);
+        Ok(api::ReadDone { result: result.encode_to_vec().into(), applied: applied.0, age_ms })
+    }
+
+    /// Milliseconds since this manager last knew of a leader.
+    pub(super) fn leaderless_ms(&self) -> u64 {
+        let ticks = self.status.borrow().leaderless_ticks;
+        ticks.saturating_mul(u64::try_from(self.tick.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    async fn token(&self, role: &str, until: Instant) -> Result<String, Failure> {
+        let role = match role {
+            "manager" => Role::Manager,
+            "worker" => Role::Worker,
+            other => {
+                return Err(fail(api::Code::Invalid, format!("there is no role `{other}`; say manager or worker")));
+            }
+        };
+        self.router.read_index(until).await?;
+        let reader = Arc::clone(&self.reader);
+        let (ca, secret) = blocking(move || {
+            let view = reader.view();
+            let ca = records::ca(&*view).map_err(|error| broken(&error))?;
+            let secret = records::token(&*view, role).map_err(|error| broken(&error))?;
+            Ok((ca, secret))
+        })
+        .await?;
+        let missing = || fail(api::Code::NotFound, "the cluster has no such token");
+        Ok(JoinToken::new(ca.ok_or_else(missing)?.hash(), secret.ok_or_else(missing)?).reveal())
+    }
+
+    async fn transfer(&self, to: &str, until: Instant) -> Result<api::TransferDone, Failure> {
+        let target = if to.is_empty() { None } else { Some(self.find_manager(to)?) };
+        let leader = match self.router.transfer(target, until).await {
+            Ok(leader) => leader,
+            Err(error) if matches!(error.code(), api::Code::NotLeader) && error.leader != 0 => {
+                return self.transfer_elsewhere(RaftId(error.leader), to, until).await;
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(api::TransferDone { leader: leader.0, name: self.name_of(leader) })
+    }
+
+    async fn transfer_elsewhere(&self, leader: RaftId, to: &str, until: Instant) -> Result<api::TransferDone, Failure> {
+        let patience = until.saturating_duration_since(Instant::now());
+        let deadline_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        let kind = request::Kind::Transfer(api::Transfer { to: to.to_owned() });
+        let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
+        let unknown = |why: String| fail(api::Code::Unknown, format!("{why}; ask `status` who leads"));
+        let answer = self.peers.request(leader, body, patience).await.map_err(|error| unknown(error.to_string()))?;
+        match api::Response::decode(answer).map(|response| response.kind) {
+            Ok(Some(response::Kind::Transfer(done))) => Ok(done),
+            Ok(Some(response::Kind::Error(error))) => Err(error),
+            Ok(_) => Err(fail(api::Code::Internal, "the leader answered something else than was asked")),
+            Err(error) => Err(unknown(error.to_string())),
+        }
+    }
+
+    fn find_manager(&self, wanted: &str) -> Result<RaftId, Failure> {
+        let records = self.records.borrow();
+        let found = records.nodes.iter().find(|node| {
+            node.name == wanted
+                || node.node_id().is_some_and(|id| id.to_string() == wanted)
+                || (node.raft_id != 0 && node.raft_id.to_string() == wanted)
+        });
+        found
+            .and_then(quorate_core::membership::record::NodeRecord::raft)
+            .ok_or_else(|| fail(api::Code::NotFound, format!("there is no manager `{wanted}`; `status` lists them")))
+    }
+
+    /// What people call the manager with this raft id.
+    pub(super) fn name_of(&self, id: RaftId) -> String {
+        let records = self.records.borrow();
+        records.by_raft_id(id).map_or_else(|| format!("raft id {id}"), display_name)
+    }
+}
+
+/// A node's name, or its id when it has none.
+pub(super) fn display_name(node: &quorate_core::membership::record::NodeRecord) -> String {
+    if node.name.is_empty() { node.node_id().unwrap_or_default().to_string() } else { node.name.clone() }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Bytes, Failure> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(|error| fail(api::Code::Internal, error.to_string()))
+}
+
+pub(super) fn broken(error: &StoreError) -> Failure {
+    fail(api::Code::Internal, format!("this manager's store failed: {error}; ask another manager"))
+}
+
+/// Runs what may wait for the disk away from the async threads.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(fail(api::Code::Internal, format!("a reader failed: {error}"))))
+}
+
+fn qualify_range(range: &mut Range) {
+    range.key = Section::User.key(&range.key);
+    if !range.end.is_empty() {
+        range.end = Section::User.key(&range.end);
+    }
+}
+
+/// User keys get their section: nothing that a user writes can name a record.
+fn qualify(txn: &mut Txn) {
+    for compare in &mut txn.compares {
+        compare.key = Section::User.key(&compare.key);
+    }
+    for op in txn.then.iter_mut().chain(&mut txn.or_else) {
+        qualify_op(op);
+    }
+}
+
+fn qualify_op(op: &mut Op) {
+    match &mut op.kind {
+        Some(OpKind::Put(put)) => put.key = Section::User.key(&put.key),
+        Some(OpKind::Delete(delete)) => {
+            delete.key = Section::User.key(&delete.key);
+            if !delete.end.is_empty() {
+                delete.end = Section::User.key(&delete.end);
+            }
+        }
+        Some(OpKind::Range(range)) => qualify_range(range),
+        None => {}
+    }
+}
+
+fn strip(entry: &mut KeyValue) {
+    entry.key = Section::User.strip(&entry.key).unwrap_or_default();
+}
+
+fn strip_range(result: &mut RangeResult) {
+    result.entries.iter_mut().for_each(strip);
+}
+
+fn strip_result(result: &mut TxnResult) {
+    for result in &mut result.results {
+        match &mut result.kind {
+            Some(OpResultKind::Put(put)) => put.previous.iter_mut().for_each(strip),
+            Some(OpResultKind::Delete(delete)) => delete.previous.iter_mut().for_each(strip),
+            Some(OpResultKind::Range(range)) => strip_range(range),
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! How a node ends, and why it does not start.
+//!
+//! Owns the two enums with their words and exit codes (design section 13). The library itself never exits.
+
+use quorate_core::consensus::io::StopCause;
+use quorate_core::ports::StoreError;
+use quorate_core::state::contract::ApplyError;
+
+/// Why a node stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StopReason {
+    /// Somebody asked for it.
+    Asked,
+    /// The node was removed from the cluster.
+    Removed,
+    /// A newer incarnation of the cluster exists.
+    Superseded(String),
+    /// The store is damaged: it never votes again. The other managers hold the data.
+    Damaged(String),
+    /// The disk refused a write or a sync. The only reason worth a restart.
+    DiskFailed(String),
+    /// The other managers do not take this node's identity.
+    IdentityRefused(String),
+    /// The log holds a command that is newer than this binary.
+    NeedsVersion(String),
+    /// A defect of quorate; the node stopped before it could do harm.
+    Bug(String),
+}
+
+impl StopReason {
+    /// The exit code of `quorate run`.
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Asked => 0,
+            Self::Removed => 10,
+            Self::Superseded(_) => 11,
+            Self::Damaged(_) | Self::NeedsVersion(_) | Self::Bug(_) => 12,
+            Self::DiskFailed(_) => 13,
+            Self::IdentityRefused(_) => 14,
+        }
+    }
+
+    pub(crate) fn of(cause: &StopCause) -> Self {
+        match cause {
+            StopCause::Store(error) => Self::of_store(error),
+            StopCause::Apply(ApplyError::Store(error)) => Self::of_store(error),
+            StopCause::Apply(error @ ApplyError::NeedsVersion { .. }) => Self::NeedsVersion(error.to_string()),
+            StopCause::Apply(error @ ApplyError::Broken { .. }) => Self::Damaged(error.to_string()),
+            StopCause::Invariant { .. } => Self::Bug(cause.to_string()),
+        }
+    }
+
+    fn of_store(error: &StoreError) -> Self {
+        match error {
+            StoreError::Corrupt { .. } | StoreError::NotFound { .. } | StoreError::FormatTooNew { .. } => {
+                Self::Damaged(error.to_string())
+            }
+            StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Locked { .. } | StoreError::Poisoned(_) => {
+                Self::DiskFailed(error.to_string())
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for StopReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Asked => f.write_str("stopped as asked"),
+            Self::Removed => f.write_str("this node was removed from the cluster; to come back it joins with a token"),
+            Self::Superseded(why) => write!(f, "a newer incarnation of the cluster exists: {why}"),
+            Self::Damaged(why) => write!(
+                f,
+                "the store is damaged: {why}. This node will not vote from it again, and nothing was changed in it. The other managers hold the data: move the directory aside and join again"
+            ),
+            Self::DiskFailed(why) => write!(
+                f,
+                "the disk failed: {why}. What was acknowledged is safe on a majority. Check space and disk, then start the node again"
+            ),
+            Self::IdentityRefused(why) => write!(f, "the cluster does not take this node's identity: {why}"),
+            Self::NeedsVersion(why) => f.write_str(why),
+            Self::Bug(why) => {
+                write!(f, "a defect of quorate: {why}. The node stopped before it could do harm; please report this")
+            }
+        }
+    }
+}
+
+/// Why a node does not start, or a directory is not prepared. Nothing was changed unless the message says so.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// An argument is wrong.
+    #[error("{0}")]
+    Invalid(String),
+    /// The directory is not what was expected.
+    #[error("{0}")]
+    Directory(String),
+    /// The directory is in use by a running node.
+    #[error("{0}")]
+    InUse(String),
+    /// The store is damaged or was written by a newer quorate.
+    #[error("{0}")]
+    Damaged(String),
+    /// The disk refused.
+    #[error("{0}")]
+    Disk(String),
+    /// The address cannot be used.
+    #[error("{0}")]
+    Address(String),
+    /// The cluster did not take the newcomer.
+    #[error("{0}")]
+    Refused(String),
+    /// No manager could be reached.
+    #[error("{0}")]
+    Unavailable(String),
+    /// A defect of quorate.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl StartError {
+    /// The exit code of the command that met it.
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Invalid(_) => 2,
+            Self::Directory(_) | Self::InUse(_) | Self::Address(_) | Self::Refused(_) | Self::Internal(_) => 1,
+            Self::Damaged(_) => 12,
+            Self::Disk(_) => 13,
+            Self::Unavailable(_) => 3,
+        }
+    }
+}
+
+impl From<StoreError> for StartError {
+    fn from(error: StoreError) -> Self {
+        let message = error.to_string();
+        match error {
+            StoreError::Corrupt { .. } | StoreError::NotFound { .. } => Self::Damaged(format!(
+                "the store is damaged: {message}. Nothing was changed. The other managers hold the data: move the directory aside and join again"
+            )),
+            StoreError::FormatTooNew { .. } => {
+                Self::Damaged(format!("{message}. Nothing was changed; start it with the newer quorate"))
+            }
+            StoreError::Locked { .. } => Self::InUse(format!(
+                "{message}. Nothing was changed; stop the running node first, or talk to it with --data-dir"
+            )),
+            StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Poisoned(_) => Self::Disk(message),
+        }
+    }
+}

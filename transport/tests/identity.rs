@@ -1,0 +1,200 @@
+//! Certificates, requests to sign, identity files.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests fail by panicking")]
+
+mod support;
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use proptest::prelude::*;
+use quorate_core::id::ClusterId;
+use quorate_transport::*;
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PKCS_ED25519,
+};
+use support::*;
+
+const VALIDITY: Duration = Duration::from_secs(90 * 86_400);
+
+fn subject(cluster: &TestCluster) -> CertSubject {
+    CertSubject { cluster: cluster.id, node_id: node_id(5), role: CertRole::Worker }
+}
+
+#[test]
+fn a_request_that_asks_for_a_ca_other_names_and_usages_gets_none_of_them() {
+    let cluster = TestCluster::new(1);
+    for algorithm in [&PKCS_ED25519, &PKCS_ECDSA_P256_SHA256] {
+        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+        let mut asked = CertificateParams::new(vec!["evil.example".to_owned()]).unwrap();
+        asked.distinguished_name.push(DnType::CommonName, node_id(1).to_string());
+        asked.distinguished_name.push(DnType::OrganizationalUnitName, "manager");
+        asked.distinguished_name.push(DnType::OrganizationName, ClusterId::from_bytes([9; 16]).to_string());
+        asked.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        asked.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        asked.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::CodeSigning];
+        let csr = asked.serialize_request(&key).unwrap();
+
+        let now = SystemTime::now();
+        let certificate = cluster.ca.issue(csr.der(), &subject(&cluster), VALIDITY, now).unwrap();
+
+        let found = Subject::of(&certificate).unwrap();
+        assert_eq!(found.named(), subject(&cluster));
+        let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        assert_eq!(found.not_before, seconds - 3_600);
+        assert_eq!(found.not_after, seconds + VALIDITY.as_secs());
+        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).unwrap();
+        assert!(!parsed.is_ca());
+        let usage = parsed.key_usage().unwrap().unwrap().value;
+        assert!(usage.digital_signature() && !usage.key_cert_sign());
+        let extended = parsed.extended_key_usage().unwrap().unwrap().value;
+        assert!(extended.client_auth && !extended.server_auth && !extended.code_signing);
+        let text = String::from_utf8_lossy(&certificate).into_owned();
+        assert!(!text.contains("evil.example"));
+        assert_eq!(parsed.subject().iter_organizational_unit().count(), 1);
+    }
+}
+
+#[test]
+fn a_request_with_an_unknown_extension_is_refused_or_cleaned_never_honoured() {
+    let cluster = TestCluster::new(1);
+    let key = rcgen::KeyPair::generate_for(&PKCS_ED25519).unwrap();
+    let mut asked = CertificateParams::default();
+    asked.custom_extensions = vec![CustomExtension::from_oid_content(&[2, 25, 77], b"\x04\x06marker".to_vec())];
+    let csr = asked.serialize_request(&key).unwrap();
+    match cluster.ca.issue(csr.der(), &subject(&cluster), VALIDITY, SystemTime::now()) {
+        Ok(certificate) => assert!(!certificate.windows(6).any(|window| window == b"marker")),
+        Err(error) => assert!(matches!(error, CaError::BadRequest(_)), "{error}"),
+    }
+}
+
+#[test]
+fn a_request_that_is_not_signed_by_its_own_key_is_refused() {
+    let cluster = TestCluster::new(1);
+    let mut csr = KeyPair::generate().unwrap().csr().unwrap();
+    let last = csr.len() - 1;
+    csr[last] ^= 1;
+    let refused = cluster.ca.issue(&csr, &subject(&cluster), VALIDITY, SystemTime::now());
+    assert!(matches!(refused, Err(CaError::BadRequest(_))), "{refused:?}");
+}
+
+#[test]
+fn a_ca_signs_for_its_own_cluster_only_and_not_beyond_its_own_life() {
+    let cluster = TestCluster::new(1);
+    let csr = KeyPair::generate().unwrap().csr().unwrap();
+    let other = CertSubject { cluster: ClusterId::from_bytes([2; 16]), ..subject(&cluster) };
+    assert!(matches!(cluster.ca.issue(&csr, &other, VALIDITY, SystemTime::now()), Err(CaError::WrongCluster { .. })));
+    let late = SystemTime::now() + Duration::from_secs(19 * 365 * 86_400);
+    let certificate = cluster.ca.issue(&csr, &subject(&cluster), Duration::from_secs(u64::MAX / 4), late).unwrap();
+    let root =
+        x509_parser::parse_x509_certificate(cluster.ca.certificate()).unwrap().1.validity().not_after.timestamp();
+    assert_eq!(i64::try_from(Subject::of(&certificate).unwrap().not_after).unwrap(), root);
+    let too_late = SystemTime::now() + Duration::from_secs(21 * 365 * 86_400);
+    assert!(matches!(cluster.ca.issue(&csr, &subject(&cluster), VALIDITY, too_late), Err(CaError::OutOfTime(_))));
+}
+
+#[test]
+fn a_ca_survives_its_parts_and_refuses_parts_of_two_cas() {
+    let one = TestCluster::new(1);
+    let two = TestCluster::new(2);
+    let (certificate, key) = one.ca.to_parts();
+    let again = ClusterCa::from_parts(&certificate, &key).unwrap();
+    assert_eq!((again.cluster_id(), again.hash()), (one.id, one.ca.hash()));
+    let (_, other_key) = two.ca.to_parts();
+    assert!(matches!(ClusterCa::from_parts(&certificate, &other_key), Err(CaError::BadParts(_))));
+    assert!(matches!(ClusterCa::from_parts(b"nonsense", &key), Err(CaError::BadParts(_))));
+}
+
+#[test]
+fn two_certificates_of_one_key_have_different_serials() {
+    let cluster = TestCluster::new(1);
+    let csr = KeyPair::generate().unwrap().csr().unwrap();
+    let serial = || {
+        let certificate = cluster.ca.issue(&csr, &subject(&cluster), VALIDITY, SystemTime::now()).unwrap();
+        x509_parser::parse_x509_certificate(&certificate).unwrap().1.raw_serial().to_vec()
+    };
+    assert_ne!(serial(), serial());
+}
+
+#[test]
+fn an_identity_file_is_private_and_reads_back() {
+    let cluster = TestCluster::new(1);
+    let identity = cluster.identity(3, CertRole::Operator);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("operator.id");
+    identity.write(&path).unwrap();
+    identity.write(&path).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let read = Identity::load(&path).unwrap();
+    assert_eq!(read.subject(), identity.subject());
+    assert_eq!(read.ca_hash(), cluster.ca.hash());
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "no temporary file is left");
+}
+
+#[test]
+fn a_broken_identity_file_says_what_is_wrong_and_shows_no_key() {
+    let cluster = TestCluster::new(1);
+    let (one, two) = (cluster.identity(3, CertRole::Operator), cluster.identity(4, CertRole::Operator));
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("operator.id");
+    let missing = Identity::load(&path).unwrap_err();
+    assert!(missing.to_string().contains("operator.id"), "{missing}");
+    let pem = one.to_pem();
+    let key_at = pem.find("-----BEGIN PRIVATE KEY").unwrap();
+    let swapped =
+        format!("{}{}", &pem[..key_at], &two.to_pem()[two.to_pem().find("-----BEGIN PRIVATE KEY").unwrap()..]);
+    for (text, what) in [
+        (&pem[..key_at], "no private key"),
+        (&pem[key_at..], "0 certificates"),
+        (swapped.as_str(), "not the certificate's"),
+        ("", "0 certificates"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        let error = Identity::load(&path).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    }
+    let shown = format!("{one:?} {:?}", one.key());
+    assert!(!shown.contains(&data_encoding::BASE64.encode(one.key().pkcs8_der())[20..60]));
+}
+
+#[test]
+fn a_renewed_identity_keeps_its_key() {
+    let cluster = TestCluster::new(1);
+    let identity = cluster.identity(3, CertRole::Manager);
+    let fresh = cluster
+        .ca
+        .issue(&identity.key().csr().unwrap(), &identity.subject().named(), VALIDITY, SystemTime::now())
+        .unwrap();
+    let renewed = identity.renewed(fresh).unwrap();
+    assert_eq!(renewed.subject().key_digest, identity.subject().key_digest);
+    assert!(renewed.subject().not_after > identity.subject().not_after);
+    let other = cluster.identity(4, CertRole::Manager);
+    assert!(identity.renewed(other.certificate().clone()).is_err());
+}
+
+#[test]
+fn an_expired_certificate_names_both_clocks() {
+    let cluster = TestCluster::new(1);
+    let identity = cluster.identity_at(3, CertRole::Manager, DAY, SystemTime::UNIX_EPOCH + 20_000 * DAY);
+    let error = identity.subject().check_time(SystemTime::UNIX_EPOCH + 20_010 * DAY).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the certificate expired at 2024-10-05 00:00:00 UTC; the clock here says 2024-10-14 00:00:00 UTC: renew it, or set the clock that is wrong"
+    );
+    let early = identity.subject().check_time(SystemTime::UNIX_EPOCH + 19_000 * DAY).unwrap_err();
+    assert!(matches!(early, CertificateProblem::NotYetValid { .. }), "{early}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn garbage_is_never_a_request_a_certificate_or_an_identity(garbage in prop::collection::vec(any::<u8>(), 0..600)) {
+        use std::sync::OnceLock;
+        static CLUSTER: OnceLock<Arc<TestCluster>> = OnceLock::new();
+        let cluster = CLUSTER.get_or_init(|| Arc::new(TestCluster::new(1)));
+        prop_assert!(cluster.ca.issue(&garbage, &subject(cluster), VALIDITY, SystemTime::now()).is_err());
+        prop_assert!(Subject::of(&garbage.clone().into()).is_err());
+        prop_assert!(Identity::from_pem(&garbage, std::path::Path::new("x")).is_err());
+    }
+}
