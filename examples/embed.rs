@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use quorate::{Node, Start, StopReason};
+use quorate::{Lead, Node, Start, StopReason};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -21,20 +21,22 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let node = Node::builder(directory).listen(listen).start(start).await?;
 
-    let controller = node.lead(|lead| async move {
-        // Dropped when the leadership ends; every write carries the leadership's fencing token.
-        let kv = lead.client().kv();
-        loop {
-            let last = kv.get("controller/round").await?;
-            let round = last.and_then(|entry| std::str::from_utf8(&entry.value).ok()?.parse().ok()).unwrap_or(0u64) + 1;
-            kv.put("controller/round", round.to_string()).await?;
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-    });
     let why = tokio::select! {
-        ended = controller => { let () = ended?; node.shutdown().await }
+        ended = node.lead(control) => return Ok(ended??),
         why = node.stopped() => why,
         _ = tokio::signal::ctrl_c() => node.shutdown().await,
     };
     if why == StopReason::Asked { Ok(()) } else { Err(why.to_string().into()) }
+}
+
+/// Runs only while this node leads: dropped when the leadership ends, called again in the next one.
+async fn control(lead: Lead) -> quorate::Result<()> {
+    // Every write of this client carries the leadership's fencing token: a leader that was deposed cannot write.
+    let kv = lead.client().kv();
+    loop {
+        let last = kv.get("controller/round").await?;
+        let round = last.and_then(|entry| std::str::from_utf8(&entry.value).ok()?.parse().ok()).unwrap_or(0u64) + 1;
+        kv.put("controller/round", round.to_string()).await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
