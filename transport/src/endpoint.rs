@@ -19,9 +19,10 @@ use crate::greet::{self, GreetError};
 use crate::handler::{Caller, Gate, Handler, Plane};
 use crate::hello::{self, Hello, Refused};
 use crate::identity::Identity;
-use crate::join::{self, RateLimit};
+use crate::join;
 use crate::lanes::QueueLimit;
 use crate::peers::{self, PeerAddress, Peers, Registry};
+use crate::rate::RateLimit;
 use crate::socket::{self, BindError};
 use crate::tls::{CredentialSlot, TlsError, Verdict};
 
@@ -138,7 +139,7 @@ impl Shared {
             self.handler.lineage_newer(theirs);
         }
         let mut caller = caller.clone();
-        caller.raft_id = (theirs.raft_id.0 != 0).then_some(theirs.raft_id);
+        caller.raft_id = greet::raft_id_of(&caller, theirs);
         self.gate.admit(caller.plane, &caller, theirs)
     }
 

@@ -14,6 +14,7 @@ use prost::Message;
 use quorate_core::id::RaftId;
 use rustls_pki_types::CertificateDer;
 
+use crate::ca::CertRole;
 use crate::frame::{self, FrameKind, HELLO_BYTES_MAX};
 use crate::handler::{Caller, Plane};
 use crate::hello::{self, Hello, Refused};
@@ -63,8 +64,13 @@ pub(crate) fn close(connection: &quinn::Connection, refused: &Refused) {
     connection.close(code.into(), &reason);
 }
 
+/// The raft id that a caller may act as: only a manager has one, whatever the hello of another says.
+pub(crate) fn raft_id_of(caller: &Caller, hello: &Hello) -> Option<RaftId> {
+    (caller.role == CertRole::Manager && hello.raft_id != RaftId(0)).then_some(hello.raft_id)
+}
+
 fn bound(mut caller: Caller, hello: Hello, instance: u64) -> Greeted {
-    caller.raft_id = (hello.raft_id != RaftId(0)).then_some(hello.raft_id);
+    caller.raft_id = raft_id_of(&caller, &hello);
     Greeted { caller, hello, instance }
 }
 

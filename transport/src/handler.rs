@@ -61,7 +61,8 @@ pub struct Caller {
     pub role: CertRole,
     /// The node in its certificate; all zero on [`Plane::Local`].
     pub node_id: NodeId,
-    /// Its raft id by its hello, which the gate has admitted; `None` when it has none.
+    /// Its raft id as its hello says it, for managers only; `None` when it has none. That it is the node's own is for the
+    /// gate to check, which has the records.
     pub raft_id: Option<RaftId>,
     /// Where it sends from; `None` on [`Plane::Local`].
     pub address: Option<SocketAddr>,
@@ -129,7 +130,9 @@ pub struct IncomingSnapshot {
 
 /// Record-based checks, and this node's own hello.
 pub trait Gate: Send + Sync + 'static {
-    /// Whether this caller may connect. Cluster, lineage, protocol version and role for the plane have been checked.
+    /// Whether this caller may connect. Role for the plane is checked before, cluster, lineage and protocol version beside it
+    /// (the stricter answer counts); asked on both sides of a peer connection, and not by clients. It has to compare node id,
+    /// raft id, store id and key digest with the node's record: the transport has none.
     ///
     /// # Errors
     /// The reason, which is also told to the caller.
@@ -139,7 +142,8 @@ pub trait Gate: Send + Sync + 'static {
     fn hello(&self) -> Hello;
 }
 
-/// Everything that comes in. All methods are called on tasks of the endpoint: they must not block.
+/// Everything that comes in. All methods are called on tasks of the endpoint: they must not block. They may call
+/// [`crate::Peers`] and [`crate::Endpoint`].
 pub trait Handler: Send + Sync + 'static {
     /// A message of a peer. `from` is the raft id bound to the connection. Messages of one lane arrive in order.
     fn message(&self, from: RaftId, lane: Lane, body: Bytes);

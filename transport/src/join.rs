@@ -4,9 +4,9 @@
 //! Nothing else can be reached on this plane: one connection, one request, one answer. Never compares a secret: the
 //! node does, which knows the tokens. Called by the endpoint (serving) and by `join` in the newcomer.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use prost::Message;
@@ -418,85 +418,9 @@ pub(crate) async fn serve(shared: &Arc<crate::endpoint::Shared>, connection: &qu
     }
 }
 
-/// How often one source address may try to join: a bucket per address, the table bounded.
-pub(crate) struct RateLimit {
-    burst: u32,
-    refill: Duration,
-    buckets: std::sync::Mutex<std::collections::HashMap<IpAddr, (u32, Instant)>>,
-}
-
-/// Sources remembered at once; beyond it the ones that are full again are forgotten.
-const SOURCES_MAX: usize = 4_096;
-
-impl RateLimit {
-    pub(crate) fn new(burst: u32, refill: Duration) -> Self {
-        Self { burst: burst.max(1), refill: refill.max(Duration::from_millis(1)), buckets: std::sync::Mutex::default() }
-    }
-
-    pub(crate) fn allow(&self, source: IpAddr) -> bool {
-        self.allow_at(source, Instant::now())
-    }
-
-    fn allow_at(&self, source: IpAddr, now: Instant) -> bool {
-        let source = group(source);
-        let mut buckets = self.buckets.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let full_after = self.refill.saturating_mul(self.burst);
-        if buckets.len() >= SOURCES_MAX && !buckets.contains_key(&source) {
-            buckets.retain(|_, (_, since)| now.duration_since(*since) < full_after);
-            if buckets.len() >= SOURCES_MAX {
-                return false;
-            }
-        }
-        let (tokens, since) = buckets.entry(source).or_insert((self.burst, now));
-        let gained = now.duration_since(*since).as_nanos() / self.refill.as_nanos();
-        let gained = u32::try_from(gained).unwrap_or(u32::MAX);
-        if gained > 0 {
-            *tokens = tokens.saturating_add(gained).min(self.burst);
-            *since = if *tokens == self.burst { now } else { *since + self.refill * gained };
-        }
-        if *tokens == 0 {
-            return false;
-        }
-        *tokens -= 1;
-        true
-    }
-}
-
-/// One IPv6 customer has a /64 at least: counting single addresses would count nothing.
-fn group(source: IpAddr) -> IpAddr {
-    match source.to_canonical() {
-        IpAddr::V4(v4) => IpAddr::V4(v4),
-        IpAddr::V6(v6) => IpAddr::V6(std::net::Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_source_may_try_in_bursts_and_then_at_the_refill_rate() {
-        let limit = RateLimit::new(3, Duration::from_secs(1));
-        let source: IpAddr = "10.0.0.1".parse().unwrap();
-        let other: IpAddr = "10.0.0.2".parse().unwrap();
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!((0..5).filter(|_| limit.allow_at(source, at(0))).count(), 3);
-        assert!(limit.allow_at(other, at(0)), "another source has its own bucket");
-        assert_eq!((0..5).filter(|_| limit.allow_at(source, at(2))).count(), 2);
-        assert_eq!((0..9).filter(|_| limit.allow_at(source, at(1000))).count(), 3);
-    }
-
-    #[test]
-    fn the_table_of_sources_is_bounded() {
-        let limit = RateLimit::new(1, Duration::from_secs(1));
-        let now = Instant::now();
-        for n in 0..10_000u32 {
-            limit.allow_at(std::net::Ipv4Addr::from_bits(n).into(), now);
-        }
-        assert!(limit.buckets.lock().unwrap().len() <= SOURCES_MAX);
-        assert!(limit.allow_at("9.9.9.9".parse().unwrap(), now + Duration::from_secs(5)), "old ones are forgotten");
-    }
 
     #[test]
     fn replies_survive_the_wire() {

@@ -9,7 +9,7 @@
 //! | `ca`, `identity`, `token`, `tls` | who is who |
 //! | `frame`, `hello`, `greet` | the first words, and the form of all others |
 //! | `endpoint`, `peers`, `lanes`, `snapshot`, `request` | the node's port |
-//! | `dial`, `client`, `join`, `local` | the ways in |
+//! | `dial`, `client`, `join`, `rate`, `local` | the ways in |
 //! | `socket`, `codes` | numbers |
 
 pub mod frame;
@@ -27,6 +27,7 @@ mod join;
 mod lanes;
 mod local;
 mod peers;
+mod rate;
 mod request;
 mod snapshot;
 mod socket;

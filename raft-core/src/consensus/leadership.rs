@@ -4,11 +4,13 @@
 //! Without pauses and clock faults a lease ends before another member can lead; with them only the fencing token is
 //! exclusive.
 
-use raft::{ReadState, StateRole};
+use bytes::Bytes;
+use raft::{ReadState, StateRole, eraftpb};
 
 use super::Consensus;
 use super::config::{ELECTION_TICKS, HEARTBEAT_TICKS};
 use super::io::{Answer, Effect, Lease, Nanos, RaftRole, Rejection, Ticket};
+use super::reads::Remote;
 use crate::id::{LogIndex, RaftId, Term};
 use crate::log::LogStart;
 use crate::membership::quorum::Quorum;
@@ -215,6 +217,27 @@ impl Consensus {
         self.reads.ask(ticket);
     }
 
+    /// Another member asks this leader to confirm a round of its own.
+    pub(super) fn on_remote_read(&mut self, from: RaftId, message: &eraftpb::Message) {
+        if let Some(entry) = message.entries.first() {
+            self.reads.ask_for(from, Bytes::copy_from_slice(&entry.data));
+        }
+    }
+
+    fn answer_remote(&mut self, to: RaftId, context: &Bytes, index: u64) {
+        let entry = eraftpb::Entry { data: context.to_vec(), ..eraftpb::Entry::default() };
+        let mut answer = eraftpb::Message {
+            from: self.config.id.0,
+            to: to.0,
+            term: self.raw.raft.term,
+            index,
+            entries: vec![entry],
+            ..eraftpb::Message::default()
+        };
+        answer.set_msg_type(eraftpb::MessageType::MsgReadIndexResp);
+        self.send(answer);
+    }
+
     pub(super) fn tick_reads(&mut self) {
         self.reads.retry(self.tick, ROUND_PATIENCE_TICKS);
     }
@@ -240,9 +263,14 @@ impl Consensus {
     }
 
     pub(super) fn on_read_state(&mut self, state: &ReadState) {
-        let sent = self.reads.confirm(&state.request_ctx, LogIndex(state.index));
-        if self.is_leader() && self.leadership.term == self.raw.raft.term {
-            self.leadership.confirmed = self.leadership.confirmed.max(sent);
+        if let Some((sent, remotes)) = self.reads.confirm(&state.request_ctx, LogIndex(state.index))
+            && self.is_leader()
+            && self.leadership.term == self.raw.raft.term
+        {
+            self.leadership.confirmed = self.leadership.confirmed.max(Some(sent));
+            for Remote { from, context } in remotes {
+                self.answer_remote(from, &context, state.index);
+            }
         }
         self.release_reads();
     }

@@ -12,13 +12,14 @@
 //! ```
 //!
 //! The rules it keeps are those of the design, section 4; each file names the ones that live in it:
-//! [`config`] 1 and 11, `ready` 2, 3 and 5, `memlog` 5, `reads` 6 and 8, `members` and [`guard`] 7, `leadership` 8
+//! [`config`] 1 and 11, `inbound` 8, `ready` 2, 3 and 5, `memlog` 5, `reads` 6 and 8, `members` and [`guard`] 7, `leadership` 8
 //! and 10, `waiters` and `proposals` 9 and 12.
 
 pub mod config;
 mod convert;
 mod entropy;
 pub mod guard;
+mod inbound;
 pub mod io;
 mod leadership;
 mod members;
@@ -32,7 +33,7 @@ mod waiters;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use raft::eraftpb::{self, MessageType};
+use raft::eraftpb;
 use raft::{RawNode, ReadOnlyOption, StateRole};
 
 use crate::id::{LogIndex, RaftId};
@@ -70,6 +71,8 @@ pub struct Consensus {
     /// Bytes handed over and not reported.
     backlog: VecDeque<(LogIndex, u64)>,
     unpersisted: VecDeque<ready::Unpersisted>,
+    /// The term on disk.
+    durable_term: u64,
     queue: VecDeque<proposals::Queued>,
     waiters: Waiters,
     reads: Reads,
@@ -162,6 +165,7 @@ impl Consensus {
             applied: state.applied,
             backlog: VecDeque::new(),
             unpersisted: VecDeque::new(),
+            durable_term: hard_state.term.0,
             queue: VecDeque::new(),
             waiters: Waiters::default(),
             transfer: None,
@@ -241,49 +245,6 @@ impl Consensus {
         if missed {
             // Silence that we slept through says nothing about the others.
             self.heard.clear();
-        }
-    }
-
-    fn on_message(&mut self, from: RaftId, body: &[u8]) {
-        let Some(message) = convert::message(body) else { return };
-        if message.from != from.0 || message.to != self.config.id.0 || from == self.config.id {
-            return;
-        }
-        if self.installing.is_some() || self.records.removed.binary_search(&from).is_ok() {
-            return;
-        }
-        let fresh = self.tick < u64::from(ELECTION_TICKS);
-        match message.msg_type() {
-            // These are ours alone to say, or come with a snapshot stream.
-            MessageType::MsgHup
-            | MessageType::MsgBeat
-            | MessageType::MsgPropose
-            | MessageType::MsgUnreachable
-            | MessageType::MsgSnapStatus
-            | MessageType::MsgCheckQuorum
-            | MessageType::MsgTransferLeader
-            | MessageType::MsgSnapshot => return,
-            // A member that has just started does not know whom it promised a lease to (rule 8).
-            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote | MessageType::MsgTimeoutNow if fresh => {
-                return;
-            }
-            MessageType::MsgAppend if self.backlog_is_full() => return,
-            MessageType::MsgAppend
-            | MessageType::MsgAppendResponse
-            | MessageType::MsgRequestVote
-            | MessageType::MsgRequestVoteResponse
-            | MessageType::MsgHeartbeat
-            | MessageType::MsgHeartbeatResponse
-            | MessageType::MsgTimeoutNow
-            | MessageType::MsgReadIndex
-            | MessageType::MsgReadIndexResp
-            | MessageType::MsgRequestPreVote
-            | MessageType::MsgRequestPreVoteResponse => {}
-        }
-        self.hear(from);
-        // Refusals are raft's way of ignoring a message; a lost message is allowed.
-        if let Err(error) = self.raw.step(message) {
-            tracing::trace!(%from, %error, "message ignored");
         }
     }
 

@@ -5,15 +5,29 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use super::io::{Nanos, Ticket};
 use crate::id::{LogIndex, RaftId};
 
 /// Rounds in flight at most: reads that arrive meanwhile gather for the next one.
 const ROUNDS_MAX: usize = 4;
 
+/// Rounds of other members that wait for the next round here.
+const REMOTES_MAX: usize = 1024;
+
+/// Another member that asks this leader, with its own round's context: it is given back, and never used here. Raft would
+/// take it for the context of its own round, and acknowledgements of a first copy of the message would count for a second.
+#[derive(Debug)]
+pub(super) struct Remote {
+    pub(super) from: RaftId,
+    pub(super) context: Bytes,
+}
+
 #[derive(Debug)]
 struct Round {
     tickets: Vec<Ticket>,
+    remotes: Vec<Remote>,
     sent: Nanos,
     sent_tick: u64,
 }
@@ -24,6 +38,7 @@ pub(super) struct Reads {
     nonce: u64,
     next: u64,
     waiting: Vec<Ticket>,
+    remotes: Vec<Remote>,
     rounds: BTreeMap<u64, Round>,
     /// Answered by the quorum, waiting for the applier: by index.
     confirmed: BTreeMap<u64, Vec<Ticket>>,
@@ -31,11 +46,18 @@ pub(super) struct Reads {
 
 impl Reads {
     pub(super) const fn new(id: RaftId, nonce: u64) -> Self {
-        Self { id, nonce, next: 1, waiting: Vec::new(), rounds: BTreeMap::new(), confirmed: BTreeMap::new() }
+        Self { id, nonce, next: 1, waiting: Vec::new(), remotes: Vec::new(), rounds: BTreeMap::new(), confirmed: BTreeMap::new() }
     }
 
     pub(super) fn ask(&mut self, ticket: Ticket) {
         self.waiting.push(ticket);
+    }
+
+    /// A member asks; at most so many wait, the rest asks again.
+    pub(super) fn ask_for(&mut self, from: RaftId, context: Bytes) {
+        if self.remotes.len() < REMOTES_MAX {
+            self.remotes.push(Remote { from, context });
+        }
     }
 
     pub(super) fn pending(&self) -> usize {
@@ -44,7 +66,7 @@ impl Reads {
 
     /// Whether a round should start now for callers (`lease` asks for one also when nobody waits).
     pub(super) fn wants_round(&self, lease: bool) -> bool {
-        self.rounds.len() < ROUNDS_MAX && (lease || !self.waiting.is_empty())
+        self.rounds.len() < ROUNDS_MAX && (lease || !self.waiting.is_empty() || !self.remotes.is_empty())
     }
 
     /// Starts a round for everybody who waits; returns its context.
@@ -52,7 +74,8 @@ impl Reads {
         let number = self.next;
         self.next += 1;
         let tickets = std::mem::take(&mut self.waiting);
-        self.rounds.insert(number, Round { tickets, sent: now, sent_tick: tick });
+        let remotes = std::mem::take(&mut self.remotes);
+        self.rounds.insert(number, Round { tickets, remotes, sent: now, sent_tick: tick });
         let mut context = Vec::with_capacity(24);
         context.extend_from_slice(&self.id.0.to_be_bytes());
         context.extend_from_slice(&self.nonce.to_be_bytes());
@@ -60,8 +83,9 @@ impl Reads {
         context
     }
 
-    /// A round came back from the quorum: when it was sent. `None` when it is not ours or was given up.
-    pub(super) fn confirm(&mut self, context: &[u8], index: LogIndex) -> Option<Nanos> {
+    /// A round came back from the quorum: when it was sent, and who else is to be told. `None` when it is not ours or was
+    /// given up.
+    pub(super) fn confirm(&mut self, context: &[u8], index: LogIndex) -> Option<(Nanos, Vec<Remote>)> {
         let (id, rest) = context.split_first_chunk::<8>()?;
         let (nonce, rest) = rest.split_first_chunk::<8>()?;
         let number = u64::from_be_bytes(rest.try_into().ok()?);
@@ -72,7 +96,7 @@ impl Reads {
         if !round.tickets.is_empty() {
             self.confirmed.entry(index.0).or_default().extend(round.tickets);
         }
-        Some(round.sent)
+        Some((round.sent, round.remotes))
     }
 
     /// Gives up rounds that were lost on the way (raft drops them in silence): their callers wait for the next one.
@@ -90,8 +114,9 @@ impl Reads {
         }
     }
 
-    /// Leadership changed: nothing in flight counts any more.
+    /// Leadership changed: nothing in flight counts any more, and other members ask whoever leads now.
     pub(super) fn restart(&mut self) {
+        self.remotes.clear();
         for (_, round) in std::mem::take(&mut self.rounds) {
             self.waiting.extend(round.tickets);
         }

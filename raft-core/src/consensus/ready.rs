@@ -19,6 +19,8 @@ use std::sync::Arc;
 pub(super) struct Unpersisted {
     pub(super) number: u64,
     pub(super) messages: Vec<eraftpb::Message>,
+    /// The term that is on disk with it.
+    term: u64,
 }
 
 /// Bytes handed to the applier and not applied, above which appends are dropped and proposals wait.
@@ -35,15 +37,21 @@ impl Consensus {
             }
             let mut ready = self.raw.ready();
             let number = ready.number();
-            for message in ready.take_messages() {
-                self.send(message);
+            // A leader speaks beside its own fsync, but only once its term is on disk: a single voter wins without asking
+            // anybody, and one that forgot this term in a crash would win it again and fill it with other entries.
+            let mut held = ready.take_messages();
+            if self.durable_term == self.raw.raft.term {
+                for message in std::mem::take(&mut held) {
+                    self.send(message);
+                }
             }
             for state in ready.take_read_states() {
                 self.on_read_state(&state);
             }
             let snapshot = ready.snapshot().clone();
             if !snapshot.is_empty() {
-                let messages = ready.take_persisted_messages();
+                let mut messages = held;
+                messages.extend(ready.take_persisted_messages());
                 let entries = ready.take_entries();
                 let hard_state = convert::hard_state(&self.raw.raft.hard_state());
                 self.install(&snapshot, hard_state, number, messages);
@@ -56,7 +64,8 @@ impl Consensus {
             let entries = ready.take_entries();
             self.check_odd(&entries);
             let committed = ready.take_committed_entries();
-            let persisted = ready.take_persisted_messages();
+            let mut persisted = held;
+            persisted.extend(ready.take_persisted_messages());
             let must_sync = ready.must_sync();
             self.raw.mut_store().append(&entries);
             if must_sync {
@@ -71,7 +80,8 @@ impl Consensus {
                 }
                 self.raw.advance_append_async(ready);
                 self.effects.push(Effect::Persist { number, batch });
-                self.unpersisted.push_back(Unpersisted { number, messages: persisted });
+                let term = self.raw.raft.term;
+                self.unpersisted.push_back(Unpersisted { number, messages: persisted, term });
             } else {
                 self.raw.advance_append_async(ready);
                 self.after_the_disk(number, persisted);
@@ -107,6 +117,7 @@ impl Consensus {
     pub(super) fn on_persisted(&mut self, number: u64) {
         while self.unpersisted.front().is_some_and(|front| front.number <= number) {
             if let Some(done) = self.unpersisted.pop_front() {
+                self.durable_term = done.term;
                 self.raw.on_persist_ready(done.number);
                 self.pin_timeout();
                 for message in done.messages {

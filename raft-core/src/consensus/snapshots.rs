@@ -26,6 +26,8 @@ pub(super) struct Installing {
 
 struct Running {
     number: u64,
+    /// The term that is on disk with it.
+    term: u64,
     messages: Vec<eraftpb::Message>,
 }
 
@@ -133,7 +135,7 @@ impl Consensus {
             );
             return;
         };
-        installing.running = Some(Running { number, messages });
+        installing.running = Some(Running { number, term: hard_state.term.0, messages });
         let staged = installing.staged;
         let configuration = convert::configuration(metadata.get_conf_state());
         self.raw.mut_store().reset(start, configuration);
@@ -157,6 +159,7 @@ impl Consensus {
         self.handed = index;
         self.applied = index;
         self.backlog.clear();
+        self.durable_term = running.term;
         self.raw.on_persist_ready(running.number);
         self.raw.advance_apply_to(index.0);
         self.pin_timeout();

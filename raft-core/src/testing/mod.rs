@@ -7,5 +7,7 @@
 #[macro_use]
 pub mod conformance;
 pub mod memory;
+#[cfg(feature = "consensus")]
+pub mod sim;
 
 pub use memory::{Fault, MemoryStore};

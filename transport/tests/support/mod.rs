@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "the events that are not waited for")]
 
+pub mod raw;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -273,4 +275,13 @@ pub async fn client(cluster: &TestCluster, node: &TestNode) -> Connection {
     )
     .await
     .unwrap()
+}
+
+pub async fn connect_as(node: &TestNode, identity: Arc<Identity>, hello: Hello) -> Result<Connection, ConnectError> {
+    Connector::connect(std::slice::from_ref(&node.address), identity, hello, PATIENCE).await
+}
+
+/// A port that nobody has.
+pub fn closed_port() -> SocketAddr {
+    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

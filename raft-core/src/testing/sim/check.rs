@@ -1,0 +1,288 @@
+//! The invariants, held against every event.
+//!
+//! Owns what an observer who sees all members at once knows. Never influences a run. Called by the world.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::trace::Violation;
+use crate::consensus::io::{RaftRole, Status};
+use crate::id::RaftId;
+use crate::log::{Configuration, HardState, LogStart};
+use crate::membership::quorum::Quorum;
+use crate::ports::{LogBatch, LogReset};
+use crate::state::contract::{Committed, Payload, StateStatus};
+
+/// What a check says: nothing, or the name of the invariant and the numbers.
+pub(super) type Check = Result<(), Broken>;
+
+/// An invariant that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Broken {
+    pub(super) invariant: &'static str,
+    pub(super) detail: String,
+}
+
+pub(super) fn broken<T>(invariant: &'static str, detail: impl Into<String>) -> Result<T, Broken> {
+    Err(Broken { invariant, detail: detail.into() })
+}
+
+impl Broken {
+    pub(super) fn at(self, seed: u64, at: u64, last: Vec<String>) -> Box<Violation> {
+        Box::new(Violation { invariant: self.invariant, detail: self.detail, seed, at, last })
+    }
+}
+
+/// The synced part of one member's log.
+#[derive(Debug, Clone, Default)]
+pub(super) struct DurableLog {
+    pub(super) start: LogStart,
+    pub(super) terms: BTreeMap<u64, u64>,
+    pub(super) hard: HardState,
+}
+
+impl DurableLog {
+    pub(super) fn write(&mut self, batch: &LogBatch) {
+        if let Some(first) = batch.entries.first() {
+            self.terms.split_off(&first.index.0);
+            self.terms.extend(batch.entries.iter().map(|entry| (entry.index.0, entry.term.0)));
+        }
+        if let Some(hard) = batch.hard_state {
+            self.hard = hard;
+        }
+        if let Some(cut) = batch.cut {
+            self.terms = self.terms.split_off(&(cut.index.0 + 1));
+            self.start = cut;
+        }
+    }
+
+    pub(super) fn reset(&mut self, reset: LogReset) {
+        self.terms.clear();
+        self.start = reset.start;
+        self.hard = reset.hard_state;
+    }
+
+    /// What was cut or came as a snapshot was committed, and so the same everywhere.
+    pub(super) fn holds(&self, index: u64, term: u64) -> bool {
+        index <= self.start.index.0 || self.terms.get(&index) == Some(&term)
+    }
+}
+
+/// Everything known about the cluster as a whole.
+#[derive(Default)]
+pub(super) struct Checks {
+    leaders: BTreeMap<u64, RaftId>,
+    committed: BTreeMap<u64, (u64, [u8; 32])>,
+    configurations: BTreeMap<u64, Configuration>,
+    hashes: BTreeMap<u64, [u8; 32]>,
+    votes: BTreeMap<(RaftId, u64), RaftId>,
+    leases: BTreeMap<RaftId, (u64, u64)>,
+    fenced: BTreeMap<u64, RaftId>,
+    applied: BTreeMap<RaftId, u64>,
+    /// Acknowledged writes with their revisions.
+    pub(super) acked: BTreeMap<(u64, u64), u64>,
+    pub(super) revisions: BTreeMap<u64, (u64, u64)>,
+    pub(super) attempted: BTreeSet<(u64, u64)>,
+    /// The newest revision that somebody was told of.
+    pub(super) floor: u64,
+    /// No clock faults: leases must exclude each other.
+    pub(super) exact_clocks: bool,
+    pub(super) elections: u64,
+    pub(super) leases_seen: u64,
+}
+
+fn digest(entry: &Committed) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    match &entry.payload {
+        Payload::Empty => hasher.update(b"e"),
+        Payload::Commands { data, .. } => hasher.update(b"c").update(data),
+        Payload::Configuration { result, number } => {
+            hasher.update(b"g").update(format!("{result:?}").as_bytes()).update(&number.to_be_bytes())
+        }
+    };
+    *hasher.finalize().as_bytes()
+}
+
+impl Checks {
+    pub(super) fn new(exact_clocks: bool) -> Self {
+        Self { exact_clocks, ..Self::default() }
+    }
+
+    pub(super) fn terms(&self) -> u64 {
+        self.leaders.last_key_value().map_or(0, |(term, _)| *term)
+    }
+
+    pub(super) fn configuration_count(&self) -> u64 {
+        self.configurations.len() as u64
+    }
+
+    pub(super) fn status(&mut self, now: u64, id: RaftId, status: &Status) -> Check {
+        if !status.configuration.voters.is_empty() && !status.configuration.is_odd() {
+            return broken("ODD", format!("{id} has {:?}", status.configuration));
+        }
+        if status.role == Some(RaftRole::Leader) {
+            let first = self.leaders.insert(status.term.0, id);
+            match first {
+                None => {
+                    self.elections += 1;
+                    let newest = self.committed.last_key_value().map_or(0, |(index, _)| *index);
+                    if status.last.0 < newest {
+                        return broken(
+                            "leader_completeness",
+                            format!("{id} leads term {} with {} entries, {newest} is committed", status.term, status.last),
+                        );
+                    }
+                }
+                Some(first) if first != id => {
+                    return broken("one_leader_per_term", format!("{first} and {id} in term {}", status.term));
+                }
+                Some(_) => {}
+            }
+        }
+        match status.lease {
+            None => {
+                self.leases.remove(&id);
+            }
+            Some(lease) => self.lease(now, id, lease.term.0, lease.until.0)?,
+        }
+        Ok(())
+    }
+
+    fn lease(&mut self, now: u64, id: RaftId, term: u64, until: u64) -> Check {
+        if let Some(other) = self.fenced.insert(term, id)
+            && other != id
+        {
+            return broken("fencing_is_unique", format!("{other} and {id} acted in term {term}"));
+        }
+        if self.exact_clocks {
+            for (other, (their_term, their_until)) in &self.leases {
+                if *other != id && *their_until > now {
+                    return broken(
+                        "leases_exclude_each_other",
+                        format!("{id} in term {term}, {other} in term {their_term} until {their_until}, now {now}"),
+                    );
+                }
+            }
+        }
+        self.leases_seen += 1;
+        self.leases.insert(id, (term, until));
+        Ok(())
+    }
+
+    pub(super) fn crashed(&mut self, id: RaftId) {
+        self.leases.remove(&id);
+    }
+
+    pub(super) fn has_lease(&self, now: u64, id: RaftId) -> bool {
+        self.leases.get(&id).is_some_and(|(_, until)| *until > now)
+    }
+
+    /// An entry was handed to an applier: it is committed.
+    pub(super) fn committed(&mut self, id: RaftId, entry: &Committed) -> Check {
+        let this = (entry.term.0, digest(entry));
+        if let Some(first) = self.committed.insert(entry.index.0, this)
+            && first != this
+        {
+            return broken(
+                "log_matching",
+                format!("entry {} is of term {} for {id}, of term {} for another member", entry.index, this.0, first.0),
+            );
+        }
+        if let Payload::Configuration { result: Some(result), .. } = &entry.payload {
+            if !result.is_odd() {
+                return broken("ODD", format!("entry {} makes {result:?}", entry.index));
+            }
+            self.configurations.insert(entry.index.0, result.clone());
+        }
+        Ok(())
+    }
+
+    pub(super) fn applied(&mut self, id: RaftId, status: &StateStatus) -> Check {
+        let before = self.applied.insert(id, status.applied.0).unwrap_or(0);
+        if status.applied.0 < before {
+            return broken("applied_never_regresses", format!("{id} went from {before} to {}", status.applied));
+        }
+        let hash = self.hashes.insert(status.applied.0, status.hash);
+        if hash.is_some_and(|hash| hash != status.hash) {
+            return broken("equal_state", format!("{id} differs at applied index {}", status.applied));
+        }
+        Ok(())
+    }
+
+    /// A member starts from its disk: only what was not synced may be gone.
+    pub(super) fn restarted(&mut self, id: RaftId, before: &HardState, now: &HardState, applied: u64) -> Check {
+        if now.term < before.term || (now.term == before.term && before.vote.0 != 0 && now.vote != before.vote) {
+            return broken("votes_survive", format!("{id} had {before:?}, now {now:?}"));
+        }
+        if now.commit < before.commit {
+            return broken("commit_survives", format!("{id} had {before:?}, now {now:?}"));
+        }
+        self.applied.insert(id, applied);
+        Ok(())
+    }
+
+    pub(super) fn voted(&mut self, id: RaftId, hard: &HardState) -> Check {
+        if hard.vote.0 == 0 {
+            return Ok(());
+        }
+        let first = self.votes.insert((id, hard.term.0), hard.vote);
+        match first {
+            Some(first) if first != hard.vote => {
+                broken("one_vote_per_term", format!("{id} voted for {first} and {} in term {}", hard.vote, hard.term))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// At the moment of an acknowledgement the write is in the synced storage of a quorum.
+    pub(super) fn acknowledged(&self, index: u64, holds: impl Fn(RaftId, u64, u64) -> bool) -> Check {
+        let Some((term, _)) = self.committed.get(&index).copied() else {
+            return broken("acknowledged_is_committed", format!("entry {index} was acknowledged by nobody's commit"));
+        };
+        let mut in_force = self.configurations.range(..=index).rev().map(|(_, configuration)| configuration).take(2);
+        let durable = |configuration: &Configuration| Quorum::of(configuration).is_alive(|id| holds(id, index, term));
+        if self.configurations.range(..=index).next().is_none() || in_force.any(durable) {
+            return Ok(());
+        }
+        broken("acknowledged_is_durable", format!("entry {index} of term {term} is not synced by a quorum"))
+    }
+
+    pub(super) fn write_acked(&mut self, client: u64, sequence: u64, revision: u64, replayed: bool, floor: u64) -> Check {
+        if !replayed && revision <= floor {
+            return broken(
+                "linearizable_writes",
+                format!("write {client}/{sequence} got revision {revision}, {floor} was known before it began"),
+            );
+        }
+        if let Some(other) = self.revisions.insert(revision, (client, sequence))
+            && other != (client, sequence)
+        {
+            return broken("one_revision_per_write", format!("{other:?} and {client}/{sequence} have {revision}"));
+        }
+        if let Some(first) = self.acked.insert((client, sequence), revision)
+            && first != revision
+        {
+            return broken("exactly_once", format!("write {client}/{sequence} has revisions {first} and {revision}"));
+        }
+        self.floor = self.floor.max(revision);
+        Ok(())
+    }
+
+    pub(super) fn read_done(&mut self, id: RaftId, revision: u64, floor: u64) -> Check {
+        if revision < floor {
+            return broken(
+                "linearizable_reads",
+                format!("{id} answered at revision {revision}, {floor} was known before the read began"),
+            );
+        }
+        self.floor = self.floor.max(revision);
+        Ok(())
+    }
+}
+
+/// The key of one write, and of its client's counter.
+pub(super) fn keys(client: u64, sequence: u64) -> (Bytes, Bytes) {
+    let section = crate::keyspace::Section::User;
+    (section.key(format!("c{client}").as_bytes()), section.key(format!("c{client}/{sequence}").as_bytes()))
+}

@@ -1,0 +1,162 @@
+//! What a run is made of: sizes, latencies, faults.
+//!
+//! Owns the knobs and how a seed draws them; some are off in some seeds, because disks that always fail hide the paths
+//! that need long health. Never reads an environment. Called by [`super::run`] and by directed scenarios.
+
+use super::rng::Rng;
+
+/// One millisecond of virtual time.
+pub const MILLIS: u64 = 1_000_000;
+/// Length of a tick, nanoseconds.
+pub const TICK: u64 = 20 * MILLIS;
+/// The base election timeout, nanoseconds.
+pub const ELECTION: u64 = TICK * crate::consensus::config::ELECTION_TICKS as u64;
+
+/// Which faults a run may draw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// Everything, some of it off per seed.
+    Swarm,
+    /// Links only.
+    Network,
+    /// Crashes, lost writes, slow and failing disks only.
+    Disk,
+    /// Growth and replacement of members under crashes.
+    Membership,
+    /// No faults at all: the control that false alarms would show in.
+    Calm,
+}
+
+/// All knobs of one run. Times are nanoseconds, shares are per mille.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it; the units are above")]
+pub struct SimConfig {
+    pub seed: u64,
+    /// Managers in all; the first founds the cluster, the others join empty.
+    pub members: u64,
+    pub max_voters: u32,
+    /// Managers whose node records are there from the founding on; the others' are written later.
+    pub recorded: u64,
+    /// Length of the phase with faults.
+    pub duration: u64,
+    pub clients: u64,
+    /// Requests a client has open at most.
+    pub slots: u64,
+    pub think: u64,
+    /// After this an attempt counts as unknown and goes to another manager.
+    pub patience: u64,
+    pub delay_min: u64,
+    pub delay_max: u64,
+    pub loss: u64,
+    pub duplicates: u64,
+    pub sync_min: u64,
+    pub sync_max: u64,
+    pub apply_max: u64,
+    pub fetch_max: u64,
+    /// Mean time between faults; 0 is none.
+    pub fault_every: u64,
+    pub crashes: bool,
+    pub partitions: bool,
+    pub disk_faults: bool,
+    pub transfers: bool,
+    pub pauses: bool,
+    /// Clock drift, parts per million in either direction.
+    pub drift: u64,
+    /// Snapshot streams that break.
+    pub snapshot_failures: u64,
+    pub log_window: u64,
+    pub cache_bytes: u64,
+    pub message_bytes: u64,
+    pub inflight: u64,
+    pub stable_ticks: u64,
+    pub value_bytes: u64,
+    /// A voter's store is damaged and comes back under a new raft id that takes its seat.
+    pub replacements: bool,
+}
+
+impl SimConfig {
+    /// No faults, no clients: what a directed scenario starts from.
+    #[must_use]
+    pub const fn quiet(seed: u64, members: u64) -> Self {
+        Self {
+            seed,
+            members,
+            max_voters: 5,
+            recorded: members,
+            duration: 0,
+            clients: 0,
+            slots: 1,
+            think: 20 * MILLIS,
+            patience: ELECTION,
+            delay_min: MILLIS / 2,
+            delay_max: MILLIS,
+            loss: 0,
+            duplicates: 0,
+            sync_min: MILLIS,
+            sync_max: 2 * MILLIS,
+            apply_max: MILLIS / 2,
+            fetch_max: MILLIS,
+            fault_every: 0,
+            crashes: false,
+            partitions: false,
+            disk_faults: false,
+            transfers: false,
+            pauses: false,
+            drift: 0,
+            snapshot_failures: 0,
+            log_window: 10_000,
+            cache_bytes: 1 << 20,
+            message_bytes: 64 << 10,
+            inflight: 64,
+            stable_ticks: 10,
+            value_bytes: 16,
+            replacements: false,
+        }
+    }
+
+    /// The knobs of a seed.
+    #[must_use]
+    pub fn draw(seed: u64, profile: Profile) -> Self {
+        let mut rng = Rng::stream(seed, 1);
+        let rng = &mut rng;
+        let members = *[3, 3, 5, 5, 4, 7].get(rng.index(6)).unwrap_or(&3);
+        let calm = matches!(profile, Profile::Calm);
+        let net = matches!(profile, Profile::Swarm | Profile::Network);
+        let disk = matches!(profile, Profile::Swarm | Profile::Disk);
+        let member = matches!(profile, Profile::Swarm | Profile::Membership);
+        let small = rng.chance(600);
+        Self {
+            max_voters: *[3, 5, 5, 7].get(rng.index(4)).unwrap_or(&5),
+            recorded: if rng.chance(500) { members } else { rng.between(1, members) },
+            duration: rng.between(6, 20) * 1000 * MILLIS,
+            clients: rng.between(2, 5),
+            slots: rng.between(1, 3),
+            think: rng.between(1, 60) * MILLIS,
+            patience: rng.between(10, 40) * TICK,
+            delay_min: rng.between(1, 20) * MILLIS / 10,
+            delay_max: if net && rng.chance(400) { rng.between(20, 120) } else { rng.between(2, 15) } * MILLIS,
+            loss: if net && rng.chance(600) { rng.between(1, 200) } else { 0 },
+            duplicates: if net && rng.chance(600) { rng.between(1, 300) } else { 0 },
+            sync_min: MILLIS / 5,
+            sync_max: if disk && rng.chance(400) { rng.between(10, 150) } else { rng.between(1, 8) } * MILLIS,
+            apply_max: if rng.chance(200) { rng.between(10, 60) } else { rng.between(1, 4) } * MILLIS,
+            fetch_max: rng.between(1, 40) * MILLIS,
+            fault_every: if calm { 0 } else { rng.between(100, 2500) * MILLIS },
+            crashes: (disk || member) && rng.chance(850),
+            partitions: net && rng.chance(800),
+            disk_faults: disk && rng.chance(300),
+            transfers: !calm && rng.chance(500),
+            pauses: net && rng.chance(200),
+            drift: if net && rng.chance(300) { rng.between(100, 20_000) } else { 0 },
+            snapshot_failures: if calm { 0 } else { rng.between(0, 400) },
+            log_window: if small { rng.between(4, 40) } else { 10_000 },
+            cache_bytes: if rng.chance(500) { rng.between(0, 2000) } else { 1 << 20 },
+            message_bytes: if rng.chance(500) { rng.between(100, 4000) } else { 64 << 10 },
+            inflight: rng.between(1, 32),
+            stable_ticks: rng.between(1, 30),
+            value_bytes: rng.between(1, 200),
+            replacements: member && rng.chance(300),
+            ..Self::quiet(seed, members)
+        }
+    }
+}

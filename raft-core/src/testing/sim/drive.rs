@@ -1,0 +1,661 @@
+//! Performs what a member's machine wants done, and feeds it what came of it.
+//!
+//! Owns the models of disk, applier and snapshot stream: what is written but not synced, what is applied late, what
+//! breaks on the way. A member can die between any two effects. Called by the world.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::check::{DurableLog, broken};
+use super::clients::Reply;
+use super::config::MILLIS;
+use super::member::{Job, Process, read_records};
+use super::world::{Event, Step, World};
+use crate::consensus::config::Config;
+use crate::consensus::io::{Answer, Effect, Input, Nanos, Origin, Status, StopCause, Ticket};
+use crate::consensus::{Consensus, Start};
+use crate::id::{LogIndex, RaftId};
+use crate::ports::{LogReset, StagedId, StoreError};
+use crate::state::contract::{ApplyError, Committed, Outcome};
+use crate::state::{Machine, SnapshotReader, SnapshotWriter, read};
+
+impl World {
+    /// Starts a process on the member's disk, as it is.
+    pub(super) fn start(&mut self, id: RaftId) -> Step {
+        let config = &self.config;
+        let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
+        if member.process.is_some() || member.retired || member.stopped {
+            return Ok(());
+        }
+        member.boot += 1;
+        let boot = member.boot;
+        let opened = match member.disk.open() {
+            Ok(opened) => opened,
+            Err(error) => return broken("a_crash_is_survived", format!("{id} cannot open its store: {error}")),
+        };
+        let machine = match Machine::open(opened.state) {
+            Ok(machine) => machine,
+            Err(error) => return broken("a_crash_is_survived", format!("{id} cannot open its state: {error}")),
+        };
+        let reader = machine.reader();
+        let state = machine.status().clone();
+        let read = read_records(&*reader.view());
+        let tail = opened.log_reader.entries(state.applied.next(), opened.boot.last.next(), u64::MAX);
+        let (Ok(records), Ok(tail)) = (read, tail) else {
+            return broken("a_crash_is_survived", format!("{id} cannot read its store"));
+        };
+        let before = member.durable.hard;
+        member.durable = DurableLog {
+            start: opened.boot.start,
+            hard: opened.boot.hard_state,
+            terms: BTreeMap::new(),
+        };
+        let all = opened.log_reader.entries(opened.boot.start.index.next(), opened.boot.last.next(), u64::MAX);
+        for entry in all.unwrap_or_default() {
+            member.durable.terms.insert(entry.index.0, entry.term.0);
+        }
+        self.checks.restarted(id, &before, &opened.boot.hard_state, state.applied.0)?;
+        let settings = Config {
+            log_window_entries: config.log_window,
+            cache_bytes: config.cache_bytes,
+            message_bytes_max: config.message_bytes,
+            inflight_messages_max: usize::try_from(config.inflight).unwrap_or(1),
+            stable_ticks: config.stable_ticks,
+            caught_up_entries: 64,
+            ..Config::new(id, member.rng.next())
+        };
+        let start = Start { boot: opened.boot, state, records: Arc::new(records), tail };
+        let made = catch_unwind(AssertUnwindSafe(|| Consensus::new(settings, start)));
+        let consensus = match made {
+            Ok(Ok(consensus)) => consensus,
+            Ok(Err(cause)) => return broken("a_crash_is_survived", format!("{id} does not start: {cause}")),
+            Err(panic) => return broken("no_panic", format!("{id} at its start: {}", words(&*panic))),
+        };
+        let phase = member.rng.between(0, member.tick());
+        let status = Arc::new(consensus.status());
+        member.process = Some(Process {
+            last_tick: self.now + phase,
+            consensus,
+            status,
+            machine,
+            reader,
+            log: opened.log,
+            log_reader: opened.log_reader,
+            staging: opened.staging,
+            to_write: VecDeque::new(),
+            writing: Vec::new(),
+            to_apply: VecDeque::new(),
+            applying: false,
+            views: BTreeMap::new(),
+            next_view: 1,
+            tickets: BTreeMap::new(),
+            connected: BTreeSet::new(),
+        });
+        let first_tick = self.now + phase + member.tick();
+        self.trace.line(self.now, &format!("{id} starts, boot {boot}"));
+        self.schedule(first_tick, Event::Tick { id, boot });
+        self.connections_changed();
+        Ok(())
+    }
+
+    /// The power of `id` goes: of what it wrote and did not sync the first `keep` batches survive.
+    ///
+    /// # Errors
+    /// `Violation` when the disk it leaves cannot be read.
+    pub fn crash(&mut self, id: RaftId, keep: usize) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        if member.process.take().is_none() {
+            return;
+        }
+        self.report.crashes += 1;
+        self.report.lost_batches += member.disk.unsynced().saturating_sub(keep) as u64;
+        member.disk.crash(keep);
+        member.boot += 1;
+        self.checks.crashed(id);
+        self.trace.line(self.now, &format!("{id} crashes, keeps {keep} unsynced batches"));
+        self.read_durable(id);
+        self.connections_changed();
+    }
+
+    /// What the crash left is what the disk holds.
+    fn read_durable(&mut self, id: RaftId) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let Ok(opened) = member.disk.open() else { return };
+        let all = opened.log_reader.entries(opened.boot.start.index.next(), opened.boot.last.next(), u64::MAX);
+        member.durable.start = opened.boot.start;
+        member.durable.terms =
+            all.unwrap_or_default().into_iter().map(|entry| (entry.index.0, entry.term.0)).collect();
+    }
+
+    /// Starts `id` again.
+    ///
+    /// # Errors
+    /// The broken invariant, when its store does not let it start.
+    pub fn restart(&mut self, id: RaftId) -> super::Run {
+        self.start(id).map_err(|broken| self.violation(broken))
+    }
+
+    fn is_current(&self, id: RaftId, boot: u64) -> bool {
+        self.members.get(&id).is_some_and(|member| member.boot == boot && member.process.is_some())
+    }
+
+    fn process(&mut self, id: RaftId) -> Option<&mut Process> {
+        self.members.get_mut(&id)?.process.as_mut()
+    }
+
+    /// Gives inputs to a member and performs what it wants done.
+    pub(super) fn input(&mut self, id: RaftId, inputs: Vec<Input>) -> Step {
+        let now = self.now;
+        let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
+        let local = Nanos(member.clock(now));
+        let boot = member.boot;
+        let Some(process) = &mut member.process else { return Ok(()) };
+        let stepped = catch_unwind(AssertUnwindSafe(|| process.consensus.step(local, inputs)));
+        let effects = match stepped {
+            Ok(effects) => effects,
+            Err(panic) => return broken("no_panic", format!("{id}: {}", words(&*panic))),
+        };
+        for effect in effects {
+            if self.meets_its_doom(id) {
+                let unsynced = self.members.get(&id).map_or(0, |member| member.disk.unsynced());
+                let keep = self.disk.index(unsynced + 1);
+                self.crash(id, keep);
+                let at = self.now + self.disk.between(MILLIS, 2000 * MILLIS);
+                if self.faults {
+                    self.schedule(at, Event::Restart { id });
+                }
+            }
+            if !self.is_current(id, boot) {
+                return Ok(());
+            }
+            self.perform(id, boot, effect)?;
+        }
+        Ok(())
+    }
+
+    fn meets_its_doom(&mut self, id: RaftId) -> bool {
+        let Some(doom) = self.doom.as_mut().filter(|doom| doom.id == id) else { return false };
+        if doom.effects > 0 {
+            doom.effects -= 1;
+            return false;
+        }
+        self.doom = None;
+        true
+    }
+
+    fn perform(&mut self, id: RaftId, boot: u64, effect: Effect) -> Step {
+        match effect {
+            Effect::Send { to, lane, body } => {
+                self.trace.bytes(&body);
+                self.trace.line(self.now, &format!("{id} -> {to} {}", super::world::kind(&body)));
+                self.send(id, to, lane, body);
+            }
+            Effect::Persist { number, batch } => {
+                self.trace.line(
+                    self.now,
+                    &format!(
+                        "{id} persists {number}: {:?} {:?} {:?}",
+                        batch.entries.iter().map(|entry| (entry.index.0, entry.term.0)).collect::<Vec<_>>(),
+                        batch.hard_state.map(|hard| (hard.term.0, hard.vote.0, hard.commit.0)),
+                        batch.cut.map(|cut| cut.index.0)
+                    ),
+                );
+                if let Some(process) = self.process(id) {
+                    process.to_write.push_back((number, batch));
+                }
+                self.begin_write(id)?;
+            }
+            Effect::Apply { entries, waiters } => {
+                let span = (entries.first().map(|entry| entry.index.0), entries.last().map(|entry| entry.index.0));
+                self.trace.line(self.now, &format!("{id} hands over {span:?} waiters {}", waiters.len()));
+                for entry in &entries {
+                    self.checks.committed(id, entry)?;
+                }
+                self.apply_later(id, boot, Job::Apply { entries, waiters });
+            }
+            Effect::Install { staged, reset } => {
+                self.trace.line(self.now, &format!("{id} installs {}", reset.start.index));
+                let busy = self.process(id).is_some_and(|process| {
+                    !process.to_write.is_empty() || !process.writing.is_empty() || process.applying
+                });
+                if busy {
+                    return broken("both_threads_drain_first", format!("{id} installs while something is written"));
+                }
+                self.apply_later(id, boot, Job::Install { staged, reset });
+            }
+            Effect::Discard(staged) => {
+                self.report.snapshots_refused += 1;
+                if let Some(process) = self.process(id)
+                    && let Err(error) = process.staging.discard(staged)
+                {
+                    return broken("staged_is_discarded", error.to_string());
+                }
+            }
+            Effect::BuildSnapshot { .. } => self.apply_later(id, boot, Job::Build),
+            Effect::SendSnapshot { to, message, view } => self.stream(id, boot, to, message, view)?,
+            Effect::DropSnapshot { view } => {
+                if let Some(process) = self.process(id) {
+                    process.views.remove(&view);
+                }
+            }
+            Effect::Fetch { number, from, to, max_bytes } => {
+                self.report.fetches += 1;
+                self.trace.line(self.now, &format!("{id} fetches {from}..{to}"));
+                let Some(process) = self.process(id) else { return Ok(()) };
+                let entries = match process.log_reader.entries(from, to, max_bytes) {
+                    Ok(entries) => entries,
+                    Err(StoreError::NotFound { .. }) => Vec::new(),
+                    Err(error) => return broken("old_entries_can_be_read", format!("{id}: {error}")),
+                };
+                let at = self.now + self.disk.between(0, self.config.fetch_max);
+                self.schedule(at, Event::Fetched { id, boot, number, entries });
+            }
+            Effect::Answer { ticket, answer } => self.answer(id, ticket, answer)?,
+            Effect::Status(status) => self.publish(id, status)?,
+            Effect::Stop(cause) => self.stop(id, &cause)?,
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, id: RaftId, status: Arc<Status>) -> Step {
+        let changed = self.process(id).is_some_and(|process| {
+            (process.status.role, process.status.term, process.status.leader) != (status.role, status.term, status.leader)
+                || process.status.lease.is_some() != status.lease.is_some()
+                || process.status.configuration != status.configuration
+        });
+        if changed {
+            self.trace.line(
+                self.now,
+                &format!(
+                    "{id} is {:?} term {} leader {:?} commit {} lease {:?} voters {:?} after {:?} learners {:?}",
+                    status.role,
+                    status.term,
+                    status.leader.map(|leader| leader.0),
+                    status.commit,
+                    status.lease.map(|lease| lease.until.0),
+                    status.configuration.voters.iter().map(|id| id.0).collect::<Vec<_>>(),
+                    status.configuration.voters_outgoing.iter().map(|id| id.0).collect::<Vec<_>>(),
+                    status.configuration.learners.iter().map(|id| id.0).collect::<Vec<_>>(),
+                ),
+            );
+        }
+        self.checks.status(self.now, id, &status)?;
+        if let Some(process) = self.process(id) {
+            process.status = status;
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self, id: RaftId, cause: &StopCause) -> Step {
+        self.trace.line(self.now, &format!("{id} stops: {cause}"));
+        match cause {
+            StopCause::Invariant { name, detail } => return broken(name, format!("{id} stopped itself: {detail}")),
+            StopCause::Store(_) => {
+                // A failed sync: the operator starts the process again; the disk may have lost what was not synced.
+                let unsynced = self.members.get(&id).map_or(0, |member| member.disk.unsynced());
+                let keep = self.disk.index(unsynced + 1);
+                self.crash(id, keep);
+                if self.faults {
+                    let at = self.now + self.disk.between(MILLIS, 2000 * MILLIS);
+                    self.schedule(at, Event::Restart { id });
+                } else if let Some(member) = self.members.get_mut(&id) {
+                    member.stopped = true;
+                }
+            }
+            StopCause::Apply(_) => {
+                self.crash(id, usize::MAX);
+                if let Some(member) = self.members.get_mut(&id) {
+                    member.stopped = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The log writer takes everything that waits as one group.
+    fn begin_write(&mut self, id: RaftId) -> Step {
+        let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
+        let (boot, hold, slow) = (member.boot, member.hold_sync, member.slow);
+        let Some(process) = &mut member.process else { return Ok(()) };
+        if !process.writing.is_empty() || process.to_write.is_empty() {
+            return Ok(());
+        }
+        process.writing = process.to_write.drain(..).collect();
+        let group: Vec<_> = process.writing.iter().map(|(_, batch)| batch.clone()).collect();
+        match process.log.write(&group, false) {
+            Ok(()) => {}
+            Err(error @ (StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Poisoned(_))) => {
+                return self.input(id, vec![Input::StoreFailed(error)]);
+            }
+            Err(error) => return broken("the_log_is_whole", format!("{id}: {error}")),
+        }
+        if !hold {
+            let took = self.disk.between(self.config.sync_min, self.config.sync_max).saturating_mul(slow);
+            self.schedule(self.now + took, Event::Synced { id, boot });
+        }
+        Ok(())
+    }
+
+    fn synced(&mut self, id: RaftId) -> Step {
+        let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
+        if member.hold_sync {
+            return Ok(());
+        }
+        let Some(process) = &mut member.process else { return Ok(()) };
+        let Some(number) = process.writing.last().map(|(number, _)| *number) else { return Ok(()) };
+        if let Err(error) = process.log.write(&[], true) {
+            return self.input(id, vec![Input::StoreFailed(error)]);
+        }
+        for (_, batch) in std::mem::take(&mut process.writing) {
+            member.durable.write(&batch);
+            if let Some(hard) = &batch.hard_state {
+                self.checks.voted(id, hard)?;
+            }
+        }
+        self.trace.line(self.now, &format!("{id} synced {number}"));
+        self.input(id, vec![Input::Persisted { number }])?;
+        self.begin_write(id)
+    }
+
+    fn apply_later(&mut self, id: RaftId, boot: u64, job: Job) {
+        let Some(process) = self.process(id) else { return };
+        process.to_apply.push_back(job);
+        if !process.applying {
+            process.applying = true;
+            let at = self.now + self.disk.between(MILLIS / 10, self.config.apply_max);
+            self.schedule(at, Event::Applied { id, boot });
+        }
+    }
+
+    /// The applier's next job is done.
+    fn applied(&mut self, id: RaftId, boot: u64) -> Step {
+        let refuses_from = self.members.get(&id).and_then(|member| member.refuses_from);
+        let Some(process) = self.process(id) else { return Ok(()) };
+        let Some(job) = process.to_apply.pop_front() else { return Ok(()) };
+        process.applying = !process.to_apply.is_empty();
+        if process.applying {
+            let at = self.now + self.disk.between(MILLIS / 10, self.config.apply_max);
+            self.schedule(at, Event::Applied { id, boot });
+        }
+        match job {
+            Job::Apply { entries, waiters } => {
+                if let Some(index) = refuses_from.filter(|from| entries.iter().any(|entry| entry.index >= *from)) {
+                    let error = ApplyError::NeedsVersion { index, needed: 99, known: 1 };
+                    return self.input(id, vec![Input::ApplyFailed(error)]);
+                }
+                self.apply(id, &entries, waiters)
+            }
+            Job::Install { staged, reset } => self.install(id, staged, reset),
+            Job::Build => {
+                let Some(process) = self.process(id) else { return Ok(()) };
+                let view = process.reader.view();
+                let Ok(status) = read::status(&*view) else { return broken("a_view_can_be_read", id.to_string()) };
+                let number = process.next_view;
+                process.next_view += 1;
+                process.views.insert(number, view);
+                self.report.snapshots_built += 1;
+                self.input(id, vec![Input::SnapshotBuilt { status, view: number }])
+            }
+        }
+    }
+
+    fn apply(&mut self, id: RaftId, entries: &[Committed], waiters: Vec<(LogIndex, Vec<Ticket>)>) -> Step {
+        let Some(process) = self.process(id) else { return Ok(()) };
+        let applied = match process.machine.apply(entries) {
+            Ok(applied) => applied,
+            Err(ApplyError::Store(error)) => return self.input(id, vec![Input::StoreFailed(error)]),
+            Err(error) => return self.input(id, vec![Input::ApplyFailed(error)]),
+        };
+        let status = process.machine.status().clone();
+        let records = if applied.records_changed {
+            match read_records(&*process.reader.view()) {
+                Ok(records) => Some(Arc::new(records)),
+                Err(error) => return broken("records_can_be_read", error.to_string()),
+            }
+        } else {
+            None
+        };
+        self.checks.applied(id, &status)?;
+        self.trace.line(self.now, &format!("{id} applied {}", status.applied));
+        self.trace.bytes(&status.hash);
+        let mut outcomes: BTreeMap<LogIndex, Vec<Outcome>> = applied.outcomes.into_iter().collect();
+        for (index, tickets) in waiters {
+            let theirs = outcomes.remove(&index).unwrap_or_default();
+            if theirs.len() != tickets.len() {
+                return broken(
+                    "every_waiter_has_an_outcome",
+                    format!("{} wait for entry {index}, it has {} outcomes", tickets.len(), theirs.len()),
+                );
+            }
+            let members = &self.members;
+            self.checks.acknowledged(index.0, |id, index, term| {
+                members.get(&id).is_some_and(|member| member.durable.holds(index, term))
+            })?;
+            for (ticket, outcome) in tickets.into_iter().zip(theirs) {
+                self.settle(id, ticket, Reply::Outcome(outcome))?;
+            }
+        }
+        self.input(id, vec![Input::Applied { index: status.applied, records }])
+    }
+
+    fn install(&mut self, id: RaftId, staged: StagedId, reset: LogReset) -> Step {
+        let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
+        let Some(process) = &mut member.process else { return Ok(()) };
+        if let Err(error) = process.machine.install(staged, reset) {
+            return match error {
+                ApplyError::Store(error) => self.input(id, vec![Input::StoreFailed(error)]),
+                error @ (ApplyError::NeedsVersion { .. } | ApplyError::Broken { .. }) => {
+                    broken("a_snapshot_is_installed", format!("{id}: {error}"))
+                }
+            };
+        }
+        member.durable.reset(reset);
+        let status = process.machine.status().clone();
+        let records = match read_records(&*process.reader.view()) {
+            Ok(records) => Arc::new(records),
+            Err(error) => return broken("records_can_be_read", error.to_string()),
+        };
+        self.report.snapshots_installed += 1;
+        self.checks.applied(id, &status)?;
+        self.trace.line(self.now, &format!("{id} installed {}", status.applied));
+        self.input(id, vec![Input::Installed { status, records }])
+    }
+
+    /// Streams a view; it may break on the way.
+    fn stream(&mut self, from: RaftId, boot: u64, to: RaftId, message: Bytes, view: u64) -> Step {
+        let Some(view) = self.process(from).and_then(|process| process.views.get(&view).cloned()) else {
+            return broken("a_view_is_sent_before_it_is_dropped", format!("{from} to {to}"));
+        };
+        let mut chunks = Vec::new();
+        let mut bytes = 0;
+        let made = SnapshotWriter::new(view).and_then(|mut writer| {
+            while let Some(chunk) = writer.next_chunk()? {
+                bytes += chunk.len() as u64;
+                chunks.push(chunk);
+            }
+            Ok(())
+        });
+        if let Err(error) = made {
+            return broken("a_view_can_be_read", error.to_string());
+        }
+        let breaks = self.net.chance(self.config.snapshot_failures);
+        self.trace.line(self.now, &format!("{from} streams {bytes} bytes to {to}, breaks: {breaks}"));
+        let at = self.now + self.net.between(self.config.delay_min, self.config.delay_max) + bytes.saturating_mul(20);
+        self.schedule(at, Event::Snapshot { from, to, boot, message, chunks, breaks });
+        Ok(())
+    }
+
+    fn receive(&mut self, from: RaftId, to: RaftId, sender: u64, message: Bytes, chunks: &[Bytes], breaks: bool) {
+        let lost = breaks || !self.link_is_up(from, to) || !self.is_current(from, sender);
+        let staged = if lost { None } else { self.stage(to, chunks) };
+        let back = self.now + self.net.between(self.config.delay_min, self.config.delay_max);
+        let delivered = staged.is_some();
+        if let Some(staged) = staged {
+            let boot = self.members.get(&to).map_or(0, |member| member.boot);
+            let at = self.now + self.disk.between(self.config.sync_min, self.config.sync_max);
+            self.schedule(at, Event::Staged { from, to, boot, message, staged });
+            self.report.snapshots_sent += 1;
+        } else {
+            self.report.snapshots_failed += 1;
+        }
+        self.schedule(back, Event::SnapshotReport { at: from, boot: sender, to, delivered });
+    }
+
+    fn stage(&mut self, to: RaftId, chunks: &[Bytes]) -> Option<StagedId> {
+        let process = self.process(to)?;
+        let mut reader = SnapshotReader::new(process.staging.begin().ok()?);
+        for chunk in chunks {
+            reader.chunk(chunk).ok()?;
+        }
+        reader.finish().ok().map(|(_, staged)| staged)
+    }
+
+    fn connections(&mut self, id: RaftId) -> Step {
+        let now: BTreeSet<RaftId> = self
+            .members
+            .keys()
+            .copied()
+            .filter(|other| *other != id && self.is_up(*other) && self.link_is_up(id, *other))
+            .collect();
+        let Some(process) = self.process(id) else { return Ok(()) };
+        let before = std::mem::replace(&mut process.connected, now.clone());
+        let mut inputs: Vec<Input> = now.difference(&before).copied().map(Input::PeerUp).collect();
+        inputs.extend(before.difference(&now).copied().map(Input::PeerDown));
+        if inputs.is_empty() {
+            return Ok(());
+        }
+        self.input(id, inputs)
+    }
+
+    fn tick(&mut self, id: RaftId, boot: u64) -> Step {
+        let now = self.now;
+        let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
+        let length = member.tick();
+        let Some(process) = &mut member.process else { return Ok(()) };
+        let ticks = now.saturating_sub(process.last_tick) / length.max(1);
+        process.last_tick += ticks * length;
+        let next = process.last_tick + length;
+        self.schedule(next, Event::Tick { id, boot });
+        self.input(id, vec![Input::Tick(u32::try_from(ticks).unwrap_or(u32::MAX))])
+    }
+
+    fn answer(&mut self, id: RaftId, ticket: Ticket, answer: Answer) -> Step {
+        match answer {
+            Answer::Forward(to) => {
+                self.report.forwarded += 1;
+                let known = self.process(id).is_some_and(|process| process.tickets.remove(&ticket).is_some());
+                if !known {
+                    return broken("answered_once", format!("{id} forwards ticket {}", ticket.0));
+                }
+                if !self.cut.contains(&(id, to)) && !self.net.chance(self.config.loss) {
+                    let at = self.now + self.net.between(self.config.delay_min, self.config.delay_max);
+                    self.schedule(at, Event::Forwarded { from: id, to, ticket });
+                }
+                Ok(())
+            }
+            Answer::ReadAt(index) => self.settle(id, ticket, Reply::ReadAt(index)),
+            Answer::Transferred(to) => self.settle(id, ticket, Reply::Transferred(to)),
+            Answer::Refused(rejection) => self.settle(id, ticket, Reply::Refused(rejection)),
+            Answer::Unknown => self.settle(id, ticket, Reply::Unknown),
+        }
+    }
+
+    /// A ticket is used up: its reply goes to whoever waits, here or at the manager that forwarded it.
+    fn settle(&mut self, id: RaftId, ticket: Ticket, reply: Reply) -> Step {
+        let Some(waiting) = self.process(id).and_then(|process| process.tickets.remove(&ticket)) else {
+            return broken("answered_once", format!("{id} answers ticket {} again", ticket.0));
+        };
+        match waiting {
+            None => self.replied(id, ticket, reply),
+            Some(to) => {
+                if !self.cut.contains(&(id, to)) && !self.net.chance(self.config.loss) {
+                    let at = self.now + self.net.between(self.config.delay_min, self.config.delay_max);
+                    self.schedule(at, Event::Reply { from: id, to, ticket, reply });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn forwarded(&mut self, from: RaftId, to: RaftId, ticket: Ticket) -> Step {
+        if self.cut.contains(&(from, to)) {
+            return Ok(());
+        }
+        let Some(command) = self.asks.get(&ticket).and_then(super::clients::Ask::command) else { return Ok(()) };
+        let Some(process) = self.process(to) else { return Ok(()) };
+        process.tickets.insert(ticket, Some(from));
+        self.input(to, vec![Input::Propose { ticket, command, origin: Origin::Forwarded }])
+    }
+
+    /// Makes one event happen.
+    pub(super) fn happen(&mut self, event: Event) -> Step {
+        match event {
+            Event::Tick { id, boot } if self.is_current(id, boot) => self.tick(id, boot),
+            Event::Deliver { from, to, body } if !self.cut.contains(&(from, to)) => {
+                self.input(to, vec![Input::Message { from, body }])
+            }
+            Event::Snapshot { from, to, boot, message, chunks, breaks } => {
+                self.receive(from, to, boot, message, &chunks, breaks);
+                Ok(())
+            }
+            Event::Staged { from, to, boot, message, staged } if self.is_current(to, boot) => {
+                self.input(to, vec![Input::Staged { from, message, staged }])
+            }
+            Event::SnapshotReport { at, boot, to, delivered } if self.is_current(at, boot) => {
+                self.input(at, vec![Input::SnapshotSent { to, delivered }])
+            }
+            Event::Synced { id, boot } if self.is_current(id, boot) => self.synced(id),
+            Event::Applied { id, boot } if self.is_current(id, boot) => self.applied(id, boot),
+            Event::Fetched { id, boot, number, entries } if self.is_current(id, boot) => {
+                self.input(id, vec![Input::Fetched { number, entries }])
+            }
+            Event::Connections { id, boot } if self.is_current(id, boot) => self.connections(id),
+            Event::Unreachable { id, boot, to } if self.is_current(id, boot) => {
+                self.input(id, vec![Input::Unreachable(to)])
+            }
+            Event::Restart { id } => self.start(id),
+            Event::Forwarded { from, to, ticket } => self.forwarded(from, to, ticket),
+            Event::Reply { from, to, ticket, reply } if self.is_up(to) && !self.cut.contains(&(from, to)) => {
+                self.replied(to, ticket, reply)
+            }
+            Event::Timeout { ticket } => self.timed_out(ticket),
+            Event::Client { client, slot } => self.client(client, slot),
+            Event::Nemesis => self.strike(),
+            Event::Heal { links } => {
+                for link in links {
+                    self.cut.remove(&link);
+                }
+                self.connections_changed();
+                Ok(())
+            }
+            Event::Slow { id, factor } => {
+                if let Some(member) = self.members.get_mut(&id) {
+                    member.slow = factor;
+                }
+                Ok(())
+            }
+            // For a process that is no more, or over a link that is cut.
+            Event::Tick { .. }
+            | Event::Deliver { .. }
+            | Event::Staged { .. }
+            | Event::SnapshotReport { .. }
+            | Event::Synced { .. }
+            | Event::Applied { .. }
+            | Event::Fetched { .. }
+            | Event::Connections { .. }
+            | Event::Unreachable { .. }
+            | Event::Reply { .. } => Ok(()),
+        }
+    }
+}
+
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_else(|| "a panic without words".to_owned())
+}

@@ -1,0 +1,110 @@
+//! One simulated manager: its disk, and while it is up its process.
+//!
+//! Owns the models of the log writer and the applier as queues with at most one job at work. Never schedules: the world
+//! does. Called by the world.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::check::DurableLog;
+use super::rng::Rng;
+use crate::consensus::Consensus;
+use crate::consensus::io::{Records, Status, Ticket};
+use crate::id::{LogIndex, RaftId};
+use crate::ports::{LogBatch, LogReader, LogReset, LogWriter, StagedId, Staging, StateRead, StateReader, StoreResult};
+use crate::state::contract::Committed;
+use crate::state::{Machine, read};
+use crate::testing::MemoryStore;
+
+/// A manager; it outlives its processes.
+pub(super) struct Member {
+    pub(super) node: u64,
+    pub(super) disk: MemoryStore,
+    /// Counts starts: what was scheduled for an earlier process is dropped.
+    pub(super) boot: u64,
+    pub(super) process: Option<Process>,
+    /// Its store is damaged: it never comes back.
+    pub(super) retired: bool,
+    /// It stopped by itself and is not started again.
+    pub(super) stopped: bool,
+    pub(super) durable: DurableLog,
+    pub(super) paused_until: u64,
+    /// Parts per million.
+    pub(super) drift: i64,
+    pub(super) rng: Rng,
+    /// Syncs of the log begin but do not end while this is set.
+    pub(super) hold_sync: bool,
+    /// Slow disk: sync latencies are multiplied.
+    pub(super) slow: u64,
+    /// The newest command format this member's binary knows; `None` is this build's.
+    pub(super) refuses_from: Option<LogIndex>,
+}
+
+/// A running process.
+pub(super) struct Process {
+    pub(super) last_tick: u64,
+    pub(super) consensus: Consensus,
+    pub(super) status: Arc<Status>,
+    pub(super) machine: Machine,
+    pub(super) reader: Arc<dyn StateReader>,
+    pub(super) log: Box<dyn LogWriter>,
+    pub(super) log_reader: Arc<dyn LogReader>,
+    pub(super) staging: Arc<dyn Staging>,
+    pub(super) to_write: VecDeque<(u64, LogBatch)>,
+    pub(super) writing: Vec<(u64, LogBatch)>,
+    pub(super) to_apply: VecDeque<Job>,
+    pub(super) applying: bool,
+    pub(super) views: BTreeMap<u64, Arc<dyn StateRead>>,
+    pub(super) next_view: u64,
+    /// Who waits, and the manager that forwarded it here.
+    pub(super) tickets: BTreeMap<Ticket, Option<RaftId>>,
+    pub(super) connected: BTreeSet<RaftId>,
+}
+
+/// The applier's work.
+pub(super) enum Job {
+    Apply { entries: Vec<Committed>, waiters: Vec<(LogIndex, Vec<Ticket>)> },
+    Install { staged: StagedId, reset: LogReset },
+    Build,
+}
+
+impl Member {
+    pub(super) fn new(node: u64, id: RaftId, seed: u64, drift: i64) -> Self {
+        Self {
+            node,
+            disk: MemoryStore::new(),
+            boot: 0,
+            process: None,
+            retired: false,
+            stopped: false,
+            durable: DurableLog::default(),
+            paused_until: 0,
+            drift,
+            rng: Rng::stream(seed, 1000 + id.0),
+            hold_sync: false,
+            slow: 1,
+            refuses_from: None,
+        }
+    }
+
+    /// This member's monotonic clock at the true time `now`.
+    pub(super) fn clock(&self, now: u64) -> u64 {
+        let drifted = i128::from(now) * i128::from(1_000_000 + self.drift) / 1_000_000;
+        u64::try_from(drifted).unwrap_or(now)
+    }
+
+    /// True length of this member's tick.
+    pub(super) fn tick(&self) -> u64 {
+        let length = i128::from(super::config::TICK) * 1_000_000 / i128::from(1_000_000 + self.drift);
+        u64::try_from(length).unwrap_or(super::config::TICK)
+    }
+}
+
+/// What decisions need of the replicated records.
+pub(super) fn read_records(view: &dyn StateRead) -> StoreResult<Records> {
+    Ok(Records {
+        cluster: read::cluster(view)?.unwrap_or_default(),
+        nodes: read::nodes(view)?,
+        removed: read::removed(view)?.into_iter().collect(),
+    })
+}

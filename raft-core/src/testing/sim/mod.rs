@@ -1,0 +1,174 @@
+//! A seeded, deterministic cluster that drives the consensus machine.
+//!
+//! Owns virtual time, a network, disks that forget, clients and faults, all drawn from one seed, and the invariants held
+//! against every event. It runs the very code that a node runs: [`crate::consensus`], [`crate::state`] and the memory
+//! store. Single-threaded; never reads a clock, a random source or a hash order, so the same seed gives the same trace in
+//! any process. Called by the tests of this crate and by the chaos harness.
+//!
+//! ```
+//! use quorate_core::testing::sim::{Profile, run};
+//!
+//! let report = run(1, Profile::Swarm)?;
+//! assert!(report.acks > 0);
+//! # Ok::<(), Box<quorate_core::testing::sim::Violation>>(())
+//! ```
+
+mod check;
+mod clients;
+mod config;
+mod drive;
+mod member;
+mod nemesis;
+mod rng;
+mod trace;
+mod world;
+
+pub use clients::Reply;
+pub use config::{ELECTION, MILLIS, Profile, SimConfig, TICK};
+pub use rng::Rng;
+pub use trace::{Report, Violation};
+pub use world::{Hold, Passing, Run, World};
+
+use check::{broken, keys};
+use crate::consensus::io::RaftRole;
+use crate::id::RaftId;
+use crate::state::read;
+use crate::txn::Range;
+use world::Step;
+
+/// Runs a seed: growth and faults under load, then peace, then the audit.
+///
+/// # Errors
+/// The first broken invariant, with the line that replays it.
+pub fn run(seed: u64, profile: Profile) -> Run<Report> {
+    run_config(SimConfig::draw(seed, profile))
+}
+
+/// Runs exactly these knobs.
+///
+/// # Errors
+/// The first broken invariant.
+pub fn run_config(config: SimConfig) -> Run<Report> {
+    let mut world = World::new(config)?;
+    world.play()?;
+    Ok(world.report())
+}
+
+impl World {
+    /// All phases one after the other.
+    ///
+    /// # Errors
+    /// The first broken invariant.
+    pub fn play(&mut self) -> Run {
+        self.run_for(self.config.duration)?;
+        self.make_peace().map_err(|broken| self.violation(broken))?;
+        let settled = self.run_until(60_000 * MILLIS, |world| world.is_settled().is_none() && world.clients_are_idle())?;
+        if !settled {
+            let why = self.is_settled().unwrap_or_else(|| "a client still waits".to_owned());
+            return Err(self.violation(check::Broken { invariant: "converges_after_peace", detail: why }));
+        }
+        self.use_it()?;
+        self.audit().map_err(|broken| self.violation(broken))
+    }
+
+    /// What is still missing to a healthy cluster; `None` when nothing is.
+    pub fn is_settled(&self) -> Option<String> {
+        let up = || self.members.iter().filter_map(|(id, member)| Some((*id, member.process.as_ref()?)));
+        let Some(leader) = self.leader() else { return Some("nobody leads".to_owned()) };
+        let status = self.status(leader)?;
+        if status.configuration.is_joint() {
+            return Some("the configuration is joint".to_owned());
+        }
+        if status.lease.is_none() {
+            return Some(format!("{leader} leads without a lease"));
+        }
+        for (id, process) in up() {
+            let other = &process.status;
+            if !status.configuration.contains(id) {
+                // Its node record was not written, or not yet taken up.
+                continue;
+            }
+            if other.leader != Some(leader) || (other.role == Some(RaftRole::Leader)) != (id == leader) {
+                return Some(format!("{id} follows {:?}, {leader} leads", other.leader.map(|leader| leader.0)));
+            }
+            if other.applied != status.last {
+                return Some(format!("{id} has applied {} of {}", other.applied, status.last));
+            }
+        }
+        None
+    }
+
+    /// Ten writes and ten reads, each the first time it is asked.
+    fn use_it(&mut self) -> Run {
+        let ids: Vec<RaftId> = self.ids().into_iter().filter(|id| self.is_member(*id)).collect();
+        for round in 0..10_u64 {
+            let Some(at) = ids.get(usize::try_from(round).unwrap_or(0) % ids.len().max(1)).copied() else { continue };
+            let write = self.propose(at, 1_000_000 + round)?;
+            let read = self.read(at)?;
+            let answered =
+                self.run_until(10_000 * MILLIS, |world| world.reply(write).is_some() && world.reply(read).is_some())?;
+            let done = matches!(self.reply(write), Some(Reply::Outcome(_)))
+                && matches!(self.reply(read), Some(Reply::ReadAt(_)));
+            if !answered || !done {
+                let detail = format!("{at} answered {:?} and {:?}", self.reply(write), self.reply(read));
+                return Err(self.violation(check::Broken { invariant: "works_after_peace", detail }));
+            }
+        }
+        let quiet = self.run_until(10_000 * MILLIS, |world| world.is_settled().is_none() && world.unanswered() == 0)?;
+        if !quiet {
+            let detail = format!("{} tickets open, {:?}", self.unanswered(), self.is_settled());
+            return Err(self.violation(check::Broken { invariant: "nothing_hangs", detail }));
+        }
+        Ok(())
+    }
+
+    fn is_member(&self, id: RaftId) -> bool {
+        self.is_up(id)
+            && self.leader().and_then(|leader| self.status(leader)).is_some_and(|s| s.configuration.contains(id))
+    }
+
+    /// Every acknowledged write is everywhere, exactly once; every member has the same state.
+    fn audit(&mut self) -> Step {
+        let mut hash = None;
+        for id in self.ids().into_iter().filter(|id| self.is_member(*id)) {
+            let Some(process) = self.members.get(&id).and_then(|member| member.process.as_ref()) else { continue };
+            let view = process.reader.view();
+            let Ok(status) = read::status(&*view) else { return broken("a_view_can_be_read", id.to_string()) };
+            let first = *hash.get_or_insert((status.applied, status.hash));
+            if first != (status.applied, status.hash) {
+                return broken("equal_state", format!("{id} differs at the end, applied {}", status.applied));
+            }
+            if crate::state::scan_hash(&*view).ok() != Some(status.hash) {
+                return broken("equal_state", format!("the hash that {id} keeps is not that of its state"));
+            }
+            let found = |key| {
+                read::range(&*view, &Range { key, ..Range::default() })
+                    .ok()
+                    .and_then(|range| range.entries.first().map(|entry| (entry.version, entry.mod_revision)))
+            };
+            let mut applied = std::collections::BTreeMap::<u64, u64>::new();
+            for (client, sequence) in &self.checks.attempted {
+                let there = found(keys(*client, *sequence).1);
+                if there.is_some_and(|(version, _)| version != 1) {
+                    return broken("exactly_once", format!("{id} has write {client}/{sequence} {there:?}"));
+                }
+                if let Some(revision) = self.checks.acked.get(&(*client, *sequence))
+                    && there != Some((1, *revision))
+                {
+                    return broken(
+                        "no_acknowledged_write_is_lost",
+                        format!("{id} has {there:?} for write {client}/{sequence}, acknowledged at {revision}"),
+                    );
+                }
+                *applied.entry(*client).or_default() += u64::from(there.is_some());
+            }
+            for (client, count) in applied {
+                let counted = found(keys(client, 0).0).map_or(0, |(version, _)| version);
+                if counted != count {
+                    return broken("exactly_once", format!("client {client} counts {counted}, {count} were applied"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
