@@ -26,6 +26,8 @@ pub(super) enum Job {
     Discard(StagedId),
     View(oneshot::Sender<(StateStatus, Arc<dyn StateRead>)>),
     Hashes(oneshot::Sender<Hashes>),
+    /// The node stops. Clients hold the inbox as long as they live, so its end would not come.
+    Stop,
 }
 
 /// Digests after the newest revisions, oldest first.
@@ -49,6 +51,7 @@ impl Applier {
     pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
         while let Some(job) = inbox.blocking_recv() {
             let report = match job {
+                Job::Stop => return,
                 Job::Apply { entries, waiters } => Some(self.apply(&entries, waiters)),
                 Job::Install { staged, reset } => Some(self.install(staged, reset)),
                 Job::Discard(staged) => self.staging.discard(staged).err().map(Input::StoreFailed),

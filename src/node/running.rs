@@ -327,6 +327,7 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     };
     let _ = handler_in.send(Arc::new(handler));
 
+    let stop_applier = applier_jobs_in.clone();
     let hands = Hands {
         peers,
         log,
@@ -355,7 +356,8 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
                 tracing::error!(%reason, "the node stops");
             }
             stop_net.send_replace(true);
-            // The writers end with their inboxes; only then is everything given back.
+            let _ = stop_applier.blocking_send(applier::Job::Stop);
+            // The log writer ends with its inbox; only when all have ended is everything given back.
             for thread in [writer, applying, net] {
                 let _ = thread.join();
             }

@@ -37,6 +37,7 @@ fn builder(directory: &Path, listen: Option<String>, advertise: Option<String>, 
 
 pub(crate) async fn init(init: Init, global: &Global, output: Output) -> Result<(), Failure> {
     let directory = directory(global)?;
+    check_reach(init.listen.as_deref(), init.advertise.as_deref(), output);
     let builder = builder(directory, init.listen, init.advertise, init.name);
     if init.run {
         return run_on(builder, Start::OpenOrInit, &init.log, output).await;
@@ -55,6 +56,7 @@ pub(crate) async fn init(init: Init, global: &Global, output: Output) -> Result<
 pub(crate) async fn join(join: Join, global: &Global, output: Output) -> Result<(), Failure> {
     let directory = directory(global)?;
     let token = token(&join.token)?;
+    check_reach(join.listen.as_deref(), join.advertise.as_deref(), output);
     let builder = builder(directory, join.listen, join.advertise, join.name);
     if join.run {
         let start = Start::OpenOrJoin { token, managers: join.managers };
