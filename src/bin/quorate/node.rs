@@ -21,6 +21,18 @@ fn directory(global: &Global) -> Result<&Path, Failure> {
     }
 }
 
+/// Warns of an address that nobody else can reach this node at.
+fn check_reach(listen: Option<&str>, advertise: Option<&str>, output: Output) {
+    let listen = listen.unwrap_or("[::]:4701");
+    let everywhere = ["[::]:", "0.0.0.0:"].iter().any(|any| listen.starts_with(any));
+    if advertise.is_none() && everywhere {
+        output.note(&format!(
+            "warning: this node listens on every address ({listen}), and the other managers would be told that as its \
+             address. Give --advertise HOST:PORT, unless it stays alone"
+        ));
+    }
+}
+
 fn builder(directory: &Path, listen: Option<String>, advertise: Option<String>, name: Option<String>) -> NodeBuilder {
     let mut builder = Node::builder(directory);
     if let Some(listen) = listen {
