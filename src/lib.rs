@@ -8,6 +8,7 @@ pub mod config;
 mod error;
 #[cfg(feature = "manager")]
 mod node;
+mod qualify;
 pub mod status;
 
 pub use client::{

@@ -16,6 +16,7 @@ use quorate_transport::api;
 
 use super::{Client, unexpected};
 use crate::error::{Error, Result};
+use crate::qualify::qualify_range;
 
 type Sent<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
@@ -387,7 +388,9 @@ impl IntoFuture for RangeBuilder {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            check_range(&self.range).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
+            let mut full = self.range.clone();
+            qualify_range(&mut full);
+            check_range(&full).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
             let range = self.range.encode_to_vec().into();
             let kind = api::request::Kind::Read(api::Read { range, serializable: self.serializable });
             match self.client.ask(kind).await? {

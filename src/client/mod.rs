@@ -29,6 +29,7 @@ pub use quorate_transport::Identity;
 
 use crate::config;
 use crate::error::{Error, Result};
+use crate::qualify::qualify;
 use crate::status::ClusterStatus;
 #[cfg(feature = "manager")]
 pub(crate) use in_process::InProcess;
@@ -192,7 +193,9 @@ impl Client {
     /// Sends a transaction with user keys; applied once, however often it must be sent.
     pub(crate) async fn transact(&self, mut txn: Txn) -> Result<TxnResult> {
         txn.fence = txn.fence.or(self.fence.map(|term| term.0));
-        check_txn(&txn).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
+        let mut full = txn.clone();
+        qualify(&mut full);
+        check_txn(&full).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
         let open = self.shared.sequences.open();
         let request = Request {
             client: Bytes::copy_from_slice(open.id.client.as_bytes()),

@@ -21,8 +21,14 @@ pub(super) type EntryWaiters = (LogIndex, Vec<Option<oneshot::Sender<Reply>>>);
 const TRIM_PER_ROUND: usize = 256;
 
 pub(super) enum Job {
-    Apply { entries: Vec<Committed>, waiters: Vec<EntryWaiters> },
-    Install { staged: StagedId, reset: LogReset },
+    Apply {
+        entries: Vec<Committed>,
+        waiters: Vec<EntryWaiters>,
+    },
+    Install {
+        staged: StagedId,
+        reset: LogReset,
+    },
     Discard(StagedId),
     View(oneshot::Sender<(StateStatus, Arc<dyn StateRead>)>),
     Hashes(oneshot::Sender<Hashes>),

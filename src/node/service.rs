@@ -16,7 +16,7 @@ use quorate_core::membership::record::Role;
 use quorate_core::ports::{StateReader, StoreError};
 use quorate_core::state::read::{self, ReadError};
 use quorate_core::state::{check_range, check_txn};
-use quorate_core::txn::{KeyValue, Op, OpKind, OpResultKind, Range, RangeResult, Txn, TxnResult};
+use quorate_core::txn::{KeyValue, OpResultKind, Range, RangeResult, Txn, TxnResult};
 use quorate_transport::api::{self, request, response};
 use quorate_transport::{JoinToken, Peers};
 use tokio::sync::{mpsc, watch};
@@ -26,6 +26,7 @@ use super::facts::Facts;
 use super::gate::Asker;
 use super::router::{Failure, Router, fail, refused};
 use super::{applier, authorize, records};
+use crate::qualify::{qualify, qualify_range};
 
 /// What requests need of the node.
 pub(crate) struct Service {
@@ -104,8 +105,8 @@ impl Service {
         let Some(txn) = request.txn.as_mut() else {
             return Err(fail(api::Code::Invalid, "the request carries no transaction. Nothing was changed"));
         };
-        check_txn(txn).map_err(|refusal| refused(&refusal))?;
         qualify(txn);
+        check_txn(txn).map_err(|refusal| refused(&refusal))?;
         let command = Command::from(CommandKind::Request(request));
         let mut result = self.router.execute(command, Origin::Here, until).await?;
         strip_result(&mut result);
@@ -229,37 +230,6 @@ pub(super) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|error| Err(fail(api::Code::Internal, format!("a reader failed: {error}"))))
-}
-
-fn qualify_range(range: &mut Range) {
-    range.key = Section::User.key(&range.key);
-    if !range.end.is_empty() {
-        range.end = Section::User.key(&range.end);
-    }
-}
-
-/// User keys get their section: nothing that a user writes can name a record.
-fn qualify(txn: &mut Txn) {
-    for compare in &mut txn.compares {
-        compare.key = Section::User.key(&compare.key);
-    }
-    for op in txn.then.iter_mut().chain(&mut txn.or_else) {
-        qualify_op(op);
-    }
-}
-
-fn qualify_op(op: &mut Op) {
-    match &mut op.kind {
-        Some(OpKind::Put(put)) => put.key = Section::User.key(&put.key),
-        Some(OpKind::Delete(delete)) => {
-            delete.key = Section::User.key(&delete.key);
-            if !delete.end.is_empty() {
-                delete.end = Section::User.key(&delete.end);
-            }
-        }
-        Some(OpKind::Range(range)) => qualify_range(range),
-        None => {}
-    }
 }
 
 fn strip(entry: &mut KeyValue) {

@@ -144,8 +144,8 @@ Example:
 /// Options of a node that runs on.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LogOptions {
-    /// What to log to stderr: a level, or a filter such as quorate=debug,warn (slog is the Raft library)
-    #[arg(long, value_name = "FILTER", env = "QUORATE_LOG", default_value = "info,slog=warn")]
+    /// What to log to stderr: a level, or a filter such as quorate=debug,warn (raft is the library below)
+    #[arg(long, value_name = "FILTER", env = "QUORATE_LOG", default_value = "info,raft=warn")]
     pub(crate) log: String,
     /// Log as JSON lines
     #[arg(long)]

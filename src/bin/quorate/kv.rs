@@ -30,8 +30,8 @@ pub(crate) async fn run(verb: Kv, global: &Global, output: Output) -> Result<(),
 }
 
 async fn put(put: Put, global: &Global, output: Output) -> Result<(), Failure> {
-    let value = value(put.value, put.literal)?;
-    let done = target::client(global).await?.kv().put(key(put.key)?, value).await?;
+    let (key, value) = (key(put.key)?, value(put.value, put.literal)?);
+    let done = target::client(global).await?.kv().put(key, value).await?;
     if output.json {
         return output.document(&json!({ "revision": done.revision }));
     }
@@ -165,9 +165,10 @@ fn prefix_end(prefix: &[u8]) -> Vec<u8> {
 }
 
 async fn delete(del: Del, global: &Global, output: Output) -> Result<(), Failure> {
+    let name = del.key.map(key).transpose()?;
     let kv = target::client(global).await?.kv();
-    let done = match (del.key, del.prefix) {
-        (Some(name), None) => kv.delete(key(name)?).await?,
+    let done = match (name, del.prefix) {
+        (Some(name), None) => kv.delete(name).await?,
         (None, Some(prefix)) => kv.delete_prefix(prefix).await?,
         _ => return Err(Failure::usage("give a key or --prefix, not both")),
     };

@@ -110,9 +110,10 @@ fn lost(status: &ClusterStatus, voters: &[&ManagerStatus], output: Output, seats
 }
 
 fn managers(status: &ClusterStatus) -> String {
-    let rows = status
-        .managers
-        .iter()
+    let mut managers: Vec<&ManagerStatus> = status.managers.iter().collect();
+    managers.sort_by_key(|manager| manager.raft_id);
+    let rows = managers
+        .into_iter()
         .map(|manager| {
             let hash = match (&manager.state_hash, manager.hash_revision) {
                 (Some(hash), Some(revision)) => {
