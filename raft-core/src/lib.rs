@@ -22,3 +22,4 @@ pub mod state;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod txn;
+pub mod user;

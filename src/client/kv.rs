@@ -12,11 +12,11 @@ use prost::Message as _;
 use quorate_core::keyspace::prefix_end;
 use quorate_core::state::check_range;
 use quorate_core::txn::{Compare, Delete, KeyValue, Op, OpResultKind, Operand, Put, Range, RangeResult, Relation, Txn};
+use quorate_core::user;
 use quorate_transport::api;
 
 use super::{Client, unexpected};
 use crate::error::{Error, Result};
-use crate::qualify::qualify_range;
 
 type Sent<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
@@ -389,7 +389,7 @@ impl IntoFuture for RangeBuilder {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let mut full = self.range.clone();
-            qualify_range(&mut full);
+            user::qualify_range(&mut full);
             check_range(&full).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
             let range = self.range.encode_to_vec().into();
             let kind = api::request::Kind::Read(api::Read { range, serializable: self.serializable });

@@ -21,6 +21,7 @@ use quorate_core::command::Request;
 use quorate_core::id::{ClientId, Term};
 use quorate_core::state::check_txn;
 use quorate_core::txn::{Range, Txn, TxnResult};
+use quorate_core::user;
 use quorate_transport::api;
 use tokio::time::Instant;
 
@@ -29,7 +30,6 @@ pub use quorate_transport::Identity;
 
 use crate::config;
 use crate::error::{Error, Result};
-use crate::qualify::qualify;
 use crate::status::ClusterStatus;
 #[cfg(feature = "manager")]
 pub(crate) use in_process::InProcess;
@@ -194,7 +194,7 @@ impl Client {
     pub(crate) async fn transact(&self, mut txn: Txn) -> Result<TxnResult> {
         txn.fence = txn.fence.or(self.fence.map(|term| term.0));
         let mut full = txn.clone();
-        qualify(&mut full);
+        user::qualify(&mut full);
         check_txn(&full).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
         let open = self.shared.sequences.open();
         let request = Request {

@@ -21,19 +21,11 @@ pub(super) type EntryWaiters = (LogIndex, Vec<Option<oneshot::Sender<Reply>>>);
 const TRIM_PER_ROUND: usize = 256;
 
 pub(super) enum Job {
-    Apply {
-        entries: Vec<Committed>,
-        waiters: Vec<EntryWaiters>,
-    },
-    Install {
-        staged: StagedId,
-        reset: LogReset,
-    },
+    Apply { entries: Vec<Committed>, waiters: Vec<EntryWaiters> },
+    Install { staged: StagedId, reset: LogReset },
     Discard(StagedId),
     View(oneshot::Sender<(StateStatus, Arc<dyn StateRead>)>),
     Hashes(oneshot::Sender<Hashes>),
-    /// The node stops. Clients hold the inbox as long as they live, so its end would not come.
-    Stop,
 }
 
 /// Digests after the newest revisions, oldest first.
@@ -57,7 +49,6 @@ impl Applier {
     pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
         while let Some(job) = inbox.blocking_recv() {
             let report = match job {
-                Job::Stop => return,
                 Job::Apply { entries, waiters } => Some(self.apply(&entries, waiters)),
                 Job::Install { staged, reset } => Some(self.install(staged, reset)),
                 Job::Discard(staged) => self.staging.discard(staged).err().map(Input::StoreFailed),

@@ -4,14 +4,13 @@
 //! full are dropped, raft sends them again. Called on the endpoint's tasks.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::COMMAND_VERSION;
 use quorate_core::consensus::io::{Input, Records};
 use quorate_core::id::{NodeId, RaftId};
-use quorate_core::ports::Staging;
 use quorate_transport::{
     Caller, CertRole, Down, Gate, Handler, Hello, IncomingSnapshot, JoinReply, JoinRequest, Lane, PROTOCOL_MAX,
     PROTOCOL_MIN, Plane, Refused, api,
@@ -95,8 +94,8 @@ impl Gate for NodeGate {
 /// Where everything goes that comes in.
 pub(super) struct NodeHandler {
     pub(super) inbox: mpsc::Sender<Call>,
-    pub(super) service: Arc<Service>,
-    pub(super) staging: Arc<dyn Staging>,
+    /// Weak: the endpoint holds this handler, and the service holds the endpoint's peers.
+    pub(super) service: Weak<Service>,
     pub(super) runtime: tokio::runtime::Handle,
 }
 
@@ -136,12 +135,12 @@ impl Handler for NodeHandler {
     }
 
     fn snapshot(&self, from: RaftId, incoming: IncomingSnapshot) {
-        let (staging, inbox) = (Arc::clone(&self.staging), self.inbox.clone());
-        self.runtime.spawn(snapshots::receive(from, incoming, staging, inbox));
+        let Some(Ok(store)) = self.service.upgrade().map(|service| service.store()) else { return };
+        self.runtime.spawn(snapshots::receive(from, incoming, store.staging, self.inbox.clone()));
     }
 
     fn request(&self, caller: Caller, body: Bytes, reply: oneshot::Sender<Bytes>) {
-        let service = Arc::clone(&self.service);
+        let Some(service) = self.service.upgrade() else { return };
         self.runtime.spawn(async move {
             let response = match api::Request::decode(body) {
                 Ok(request) => service.call(&caller.into(), request).await,
@@ -155,7 +154,7 @@ impl Handler for NodeHandler {
     }
 
     fn join(&self, source: SocketAddr, request: JoinRequest, reply: oneshot::Sender<JoinReply>) {
-        let service = Arc::clone(&self.service);
+        let Some(service) = self.service.upgrade() else { return };
         self.runtime.spawn(async move {
             let answer = service.join(source, request).await;
             let _ = reply.send(answer.unwrap_or_else(JoinReply::Refused));

@@ -5,7 +5,6 @@
 //! joins never get one raft id or one name. Any manager does it; the log decides.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -51,7 +50,7 @@ fn words(error: Failure) -> JoinRefused {
 
 impl Service {
     async fn seen(&self, request: &JoinRequest) -> Result<Seen, Failure> {
-        let (reader, node_id) = (Arc::clone(&self.reader), request.node_id);
+        let (reader, node_id) = (self.store()?.reader, request.node_id);
         blocking(move || {
             let view = reader.view();
             let seen = || -> quorate_core::ports::StoreResult<Seen> {
@@ -169,7 +168,8 @@ impl Service {
         if !stale(&self.records.borrow()) {
             return;
         }
-        let (reader, key) = (Arc::clone(&self.reader), NodeRecord::key(self.facts.node()));
+        let Ok(store) = self.store() else { return };
+        let (reader, key) = (store.reader, NodeRecord::key(self.facts.node()));
         let current_key = key.clone();
         let Ok(Some((bytes, revision))) =
             blocking(move || records::value(&*reader.view(), current_key).map_err(|error| broken(&error))).await

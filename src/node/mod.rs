@@ -53,15 +53,21 @@ struct Inner {
     stopped: watch::Receiver<Option<StopReason>>,
 }
 
-impl Drop for Inner {
-    /// Without [`Node::shutdown`]: a stop without handing leadership over. Nothing acknowledged is lost.
-    fn drop(&mut self) {
+impl Inner {
+    fn stop_now(&self) {
         if self.inbox.try_send(Call::Stop).is_err() {
             let inbox = self.inbox.clone();
             self.runtime.spawn(async move {
                 let _ = inbox.send(Call::Stop).await;
             });
         }
+    }
+}
+
+impl Drop for Inner {
+    /// Without [`Node::shutdown`]: a stop without handing leadership over. Nothing acknowledged is lost.
+    fn drop(&mut self) {
+        self.stop_now();
     }
 }
 
@@ -163,6 +169,12 @@ impl Node {
         let stopping = self.inner.runtime.spawn(async move { running::shutdown(&inner).await });
         let _ = stopping.await;
         self.stopped().await
+    }
+
+    /// Stops at once, without handing leadership over: what a crash of the process would do, for tests. Nothing
+    /// acknowledged is lost.
+    pub fn abandon(&self) {
+        self.inner.stop_now();
     }
 
     /// The UDP address it listens on.

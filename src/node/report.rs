@@ -28,7 +28,9 @@ impl Service {
     pub(super) async fn member_report(&self) -> Result<MemberReport, Failure> {
         let (reply, hashes) = oneshot::channel();
         let stopping = || fail(api::Code::Stopping, "this manager is stopping");
-        self.applier.send(applier::Job::Hashes(reply)).await.map_err(|_closed| stopping())?;
+        let applier = self.applier.upgrade().ok_or_else(stopping)?;
+        applier.send(applier::Job::Hashes(reply)).await.map_err(|_closed| stopping())?;
+        drop(applier);
         let hashes = hashes.await.map_err(|_dropped| stopping())?;
         let status = self.status.borrow().clone();
         Ok(MemberReport {

@@ -5,7 +5,7 @@
 //! inbox; nobody shares a lock.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use super::facts::{Facts, KnownManager, Layout};
 use super::gate::{NodeGate, NodeHandler};
 use super::lead::LeaseWatch;
 use super::router::Router;
-use super::service::Service;
+use super::service::{Service, StoreAccess};
 use super::stop::{StartError, StopReason};
 use super::tasks::{Call, ConsensusTask, Hands};
 use super::{Inner, Node, log_writer};
@@ -313,21 +313,15 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
         facts: facts.clone(),
         router: Router { inbox: inbox.clone(), peers: peers.clone(), attempt: tick * 22 },
         peers: peers.clone(),
-        reader: Arc::clone(&reader),
+        store: RwLock::new(Some(StoreAccess { reader: Arc::clone(&reader), staging: store.staging })),
         status: status.clone(),
         records: records.clone(),
-        applier: applier_jobs_in.clone(),
+        applier: applier_jobs_in.downgrade(),
         tick,
     });
-    let handler = NodeHandler {
-        inbox: inbox.clone(),
-        service: Arc::clone(&service),
-        staging: Arc::clone(&store.staging),
-        runtime: handle.clone(),
-    };
+    let handler = NodeHandler { inbox: inbox.clone(), service: Arc::downgrade(&service), runtime: handle.clone() };
     let _ = handler_in.send(Arc::new(handler));
 
-    let stop_applier = applier_jobs_in.clone();
     let hands = Hands {
         peers,
         log,
@@ -342,7 +336,7 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     let phase = tick.mul_f64((draw % 1_000) as f64 / 1_000.0);
     let (began_in, began) = oneshot::channel();
     let consensus = {
-        let stop_net = stop_net.clone();
+        let (stop_net, service) = (stop_net.clone(), Arc::clone(&service));
         spawn("quorate-raft", move || {
             let outcome = contained(|| drive(machine, hands, tick, phase, began_in, calls, reports));
             let reason = match outcome {
@@ -356,11 +350,12 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
                 tracing::error!(%reason, "the node stops");
             }
             stop_net.send_replace(true);
-            let _ = stop_applier.blocking_send(applier::Job::Stop);
-            // The log writer ends with its inbox; only when all have ended is everything given back.
+            // The writers end with their inboxes; only then is everything given back.
             for thread in [writer, applying, net] {
                 let _ = thread.join();
             }
+            service.close();
+            drop(service);
             stopped_out.send_replace(Some(reason));
         })?
     };
@@ -372,6 +367,7 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
 
     let own = InProcess::new(service.clone(), handle.clone());
     let born = read_applied(&*reader.view());
+    drop(reader);
     let id = config::random_id(quorate_core::id::ClientId::from_bytes).map_err(internal)?;
     let inner = Inner {
         prepared: prepared(&facts, None),

@@ -3,7 +3,7 @@
 //! Owns what each request means on a manager, and the one place where user keys get their section and lose it again.
 //! Called by the endpoint, the local socket and the in-process client alike.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,12 +11,12 @@ use prost::Message as _;
 use quorate_core::command::{Command, CommandKind, Request};
 use quorate_core::consensus::io::{Origin, Records, Status};
 use quorate_core::id::RaftId;
-use quorate_core::keyspace::Section;
 use quorate_core::membership::record::Role;
-use quorate_core::ports::{StateReader, StoreError};
+use quorate_core::ports::{Staging, StateReader, StoreError};
 use quorate_core::state::read::{self, ReadError};
 use quorate_core::state::{check_range, check_txn};
-use quorate_core::txn::{KeyValue, OpResultKind, Range, RangeResult, Txn, TxnResult};
+use quorate_core::txn::{Range, TxnResult};
+use quorate_core::user;
 use quorate_transport::api::{self, request, response};
 use quorate_transport::{JoinToken, Peers};
 use tokio::sync::{mpsc, watch};
@@ -26,17 +26,25 @@ use super::facts::Facts;
 use super::gate::Asker;
 use super::router::{Failure, Router, fail, refused};
 use super::{applier, authorize, records};
-use crate::qualify::{qualify, qualify_range};
+
+/// The store as requests see it.
+#[derive(Clone)]
+pub(super) struct StoreAccess {
+    pub(super) reader: Arc<dyn StateReader>,
+    pub(super) staging: Arc<dyn Staging>,
+}
 
 /// What requests need of the node.
 pub(crate) struct Service {
     pub(super) facts: Facts,
     pub(super) router: Router,
     pub(super) peers: Peers,
-    pub(super) reader: Arc<dyn StateReader>,
+    /// What of the store requests may touch; given back when the node stops, whoever still holds a client.
+    pub(super) store: RwLock<Option<StoreAccess>>,
     pub(super) status: watch::Receiver<Arc<Status>>,
     pub(super) records: watch::Receiver<Arc<Records>>,
-    pub(super) applier: mpsc::Sender<applier::Job>,
+    /// Weak: the applier ends when the consensus task lets go of it, whoever still holds a client.
+    pub(super) applier: mpsc::WeakSender<applier::Job>,
     pub(super) tick: Duration,
 }
 
@@ -46,6 +54,19 @@ pub(super) fn failure(code: api::Code, message: impl Into<String>) -> api::Respo
 }
 
 impl Service {
+    /// The store, while the node runs.
+    pub(super) fn store(&self) -> Result<StoreAccess, Failure> {
+        let store = self.store.read().unwrap_or_else(PoisonError::into_inner);
+        store
+            .clone()
+            .ok_or_else(|| fail(api::Code::Stopping, "this manager has stopped. Nothing was done; ask another one"))
+    }
+
+    /// The node has stopped: the store is given back.
+    pub(super) fn close(&self) {
+        self.store.write().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
     /// Answers one request; always within its deadline.
     pub(crate) async fn call(&self, asker: &Asker, request: api::Request) -> api::Response {
         let Some(kind) = request.kind else {
@@ -105,24 +126,24 @@ impl Service {
         let Some(txn) = request.txn.as_mut() else {
             return Err(fail(api::Code::Invalid, "the request carries no transaction. Nothing was changed"));
         };
-        qualify(txn);
+        user::qualify(txn);
         check_txn(txn).map_err(|refusal| refused(&refusal))?;
         let command = Command::from(CommandKind::Request(request));
         let mut result = self.router.execute(command, Origin::Here, until).await?;
-        strip_result(&mut result);
+        user::strip_result(&mut result);
         Ok(result)
     }
 
     async fn read(&self, read: api::Read, until: Instant) -> Result<api::ReadDone, Failure> {
         let mut range = Range::decode(read.range)
             .map_err(|error| fail(api::Code::Invalid, format!("the range cannot be read: {error}")))?;
+        user::qualify_range(&mut range);
         check_range(&range).map_err(|refusal| refused(&refusal))?;
-        qualify_range(&mut range);
         if !read.serializable {
             self.router.read_index(until).await?;
         }
         let age_ms = if read.serializable { self.leaderless_ms() } else { 0 };
-        let reader = Arc::clone(&self.reader);
+        let reader = self.store()?.reader;
         let (mut result, applied) = blocking(move || {
             let view = reader.view();
             let applied = read::status(&*view).map_err(|error| broken(&error))?.applied;
@@ -133,7 +154,7 @@ impl Service {
             Ok((result, applied))
         })
         .await?;
-        strip_range(&mut result);
+        user::strip_range(&mut result);
         Ok(api::ReadDone { result: result.encode_to_vec().into(), applied: applied.0, age_ms })
     }
 
@@ -152,7 +173,7 @@ impl Service {
             }
         };
         self.router.read_index(until).await?;
-        let reader = Arc::clone(&self.reader);
+        let reader = self.store()?.reader;
         let (ca, secret) = blocking(move || {
             let view = reader.view();
             let ca = records::ca(&*view).map_err(|error| broken(&error))?;
@@ -230,23 +251,4 @@ pub(super) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|error| Err(fail(api::Code::Internal, format!("a reader failed: {error}"))))
-}
-
-fn strip(entry: &mut KeyValue) {
-    entry.key = Section::User.strip(&entry.key).unwrap_or_default();
-}
-
-fn strip_range(result: &mut RangeResult) {
-    result.entries.iter_mut().for_each(strip);
-}
-
-fn strip_result(result: &mut TxnResult) {
-    for result in &mut result.results {
-        match &mut result.kind {
-            Some(OpResultKind::Put(put)) => put.previous.iter_mut().for_each(strip),
-            Some(OpResultKind::Delete(delete)) => delete.previous.iter_mut().for_each(strip),
-            Some(OpResultKind::Range(range)) => strip_range(range),
-            None => {}
-        }
-    }
 }

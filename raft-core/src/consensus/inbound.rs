@@ -70,11 +70,10 @@ impl Consensus {
             {
                 false
             }
+            // Nobody here asks for a snapshot: it would be sent whatever the log holds. What is acknowledged was sent.
             MessageType::MsgAppendResponse => {
-                let last = raft.raft_log.last_index();
-                // Nobody here asks for a snapshot: it would be sent whatever the log holds.
-                message.request_snapshot == 0
-                    && (!leads || (message.index <= last.max(message.reject_hint) && (message.reject || message.index <= last)))
+                let acknowledged = message.reject || message.index <= raft.raft_log.last_index();
+                message.request_snapshot == 0 && (!leads || acknowledged)
             }
             MessageType::MsgHeartbeatResponse
             | MessageType::MsgRequestVoteResponse
@@ -95,58 +94,94 @@ impl Consensus {
         if message.term < self.raw.raft.term {
             return true;
         }
-        match message.msg_type() {
-            MessageType::MsgHeartbeat if message.commit > log.last_index() => {
-                let detail = format!(
-                    "the leader has it on record that entry {} is on this disk, the log ends at {}",
-                    message.commit,
-                    log.last_index()
-                );
-                self.broken("log_holds_what_it_acknowledged", detail);
-                false
-            }
-            MessageType::MsgAppend => {
-                let conflict = message
-                    .entries
-                    .iter()
-                    .find(|entry| entry.index <= log.committed && !log.match_term(entry.index, entry.term))
-                    .filter(|_| message.index >= log.committed);
-                let Some(entry) = conflict else { return true };
-                let detail = format!("entry {} comes with term {}, it is committed with another", entry.index, entry.term);
-                self.broken("committed_entries_stay", detail);
-                false
-            }
-            _ => true,
+        let kind = message.msg_type();
+        if kind == MessageType::MsgHeartbeat && message.commit > log.last_index() {
+            let (asked, last) = (message.commit, log.last_index());
+            let detail =
+                format!("the leader has it on record that entry {asked} is on this disk, the log ends at {last}");
+            self.broken("log_holds_what_it_acknowledged", detail);
+            return false;
         }
+        if kind == MessageType::MsgAppend && message.index >= log.committed {
+            let conflict = message
+                .entries
+                .iter()
+                .find(|entry| entry.index <= log.committed && !log.match_term(entry.index, entry.term));
+            if let Some(entry) = conflict {
+                let (index, term) = (entry.index, entry.term);
+                self.broken("committed_entries_stay", format!("entry {index} comes with term {term}, not its own"));
+                return false;
+            }
+        }
+        true
     }
 }
 
 /// Whether the message's numbers fit each other, as they do in everything a member sends.
 fn is_sound(message: &eraftpb::Message) -> bool {
-    let numbers = [
-        message.term,
-        message.index,
-        message.log_term,
-        message.commit,
-        message.commit_term,
-        message.reject_hint,
-    ];
+    let numbers =
+        [message.term, message.index, message.log_term, message.commit, message.commit_term, message.reject_hint];
     if numbers.iter().any(|number| *number > NUMBER_MAX) {
         return false;
     }
-    match message.msg_type() {
-        MessageType::MsgAppend => {
-            let mut before = (message.index, message.log_term);
-            message.entries.iter().all(|entry| {
-                let follows = entry.index == before.0 + 1 && entry.term >= before.1 && entry.term <= message.term;
-                before = (entry.index, entry.term);
-                follows
-            })
-        }
+    let kind = message.msg_type();
+    if kind == MessageType::MsgReadIndex {
         // Raft forwards a read without a term.
-        MessageType::MsgReadIndex => message.entries.len() == 1,
-        MessageType::MsgReadIndexResp => message.entries.len() == 1 && message.term > 0,
-        // Raft takes a message without a term for a local one.
-        _ => message.term > 0,
+        return message.entries.len() == 1;
+    }
+    if kind == MessageType::MsgAppend {
+        let mut before = (message.index, message.log_term);
+        let in_order = message.entries.iter().all(|entry| {
+            let follows = entry.index == before.0 + 1 && entry.term >= before.1 && entry.term <= message.term;
+            before = (entry.index, entry.term);
+            follows
+        });
+        return in_order && message.term > 0;
+    }
+    // Raft takes a message without a term for a local one.
+    message.term > 0 && (kind != MessageType::MsgReadIndexResp || message.entries.len() == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: MessageType) -> eraftpb::Message {
+        let mut message = eraftpb::Message { term: 3, index: 5, log_term: 2, ..eraftpb::Message::default() };
+        message.set_msg_type(kind);
+        message
+    }
+
+    fn entry(index: u64, term: u64) -> eraftpb::Entry {
+        eraftpb::Entry { index, term, ..eraftpb::Entry::default() }
+    }
+
+    #[test]
+    fn entries_that_do_not_follow_each_other_are_refused() {
+        let mut append = message(MessageType::MsgAppend);
+        for (entries, sound) in [
+            (vec![], true),
+            (vec![entry(6, 2), entry(7, 3)], true),
+            (vec![entry(7, 2)], false),
+            (vec![entry(6, 2), entry(8, 2)], false),
+            (vec![entry(6, 3), entry(7, 2)], false),
+            (vec![entry(6, 1)], false),
+            (vec![entry(6, 4)], false),
+        ] {
+            append.entries = entries;
+            assert_eq!(is_sound(&append), sound, "{:?}", append.entries);
+        }
+    }
+
+    #[test]
+    fn messages_that_would_make_raft_index_into_nothing_or_wrap_are_refused() {
+        let mut read = message(MessageType::MsgReadIndex);
+        assert!(!is_sound(&read));
+        read.entries = vec![entry(0, 0)];
+        assert!(is_sound(&read));
+        let huge = eraftpb::Message { reject_hint: u64::MAX, ..message(MessageType::MsgAppendResponse) };
+        assert!(!is_sound(&huge));
+        let local = eraftpb::Message { term: 0, ..message(MessageType::MsgHeartbeat) };
+        assert!(!is_sound(&local));
     }
 }

@@ -106,7 +106,9 @@ pub enum Input {
         /// The records of the new state.
         records: Arc<Records>,
     },
-    /// A received snapshot is complete, verified and synced aside.
+    /// A received snapshot is complete, verified and synced aside. One at a time: until it was discarded
+    /// ([`Effect::Discard`]) or installed the driver takes no further stream (it reports them as not delivered), because
+    /// a store keeps only one aside.
     Staged {
         /// The sender.
         from: RaftId,

@@ -92,6 +92,7 @@ impl Consensus {
             self.heard.clear();
         }
         self.reads.restart();
+        self.drop_stale_sendable();
         self.finish_transfer(leader, leads);
     }
 
@@ -140,7 +141,10 @@ impl Consensus {
 
     fn abort_transfer(&mut self) {
         let Some(transfer) = self.transfer.take() else { return };
-        if let Some(ticket) = transfer.ticket {
+        if let Some(ticket) = transfer.ticket.filter(|_| !self.is_leader() || self.leadership.timeout_now_sent) {
+            // Called upon to take over, it may still do so.
+            self.effects.push(Effect::Answer { ticket, answer: Answer::Unknown });
+        } else if let Some(ticket) = transfer.ticket {
             let why = format!("manager {} did not take over within one election timeout", transfer.to);
             self.refuse(ticket, Rejection::Transfer(why));
         }
@@ -186,6 +190,8 @@ impl Consensus {
 
     pub(super) fn start_transfer(&mut self, ticket: Option<Ticket>, to: RaftId) {
         self.transfer = Some(Transfer { ticket, to, until_tick: self.tick + u64::from(ELECTION_TICKS) });
+        // The embedder hears that the lease is over before the successor hears that it may begin.
+        self.publish();
         self.raw.transfer_leader(to.0);
     }
 

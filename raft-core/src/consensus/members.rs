@@ -79,7 +79,12 @@ impl Consensus {
             self.broken("ODD", detail);
         }
         if self.is_leader() && !self.configuration.is_voter(self.config.id) {
-            self.broken("the_leader_votes", format!("entry {index} took the leader's seat"));
+            // Another leader proposed the leave and this one, outside of the incoming half, came to power before it was
+            // applied. Raft would let it lead on, and panic at its next commit when it is no member at all.
+            tracing::info!(%index, "this leader lost its seat to an earlier leader's change: it steps down");
+            let term = self.raw.raft.term;
+            self.raw.raft.become_follower(term, 0);
+            self.pin_timeout();
         }
         Payload::Configuration { result: Some(self.configuration.clone()), number: self.configuration_number }
     }
@@ -101,10 +106,8 @@ impl Consensus {
 
     /// One step towards what the records ask for, if one is due and nothing is in flight.
     fn change_members(&mut self) {
-        let settled = self.raw.raft.commit_to_current_term()
-            && self.applied == self.handed
-            && !self.raw.raft.has_pending_conf()
-            && !self.is_transferring();
+        let settled =
+            self.raw.raft.commit_to_current_term() && !self.raw.raft.has_pending_conf() && !self.is_transferring();
         if !settled {
             return;
         }

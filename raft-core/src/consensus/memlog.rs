@@ -20,8 +20,12 @@ pub(super) struct Wanted {
     pub(super) from: u64,
     pub(super) to: u64,
     pub(super) max_bytes: u64,
-    pub(super) context: GetEntriesContext,
+    /// For whom: raft takes each back once.
+    pub(super) contexts: Vec<GetEntriesContext>,
 }
+
+/// Askers for one fetch; whoever is not among them asks again.
+const CONTEXTS_MAX: usize = 16;
 
 /// A view that can be sent as a snapshot.
 #[derive(Clone)]
@@ -30,6 +34,8 @@ pub(super) struct Sendable {
     pub(super) term: u64,
     pub(super) configuration: Configuration,
     pub(super) view: u64,
+    /// The tick it was made.
+    pub(super) built: u64,
 }
 
 pub(super) struct MemLog {
@@ -94,6 +100,10 @@ impl MemLog {
 
     pub(super) const fn start(&self) -> LogStart {
         self.start
+    }
+
+    pub(super) const fn configuration(&self) -> &Configuration {
+        &self.configuration
     }
 
     #[cfg(test)]
@@ -208,11 +218,11 @@ impl MemLog {
             .collect()
     }
 
-    /// The answer to a fetch: raft is asked again with the context that comes back.
-    pub(super) fn fetched(&self, number: u64, entries: Vec<eraftpb::Entry>) -> Option<GetEntriesContext> {
-        let wanted = self.fetches.borrow_mut().remove(&number)?;
+    /// The answer to a fetch: raft is asked again with the contexts that come back.
+    pub(super) fn fetched(&self, number: u64, entries: Vec<eraftpb::Entry>) -> Vec<GetEntriesContext> {
+        let Some(wanted) = self.fetches.borrow_mut().remove(&number) else { return Vec::new() };
         *self.fetched.borrow_mut() = entries;
-        Some(wanted.context)
+        wanted.contexts
     }
 
     /// What was fetched is only good for the call that follows it.
@@ -280,10 +290,18 @@ impl Storage for MemLog {
         if !context.can_async() {
             return Err(StorageError::Unavailable.into());
         }
+        // Every acknowledgement and heartbeat makes raft ask again: one read of the same entries serves them all.
+        let mut fetches = self.fetches.borrow_mut();
+        if let Some(same) = fetches.values_mut().find(|wanted| wanted.from == low) {
+            if same.contexts.len() < CONTEXTS_MAX {
+                same.contexts.push(context);
+            }
+            return Err(StorageError::LogTemporarilyUnavailable.into());
+        }
         let number = self.fetch_next.get();
         self.fetch_next.set(number + 1);
-        let wanted = Wanted { from: low, to: high.min(cached_from), max_bytes: max, context };
-        self.fetches.borrow_mut().insert(number, wanted);
+        let wanted = Wanted { from: low, to: high.min(cached_from), max_bytes: max, contexts: vec![context] };
+        fetches.insert(number, wanted);
         Err(StorageError::LogTemporarilyUnavailable.into())
     }
 
@@ -369,7 +387,7 @@ mod tests {
         assert!(log.entries(2, 5, None, GetEntriesContext::empty(true)).is_err());
         let wanted = log.new_fetches(0);
         assert_eq!(wanted.iter().map(|w| (w.1, w.2)).collect::<Vec<_>>(), [(2, 4)]);
-        assert!(log.fetched(wanted[0].0, vec![entry(2, 1), entry(3, 1)]).is_some());
+        assert_eq!(log.fetched(wanted[0].0, vec![entry(2, 1), entry(3, 1)]).len(), 1);
         let got = log.entries(2, 5, None, GetEntriesContext::empty(true)).unwrap();
         assert_eq!(got.len(), 2);
     }

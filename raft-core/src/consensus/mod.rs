@@ -202,7 +202,11 @@ impl Consensus {
             self.note_leadership();
             self.publish();
         }
-        std::mem::take(&mut self.effects)
+        let mut effects = std::mem::take(&mut self.effects);
+        if let Some(stop) = effects.iter().position(|effect| matches!(effect, Effect::Stop(_))) {
+            effects.truncate(stop + 1);
+        }
+        effects
     }
 
     fn take(&mut self, input: Input) {
@@ -236,7 +240,9 @@ impl Consensus {
         let missed = ticks > TICKS_AT_ONCE_MAX;
         for _ in 0..ticks.min(TICKS_AT_ONCE_MAX) {
             self.tick += 1;
-            self.raw.tick();
+            if self.may_campaign() {
+                self.raw.tick();
+            }
             self.pin_timeout();
             self.tick_leadership();
             self.tick_reads();
@@ -246,6 +252,13 @@ impl Consensus {
             // Silence that we slept through says nothing about the others.
             self.heard.clear();
         }
+    }
+
+    /// Raft's clock stands still where an election would end in a panic: while a snapshot replaces the log under it, and
+    /// for a single voter, which wins at once, as long as something of its log is not on disk. A leader's clock runs on.
+    fn may_campaign(&self) -> bool {
+        let alone = !self.configuration.is_joint() && self.configuration.voters == [self.config.id];
+        self.is_leader() || (self.installing.is_none() && (!alone || self.unpersisted.is_empty()))
     }
 
     /// tikv raft draws election timeouts from the system's random source; ours are drawn from the input's entropy, one
@@ -264,8 +277,11 @@ impl Consensus {
     }
 
     fn leader(&self) -> Option<RaftId> {
+        // A learner never campaigns, so raft lets it believe in a dead leader for ever.
+        let silent = !self.is_leader() && self.raw.raft.election_elapsed > ELECTION_TICKS_MAX as usize;
         match self.raw.raft.leader_id {
             0 => None,
+            _ if silent => None,
             id => Some(RaftId(id)),
         }
     }

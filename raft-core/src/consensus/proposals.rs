@@ -61,7 +61,11 @@ impl Consensus {
             }
             return;
         }
-        while !self.queue.is_empty() && self.unpersisted.len() < self.config.unpersisted_max && !self.backlog_is_full()
+        while !self.stopped
+            && self.is_leader()
+            && !self.queue.is_empty()
+            && self.unpersisted.len() < self.config.unpersisted_max
+            && !self.backlog_is_full()
         {
             if !self.propose_one_entry() {
                 break;

@@ -46,7 +46,15 @@ pub(super) struct Reads {
 
 impl Reads {
     pub(super) const fn new(id: RaftId, nonce: u64) -> Self {
-        Self { id, nonce, next: 1, waiting: Vec::new(), remotes: Vec::new(), rounds: BTreeMap::new(), confirmed: BTreeMap::new() }
+        Self {
+            id,
+            nonce,
+            next: 1,
+            waiting: Vec::new(),
+            remotes: Vec::new(),
+            rounds: BTreeMap::new(),
+            confirmed: BTreeMap::new(),
+        }
     }
 
     pub(super) fn ask(&mut self, ticket: Ticket) {

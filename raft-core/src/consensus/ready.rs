@@ -63,6 +63,9 @@ impl Consensus {
             }
             let entries = ready.take_entries();
             self.check_odd(&entries);
+            if self.stopped {
+                return;
+            }
             let committed = ready.take_committed_entries();
             let mut persisted = held;
             persisted.extend(ready.take_persisted_messages());
@@ -180,6 +183,9 @@ impl Consensus {
             };
             committed.push(Committed { index, term, payload });
         }
+        if self.stopped {
+            return;
+        }
         self.backlog.push_back((self.handed, bytes));
         self.effects.push(Effect::Apply { entries: committed, waiters });
     }
@@ -258,9 +264,9 @@ impl Consensus {
 
     pub(super) fn on_fetched(&mut self, number: u64, entries: Vec<LogEntry>) {
         let entries = entries.into_iter().map(convert::raft_entry).collect();
-        if let Some(context) = self.raw.store().fetched(number, entries) {
+        for context in self.raw.store().fetched(number, entries) {
             self.raw.on_entries_fetched(context);
-            self.raw.store().forget_fetched();
         }
+        self.raw.store().forget_fetched();
     }
 }

@@ -6,16 +6,20 @@
 
 use std::sync::Arc;
 
-use raft::SnapshotStatus;
 use raft::eraftpb;
+use raft::{ProgressState, SnapshotStatus};
 
+use super::config::ELECTION_TICKS;
 use super::io::{Answer, Effect, Records};
 use super::memlog::Sendable;
 use super::{Consensus, convert};
 use crate::id::{LogIndex, RaftId, Term};
-use crate::log::{HardState, LogStart};
+use crate::log::{Configuration, HardState, LogStart};
 use crate::ports::{LogReset, StagedId};
 use crate::state::contract::StateStatus;
+
+/// Ticks for which a view is kept for further receivers.
+const VIEW_PATIENCE_TICKS: u64 = 5 * ELECTION_TICKS as u64;
 
 /// A snapshot between its arrival and its installation.
 pub(super) struct Installing {
@@ -48,9 +52,13 @@ impl Consensus {
 
     pub(super) fn on_snapshot_built(&mut self, status: StateStatus, view: u64) {
         self.snapshot_building = false;
+        if !self.is_leader() {
+            self.effects.push(Effect::DropSnapshot { view });
+            return;
+        }
         let index = status.applied;
         let (term, configuration) = (status.applied_term.0, status.configuration);
-        let built = Sendable { index: index.0, term, configuration, view };
+        let built = Sendable { index: index.0, term, configuration, view, built: self.tick };
         if let Some(old) = self.raw.mut_store().set_sendable(Some(built)) {
             self.effects.push(Effect::DropSnapshot { view: old.view });
         }
@@ -77,10 +85,17 @@ impl Consensus {
         self.raw.report_snapshot(to.0, status);
     }
 
-    /// A view that the log has left behind helps nobody: the next receiver gets a fresh one.
+    /// A view that the log has left behind helps nobody, and one that nobody waits for pins old state: the next receiver
+    /// gets a fresh one.
     pub(super) fn drop_stale_sendable(&mut self) {
         let start = self.raw.store().start().index.0;
-        if self.raw.store().sendable().is_some_and(|sendable| sendable.index < start)
+        let leads = self.is_leader();
+        let waited_for = self.raw.raft.prs().iter().any(|(_, progress)| progress.state == ProgressState::Snapshot);
+        let (tick, patience) = (self.tick, VIEW_PATIENCE_TICKS);
+        let stale = |view: &Sendable| {
+            !leads || view.index < start || (!waited_for && tick.saturating_sub(view.built) > patience)
+        };
+        if self.raw.store().sendable().is_some_and(stale)
             && let Some(old) = self.raw.mut_store().set_sendable(None)
         {
             self.effects.push(Effect::DropSnapshot { view: old.view });
@@ -93,6 +108,7 @@ impl Consensus {
                 && message.to == self.config.id.0
                 && message.msg_type() == eraftpb::MessageType::MsgSnapshot
                 && self.installing.is_none()
+                && is_sound(message.get_snapshot())
                 && self.records.removed.binary_search(&from).is_err()
         });
         let Some(message) = wanted else {
@@ -148,6 +164,12 @@ impl Consensus {
             self.broken("snapshot_is_staged_first", "an installation was reported that was not asked for".into());
             return;
         };
+        if status.configuration != *self.raw.store().configuration() {
+            let detail =
+                format!("it is of {:?}, announced was {:?}", status.configuration, self.raw.store().configuration());
+            self.broken("snapshot_holds_what_it_says", detail);
+            return;
+        }
         if status.applied != index {
             self.broken("snapshot_holds_what_it_says", format!("{} is applied, {index} was announced", status.applied));
             return;
@@ -171,4 +193,18 @@ impl Consensus {
         }
         self.release_reads();
     }
+}
+
+/// Whether raft can restore from it: a configuration that raft finds contradictory would be a panic.
+fn is_sound(snapshot: &eraftpb::Snapshot) -> bool {
+    let metadata = snapshot.get_metadata();
+    let configuration = convert::configuration(metadata.get_conf_state());
+    let distinct = |ids: &[RaftId]| ids.windows(2).all(|pair| pair.first() != pair.last()) && !ids.contains(&RaftId(0));
+    let Configuration { voters, voters_outgoing, learners, learners_next } = &configuration;
+    metadata.index > 0
+        && metadata.term > 0
+        && configuration.is_odd()
+        && [voters, voters_outgoing, learners, learners_next].into_iter().all(|ids| distinct(ids))
+        && !learners.iter().any(|id| configuration.is_voter(*id))
+        && learners_next.iter().all(|id| voters_outgoing.contains(id) && !voters.contains(id))
 }

@@ -130,7 +130,10 @@ impl Checks {
                     if status.last.0 < newest {
                         return broken(
                             "leader_completeness",
-                            format!("{id} leads term {} with {} entries, {newest} is committed", status.term, status.last),
+                            format!(
+                                "{id} leads term {} with {} entries, {newest} is committed",
+                                status.term, status.last
+                            ),
                         );
                     }
                 }
@@ -248,7 +251,14 @@ impl Checks {
         broken("acknowledged_is_durable", format!("entry {index} of term {term} is not synced by a quorum"))
     }
 
-    pub(super) fn write_acked(&mut self, client: u64, sequence: u64, revision: u64, replayed: bool, floor: u64) -> Check {
+    pub(super) fn write_acked(
+        &mut self,
+        client: u64,
+        sequence: u64,
+        revision: u64,
+        replayed: bool,
+        floor: u64,
+    ) -> Check {
         if !replayed && revision <= floor {
             return broken(
                 "linearizable_writes",

@@ -20,7 +20,7 @@ use crate::consensus::{Consensus, Start};
 use crate::id::{LogIndex, RaftId};
 use crate::ports::{LogReset, StagedId, StoreError};
 use crate::state::contract::{ApplyError, Committed, Outcome};
-use crate::state::{Machine, SnapshotReader, SnapshotWriter, read};
+use crate::state::{Machine, SnapshotError, SnapshotReader, SnapshotWriter, read};
 
 impl World {
     /// Starts a process on the member's disk, as it is.
@@ -48,11 +48,7 @@ impl World {
             return broken("a_crash_is_survived", format!("{id} cannot read its store"));
         };
         let before = member.durable.hard;
-        member.durable = DurableLog {
-            start: opened.boot.start,
-            hard: opened.boot.hard_state,
-            terms: BTreeMap::new(),
-        };
+        member.durable = DurableLog { start: opened.boot.start, hard: opened.boot.hard_state, terms: BTreeMap::new() };
         let all = opened.log_reader.entries(opened.boot.start.index.next(), opened.boot.last.next(), u64::MAX);
         for entry in all.unwrap_or_default() {
             member.durable.terms.insert(entry.index.0, entry.term.0);
@@ -93,6 +89,7 @@ impl World {
             next_view: 1,
             tickets: BTreeMap::new(),
             connected: BTreeSet::new(),
+            staged: false,
         });
         let first_tick = self.now + phase + member.tick();
         self.trace.line(self.now, &format!("{id} starts, boot {boot}"));
@@ -126,8 +123,7 @@ impl World {
         let Ok(opened) = member.disk.open() else { return };
         let all = opened.log_reader.entries(opened.boot.start.index.next(), opened.boot.last.next(), u64::MAX);
         member.durable.start = opened.boot.start;
-        member.durable.terms =
-            all.unwrap_or_default().into_iter().map(|entry| (entry.index.0, entry.term.0)).collect();
+        member.durable.terms = all.unwrap_or_default().into_iter().map(|entry| (entry.index.0, entry.term.0)).collect();
     }
 
     /// Starts `id` again.
@@ -164,7 +160,7 @@ impl World {
                 let keep = self.disk.index(unsynced + 1);
                 self.crash(id, keep);
                 let at = self.now + self.disk.between(MILLIS, 2000 * MILLIS);
-                if self.faults {
+                if self.config.fault_every > 0 {
                     self.schedule(at, Event::Restart { id });
                 }
             }
@@ -228,10 +224,15 @@ impl World {
             }
             Effect::Discard(staged) => {
                 self.report.snapshots_refused += 1;
-                if let Some(process) = self.process(id)
-                    && let Err(error) = process.staging.discard(staged)
-                {
-                    return broken("staged_is_discarded", error.to_string());
+                self.trace.line(self.now, &format!("{id} discards a snapshot"));
+                let Some(process) = self.process(id) else { return Ok(()) };
+                process.staged = false;
+                match process.staging.discard(staged) {
+                    Ok(()) => {}
+                    Err(error @ (StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Poisoned(_))) => {
+                        return self.input(id, vec![Input::StoreFailed(error)]);
+                    }
+                    Err(error) => return broken("staged_is_discarded", error.to_string()),
                 }
             }
             Effect::BuildSnapshot { .. } => self.apply_later(id, boot, Job::Build),
@@ -262,7 +263,8 @@ impl World {
 
     fn publish(&mut self, id: RaftId, status: Arc<Status>) -> Step {
         let changed = self.process(id).is_some_and(|process| {
-            (process.status.role, process.status.term, process.status.leader) != (status.role, status.term, status.leader)
+            (process.status.role, process.status.term, process.status.leader)
+                != (status.role, status.term, status.leader)
                 || process.status.lease.is_some() != status.lease.is_some()
                 || process.status.configuration != status.configuration
         });
@@ -298,7 +300,7 @@ impl World {
                 let unsynced = self.members.get(&id).map_or(0, |member| member.disk.unsynced());
                 let keep = self.disk.index(unsynced + 1);
                 self.crash(id, keep);
-                if self.faults {
+                if self.config.fault_every > 0 {
                     let at = self.now + self.disk.between(MILLIS, 2000 * MILLIS);
                     self.schedule(at, Event::Restart { id });
                 } else if let Some(member) = self.members.get_mut(&id) {
@@ -374,7 +376,15 @@ impl World {
     fn applied(&mut self, id: RaftId, boot: u64) -> Step {
         let refuses_from = self.members.get(&id).and_then(|member| member.refuses_from);
         let Some(process) = self.process(id) else { return Ok(()) };
-        let Some(job) = process.to_apply.pop_front() else { return Ok(()) };
+        let Some(mut job) = process.to_apply.pop_front() else { return Ok(()) };
+        // Everything that has come meanwhile is one round.
+        if let Job::Apply { entries, waiters } = &mut job {
+            while matches!(process.to_apply.front(), Some(Job::Apply { .. })) {
+                let Some(Job::Apply { entries: more, waiters: theirs }) = process.to_apply.pop_front() else { break };
+                entries.extend(more);
+                waiters.extend(theirs);
+            }
+        }
         process.applying = !process.to_apply.is_empty();
         if process.applying {
             let at = self.now + self.disk.between(MILLIS / 10, self.config.apply_max);
@@ -446,12 +456,16 @@ impl World {
         let Some(process) = &mut member.process else { return Ok(()) };
         if let Err(error) = process.machine.install(staged, reset) {
             return match error {
-                ApplyError::Store(error) => self.input(id, vec![Input::StoreFailed(error)]),
-                error @ (ApplyError::NeedsVersion { .. } | ApplyError::Broken { .. }) => {
+                // Only an injected fault may fail here.
+                ApplyError::Store(
+                    error @ (StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Poisoned(_)),
+                ) => self.input(id, vec![Input::StoreFailed(error)]),
+                error @ (ApplyError::Store(_) | ApplyError::NeedsVersion { .. } | ApplyError::Broken { .. }) => {
                     broken("a_snapshot_is_installed", format!("{id}: {error}"))
                 }
             };
         }
+        process.staged = false;
         member.durable.reset(reset);
         let status = process.machine.status().clone();
         let records = match read_records(&*process.reader.view()) {
@@ -488,9 +502,24 @@ impl World {
         Ok(())
     }
 
-    fn receive(&mut self, from: RaftId, to: RaftId, sender: u64, message: Bytes, chunks: &[Bytes], breaks: bool) {
+    fn receive(
+        &mut self,
+        from: RaftId,
+        to: RaftId,
+        sender: u64,
+        message: Bytes,
+        chunks: &[Bytes],
+        breaks: bool,
+    ) -> Step {
         let lost = breaks || !self.link_is_up(from, to) || !self.is_current(from, sender);
-        let staged = if lost { None } else { self.stage(to, chunks) };
+        let staged = if lost { Ok(None) } else { self.stage(to, chunks) };
+        let staged = match staged {
+            Ok(staged) => staged,
+            Err(error) => {
+                self.input(to, vec![Input::StoreFailed(error)])?;
+                None
+            }
+        };
         let back = self.now + self.net.between(self.config.delay_min, self.config.delay_max);
         let delivered = staged.is_some();
         if let Some(staged) = staged {
@@ -502,15 +531,26 @@ impl World {
             self.report.snapshots_failed += 1;
         }
         self.schedule(back, Event::SnapshotReport { at: from, boot: sender, to, delivered });
+        Ok(())
     }
 
-    fn stage(&mut self, to: RaftId, chunks: &[Bytes]) -> Option<StagedId> {
-        let process = self.process(to)?;
-        let mut reader = SnapshotReader::new(process.staging.begin().ok()?);
-        for chunk in chunks {
-            reader.chunk(chunk).ok()?;
+    /// Verifies and syncs a stream aside; `None` when it is damaged or nobody is there.
+    fn stage(&mut self, to: RaftId, chunks: &[Bytes]) -> Result<Option<StagedId>, StoreError> {
+        let Some(process) = self.process(to) else { return Ok(None) };
+        if process.staged {
+            // One at a time: a second one would forget the first, which may be on its way into the state.
+            return Ok(None);
         }
-        reader.finish().ok().map(|(_, staged)| staged)
+        let mut reader = SnapshotReader::new(process.staging.begin()?);
+        let read = chunks.iter().try_for_each(|chunk| reader.chunk(chunk)).and_then(|()| reader.finish());
+        match read {
+            Ok((_, staged)) => {
+                process.staged = true;
+                Ok(Some(staged))
+            }
+            Err(SnapshotError::Store(error)) => Err(error),
+            Err(_) => Ok(None),
+        }
     }
 
     fn connections(&mut self, id: RaftId) -> Step {
@@ -598,10 +638,10 @@ impl World {
                 self.input(to, vec![Input::Message { from, body }])
             }
             Event::Snapshot { from, to, boot, message, chunks, breaks } => {
-                self.receive(from, to, boot, message, &chunks, breaks);
-                Ok(())
+                self.receive(from, to, boot, message, &chunks, breaks)
             }
             Event::Staged { from, to, boot, message, staged } if self.is_current(to, boot) => {
+                self.trace.line(self.now, &format!("{to} has staged a snapshot of {from}"));
                 self.input(to, vec![Input::Staged { from, message, staged }])
             }
             Event::SnapshotReport { at, boot, to, delivered } if self.is_current(at, boot) => {

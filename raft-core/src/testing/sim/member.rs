@@ -59,6 +59,8 @@ pub(super) struct Process {
     /// Who waits, and the manager that forwarded it here.
     pub(super) tickets: BTreeMap<Ticket, Option<RaftId>>,
     pub(super) connected: BTreeSet<RaftId>,
+    /// A received snapshot waits to be installed or discarded.
+    pub(super) staged: bool,
 }
 
 /// The applier's work.

@@ -29,11 +29,11 @@ pub use rng::Rng;
 pub use trace::{Report, Violation};
 pub use world::{Hold, Passing, Run, World};
 
-use check::{broken, keys};
 use crate::consensus::io::RaftRole;
 use crate::id::RaftId;
 use crate::state::read;
 use crate::txn::Range;
+use check::{broken, keys};
 use world::Step;
 
 /// Runs a seed: growth and faults under load, then peace, then the audit.
@@ -62,7 +62,8 @@ impl World {
     pub fn play(&mut self) -> Run {
         self.run_for(self.config.duration)?;
         self.make_peace().map_err(|broken| self.violation(broken))?;
-        let settled = self.run_until(60_000 * MILLIS, |world| world.is_settled().is_none() && world.clients_are_idle())?;
+        let settled =
+            self.run_until(60_000 * MILLIS, |world| world.is_settled().is_none() && world.clients_are_idle())?;
         if !settled {
             let why = self.is_settled().unwrap_or_else(|| "a client still waits".to_owned());
             return Err(self.violation(check::Broken { invariant: "converges_after_peace", detail: why }));
@@ -128,7 +129,7 @@ impl World {
     }
 
     /// Every acknowledged write is everywhere, exactly once; every member has the same state.
-    fn audit(&mut self) -> Step {
+    fn audit(&self) -> Step {
         let mut hash = None;
         for id in self.ids().into_iter().filter(|id| self.is_member(*id)) {
             let Some(process) = self.members.get(&id).and_then(|member| member.process.as_ref()) else { continue };

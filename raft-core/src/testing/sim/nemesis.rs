@@ -62,10 +62,10 @@ impl World {
             11 if self.config.replacements && self.next_raft_id == self.config.members + 1 => self.replace(target)?,
             _ => {}
         }
-        if let Some(record) = self.unrecorded.first().cloned() {
-            if self.write_record(&record)? {
-                self.unrecorded.remove(0);
-            }
+        if let Some(record) = self.unrecorded.first().cloned()
+            && self.write_record(&record)?
+        {
+            self.unrecorded.remove(0);
         }
         Ok(())
     }
@@ -119,10 +119,9 @@ impl World {
     }
 
     fn hand_over(&mut self, leader: RaftId, to: Option<RaftId>) -> Step {
-        self.transfer(leader, to).map(|_: Ticket| ()).map_err(|violation| super::check::Broken {
-            invariant: violation.invariant,
-            detail: violation.detail,
-        })
+        self.transfer(leader, to)
+            .map(|_: Ticket| ())
+            .map_err(|violation| super::check::Broken { invariant: violation.invariant, detail: violation.detail })
     }
 
     /// Asks the leader for a node record; says whether there was one to ask.
@@ -131,10 +130,9 @@ impl World {
         let txn = Txn::of(Put { key: NodeRecord::key(id), value: record.to_bytes(), ..Put::default() });
         let command: Command = CommandKind::System(txn).into();
         let asked = self.command(leader, command);
-        asked.map(|_: Ticket| true).map_err(|violation| super::check::Broken {
-            invariant: violation.invariant,
-            detail: violation.detail,
-        })
+        asked
+            .map(|_: Ticket| true)
+            .map_err(|violation| super::check::Broken { invariant: violation.invariant, detail: violation.detail })
     }
 
     /// The store of `target` is damaged: its node comes back with a fresh one under a new raft id.

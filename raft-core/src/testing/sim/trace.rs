@@ -137,7 +137,14 @@ pub struct Violation {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "`{}` broken at {} ms of seed {}: {}", self.invariant, self.at / 1_000_000, self.seed, self.detail)?;
+        writeln!(
+            f,
+            "`{}` broken at {} ms of seed {}: {}",
+            self.invariant,
+            self.at / 1_000_000,
+            self.seed,
+            self.detail
+        )?;
         for line in &self.last {
             writeln!(f, "  {line}")?;
         }

@@ -1,0 +1,13 @@
+//! Scenarios against real nodes: real QUIC on loopback, real RocksDB, temporary directories.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub,
+    reason = "a test says what it expects and fails loudly"
+)]
+
+mod data;
+mod membership;
+mod support;

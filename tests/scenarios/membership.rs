@@ -1,0 +1,61 @@
+//! Joining, seats, transfer.
+
+use crate::support::{Cluster, eventually};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn voters_stay_odd_while_managers_join() {
+    // Given one manager.
+    let mut cluster = Cluster::founded().await;
+    cluster.settled(1).await;
+    // When a second joins, it stays a standby.
+    cluster.join().await;
+    eventually("the second is a standby", || async {
+        let status = cluster.any().status().await;
+        (status.managers.len() == 2 && status.managers.iter().any(|m| m.seat == "standby")).then_some(())
+    })
+    .await;
+    assert_eq!(cluster.any().status().await.voters, 1);
+    // When a third joins, both get their seats in one change; and so on.
+    cluster.join().await;
+    cluster.settled(3).await;
+    cluster.join().await;
+    cluster.join().await;
+    let status = cluster.settled(5).await;
+    assert_eq!(status.fault_tolerance, 2);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_goes_where_it_is_sent() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let target = (leader + 1) % 3;
+    let name = cluster.node(target).name();
+    // When a manager that does not lead is asked to hand it over.
+    let asked = cluster.outside(&[target]).await;
+    assert_eq!(asked.transfer_leadership(Some(&name)).await.unwrap(), name);
+    assert_eq!(cluster.leader().await, target);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_far_behind_catches_up_by_snapshot() {
+    // Given a small log window and a member that is away.
+    let mut cluster = Cluster::grown(3, 32).await;
+    let away = (cluster.leader().await + 1) % 3;
+    cluster.kill(away).await;
+    let kv = cluster.any().client().kv();
+    for number in 0..400 {
+        kv.put(format!("n/{number}"), vec![b'x'; 512]).await.unwrap();
+    }
+    // When it comes back, it gets a snapshot, and then the same state.
+    cluster.restart(away).await;
+    cluster.settled(3).await;
+    cluster.agrees().await;
+    let status = cluster.any().status().await;
+    assert!(status.managers.iter().map(|manager| manager.snapshots.sent).sum::<u64>() > 0);
+    let name = cluster.node(away).name();
+    let back = status.managers.iter().find(|manager| manager.name == name).unwrap();
+    assert!(back.snapshots.installed > 0);
+    cluster.stop().await;
+}

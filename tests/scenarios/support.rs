@@ -1,0 +1,182 @@
+//! Domain verbs for scenarios: a cluster of real nodes in one process, each in its own directory.
+//!
+//! Owns waiting: on a condition, with a generous budget, never on a time that decides.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use quorate::{Client, Identity, Node, NodeBuilder, Start, status::ClusterStatus};
+use tempfile::TempDir;
+
+/// How long anything that must happen may take on a slow machine.
+pub const BUDGET: Duration = Duration::from_secs(60);
+
+/// Polls until the condition gives something.
+pub async fn eventually<T, F, Fut>(what: &str, mut condition: F) -> T
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Option<T>>,
+{
+    let until = tokio::time::Instant::now() + BUDGET;
+    loop {
+        if let Some(found) = condition().await {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < until, "not within {BUDGET:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// One manager: its directory outlives it.
+pub struct Member {
+    pub directory: PathBuf,
+    pub node: Option<Node>,
+}
+
+pub struct Cluster {
+    pub members: Vec<Member>,
+    root: TempDir,
+    log_window: u64,
+}
+
+impl Cluster {
+    fn builder(&self, directory: &Path, name: &str) -> NodeBuilder {
+        Node::builder(directory)
+            .listen("127.0.0.1:0")
+            .name(name)
+            .log_window(self.log_window)
+            .stable(Duration::from_millis(200))
+    }
+
+    /// One founded manager.
+    pub async fn founded() -> Self {
+        Self::founded_with_window(10_000).await
+    }
+
+    pub async fn founded_with_window(log_window: u64) -> Self {
+        if std::env::var_os("QUORATE_TEST_LOG").is_some() {
+            let filter = tracing_subscriber::EnvFilter::from_env("QUORATE_TEST_LOG");
+            let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
+        }
+        let mut cluster = Self { members: Vec::new(), root: tempfile::tempdir().unwrap(), log_window };
+        let directory = cluster.root.path().join("m1");
+        let node = cluster.builder(&directory, "m1").start(Start::OpenOrInit).await.unwrap();
+        node.ready().await.unwrap();
+        cluster.members.push(Member { directory, node: Some(node) });
+        cluster
+    }
+
+    /// A founded cluster grown to `count` managers, all in their seats.
+    pub async fn of(count: usize) -> Self {
+        Self::grown(count, 10_000).await
+    }
+
+    pub async fn grown(count: usize, log_window: u64) -> Self {
+        let mut cluster = Self::founded_with_window(log_window).await;
+        while cluster.members.len() < count {
+            cluster.join().await;
+        }
+        let seats = if count.is_multiple_of(2) { count - 1 } else { count };
+        cluster.settled(seats).await;
+        cluster
+    }
+
+    /// One more manager joins and runs.
+    pub async fn join(&mut self) -> usize {
+        let number = self.members.len() + 1;
+        let directory = self.root.path().join(format!("m{number}"));
+        let token = self.any().client().join_token("manager").await.unwrap();
+        let managers = vec![self.any().address().to_string()];
+        let start = Start::OpenOrJoin { token, managers };
+        let node = self.builder(&directory, &format!("m{number}")).start(start).await.unwrap();
+        self.members.push(Member { directory, node: Some(node) });
+        self.members.len() - 1
+    }
+
+    pub fn node(&self, index: usize) -> &Node {
+        self.members[index].node.as_ref().expect("the member runs")
+    }
+
+    /// Any running member.
+    pub fn any(&self) -> &Node {
+        self.members.iter().find_map(|member| member.node.as_ref()).expect("one member runs")
+    }
+
+    pub fn running(&self) -> Vec<usize> {
+        (0..self.members.len()).filter(|index| self.members[*index].node.is_some()).collect()
+    }
+
+    /// Everybody running sees so many voters, a leader, and everybody else.
+    pub async fn settled(&self, voters: usize) -> ClusterStatus {
+        eventually("the cluster settles", || async {
+            let mut last = None;
+            for index in self.running() {
+                let status = self.node(index).status().await;
+                let reachable = status.managers.iter().filter(|manager| manager.reachable).count();
+                let alive = i64::try_from(self.running().len()).unwrap().min(i64::try_from(voters).unwrap());
+                let tolerance = alive - i64::try_from(voters / 2 + 1).unwrap();
+                let settled = status.voters == voters && status.fault_tolerance == tolerance;
+                if !settled || status.leader.is_none() || reachable != self.running().len() {
+                    return None;
+                }
+                last = Some(status);
+            }
+            last
+        })
+        .await
+    }
+
+    /// The index of the member that leads.
+    pub async fn leader(&self) -> usize {
+        eventually("a leader", || async {
+            let status = self.any().status().await;
+            let leader = status.leader?;
+            self.running().into_iter().find(|index| self.node(*index).name() == leader)
+        })
+        .await
+    }
+
+    /// Stops a member without a farewell.
+    pub async fn kill(&mut self, index: usize) {
+        let node = self.members[index].node.take().expect("the member runs");
+        let waiting = node.clone();
+        drop(node);
+        waiting.abandon();
+        waiting.stopped().await;
+    }
+
+    pub async fn restart(&mut self, index: usize) {
+        let node = self.builder(&self.members[index].directory, "").start(Start::Open).await.unwrap();
+        self.members[index].node = Some(node);
+    }
+
+    pub fn operator(&self) -> Identity {
+        Identity::load(&self.members[0].directory.join("operator.id")).unwrap()
+    }
+
+    /// A client from outside, over QUIC, to these members.
+    pub async fn outside(&self, members: &[usize]) -> Client {
+        let managers = members.iter().map(|index| self.node(*index).address().to_string());
+        Client::connect(managers, self.operator()).await.unwrap()
+    }
+
+    /// Every running member's digest at one revision is the same.
+    pub async fn agrees(&self) {
+        eventually("all members have the same state hash", || async {
+            let status = self.any().status().await;
+            let reachable: Vec<_> = status.managers.iter().filter(|manager| manager.reachable).collect();
+            let first = reachable.first()?.state_hash.clone()?;
+            let whole = reachable.len() == self.running().len() && reachable.iter().all(|manager| manager.lag == 0);
+            (whole && reachable.iter().all(|manager| manager.state_hash.as_ref() == Some(&first))).then_some(())
+        })
+        .await;
+    }
+
+    pub async fn stop(mut self) {
+        for index in self.running() {
+            let node = self.members[index].node.take().unwrap();
+            assert_eq!(node.shutdown().await, quorate::StopReason::Asked);
+        }
+    }
+}
