@@ -16,3 +16,8 @@ pub use client::{
 pub use error::{Error, Outcome, Result};
 #[cfg(feature = "manager")]
 pub use node::{Inspection, Lead, Node, NodeBuilder, Prepared, Start, StartError, StopReason, inspect};
+
+/// The example of the README is compiled like any other.
+#[cfg(all(doctest, feature = "manager"))]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

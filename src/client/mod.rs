@@ -94,9 +94,21 @@ impl Client {
     /// # Errors
     /// `Unavailable` when no manager could be reached, naming each one and why; `Denied` when one refuses the identity.
     pub async fn connect<S: Into<String>>(managers: impl IntoIterator<Item = S>, identity: Identity) -> Result<Self> {
+        Self::connect_within(managers, identity, config::REQUEST_DEADLINE).await
+    }
+
+    /// As [`connect`](Self::connect), with a deadline for connecting and for each request.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_within<S: Into<String>>(
+        managers: impl IntoIterator<Item = S>,
+        identity: Identity,
+        deadline: Duration,
+    ) -> Result<Self> {
         let managers = managers.into_iter().map(Into::into).collect();
-        let way = remote::Remote::connect(managers, identity, config::REQUEST_DEADLINE).await?;
-        Self::born_over(Box::new(way)).await
+        let way = remote::Remote::connect(managers, identity, deadline).await?;
+        Ok(Self::born_over(Box::new(way)).await?.with_deadline(deadline))
     }
 
     /// Connects to the node that runs on `directory` of this machine, over its local socket. Needs no certificate.

@@ -77,7 +77,7 @@ impl Remote {
 
 fn refused(error: &ConnectError) -> Error {
     let message = error.to_string();
-    match error {
+    match error.root() {
         ConnectError::OwnCertificate(_) | ConnectError::Certificate { .. } | ConnectError::NotAccepted { .. } => {
             Error::Denied(message)
         }

@@ -315,6 +315,8 @@ async fn ask_to_join(
     request.software = SOFTWARE.to_owned();
     quorate_transport::join(managers, token, request, JOIN_PATIENCE).await.map_err(|error| match error {
         JoinError::Refused(refused) => StartError::Refused(refused.to_string()),
+        // Whoever was reached and is not of the token's cluster stays so, however often it is asked.
+        JoinError::Connect(error) if !error.is_retryable() => StartError::Refused(error.to_string()),
         JoinError::Connect(error) => StartError::Unavailable(error.to_string()),
         other => StartError::Refused(other.to_string()),
     })

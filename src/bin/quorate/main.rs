@@ -1,1 +1,121 @@
-fn main() {}
+//! The `quorate` binary: an operator's way to a node and to a cluster.
+//!
+//! Owns parsing, dispatch and the exit code. Never does anything that the library's public API does not. Called by
+//! people, scripts and service managers.
+
+mod admin;
+mod args;
+mod failure;
+mod foreign;
+mod kv;
+mod node;
+mod output;
+mod status;
+mod target;
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+use args::{Cli, Leader, Token, Verb, When};
+use failure::Failure;
+use output::Output;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let cli = match parse(&arguments) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    let (json, color) = (cli.global.json, cli.global.color);
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::failed(&failure, json, color);
+            ExitCode::from(failure.exit)
+        }
+    }
+}
+
+/// The command line, or the exit code when there is nothing (more) to do.
+fn parse(arguments: &[String]) -> Result<Cli, ExitCode> {
+    // These two must hold for a command line that cannot be parsed, too.
+    let json = arguments.iter().any(|argument| argument == "--json");
+    let color = asked_color(arguments);
+    let choice = match color {
+        When::Auto => clap::ColorChoice::Auto,
+        When::Never => clap::ColorChoice::Never,
+        When::Always => clap::ColorChoice::Always,
+    };
+    let parsed = Cli::command().color(choice).try_get_matches();
+    let error = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => return Ok(cli),
+        Err(error) => error,
+    };
+    if !error.use_stderr() {
+        // Asked for help or version. That nobody reads it is no reason to fail.
+        let _nobody_reads = error.print();
+        return Err(ExitCode::SUCCESS);
+    }
+    let unknown_word = matches!(
+        error.kind(),
+        ErrorKind::InvalidSubcommand
+            | ErrorKind::UnknownArgument
+            | ErrorKind::MissingSubcommand
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    );
+    let ours = if unknown_word { foreign::answer(arguments) } else { None };
+    match ours {
+        Some(answer) => output::failed(&Failure::usage(answer), json, color),
+        None if json => output::failed(&Failure::usage(first_paragraph(&error.to_string())), json, color),
+        None => {
+            let _nobody_reads = error.print();
+        }
+    }
+    Err(ExitCode::from(failure::exit::USAGE))
+}
+
+fn asked_color(arguments: &[String]) -> When {
+    let asked = arguments.iter().enumerate().find_map(|(at, argument)| match argument.strip_prefix("--color") {
+        Some("") => arguments.get(at + 1).map(String::as_str),
+        Some(rest) => rest.strip_prefix('='),
+        None => None,
+    });
+    match asked {
+        Some("never") => When::Never,
+        Some("always") => When::Always,
+        _ => When::Auto,
+    }
+}
+
+/// What clap says, without its heading and its usage lines.
+fn first_paragraph(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let lines: Vec<&str> = text.split("\n\nUsage:").next().unwrap_or(text).split_whitespace().collect();
+    lines.join(" ")
+}
+
+fn dispatch(cli: Cli) -> Result<(), Failure> {
+    let global = cli.global;
+    let output = Output::new(global.json, global.color);
+    // A node works on threads of its own; what remains for this runtime are signals and one client.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::local(format!("the system gives no threads: {error}")))?;
+    runtime.block_on(async {
+        match cli.verb {
+            Verb::Init(init) => Box::pin(node::init(init, &global, output)).await,
+            Verb::Join(join) => Box::pin(node::join(join, &global, output)).await,
+            Verb::Run(run) => Box::pin(node::run(run, &global, output)).await,
+            Verb::Status => status::run(&global, output).await,
+            Verb::Kv(verb) => Box::pin(kv::run(verb, &global, output)).await,
+            Verb::Token(Token::Show { role }) => admin::token(role, &global, output).await,
+            Verb::Leader(Leader::Transfer { to }) => admin::transfer(to.as_deref(), &global, output).await,
+            Verb::Inspect => node::inspect(&global, output),
+        }
+    })
+}

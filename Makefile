@@ -1,0 +1,76 @@
+# The two commands of a newcomer: `make setup`, `make demo`. All targets: `make help`.
+#
+# Everything is built in one profile (release) and with one selection of packages and features, so that RocksDB's C++
+# is compiled once. Where ccache is installed it goes in front of the compiler: cargo compiles librocksdb-sys again
+# whenever another selection of packages changes the features of bindgen's dependencies, and with ccache that costs
+# seconds instead of ten minutes.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test lint client-only unit doc-test demo-test install deny
+
+ifneq ($(wildcard /usr/lib/ccache/.),)
+export PATH := /usr/lib/ccache:$(PATH)
+endif
+
+TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+SELECTION := --release --workspace --features cli,testing
+PREFIX ?= /usr/local
+MANAGERS ?= 3
+
+help: ## this list
+	@echo "make setup && make demo   is all a newcomer needs"
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## install what the build needs from the system (Debian, Ubuntu)
+	@contrib/setup
+
+build:
+	@contrib/build $(SELECTION) --bin quorate --example cluster
+
+# BREAK=1 puts a write on the list that was never sent: the demo must fail then. HOLD=1 leaves the cluster running.
+demo: build ## a cluster of real processes that loses its leader (MANAGERS=5, HOLD=1, BREAK=1)
+	@"$(TARGET)/release/examples/cluster" --managers $(MANAGERS) $(if $(BREAK),--break) $(if $(HOLD),--hold) $(if $(SHORT),--short)
+
+test: lint client-only unit doc-test demo-test ## everything that must hold before a change is merged
+	@echo "make test: all passed"
+
+lint:
+	cargo fmt --all --check
+	cargo clippy $(SELECTION) --all-targets -- -D warnings
+
+# The form for those who only talk to a cluster: it must build where neither protoc nor libclang can be found.
+client-only:
+	@contrib/client-only
+
+unit:
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		cargo nextest run $(SELECTION); \
+	else \
+		echo "cargo-nextest is not installed: running cargo test instead"; \
+		cargo test $(SELECTION) --lib --bins --tests; \
+	fi
+
+doc-test:
+	cargo test $(SELECTION) --doc
+
+# The demo passes, and fails when its list holds a write that was never sent: a check that cannot fail proves nothing.
+demo-test:
+	@$(MAKE) --no-print-directory demo SHORT=1
+	@echo "and once more with a write on the list that was never sent:"
+	@code=0; $(MAKE) --no-print-directory demo SHORT=1 BREAK=1 >"$(TARGET)/demo-break.log" 2>&1 || code=$$?; \
+	tail -4 "$(TARGET)/demo-break.log"; \
+	if ! grep -q "MISSING load/never-sent" "$(TARGET)/demo-break.log" || [ "$$code" = 0 ]; then \
+		echo "make demo BREAK=1 did not notice the write that was never sent (exit code $$code)"; exit 1; \
+	fi; \
+	echo "make demo BREAK=1 failed, as it must"
+
+install: build ## put the binary into PREFIX/bin (PREFIX=/usr/local)
+	install -d "$(DESTDIR)$(PREFIX)/bin"
+	install -m 755 "$(TARGET)/release/quorate" "$(DESTDIR)$(PREFIX)/bin/quorate"
+
+deny: ## licences, bans, sources and advisories of all dependencies
+	@cargo deny --version >/dev/null 2>&1 || { echo "make deny needs cargo-deny: cargo install --locked cargo-deny"; exit 1; }
+	cargo deny --workspace --features cli,testing check

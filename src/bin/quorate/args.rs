@@ -1,0 +1,440 @@
+//! What can be typed: verbs, options, their help and their examples.
+//!
+//! Owns the shape of the command line. Never talks to a cluster. Called by `main`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const ABOUT: &str = "\
+quorate: a manager quorum with a replicated key-value store, over QUIC.
+
+A node's directory is prepared once with `init` (the first manager) or `join` (every further one) and then started \
+with `run`. Everything else talks to a running cluster: with --data-dir on the machine of a node, with --connect and \
+--identity from anywhere.";
+
+const EXIT: &str = "\
+Exit codes: 0 done; 1 refused; 2 usage; 3 unavailable, nothing was done, try again; 4 unknown outcome, read to find out.
+`run` exits 0 stopped as asked, 10 removed, 11 fenced, 12 store damaged, 13 disk failed, 14 identity refused.
+With --json, stdout is one JSON document, also for an error: {\"error\":{\"kind\",\"message\",\"retryable\",\"outcome\"}}.
+
+Example:
+  quorate init --data-dir /var/lib/quorate --listen 10.0.0.1:4701 --name n1
+  quorate run --data-dir /var/lib/quorate &
+  quorate kv put greeting hello --data-dir /var/lib/quorate";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, long_about = ABOUT, about = "A manager quorum with a replicated key-value store, over QUIC", after_help = EXIT, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// Options of every verb, before or after it.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Managers to talk to, comma separated [env: QUORATE_CONNECT]
+    #[arg(long, global = true, value_name = "HOST:PORT[,..]", value_delimiter = ',', conflicts_with = "data_dir")]
+    pub(crate) connect: Vec<String>,
+    /// Who we are towards them: the operator.id that `init` wrote [env: QUORATE_IDENTITY]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) identity: Option<PathBuf>,
+    /// The directory of a node on this machine
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// How long to wait for an answer: 10, 2s, 500ms, 1m
+    #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// Answer as one JSON document on stdout
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Colours; auto: on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, value_name = "auto|never|always", value_enum, default_value_t = When::Auto, hide_possible_values = true)]
+    pub(crate) color: When,
+}
+
+/// When to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum When {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Never.
+    Never,
+    /// Always.
+    Always,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Prepare the directory of the first manager: makes the cluster and its CA
+    #[command(after_help = "\
+Writes DIR/operator.id, the operator's identity for --identity. Keep it as you keep a root password.
+
+Example:
+  quorate init --data-dir /var/lib/quorate --listen 10.0.0.1:4701 --name n1
+  quorate run --data-dir /var/lib/quorate")]
+    Init(Init),
+    /// Prepare the directory of a further manager with a token of the cluster
+    #[command(after_help = "\
+The token pins the cluster's CA: a manager of another cluster is not trusted. It is visible to other users of this
+machine while the command runs; give it as `@FILE` or `-` (stdin) to avoid that.
+
+Example:
+  quorate token show manager --data-dir /var/lib/quorate | tail -1 > token   # on n1
+  quorate join --data-dir /var/lib/quorate --listen 10.0.0.2:4701 --token @token --manager 10.0.0.1:4701 --name n2
+  quorate run --data-dir /var/lib/quorate")]
+    Join(Join),
+    /// Run a prepared node in the foreground
+    #[command(after_help = "\
+Prints one line on stdout when ready: `ready: NAME ADDRESS raft id N voter|standby, leader X`. Logs go to stderr.
+SIGTERM and SIGINT hand leadership over and stop cleanly.
+Exits 0 stopped as asked, 10 removed, 11 fenced, 12 store damaged, 13 disk failed, 14 identity refused.
+
+Example:
+  quorate run --data-dir /var/lib/quorate --log quorate=debug")]
+    Run(Run),
+    /// Show health, what to do, and every manager; needs no quorum
+    #[command(after_help = "\
+Answers from the manager asked, also without a quorum. Exits 0 whenever a manager answered; scripts read `health`.
+
+Example:
+  quorate status --data-dir /var/lib/quorate
+  quorate status --connect 10.0.0.1:4701,10.0.0.2:4701 --identity operator.id --json")]
+    Status,
+    /// Read and write the key-value store
+    #[command(
+        subcommand,
+        after_help = "\
+Example:
+  quorate kv put app/config @config.yaml --data-dir /var/lib/quorate
+  quorate kv get app/config --data-dir /var/lib/quorate"
+    )]
+    Kv(Kv),
+    /// Show what lets a new node in
+    #[command(
+        subcommand,
+        after_help = "\
+Example:
+  quorate token show manager --data-dir /var/lib/quorate | tail -1"
+    )]
+    Token(Token),
+    /// Move leadership
+    #[command(
+        subcommand,
+        after_help = "\
+Example:
+  quorate leader transfer --to n2 --data-dir /var/lib/quorate"
+    )]
+    Leader(Leader),
+    /// Read a stopped node's directory; changes nothing
+    #[command(after_help = "\
+Opens the store read only and refuses while the node runs (then ask it with `status`).
+
+Example:
+  quorate inspect --data-dir /var/lib/quorate --json")]
+    Inspect,
+}
+
+/// Options of a node that runs on.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LogOptions {
+    /// What to log to stderr: a level, or a filter such as quorate=debug,warn (raft is the library below)
+    #[arg(long, value_name = "FILTER", env = "QUORATE_LOG", default_value = "info,raft=warn")]
+    pub(crate) log: String,
+    /// Log as JSON lines
+    #[arg(long)]
+    pub(crate) log_json: bool,
+}
+
+/// `init`.
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Where this node listens (UDP), for example 10.0.0.1:4701 or [::]:4701
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<String>,
+    /// Where the others reach it, if that is not the address it listens on
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) advertise: Option<String>,
+    /// A name for people; the machine's node id when not given
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Go on as `run` does; on a directory that is prepared already, just run
+    #[arg(long)]
+    pub(crate) run: bool,
+    #[command(flatten)]
+    pub(crate) log: LogOptions,
+}
+
+/// `join`.
+#[derive(Debug, Args)]
+pub(crate) struct Join {
+    /// Where this node listens (UDP), for example 10.0.0.2:4701 or [::]:4701
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<String>,
+    /// Where the others reach it, if that is not the address it listens on
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) advertise: Option<String>,
+    /// A name for people; the machine's node id when not given
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// The join token, or @FILE, or - for stdin
+    #[arg(long, value_name = "TOKEN|@FILE|-")]
+    pub(crate) token: String,
+    /// Managers of the cluster, comma separated; one that answers is enough
+    #[arg(long = "manager", value_name = "HOST:PORT[,..]", value_delimiter = ',', required = true)]
+    pub(crate) managers: Vec<String>,
+    /// Go on as `run` does; on a directory that is prepared already, just run
+    #[arg(long)]
+    pub(crate) run: bool,
+    #[command(flatten)]
+    pub(crate) log: LogOptions,
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Further managers to try, when the known addresses no longer hold
+    #[arg(long = "manager", value_name = "HOST:PORT[,..]", value_delimiter = ',')]
+    pub(crate) managers: Vec<String>,
+    #[command(flatten)]
+    pub(crate) log: LogOptions,
+}
+
+/// `kv`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Kv {
+    /// Write one key
+    #[command(after_help = "\
+VALUE is text, `-` for stdin, or `@FILE`; with --literal it is taken as it stands. Up to 1 MiB.
+A write that got no answer exits 4: it may have been done; read the key.
+
+Example:
+  quorate kv put app/config @config.yaml --data-dir /var/lib/quorate
+  echo hello | quorate kv put greeting - --connect 10.0.0.1:4701 --identity operator.id")]
+    Put(Put),
+    /// Read one key
+    #[command(after_help = "\
+Prints the value and nothing else. An absent key exits 1.
+Linearizable: it sees every write that was acknowledged before it began. With --serializable the asked manager answers
+from what it has, without a quorum, and may be behind.
+
+Example:
+  quorate kv get app/config --data-dir /var/lib/quorate > config.yaml")]
+    Get(Get),
+    /// List keys in order
+    #[command(after_help = "\
+All pages are read at one revision. With --limit, the last line says how to go on: --after KEY --revision R.
+--keys-only prints one key a line, for scripts.
+
+Example:
+  quorate kv ls --prefix app/ --keys-only --data-dir /var/lib/quorate
+  quorate kv ls --prefix app/ --count --data-dir /var/lib/quorate")]
+    Ls(Ls),
+    /// Remove one key, or all with a prefix
+    #[command(after_help = "\
+Says how many keys were removed; none is not an error.
+
+Example:
+  quorate kv del app/config --data-dir /var/lib/quorate
+  quorate kv del --prefix app/ --data-dir /var/lib/quorate")]
+    Del(Del),
+    /// Write one key only if it is as expected (compare and set)
+    #[command(after_help = "\
+When it does not match, nothing is written, the exit code is 1, and the message says the current revision.
+
+Example:
+  quorate kv cas lock me --expect-absent --data-dir /var/lib/quorate
+  quorate kv cas app/config @new.yaml --expect-revision 42 --data-dir /var/lib/quorate")]
+    Cas(Cas),
+}
+
+/// `kv put`.
+#[derive(Debug, Args)]
+pub(crate) struct Put {
+    /// The key, up to 4 KiB
+    pub(crate) key: String,
+    /// The value: text, - for stdin, or @FILE
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) value: String,
+    /// Take VALUE as it stands, also when it is - or begins with @
+    #[arg(long)]
+    pub(crate) literal: bool,
+}
+
+/// `kv get`.
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    /// The key
+    pub(crate) key: String,
+    /// Read as of this revision
+    #[arg(long, value_name = "N")]
+    pub(crate) revision: Option<u64>,
+    /// Let the asked manager answer alone: no quorum needed, may be behind
+    #[arg(long)]
+    pub(crate) serializable: bool,
+}
+
+/// `kv ls`.
+#[derive(Debug, Args)]
+pub(crate) struct Ls {
+    /// Only keys that begin with this
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) prefix: String,
+    /// At most so many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: Option<u64>,
+    /// Go on behind this key
+    #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
+    pub(crate) after: String,
+    /// Leave the values out
+    #[arg(long)]
+    pub(crate) keys_only: bool,
+    /// Only say how many there are
+    #[arg(long, conflicts_with_all = ["limit", "keys_only", "after"])]
+    pub(crate) count: bool,
+    /// Read as of this revision
+    #[arg(long, value_name = "N")]
+    pub(crate) revision: Option<u64>,
+    /// Let the asked manager answer alone: no quorum needed, may be behind
+    #[arg(long)]
+    pub(crate) serializable: bool,
+}
+
+/// `kv del`.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["key", "prefix"])))]
+pub(crate) struct Del {
+    /// The key
+    pub(crate) key: Option<String>,
+    /// Every key that begins with this
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) prefix: Option<String>,
+}
+
+/// `kv cas`.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("expected").required(true).args(["expect_revision", "expect_absent", "expect_value"])))]
+pub(crate) struct Cas {
+    /// The key
+    pub(crate) key: String,
+    /// The new value: text, - for stdin, or @FILE
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) value: String,
+    /// Take VALUE as it stands, also when it is - or begins with @
+    #[arg(long)]
+    pub(crate) literal: bool,
+    /// The key was last written at this revision (its mod_revision)
+    #[arg(long, value_name = "N")]
+    pub(crate) expect_revision: Option<u64>,
+    /// The key does not exist
+    #[arg(long)]
+    pub(crate) expect_absent: bool,
+    /// The key has exactly this value now
+    #[arg(long, value_name = "VALUE", allow_hyphen_values = true)]
+    pub(crate) expect_value: Option<String>,
+}
+
+/// `token`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Show the join token of a role; the bare token is the last line
+    #[command(after_help = "\
+Whoever has the token can join: hand it over like a password.
+
+Example:
+  quorate token show manager --data-dir /var/lib/quorate | tail -1")]
+    Show {
+        /// What the token lets in as
+        #[arg(value_enum)]
+        role: Role,
+    },
+}
+
+/// What a token lets in as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    /// A node that holds the replicated log and state.
+    Manager,
+    /// A node that gets its work from the managers.
+    Worker,
+}
+
+impl Role {
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Manager => "manager",
+            Self::Worker => "worker",
+        }
+    }
+}
+
+/// `leader`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Leader {
+    /// Hand leadership to another voter
+    #[command(after_help = "\
+Without --to the voter that is furthest takes over. Says who leads then.
+
+Example:
+  quorate leader transfer --to n2 --data-dir /var/lib/quorate")]
+    Transfer {
+        /// To whom: name, node id or raft id
+        #[arg(long, value_name = "MANAGER")]
+        to: Option<String>,
+    },
+}
+
+/// `10`, `2s`, `500ms`, `1m`; a bare number is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no time; write 10 or 10s (seconds), 500ms, or 1m");
+    let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let number: f64 = number.parse().map_err(|_not_a_number| wrong())?;
+    let seconds = match unit {
+        "" | "s" => number,
+        "ms" => number / 1000.0,
+        "m" => number * 60.0,
+        _ => return Err(wrong()),
+    };
+    // A day is more than any request waits; the bound also keeps the conversion from failing.
+    if !(0.001..=86_400.0).contains(&seconds) {
+        return Err(format!("`{text}` is out of range; between 1ms and one day"));
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn a_time_is_read_with_and_without_unit() {
+        for (text, ms) in [("10", 10_000), ("2s", 2_000), ("500ms", 500), ("1m", 60_000), ("0.5", 500)] {
+            assert_eq!(duration(text).unwrap(), Duration::from_millis(ms), "{text}");
+        }
+        for text in ["", "s", "-1", "10h", "0", "1e9", "99999999999999999999"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_help_ends_with_an_example() {
+        fn check(command: &clap::Command, path: &str) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let example = help.rsplit("Example:\n").next().unwrap_or_default();
+            assert!(help.contains("Example:\n  ") && example.contains("quorate "), "`{path} --help` has no example");
+            for verb in command.get_subcommands().filter(|verb| verb.get_name() != "help") {
+                check(verb, &format!("{path} {}", verb.get_name()));
+            }
+        }
+        check(&Cli::command(), "quorate");
+        Cli::command().debug_assert();
+    }
+}

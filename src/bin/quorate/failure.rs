@@ -1,0 +1,152 @@
+//! How a command fails: exit code, words for people, JSON for scripts.
+//!
+//! Owns the exit codes of commands. Never decides whether something failed. Called by every verb.
+
+use quorate::{Error, Outcome, StartError};
+use serde_json::{Value, json};
+
+/// Exit codes of commands; `run` has its own, from the reason it stopped for.
+pub(crate) mod exit {
+    /// It was not done, and the message says why.
+    pub(crate) const REFUSED: u8 = 1;
+    /// The command line does not say what to do.
+    pub(crate) const USAGE: u8 = 2;
+    /// It was not done, because the managers cannot: try again.
+    pub(crate) const UNAVAILABLE: u8 = 3;
+    /// It may have been done.
+    pub(crate) const UNKNOWN: u8 = 4;
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: u8,
+    kind: &'static str,
+    message: String,
+    retryable: bool,
+    outcome: Outcome,
+    /// More for scripts, beside `error`.
+    extra: Option<Value>,
+}
+
+impl Failure {
+    fn not_done(exit: u8, kind: &'static str, message: impl Into<String>) -> Self {
+        Self { exit, kind, message: message.into(), retryable: false, outcome: Outcome::NotDone, extra: None }
+    }
+
+    /// The command line is wrong; nothing was tried.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::not_done(exit::USAGE, "usage", message)
+    }
+
+    /// Something of this machine (a file, stdout) does not serve.
+    pub(crate) fn local(message: impl Into<String>) -> Self {
+        Self::not_done(exit::REFUSED, "local", message)
+    }
+
+    /// There is no such thing.
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::not_done(exit::REFUSED, "not_found", message)
+    }
+
+    /// A condition did not hold; `extra` says what is instead.
+    pub(crate) fn mismatch(message: impl Into<String>, extra: Value) -> Self {
+        Self { extra: Some(extra), ..Self::not_done(exit::REFUSED, "mismatch", message) }
+    }
+
+    /// No manager answered in time.
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self { retryable: true, ..Self::not_done(exit::UNAVAILABLE, "unavailable", message) }
+    }
+
+    /// A node stopped for another reason than being asked.
+    pub(crate) fn stopped(exit: u8, message: impl Into<String>) -> Self {
+        Self::not_done(exit, "stopped", message)
+    }
+
+    /// As the document for scripts.
+    pub(crate) fn json(&self) -> Value {
+        let outcome = match self.outcome {
+            Outcome::NotDone => "not_done",
+            Outcome::Unknown => "unknown",
+        };
+        let error =
+            json!({ "kind": self.kind, "message": self.message, "retryable": self.retryable, "outcome": outcome });
+        let mut document = match &self.extra {
+            Some(Value::Object(fields)) => fields.clone(),
+            _ => serde_json::Map::new(),
+        };
+        document.insert("error".into(), error);
+        Value::Object(document)
+    }
+
+    /// As a sentence for people.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        // `Error` grows with the library; what is not known here is a plain refusal unless it says otherwise.
+        let kind = match &error {
+            Error::Invalid(_) => "invalid",
+            Error::Denied(_) => "denied",
+            Error::NoLeader(_) => "no_leader",
+            Error::QuorumLost(_) => "quorum_lost",
+            Error::Unavailable(_) => "unavailable",
+            Error::Overloaded(_) => "overloaded",
+            Error::Compacted { .. } => "compacted",
+            Error::Fenced(_) => "fenced",
+            Error::Unknown(_) => "unknown",
+            Error::Version(_) => "version",
+            Error::NotFound(_) => "not_found",
+            Error::Internal(_) => "internal",
+            Error::Refused(_) | _ => "refused",
+        };
+        let exit = match error.outcome() {
+            Outcome::Unknown => exit::UNKNOWN,
+            Outcome::NotDone if error.is_retryable() => exit::UNAVAILABLE,
+            Outcome::NotDone => exit::REFUSED,
+        };
+        let extra = if let Error::Compacted { oldest, .. } = &error { Some(json!({ "oldest": oldest })) } else { None };
+        Self {
+            exit,
+            kind,
+            message: error.to_string(),
+            retryable: error.is_retryable(),
+            outcome: error.outcome(),
+            extra,
+        }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        let exit = error.exit_code();
+        Self { retryable: exit == exit::UNAVAILABLE, ..Self::not_done(exit, "start", error.to_string()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_has_the_exit_code_of_what_to_do_next() {
+        for (error, exit) in [
+            (Error::Invalid("x".into()), 1),
+            (Error::Refused("x".into()), 1),
+            (Error::Denied("x".into()), 1),
+            (Error::NoLeader("x".into()), 3),
+            (Error::QuorumLost("x".into()), 3),
+            (Error::Unavailable("x".into()), 3),
+            (Error::Unknown("x".into()), 4),
+        ] {
+            let failure = Failure::from(error.clone());
+            assert_eq!(failure.exit, exit, "{error:?}");
+            assert_eq!(failure.json()["error"]["retryable"], exit == 3, "{error:?}");
+            assert_eq!(failure.json()["error"]["outcome"], if exit == 4 { "unknown" } else { "not_done" });
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! `init`, `join`, `run`, `inspect`: what is done with a node's own directory.
+//!
+//! Owns the process of a running node: its log output, its signals, its one line when ready. Never opens a running
+//! node's store. Called by `main`.
+
+use std::path::Path;
+
+use quorate::{Node, NodeBuilder, Prepared, Start, StopReason};
+use serde_json::{Value, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Global, Init, Join, LogOptions, Run};
+use crate::failure::Failure;
+use crate::output::{Output, table};
+
+fn directory(global: &Global) -> Result<&Path, Failure> {
+    match &global.data_dir {
+        Some(directory) => Ok(directory),
+        None => Err(Failure::usage("--data-dir DIR is needed: the node's own directory on this machine")),
+    }
+}
+
+/// Warns of an address that nobody else can reach this node at.
+fn check_reach(listen: Option<&str>, advertise: Option<&str>, output: Output) {
+    let listen = listen.unwrap_or("[::]:4701");
+    let everywhere = ["[::]:", "0.0.0.0:"].iter().any(|any| listen.starts_with(any));
+    if advertise.is_none() && everywhere {
+        output.note(&format!(
+            "warning: this node listens on every address ({listen}), and the other managers would be told that as its \
+             address. Give --advertise HOST:PORT, unless it stays alone"
+        ));
+    }
+}
+
+fn builder(directory: &Path, listen: Option<String>, advertise: Option<String>, name: Option<String>) -> NodeBuilder {
+    let mut builder = Node::builder(directory);
+    if let Some(listen) = listen {
+        builder = builder.listen(listen);
+    }
+    if let Some(advertise) = advertise {
+        builder = builder.advertise(advertise);
+    }
+    if let Some(name) = name {
+        builder = builder.name(name);
+    }
+    builder
+}
+
+pub(crate) async fn init(init: Init, global: &Global, output: Output) -> Result<(), Failure> {
+    let directory = directory(global)?;
+    check_reach(init.listen.as_deref(), init.advertise.as_deref(), output);
+    let builder = builder(directory, init.listen, init.advertise, init.name);
+    if init.run {
+        return run_on(builder, Start::OpenOrInit, &init.log, output).await;
+    }
+    let prepared = builder.init().await?;
+    if output.json {
+        return output.document(&prepared_json(&prepared));
+    }
+    output.line(&format!("cluster {} made; {}", prepared.cluster_id, described(&prepared)))?;
+    if let Some(identity) = &prepared.operator_identity {
+        output.line(&format!("operator identity: {} (keep it as you keep a root password)", identity.display()))?;
+    }
+    output.line(&format!("next: quorate run --data-dir {}", directory.display()))
+}
+
+pub(crate) async fn join(join: Join, global: &Global, output: Output) -> Result<(), Failure> {
+    let directory = directory(global)?;
+    let token = token(&join.token)?;
+    check_reach(join.listen.as_deref(), join.advertise.as_deref(), output);
+    let builder = builder(directory, join.listen, join.advertise, join.name);
+    if join.run {
+        let start = Start::OpenOrJoin { token, managers: join.managers };
+        return run_on(builder, start, &join.log, output).await;
+    }
+    let prepared = builder.join(&token, join.managers).await?;
+    if output.json {
+        return output.document(&prepared_json(&prepared));
+    }
+    output.line(&format!("joined cluster {}; {}", prepared.cluster_id, described(&prepared)))?;
+    output.line(&format!("next: quorate run --data-dir {}", directory.display()))
+}
+
+pub(crate) async fn run(run: Run, global: &Global, output: Output) -> Result<(), Failure> {
+    let mut builder = Node::builder(directory(global)?);
+    for manager in run.managers {
+        builder = builder.manager(manager);
+    }
+    run_on(builder, Start::Open, &run.log, output).await
+}
+
+fn described(prepared: &Prepared) -> String {
+    format!(
+        "this node is {} ({}), raft id {}, at {}",
+        prepared.name, prepared.node_id, prepared.raft_id, prepared.advertise
+    )
+}
+
+fn prepared_json(prepared: &Prepared) -> Value {
+    json!({
+        "cluster_id": prepared.cluster_id,
+        "node_id": prepared.node_id,
+        "name": prepared.name,
+        "address": prepared.advertise,
+        "raft_id": prepared.raft_id,
+        "operator_identity": prepared.operator_identity,
+    })
+}
+
+/// The token itself, from a file, or from stdin. The output of `token show` serves as it is: its last line counts.
+fn token(argument: &str) -> Result<String, Failure> {
+    let text = match argument.strip_prefix('@') {
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(|error| Failure::usage(format!("cannot read the token from file {path}: {error}")))?,
+        None if argument == "-" => std::io::read_to_string(std::io::stdin())
+            .map_err(|error| Failure::usage(format!("cannot read the token from stdin: {error}")))?,
+        None => argument.to_owned(),
+    };
+    match text.lines().map(str::trim).rfind(|line| !line.is_empty()) {
+        Some(token) => Ok(token.to_owned()),
+        None => Err(Failure::usage("the token is empty; `quorate token show manager` shows it")),
+    }
+}
+
+/// Runs the node until it stops, by a signal or for a reason of its own.
+async fn run_on(builder: NodeBuilder, start: Start, log: &LogOptions, output: Output) -> Result<(), Failure> {
+    start_logging(log)?;
+    let mut signals = Signals::new()?;
+    let node = tokio::select! {
+        node = builder.start(start) => node?,
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopped before the node had started");
+            return Ok(());
+        }
+    };
+    let why = tokio::select! {
+        why = node.stopped() => why,
+        failure = announce(&node, output) => { node.shutdown().await; return Err(failure); }
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopping: handing leadership over; a second signal stops at once");
+            tokio::select! {
+                why = node.shutdown() => why,
+                name = signals.next() => {
+                    return Err(Failure::stopped(1, format!("{name} came twice: stopped without handing over")));
+                }
+            }
+        }
+    };
+    match why {
+        StopReason::Asked => Ok(()),
+        why => Err(Failure::stopped(why.exit_code(), why.to_string())),
+    }
+}
+
+/// Waits until the node serves, says so on one line, and then waits for ever; ends only when that cannot be written.
+async fn announce(node: &Node, output: Output) -> Failure {
+    while let Err(error) = node.ready().await {
+        tracing::warn!(%error, "not ready yet");
+        // An error that comes at once must not make a busy loop of this.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    let status = node.status().await;
+    let id = node.id();
+    let (raft_id, seat) = match status.managers.iter().find(|manager| manager.id == id) {
+        Some(own) => (own.raft_id, if own.seat == "voter" { "voter" } else { "standby" }),
+        None => (0, "standby"),
+    };
+    let leader = status.leader.as_deref().unwrap_or("none");
+    let (name, address) = (node.name(), node.address());
+    let written = if output.json {
+        output.document(&json!({
+            "ready": { "name": name, "address": address, "raft_id": raft_id, "seat": seat, "leader": leader }
+        }))
+    } else {
+        output.line(&format!("ready: {name} {address} raft id {raft_id} {seat}, leader {leader}"))
+    };
+    match written {
+        Ok(()) => std::future::pending().await,
+        Err(failure) => failure,
+    }
+}
+
+/// SIGTERM and SIGINT, by name.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(|error| Failure::local(format!("cannot listen for signals: {error}")));
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+fn start_logging(options: &LogOptions) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&options.log)
+        .map_err(|error| Failure::usage(format!("--log {} is no filter: {error}", options.log)))?;
+    let colored = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colored);
+    let started = if options.log_json { builder.json().try_init() } else { builder.try_init() };
+    started.map_err(|error| Failure::local(format!("cannot start logging: {error}")))
+}
+
+pub(crate) fn inspect(global: &Global, output: Output) -> Result<(), Failure> {
+    let inspection = quorate::inspect(directory(global)?)?;
+    let document = serde_json::to_value(&inspection)
+        .map_err(|error| Failure::local(format!("the inspection cannot be written as JSON: {error}")))?;
+    if output.json {
+        return output.document(&document);
+    }
+    let Value::Object(fields) = document else {
+        return output.line(&document.to_string());
+    };
+    let rows = fields.into_iter().map(|(name, value)| vec![name.replace('_', " "), plain(&value)]).collect();
+    output.line(&table(&["WHAT", "VALUE"], &[], rows))
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_taken_from_the_last_line() {
+        assert_eq!(token("QRT-1-a-b").unwrap(), "QRT-1-a-b");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "Whoever has this token\n\nQRT-1-a-b\n\n").unwrap();
+        assert_eq!(token(&format!("@{}", file.path().display())).unwrap(), "QRT-1-a-b");
+        assert_eq!(token("").unwrap_err().exit, 2);
+        assert_eq!(token("@/no/such/file").unwrap_err().exit, 2);
+    }
+}

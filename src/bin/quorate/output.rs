@@ -1,0 +1,153 @@
+//! Where words go: stdout for answers, stderr for errors, colours only where somebody sees them.
+//!
+//! Owns every write to stdout and stderr. A reader that went away (`| head -1`) is not an error. Called by every verb.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde_json::Value;
+
+use crate::args::When;
+use crate::failure::Failure;
+
+/// How to answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    pub(crate) json: bool,
+    color: bool,
+}
+
+/// What a colour says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tone {
+    Good,
+    Warning,
+    Bad,
+}
+
+impl Output {
+    pub(crate) fn new(json: bool, when: When) -> Self {
+        Self { json, color: colored(when, io::stdout().is_terminal()) }
+    }
+
+    /// A line of the answer.
+    pub(crate) fn line(self, text: &str) -> Result<(), Failure> {
+        self.bytes(format!("{text}\n").as_bytes())
+    }
+
+    /// A piece of the answer, as it is.
+    pub(crate) fn bytes(self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        match out.write_all(bytes).and_then(|()| out.flush()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(Failure::local(format!("cannot write the answer to stdout: {error}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The answer for scripts: one document on one line.
+    pub(crate) fn document(self, document: &Value) -> Result<(), Failure> {
+        self.line(&document.to_string())
+    }
+
+    /// Something for people that is not the answer.
+    pub(crate) fn note(self, text: &str) {
+        note(text);
+    }
+
+    /// `text` in the colour of `tone`.
+    pub(crate) fn tint(self, tone: Tone, text: &str) -> String {
+        if self.color { painted(tone, text) } else { text.to_owned() }
+    }
+}
+
+fn painted(tone: Tone, text: &str) -> String {
+    let style = match tone {
+        Tone::Good => Style::new().fg_color(Some(AnsiColor::Green.into())).bold(),
+        Tone::Warning => Style::new().fg_color(Some(AnsiColor::Yellow.into())).bold(),
+        Tone::Bad => Style::new().fg_color(Some(AnsiColor::Red.into())).bold(),
+    };
+    format!("{style}{text}{style:#}")
+}
+
+fn colored(when: When, terminal: bool) -> bool {
+    match when {
+        When::Never => false,
+        When::Always => true,
+        When::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+    }
+}
+
+/// A line on stderr. That nobody reads it is no reason to fail.
+fn note(text: &str) {
+    let _nobody_reads = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// The failure, for people on stderr and with `--json` for scripts on stdout.
+pub(crate) fn failed(failure: &Failure, json: bool, when: When) {
+    let word = if colored(when, io::stderr().is_terminal()) { painted(Tone::Bad, "error:") } else { "error:".into() };
+    note(&format!("{word} {}", failure.message()));
+    if json {
+        let _nobody_reads = Output { json, color: false }.document(&failure.json());
+    }
+}
+
+/// An aligned table without lines; columns named in `numbers` are set to the right.
+pub(crate) fn table(header: &[&str], numbers: &[usize], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.to_vec());
+    for row in rows {
+        table.add_row(row);
+    }
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if numbers.contains(&index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// Bytes as a person can read them on one line; `most` characters of them.
+pub(crate) fn preview(bytes: &[u8], most: usize) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let mut shown = String::new();
+    for (count, c) in text.chars().enumerate() {
+        if count == most {
+            shown.push('…');
+            break;
+        }
+        // Control characters of a stored value must not reach the terminal.
+        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_preview_is_one_line_without_control_characters() {
+        assert_eq!(preview(b"a\nb\x1b[31mc", 60), "a\\nb\\u{1b}[31mc");
+        assert_eq!(preview("äöü".as_bytes(), 2), "äö…");
+        assert_eq!(preview(&[0xff, b'x'], 60), "\u{fffd}x");
+    }
+
+    #[test]
+    fn colours_follow_the_option() {
+        assert!(colored(When::Always, false));
+        assert!(!colored(When::Never, true));
+        assert!(!colored(When::Auto, false));
+    }
+
+    #[test]
+    fn a_table_is_aligned_and_has_no_lines() {
+        let text =
+            table(&["NAME", "LAG"], &[1], vec![vec!["n1".into(), "5".into()], vec!["long".into(), "1234".into()]]);
+        assert_eq!(text, "NAME   LAG\nn1       5\nlong  1234");
+    }
+}

@@ -1,0 +1,119 @@
+//! Which cluster a command talks to: `--connect` with `--identity`, `--data-dir`, or the environment.
+//!
+//! Owns that choice and the words for a missing one. Never retries. Called by every verb that needs a cluster.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use quorate::{Client, Identity};
+
+use crate::args::Global;
+use crate::failure::Failure;
+
+const CONNECT: &str = "QUORATE_CONNECT";
+const IDENTITY: &str = "QUORATE_IDENTITY";
+
+/// Where to.
+#[derive(Debug, PartialEq, Eq)]
+enum Target {
+    Local(PathBuf),
+    Remote { managers: Vec<String>, identity: PathBuf },
+}
+
+/// What is on the command line goes before what is in the environment.
+fn target(global: &Global, env: impl Fn(&str) -> Option<String>) -> Result<Target, Failure> {
+    if let Some(directory) = &global.data_dir {
+        return Ok(Target::Local(directory.clone()));
+    }
+    let given = if global.connect.is_empty() {
+        env(CONNECT).unwrap_or_default().split(',').map(str::to_owned).collect()
+    } else {
+        global.connect.clone()
+    };
+    let managers: Vec<String> =
+        given.iter().map(|manager| manager.trim().to_owned()).filter(|manager| !manager.is_empty()).collect();
+    if managers.is_empty() {
+        return Err(Failure::usage(
+            "which cluster? On a node's own machine give --data-dir DIR; from elsewhere --connect HOST:PORT[,..] \
+             --identity FILE (or set QUORATE_CONNECT and QUORATE_IDENTITY)",
+        ));
+    }
+    let identity = global.identity.clone().or_else(|| env(IDENTITY).filter(|path| !path.is_empty()).map(Into::into));
+    let Some(identity) = identity else {
+        return Err(Failure::usage(
+            "--connect needs --identity FILE (or QUORATE_IDENTITY): the operator.id that `quorate init` wrote into the \
+             first manager's directory",
+        ));
+    };
+    Ok(Target::Remote { managers, identity })
+}
+
+/// A client of the cluster that the options name; every request has the deadline of `--timeout`.
+pub(crate) async fn client(global: &Global) -> Result<Client, Failure> {
+    let target = target(global, |name| std::env::var(name).ok())?;
+    let connected = async {
+        match target {
+            Target::Local(directory) => {
+                if !directory.is_dir() {
+                    return Err(Failure::usage(format!(
+                        "there is no directory {}: give the --data-dir of a node on this machine, or --connect",
+                        directory.display()
+                    )));
+                }
+                Ok(Client::local(directory).await?)
+            }
+            Target::Remote { managers, identity } => {
+                let identity = Identity::load(&identity).map_err(|error| Failure::usage(error.to_string()))?;
+                Ok(Client::connect_within(managers, identity, global.timeout).await?)
+            }
+        }
+    };
+    // Resolving names has no deadline of its own; a little more than asked, so that the better message comes first.
+    let patience = global.timeout + Duration::from_millis(500);
+    match tokio::time::timeout(patience, connected).await {
+        Ok(client) => Ok(client?.with_deadline(global.timeout)),
+        Err(_elapsed) => Err(Failure::unavailable(format!(
+            "no connection within {} ms; nothing was sent",
+            global.timeout.as_millis()
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Cli;
+    use clap::Parser as _;
+
+    fn global(arguments: &[&str]) -> Global {
+        Cli::parse_from(["quorate", "status"].iter().chain(arguments)).global
+    }
+
+    fn environment(name: &str) -> Option<String> {
+        match name {
+            CONNECT => Some("env1:4701, env2:4701,".into()),
+            IDENTITY => Some("env.id".into()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn the_command_line_goes_before_the_environment() {
+        let local = target(&global(&["--data-dir", "d"]), environment).unwrap();
+        assert_eq!(local, Target::Local("d".into()));
+        let remote = target(&global(&["--connect", "a:1,b:2", "--identity", "my.id"]), environment).unwrap();
+        assert_eq!(remote, Target::Remote { managers: vec!["a:1".into(), "b:2".into()], identity: "my.id".into() });
+        let from_env = target(&global(&[]), environment).unwrap();
+        let managers = vec!["env1:4701".into(), "env2:4701".into()];
+        assert_eq!(from_env, Target::Remote { managers, identity: "env.id".into() });
+    }
+
+    #[test]
+    fn nothing_said_is_a_usage_error_that_says_what_to_say() {
+        let failure = target(&global(&[]), |_| None).unwrap_err();
+        assert_eq!(failure.exit, 2);
+        assert!(failure.message().contains("--data-dir") && failure.message().contains("--connect"));
+        let failure = target(&global(&["--connect", "a:1"]), |_| None).unwrap_err();
+        assert!(failure.message().contains("operator.id"), "{}", failure.message());
+    }
+}

@@ -1,0 +1,192 @@
+//! Verbs of the scenarios: run the binary to its end, run a node beside the test, wait for a condition.
+//!
+//! Owns the processes that a scenario starts: they are gone when it ends, however it ends.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Longer than anything here takes on the slowest machine; only a failure waits for it.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    command
+        .args(arguments)
+        .env_remove("QUORATE_CONNECT")
+        .env_remove("QUORATE_IDENTITY")
+        .env_remove("QUORATE_LOG")
+        .env_remove("NO_COLOR");
+    command
+}
+
+/// What a command said and how it ended.
+#[derive(Debug)]
+pub struct Said {
+    pub exit: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+    pub bytes: Vec<u8>,
+}
+
+impl Said {
+    fn of(output: Output) -> Self {
+        Self {
+            exit: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            bytes: output.stdout,
+        }
+    }
+
+    /// The one JSON document on stdout.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// It must have ended so.
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(self.exit, Some(code), "{self:?}");
+        self
+    }
+
+    /// It must have said so on stderr.
+    #[track_caller]
+    pub fn complains(self, words: &[&str]) -> Self {
+        for word in words {
+            assert!(self.stderr.contains(word), "`{word}` is not in {self:?}");
+        }
+        self
+    }
+}
+
+/// Runs the binary to its end.
+pub fn quorate(arguments: &[&str]) -> Said {
+    Said::of(command(arguments).stdin(Stdio::null()).output().unwrap())
+}
+
+/// The same, with something on stdin.
+pub fn quorate_with_stdin(arguments: &[&str], input: &[u8]) -> Said {
+    let mut child =
+        command(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    Said::of(child.wait_with_output().unwrap())
+}
+
+/// The same, with environment.
+pub fn quorate_with_env(arguments: &[&str], env: &[(&str, &str)]) -> Said {
+    Said::of(command(arguments).envs(env.iter().copied()).stdin(Stdio::null()).output().unwrap())
+}
+
+/// Waits until `found` answers.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(Instant::now() < until, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A node's directory, prepared, and its process while it runs.
+pub struct Node {
+    pub directory: PathBuf,
+    pub address: String,
+    child: Option<Child>,
+    pub ready: String,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Node {
+    pub fn init(place: &Path, name: &str) -> Self {
+        let directory = place.join(name);
+        let path = directory.to_str().unwrap();
+        let made = quorate(&["init", "--data-dir", path, "--listen", "127.0.0.1:0", "--name", name, "--json"]).exits(0);
+        let address = made.json()["address"].as_str().unwrap().to_owned();
+        Self { directory, address, child: None, ready: String::new() }
+    }
+
+    pub fn join(place: &Path, name: &str, first: &Self) -> Self {
+        let token = quorate(&["token", "show", "manager", "--data-dir", first.dir()]).exits(0);
+        let token = token.stdout.lines().next_back().unwrap().to_owned();
+        let directory = place.join(name);
+        let path = directory.to_str().unwrap();
+        let base = ["join", "--data-dir", path, "--listen", "127.0.0.1:0", "--name", name, "--json"];
+        let joined = quorate(&[&base[..], &["--token", &token, "--manager", &first.address]].concat()).exits(0);
+        let address = joined.json()["address"].as_str().unwrap().to_owned();
+        Self { directory, address, child: None, ready: String::new() }
+    }
+
+    pub fn dir(&self) -> &str {
+        self.directory.to_str().unwrap()
+    }
+
+    pub fn operator(&self) -> String {
+        self.directory.join("operator.id").to_str().unwrap().to_owned()
+    }
+
+    /// Starts it and waits for its first line.
+    #[track_caller]
+    pub fn run(&mut self) -> &mut Self {
+        let log = std::fs::File::create(self.directory.with_extension("log")).unwrap();
+        let mut child = command(&["run", "--data-dir", self.dir()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let stdout = child.stdout.take().unwrap();
+        self.child = Some(child);
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        self.ready = lines.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+            let log = std::fs::read_to_string(self.directory.with_extension("log")).unwrap_or_default();
+            panic!("{} was not ready: {log}", self.dir())
+        });
+        self
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// SIGTERM; answers the exit code.
+    #[track_caller]
+    pub fn terminate(&mut self) -> Option<i32> {
+        let sent = Command::new("sh").args(["-c", &format!("kill -TERM {}", self.pid())]).status().unwrap();
+        assert!(sent.success());
+        let mut child = self.child.take().unwrap();
+        let status = eventually("the node stops", || child.try_wait().unwrap());
+        status.code()
+    }
+
+    pub fn status(&self) -> Value {
+        quorate(&["status", "--json", "--data-dir", self.dir()]).exits(0).json()
+    }
+}
