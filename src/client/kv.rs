@@ -393,21 +393,17 @@ impl IntoFuture for RangeBuilder {
             check_range(&full).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
             let range = self.range.encode_to_vec().into();
             let kind = api::request::Kind::Read(api::Read { range, serializable: self.serializable });
-            match self.client.ask(kind).await? {
-                api::response::Kind::Read(done) => {
-                    let result = RangeResult::decode(done.result)
-                        .map_err(|error| Error::Internal(format!("the answer cannot be read: {error}")))?;
-                    Ok(RangePage {
-                        entries: result.entries.into_iter().map(Entry::from).collect(),
-                        count: result.count,
-                        more: result.more,
-                        revision: result.revision,
-                        applied: done.applied,
-                        age: Duration::from_millis(done.age_ms),
-                    })
-                }
-                other => Err(unexpected(&other)),
-            }
+            let api::response::Kind::Read(done) = self.client.ask(kind).await? else { return Err(unexpected()) };
+            let result = RangeResult::decode(done.result)
+                .map_err(|error| Error::Internal(format!("the answer cannot be read: {error}")))?;
+            Ok(RangePage {
+                entries: result.entries.into_iter().map(Entry::from).collect(),
+                count: result.count,
+                more: result.more,
+                revision: result.revision,
+                applied: done.applied,
+                age: Duration::from_millis(done.age_ms),
+            })
         })
     }
 }

@@ -158,11 +158,9 @@ impl Client {
     /// `Unavailable` when no manager answers within the deadline.
     pub async fn status(&self) -> Result<ClusterStatus> {
         let kind = api::request::Kind::Status(api::Status {});
-        match self.ask(kind).await? {
-            api::response::Kind::Status(done) => serde_json::from_slice(&done.json)
-                .map_err(|error| Error::Internal(format!("the status answer cannot be read: {error}"))),
-            other => Err(unexpected(&other)),
-        }
+        let api::response::Kind::Status(done) = self.ask(kind).await? else { return Err(unexpected()) };
+        serde_json::from_slice(&done.json)
+            .map_err(|error| Error::Internal(format!("the status answer cannot be read: {error}")))
     }
 
     /// The join token for `role` ("manager" or "worker").
@@ -171,10 +169,8 @@ impl Client {
     /// `Denied` unless the identity is an operator's.
     pub async fn join_token(&self, role: &str) -> Result<String> {
         let kind = api::request::Kind::TokenShow(api::TokenShow { role: role.to_owned() });
-        match self.ask(kind).await? {
-            api::response::Kind::Token(done) => Ok(done.token),
-            other => Err(unexpected(&other)),
-        }
+        let api::response::Kind::Token(done) = self.ask(kind).await? else { return Err(unexpected()) };
+        Ok(done.token)
     }
 
     /// Hands leadership to `to` (name, node id or raft id), or to the voter that is furthest. Answers the name of who
@@ -184,10 +180,8 @@ impl Client {
     /// `Refused` with the reason: no seat, not reachable, not taken over within one election timeout.
     pub async fn transfer_leadership(&self, to: Option<&str>) -> Result<String> {
         let kind = api::request::Kind::Transfer(api::Transfer { to: to.unwrap_or_default().to_owned() });
-        match self.ask(kind).await? {
-            api::response::Kind::Transfer(done) => Ok(done.name),
-            other => Err(unexpected(&other)),
-        }
+        let api::response::Kind::Transfer(done) = self.ask(kind).await? else { return Err(unexpected()) };
+        Ok(done.name)
     }
 
     /// Sends a transaction with user keys; applied once, however often it must be sent.
@@ -205,12 +199,8 @@ impl Client {
             born: open.born,
         };
         let kind = api::request::Kind::Write(api::Write { request: request.encode_to_vec().into() });
-        match self.ask(kind).await {
-            Ok(api::response::Kind::Write(done)) => TxnResult::decode(done.result)
-                .map_err(|error| Error::Internal(format!("the answer cannot be read: {error}"))),
-            Ok(other) => Err(unexpected(&other)),
-            Err(error) => Err(error),
-        }
+        let api::response::Kind::Write(done) = self.ask(kind).await? else { return Err(unexpected()) };
+        TxnResult::decode(done.result).map_err(|error| Error::Internal(format!("the answer cannot be read: {error}")))
     }
 
     /// Asks until there is an answer, a refusal, or the deadline.
@@ -282,7 +272,6 @@ impl Client {
     }
 }
 
-fn unexpected(kind: &api::response::Kind) -> Error {
-    let _ = kind;
+fn unexpected() -> Error {
     Error::Internal("the manager answered something else than was asked".into())
 }

@@ -77,12 +77,11 @@ impl Remote {
 
 fn refused(error: &ConnectError) -> Error {
     let message = error.to_string();
-    match error.root() {
-        ConnectError::OwnCertificate(_) | ConnectError::Certificate { .. } | ConnectError::NotAccepted { .. } => {
-            Error::Denied(message)
-        }
-        _ => Error::Unavailable(message),
-    }
+    let identity = matches!(
+        error.root(),
+        ConnectError::OwnCertificate(_) | ConnectError::Certificate { .. } | ConnectError::NotAccepted { .. }
+    );
+    if identity { Error::Denied(message) } else { Error::Unavailable(message) }
 }
 
 fn decode(body: Bytes) -> std::result::Result<api::Response, CallError> {

@@ -318,7 +318,7 @@ async fn ask_to_join(
         // Whoever was reached and is not of the token's cluster stays so, however often it is asked.
         JoinError::Connect(error) if !error.is_retryable() => StartError::Refused(error.to_string()),
         JoinError::Connect(error) => StartError::Unavailable(error.to_string()),
-        other => StartError::Refused(other.to_string()),
+        JoinError::Unknown(_) | JoinError::BadReply(_) => StartError::Refused(error.to_string()),
     })
 }
 

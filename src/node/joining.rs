@@ -42,9 +42,10 @@ struct Seen {
 }
 
 fn words(error: Failure) -> JoinRefused {
-    match error.code() {
-        api::Code::NoLeader | api::Code::QuorumLost => JoinRefused::NoLeader,
-        _ => JoinRefused::Other(error.message),
+    if matches!(error.code(), api::Code::NoLeader | api::Code::QuorumLost) {
+        JoinRefused::NoLeader
+    } else {
+        JoinRefused::Other(error.message)
     }
 }
 

@@ -53,7 +53,8 @@ fn corrupt(record: &str, detail: impl ToString) -> StoreError {
 pub(crate) fn token(view: &dyn StateRead, role: Role) -> StoreResult<Option<TokenSecret>> {
     let Some((bytes, _)) = value(view, token_key(role))? else { return Ok(None) };
     let record = TokenRecord::decode(bytes).map_err(|error| corrupt("join token", error))?;
-    let secret = record.secret.as_ref().try_into().map_err(|_| corrupt("join token", "its secret is not 16 bytes"))?;
+    let secret =
+        record.secret.as_ref().try_into().map_err(|_length| corrupt("join token", "its secret is not 16 bytes"))?;
     Ok(Some(TokenSecret::from_bytes(secret)))
 }
 

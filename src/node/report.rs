@@ -58,10 +58,8 @@ impl Service {
             let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
             asking.spawn(async move {
                 let answer = peers.request(id, body, PATIENCE).await.ok()?;
-                match api::Response::decode(answer).ok()?.kind? {
-                    response::Kind::Status(done) => Some((id, serde_json::from_slice(&done.json).ok()?)),
-                    _ => None,
-                }
+                let response::Kind::Status(done) = api::Response::decode(answer).ok()?.kind? else { return None };
+                Some((id, serde_json::from_slice(&done.json).ok()?))
             });
         }
         let mut reports = BTreeMap::new();

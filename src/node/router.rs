@@ -67,7 +67,8 @@ impl Router {
                     Err(error) => {
                         let may_be_done = matches!(error.code(), api::Code::Unknown);
                         let elsewhere = matches!(error.code(), api::Code::NotLeader | api::Code::Stopping);
-                        if !elsewhere && !(may_be_done && repeatable) {
+                        let again = elsewhere || (may_be_done && repeatable);
+                        if !again {
                             return Err(error);
                         }
                         attempt *= 2;

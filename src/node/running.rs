@@ -13,6 +13,7 @@ use quorate_core::consensus::io::{Input, Records, StopCause};
 use quorate_core::consensus::{Consensus, Start as MachineStart, config::Config};
 use quorate_core::id::RaftId;
 use quorate_core::ports::{LogReader, OpenStore, StateRead, StateReader, StoreResult};
+use quorate_core::state::contract::ApplyError;
 use quorate_core::state::{Machine, read};
 use quorate_transport::{
     BindError, Endpoint, EndpointConfig, EndpointOptions, Gate, Handler, Identity, LocalListener, PeerAddress,
@@ -83,8 +84,8 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     }
     let identity = Identity::load(&layout.identity()).map_err(|error| StartError::Directory(error.to_string()))?;
     let state = Machine::open(state).map_err(|error| match error {
-        quorate_core::state::contract::ApplyError::Store(error) => StartError::from(error),
-        other => StartError::Damaged(other.to_string()),
+        ApplyError::Store(error) => StartError::from(error),
+        ApplyError::NeedsVersion { .. } | ApplyError::Broken { .. } => StartError::Damaged(error.to_string()),
     })?;
     let records = Arc::new(applier::records(&*state.reader().view())?);
     let tail = read_tail(&*log_reader, state.status().applied.0 + 1, boot.last.0 + 1)?;
