@@ -147,10 +147,7 @@ async fn run_on(builder: NodeBuilder, start: Start, log: &LogOptions, output: Ou
             }
         }
     };
-    match why {
-        StopReason::Asked => Ok(()),
-        why => Err(Failure::stopped(why.exit_code(), why.to_string())),
-    }
+    if why == StopReason::Asked { Ok(()) } else { Err(Failure::stopped(why.exit_code(), why.to_string())) }
 }
 
 /// Waits until the node serves, says so on one line, and then waits for ever; ends only when that cannot be written.
