@@ -306,6 +306,7 @@ fn a_write_whose_place_is_covered_by_a_snapshot_is_unknown() -> Test {
 #[test]
 fn a_leader_that_dies_at_any_step_of_a_joint_change_leaves_no_joint_configuration_behind() -> Test {
     // Given 3 voters and two more about to be seated, when the leader dies after any number of effects
+    let (mut before, mut joint, mut after) = (0, 0, 0);
     for effects in 0..160 {
         let mut world = World::new(SimConfig { stable_ticks: 25, ..quiet(5) })?;
         let three = world.run_until(30_000 * MILLIS, |world| {
@@ -324,6 +325,14 @@ fn a_leader_that_dies_at_any_step_of_a_joint_change_leaves_no_joint_configuratio
         })?;
         world.doom(leader, effects);
         world.run_until(ELECTION, |world| world.status(leader).is_none())?;
+        let seen: Vec<_> = followers(&world).iter().filter_map(|id| world.status(*id)).collect();
+        if seen.iter().any(|status| status.configuration.is_joint()) {
+            joint += 1;
+        } else if seen.iter().any(|status| status.configuration.voters.len() == 5) {
+            after += 1;
+        } else {
+            before += 1;
+        }
         // Then whoever leads next leaves it within ten election timeouts
         let left = world.run_until(10 * ELECTION, |world| {
             world.leader().filter(|id| *id != leader || world.status(leader).is_some()).is_some_and(|id| {
@@ -339,6 +348,7 @@ fn a_leader_that_dies_at_any_step_of_a_joint_change_leaves_no_joint_configuratio
         })?;
         assert!(five, "after {effects} effects: {:?}", world.is_settled());
     }
+    assert!(before > 5 && joint > 5 && after > 5, "{before} died before it, {joint} in it, {after} after it");
     Ok(())
 }
 

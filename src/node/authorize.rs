@@ -17,12 +17,14 @@ use super::gate::Asker;
 /// | show a join token | yes | no | no |
 /// | transfer leadership | yes | yes, for an operator | no |
 /// | a forwarded command | no | yes | no |
+/// | rejoin with a fresh store | no | no | yes, for itself |
 pub(super) const fn allowed(asker: Asker, kind: &Kind) -> bool {
     match kind {
         Kind::Write(_) | Kind::Read(_) | Kind::TokenShow(_) => matches!(asker, Asker::Operator),
         // A manager passes an operator's wish on to the leader.
         Kind::Transfer(_) => matches!(asker, Asker::Operator | Asker::Manager),
         Kind::Status(_) => true,
+        Kind::Rejoin(_) => matches!(asker, Asker::Node(_)),
         Kind::MemberStatus(_) | Kind::Command(_) => matches!(asker, Asker::Manager),
     }
 }

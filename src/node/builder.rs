@@ -69,8 +69,8 @@ pub struct Prepared {
 #[must_use = "a builder does nothing until it is started"]
 pub struct NodeBuilder {
     pub(super) directory: PathBuf,
-    listen: Option<String>,
-    advertise: Option<String>,
+    pub(super) listen: Option<String>,
+    pub(super) advertise: Option<String>,
     name: String,
     pub(super) hints: Vec<String>,
     pub(super) tick: Duration,
@@ -225,7 +225,7 @@ impl NodeBuilder {
         Ok(facts)
     }
 
-    fn addresses(&self) -> Result<(String, String), StartError> {
+    pub(super) fn addresses(&self) -> Result<(String, String), StartError> {
         let listen = self.listen.clone().unwrap_or_else(|| format!("[::]:{}", config::PORT));
         let mut address = resolve(&listen)?;
         if address.port() == 0 {
@@ -353,7 +353,7 @@ fn finish_join(layout: &Layout, joined: Joined) -> Result<Prepared, StartError> 
     Ok(prepared(&facts, None))
 }
 
-fn random<T>(wrap: impl FnOnce([u8; 16]) -> T) -> Result<T, StartError> {
+pub(super) fn random<T>(wrap: impl FnOnce([u8; 16]) -> T) -> Result<T, StartError> {
     config::random_id(wrap).map_err(|error| StartError::Internal(error.to_string()))
 }
 

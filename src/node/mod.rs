@@ -13,6 +13,7 @@ mod joining;
 mod lead;
 mod log_writer;
 mod records;
+mod rejoin;
 mod report;
 mod router;
 mod running;

@@ -82,14 +82,20 @@ impl Service {
             );
         }
         let patience = Duration::from_millis(request.deadline_ms).min(Duration::from_secs(600));
-        match self.answer(kind, Instant::now() + patience).await {
+        match self.answer(asker, kind, Instant::now() + patience).await {
             Ok(kind) => api::Response { kind: Some(kind) },
             Err(error) => api::Response { kind: Some(response::Kind::Error(error)) },
         }
     }
 
-    async fn answer(&self, kind: request::Kind, until: Instant) -> Result<response::Kind, Failure> {
+    async fn answer(&self, asker: &Asker, kind: request::Kind, until: Instant) -> Result<response::Kind, Failure> {
         match kind {
+            request::Kind::Rejoin(rejoin) => {
+                let Asker::Node(node) = *asker else {
+                    return Err(fail(api::Code::Denied, "only a node's own certificate can rejoin it"));
+                };
+                self.rejoin(node, rejoin, until).await.map(response::Kind::Rejoin)
+            }
             request::Kind::Write(write) => {
                 let result = self.write(&write.request, until).await?.encode_to_vec().into();
                 Ok(response::Kind::Write(api::WriteDone { result }))

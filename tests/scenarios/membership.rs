@@ -59,3 +59,34 @@ async fn a_member_far_behind_catches_up_by_snapshot() {
     assert!(back.snapshots.installed > 0);
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manager_with_a_damaged_store_comes_back_under_a_new_raft_id() {
+    // Given three managers, one of which stops and has its journal damaged in the middle.
+    let mut cluster = Cluster::of(3).await;
+    let kv = cluster.any().client().kv();
+    for number in 0..50 {
+        kv.put(format!("n/{number}"), vec![b'x'; 256]).await.unwrap();
+    }
+    let hurt = (cluster.leader().await + 1) % 3;
+    let name = cluster.node(hurt).name();
+    let old = cluster.any().status().await.managers.into_iter().find(|m| m.name == name).unwrap().raft_id;
+    cluster.kill(hurt).await;
+    cluster.damage_journal(hurt);
+    // When it is started, it refuses: it would have forgotten what it promised.
+    let refused = cluster.try_restart(hurt).await.unwrap_err();
+    assert!(matches!(&refused, quorate::StartError::Damaged(why) if why.contains("damaged")), "{refused}");
+    // When it rejoins by its certificate, it gets a fresh store and a new raft id,
+    let others: Vec<String> = cluster.running().iter().map(|i| cluster.node(*i).address().to_string()).collect();
+    let prepared = cluster.builder_of(hurt).rejoin(others).await.unwrap();
+    assert!(prepared.raft_id > 3);
+    assert_eq!(prepared.name, name);
+    cluster.restart(hurt).await;
+    // and then the old id's seat, in one change.
+    let status = cluster.settled(3).await;
+    let seats: Vec<u64> = status.managers.iter().filter(|m| m.seat == "voter").map(|m| m.raft_id).collect();
+    assert!(seats.contains(&prepared.raft_id) && !seats.contains(&old), "{seats:?}");
+    cluster.agrees().await;
+    assert_eq!(cluster.node(hurt).client().kv().prefix("n/").all().await.unwrap().len(), 50);
+    cluster.stop().await;
+}

@@ -151,6 +151,28 @@ impl Cluster {
         self.members[index].node = Some(node);
     }
 
+    pub fn builder_of(&self, index: usize) -> NodeBuilder {
+        self.builder(&self.members[index].directory, "")
+    }
+
+    pub async fn try_restart(&self, index: usize) -> Result<Node, quorate::StartError> {
+        self.builder_of(index).start(Start::Open).await
+    }
+
+    /// Flips a byte in the middle of a stopped member's newest journal file.
+    pub fn damage_journal(&self, index: usize) {
+        let database = walk(&self.members[index].directory);
+        let journal = database
+            .into_iter()
+            .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+            .max_by_key(|path| std::fs::metadata(path).unwrap().len())
+            .expect("a journal file");
+        let mut bytes = std::fs::read(&journal).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x40;
+        std::fs::write(&journal, bytes).unwrap();
+    }
+
     pub fn operator(&self) -> Identity {
         Identity::load(&self.members[0].directory.join("operator.id")).unwrap()
     }
@@ -179,4 +201,14 @@ impl Cluster {
             assert_eq!(node.shutdown().await, quorate::StopReason::Asked);
         }
     }
+}
+
+/// Every file below a directory.
+fn walk(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files.extend(walk(&path)) } else { files.push(path) }
+    }
+    files
 }

@@ -88,3 +88,24 @@ pub(super) fn leave(guard: &Guard) -> eraftpb::ConfChangeV2 {
         context: guard.encode_to_vec(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_made_for_another_configuration_is_void() {
+        let ids = |ids: &[u64]| ids.iter().copied().map(RaftId).collect::<Vec<_>>();
+        let in_force = Configuration { voters: ids(&[1, 2, 3]), ..Configuration::default() };
+        let grown = Configuration { voters: ids(&[1, 2, 3, 4, 5]), ..Configuration::default() };
+        let lineage = LineageId::from_bytes([1; 16]);
+        let guard = Guard::new(lineage, 4, &in_force, &ids(&[1, 2, 3, 4, 5]));
+        let read_back = change(&SeatChange::Joint { steps: vec![SeatStep::AddVoter(RaftId(4))] }, &guard);
+        assert_eq!(Guard::of(&read_back).as_ref(), Some(&guard));
+        assert!(guard.is_current(lineage, 4, &in_force));
+        // The same entry again, after it took effect; from before a recovery; and for other voters
+        assert!(!guard.is_current(lineage, 5, &in_force));
+        assert!(!guard.is_current(LineageId::from_bytes([2; 16]), 4, &in_force));
+        assert!(!guard.is_current(lineage, 4, &grown));
+    }
+}

@@ -10,7 +10,7 @@ use super::{Consensus, convert};
 use crate::id::RaftId;
 
 /// No honest term or index comes near it; arithmetic on numbers below it cannot wrap.
-const NUMBER_MAX: u64 = u64::MAX >> 1;
+pub(super) const NUMBER_MAX: u64 = u64::MAX >> 1;
 
 impl Consensus {
     pub(super) fn on_message(&mut self, from: RaftId, body: &[u8]) {
@@ -118,7 +118,7 @@ impl Consensus {
 }
 
 /// Whether the message's numbers fit each other, as they do in everything a member sends.
-fn is_sound(message: &eraftpb::Message) -> bool {
+pub(super) fn is_sound(message: &eraftpb::Message) -> bool {
     let numbers =
         [message.term, message.index, message.log_term, message.commit, message.commit_term, message.reject_hint];
     if numbers.iter().any(|number| *number > NUMBER_MAX) {
@@ -136,7 +136,9 @@ fn is_sound(message: &eraftpb::Message) -> bool {
             before = (entry.index, entry.term);
             follows
         });
-        return in_order && message.term > 0;
+        // Raft answers term 0 for every index outside of its log: with it anything would seem to follow.
+        let anchored = message.log_term > 0 || message.index == 0;
+        return in_order && anchored && message.term > 0 && message.entries.iter().all(|entry| entry.term > 0);
     }
     // Raft takes a message without a term for a local one.
     message.term > 0 && (kind != MessageType::MsgReadIndexResp || message.entries.len() == 1)

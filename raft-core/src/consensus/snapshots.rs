@@ -10,6 +10,7 @@ use raft::eraftpb;
 use raft::{ProgressState, SnapshotStatus};
 
 use super::config::ELECTION_TICKS;
+use super::inbound::{self, NUMBER_MAX};
 use super::io::{Answer, Effect, Records};
 use super::memlog::Sendable;
 use super::{Consensus, convert};
@@ -108,6 +109,7 @@ impl Consensus {
                 && message.to == self.config.id.0
                 && message.msg_type() == eraftpb::MessageType::MsgSnapshot
                 && self.installing.is_none()
+                && inbound::is_sound(message)
                 && is_sound(message.get_snapshot())
                 && self.records.removed.binary_search(&from).is_err()
         });
@@ -201,8 +203,8 @@ fn is_sound(snapshot: &eraftpb::Snapshot) -> bool {
     let configuration = convert::configuration(metadata.get_conf_state());
     let distinct = |ids: &[RaftId]| ids.windows(2).all(|pair| pair.first() != pair.last()) && !ids.contains(&RaftId(0));
     let Configuration { voters, voters_outgoing, learners, learners_next } = &configuration;
-    metadata.index > 0
-        && metadata.term > 0
+    (1..NUMBER_MAX).contains(&metadata.index)
+        && (1..NUMBER_MAX).contains(&metadata.term)
         && configuration.is_odd()
         && [voters, voters_outgoing, learners, learners_next].into_iter().all(|ids| distinct(ids))
         && !learners.iter().any(|id| configuration.is_voter(*id))

@@ -1,0 +1,239 @@
+//! A manager whose store was damaged or lost comes back: with a fresh store, under a new raft id.
+//!
+//! Owns both sides. Nothing is ever refilled under an old raft id (design section 4, rule 4): the old one is burnt in
+//! the same transaction that gives out the new one, and the planner moves its seat in one joint change once the
+//! newcomer has caught up. Proven by the node's certificate, so no token is needed. Old data is moved aside, never
+//! deleted.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_core::command::{COMMAND_VERSION, Command, CommandKind};
+use quorate_core::consensus::io::Origin;
+use quorate_core::id::{Lineage, NodeId, RaftId, StoreId};
+use quorate_core::membership::record::{ClusterRecord, NodeRecord};
+use quorate_core::state::read;
+use quorate_core::txn::{Compare, Put, Txn};
+use quorate_transport::{Connector, Hello, Identity, api};
+use tokio::time::Instant;
+
+use super::builder::{NodeBuilder, Prepared, off_thread, open_store, prepared, random};
+use super::facts::{Facts, KnownManager, Layout, Stage};
+use super::router::{Failure, fail};
+use super::service::{Service, blocking, broken};
+use super::stop::StartError;
+use super::{applier, records};
+use crate::client::SOFTWARE;
+use crate::config;
+
+/// Attempts when somebody else changes the cluster's record at the same time.
+const ATTEMPTS: usize = 16;
+
+impl Service {
+    /// Gives the node that asks a new raft id for its fresh store. Asked twice for one store, it answers twice the same.
+    pub(super) async fn rejoin(
+        &self,
+        node: NodeId,
+        rejoin: api::Rejoin,
+        until: Instant,
+    ) -> Result<api::RejoinDone, Failure> {
+        let Some(store) = StoreId::from_slice(&rejoin.store_id) else {
+            return Err(fail(api::Code::Invalid, "the store id must be 16 bytes. Nothing was changed"));
+        };
+        for _ in 0..ATTEMPTS {
+            self.router.read_index(until).await?;
+            let reader = self.store()?.reader;
+            let (all, cluster_revision, node_revision) = blocking(move || {
+                let view = reader.view();
+                let seen = || -> quorate_core::ports::StoreResult<_> {
+                    let cluster = records::value(&*view, ClusterRecord::key())?.map_or(0, |(_, revision)| revision);
+                    let own = records::value(&*view, NodeRecord::key(node))?.map_or(0, |(_, revision)| revision);
+                    Ok((applier::records(&*view)?, cluster, own))
+                };
+                seen().map_err(|error| broken(&error))
+            })
+            .await?;
+            let Some(record) = all.nodes.iter().find(|record| record.node_id() == Some(node)) else {
+                return Err(fail(api::Code::NotFound, "the cluster has no record of this node; join with a token"));
+            };
+            let Some(old) = record.raft() else {
+                return Err(fail(api::Code::Refused, "the node is no manager; there is no store to replace"));
+            };
+            if record.store() == Some(store) {
+                return Ok(answer(&all.nodes, record, all.cluster.lineage.clone()));
+            }
+            let seated = self.status.borrow().configuration.clone();
+            // A raft id that never got the seat hands its claim on.
+            let inherited = RaftId(record.replaces);
+            let replaces = if !seated.is_voter(old) && seated.is_voter(inherited) { inherited } else { old };
+            let mut cluster = all.cluster.clone();
+            let fresh = cluster.next_raft_id;
+            cluster.next_raft_id += 1;
+            let mut updated = record.clone();
+            updated.raft_id = fresh;
+            updated.replaces = replaces.0;
+            updated.store_id = rejoin.store_id.clone();
+            updated.command_version = rejoin.command_version;
+            updated.software.clone_from(&rejoin.software);
+            if !rejoin.advertise.is_empty() {
+                updated.addresses = vec![rejoin.advertise.clone()];
+            }
+            let put = |key: Bytes, value: Bytes| Put { key, value, ..Put::default() }.into();
+            let txn = Txn {
+                compares: vec![
+                    Compare::mod_revision(ClusterRecord::key(), cluster_revision),
+                    Compare::mod_revision(NodeRecord::key(node), node_revision),
+                ],
+                then: vec![
+                    put(ClusterRecord::key(), cluster.to_bytes()),
+                    put(NodeRecord::key(node), updated.to_bytes()),
+                    put(read::removed_key(old), Bytes::from_static(b"replaced")),
+                ],
+                ..Txn::default()
+            };
+            let done = self.router.execute(Command::from(CommandKind::System(txn)), Origin::Here, until).await?;
+            if done.succeeded {
+                tracing::info!(%node, %old, fresh, "a manager came back with a fresh store");
+                return Ok(answer(&all.nodes, &updated, cluster.lineage));
+            }
+        }
+        Err(fail(api::Code::Overloaded, "too many membership changes at the same time. Nothing was changed; try again"))
+    }
+}
+
+fn answer(nodes: &[NodeRecord], record: &NodeRecord, lineage: Bytes) -> api::RejoinDone {
+    let known = |node: &NodeRecord| api::Known {
+        raft_id: node.raft_id,
+        node_id: node.id.clone(),
+        addresses: node.addresses.clone(),
+    };
+    api::RejoinDone {
+        raft_id: record.raft_id,
+        lineage,
+        name: record.name.clone(),
+        advertise: record.addresses.first().cloned().unwrap_or_default(),
+        managers: nodes.iter().filter(|node| node.raft_id != 0 && node.id != record.id).map(known).collect(),
+    }
+}
+
+impl NodeBuilder {
+    /// Gives a manager whose store is damaged or gone a fresh one: the old store is moved aside (never deleted), and the
+    /// node comes back under a new raft id by its own certificate. `managers` are `host:port` of the others.
+    ///
+    /// Not cancel safe: dropped half-way, the same call goes on where it stopped.
+    ///
+    /// # Errors
+    /// `Directory` when the store is sound; `InUse` when the node runs; `Refused` or `Unavailable` from the managers.
+    pub async fn rejoin(self, managers: Vec<String>) -> Result<Prepared, StartError> {
+        if managers.is_empty() {
+            return Err(StartError::Invalid("name at least one other manager, as host:port".into()));
+        }
+        let builder = self.clone();
+        let (facts, identity) = off_thread(move || builder.fresh_store()).await?;
+        let identity = Arc::new(identity);
+        let subject = identity.subject();
+        let hello = Hello::client(subject.cluster, subject.node_id, Lineage::default(), SOFTWARE);
+        let connection = Connector::connect(&managers, Arc::clone(&identity), hello, config::REQUEST_DEADLINE)
+            .await
+            .map_err(|error| StartError::Unavailable(error.to_string()))?;
+        let kind = api::request::Kind::Rejoin(api::Rejoin {
+            store_id: facts.store_id.clone(),
+            advertise: self.advertise.clone().unwrap_or_default(),
+            command_version: COMMAND_VERSION,
+            software: SOFTWARE.to_owned(),
+        });
+        let deadline_ms = u64::try_from(config::REQUEST_DEADLINE.as_millis()).unwrap_or(u64::MAX);
+        let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
+        let reply = connection
+            .request(body, config::REQUEST_DEADLINE)
+            .await
+            .map_err(|error| StartError::Unavailable(format!("{error}; run the same command again, that is safe")))?;
+        connection.close().await;
+        let done = match api::Response::decode(reply).map(|response| response.kind) {
+            Ok(Some(api::response::Kind::Rejoin(done))) => done,
+            Ok(Some(api::response::Kind::Error(error))) => return Err(StartError::Refused(error.message)),
+            Ok(_) | Err(_) => return Err(StartError::Internal("the manager's answer cannot be read".into())),
+        };
+        off_thread(move || self.finish_rejoin(facts, done)).await
+    }
+
+    /// Moves a damaged store aside and begins a fresh one with a store id of its own.
+    fn fresh_store(&self) -> Result<(Facts, Identity), StartError> {
+        let layout = Layout::new(&self.directory);
+        let identity = Identity::load(&layout.identity()).map_err(|error| {
+            StartError::Directory(format!(
+                "{error}. Without its identity file the node cannot come back: join with a token"
+            ))
+        })?;
+        let sound = match quorate_storage::exists(&layout.store()) {
+            false if layout.store().exists() => Err(()),
+            false => Ok(None),
+            true => match quorate_storage::open_read_only(&layout.store()) {
+                Ok(store) => Facts::read(store.fact(Facts::NAME)?).map_err(|_damaged| ()),
+                Err(error @ quorate_core::ports::StoreError::Locked { .. }) => return Err(error.into()),
+                Err(_damaged) => Err(()),
+            },
+        };
+        match sound {
+            Ok(Some(facts)) if facts.is_ready() => Err(StartError::Directory(format!(
+                "the store in {} is sound: there is nothing to replace. Nothing was changed; run it with `quorate run`",
+                self.directory.display()
+            ))),
+            Ok(Some(facts)) => Ok((facts, identity)),
+            Ok(None) => Ok((self.begin_fresh(&layout, &identity)?, identity)),
+            Err(()) => {
+                let aside = self.free_name();
+                std::fs::rename(layout.store(), &aside)
+                    .and_then(|()| std::fs::File::open(&self.directory)?.sync_all())
+                    .map_err(|error| StartError::Disk(format!("the old store cannot be moved aside: {error}")))?;
+                tracing::warn!(to = %aside.display(), "the old store was moved aside");
+                Ok((self.begin_fresh(&layout, &identity)?, identity))
+            }
+        }
+    }
+
+    fn free_name(&self) -> PathBuf {
+        let mut number = 1_u64;
+        loop {
+            let name = self.directory.join(format!("store.damaged-{number}"));
+            if !name.exists() {
+                return name;
+            }
+            number += 1;
+        }
+    }
+
+    fn begin_fresh(&self, layout: &Layout, identity: &Identity) -> Result<Facts, StartError> {
+        let store = open_store(layout)?;
+        let subject = identity.subject();
+        let facts = Facts {
+            stage: Stage::Begun.into(),
+            cluster_id: Bytes::copy_from_slice(subject.cluster.as_bytes()),
+            node_id: Bytes::copy_from_slice(subject.node_id.as_bytes()),
+            store_id: Bytes::copy_from_slice(random(StoreId::from_bytes)?.as_bytes()),
+            seed: [random(|bytes| bytes)?, random(|bytes| bytes)?].concat().into(),
+            ..Facts::default()
+        };
+        facts.save(&*store.meta)?;
+        Ok(facts)
+    }
+
+    fn finish_rejoin(&self, mut facts: Facts, done: api::RejoinDone) -> Result<Prepared, StartError> {
+        let store = open_store(&Layout::new(&self.directory))?;
+        facts.raft_id = done.raft_id;
+        facts.lineage = done.lineage;
+        facts.name = done.name;
+        facts.listen = if self.listen.is_some() { self.addresses()?.0 } else { done.advertise.clone() };
+        facts.advertise = done.advertise;
+        facts.managers = done
+            .managers
+            .into_iter()
+            .map(|known| KnownManager { raft_id: known.raft_id, node_id: known.node_id, addresses: known.addresses })
+            .collect();
+        facts.stage = Stage::Ready.into();
+        facts.save(&*store.meta)?;
+        Ok(prepared(&facts, None))
+    }
+}
