@@ -12,7 +12,9 @@ use crate::output::{Output, Tone, table};
 use crate::target;
 
 pub(crate) async fn run(global: &Global, output: Output) -> Result<(), Failure> {
-    let status = target::client(global).await?.status().await?;
+    let mut status = target::client(global).await?.status().await?;
+    // By their numbers, so that a manager stands where it stood the last time.
+    status.managers.sort_by_key(|manager| manager.raft_id);
     if output.json {
         let document = serde_json::to_value(&status)
             .map_err(|error| Failure::local(format!("the status cannot be written as JSON: {error}")))?;
@@ -96,6 +98,8 @@ fn lost(status: &ClusterStatus, voters: &[&ManagerStatus], output: Output, seats
     let names: Vec<&str> = missing.iter().map(|manager| manager.name.as_str()).collect();
     let next = if wanted >= missing.len() {
         format!("start {} again", names.join(" AND "))
+    } else if wanted == 1 && missing.len() == 2 {
+        format!("start {} again; either one is enough", names.join(" OR "))
     } else if wanted == 1 {
         format!("start {} again; any one of them is enough", names.join(" OR "))
     } else {
@@ -110,10 +114,9 @@ fn lost(status: &ClusterStatus, voters: &[&ManagerStatus], output: Output, seats
 }
 
 fn managers(status: &ClusterStatus) -> String {
-    let mut managers: Vec<&ManagerStatus> = status.managers.iter().collect();
-    managers.sort_by_key(|manager| manager.raft_id);
-    let rows = managers
-        .into_iter()
+    let rows = status
+        .managers
+        .iter()
         .map(|manager| {
             let hash = match (&manager.state_hash, manager.hash_revision) {
                 (Some(hash), Some(revision)) => {
@@ -189,7 +192,7 @@ mod tests {
             "QUORUM LOST for 4m 12s: 1 of 3 voters reachable, 2 needed. Writes are refused. Nothing acknowledged is lost."
         );
         assert_eq!(lines[1], "  missing  n1 10.0.0.1:4701    n2 10.0.0.2:4701");
-        assert_eq!(lines[2], "  next     start n1 OR n2 again; any one of them is enough");
+        assert_eq!(lines[2], "  next     start n1 OR n2 again; either one is enough");
         assert!(lines[3].starts_with("  only if their disks are gone for good"), "{page}");
     }
 
