@@ -117,17 +117,22 @@ fn prints_a_trace_hash() {
     println!("trace hash of seed {seed}: {hash}");
 }
 
-/// `QUORATE_SIM_SEED=n` runs one seed; with `QUORATE_SIM_TRACE=1` it prints every line of it.
-#[test]
-fn one_seed() {
-    let seed = std::env::var("QUORATE_SIM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
-    let profile = match std::env::var("QUORATE_SIM_PROFILE").as_deref() {
+/// `QUORATE_SIM_PROFILE`; without it everything may go wrong.
+fn asked_profile() -> Profile {
+    match std::env::var("QUORATE_SIM_PROFILE").as_deref() {
         Ok("network") => Profile::Network,
         Ok("disk") => Profile::Disk,
         Ok("membership") => Profile::Membership,
         Ok("calm") => Profile::Calm,
         _ => Profile::Swarm,
-    };
+    }
+}
+
+/// `QUORATE_SIM_SEED=n` runs one seed; with `QUORATE_SIM_TRACE=1` it prints every line of it.
+#[test]
+fn one_seed() {
+    let seed = std::env::var("QUORATE_SIM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let profile = asked_profile();
     let mut world = World::new(SimConfig::draw(seed, profile)).unwrap();
     world.keep_lines();
     let played = world.play();
@@ -147,9 +152,10 @@ fn one_seed() {
 fn a_range_of_seeds() {
     let Ok(range) = std::env::var("QUORATE_SIM_RANGE") else { return };
     let (from, to) = range.split_once("..").unwrap();
+    let profile = asked_profile();
     let mut failed = std::collections::BTreeMap::<&str, Vec<u64>>::new();
     for seed in from.parse::<u64>().unwrap()..to.parse::<u64>().unwrap() {
-        if let Err(violation) = run(seed, Profile::Swarm) {
+        if let Err(violation) = run(seed, profile) {
             println!("{seed} {} {}", violation.invariant, violation.detail);
             failed.entry(violation.invariant).or_default().push(seed);
         }

@@ -1,13 +1,11 @@
 //! Performs what a member's machine wants done, and feeds it what came of it.
 //!
-//! Owns the models of disk, applier and snapshot stream: what is written but not synced, what is applied late, what
-//! breaks on the way. A member can die between any two effects. Called by the world.
+//! Owns the life of a process, from its start on what a crash has left to its end: a member can die between any two
+//! effects. What takes time is in `disk` and `stream`. Called by the world.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-
-use bytes::Bytes;
 
 use super::check::{DurableLog, broken};
 use super::clients::Reply;
@@ -17,10 +15,9 @@ use super::world::{Event, Step, World};
 use crate::consensus::config::Config;
 use crate::consensus::io::{Answer, Effect, Input, Nanos, Origin, Status, StopCause, Ticket};
 use crate::consensus::{Consensus, Start};
-use crate::id::{LogIndex, RaftId};
-use crate::ports::{LogReset, StagedId, StoreError};
-use crate::state::contract::{ApplyError, Committed, Outcome};
-use crate::state::{Machine, SnapshotError, SnapshotReader, SnapshotWriter, read};
+use crate::id::RaftId;
+use crate::ports::StoreError;
+use crate::state::Machine;
 
 impl World {
     /// Starts a process on the member's disk, as it is.
@@ -134,11 +131,11 @@ impl World {
         self.start(id).map_err(|broken| self.violation(broken))
     }
 
-    fn is_current(&self, id: RaftId, boot: u64) -> bool {
+    pub(super) fn is_current(&self, id: RaftId, boot: u64) -> bool {
         self.members.get(&id).is_some_and(|member| member.boot == boot && member.process.is_some())
     }
 
-    fn process(&mut self, id: RaftId) -> Option<&mut Process> {
+    pub(super) fn process(&mut self, id: RaftId) -> Option<&mut Process> {
         self.members.get_mut(&id)?.process.as_mut()
     }
 
@@ -317,242 +314,6 @@ impl World {
         Ok(())
     }
 
-    /// The log writer takes everything that waits as one group.
-    fn begin_write(&mut self, id: RaftId) -> Step {
-        let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
-        let (boot, hold, slow) = (member.boot, member.hold_sync, member.slow);
-        let Some(process) = &mut member.process else { return Ok(()) };
-        if !process.writing.is_empty() || process.to_write.is_empty() {
-            return Ok(());
-        }
-        process.writing = process.to_write.drain(..).collect();
-        let group: Vec<_> = process.writing.iter().map(|(_, batch)| batch.clone()).collect();
-        match process.log.write(&group, false) {
-            Ok(()) => {}
-            Err(error @ (StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Poisoned(_))) => {
-                return self.input(id, vec![Input::StoreFailed(error)]);
-            }
-            Err(error) => return broken("the_log_is_whole", format!("{id}: {error}")),
-        }
-        if !hold {
-            let took = self.disk.between(self.config.sync_min, self.config.sync_max).saturating_mul(slow);
-            self.schedule(self.now + took, Event::Synced { id, boot });
-        }
-        Ok(())
-    }
-
-    fn synced(&mut self, id: RaftId) -> Step {
-        let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
-        if member.hold_sync {
-            return Ok(());
-        }
-        let Some(process) = &mut member.process else { return Ok(()) };
-        let Some(number) = process.writing.last().map(|(number, _)| *number) else { return Ok(()) };
-        if let Err(error) = process.log.write(&[], true) {
-            return self.input(id, vec![Input::StoreFailed(error)]);
-        }
-        for (_, batch) in std::mem::take(&mut process.writing) {
-            member.durable.write(&batch);
-            if let Some(hard) = &batch.hard_state {
-                self.checks.voted(id, hard)?;
-            }
-        }
-        self.trace.line(self.now, &format!("{id} synced {number}"));
-        self.input(id, vec![Input::Persisted { number }])?;
-        self.begin_write(id)
-    }
-
-    fn apply_later(&mut self, id: RaftId, boot: u64, job: Job) {
-        let Some(process) = self.process(id) else { return };
-        process.to_apply.push_back(job);
-        if !process.applying {
-            process.applying = true;
-            let at = self.now + self.disk.between(MILLIS / 10, self.config.apply_max);
-            self.schedule(at, Event::Applied { id, boot });
-        }
-    }
-
-    /// The applier's next job is done.
-    fn applied(&mut self, id: RaftId, boot: u64) -> Step {
-        let refuses_from = self.members.get(&id).and_then(|member| member.refuses_from);
-        let Some(process) = self.process(id) else { return Ok(()) };
-        let Some(mut job) = process.to_apply.pop_front() else { return Ok(()) };
-        // Everything that has come meanwhile is one round.
-        if let Job::Apply { entries, waiters } = &mut job {
-            while matches!(process.to_apply.front(), Some(Job::Apply { .. })) {
-                let Some(Job::Apply { entries: more, waiters: theirs }) = process.to_apply.pop_front() else { break };
-                entries.extend(more);
-                waiters.extend(theirs);
-            }
-        }
-        process.applying = !process.to_apply.is_empty();
-        if process.applying {
-            let at = self.now + self.disk.between(MILLIS / 10, self.config.apply_max);
-            self.schedule(at, Event::Applied { id, boot });
-        }
-        match job {
-            Job::Apply { entries, waiters } => {
-                if let Some(index) = refuses_from.filter(|from| entries.iter().any(|entry| entry.index >= *from)) {
-                    let error = ApplyError::NeedsVersion { index, needed: 99, known: 1 };
-                    return self.input(id, vec![Input::ApplyFailed(error)]);
-                }
-                self.apply(id, &entries, waiters)
-            }
-            Job::Install { staged, reset } => self.install(id, staged, reset),
-            Job::Build => {
-                let Some(process) = self.process(id) else { return Ok(()) };
-                let view = process.reader.view();
-                let Ok(status) = read::status(&*view) else { return broken("a_view_can_be_read", id.to_string()) };
-                let number = process.next_view;
-                process.next_view += 1;
-                process.views.insert(number, view);
-                self.report.snapshots_built += 1;
-                self.input(id, vec![Input::SnapshotBuilt { status, view: number }])
-            }
-        }
-    }
-
-    fn apply(&mut self, id: RaftId, entries: &[Committed], waiters: Vec<(LogIndex, Vec<Ticket>)>) -> Step {
-        let Some(process) = self.process(id) else { return Ok(()) };
-        let applied = match process.machine.apply(entries) {
-            Ok(applied) => applied,
-            Err(ApplyError::Store(error)) => return self.input(id, vec![Input::StoreFailed(error)]),
-            Err(error) => return self.input(id, vec![Input::ApplyFailed(error)]),
-        };
-        let status = process.machine.status().clone();
-        let records = if applied.records_changed {
-            match read_records(&*process.reader.view()) {
-                Ok(records) => Some(Arc::new(records)),
-                Err(error) => return broken("records_can_be_read", error.to_string()),
-            }
-        } else {
-            None
-        };
-        self.checks.applied(id, &status)?;
-        self.trace.line(self.now, &format!("{id} applied {}", status.applied));
-        self.trace.bytes(&status.hash);
-        let mut outcomes: BTreeMap<LogIndex, Vec<Outcome>> = applied.outcomes.into_iter().collect();
-        for (index, tickets) in waiters {
-            let theirs = outcomes.remove(&index).unwrap_or_default();
-            if theirs.len() != tickets.len() {
-                return broken(
-                    "every_waiter_has_an_outcome",
-                    format!("{} wait for entry {index}, it has {} outcomes", tickets.len(), theirs.len()),
-                );
-            }
-            let members = &self.members;
-            self.checks.acknowledged(index.0, |id, index, term| {
-                members.get(&id).is_some_and(|member| member.durable.holds(index, term))
-            })?;
-            for (ticket, outcome) in tickets.into_iter().zip(theirs) {
-                self.settle(id, ticket, Reply::Outcome(outcome))?;
-            }
-        }
-        self.input(id, vec![Input::Applied { index: status.applied, records }])
-    }
-
-    fn install(&mut self, id: RaftId, staged: StagedId, reset: LogReset) -> Step {
-        let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
-        let Some(process) = &mut member.process else { return Ok(()) };
-        if let Err(error) = process.machine.install(staged, reset) {
-            return match error {
-                // Only an injected fault may fail here.
-                ApplyError::Store(
-                    error @ (StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Poisoned(_)),
-                ) => self.input(id, vec![Input::StoreFailed(error)]),
-                error @ (ApplyError::Store(_) | ApplyError::NeedsVersion { .. } | ApplyError::Broken { .. }) => {
-                    broken("a_snapshot_is_installed", format!("{id}: {error}"))
-                }
-            };
-        }
-        process.staged = false;
-        member.durable.reset(reset);
-        let status = process.machine.status().clone();
-        let records = match read_records(&*process.reader.view()) {
-            Ok(records) => Arc::new(records),
-            Err(error) => return broken("records_can_be_read", error.to_string()),
-        };
-        self.report.snapshots_installed += 1;
-        self.checks.applied(id, &status)?;
-        self.trace.line(self.now, &format!("{id} installed {}", status.applied));
-        self.input(id, vec![Input::Installed { status, records }])
-    }
-
-    /// Streams a view; it may break on the way.
-    fn stream(&mut self, from: RaftId, boot: u64, to: RaftId, message: Bytes, view: u64) -> Step {
-        let Some(view) = self.process(from).and_then(|process| process.views.get(&view).cloned()) else {
-            return broken("a_view_is_sent_before_it_is_dropped", format!("{from} to {to}"));
-        };
-        let mut chunks = Vec::new();
-        let mut bytes = 0;
-        let made = SnapshotWriter::new(view).and_then(|mut writer| {
-            while let Some(chunk) = writer.next_chunk()? {
-                bytes += chunk.len() as u64;
-                chunks.push(chunk);
-            }
-            Ok(())
-        });
-        if let Err(error) = made {
-            return broken("a_view_can_be_read", error.to_string());
-        }
-        let breaks = self.net.chance(self.config.snapshot_failures);
-        self.trace.line(self.now, &format!("{from} streams {bytes} bytes to {to}, breaks: {breaks}"));
-        let at = self.now + self.net.between(self.config.delay_min, self.config.delay_max) + bytes.saturating_mul(20);
-        self.schedule(at, Event::Snapshot { from, to, boot, message, chunks, breaks });
-        Ok(())
-    }
-
-    fn receive(
-        &mut self,
-        from: RaftId,
-        to: RaftId,
-        sender: u64,
-        message: Bytes,
-        chunks: &[Bytes],
-        breaks: bool,
-    ) -> Step {
-        let lost = breaks || !self.link_is_up(from, to) || !self.is_current(from, sender);
-        let staged = if lost { Ok(None) } else { self.stage(to, chunks) };
-        let staged = match staged {
-            Ok(staged) => staged,
-            Err(error) => {
-                self.input(to, vec![Input::StoreFailed(error)])?;
-                None
-            }
-        };
-        let back = self.now + self.net.between(self.config.delay_min, self.config.delay_max);
-        let delivered = staged.is_some();
-        if let Some(staged) = staged {
-            let boot = self.members.get(&to).map_or(0, |member| member.boot);
-            let at = self.now + self.disk.between(self.config.sync_min, self.config.sync_max);
-            self.schedule(at, Event::Staged { from, to, boot, message, staged });
-            self.report.snapshots_sent += 1;
-        } else {
-            self.report.snapshots_failed += 1;
-        }
-        self.schedule(back, Event::SnapshotReport { at: from, boot: sender, to, delivered });
-        Ok(())
-    }
-
-    /// Verifies and syncs a stream aside; `None` when it is damaged or nobody is there.
-    fn stage(&mut self, to: RaftId, chunks: &[Bytes]) -> Result<Option<StagedId>, StoreError> {
-        let Some(process) = self.process(to) else { return Ok(None) };
-        if process.staged {
-            // One at a time: a second one would forget the first, which may be on its way into the state.
-            return Ok(None);
-        }
-        let mut reader = SnapshotReader::new(process.staging.begin()?);
-        let read = chunks.iter().try_for_each(|chunk| reader.chunk(chunk)).and_then(|()| reader.finish());
-        match read {
-            Ok((_, staged)) => {
-                process.staged = true;
-                Ok(Some(staged))
-            }
-            Err(SnapshotError::Store(error)) => Err(error),
-            Err(_) => Ok(None),
-        }
-    }
-
     fn connections(&mut self, id: RaftId) -> Step {
         let now: BTreeSet<RaftId> = self
             .members
@@ -604,7 +365,7 @@ impl World {
     }
 
     /// A ticket is used up: its reply goes to whoever waits, here or at the manager that forwarded it.
-    fn settle(&mut self, id: RaftId, ticket: Ticket, reply: Reply) -> Step {
+    pub(super) fn settle(&mut self, id: RaftId, ticket: Ticket, reply: Reply) -> Step {
         let Some(waiting) = self.process(id).and_then(|process| process.tickets.remove(&ticket)) else {
             return broken("answered_once", format!("{id} answers ticket {} again", ticket.0));
         };

@@ -16,10 +16,12 @@
 mod check;
 mod clients;
 mod config;
+mod disk;
 mod drive;
 mod member;
 mod nemesis;
 mod rng;
+mod stream;
 mod trace;
 mod world;
 
