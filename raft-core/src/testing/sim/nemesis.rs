@@ -171,6 +171,8 @@ impl World {
         self.config.loss = 0;
         self.config.duplicates = 0;
         self.config.snapshot_failures = 0;
+        // Impatient clients whose every retry is one more entry could keep the slowest settings behind for ever.
+        self.config.patience = 10 * ELECTION;
         self.cut.clear();
         let ids = self.ids();
         for id in ids {
