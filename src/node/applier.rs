@@ -10,7 +10,7 @@ use quorate_core::id::{LogIndex, Revision};
 use quorate_core::ports::{LogReset, StagedId, Staging, StateRead, StoreResult};
 use quorate_core::state::contract::{Applied, ApplyError, Committed, Outcome, StateStatus};
 use quorate_core::state::{Machine, read};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::tasks::Reply;
 
@@ -21,9 +21,20 @@ pub(super) type EntryWaiters = (LogIndex, Vec<Option<oneshot::Sender<Reply>>>);
 const TRIM_PER_ROUND: usize = 256;
 
 pub(super) enum Job {
-    Apply { entries: Vec<Committed>, waiters: Vec<EntryWaiters> },
-    Install { staged: StagedId, reset: LogReset },
-    Discard(StagedId),
+    Apply {
+        entries: Vec<Committed>,
+        waiters: Vec<EntryWaiters>,
+    },
+    /// The slot is free again when the job is done.
+    Install {
+        staged: StagedId,
+        reset: LogReset,
+        slot: Option<OwnedSemaphorePermit>,
+    },
+    Discard {
+        staged: StagedId,
+        slot: Option<OwnedSemaphorePermit>,
+    },
     View(oneshot::Sender<(StateStatus, Arc<dyn StateRead>)>),
     Hashes(oneshot::Sender<Hashes>),
 }
@@ -50,8 +61,16 @@ impl Applier {
         while let Some(job) = inbox.blocking_recv() {
             let report = match job {
                 Job::Apply { entries, waiters } => Some(self.apply(&entries, waiters)),
-                Job::Install { staged, reset } => Some(self.install(staged, reset)),
-                Job::Discard(staged) => self.staging.discard(staged).err().map(Input::StoreFailed),
+                Job::Install { staged, reset, slot } => {
+                    let report = self.install(staged, reset);
+                    drop(slot);
+                    Some(report)
+                }
+                Job::Discard { staged, slot } => {
+                    let report = self.staging.discard(staged).err().map(Input::StoreFailed);
+                    drop(slot);
+                    report
+                }
                 Job::View(reply) => {
                     let view = self.machine.reader().view();
                     // Status and view are read together: nobody else writes.

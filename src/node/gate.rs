@@ -15,7 +15,7 @@ use quorate_transport::{
     Caller, CertRole, Down, Gate, Handler, Hello, IncomingSnapshot, JoinReply, JoinRequest, Lane, PROTOCOL_MAX,
     PROTOCOL_MIN, Plane, Refused, api,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::facts::Facts;
 use super::service::Service;
@@ -96,6 +96,8 @@ pub(super) struct NodeHandler {
     pub(super) inbox: mpsc::Sender<Call>,
     /// Weak: the endpoint holds this handler, and the service holds the endpoint's peers.
     pub(super) service: Weak<Service>,
+    /// One snapshot is received at a time, until it is installed or discarded.
+    pub(super) staging_slot: Arc<Semaphore>,
     pub(super) runtime: tokio::runtime::Handle,
 }
 
@@ -136,7 +138,11 @@ impl Handler for NodeHandler {
 
     fn snapshot(&self, from: RaftId, incoming: IncomingSnapshot) {
         let Some(Ok(store)) = self.service.upgrade().map(|service| service.store()) else { return };
-        self.runtime.spawn(snapshots::receive(from, incoming, store.staging, self.inbox.clone()));
+        let Ok(slot) = Arc::clone(&self.staging_slot).try_acquire_owned() else {
+            let _ = incoming.done.send(Err("another snapshot is being received".into()));
+            return;
+        };
+        self.runtime.spawn(snapshots::receive(from, incoming, store.staging, self.inbox.clone(), slot));
     }
 
     fn request(&self, caller: Caller, body: Bytes, reply: oneshot::Sender<Bytes>) {

@@ -18,7 +18,7 @@ use quorate_core::state::{Machine, read};
 use quorate_transport::{
     BindError, Endpoint, EndpointConfig, EndpointOptions, Gate, Handler, Identity, LocalListener, PeerAddress,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::applier::{self, Applier};
@@ -320,7 +320,12 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
         applier: applier_jobs_in.downgrade(),
         tick,
     });
-    let handler = NodeHandler { inbox: inbox.clone(), service: Arc::downgrade(&service), runtime: handle.clone() };
+    let handler = NodeHandler {
+        inbox: inbox.clone(),
+        service: Arc::downgrade(&service),
+        staging_slot: Arc::new(Semaphore::new(1)),
+        runtime: handle.clone(),
+    };
     let _ = handler_in.send(Arc::new(handler));
 
     let hands = Hands {

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_core::consensus::io::Input;
 use quorate_core::id::RaftId;
-use quorate_core::ports::{Staging, StateRead};
-use quorate_core::state::{SnapshotReader, SnapshotWriter};
+use quorate_core::ports::{StagedId, Staging, StateRead};
+use quorate_core::state::{SnapshotError, SnapshotReader, SnapshotWriter};
 use quorate_transport::{IncomingSnapshot, Peers, SnapshotPiece};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::tasks::Call;
 
@@ -44,34 +44,44 @@ pub(super) async fn send(peers: &Peers, to: RaftId, message: Bytes, view: Arc<dy
     }
 }
 
-/// Writes an incoming snapshot aside and hands it to the machine.
+/// Writes an incoming snapshot aside and hands it to the machine. The slot goes with it: a store keeps one snapshot aside,
+/// and no further one is taken until this one is installed or discarded.
 pub(super) async fn receive(
     from: RaftId,
     incoming: IncomingSnapshot,
     staging: Arc<dyn Staging>,
     inbox: mpsc::Sender<Call>,
+    slot: OwnedSemaphorePermit,
 ) {
     let IncomingSnapshot { header, mut chunks, done } = incoming;
-    let written = tokio::task::spawn_blocking(move || {
-        let mut reader = SnapshotReader::new(staging.begin().map_err(|error| error.to_string())?);
+    let written = tokio::task::spawn_blocking(move || -> Result<StagedId, SnapshotError> {
+        let mut reader = SnapshotReader::new(staging.begin()?);
         loop {
             match chunks.blocking_recv() {
-                Some(SnapshotPiece::Data(chunk)) => reader.chunk(&chunk).map_err(|error| error.to_string())?,
-                Some(SnapshotPiece::End) => return reader.finish().map_err(|error| error.to_string()),
-                None => return Err("the stream ended in the middle".to_owned()),
+                Some(SnapshotPiece::Data(chunk)) => reader.chunk(&chunk)?,
+                Some(SnapshotPiece::End) => return reader.finish().map(|(_, staged)| staged),
+                // Given up by the sender: what has come so far is no snapshot.
+                None => return reader.finish().and(Err(SnapshotError::Short { records: 0 })),
             }
         }
     })
-    .await
-    .unwrap_or_else(|error| Err(error.to_string()));
+    .await;
     match written {
-        Ok((_, staged)) => {
+        Ok(Ok(staged)) => {
             let _ = done.send(Ok(()));
-            let _ = inbox.send(Call::Input(Input::Staged { from, message: header, staged })).await;
+            let _ = inbox.send(Call::Staged { from, message: header, staged, slot }).await;
         }
-        Err(why) => {
-            tracing::warn!(%from, why, "snapshot was not accepted");
-            let _ = done.send(Err(why));
+        Ok(Err(SnapshotError::Store(error))) => {
+            let _ = done.send(Err(error.to_string()));
+            let _ = inbox.send(Call::Input(Input::StoreFailed(error))).await;
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(%from, %error, "snapshot was not accepted");
+            let _ = done.send(Err(error.to_string()));
+        }
+        Err(error) => {
+            tracing::error!(%from, %error, "the thread that received a snapshot failed");
+            let _ = done.send(Err(error.to_string()));
         }
     }
 }

@@ -13,10 +13,10 @@ use quorate_core::command::Command;
 use quorate_core::consensus::Consensus;
 use quorate_core::consensus::io::{Answer, Effect, Input, Lane, Nanos, Origin, Records, Status, StopCause, Ticket};
 use quorate_core::id::RaftId;
-use quorate_core::ports::{LogReader, StateRead};
+use quorate_core::ports::{LogReader, StagedId, StateRead};
 use quorate_core::state::contract::{Outcome, StateStatus};
 use quorate_transport::Peers;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::{applier, log_writer, snapshots};
@@ -48,6 +48,13 @@ pub(super) enum Call {
     Transfer {
         to: Option<RaftId>,
         reply: oneshot::Sender<Reply>,
+    },
+    /// A received snapshot is aside; its slot is free again once it is installed or discarded.
+    Staged {
+        from: RaftId,
+        message: Bytes,
+        staged: StagedId,
+        slot: OwnedSemaphorePermit,
     },
     /// A view for sending was made.
     Built {
@@ -83,6 +90,7 @@ pub(super) struct ConsensusTask {
     next_ticket: u64,
     views: BTreeMap<u64, Arc<dyn StateRead>>,
     next_view: u64,
+    slot: Option<OwnedSemaphorePermit>,
 }
 
 impl ConsensusTask {
@@ -97,6 +105,7 @@ impl ConsensusTask {
             next_ticket: 1,
             views: BTreeMap::new(),
             next_view: 1,
+            slot: None,
         }
     }
 
@@ -184,6 +193,10 @@ impl ConsensusTask {
             Call::Propose { command, origin, reply } => Input::Propose { ticket: self.ticket(reply), command, origin },
             Call::Read { reply } => Input::Read { ticket: self.ticket(reply) },
             Call::Transfer { to, reply } => Input::Transfer { ticket: self.ticket(reply), to },
+            Call::Staged { from, message, staged, slot } => {
+                self.slot = Some(slot);
+                Input::Staged { from, message, staged }
+            }
             Call::Built { status, view } => {
                 let number = self.next_view;
                 self.next_view += 1;
@@ -212,10 +225,11 @@ impl ConsensusTask {
                     let _ = self.hands.applier.send(applier::Job::Apply { entries, waiters }).await;
                 }
                 Effect::Install { staged, reset } => {
-                    let _ = self.hands.applier.send(applier::Job::Install { staged, reset }).await;
+                    let _ =
+                        self.hands.applier.send(applier::Job::Install { staged, reset, slot: self.slot.take() }).await;
                 }
                 Effect::Discard(staged) => {
-                    let _ = self.hands.applier.send(applier::Job::Discard(staged)).await;
+                    let _ = self.hands.applier.send(applier::Job::Discard { staged, slot: self.slot.take() }).await;
                 }
                 Effect::BuildSnapshot { .. } => {
                     // What is applied when the applier gets to it is at least what was asked for.

@@ -109,22 +109,32 @@ impl Cluster {
 
     /// Everybody running sees so many voters, a leader, and everybody else.
     pub async fn settled(&self, voters: usize) -> ClusterStatus {
-        eventually("the cluster settles", || async {
-            let mut last = None;
+        let until = tokio::time::Instant::now() + BUDGET;
+        loop {
+            let mut seen = Vec::new();
             for index in self.running() {
-                let status = self.node(index).status().await;
-                let reachable = status.managers.iter().filter(|manager| manager.reachable).count();
-                let alive = i64::try_from(self.running().len()).unwrap().min(i64::try_from(voters).unwrap());
-                let tolerance = alive - i64::try_from(voters / 2 + 1).unwrap();
-                let settled = status.voters == voters && status.fault_tolerance == tolerance;
-                if !settled || status.leader.is_none() || reachable != self.running().len() {
-                    return None;
-                }
-                last = Some(status);
+                seen.push(self.node(index).status().await);
             }
-            last
-        })
-        .await
+            if seen.iter().all(|status| self.is_settled(status, voters)) {
+                return seen.pop().expect("one member runs");
+            }
+            assert!(
+                tokio::time::Instant::now() < until,
+                "not within {BUDGET:?}: {voters} voters settle: {}",
+                serde_json::to_string_pretty(&seen).unwrap()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn is_settled(&self, status: &ClusterStatus, voters: usize) -> bool {
+        let reachable = status.managers.iter().filter(|manager| manager.reachable).count();
+        let alive = i64::try_from(self.running().len().min(voters)).unwrap();
+        let tolerance = alive - i64::try_from(voters / 2 + 1).unwrap();
+        status.voters == voters
+            && status.fault_tolerance == tolerance
+            && status.leader.is_some()
+            && reachable == self.running().len()
     }
 
     /// The index of the member that leads.

@@ -184,8 +184,12 @@ pub(crate) struct Join {
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// The join token, or @FILE, or - for stdin
-    #[arg(long, value_name = "TOKEN|@FILE|-")]
-    pub(crate) token: String,
+    #[arg(long, value_name = "TOKEN|@FILE|-", required_unless_present = "replace")]
+    pub(crate) token: Option<String>,
+    /// This manager's store is damaged or gone: move it aside and come back with a fresh one under a new raft id, by
+    /// the node's own certificate. No token is needed; name and address stay as recorded
+    #[arg(long, conflicts_with_all = ["token", "name", "run"])]
+    pub(crate) replace: bool,
     /// Managers of the cluster, comma separated; one that answers is enough
     #[arg(long = "manager", value_name = "HOST:PORT[,..]", value_delimiter = ',', required = true)]
     pub(crate) managers: Vec<String>,

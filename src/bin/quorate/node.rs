@@ -67,7 +67,18 @@ pub(crate) async fn init(init: Init, global: &Global, output: Output) -> Result<
 
 pub(crate) async fn join(join: Join, global: &Global, output: Output) -> Result<(), Failure> {
     let directory = directory(global)?;
-    let token = token(&join.token)?;
+    if join.replace {
+        let prepared = builder(directory, join.listen, join.advertise, None).rejoin(join.managers).await?;
+        if output.json {
+            return output.document(&prepared_json(&prepared));
+        }
+        output.line(&format!("came back with a fresh store; {}", described(&prepared)))?;
+        return output.line(&format!(
+            "the old store was moved aside, not deleted. next: quorate run --data-dir {}",
+            directory.display()
+        ));
+    }
+    let token = token(join.token.as_deref().unwrap_or_default())?;
     check_reach(join.listen.as_deref(), join.advertise.as_deref(), output);
     let builder = builder(directory, join.listen, join.advertise, join.name);
     if join.run {
