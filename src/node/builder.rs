@@ -206,7 +206,12 @@ impl NodeBuilder {
                 "the name must have at most {NAME_BYTES_MAX} bytes and no control characters"
             )));
         }
-        if let Some(facts) = Facts::load(&*store.meta)? {
+        if let Some(mut facts) = Facts::load(&*store.meta)? {
+            // Until somebody else knows the node, what is asked for now counts: a taken name or a bad address is mended
+            // by the next attempt.
+            if !facts.is_ready() && facts.raft_id == 0 && self.adopt(&mut facts)? {
+                facts.save(&*store.meta)?;
+            }
             return Ok(facts);
         }
         let (listen, advertise) = self.addresses()?;
@@ -223,6 +228,21 @@ impl NodeBuilder {
         };
         facts.save(&*store.meta)?;
         Ok(facts)
+    }
+
+    /// Takes over what was said explicitly; whether that changed anything.
+    fn adopt(&self, facts: &mut Facts) -> Result<bool, StartError> {
+        let before = facts.clone();
+        if !self.name.is_empty() {
+            facts.name.clone_from(&self.name);
+        }
+        let free = |listen: &String| resolve(listen).is_ok_and(|address| address.port() == 0);
+        if self.listen.as_ref().is_some_and(|listen| !free(listen)) {
+            (facts.listen, facts.advertise) = self.addresses()?;
+        } else if self.advertise.is_some() {
+            facts.advertise = self.addresses()?.1;
+        }
+        Ok(*facts != before)
     }
 
     fn addresses(&self) -> Result<(String, String), StartError> {
@@ -315,7 +335,8 @@ async fn ask_to_join(
     request.software = SOFTWARE.to_owned();
     quorate_transport::join(managers, token, request, JOIN_PATIENCE).await.map_err(|error| match error {
         JoinError::Refused(refused) => StartError::Refused(refused.to_string()),
-        JoinError::Connect(error) => StartError::Unavailable(error.to_string()),
+        // A manager of another cluster stays one, however often it is asked.
+        JoinError::Connect(error) if error.is_retryable() => StartError::Unavailable(error.to_string()),
         other => StartError::Refused(other.to_string()),
     })
 }
