@@ -2,16 +2,18 @@
 //!
 //! Owns that choice and the words for a missing one. Never retries. Called by every verb that needs a cluster.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use quorate::{Client, Identity};
+use quorate::{Client, Error, Identity};
 
 use crate::args::Global;
 use crate::failure::Failure;
 
 const CONNECT: &str = "QUORATE_CONNECT";
 const IDENTITY: &str = "QUORATE_IDENTITY";
+/// How long a prepared node may not listen yet; opening a store takes a fraction of it.
+const STARTING: Duration = Duration::from_secs(2);
 
 /// Where to.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,6 +50,19 @@ fn target(global: &Global, env: impl Fn(&str) -> Option<String>) -> Result<Targe
     Ok(Target::Remote { managers, identity })
 }
 
+/// A node that was started a moment ago needs a moment until it listens: `quorate run &` and the next line of a script.
+async fn local(directory: &Path, timeout: Duration) -> Result<Client, Failure> {
+    let until = Instant::now() + STARTING.min(timeout);
+    loop {
+        match Client::local(directory).await {
+            Err(Error::Unavailable(_)) if Instant::now() < until && directory.join("node.id").exists() => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            connected => return Ok(connected?),
+        }
+    }
+}
+
 /// A client of the cluster that the options name; every request has the deadline of `--timeout`.
 pub(crate) async fn client(global: &Global) -> Result<Client, Failure> {
     let target = target(global, |name| std::env::var(name).ok())?;
@@ -60,7 +75,7 @@ pub(crate) async fn client(global: &Global) -> Result<Client, Failure> {
                         directory.display()
                     )));
                 }
-                Ok(Client::local(directory).await?)
+                local(&directory, global.timeout).await
             }
             Target::Remote { managers, identity } => {
                 let identity = Identity::load(&identity).map_err(|error| Failure::usage(error.to_string()))?;
