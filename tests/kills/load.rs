@@ -25,10 +25,19 @@ const HUNG: Duration = Duration::from_secs(10);
 const DEADLINES: [Duration; 4] =
     [Duration::from_secs(10), Duration::from_secs(10), Duration::from_secs(2), Duration::from_millis(600)];
 
+/// Large values written before anything happens, so that a snapshot takes long enough to be cut off in the middle.
+const BULK: u64 = 64;
+
 /// What is written under a unique key: every now and then a large one.
 pub fn value_of(key: &str) -> String {
-    let large = key.ends_with("00");
-    key.repeat(if large { 800 } else { 4 })
+    let times = if key.contains("bulk") {
+        20_000
+    } else if key.ends_with("00") {
+        800
+    } else {
+        4
+    };
+    key.repeat(times)
 }
 
 /// The counter's value.
@@ -48,6 +57,13 @@ impl Load {
     pub async fn start(fleet: &Fleet, ledger: &Arc<Ledger>) -> Outcome<Self> {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
+        let bulk = fleet.client(&[0, 1, 2]).await?;
+        for number in 0..BULK {
+            let key = format!("{KEYS}bulk/{number:07}");
+            let begun = Instant::now();
+            bulk.kv().put(key.clone(), value_of(&key)).await.map_err(|error| format!("no bulk: {error}"))?;
+            ledger.acknowledged(key, begun).await;
+        }
         let clients = number("QUORATE_KILLS_WRITERS", 4);
         for writer in 0..clients * 3 {
             let turn = usize::try_from(writer).unwrap() % MANAGERS;

@@ -24,7 +24,7 @@ pub const THROUGH: &str = "QUORATE_KILLS_THROUGH";
 pub const UP: &str = "QUORATE_KILLS_UP";
 
 /// Small, so that whoever was away for a second needs a snapshot.
-const LOG_WINDOW: u64 = 200;
+const LOG_WINDOW: u64 = 100;
 
 fn text(variable: &str) -> String {
     std::env::var(variable).unwrap_or_default()

@@ -21,6 +21,10 @@ const LEADERS_DEMANDED: (u64, u64) = (70, 200);
 const LEADERS_WANTED: (u64, u64) = (85, 200);
 /// How long a paused manager stands still: several election timeouts.
 const PAUSE: Duration = Duration::from_secs(2);
+/// How long the quorum is away: longer than the shorter deadlines of the writers.
+const DARK: Duration = Duration::from_millis(2_500);
+/// Writes acknowledged while one is away: enough entries to leave the log window behind.
+const AWAY: usize = 400;
 /// Between two looks at the snapshot counters, which die with each process.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -44,7 +48,39 @@ impl Dice {
 /// The newest counters seen of each process life, by name and number of the life.
 type Lives = BTreeMap<(String, u64), SnapshotStatus>;
 
+/// What a round does.
+#[derive(Clone, Copy)]
+enum Round {
+    PowerCut,
+    Pause,
+    Dark,
+    Again,
+    Second,
+    Away,
+    Leader,
+    Anybody,
+}
+
+impl Round {
+    /// `QUORATE_KILLS_ONLY` narrows a run to one kind, to look at it closely.
+    fn only() -> Option<Self> {
+        match std::env::var("QUORATE_KILLS_ONLY").ok()?.as_str() {
+            "power-cut" => Some(Self::PowerCut),
+            "pause" => Some(Self::Pause),
+            "dark" => Some(Self::Dark),
+            "again" => Some(Self::Again),
+            "second" => Some(Self::Second),
+            "away" => Some(Self::Away),
+            "leader" => Some(Self::Leader),
+            "anybody" => Some(Self::Anybody),
+            other => panic!("QUORATE_KILLS_ONLY={other} is no kind of round"),
+        }
+    }
+}
+
 pub struct Nemesis {
+    only: Option<Round>,
+    darks: u64,
     dice: Dice,
     ledger: Arc<Ledger>,
     admins: Vec<Client>,
@@ -109,6 +145,8 @@ impl Nemesis {
             }
         });
         Ok(Self {
+            only: Round::only(),
+            darks: 0,
             dice: Dice(seed),
             ledger: Arc::clone(ledger),
             admins,
@@ -140,13 +178,25 @@ impl Nemesis {
         while self.kills < kills {
             let (wanted, of) = LEADERS_WANTED;
             let behind = self.leader_kills * of < (self.kills + 1) * wanted;
-            match self.dice.roll(100) {
-                0..4 => self.power_cut(fleet).await?,
-                4..8 => self.pause(fleet).await?,
-                8..20 => self.again(fleet).await?,
-                20..32 => self.second(fleet).await?,
-                _ if behind => self.leader(fleet).await?,
-                _ => self.anybody(fleet).await?,
+            let round = match self.dice.roll(100) {
+                0..4 => Round::PowerCut,
+                4..8 => Round::Pause,
+                8..12 => Round::Dark,
+                12..22 => Round::Again,
+                22..32 => Round::Second,
+                32..38 => Round::Away,
+                _ if behind => Round::Leader,
+                _ => Round::Anybody,
+            };
+            match self.only.unwrap_or(round) {
+                Round::PowerCut => self.power_cut(fleet).await?,
+                Round::Pause => self.pause(fleet).await?,
+                Round::Dark => self.dark(fleet).await?,
+                Round::Again => self.again(fleet).await?,
+                Round::Second => self.second(fleet).await?,
+                Round::Away => self.away(fleet).await?,
+                Round::Leader => self.leader(fleet).await?,
+                Round::Anybody => self.anybody(fleet).await?,
             }
             self.ledger.clean()?;
             if self.kills >= said + 20 {
@@ -274,7 +324,7 @@ impl Nemesis {
         let first = self.kill_leader(fleet).await?;
         fleet.restart(first)?;
         fleet.up(first).await?;
-        let other = (first + 1 + usize::try_from(self.dice.roll(2)).unwrap()) % MANAGERS;
+        let other = self.other_than(first);
         let killed = self.kill(fleet, &[other])?;
         self.second_kills += 1;
         let when =
@@ -298,6 +348,53 @@ impl Nemesis {
         self.acknowledging(fleet, killed, "after all three were killed and started again").await
     }
 
+    /// The quorum is lost for longer than some writers wait: what those are told must be true afterwards too.
+    async fn dark(&mut self, fleet: &mut Fleet) -> Outcome {
+        let last = self.last_kill;
+        self.acknowledging(fleet, last, "since the last kill").await?;
+        let leader = self.who_leads(fleet).await?;
+        let other = self.other_than(leader);
+        let killed = self.kill(fleet, &[leader, other])?;
+        self.leader_kills += 1;
+        self.darks += 1;
+        tokio::time::sleep(DARK).await;
+        // Whoever is back first has the quorum with the survivor.
+        let (first, then) = if self.dice.roll(2) == 0 { (leader, other) } else { (other, leader) };
+        fleet.restart(first)?;
+        fleet.up(first).await?;
+        self.acknowledging(fleet, killed, "after two of three were killed and one came back").await?;
+        self.back(fleet, then).await
+    }
+
+    /// One is away for longer than the log window, and needs a snapshot.
+    async fn away(&mut self, fleet: &mut Fleet) -> Outcome {
+        let victim = self.kill_leader(fleet).await?;
+        let target = self.ledger.acknowledged_count() + AWAY;
+        let until = Instant::now() + BUDGET;
+        while self.ledger.acknowledged_count() < target {
+            fleet.all_run()?;
+            if Instant::now() > until {
+                return Err(format!("two of three did not acknowledge {AWAY} writes within {BUDGET:?}"));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.back(fleet, victim).await?;
+        if self.dice.roll(2) == 0 {
+            // In the middle of receiving or installing it.
+            tokio::time::sleep(Duration::from_millis(self.dice.roll(500))).await;
+            let killed = self.kill(fleet, &[victim])?;
+            self.second_kills += 1;
+            let when = format!("after {} was killed while it caught up", fleet.members[victim].name);
+            self.acknowledging(fleet, killed, &when).await?;
+            self.back(fleet, victim).await?;
+        }
+        Ok(())
+    }
+
+    fn other_than(&mut self, member: usize) -> usize {
+        (member + 1 + usize::try_from(self.dice.roll(2)).unwrap()) % MANAGERS
+    }
+
     /// The leader stands still for longer than an election takes, and wakes up deposed.
     async fn pause(&mut self, fleet: &mut Fleet) -> Outcome {
         let leader = self.who_leads(fleet).await?;
@@ -314,12 +411,13 @@ impl Nemesis {
 
     pub fn print(&mut self, raged: Duration) {
         println!(
-            "{} kills in {:.0} s: {} of the leader after a fresh acknowledged write, {} of anybody, {} right after a restart, {} power cuts of all three; {} pauses of the leader",
+            "{} kills in {:.0} s: {} of the leader after a fresh acknowledged write, {} of anybody, {} right after a restart, {} times two of three at once, {} power cuts of all three; {} pauses of the leader",
             self.kills,
             raged.as_secs_f32(),
             self.leader_kills,
             self.follower_kills,
             self.second_kills,
+            self.darks,
             self.power_cuts,
             self.pauses,
         );
