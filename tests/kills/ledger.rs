@@ -36,6 +36,7 @@ struct Seen {
     count_unknown: u64,
     reads: u64,
     reads_failed: u64,
+    longest_overstay: std::time::Duration,
     violations: Vec<String>,
 }
 
@@ -131,6 +132,12 @@ impl Ledger {
         self.seen().reads_failed += 1;
     }
 
+    /// How far beyond its deadline a request was answered.
+    pub fn answered_late(&self, by: std::time::Duration) {
+        let mut seen = self.seen();
+        seen.longest_overstay = seen.longest_overstay.max(by);
+    }
+
     pub fn violation(&self, what: String) {
         println!("! {what}");
         self.seen().violations.push(what);
@@ -186,7 +193,7 @@ impl Ledger {
         let seen = self.seen();
         let of = |wanted: fn(&Fate) -> bool| seen.writes.values().filter(|fate| wanted(fate)).count();
         println!(
-            "writes: {} acknowledged, {} unknown, {} refused; counter: {} acknowledged, {} unknown; linearizable reads: {} answered, {} refused or late",
+            "writes: {} acknowledged, {} unknown, {} refused; counter: {} acknowledged, {} unknown; linearizable reads: {} answered, {} refused or late; longest answer beyond a deadline: {} ms",
             of(|fate| matches!(fate, Fate::Acknowledged)),
             of(|fate| matches!(fate, Fate::Unknown)),
             of(|fate| matches!(fate, Fate::NotDone(_))),
@@ -194,6 +201,7 @@ impl Ledger {
             seen.count_unknown,
             seen.reads,
             seen.reads_failed,
+            seen.longest_overstay.as_millis(),
         );
     }
 }

@@ -100,8 +100,12 @@ async fn in_time<T>(
     ledger: &Ledger,
     request: impl Future<Output = quorate::Result<T>>,
 ) -> Outcome<quorate::Result<T>> {
+    let begun = Instant::now();
     match tokio::time::timeout(deadline + HUNG, request).await {
-        Ok(answer) => Ok(answer),
+        Ok(answer) => {
+            ledger.answered_late(begun.elapsed().saturating_sub(deadline));
+            Ok(answer)
+        }
         Err(_) => {
             let why = format!("{what} with a deadline of {deadline:?} hung for {HUNG:?} beyond it");
             ledger.violation(why.clone());
