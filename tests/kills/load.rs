@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::fleet::{Fleet, MANAGERS};
 use crate::ledger::Ledger;
-use crate::{Outcome, number};
+use crate::{Outcome, broken, number};
 
 pub const COUNTER: &str = "counter";
 /// Common beginning of all unique keys.
@@ -166,9 +166,17 @@ async fn read(client: Client, name: String, ledger: Arc<Ledger>, stop: watch::Re
     let deadline = Duration::from_secs(3);
     let client = client.with_deadline(deadline);
     let kv = client.kv();
+    let stale = broken("reads");
     while !*stop.borrow() {
         let (floor, key) = ledger.floor();
-        match in_time("a linearizable get", deadline, &ledger, kv.get(COUNTER)).await? {
+        let counter = async {
+            if stale {
+                Ok(kv.prefix(COUNTER).serializable().await?.entries.into_iter().next())
+            } else {
+                kv.get(COUNTER).await
+            }
+        };
+        match in_time("a linearizable get", deadline, &ledger, counter).await? {
             Ok(found) => {
                 let value = found.as_ref().map_or(Ok(0), value_in)?;
                 if value < floor {

@@ -3,7 +3,8 @@
 //!
 //! Owns its own small test protocol (`harness = false`): the binary runs itself again as each manager process, which
 //! the standard harness does not allow. Settings: `QUORATE_KILLS` (number of kills, default 200), `QUORATE_KILLS_SEED`,
-//! `QUORATE_KILLS_LOG` (filter of the managers' logs, default `info`), `QUORATE_KILLS_KEEP` (keep the directories).
+//! `QUORATE_KILLS_LOG` (filter of the managers' logs, default `info`), `QUORATE_KILLS_KEEP` (keep the directories),
+//! `QUORATE_KILLS_ONLY` (one kind of round), `QUORATE_KILLS_BREAK` (`list` or `reads`: a run that must fail).
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -41,6 +42,12 @@ type Outcome<T = ()> = Result<T, String>;
 
 fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// `QUORATE_KILLS_BREAK=list` puts a write on the list that was never sent, `reads` lets the readers take what may be
+/// stale: a run that is broken like this must fail, or it proves nothing.
+fn broken(what: &str) -> bool {
+    std::env::var("QUORATE_KILLS_BREAK").is_ok_and(|broken| broken == what)
 }
 
 fn main() -> ExitCode {
@@ -90,6 +97,9 @@ async fn story(root: &std::path::Path, kills: u64, seed: u64) -> Outcome {
     // Then nothing acknowledged is missing anywhere, nothing happened twice, and all three are alike.
     fleet.all_run()?;
     load.stop().await?;
+    if broken("list") {
+        ledger.acknowledged(format!("{}never/sent", load::KEYS), Instant::now()).await;
+    }
     let settled = verdict::settled(&mut fleet).await?;
     nemesis.count(&settled);
     let verdict = verdict::check(&fleet, &ledger).await;

@@ -286,7 +286,7 @@ impl Nemesis {
         Ok(leader)
     }
 
-    async fn back(&mut self, fleet: &mut Fleet, member: usize) -> Outcome {
+    async fn back(&self, fleet: &mut Fleet, member: usize) -> Outcome {
         fleet.restart(member)?;
         fleet.up(member).await?;
         let when = format!("after {} was started again", fleet.members[member].name);
