@@ -55,6 +55,21 @@ fn a_cluster_grows_one_three_five_and_a_lone_second_stays_standby() -> Test {
 }
 
 #[test]
+fn standbys_whose_acknowledgement_overtakes_the_snapshots_report_are_seated_while_nobody_writes() -> Test {
+    // Given a cluster in which the word that a snapshot was delivered comes late
+    let mut world = World::new(quiet(3))?;
+    world.delay_reports(2 * ELECTION);
+    // When nobody writes after the two have joined
+    world.run_for(10_000 * MILLIS)?;
+    // Then both have their seats
+    assert!(world.report().snapshots_sent > 0);
+    let status = world.status(world.leader().unwrap()).unwrap();
+    assert_eq!((status.configuration.voters.len(), status.configuration.learners.len()), (3, 0));
+    assert_eq!(world.is_settled(), None);
+    Ok(())
+}
+
+#[test]
 fn a_leader_cut_off_holds_no_lease_when_the_next_one_leads() -> Test {
     // Given a leader with a lease
     let mut world = grown(quiet(3), 3);

@@ -34,9 +34,9 @@ pub(super) async fn keep_identity(
             return;
         }
         let known = facts.managers.iter().map(|manager| RaftId(manager.raft_id));
-        let refused = known.filter_map(|peer| peers.last_failure(peer)).find_map(|error| match error.root() {
-            ConnectError::Refused { address, refused: Refused::StoreReplaced } => Some(address.to_string()),
-            _ => None,
+        let refused = known.filter_map(|peer| peers.last_failure(peer)).find_map(|error| {
+            let ConnectError::Refused { address, refused: Refused::StoreReplaced } = error.root() else { return None };
+            Some(address.to_string())
         });
         if let Some(address) = refused {
             let why = format!(

@@ -87,7 +87,7 @@ async fn tokens_that_do_not_open_this_cluster_are_told_apart() {
     says(&error, &["QRT-1-", "quorate token show"]);
     // A token with a secret that is not this cluster's.
     let good: JoinToken = cluster.token().await.parse().unwrap();
-    let wrong = JoinToken::new(good.ca_hash().clone(), TokenSecret::from_bytes([7; 16]));
+    let wrong = JoinToken::new(*good.ca_hash(), TokenSecret::from_bytes([7; 16]));
     let error = refused(wrong.reveal(), "b").await;
     assert!(matches!(error, StartError::Refused(_)), "{error}");
     says(&error, &["token", "quorate token show"]);

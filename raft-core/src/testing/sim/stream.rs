@@ -65,7 +65,7 @@ impl World {
         } else {
             self.report.snapshots_failed += 1;
         }
-        self.schedule(back, Event::SnapshotReport { at: from, boot: sender, to, delivered });
+        self.schedule(back + self.report_delay, Event::SnapshotReport { at: from, boot: sender, to, delivered });
         Ok(())
     }
 

@@ -116,6 +116,7 @@ pub struct World {
     pub(super) faults: bool,
     pub(super) hold: Option<Hold>,
     held: Vec<Event>,
+    pub(super) report_delay: u64,
     pub(super) unrecorded: Vec<NodeRecord>,
     pub(super) next_raft_id: u64,
 }
@@ -156,6 +157,7 @@ impl World {
             faults: config.fault_every > 0,
             hold: None,
             held: Vec::new(),
+            report_delay: 0,
             unrecorded: Vec::new(),
             config,
         };
@@ -314,6 +316,11 @@ impl World {
         for event in std::mem::take(&mut self.held) {
             self.schedule(self.now + MILLIS, event);
         }
+    }
+
+    /// From now on the word that a snapshot was delivered takes so much longer to reach the sender, in nanoseconds.
+    pub const fn delay_reports(&mut self, nanos: u64) {
+        self.report_delay = nanos;
     }
 
     /// How many messages are held back.
