@@ -24,6 +24,10 @@ impl InProcess {
 
 impl Way for InProcess {
     fn call(&self, request: api::Request, _patience: Duration) -> Reply<'_> {
+        if self.service.is_closed() {
+            let message = "this manager has stopped. Nothing was done; ask another one".to_owned();
+            return Box::pin(async move { Err(CallError { unknown: false, message }) });
+        }
         let service = Arc::clone(&self.service);
         let asked = self.runtime.spawn(async move { service.call(&Asker::Operator, request).await });
         Box::pin(async move {

@@ -206,7 +206,12 @@ impl NodeBuilder {
                 "the name must have at most {NAME_BYTES_MAX} bytes and no control characters"
             )));
         }
-        if let Some(facts) = Facts::load(&*store.meta)? {
+        if let Some(mut facts) = Facts::load(&*store.meta)? {
+            // Until somebody else knows the node, what is asked for now counts: a taken name or a bad address is mended
+            // by the next attempt.
+            if !facts.is_ready() && facts.raft_id == 0 && self.adopt(&mut facts)? {
+                facts.save(&*store.meta)?;
+            }
             return Ok(facts);
         }
         let (listen, advertise) = self.addresses()?;
@@ -223,6 +228,21 @@ impl NodeBuilder {
         };
         facts.save(&*store.meta)?;
         Ok(facts)
+    }
+
+    /// Takes over what was said explicitly; whether that changed anything.
+    fn adopt(&self, facts: &mut Facts) -> Result<bool, StartError> {
+        let before = facts.clone();
+        if !self.name.is_empty() {
+            facts.name.clone_from(&self.name);
+        }
+        let free = |listen: &String| resolve(listen).is_ok_and(|address| address.port() == 0);
+        if self.listen.as_ref().is_some_and(|listen| !free(listen)) {
+            (facts.listen, facts.advertise) = self.addresses()?;
+        } else if self.advertise.is_some() {
+            facts.advertise = self.addresses()?.1;
+        }
+        Ok(*facts != before)
     }
 
     pub(super) fn addresses(&self) -> Result<(String, String), StartError> {

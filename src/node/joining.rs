@@ -160,7 +160,8 @@ impl Service {
     pub(super) async fn announce(&self) {
         let wanted = |node: &NodeRecord| NodeRecord {
             addresses: vec![self.facts.advertise.clone()],
-            store_id: self.facts.store_id.clone(),
+            // A raft id is bound to one store for ever: another one is not taken over, it is refused.
+            store_id: if node.store_id.is_empty() { self.facts.store_id.clone() } else { node.store_id.clone() },
             command_version: COMMAND_VERSION,
             software: SOFTWARE.to_owned(),
             ..node.clone()

@@ -11,10 +11,11 @@ use quorate_core::consensus::io::{Answer, Origin, Rejection};
 use quorate_core::id::{LogIndex, RaftId};
 use quorate_core::state::contract::{Outcome, Refusal};
 use quorate_core::txn::TxnResult;
-use quorate_transport::{Peers, RequestError, api};
+use quorate_transport::{RequestError, api};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
+use super::reach::Reach;
 use super::tasks::{Call, Reply};
 
 /// Between two attempts while leadership moves.
@@ -29,7 +30,7 @@ pub(super) fn fail(code: api::Code, message: impl Into<String>) -> Failure {
 
 pub(super) struct Router {
     pub(super) inbox: mpsc::Sender<Call>,
-    pub(super) peers: Peers,
+    pub(super) peers: Reach,
     /// One base election timeout: how long a forwarded request waits before the leader is asked anew.
     pub(super) attempt: Duration,
 }

@@ -5,7 +5,7 @@
 //! inbox; nobody shares a lock.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -26,11 +26,12 @@ use super::builder::{NodeBuilder, off_thread, open_store, prepared, resolve};
 use super::facts::{Facts, KnownManager, Layout};
 use super::gate::{NodeGate, NodeHandler};
 use super::lead::LeaseWatch;
+use super::reach::Reach;
 use super::router::Router;
 use super::service::{Service, StoreAccess};
 use super::stop::{StartError, StopReason};
 use super::tasks::{Call, ConsensusTask, Hands};
-use super::{Inner, Node, log_writer};
+use super::{Inner, Node, identity, log_writer};
 use crate::client::{Client, InProcess};
 use crate::config;
 
@@ -148,7 +149,7 @@ struct Late {
 }
 
 /// Handlers need the endpoint and the endpoint needs its handler: what arrives before they meet is lost, as on a network.
-struct Switchboard(std::sync::OnceLock<Arc<NodeHandler>>);
+struct Switchboard(OnceLock<Arc<NodeHandler>>);
 
 impl Handler for Switchboard {
     fn message(&self, from: RaftId, lane: quorate_transport::Lane, body: bytes::Bytes) {
@@ -213,7 +214,7 @@ fn endpoint_thread(
         }
     };
     runtime.block_on(async move {
-        let switchboard = Arc::new(Switchboard(std::sync::OnceLock::new()));
+        let switchboard = Arc::new(Switchboard(OnceLock::new()));
         let bound = Endpoint::bind(EndpointConfig {
             listen: late.listen,
             identity: late.identity,
@@ -310,10 +311,11 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     };
 
     let peers = endpoint.peers();
+    let reach = Reach::new(peers.clone());
     let service = Arc::new(Service {
         facts: facts.clone(),
-        router: Router { inbox: inbox.clone(), peers: peers.clone(), attempt: tick * 22 },
-        peers: peers.clone(),
+        router: Router { inbox: inbox.clone(), peers: reach.clone(), attempt: tick * 22 },
+        peers: reach,
         store: RwLock::new(Some(StoreAccess { reader: Arc::clone(&reader), staging: store.staging })),
         status: status.clone(),
         records: records.clone(),
@@ -329,7 +331,7 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     let _ = handler_in.send(Arc::new(handler));
 
     let hands = Hands {
-        peers,
+        peers: peers.clone(),
         log,
         applier: applier_jobs_in,
         log_reader: store.log_reader,
@@ -341,12 +343,15 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     let draw = config::random_u64().map_err(internal)?;
     let phase = tick.mul_f64((draw % 1_000) as f64 / 1_000.0);
     let (began_in, began) = oneshot::channel();
+    let stopping = Arc::new(OnceLock::new());
+    let watching =
+        identity::keep_identity(facts.clone(), peers.clone(), records.clone(), inbox.clone(), Arc::clone(&stopping));
     let consensus = {
         let (stop_net, service) = (stop_net.clone(), Arc::clone(&service));
         spawn("quorate-raft", move || {
             let outcome = contained(|| drive(machine, hands, tick, phase, began_in, calls, reports));
             let reason = match outcome {
-                Ok(Ok(None)) => StopReason::Asked,
+                Ok(Ok(None)) => stopping.get().cloned().unwrap_or(StopReason::Asked),
                 Ok(Ok(Some(cause))) => StopReason::of(&cause),
                 Ok(Err(why)) | Err(why) => StopReason::Bug(why),
             };
@@ -369,6 +374,7 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     let began = began.await.unwrap_or(stable_began);
 
     handle.spawn(keep_peers(endpoint.clone(), facts.clone(), hints, records.clone(), Arc::clone(&store.meta)));
+    handle.spawn(watching);
     handle.spawn(keep_announced(Arc::clone(&service), status.clone()));
 
     let own = InProcess::new(service.clone(), handle.clone());

@@ -17,13 +17,14 @@ use quorate_core::state::read::{self, ReadError};
 use quorate_core::state::{check_range, check_txn};
 use quorate_core::txn::{Range, TxnResult};
 use quorate_core::user;
+use quorate_transport::JoinToken;
 use quorate_transport::api::{self, request, response};
-use quorate_transport::{JoinToken, Peers};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::facts::Facts;
 use super::gate::Asker;
+use super::reach::Reach;
 use super::router::{Failure, Router, fail, refused};
 use super::{applier, authorize, records};
 
@@ -38,7 +39,7 @@ pub(super) struct StoreAccess {
 pub(crate) struct Service {
     pub(super) facts: Facts,
     pub(super) router: Router,
-    pub(super) peers: Peers,
+    pub(super) peers: Reach,
     /// What of the store requests may touch; given back when the node stops, whoever still holds a client.
     pub(super) store: RwLock<Option<StoreAccess>>,
     pub(super) status: watch::Receiver<Arc<Status>>,
@@ -62,9 +63,15 @@ impl Service {
             .ok_or_else(|| fail(api::Code::Stopping, "this manager has stopped. Nothing was done; ask another one"))
     }
 
-    /// The node has stopped: the store is given back.
+    /// The node has stopped: the store and the UDP port are given back.
     pub(super) fn close(&self) {
+        self.peers.close();
         self.store.write().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Whether the node has stopped.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.store.read().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
     /// Answers one request; always within its deadline.

@@ -1,6 +1,8 @@
 //! Scenarios against real nodes: real QUIC on loopback, real RocksDB, temporary directories.
 #![allow(
     missing_docs,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
@@ -9,5 +11,10 @@
 )]
 
 mod data;
+mod disks;
+mod leadership;
 mod membership;
+mod pressure;
+mod quorum;
+mod refusals;
 mod support;

@@ -6,7 +6,8 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use quorate::{Client, Identity, Node, NodeBuilder, Start, status::ClusterStatus};
+use quorate::{Client, Identity, Node, NodeBuilder, Start, StartError, status::ClusterStatus};
+use quorate_core::id::Lineage;
 use tempfile::TempDir;
 
 /// How long anything that must happen may take on a slow machine.
@@ -38,13 +39,15 @@ pub struct Cluster {
     pub members: Vec<Member>,
     root: TempDir,
     log_window: u64,
+    tick: Duration,
 }
 
 impl Cluster {
-    fn builder(&self, directory: &Path, name: &str) -> NodeBuilder {
+    pub fn builder(&self, directory: &Path, name: &str) -> NodeBuilder {
         Node::builder(directory)
             .listen("127.0.0.1:0")
             .name(name)
+            .tick(self.tick)
             .log_window(self.log_window)
             .stable(Duration::from_millis(200))
     }
@@ -55,11 +58,20 @@ impl Cluster {
     }
 
     pub async fn founded_with_window(log_window: u64) -> Self {
+        Self::founded_with(log_window, Duration::from_millis(20)).await
+    }
+
+    /// A cluster of `count` managers with longer ticks: for what must not depend on how busy the machine is.
+    pub async fn unhurried(count: usize, tick: Duration) -> Self {
+        Self::founded_with(10_000, tick).await.grow(count).await
+    }
+
+    async fn founded_with(log_window: u64, tick: Duration) -> Self {
         if std::env::var_os("QUORATE_TEST_LOG").is_some() {
             let filter = tracing_subscriber::EnvFilter::from_env("QUORATE_TEST_LOG");
             let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         }
-        let mut cluster = Self { members: Vec::new(), root: tempfile::tempdir().unwrap(), log_window };
+        let mut cluster = Self { members: Vec::new(), root: tempfile::tempdir().unwrap(), log_window, tick };
         let directory = cluster.root.path().join("m1");
         let node = cluster.builder(&directory, "m1").start(Start::OpenOrInit).await.unwrap();
         node.ready().await.unwrap();
@@ -73,7 +85,11 @@ impl Cluster {
     }
 
     pub async fn grown(count: usize, log_window: u64) -> Self {
-        let mut cluster = Self::founded_with_window(log_window).await;
+        Self::founded_with_window(log_window).await.grow(count).await
+    }
+
+    async fn grow(self, count: usize) -> Self {
+        let mut cluster = self;
         while cluster.members.len() < count {
             cluster.join().await;
         }
@@ -84,12 +100,32 @@ impl Cluster {
 
     /// One more manager joins and runs.
     pub async fn join(&mut self) -> usize {
-        let number = self.members.len() + 1;
-        let directory = self.root.path().join(format!("m{number}"));
-        let token = self.any().client().join_token("manager").await.unwrap();
-        let managers = vec![self.any().address().to_string()];
-        let start = Start::OpenOrJoin { token, managers };
-        let node = self.builder(&directory, &format!("m{number}")).start(start).await.unwrap();
+        let directory = self.path(&format!("m{}", self.members.len() + 1));
+        self.join_in(directory).await
+    }
+
+    /// A path that is the cluster's own and goes away with it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    pub async fn token(&self) -> String {
+        self.any().client().join_token("manager").await.unwrap()
+    }
+
+    pub fn addresses(&self) -> Vec<String> {
+        self.running().into_iter().map(|index| self.node(index).address().to_string()).collect()
+    }
+
+    /// How a newcomer joins through any running member.
+    pub async fn joining(&self) -> Start {
+        Start::OpenOrJoin { token: self.token().await, managers: vec![self.any().address().to_string()] }
+    }
+
+    /// One more manager joins and runs in this directory.
+    pub async fn join_in(&mut self, directory: PathBuf) -> usize {
+        let name = format!("m{}", self.members.len() + 1);
+        let node = self.builder(&directory, &name).start(self.joining().await).await.unwrap();
         self.members.push(Member { directory, node: Some(node) });
         self.members.len() - 1
     }
@@ -157,16 +193,34 @@ impl Cluster {
     }
 
     pub async fn restart(&mut self, index: usize) {
-        let node = self.builder(&self.members[index].directory, "").start(Start::Open).await.unwrap();
-        self.members[index].node = Some(node);
+        self.members[index].node = Some(self.try_restart(index).await.unwrap());
+    }
+
+    /// What comes of starting a stopped member again.
+    pub async fn try_restart(&self, index: usize) -> Result<Node, StartError> {
+        self.builder(&self.members[index].directory, "").start(Start::Open).await
+    }
+
+    /// The other members that run.
+    pub fn others(&self, index: usize) -> Vec<usize> {
+        self.running().into_iter().filter(|other| *other != index).collect()
+    }
+
+    /// Waits for the leader to be this member, and sends leadership there when it is not.
+    pub async fn lead_by(&self, index: usize) {
+        let name = self.node(index).name();
+        eventually("leadership goes where it is sent", || async {
+            if self.leader().await == index {
+                return Some(());
+            }
+            let _ = self.any().client().transfer_leadership(Some(&name)).await;
+            None
+        })
+        .await;
     }
 
     pub fn builder_of(&self, index: usize) -> NodeBuilder {
         self.builder(&self.members[index].directory, "")
-    }
-
-    pub async fn try_restart(&self, index: usize) -> Result<Node, quorate::StartError> {
-        self.builder_of(index).start(Start::Open).await
     }
 
     /// Flips a byte in the middle of a stopped member's newest journal file.
@@ -221,4 +275,26 @@ fn walk(directory: &Path) -> Vec<PathBuf> {
         if path.is_dir() { files.extend(walk(&path)) } else { files.push(path) }
     }
     files
+}
+
+/// A UDP address on loopback where nothing listens.
+pub fn closed_port() -> String {
+    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+/// Every one of `words` must be in what a person reads.
+pub fn says(error: &impl std::fmt::Display, words: &[&str]) {
+    let text = error.to_string();
+    for word in words {
+        assert!(text.contains(word), "`{word}` is missing in: {text}");
+    }
+}
+
+/// A connection to one member with an operator's identity, for bytes that no client would send.
+pub async fn raw(cluster: &Cluster, index: usize) -> quorate_transport::Connection {
+    let identity = std::sync::Arc::new(cluster.operator());
+    let subject = identity.subject();
+    let hello = quorate_transport::Hello::client(subject.cluster, subject.node_id, Lineage::default(), "scenario");
+    let address = [cluster.node(index).address().to_string()];
+    quorate_transport::Connector::connect(&address, identity, hello, BUDGET).await.unwrap()
 }

@@ -40,8 +40,11 @@ impl Consensus {
     fn is_caught_up(&self, id: RaftId) -> bool {
         let raft = &self.raw.raft;
         raft.prs().get(id.0).is_some_and(|progress| {
-            progress.state == ProgressState::Replicate
-                && progress.matched + self.config.caught_up_entries >= raft.raft_log.committed
+            let follows = progress.state == ProgressState::Replicate
+                && progress.matched + self.config.caught_up_entries >= raft.raft_log.committed;
+            // A member whose acknowledgement of a snapshot overtakes the report of its delivery is probed, and while
+            // nobody writes raft sends it nothing that would end the probe. Who has the whole log has caught up.
+            follows || progress.matched >= raft.raft_log.last_index()
         })
     }
 

@@ -1,0 +1,35 @@
+//! The way to the other managers, for as long as the node runs.
+//!
+//! Owns the letting go: a client that outlives its node holds neither the endpoint nor its UDP port. Called by the service
+//! and the router.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_core::id::RaftId;
+use quorate_transport::{Peers, RequestError};
+
+/// The peers, until the node stops. Clones let go together.
+#[derive(Clone)]
+pub(super) struct Reach(Arc<RwLock<Option<Peers>>>);
+
+impl Reach {
+    pub(super) fn new(peers: Peers) -> Self {
+        Self(Arc::new(RwLock::new(Some(peers))))
+    }
+
+    /// Asks a peer.
+    pub(super) async fn request(&self, peer: RaftId, body: Bytes, patience: Duration) -> Result<Bytes, RequestError> {
+        let peers = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        match peers {
+            Some(peers) => peers.request(peer, body, patience).await,
+            None => Err(RequestError::NotSent("this manager has stopped".into())),
+        }
+    }
+
+    /// The node has stopped.
+    pub(super) fn close(&self) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}

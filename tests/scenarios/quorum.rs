@@ -1,0 +1,117 @@
+//! The quorum lost and regained.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use prost::Message as _;
+use quorate::status::Health;
+use quorate::{Error, Outcome};
+use quorate_core::txn::{Put, Txn};
+use quorate_transport::api;
+
+use crate::support::{BUDGET, Cluster, eventually, raw, says};
+
+/// Three managers of which only one runs, with `n/0..n/20` acknowledged before.
+async fn one_of_three() -> (Cluster, usize) {
+    let mut cluster = Cluster::of(3).await;
+    let client = cluster.outside(&[0, 1, 2]).await;
+    for number in 0..20 {
+        client.kv().put(format!("n/{number}"), "x").await.unwrap();
+    }
+    cluster.agrees().await;
+    let left = (cluster.leader().await + 1) % 3;
+    for gone in cluster.others(left) {
+        cluster.kill(gone).await;
+    }
+    (cluster, left)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_quorum_is_named_and_regained() {
+    let (mut cluster, left) = one_of_three().await;
+    let client = cluster.outside(&[left]).await;
+    // Then `status` still answers, and names who is missing and what to do.
+    let status = eventually("the survivor knows that the quorum is lost", || async {
+        let status = client.status().await.unwrap();
+        (status.health == Health::QuorumLost && status.leader.is_none()).then_some(status)
+    })
+    .await;
+    assert_eq!(status.fault_tolerance, -1);
+    let advice = status.advice.join("\n");
+    for gone in (0..3).filter(|index| *index != left) {
+        says(&advice, &[&format!("m{}", gone + 1)]);
+    }
+    says(&advice, &["start", "nothing acknowledged is lost"]);
+    // Once it is known, a caller with all the patience in the world is told at once by the manager.
+    let connection = raw(&cluster, left).await;
+    eventually("callers are told at once", || async {
+        let began = Instant::now();
+        let body = write(1, "raw", "x");
+        let answer = connection.request(body.into(), Duration::from_secs(30)).await.unwrap();
+        let answer = api::Response::decode(answer).unwrap().kind.unwrap();
+        let api::response::Kind::Error(error) = answer else { panic!("a write without a quorum was answered") };
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+        assert!(!error.message.is_empty());
+        (error.code() == api::Code::QuorumLost).then_some(())
+    })
+    .await;
+    // And the library's caller, after its own deadline, with what is missing.
+    let hasty = client.with_deadline(Duration::from_millis(500));
+    let refused = hasty.kv().put("k", "v").await.unwrap_err();
+    assert!(matches!(refused, Error::QuorumLost(_)), "{refused}");
+    assert_eq!(refused.outcome(), Outcome::NotDone);
+    assert!(refused.is_retryable());
+    // A linearizable read is refused as well; a serializable one answers and says how old it may be.
+    let refused = hasty.kv().get("n/0").await.unwrap_err();
+    assert!(matches!(refused, Error::QuorumLost(_)), "{refused}");
+    let stale = client.kv().prefix("n/").serializable().await.unwrap();
+    assert_eq!(stale.entries.len(), 20);
+    assert!(stale.age > Duration::ZERO);
+    // And nobody who asks for a hand-over or a token waits for ever.
+    hasty.transfer_leadership(None).await.unwrap_err();
+    hasty.join_token("manager").await.unwrap_err();
+
+    // When one of the others is back, writes go on, and nothing acknowledged is missing.
+    let gone = (left + 1) % 3;
+    cluster.restart(gone).await;
+    client.with_deadline(BUDGET).kv().put("k", "v").await.unwrap();
+    assert_eq!(client.kv().prefix("n/").all().await.unwrap().len(), 20);
+    assert_eq!(client.kv().prefix("n/").serializable().await.unwrap().age, Duration::ZERO);
+    // What was refused was not done.
+    let found = client.kv().get("k").await.unwrap().unwrap();
+    assert_eq!(found.version, 1);
+    assert_eq!(client.kv().get("raw").await.unwrap(), None);
+    cluster.restart((left + 2) % 3).await;
+    cluster.settled(3).await;
+    cluster.agrees().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_waits_out_a_lost_quorum_is_done_once() {
+    let (mut cluster, left) = one_of_three().await;
+    // Given a patient write that was sent while there was no quorum.
+    let client = cluster.outside(&[left]).await.with_deadline(BUDGET);
+    let writing = tokio::spawn(async move { client.kv().put("patient", "v").await });
+    // When the quorum is back.
+    cluster.restart((left + 1) % 3).await;
+    // Then it is done, and once.
+    writing.await.unwrap().unwrap();
+    let found = cluster.node(left).client().kv().get("patient").await.unwrap().unwrap();
+    assert_eq!(found.version, 1);
+    cluster.stop().await;
+}
+
+/// A write as it goes over the wire.
+fn write(sequence: u64, key: &'static str, value: &'static str) -> Vec<u8> {
+    let txn = Txn::of(Put { key: key.into(), value: value.into(), ..Put::default() });
+    let request = quorate_core::command::Request {
+        client: Arc::<[u8]>::from([9; 16]).to_vec().into(),
+        sequence,
+        low_water: 1,
+        txn: Some(txn),
+        born: 0,
+    };
+    let kind = api::request::Kind::Write(api::Write { request: request.encode_to_vec().into() });
+    api::Request { deadline_ms: 30_000, kind: Some(kind) }.encode_to_vec()
+}
