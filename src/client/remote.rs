@@ -20,24 +20,27 @@ use crate::error::{Error, Result};
 /// The version told in hellos.
 pub(crate) const SOFTWARE: &str = concat!("quorate ", env!("CARGO_PKG_VERSION"));
 
+/// The connection in use.
 struct Current {
-    /// Bumped with every new connection, so that of many callers that fail together one replaces it.
+    /// Bumped with every new connection and kept when one is left: of many callers that fail together one replaces it,
+    /// and the next dial begins at the next manager.
     number: u64,
-    connection: Connection,
+    connection: Option<Connection>,
 }
 
 /// Over QUIC.
 pub(super) struct Remote {
     managers: Vec<String>,
     identity: Arc<Identity>,
-    current: Mutex<Option<Current>>,
+    current: Mutex<Current>,
 }
 
 impl Remote {
     pub(super) async fn connect(managers: Vec<String>, identity: Identity, timeout: Duration) -> Result<Self> {
-        let remote = Self { managers, identity: Arc::new(identity), current: Mutex::new(None) };
+        let current = Mutex::new(Current { number: 0, connection: None });
+        let remote = Self { managers, identity: Arc::new(identity), current };
         let connection = remote.dial(&remote.managers, timeout).await.map_err(|error| refused(&error))?;
-        *remote.current.lock().await = Some(Current { number: 1, connection });
+        remote.current.lock().await.connection = Some(connection);
         Ok(remote)
     }
 
@@ -49,30 +52,34 @@ impl Remote {
 
     async fn connection(&self, patience: Duration) -> std::result::Result<(u64, Connection), CallError> {
         let mut current = self.current.lock().await;
-        if let Some(current) = current.as_ref().filter(|current| !current.connection.is_closed()) {
-            return Ok((current.number, current.connection.clone()));
+        if let Some(connection) = current.connection.as_ref().filter(|connection| !connection.is_closed()) {
+            return Ok((current.number, connection.clone()));
         }
-        let number = current.as_ref().map_or(0, |current| current.number) + 1;
-        // Whoever answered last is tried last: it is the one that just failed.
-        let mut managers = self.managers.clone();
-        let turn = usize::try_from(number).unwrap_or(0) % managers.len().max(1);
-        managers.rotate_left(turn);
+        let number = current.number + 1;
         let connection = self
-            .dial(&managers, patience)
+            .dial(&in_turn(&self.managers, number), patience)
             .await
             .map_err(|error| CallError { unknown: false, message: error.to_string() })?;
-        *current = Some(Current { number, connection: connection.clone() });
+        *current = Current { number, connection: Some(connection.clone()) };
         Ok((number, connection))
     }
 
-    /// The connection with this number did not serve: the next call dials another.
+    /// The connection with this number did not serve: the next call dials another. Requests that are still under way on
+    /// it may end there: it closes with the last of them.
     async fn leave(&self, number: u64) {
         let mut current = self.current.lock().await;
-        if let Some(failed) = current.take_if(|current| current.number == number) {
-            drop(current);
-            failed.connection.close().await;
+        if current.number == number {
+            current.connection = None;
         }
     }
+}
+
+/// The managers in the order in which they are tried for the connection with this number: each begins at another.
+fn in_turn(managers: &[String], number: u64) -> Vec<String> {
+    let mut managers = managers.to_vec();
+    let count = u64::try_from(managers.len().max(1)).unwrap_or(1);
+    managers.rotate_left(usize::try_from(number % count).unwrap_or(0));
+    managers
 }
 
 fn refused(error: &ConnectError) -> Error {
@@ -98,7 +105,13 @@ impl From<RequestError> for CallError {
 impl Way for Remote {
     fn call(&self, request: api::Request, patience: Duration) -> Reply<'_> {
         Box::pin(async move {
-            let (number, connection) = self.connection(patience.max(config::ATTEMPT * 4)).await?;
+            // A dial may take longer than an attempt, and never longer than the caller waits; others may be dialling.
+            let left = Duration::from_millis(request.deadline_ms);
+            let dialled = tokio::time::timeout(left, self.connection(patience.max(config::ATTEMPT * 4)));
+            let (number, connection) = dialled.await.map_err(|_elapsed| CallError {
+                unknown: false,
+                message: format!("no manager could be reached within {} ms", left.as_millis()),
+            })??;
             match connection.request(request.encode_to_vec().into(), patience).await {
                 Ok(body) => decode(body),
                 Err(error) => {
@@ -136,5 +149,17 @@ impl Way for Local {
 
     fn attempt(&self) -> Option<Duration> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_new_connection_begins_at_the_next_manager() {
+        let managers = ["a:1", "b:1", "c:1"].map(str::to_owned);
+        let first: Vec<_> = (0..4).filter_map(|number| in_turn(&managers, number).into_iter().next()).collect();
+        assert_eq!(first, ["a:1", "b:1", "c:1", "a:1"]);
     }
 }

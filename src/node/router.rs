@@ -55,8 +55,21 @@ impl Router {
         }
     }
 
-    /// Replicates a command; answers its outcome.
+    /// Replicates a command; answers its outcome. "Not done" is said only when no attempt can have been done.
     pub(super) async fn execute(&self, command: Command, origin: Origin, until: Instant) -> Result<TxnResult, Failure> {
+        let mut open = None;
+        let answer = self.attempts(command, origin, until, &mut open).await;
+        answer.map_err(|error| overshadowed(error, open))
+    }
+
+    /// `open` is the last attempt of which nobody knows whether it was done.
+    async fn attempts(
+        &self,
+        command: Command,
+        origin: Origin,
+        until: Instant,
+        open: &mut Option<Failure>,
+    ) -> Result<TxnResult, Failure> {
         let repeatable = matches!(command.kind, Some(CommandKind::Request(_)));
         let mut attempt = self.attempt;
         loop {
@@ -73,6 +86,9 @@ impl Router {
                             return Err(error);
                         }
                         attempt *= 2;
+                        if may_be_done {
+                            *open = Some(error.clone());
+                        }
                         error
                     }
                 },
@@ -85,6 +101,7 @@ impl Router {
                     if !repeatable {
                         return Err(error);
                     }
+                    *open = Some(error.clone());
                     error
                 }
                 Reply::Answer(Answer::ReadAt(_) | Answer::Transferred(_)) => {
@@ -151,6 +168,27 @@ impl Router {
     }
 }
 
+/// Why the last attempt was not even made says nothing about an earlier one that may be in a log: with such a one open
+/// the outcome is unknown. What the state machine answered settles it, whichever attempt it was.
+fn overshadowed(error: Failure, open: Option<Failure>) -> Failure {
+    let not_made = matches!(
+        error.code(),
+        api::Code::NoLeader
+            | api::Code::NotLeader
+            | api::Code::QuorumLost
+            | api::Code::Overloaded
+            | api::Code::Stopping
+            | api::Code::Deadline
+    );
+    match open {
+        Some(earlier) if not_made => {
+            // The later reason promises that nothing was done: only the earlier one may be told.
+            fail(api::Code::Unknown, format!("{}; the attempt after it found nobody who could tell", earlier.message))
+        }
+        Some(_) | None => error,
+    }
+}
+
 fn settle(outcome: Outcome) -> Result<TxnResult, Failure> {
     match outcome {
         Outcome::Done(done) => Ok(done),
@@ -185,5 +223,23 @@ fn rejected(rejection: &Rejection) -> Failure {
         Rejection::VersionNotEnabled { .. } => fail(api::Code::Version, message),
         Rejection::Transfer(_) => fail(api::Code::Refused, message),
         Rejection::Stopping => fail(api::Code::Stopping, message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_attempt_makes_a_later_refusal_unknown() {
+        // Given a leader that died with the command in its log, and no leader since.
+        let open = || Some(fail(api::Code::Unknown, "the leader did not answer"));
+        let no_leader = || fail(api::Code::NoLeader, "nobody leads; nothing was done");
+        // Then nobody may say that nothing was done,
+        assert_eq!(overshadowed(no_leader(), open()).code(), api::Code::Unknown);
+        assert!(!overshadowed(no_leader(), open()).message.contains("nothing was done"));
+        // unless no attempt was ever made, or the state machine itself has answered.
+        assert_eq!(overshadowed(no_leader(), None).code(), api::Code::NoLeader);
+        assert_eq!(overshadowed(fail(api::Code::Fenced, "fenced"), open()).code(), api::Code::Fenced);
     }
 }
