@@ -383,3 +383,23 @@ fn a_lone_second_stands_by_and_a_third_makes_three() {
     quorate(&["kv", "put", "k", "v", "--data-dir", first.dir()]).exits(0);
     assert_eq!(quorate(&["kv", "get", "k", "--data-dir", second.dir()]).exits(0).stdout, "v");
 }
+
+#[test]
+fn a_manager_whose_store_is_gone_comes_back_by_its_certificate_under_a_new_raft_id() {
+    let place = place();
+    let mut first = Node::init(place.path(), "n1");
+    first.run();
+    let mut second = Node::join(place.path(), "n2", &first);
+    second.run();
+    assert_eq!(second.terminate(), Some(0));
+
+    // A sound store is not replaced.
+    let replace = ["join", "--replace", "--data-dir", second.dir(), "--manager", &first.address];
+    quorate(&replace).exits(1).complains(&["sound", "Nothing was changed"]);
+
+    std::fs::remove_dir_all(second.directory.join("store")).unwrap();
+    quorate(&["run", "--data-dir", second.dir()]).exits(1);
+    quorate(&replace).exits(0);
+    second.run();
+    assert_eq!(second.ready, format!("ready: n2 {} raft id 3 standby, leader n1", second.address));
+}

@@ -61,10 +61,7 @@ fn runbook(status: &ClusterStatus, output: Output) -> String {
         Health::Degraded => {
             format!("{}: {seats} reachable{also}; {can_lose}.", output.tint(Tone::Warning, "DEGRADED"))
         }
-        Health::SingleCopy => format!(
-            "{}: 1 voter{also}. A lost disk is a lost cluster: join two more managers.",
-            output.tint(Tone::Warning, "SINGLE COPY")
-        ),
+        Health::SingleCopy => format!("{}: 1 voter{also}; {can_lose}.", output.tint(Tone::Warning, "SINGLE COPY")),
         Health::QuorumLost => {
             return lost(status, &voters, output, &format!("{seats} reachable, {needed} needed"));
         }
