@@ -248,7 +248,11 @@ fn endpoint_thread(
             return;
         }
         let Ok(handler) = late.handler.await else { return };
-        let _ = switchboard.0.set(handler);
+        let _ = switchboard.0.set(Arc::clone(&handler));
+        // Whoever connected before the handler was there: told again, twice does no harm.
+        for (peer, _) in endpoint.peers().connected() {
+            handler.peer_up(peer);
+        }
         tokio::select! {
             () = local.serve(late.gate, switchboard) => {}
             _ = stop.wait_for(|stop| *stop) => {}
