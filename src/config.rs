@@ -24,6 +24,10 @@ pub const CERTIFICATE: Duration = Duration::from_secs(90 * 24 * 3600);
 pub const LOG_WINDOW_ENTRIES: u64 = 10_000;
 /// Bytes kept for members that lag.
 pub const LOG_WINDOW_BYTES: u64 = 256 << 20;
+/// Revisions that can still be read when they are no longer the newest.
+pub const HISTORY_REVISIONS: u64 = 100_000;
+/// Silence after which the replay table forgets a client: far beyond any retry.
+pub const CLIENT_SILENCE: Duration = Duration::from_secs(3_600);
 /// A client attempt tries the next manager after one base election timeout (`lan`).
 pub const ATTEMPT: Duration = Duration::from_millis(440);
 

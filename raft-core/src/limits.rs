@@ -29,8 +29,6 @@ pub const REPLAY_RECORD_BYTES: u64 = 128;
 pub const DELETE_KEYS_MAX: u64 = 10_000;
 /// Digests by revision that a manager keeps in memory to compare with the others.
 pub const HASHES_KEPT: usize = 4_096;
-/// Old revisions kept before they are compacted.
-pub const HISTORY_REVISIONS_MAX: u64 = 100_000;
 /// Longest node name, bytes.
 pub const NAME_BYTES_MAX: usize = 255;
 /// Largest snapshot chunk, bytes.

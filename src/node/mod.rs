@@ -8,6 +8,7 @@ mod authorize;
 mod builder;
 mod facts;
 mod gate;
+mod housekeeping;
 mod identity;
 mod inspect;
 mod joining;

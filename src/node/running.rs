@@ -31,7 +31,7 @@ use super::router::Router;
 use super::service::{Service, StoreAccess};
 use super::stop::{StartError, StopReason};
 use super::tasks::{Call, ConsensusTask, Hands};
-use super::{Inner, Node, identity, log_writer};
+use super::{Inner, Node, housekeeping, identity, log_writer};
 use crate::client::{Client, InProcess};
 use crate::config;
 
@@ -379,6 +379,7 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
 
     handle.spawn(keep_peers(endpoint.clone(), facts.clone(), hints, records.clone(), Arc::clone(&store.meta)));
     handle.spawn(watching);
+    handle.spawn(housekeeping::run(Arc::clone(&service), builder.history));
     handle.spawn(keep_announced(Arc::clone(&service), status.clone()));
 
     let own = InProcess::new(service.clone(), handle.clone());
