@@ -16,7 +16,7 @@ use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
 use quorate_core::ports::OpenStore;
 use quorate_core::state::{Founding, found};
 use quorate_transport::{
-    CertRole, CertSubject, ClusterCa, Identity, JoinError, JoinRequest, JoinToken, Joined, KeyPair,
+    CertRole, CertSubject, ClusterCa, Identity, JoinError, JoinRefused, JoinRequest, JoinToken, Joined, KeyPair,
 };
 
 use super::Node;
@@ -342,6 +342,9 @@ async fn ask_to_join(
     request.command_version = COMMAND_VERSION;
     request.software = SOFTWARE.to_owned();
     quorate_transport::join(managers, token, request, JOIN_PATIENCE).await.map_err(|error| match error {
+        JoinError::Refused(refused @ (JoinRefused::NoLeader | JoinRefused::RateLimited | JoinRefused::Locked)) => {
+            StartError::Unavailable(refused.to_string())
+        }
         JoinError::Refused(refused) => StartError::Refused(refused.to_string()),
         // Whoever was reached and is not of the token's cluster stays so, however often it is asked.
         JoinError::Connect(error) if !error.is_retryable() => StartError::Refused(error.to_string()),
