@@ -123,14 +123,7 @@ impl Client {
     /// A client that knows an index applied before its id was drawn: with it the replay table tells a client that it
     /// has forgotten from one that is new.
     async fn born_over(way: Box<dyn Way>) -> Result<Self> {
-        let range = Range { key: Bytes::from_static(&[0]), ..Range::default() }.encode_to_vec().into();
-        let kind = Some(api::request::Kind::Read(api::Read { range, serializable: true }));
-        let deadline_ms = u64::try_from(BORN_PATIENCE.as_millis()).unwrap_or(u64::MAX);
-        let born = match way.call(api::Request { deadline_ms, kind }, BORN_PATIENCE).await {
-            Ok(api::Response { kind: Some(api::response::Kind::Read(done)) }) => done.applied,
-            // Who may not read, or gets no answer now, is told so by what it asks next.
-            Ok(_) | Err(_) => 0,
-        };
+        let born = born(&*way).await;
         Ok(Self::over(way, config::random_id(ClientId::from_bytes)?, born))
     }
 
@@ -190,21 +183,40 @@ impl Client {
         let mut full = txn.clone();
         user::qualify(&mut full);
         check_txn(&full).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
-        let open = self.shared.sequences.open();
-        let request = Request {
-            client: Bytes::copy_from_slice(open.id.client.as_bytes()),
-            sequence: open.id.sequence,
-            low_water: open.low_water,
-            txn: Some(txn),
-            born: open.born,
-        };
-        let kind = api::request::Kind::Write(api::Write { request: request.encode_to_vec().into() });
-        let api::response::Kind::Write(done) = self.ask(kind).await? else { return Err(unexpected()) };
-        TxnResult::decode(done.result).map_err(|error| Error::Internal(format!("the answer cannot be read: {error}")))
+        let mut forgotten = false;
+        loop {
+            let open = self.shared.sequences.open();
+            let request = Request {
+                client: Bytes::copy_from_slice(open.id.client.as_bytes()),
+                sequence: open.id.sequence,
+                low_water: open.low_water,
+                txn: Some(txn.clone()),
+                born: open.born,
+            };
+            let kind = api::request::Kind::Write(api::Write { request: request.encode_to_vec().into() });
+            match self.ask_noting(kind).await {
+                Ok(api::response::Kind::Write(done)) => {
+                    return TxnResult::decode(done.result)
+                        .map_err(|error| Error::Internal(format!("the answer cannot be read: {error}")));
+                }
+                Ok(_) => return Err(unexpected()),
+                // The managers had forgotten this client, and no earlier copy of this request is on its way: nothing was
+                // done, and it goes again under a fresh id. Once.
+                Err(Failed::Forgotten(_)) if !std::mem::replace(&mut forgotten, true) => {
+                    let born = born(&*self.shared.way).await;
+                    self.shared.sequences.renew(config::random_id(ClientId::from_bytes)?, born);
+                }
+                Err(Failed::Forgotten(error) | Failed::Final(error)) => return Err(error),
+            }
+        }
+    }
+
+    pub(crate) async fn ask(&self, kind: api::request::Kind) -> Result<api::response::Kind> {
+        self.ask_noting(kind).await.map_err(Failed::into_error)
     }
 
     /// Asks until there is an answer, a refusal, or the deadline.
-    pub(crate) async fn ask(&self, kind: api::request::Kind) -> Result<api::response::Kind> {
+    async fn ask_noting(&self, kind: api::request::Kind) -> Result<api::response::Kind, Failed> {
         let until = Instant::now() + self.deadline;
         let mut unknown = false;
         let mut last: Option<Error> = None;
@@ -215,7 +227,7 @@ impl Client {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(self.given_up(unknown, last));
+                return Err(self.given_up(unknown, last).into());
             }
             let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
             let request = api::Request { deadline_ms, kind: Some(kind.clone()) };
@@ -225,20 +237,20 @@ impl Client {
             match self.shared.way.call(request, patience).await {
                 Ok(api::Response { kind: Some(api::response::Kind::Error(error)) }) => {
                     let may_be_done = matches!(error.code(), api::Code::Unknown);
-                    if matches!(error.code(), api::Code::Expired) {
-                        // The managers no longer know this client: what follows goes under a fresh id.
-                        self.shared.sequences.renew(config::random_id(ClientId::from_bytes)?, 0);
+                    if matches!(error.code(), api::Code::Expired) && !unknown {
+                        return Err(Failed::Forgotten(Error::from_wire(error)));
                     }
                     let error = Error::from_wire(error);
                     if !(repeatable && (error.is_retryable() || may_be_done)) {
-                        return Err(error);
+                        return Err(error.into());
                     }
                     unknown |= may_be_done;
                     last = Some(error);
                 }
                 Ok(api::Response { kind: Some(kind) }) => return Ok(kind),
                 Ok(api::Response { kind: None }) => {
-                    return Err(Error::Internal("the manager answered with a kind this client does not know".into()));
+                    let what = "the manager answered with a kind this client does not know";
+                    return Err(Error::Internal(what.into()).into());
                 }
                 Err(error) => {
                     unknown |= error.unknown;
@@ -246,7 +258,8 @@ impl Client {
                         return Err(Error::Unknown(format!(
                             "{}: whether it was done is unknown, ask for the status",
                             error.message
-                        )));
+                        ))
+                        .into());
                     }
                     last = Some(Error::Unavailable(error.message));
                 }
@@ -269,6 +282,39 @@ impl Client {
             Some(error @ (Error::NoLeader(_) | Error::QuorumLost(_) | Error::Overloaded(_))) => error,
             _ => Error::Unavailable(format!("not done within {seconds} s: {why}")),
         }
+    }
+}
+
+/// How a request failed, as far as the client itself must know.
+enum Failed {
+    /// The managers no longer know the client, and no other copy of the request is on its way: nothing was done.
+    Forgotten(Error),
+    Final(Error),
+}
+
+impl Failed {
+    fn into_error(self) -> Error {
+        match self {
+            Self::Forgotten(error) | Self::Final(error) => error,
+        }
+    }
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Final(error)
+    }
+}
+
+/// An index that some manager has applied by now; 0 when none tells.
+async fn born(way: &dyn Way) -> u64 {
+    let range = Range { key: Bytes::from_static(&[0]), ..Range::default() }.encode_to_vec().into();
+    let kind = Some(api::request::Kind::Read(api::Read { range, serializable: true }));
+    let deadline_ms = u64::try_from(BORN_PATIENCE.as_millis()).unwrap_or(u64::MAX);
+    match way.call(api::Request { deadline_ms, kind }, BORN_PATIENCE).await {
+        Ok(api::Response { kind: Some(api::response::Kind::Read(done)) }) => done.applied,
+        // Who may not read, or gets no answer now, is told so by what it asks next.
+        Ok(_) | Err(_) => 0,
     }
 }
 

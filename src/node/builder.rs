@@ -271,14 +271,40 @@ impl NodeBuilder {
         Ok((address.to_string(), advertise))
     }
 
+    /// A directory that belongs to an existing cluster must never become a new, empty one: what is written there would
+    /// be acknowledged by nobody else, and the certificate that could bring the node back would be gone.
+    fn refuse_to_found(&self, facts: &Facts) -> Result<(), StartError> {
+        let directory = self.directory.display();
+        if !facts.joining_key.is_empty() {
+            return Err(StartError::Directory(format!(
+                "{directory} was prepared half to join a cluster. Nothing was changed; run the same join again, or choose another directory"
+            )));
+        }
+        if !facts.cluster_id.is_empty() && facts.raft_id == 0 {
+            return Err(self.store_is_gone());
+        }
+        Ok(())
+    }
+
+    fn store_is_gone(&self) -> StartError {
+        let directory = self.directory.display();
+        StartError::Directory(format!(
+            "{directory} holds the identity of a node, but its store is gone. Nothing was changed; bring the store back, or let the node come back with a fresh one: quorate join --replace --data-dir {directory} --manager HOST:PORT"
+        ))
+    }
+
     fn init_blocking(self) -> Result<Prepared, StartError> {
         let layout = Layout::new(&self.directory);
+        if layout.identity().exists() && !quorate_storage::exists(&layout.store()) {
+            return Err(self.store_is_gone());
+        }
         let mut store = open_store(&layout)?;
         let mut facts = self.begin(&store)?;
         if facts.is_ready() {
             return Ok(prepared(&facts, None));
         }
         if store.boot.start.index.0 == 0 {
+            self.refuse_to_found(&facts)?;
             let internal = |error: &dyn std::fmt::Display| StartError::Internal(error.to_string());
             let cluster = random(ClusterId::from_bytes)?;
             let now = SystemTime::now();
@@ -311,6 +337,12 @@ impl NodeBuilder {
         let builder = self.clone();
         let (facts, key) = off_thread(move || {
             let store = open_store(&Layout::new(&builder.directory))?;
+            if store.boot.start.index.0 != 0 && !Facts::load(&*store.meta)?.is_some_and(|facts| facts.is_ready()) {
+                return Err(StartError::Directory(format!(
+                    "{} was prepared half to found a cluster. Nothing was changed; run the same init again, or choose another directory",
+                    builder.directory.display()
+                )));
+            }
             let mut facts = builder.begin(&store)?;
             if !facts.is_ready() && facts.joining_key.is_empty() {
                 // The key is kept before it is shown to anybody: a join that was cut off is asked again as the same node.

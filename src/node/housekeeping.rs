@@ -28,13 +28,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Runs until the node stops.
 pub(super) async fn run(service: Arc<Service>, history: u64) {
     let mut samples: VecDeque<(Instant, LogIndex)> = VecDeque::new();
+    let mut silent_until = LogIndex(0);
     loop {
         tokio::time::sleep(EVERY).await;
         let status = service.status.borrow().clone();
         if samples.back().is_none_or(|(at, _)| at.elapsed() >= SAMPLE) {
             samples.push_back((Instant::now(), status.applied));
         }
-        let mut silent_until = LogIndex(0);
         while let Some((_, index)) = samples.front().filter(|(at, _)| at.elapsed() >= config::CLIENT_SILENCE) {
             silent_until = *index;
             samples.pop_front();
@@ -42,13 +42,17 @@ pub(super) async fn run(service: Arc<Service>, history: u64) {
         if status.lease.is_none() {
             continue;
         }
-        if let Err(error) = clear(&service, history, silent_until).await {
-            tracing::debug!(error = error.message, "clearing away is put off");
+        match clear(&service, history, silent_until).await {
+            // More may be silent: the next look goes on.
+            Ok(CLIENTS_AT_ONCE..) => {}
+            Ok(_) => silent_until = LogIndex(0),
+            Err(error) => tracing::debug!(error = error.message, "clearing away is put off"),
         }
     }
 }
 
-async fn clear(service: &Service, history: u64, silent_until: LogIndex) -> Result<(), Failure> {
+/// How many silent clients it found.
+async fn clear(service: &Service, history: u64, silent_until: LogIndex) -> Result<usize, Failure> {
     let reader = service.store()?.reader;
     let (status, clients) = blocking(move || {
         let view = reader.view();
@@ -66,10 +70,11 @@ async fn clear(service: &Service, history: u64, silent_until: LogIndex) -> Resul
         let revision = status.revision.0 - history;
         propose(service, CommandKind::Compact(Compact { revision })).await?;
     }
-    if !clients.is_empty() {
+    let silent = clients.len();
+    if silent > 0 {
         propose(service, CommandKind::ExpireClients(ExpireClients { clients })).await?;
     }
-    Ok(())
+    Ok(silent)
 }
 
 async fn propose(service: &Service, kind: CommandKind) -> Result<(), Failure> {

@@ -21,7 +21,7 @@ use quorate_transport::{
 use tokio::time::Instant;
 
 use super::router::Failure;
-use super::service::{Service, blocking, broken};
+use super::service::{Service, blocking, broken, display_name};
 use super::{applier, records};
 use crate::client::SOFTWARE;
 use crate::config;
@@ -108,6 +108,12 @@ impl Service {
                 return Err(JoinRefused::AlreadyKnown(format!(
                     "the name {} is taken; choose another with --name",
                     request.name
+                )));
+            }
+            if let Some(other) = seen.records.nodes.iter().find(|node| node.addresses.contains(&address)) {
+                return Err(JoinRefused::Other(format!(
+                    "{} already has the address {address}; choose another --listen or --advertise. Nothing was changed",
+                    display_name(other)
                 )));
             }
             let raft_id = RaftId(seen.records.cluster.next_raft_id);

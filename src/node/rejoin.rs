@@ -14,6 +14,7 @@ use quorate_core::command::{COMMAND_VERSION, Command, CommandKind};
 use quorate_core::consensus::io::Origin;
 use quorate_core::id::{Lineage, NodeId, RaftId, StoreId};
 use quorate_core::membership::record::{ClusterRecord, NodeRecord};
+use quorate_core::ports::StoreError;
 use quorate_core::state::read;
 use quorate_core::txn::{Compare, Put, Txn};
 use quorate_transport::{Connector, Hello, Identity, api};
@@ -172,8 +173,9 @@ impl NodeBuilder {
             false => Ok(None),
             true => match quorate_storage::open_read_only(&layout.store()) {
                 Ok(store) => Facts::read(store.fact(Facts::NAME)?).map_err(|_damaged| ()),
-                Err(error @ quorate_core::ports::StoreError::Locked { .. }) => return Err(error.into()),
-                Err(_damaged) => Err(()),
+                Err(StoreError::Corrupt { .. } | StoreError::NotFound { .. }) => Err(()),
+                // Not damage: a newer format, a missing right, a full disk. The raft id must not be burnt for that.
+                Err(error) => return Err(error.into()),
             },
         };
         match sound {
@@ -181,9 +183,12 @@ impl NodeBuilder {
                 "the store in {} is sound: there is nothing to replace. Nothing was changed; run it with `quorate run`",
                 self.directory.display()
             ))),
-            Ok(Some(facts)) => Ok((facts, identity)),
+            Ok(Some(facts)) if facts.node() == identity.subject().node_id && facts.raft_id == 0 => {
+                Ok((facts, identity))
+            }
             Ok(None) => Ok((self.begin_fresh(&layout, &identity)?, identity)),
-            Err(()) => {
+            // Damaged, or a preparation of something else.
+            Ok(Some(_)) | Err(()) => {
                 let aside = self.free_name();
                 std::fs::rename(layout.store(), &aside)
                     .and_then(|()| std::fs::File::open(&self.directory)?.sync_all())

@@ -190,13 +190,20 @@ fn worker_status(node: &NodeRecord) -> WorkerStatus {
     }
 }
 
+/// The reachable managers' digests at one revision differ: never by quorate's own doing, unless it has a defect.
+fn diverged(answer: &ClusterStatus) -> bool {
+    let mut hashes = answer.managers.iter().filter_map(|manager| manager.state_hash.as_ref());
+    hashes.next().is_some_and(|first| hashes.any(|other| other != first))
+}
+
 fn health(answer: &ClusterStatus, status: &Status) -> Health {
     let follows = status.leader.is_some() || status.role == Some(RaftRole::Leader);
+    let voters_reachable = answer.managers.iter().all(|manager| manager.reachable || manager.seat != "voter");
     if answer.fault_tolerance < 0 || !follows {
         Health::QuorumLost
     } else if answer.voters == 1 {
         Health::SingleCopy
-    } else if answer.managers.iter().all(|manager| manager.reachable) {
+    } else if voters_reachable && !diverged(answer) {
         Health::Ok
     } else {
         Health::Degraded
@@ -204,29 +211,43 @@ fn health(answer: &ClusterStatus, status: &Status) -> Health {
 }
 
 fn advice(answer: &ClusterStatus) -> Vec<String> {
-    let missing: Vec<&ManagerStatus> = answer.managers.iter().filter(|manager| !manager.reachable).collect();
-    let names = || missing.iter().map(|manager| manager.name.as_str()).collect::<Vec<_>>().join(" or ");
-    let mut lines: Vec<String> =
-        missing.iter().map(|manager| format!("missing  {} {}", manager.name, manager.address)).collect();
+    let mut missing: Vec<&ManagerStatus> = answer.managers.iter().filter(|manager| !manager.reachable).collect();
+    missing.sort_by_key(|manager| manager.raft_id);
+    let mut lines: Vec<String> = missing
+        .iter()
+        .map(|manager| format!("missing {} {} ({})", manager.name, manager.address, manager.seat))
+        .collect();
+    // Only a voter helps a quorum.
+    missing.retain(|manager| manager.seat == "voter");
+    let names = missing.iter().map(|manager| manager.name.as_str()).collect::<Vec<_>>().join(" or ");
+    if diverged(answer) {
+        let revision = answer.managers.iter().find_map(|manager| manager.hash_revision).unwrap_or(answer.revision);
+        lines.insert(0, format!("DIVERGED: managers hold different state at revision {revision}; the table shows which. A directory was rolled back by a copy or a restored disk, or quorate has a defect. Stop writing, keep every directory, wipe nothing"));
+    }
     match answer.health {
         Health::Ok => {}
         Health::QuorumLost if missing.is_empty() => {
             lines.push(
-                "next     wait a moment: the managers are electing a leader. If this stays, look at their logs".into(),
+                "next: wait a moment, the managers are electing a leader. If this stays, look at their logs".into(),
             );
         }
         Health::QuorumLost => {
-            lines.push(format!("next     start {} again", names()));
-            lines.push("writes are refused until then; nothing acknowledged is lost".into());
+            lines.push(format!("next: start {names} again"));
+            lines.push(
+                "writes are refused until then; nothing acknowledged is lost. Keep every directory, wipe nothing"
+                    .into(),
+            );
+        }
+        Health::SingleCopy if answer.managers.len() >= 3 => {
+            lines.push("one voter: if its disk is lost, the cluster is lost. next: wait, or start the managers that are missing".into());
         }
         Health::SingleCopy => {
             lines.push(
                 "one voter: if its disk is lost, the cluster is lost. next: join managers until there are three".into(),
             );
         }
-        Health::Degraded => {
-            lines.push(format!("next     start {} again, or join a new manager", names()));
-        }
+        Health::Degraded if missing.is_empty() => {}
+        Health::Degraded => lines.push(format!("next: start {names} again, or join a new manager")),
     }
     lines
 }

@@ -161,6 +161,10 @@ impl Router {
         match self.ask(until, |reply| Call::Transfer { to, reply }).await? {
             Reply::Answer(Answer::Transferred(leader)) => Ok(leader),
             Reply::Answer(Answer::Refused(rejection)) => Err(rejected(&rejection)),
+            Reply::Answer(Answer::Unknown) => Err(fail(
+                api::Code::Unknown,
+                "the other manager did not take over in time; leadership may still move, there or elsewhere. Ask `status` who leads; nothing is lost",
+            )),
             Reply::Answer(_) | Reply::Outcome(_) => {
                 Err(fail(api::Code::Internal, "a transfer was answered as something else"))
             }
@@ -198,6 +202,8 @@ fn settle(outcome: Outcome) -> Result<TxnResult, Failure> {
 
 pub(super) fn refused(refusal: &Refusal) -> Failure {
     let code = match refusal {
+        // The cluster's limits, not the request's: they pass as silent clients are forgotten.
+        Refusal::Limit { limit: "REPLAY_CLIENTS_MAX" | "REPLAY_BYTES_MAX", .. } => api::Code::Overloaded,
         Refusal::Limit { .. } | Refusal::EmptyKey | Refusal::DuplicateKey { .. } | Refusal::Malformed { .. } => {
             api::Code::Invalid
         }

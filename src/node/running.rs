@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use quorate_core::consensus::io::{Input, Records, StopCause};
+use quorate_core::consensus::io::{Input, Records, Status, StopCause};
 use quorate_core::consensus::{Consensus, Start as MachineStart, config::Config};
 use quorate_core::id::RaftId;
 use quorate_core::ports::{LogReader, OpenStore, StateRead, StateReader, StoreResult};
@@ -64,6 +64,14 @@ struct OpenStoreParts {
 
 fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     let layout = Layout::new(&builder.directory);
+    if let Err(error) = std::fs::read_dir(&builder.directory)
+        && error.kind() == std::io::ErrorKind::PermissionDenied
+    {
+        return Err(StartError::Directory(format!(
+            "{} cannot be read by this user ({error}); use the node's own user, or root. Nothing was changed",
+            builder.directory.display()
+        )));
+    }
     if !quorate_storage::exists(&layout.store()) {
         return Err(StartError::Directory(format!(
             "{} holds no node; prepare it with `quorate init` or `quorate join`",
@@ -379,6 +387,7 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
 
     handle.spawn(keep_peers(endpoint.clone(), facts.clone(), hints, records.clone(), Arc::clone(&store.meta)));
     handle.spawn(watching);
+    handle.spawn(keep_connected(endpoint.clone(), status.clone(), inbox.clone()));
     handle.spawn(housekeeping::run(Arc::clone(&service), builder.history));
     handle.spawn(keep_announced(Arc::clone(&service), status.clone()));
 
@@ -469,13 +478,29 @@ async fn keep_peers(
 }
 
 /// Keeps this manager's own record up to date.
-async fn keep_announced(service: Arc<Service>, mut status: watch::Receiver<Arc<quorate_core::consensus::io::Status>>) {
+async fn keep_announced(service: Arc<Service>, mut status: watch::Receiver<Arc<Status>>) {
     loop {
         if status.wait_for(|status| status.leader.is_some()).await.is_err() {
             return;
         }
         service.announce().await;
         tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Who is connected is told by events; should they have been reordered under pressure, this tells it anew.
+async fn keep_connected(endpoint: Endpoint, status: watch::Receiver<Arc<Status>>, inbox: mpsc::Sender<Call>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let believed = status.borrow().connected.clone();
+        let connected: Vec<RaftId> = endpoint.peers().connected().into_iter().map(|(id, _)| id).collect();
+        let up = connected.iter().filter(|id| !believed.contains(id)).map(|id| Input::PeerUp(*id));
+        let down = believed.iter().filter(|id| !connected.contains(id)).map(|id| Input::PeerDown(*id));
+        for input in up.chain(down) {
+            if inbox.send(Call::Input(input)).await.is_err() {
+                return;
+            }
+        }
     }
 }
 

@@ -102,14 +102,19 @@ impl Consensus {
             self.broken("log_holds_what_it_acknowledged", detail);
             return false;
         }
-        if kind == MessageType::MsgAppend && message.index >= log.committed {
+        if kind == MessageType::MsgAppend {
+            // What is cut can no longer be compared. A leader of this term or a later one has every committed entry: one
+            // that says otherwise won with a directory that was rolled back.
+            let known = log.first_index()..=log.committed;
             let conflict = message
                 .entries
                 .iter()
-                .find(|entry| entry.index <= log.committed && !log.match_term(entry.index, entry.term));
+                .find(|entry| known.contains(&entry.index) && !log.match_term(entry.index, entry.term));
             if let Some(entry) = conflict {
                 let (index, term) = (entry.index, entry.term);
-                self.broken("committed_entries_stay", format!("entry {index} comes with term {term}, not its own"));
+                self.broken("committed_entries_stay", format!(
+                        "entry {index} is committed here, and the leader sends another one of term {term}: a manager's directory was rolled back, by a copy or a restored disk"
+                    ));
                 return false;
             }
         }

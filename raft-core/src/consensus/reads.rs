@@ -69,7 +69,9 @@ impl Reads {
     }
 
     pub(super) fn pending(&self) -> usize {
-        self.waiting.len() + self.rounds.values().map(|round| round.tickets.len()).sum::<usize>()
+        let in_flight: usize = self.rounds.values().map(|round| round.tickets.len()).sum();
+        let confirmed: usize = self.confirmed.values().map(Vec::len).sum();
+        self.waiting.len() + in_flight + confirmed
     }
 
     /// Whether a round should start now for callers (`lease` asks for one also when nobody waits).

@@ -25,6 +25,9 @@ pub(super) struct Unpersisted {
 
 /// Bytes handed to the applier and not applied, above which appends are dropped and proposals wait.
 const BACKLOG_BYTES_MAX: u64 = 64 << 20;
+/// Rounds handed to the applier and not applied, above which the same holds: fewer than the driver queues, so that it
+/// never waits for the applier.
+const BACKLOG_ROUNDS_MAX: usize = 256;
 
 impl Consensus {
     /// Takes everything that raft has ready.
@@ -207,7 +210,8 @@ impl Consensus {
     }
 
     pub(super) fn backlog_is_full(&self) -> bool {
-        self.backlog.iter().map(|(_, bytes)| bytes).sum::<u64>() > BACKLOG_BYTES_MAX
+        self.backlog.len() >= BACKLOG_ROUNDS_MAX
+            || self.backlog.iter().map(|(_, bytes)| bytes).sum::<u64>() > BACKLOG_BYTES_MAX
     }
 
     pub(super) fn on_applied(&mut self, index: LogIndex, records: Option<Arc<Records>>) {

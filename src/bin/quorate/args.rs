@@ -87,7 +87,8 @@ machine while the command runs; give it as `@FILE` or `-` (stdin) to avoid that.
 
 Example:
   quorate token show manager --data-dir /var/lib/quorate | tail -1 > token   # on n1
-  quorate join --data-dir /var/lib/quorate --listen 10.0.0.2:4701 --token @token --manager 10.0.0.1:4701 --name n2
+  quorate join --data-dir /var/lib/quorate --listen 10.0.0.2:4701 --name n2 \\
+    --token @token --manager 10.0.0.1:4701
   quorate run --data-dir /var/lib/quorate
   quorate join --replace --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # its disk was damaged")]
     Join(Join),
