@@ -9,8 +9,9 @@ use std::sync::{Arc, OnceLock, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use quorate_core::consensus::config::{Config, ELECTION_TICKS};
 use quorate_core::consensus::io::{Input, Records, Status, StopCause};
-use quorate_core::consensus::{Consensus, Start as MachineStart, config::Config};
+use quorate_core::consensus::{Consensus, Start as MachineStart};
 use quorate_core::id::RaftId;
 use quorate_core::ports::{LogReader, OpenStore, StateRead, StateReader, StoreResult};
 use quorate_core::state::contract::ApplyError;
@@ -388,6 +389,7 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     handle.spawn(keep_peers(endpoint.clone(), facts.clone(), hints, records.clone(), Arc::clone(&store.meta)));
     handle.spawn(watching);
     handle.spawn(keep_connected(endpoint.clone(), status.clone(), inbox.clone()));
+    handle.spawn(narrate(Arc::clone(&service), status.clone()));
     handle.spawn(housekeeping::run(Arc::clone(&service), builder.history));
     handle.spawn(keep_announced(Arc::clone(&service), status.clone()));
 
@@ -485,6 +487,34 @@ async fn keep_announced(service: Arc<Service>, mut status: watch::Receiver<Arc<S
         }
         service.announce().await;
         tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// What an operator looks for in the log first: who leads, and whether a quorum is there.
+async fn narrate(service: Arc<Service>, mut status: watch::Receiver<Arc<Status>>) {
+    let (mut told, mut lost) = (None, false);
+    loop {
+        let current = status.borrow_and_update().clone();
+        if let Some(leader) = current.leader {
+            if told != Some((leader, current.term)) {
+                told = Some((leader, current.term));
+                tracing::info!(leader = service.name_of(leader), term = %current.term, "leader");
+            }
+            lost = false;
+        } else if !lost
+            && !current.configuration.voters.is_empty()
+            && current.leaderless_ticks >= 2 * u64::from(ELECTION_TICKS)
+        {
+            lost = true;
+            let seen = |id: RaftId| id == current.id || current.connected.contains(&id);
+            let voters = current.configuration.all_voters();
+            let missing: Vec<String> =
+                voters.into_iter().filter(|id| !seen(*id)).map(|id| service.name_of(id)).collect();
+            tracing::warn!(missing = missing.join(", "), "no leader: writes are refused until a quorum is back");
+        }
+        if status.changed().await.is_err() {
+            return;
+        }
     }
 }
 
