@@ -183,6 +183,8 @@ fn overshadowed(error: Failure, open: Option<Failure>) -> Failure {
             | api::Code::Overloaded
             | api::Code::Stopping
             | api::Code::Deadline
+            // A client that takes it for "nothing was done" sends the write again under a fresh id.
+            | api::Code::Expired
     );
     match open {
         Some(earlier) if not_made => {
@@ -246,6 +248,10 @@ mod tests {
         assert!(!overshadowed(no_leader(), open()).message.contains("nothing was done"));
         // unless no attempt was ever made, or the state machine itself has answered.
         assert_eq!(overshadowed(no_leader(), None).code(), api::Code::NoLeader);
+        // A forgotten client must not take its word for it either: it would send the write again under a fresh id.
+        let expired = || fail(api::Code::Expired, "the outcome is no longer kept");
+        assert_eq!(overshadowed(expired(), open()).code(), api::Code::Unknown);
+        assert_eq!(overshadowed(expired(), None).code(), api::Code::Expired);
         assert_eq!(overshadowed(fail(api::Code::Fenced, "fenced"), open()).code(), api::Code::Fenced);
     }
 }
