@@ -18,6 +18,12 @@ pub enum Section {
     Removed = b'r',
     /// Join tokens and the cluster CA.
     Identity = b'i',
+    /// What a worker is to run, by node id.
+    Assignment = b'a',
+    /// Workers that are ready or down, by node id; apart from the node records, because they change by themselves.
+    Liveness = b'l',
+    /// What a worker says of its items, by node id.
+    Report = b'w',
     /// What users store.
     User = b'u',
 }

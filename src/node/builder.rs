@@ -456,6 +456,7 @@ fn founding(facts: &Facts, ca: &ClusterCa, identity: &Identity) -> Result<Foundi
             version: COMMAND_VERSION,
             max_voters: config::MAX_VOTERS,
             tick_micros: u64::try_from(config::TICK_LAN.as_micros()).unwrap_or(20_000),
+            ..ClusterRecord::default()
         },
         node: NodeRecord {
             id: facts.node_id.clone(),
@@ -467,7 +468,7 @@ fn founding(facts: &Facts, ca: &ClusterCa, identity: &Identity) -> Result<Foundi
             command_version: COMMAND_VERSION,
             software: SOFTWARE.to_owned(),
             key_digest: Bytes::copy_from_slice(&identity.subject().key_digest),
-            replaces: 0,
+            ..NodeRecord::default()
         },
         records: vec![
             (token_key(Role::Manager), token()?),

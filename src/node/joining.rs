@@ -237,7 +237,7 @@ fn admission(seen: &Seen, request: &JoinRequest, address: &str, raft_id: RaftId,
         command_version: request.command_version,
         software: request.software.clone(),
         key_digest: Bytes::copy_from_slice(digest),
-        replaces: 0,
+        ..NodeRecord::default()
     };
     let key = NodeRecord::key(request.node_id);
     Txn {

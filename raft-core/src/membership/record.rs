@@ -26,6 +26,52 @@ impl Role {
     }
 }
 
+/// Whether a node takes new work. A drained manager may still lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum Availability {
+    /// Takes work.
+    Active = 0,
+    /// Keeps what it has, takes nothing new.
+    Pause = 1,
+    /// What it has is to be moved away.
+    Drain = 2,
+}
+
+impl Availability {
+    /// The word people use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Pause => "pause",
+            Self::Drain => "drain",
+        }
+    }
+
+    /// Reads [`Availability::name`] back.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Active, Self::Pause, Self::Drain].into_iter().find(|availability| availability.name() == name)
+    }
+}
+
+/// A label: what people say about a node.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, prost::Message)]
+pub struct Label {
+    /// Unique within its node.
+    #[prost(string, tag = "1")]
+    pub key: String,
+    /// May be empty.
+    #[prost(string, tag = "2")]
+    pub value: String,
+}
+
+/// The label that lets a worker be promoted by itself when a voter is lost; set by operators only.
+pub const LABEL_MANAGER: (&str, &str) = ("quorate.manager", "yes");
+/// The label that says where a node stands: standbys of another zone fill a seat first.
+pub const LABEL_ZONE: &str = "zone";
+/// The label that makes a voter the preferred leader.
+pub const LABEL_LEADER: (&str, &str) = ("quorate.leader", "preferred");
+
 /// One node of the cluster, under its node id in [`Section::Node`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct NodeRecord {
@@ -59,6 +105,31 @@ pub struct NodeRecord {
     /// The raft id this manager replaces (a damaged store came back fresh); 0 is none. Cleared when it is done.
     #[prost(uint64, tag = "10")]
     pub replaces: u64,
+    /// Ascending by key, each key once.
+    #[prost(message, repeated, tag = "11")]
+    pub labels: Vec<Label>,
+    /// Whether it takes new work.
+    #[prost(enumeration = "Availability", tag = "12")]
+    pub availability: i32,
+    /// It is to be removed: once it holds no seat, its raft id is burnt and the record goes.
+    #[prost(bool, tag = "13")]
+    pub removing: bool,
+    /// The wish to demote or remove it may end the cluster's fault tolerance; nothing else is overridden by it.
+    #[prost(bool, tag = "14")]
+    pub forced: bool,
+    /// It is not replaced for so long, milliseconds, however silent; 0 is not held. Counted by each leader from when it
+    /// first sees this `hold_serial`.
+    #[prost(uint64, tag = "15")]
+    pub hold_ms: u64,
+    /// Rises whenever `hold_ms` is set.
+    #[prost(uint64, tag = "16")]
+    pub hold_serial: u64,
+    /// Left behind by a force-new-cluster: no member, its raft id is burnt; only kept to be shown.
+    #[prost(bool, tag = "17")]
+    pub lost: bool,
+    /// Promoted by the leader in place of a lost voter: taken back when it does not catch up.
+    #[prost(bool, tag = "18")]
+    pub stands_in: bool,
 }
 
 impl NodeRecord {
@@ -78,6 +149,25 @@ impl NodeRecord {
     /// The store its raft id is bound to.
     pub fn store(&self) -> Option<StoreId> {
         StoreId::from_slice(&self.store_id)
+    }
+
+    /// The value of a label.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.iter().find(|label| label.key == key).map(|label| label.value.as_str())
+    }
+
+    /// Whether it carries exactly this label.
+    pub fn is_labelled(&self, (key, value): (&str, &str)) -> bool {
+        self.label(key) == Some(value)
+    }
+
+    /// Sets a label, keeping their order; `None` removes it.
+    pub fn set_label(&mut self, key: &str, value: Option<String>) {
+        self.labels.retain(|label| label.key != key);
+        if let Some(value) = value {
+            self.labels.push(Label { key: key.to_owned(), value });
+            self.labels.sort_unstable();
+        }
     }
 
     /// Where the record of `id` lives.
@@ -112,6 +202,18 @@ pub struct ClusterRecord {
     /// Length of a tick, microseconds.
     #[prost(uint64, tag = "6")]
     pub tick_micros: u64,
+    /// Silence after which a voter is replaced, milliseconds; 0 is the default.
+    #[prost(uint64, tag = "7")]
+    pub lost_after_ms: u64,
+    /// Time without a standby after which an eligible worker is promoted, milliseconds; 0 is the default.
+    #[prost(uint64, tag = "8")]
+    pub promote_after_ms: u64,
+    /// How long a standby must be connected and caught up before it gets a seat, milliseconds; 0 is the default.
+    #[prost(uint64, tag = "9")]
+    pub stable_ms: u64,
+    /// Lost voters are not replaced.
+    #[prost(bool, tag = "10")]
+    pub keep_lost: bool,
 }
 
 impl ClusterRecord {

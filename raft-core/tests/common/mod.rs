@@ -190,6 +190,7 @@ pub fn founding() -> Founding {
             version: 1,
             max_voters: 5,
             tick_micros: 20_000,
+            ..ClusterRecord::default()
         },
         node: NodeRecord {
             id: Bytes::copy_from_slice(node.as_bytes()),

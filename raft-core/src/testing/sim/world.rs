@@ -183,6 +183,7 @@ impl World {
                 version: crate::command::COMMAND_VERSION,
                 max_voters: self.config.max_voters,
                 tick_micros: super::config::TICK / 1000,
+                ..ClusterRecord::default()
             },
             node: record(1),
             records: (2..=recorded).map(|node| (NodeRecord::key(node_id(node)), record(node).to_bytes())).collect(),
