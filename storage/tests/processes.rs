@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use common::{Disk, assert_filled, batch, entries, filled, reset, set, state};
-use quorate_core::id::LogIndex;
+use quorate_core::id::{LogIndex, Term};
+use quorate_core::log::LogStart;
 use quorate_core::ports::{OpenStore, StoreError};
 use quorate_storage::Options;
 
@@ -74,6 +75,27 @@ fn what_the_second_process_does() {
                 index += 1;
             }
         }
+        ("churn", from) => {
+            // Small write-ahead logs: tables are written and merged all the time, beside the cuts of the log.
+            let mut options = Options::default();
+            options.wal_bytes_max = 64 * 1024;
+            let mut open = quorate_storage::open(&dir, options).unwrap();
+            let mut index: u64 = from.parse().unwrap();
+            let big = "v".repeat(4_000);
+            loop {
+                let mut writes = set(&[("applied", &index.to_string()), (&format!("key {}", index % 50), &big)]);
+                writes.delete(Bytes::from(format!("key {}", (index + 25) % 50)));
+                open.state.commit(writes).unwrap();
+                let mut batch = batch(index, index);
+                if index.is_multiple_of(5) && index > KEPT {
+                    batch.cut = Some(LogStart { index: LogIndex(index - KEPT), term: Term(1) });
+                }
+                open.log.write(&[batch], true).unwrap();
+                println!("SYNCED {index}");
+                std::io::stdout().flush().unwrap();
+                index += 1;
+            }
+        }
         ("snapshot", _) => {
             let mut open = quorate_storage::open(&dir, Options::default()).unwrap();
             let before = peak_kib();
@@ -92,6 +114,8 @@ fn what_the_second_process_does() {
     }
 }
 
+/// Entries that the churning writer leaves in its log.
+const KEPT: u64 = 20;
 const RECORDS: usize = 50_000;
 const VALUE_BYTES: usize = 8 * 1024;
 
@@ -212,6 +236,43 @@ fn a_killed_writer_loses_nothing_that_it_said_was_synced() {
         assert!(applied == last || applied == last + 1, "applied {applied}, last {last}");
         next = last + 1;
     }
+}
+
+#[test]
+fn a_writer_killed_while_it_cuts_and_compacts_loses_nothing_that_it_keeps() {
+    // Given a process that writes, cuts its log and has its tables merged without a pause.
+    let disk = filled(2);
+    let (mut next, mut cuts) = (3, 0);
+    for round in 1..=8_usize {
+        let mut child = second_process(&format!("churn:{next}"), &disk);
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let synced = lines
+            .map_while(Result::ok)
+            .filter_map(|line| line.split_once("SYNCED ").map(|(_, index)| index.parse::<u64>().unwrap()))
+            .nth(round * 37)
+            .unwrap();
+        // When it is killed wherever it happens to be.
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Then the log is whole from where it was last cut, and the state goes with it.
+        let open = disk.open().unwrap();
+        let (start, last) = (open.boot.start.index.0, open.boot.last.0);
+        assert!(last >= synced, "round {round}: {last} after {synced} was synced");
+        assert!(synced < KEPT + 5 || start + KEPT + 5 > synced, "round {round}: cut to {start} only");
+        assert!(start + KEPT <= last || start == 1, "round {round}: {start} was cut, {last} is the last");
+        cuts += usize::from(start > 1);
+        assert_eq!(
+            open.log_reader.entries(LogIndex(start + 1), LogIndex(last + 1), u64::MAX).unwrap(),
+            entries(start + 1, last)
+        );
+        let applied = open.state.get(b"applied").unwrap().unwrap();
+        let applied: u64 = std::str::from_utf8(&applied).unwrap().parse().unwrap();
+        assert!(applied == last || applied == last + 1, "applied {applied}, last {last}");
+        let kept = state(&*open.state).unwrap().iter().filter(|(key, _)| key.starts_with("key ")).count();
+        assert!(kept <= 50 && kept + 1 >= usize::try_from(applied).unwrap().min(25), "round {round}: {kept} keys");
+        next = last + 1;
+    }
+    assert!(cuts > 4, "the log was cut in {cuts} rounds of 8 only");
 }
 
 #[test]
