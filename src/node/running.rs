@@ -334,6 +334,7 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
         records: records.clone(),
         applier: applier_jobs_in.downgrade(),
         tick,
+        clock: OnceLock::new(),
     });
     let handler = NodeHandler {
         inbox: inbox.clone(),
@@ -385,6 +386,7 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     };
     drop(consensus);
     let began = began.await.unwrap_or(stable_began);
+    let _ = service.clock.set(began.into_std());
 
     handle.spawn(keep_peers(endpoint.clone(), facts.clone(), hints, records.clone(), Arc::clone(&store.meta)));
     handle.spawn(watching);

@@ -228,7 +228,8 @@ Example:
     #[command(after_help = "\
 Prints the value and nothing else. An absent key exits 1.
 Linearizable: it sees every write that was acknowledged before it began. With --serializable the asked manager answers
-from what it has, without a quorum, and may be behind.
+from what it has, without a quorum, and may be behind; with --json it says by how much: every write that was acknowledged
+longer than `age_ms` ago is in it (null: not known, it has not heard from a quorum since it was started).
 
 Example:
   quorate kv get app/config --data-dir /var/lib/quorate > config.yaml")]
