@@ -132,7 +132,7 @@ impl Client {
     /// Connects to the node that runs on `directory` of this machine, over its local socket. Needs no certificate.
     ///
     /// # Errors
-    /// `Unavailable` when no node runs there.
+    /// `Unavailable` when no node runs there; `Denied` when it belongs to another user.
     pub async fn local(directory: impl AsRef<std::path::Path>) -> Result<Self> {
         let way = remote::Local::connect(directory.as_ref()).await?;
         Self::born_over(Box::new(way)).await

@@ -11,7 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::id::Lineage;
-use quorate_transport::{ConnectError, Connection, Connector, Hello, Identity, LocalConnection, RequestError, api};
+use quorate_transport::{
+    ConnectError, Connection, Connector, Hello, Identity, LocalConnection, LocalError, RequestError, api,
+};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -204,8 +206,17 @@ pub(super) struct Local {
 
 impl Local {
     pub(super) async fn connect(directory: &Path) -> Result<Self> {
-        let connection =
-            LocalConnection::connect(directory).await.map_err(|error| Error::Unavailable(error.to_string()))?;
+        let connection = LocalConnection::connect(directory).await.map_err(|error| {
+            let message = error.to_string();
+            match error {
+                LocalError::NotAllowed { .. } => Error::Denied(message),
+                LocalError::Version { .. } => Error::Version(message),
+                LocalError::NotRunning(_)
+                | LocalError::AlreadyRunning(_)
+                | LocalError::NoAnswer { .. }
+                | LocalError::Io { .. } => Error::Unavailable(message),
+            }
+        })?;
         Ok(Self { connection })
     }
 }

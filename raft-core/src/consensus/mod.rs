@@ -23,6 +23,7 @@ pub mod guard;
 mod inbound;
 pub mod io;
 mod leadership;
+mod logging;
 mod members;
 mod memlog;
 mod proposals;
@@ -148,7 +149,7 @@ impl Consensus {
             max_uncommitted_size: config.uncommitted_bytes_max,
             max_committed_size_per_ready: config.apply_bytes_max,
         };
-        let raw = RawNode::new(&raft_config, log, &logger(config.id))
+        let raw = RawNode::new(&raft_config, log, &logging::logger(config.id))
             .map_err(|error| broken(format!("raft refused to start: {error}")))?;
         let mut entropy = Entropy::new(config.entropy ^ config.id.0.rotate_left(32));
         let nonce = entropy.next();
@@ -330,8 +331,4 @@ impl Consensus {
             self.effects.push(Effect::Status(status));
         }
     }
-}
-
-fn logger(id: RaftId) -> slog::Logger {
-    slog::Logger::root(tracing_slog::TracingSlogDrain, slog::o!("raft_id" => id.0))
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::args::{Cas, Del, Get, Global, Kv, Ls, Put};
 use crate::failure::Failure;
-use crate::output::{self, Output, preview, table};
+use crate::output::{self, Output, escaped, preview, table};
 use crate::target;
 
 /// Entries asked for at a time; the manager may answer with fewer.
@@ -97,7 +97,11 @@ async fn list(ls: Ls, global: &Global, output: Output) -> Result<(), Failure> {
     }
     if ls.keys_only {
         for entry in &entries {
-            output.bytes(&[&entry.key[..], b"\n"].concat())?;
+            if ls.raw {
+                output.bytes(&[&entry.key[..], b"\n"].concat())?;
+            } else {
+                output.line(&escaped(&entry.key))?;
+            }
         }
     } else if !entries.is_empty() {
         let rows = entries

@@ -2,6 +2,7 @@
 //!
 //! Owns every write to stdout and stderr. A reader that went away (`| head -1`) is not an error. Called by every verb.
 
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
@@ -121,10 +122,31 @@ pub(crate) fn preview(bytes: &[u8], most: usize) -> String {
             shown.push('…');
             break;
         }
-        // Control characters of a stored value must not reach the terminal.
-        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+        // What a stored value tells a terminal to do must not reach it.
+        if commands(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
     }
     shown
+}
+
+/// Bytes on one line from which they can be told again: control characters, backslashes and what is no text as `\n`,
+/// `\u{1b}`, `\\` and `\xff`, all else as it is.
+pub(crate) fn escaped(bytes: &[u8]) -> String {
+    let mut shown = String::new();
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c == '\\' || commands(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+        }
+        for byte in chunk.invalid() {
+            let _infallible = write!(shown, "\\x{byte:02x}");
+        }
+    }
+    shown
+}
+
+/// Whether a terminal takes it for a command, or shows a line in another order than it is in.
+fn commands(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// A duration as people say it: `80ms`, `12s`, `4m 12s`, `3h 05m`, `2d 03h`.
@@ -148,6 +170,20 @@ mod tests {
         assert_eq!(preview(b"a\nb\x1b[31mc", 60), "a\\nb\\u{1b}[31mc");
         assert_eq!(preview("äöü".as_bytes(), 2), "äö…");
         assert_eq!(preview(&[0xff, b'x'], 60), "\u{fffd}x");
+    }
+
+    #[test]
+    fn what_is_escaped_can_be_told_again_and_commands_nothing() {
+        for (bytes, shown) in [
+            (&b"app/config"[..], "app/config"),
+            ("grüße 🙂".as_bytes(), "grüße 🙂"),
+            (b"a\nb\x1b[2Jc", "a\\nb\\u{1b}[2Jc"),
+            (b"a\\nb", "a\\\\nb"),
+            (b"\xff\x00", "\\xff\\u{0}"),
+            ("\u{202e}exe".as_bytes(), "\\u{202e}exe"),
+        ] {
+            assert_eq!(escaped(bytes), shown);
+        }
     }
 
     #[test]
