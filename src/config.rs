@@ -44,3 +44,55 @@ pub(crate) fn random_id<T>(wrap: impl FnOnce([u8; 16]) -> T) -> Result<T, Error>
 pub(crate) fn random_u64() -> Result<u64, Error> {
     random_id(|[a, b, c, d, e, f, g, h, ..]| u64::from_be_bytes([a, b, c, d, e, f, g, h]))
 }
+
+/// Whether this is `host:port` with a port; says what is wrong with it otherwise. Nothing is resolved.
+pub(crate) fn check_address(text: &str) -> Result<(), String> {
+    let wrong = |why: &str| Err(format!("`{text}` is no HOST:PORT: {why}; write for example 10.0.0.1:{PORT}"));
+    if text.contains("//") || text.contains(char::is_whitespace) {
+        return wrong("it must have no scheme, path or blank");
+    }
+    if text.parse::<std::net::Ipv6Addr>().is_ok() {
+        return wrong("an IPv6 address stands in brackets before its port, as in [::1]:4701");
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return wrong("the port is missing");
+    };
+    if host.is_empty() || host == "[]" {
+        return wrong("the host is missing");
+    }
+    if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
+        return wrong("an IPv6 address stands in brackets before its port, as in [::1]:4701");
+    }
+    match port.parse::<u16>() {
+        Ok(0) | Err(_) => wrong("the port is a number from 1 to 65535"),
+        Ok(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_a_host_and_a_port() {
+        for good in ["10.0.0.1:4701", "n1:4701", "n1.example.org:1", "[::1]:4701", "[fe80::1%eth0]:4701"] {
+            assert_eq!(check_address(good), Ok(()), "{good}");
+        }
+        for (wrong, why) in [
+            ("n1", "port is missing"),
+            ("", "port is missing"),
+            (":4701", "host is missing"),
+            ("n1:", "from 1 to 65535"),
+            ("n1:0", "from 1 to 65535"),
+            ("n1:65536", "from 1 to 65535"),
+            ("n1:http", "from 1 to 65535"),
+            ("::1", "brackets"),
+            ("fe80::1:4701", "brackets"),
+            ("https://n1:4701", "scheme"),
+            ("n1 :4701", "blank"),
+        ] {
+            let said = check_address(wrong).unwrap_err();
+            assert!(said.contains(why), "{wrong}: {said}");
+        }
+    }
+}

@@ -32,7 +32,8 @@ pub enum Error {
     /// No manager leads at the moment. Not done. Retryable.
     #[error("{0}")]
     NoLeader(String),
-    /// Fewer than a majority of the voters are reachable. Not done. Retryable once managers are back.
+    /// Fewer than a majority of the voters are reachable: every manager that the client knows says so or cannot be reached,
+    /// and at least one says so. Told at once. Not done. Retryable once managers are back.
     #[error("{0}")]
     QuorumLost(String),
     /// No manager could be reached, or none answered in time. Not done. Retryable.

@@ -90,7 +90,11 @@ fn a_directory_without_a_node_is_refused_with_what_to_do() {
     let dir = place.path().to_str().unwrap();
     quorate(&["run", "--data-dir", dir]).exits(1).complains(&["quorate init", "quorate join"]);
     quorate(&["inspect", "--data-dir", dir]).exits(1);
-    quorate(&["status", "--data-dir", dir]).exits(3).complains(&["no node is running", "quorate run"]);
+    quorate(&["status", "--data-dir", dir]).exits(3).complains(&[
+        "no node is running",
+        "none was prepared",
+        "quorate run",
+    ]);
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "nothing was written");
 }
 
@@ -103,6 +107,97 @@ fn a_directory_that_holds_a_node_is_not_founded_or_joined_again() {
         .exits(1)
         .complains(&["already holds a node", "Nothing was changed"]);
     assert_eq!(std::fs::read(node.operator()).unwrap(), operator, "the operator's identity is as it was");
+}
+
+#[test]
+fn a_directory_that_cannot_serve_is_refused_with_1_and_named() {
+    let place = place();
+    let file = place.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    // A file, a path through a file, a place where nobody may make anything: nothing of that is worth a restart.
+    for dir in [file.clone(), file.join("below"), "/proc/none/here".into()] {
+        let dir = dir.to_str().unwrap();
+        let init = ["init", "--data-dir", dir, "--listen", "127.0.0.1:0"];
+        quorate(&init).exits(1).complains(&[dir]);
+        quorate(&[&init[..], &["--run"]].concat()).exits(1).complains(&[dir]);
+        let error = quorate(&[&init[..], &["--json"]].concat()).exits(1).json()["error"].clone();
+        assert_eq!((error["kind"].as_str(), error["retryable"].as_bool()), (Some("directory"), Some(false)));
+        quorate(&["run", "--data-dir", dir]).exits(1).complains(&[dir]);
+        quorate(&["inspect", "--data-dir", dir]).exits(1).complains(&[dir]);
+        quorate(&["join", "--replace", "--data-dir", dir, "--manager", "127.0.0.1:1"]).exits(1).complains(&[dir]);
+    }
+    // So is damage that only `run` may call by its own code.
+    let node = Node::init(place.path(), "n1");
+    std::fs::write(node.directory.join("store/format"), "nonsense").unwrap();
+    quorate(&["inspect", "--data-dir", node.dir()]).exits(1).complains(&["damaged"]);
+    quorate(&["init", "--data-dir", node.dir(), "--listen", "127.0.0.1:0"]).exits(1).complains(&["damaged"]);
+    quorate(&["run", "--data-dir", node.dir()]).exits(12).complains(&["damaged"]);
+}
+
+#[test]
+fn an_argument_that_makes_no_sense_exits_2_and_leaves_nothing_behind() {
+    let place = place();
+    let dir = place.path().join("n1");
+    let dir = dir.to_str().unwrap();
+    let token = format!("QRT-1-{}-{}", "a".repeat(52), "a".repeat(26));
+    for (wrong, why) in [
+        (&["--listen", "127.0.0.1"][..], "127.0.0.1"),
+        (&["--listen", "nosuch.invalid:4701"], "nosuch.invalid"),
+        (&["--listen", "127.0.0.1:0", "--advertise", "n1"], "port is missing"),
+        (&["--listen", "127.0.0.1:0", "--advertise", "https://n1:4701"], "scheme"),
+        (&["--listen", "127.0.0.1:0", "--name", "two\nlines"], "control characters"),
+    ] {
+        quorate(&[&["init", "--data-dir", dir], wrong].concat()).exits(2).complains(&[why]);
+        let join = ["join", "--data-dir", dir, "--token", &token, "--manager", "127.0.0.1:1"];
+        quorate(&[&join[..], wrong].concat()).exits(2).complains(&[why]);
+        assert!(!place.path().join("n1").exists(), "{wrong:?} left something behind");
+    }
+    let nowhere = ["init", "--data-dir", dir, "--listen", "127.0.0.1:0", "--advertise", "0.0.0.0:4701"];
+    quorate(&nowhere).exits(2).complains(&["nobody can reach"]);
+    let join = ["join", "--data-dir", dir, "--listen", "127.0.0.1:0", "--token", &token, "--manager", "n1"];
+    quorate(&join).exits(2).complains(&["n1", "port is missing"]);
+    assert!(!place.path().join("n1").exists());
+}
+
+#[test]
+fn an_address_without_a_port_exits_2_wherever_it_is_given() {
+    let place = place();
+    let node = Node::init(place.path(), "n1");
+    let identity = node.operator();
+    let wrong = ["status", "--connect", "127.0.0.1", "--identity", &identity];
+    quorate(&wrong).exits(2).complains(&["127.0.0.1", "port is missing", "Nothing was sent"]);
+    let several = ["status", "--connect", "127.0.0.1:1,n2", "--identity", &identity];
+    quorate(&several).exits(2).complains(&["`n2`", "port is missing"]);
+    let env = [("QUORATE_CONNECT", "n1"), ("QUORATE_IDENTITY", identity.as_str())];
+    quorate_with_env(&["status"], &env).exits(2).complains(&["`n1`", "port is missing"]);
+    quorate(&["run", "--data-dir", node.dir(), "--manager", "n2"]).exits(2).complains(&["`n2`", "port is missing"]);
+    let replace = ["join", "--replace", "--data-dir", node.dir(), "--manager", "n2"];
+    quorate(&replace).exits(2).complains(&["`n2`", "port is missing"]);
+}
+
+#[test]
+fn options_that_contradict_a_prepared_directory_are_refused_and_nothing_runs() {
+    let place = place();
+    let mut node = Node::init(place.path(), "n1");
+    let dir = node.dir().to_owned();
+    let run = ["init", "--run", "--data-dir", &dir];
+    for (option, has) in [
+        (["--name", "other"], "n1"),
+        (["--listen", "127.0.0.1:1"], node.address.as_str()),
+        (["--advertise", "10.0.0.1:4701"], node.address.as_str()),
+    ] {
+        let said = quorate(&[&run[..], &option[..], &["--json"]].concat()).exits(1);
+        assert_eq!(said.json()["error"]["kind"], "contradiction");
+        said.complains(&[option[1], has, "Nothing was changed"]);
+    }
+    // A token of another cluster: the node would run, in a cluster that nobody asked for.
+    let token = format!("QRT-1-{}-{}", "a".repeat(52), "a".repeat(26));
+    let join = ["join", "--run", "--data-dir", node.dir(), "--token", &token, "--manager", "127.0.0.1:1"];
+    quorate(&join).exits(1).complains(&["token is of another", "Nothing was changed"]);
+    // What says the same as the directory is no contradiction.
+    let address = node.address.clone();
+    node.run_with(&["init", "--run", "--name", "n1", "--listen", &address, "--advertise", &address]);
+    assert_eq!(node.terminate(), Some(0));
 }
 
 #[test]
@@ -220,6 +315,17 @@ fn the_documents_for_scripts_have_what_their_contract_says() {
     assert_eq!((keys, rest["more"].as_bool()), (vec!["app/c"], Some(false)), "what came later is not in it");
     assert_eq!(rest["entries"][0].get("value"), None);
     assert_eq!(kv(&["ls", "--prefix", "app/", "--count"]).exits(0).json()["count"], 4);
+
+    // A key may hold what a terminal takes for a command: it is shown, and obeyed only where that was asked for.
+    let evil = "evil/\u{1b}[2J\\\n";
+    kv(&["put", evil, "v"]).exits(0);
+    let plain = |more: &[&str]| {
+        let ls = ["kv", "ls", "--prefix", "evil/", "--keys-only", "--data-dir", node.dir()];
+        quorate(&[&ls[..], more].concat()).exits(0).stdout
+    };
+    assert_eq!(plain(&[]), "evil/\\u{1b}[2J\\\\\\n\n");
+    assert_eq!(plain(&["--raw"]), format!("{evil}\n"));
+    assert_eq!(kv(&["ls", "--prefix", "evil/", "--keys-only"]).exits(0).json()["entries"][0]["key"], evil);
 
     assert_eq!(kv(&["del", "app/z"]).exits(0).json()["deleted"], 1);
     assert_eq!(kv(&["del", "app/z"]).exits(0).json()["deleted"], 0);

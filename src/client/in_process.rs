@@ -2,12 +2,13 @@
 //!
 //! Owns nothing but the hop onto the node's own runtime: an embedder that blocks its runtime does not block the node.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_transport::api;
 
-use super::{CallError, Reply, Way};
+use super::{Answered, CallError, Reply, Way};
 use crate::node::{Asker, Service};
 
 /// The service of the node in this process, with an operator's rights.
@@ -23,15 +24,23 @@ impl InProcess {
 }
 
 impl Way for InProcess {
-    fn call(&self, request: api::Request, _patience: Duration) -> Reply<'_> {
+    fn managers(&self) -> usize {
+        1
+    }
+
+    fn call<'a>(&'a self, request: api::Request, _patience: Duration, _without: &'a BTreeSet<usize>) -> Reply<'a> {
         if self.service.is_closed() {
             let message = "this manager has stopped. Nothing was done; ask another one".to_owned();
-            return Box::pin(async move { Err(CallError { unknown: false, message }) });
+            return Box::pin(async move { Err(CallError { unknown: false, message, unreachable: vec![0] }) });
         }
         let service = Arc::clone(&self.service);
         let asked = self.runtime.spawn(async move { service.call(&Asker::Operator, request).await });
         Box::pin(async move {
-            asked.await.map_err(|error| CallError { unknown: true, message: format!("the node stopped: {error}") })
+            let response = asked.await.map_err(|error| {
+                let message = format!("the node stopped: {error}");
+                CallError { unknown: true, message, unreachable: Vec::new() }
+            })?;
+            Ok(Answered { by: 0, response })
         })
     }
 

@@ -71,8 +71,10 @@ pub struct RangePage {
     pub revision: u64,
     /// The log index of the manager that answered, when it answered.
     pub applied: u64,
-    /// Of a serializable answer: how long that manager has been without word from a leader.
-    pub age: Duration,
+    /// How old the answer may be: every write that was acknowledged longer ago, anywhere, is in it. A manager in touch
+    /// with a quorum is a fraction of a second old at most; a linearizable answer has no age. `None` when the manager that
+    /// answered does not know, because it has not heard from a quorum since it was started.
+    pub age: Option<Duration>,
 }
 
 /// What a transaction did.
@@ -354,7 +356,8 @@ impl RangeBuilder {
         self
     }
 
-    /// Let the asked manager answer from what it has, marked with its age: no quorum needed, may be stale.
+    /// Let the asked manager answer from what it has: no quorum needed, may be stale. [`RangePage::age`] says by how much
+    /// at most.
     pub const fn serializable(mut self) -> Self {
         self.serializable = true;
         self
@@ -402,7 +405,7 @@ impl IntoFuture for RangeBuilder {
                 more: result.more,
                 revision: result.revision,
                 applied: done.applied,
-                age: Duration::from_millis(done.age_ms),
+                age: done.age_ms.map(Duration::from_millis),
             })
         })
     }

@@ -4,12 +4,15 @@
 //! was not answered is sent again with the same request id, and the replay table makes it count once. Called by
 //! embedders, the command line and the managers' own leadership tasks.
 
+mod asking;
 #[cfg(feature = "manager")]
 mod in_process;
 mod kv;
 mod remote;
+mod round;
 mod sequence;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,7 +26,6 @@ use quorate_core::state::check_txn;
 use quorate_core::txn::{Range, Txn, TxnResult};
 use quorate_core::user;
 use quorate_transport::api;
-use tokio::time::Instant;
 
 pub use kv::{Entry, Kv, RangeBuilder, RangePage, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation};
 pub use quorate_transport::Identity;
@@ -31,6 +33,7 @@ pub use quorate_transport::Identity;
 use crate::config;
 use crate::error::{Error, Result};
 use crate::status::ClusterStatus;
+use asking::Failed;
 #[cfg(feature = "manager")]
 pub(crate) use in_process::InProcess;
 #[cfg(feature = "manager")]
@@ -40,7 +43,15 @@ use sequence::Sequences;
 /// How long a new client waits to learn its birth.
 const BORN_PATIENCE: Duration = Duration::from_secs(1);
 
-type Reply<'a> = Pin<Box<dyn Future<Output = Result<api::Response, CallError>> + Send + 'a>>;
+type Reply<'a> = Pin<Box<dyn Future<Output = Result<Answered, CallError>> + Send + 'a>>;
+
+/// What a single attempt was answered.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    /// The number of the manager that answered.
+    pub(crate) by: usize,
+    pub(crate) response: api::Response,
+}
 
 /// Why a single attempt has no answer.
 #[derive(Debug, Clone)]
@@ -48,12 +59,18 @@ pub(crate) struct CallError {
     /// The request may have reached a manager.
     pub(crate) unknown: bool,
     pub(crate) message: String,
+    /// The managers, by their numbers, to which no connection came about.
+    pub(crate) unreachable: Vec<usize>,
 }
 
 /// How a request gets to a manager.
 pub(crate) trait Way: Send + Sync + 'static {
-    /// One attempt, with at most `patience` for the answer. Another attempt may go to another manager.
-    fn call(&self, request: api::Request, patience: Duration) -> Reply<'_>;
+    /// How many managers it knows, at least one. They are numbered from 0.
+    fn managers(&self) -> usize;
+
+    /// One attempt, with at most `patience` for the answer, at a manager that is not in `without` (fewer than all).
+    /// Another attempt may go to another manager.
+    fn call<'a>(&'a self, request: api::Request, patience: Duration, without: &'a BTreeSet<usize>) -> Reply<'a>;
 
     /// How long an attempt may take before another manager is tried; none in process.
     fn attempt(&self) -> Option<Duration>;
@@ -66,8 +83,9 @@ struct Shared {
 
 /// A client of the cluster. Cheap to clone; all clones share one set of request ids.
 ///
-/// Every request has a deadline (10 s unless set). Futures of requests may be dropped at any time: a write may then
-/// have been done or not.
+/// Every request has a deadline (10 s unless set). Within it, an election is waited out; a lost quorum is told at once,
+/// as [`Error::QuorumLost`], when every manager that the client knows says so or cannot be reached, and at least one says
+/// so. Futures of requests may be dropped at any time: a write may then have been done or not.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -114,7 +132,7 @@ impl Client {
     /// Connects to the node that runs on `directory` of this machine, over its local socket. Needs no certificate.
     ///
     /// # Errors
-    /// `Unavailable` when no node runs there.
+    /// `Unavailable` when no node runs there; `Denied` when it belongs to another user.
     pub async fn local(directory: impl AsRef<std::path::Path>) -> Result<Self> {
         let way = remote::Local::connect(directory.as_ref()).await?;
         Self::born_over(Box::new(way)).await
@@ -214,96 +232,6 @@ impl Client {
     pub(crate) async fn ask(&self, kind: api::request::Kind) -> Result<api::response::Kind> {
         self.ask_noting(kind).await.map_err(Failed::into_error)
     }
-
-    /// Asks until there is an answer, a refusal, or the deadline.
-    async fn ask_noting(&self, kind: api::request::Kind) -> Result<api::response::Kind, Failed> {
-        let until = Instant::now() + self.deadline;
-        let mut unknown = false;
-        let mut last: Option<Error> = None;
-        let mut pause = Duration::from_millis(10);
-        // A hand-over cannot be sent twice without harm; everything else is exactly-once or only reads.
-        let repeatable = !matches!(kind, api::request::Kind::Transfer(_));
-        let mut attempt = self.shared.way.attempt().filter(|_| repeatable);
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(self.given_up(unknown, last).into());
-            }
-            let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-            let request = api::Request { deadline_ms, kind: Some(kind.clone()) };
-            let patience = left.min(attempt.unwrap_or(left));
-            // A cluster that is only slow must not drown in repeats of what it is still working on.
-            attempt = attempt.map(|attempt| attempt * 2);
-            match self.shared.way.call(request, patience).await {
-                Ok(api::Response { kind: Some(api::response::Kind::Error(error)) }) => {
-                    let may_be_done = matches!(error.code(), api::Code::Unknown);
-                    if matches!(error.code(), api::Code::Expired) && !unknown {
-                        return Err(Failed::Forgotten(Error::from_wire(error)));
-                    }
-                    let error = Error::from_wire(error);
-                    if !(repeatable && (error.is_retryable() || may_be_done)) {
-                        return Err(error.into());
-                    }
-                    unknown |= may_be_done;
-                    last = Some(error);
-                }
-                Ok(api::Response { kind: Some(kind) }) => return Ok(kind),
-                Ok(api::Response { kind: None }) => {
-                    let what = "the manager answered with a kind this client does not know";
-                    return Err(Error::Internal(what.into()).into());
-                }
-                Err(error) => {
-                    unknown |= error.unknown;
-                    if unknown && !repeatable {
-                        return Err(Error::Unknown(format!(
-                            "{}: whether it was done is unknown, ask for the status",
-                            error.message
-                        ))
-                        .into());
-                    }
-                    last = Some(Error::Unavailable(error.message));
-                }
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            tokio::time::sleep(pause.min(left)).await;
-            pause = (pause * 2).min(Duration::from_millis(200));
-        }
-    }
-
-    fn given_up(&self, unknown: bool, last: Option<Error>) -> Error {
-        let seconds = self.deadline.as_secs_f32();
-        let why = last.as_ref().map_or_else(|| "no answer".to_owned(), ToString::to_string);
-        if unknown {
-            return Error::Unknown(format!(
-                "no answer within {seconds} s: the request may or may not have been done. Read to find out, or send it again if that is harmless. Last: {why}"
-            ));
-        }
-        match last {
-            Some(error @ (Error::NoLeader(_) | Error::QuorumLost(_) | Error::Overloaded(_))) => error,
-            _ => Error::Unavailable(format!("not done within {seconds} s: {why}")),
-        }
-    }
-}
-
-/// How a request failed, as far as the client itself must know.
-enum Failed {
-    /// The managers no longer know the client, and no other copy of the request is on its way: nothing was done.
-    Forgotten(Error),
-    Final(Error),
-}
-
-impl Failed {
-    fn into_error(self) -> Error {
-        match self {
-            Self::Forgotten(error) | Self::Final(error) => error,
-        }
-    }
-}
-
-impl From<Error> for Failed {
-    fn from(error: Error) -> Self {
-        Self::Final(error)
-    }
 }
 
 /// An index that some manager has applied by now; 0 when none tells.
@@ -311,8 +239,8 @@ async fn born(way: &dyn Way) -> u64 {
     let range = Range { key: Bytes::from_static(&[0]), ..Range::default() }.encode_to_vec().into();
     let kind = Some(api::request::Kind::Read(api::Read { range, serializable: true }));
     let deadline_ms = u64::try_from(BORN_PATIENCE.as_millis()).unwrap_or(u64::MAX);
-    match way.call(api::Request { deadline_ms, kind }, BORN_PATIENCE).await {
-        Ok(api::Response { kind: Some(api::response::Kind::Read(done)) }) => done.applied,
+    match way.call(api::Request { deadline_ms, kind }, BORN_PATIENCE, &BTreeSet::new()).await {
+        Ok(Answered { response: api::Response { kind: Some(api::response::Kind::Read(done)) }, .. }) => done.applied,
         // Who may not read, or gets no answer now, is told so by what it asks next.
         Ok(_) | Err(_) => 0,
     }

@@ -3,6 +3,7 @@
 //! Owns the choice of manager: it stays with one that answers, and tries the next when one does not. Never retries a
 //! request by itself: the client decides.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +11,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::id::Lineage;
-use quorate_transport::{ConnectError, Connection, Connector, Hello, Identity, LocalConnection, RequestError, api};
+use quorate_transport::{
+    ConnectError, Connection, Connector, Hello, Identity, LocalConnection, LocalError, RequestError, api,
+};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
-use super::{CallError, Reply, Way};
+use super::{Answered, CallError, Reply, Way};
 use crate::config;
 use crate::error::{Error, Result};
 
@@ -25,7 +29,21 @@ struct Current {
     /// Bumped with every new connection and kept when one is left: of many callers that fail together one replaces it,
     /// and the next dial begins at the next manager.
     number: u64,
-    connection: Option<Connection>,
+    connection: Option<InUse>,
+    failed: Option<FailedDial>,
+}
+
+#[derive(Clone)]
+struct InUse {
+    /// Where in the list of managers it leads.
+    manager: usize,
+    connection: Connection,
+}
+
+/// The last dial that came to nothing. Whoever waited for its turn meanwhile learns from it instead of dialling again.
+struct FailedDial {
+    ended: Instant,
+    error: CallError,
 }
 
 /// Over QUIC.
@@ -37,31 +55,58 @@ pub(super) struct Remote {
 
 impl Remote {
     pub(super) async fn connect(managers: Vec<String>, identity: Identity, timeout: Duration) -> Result<Self> {
-        let current = Mutex::new(Current { number: 0, connection: None });
+        for manager in &managers {
+            config::check_address(manager).map_err(Error::Invalid)?;
+        }
+        let current = Mutex::new(Current { number: 0, connection: None, failed: None });
         let remote = Self { managers, identity: Arc::new(identity), current };
-        let connection = remote.dial(&remote.managers, timeout).await.map_err(|error| refused(&error))?;
-        remote.current.lock().await.connection = Some(connection);
+        let everybody: Vec<usize> = (0..remote.managers.len()).collect();
+        let first = remote.dial(&everybody, timeout).await.map_err(|error| refused(&error))?;
+        remote.current.lock().await.connection = Some(first);
         Ok(remote)
     }
 
-    async fn dial(&self, managers: &[String], timeout: Duration) -> std::result::Result<Connection, ConnectError> {
+    /// Dials these managers, in this order.
+    async fn dial(&self, wanted: &[usize], timeout: Duration) -> std::result::Result<InUse, ConnectError> {
         let subject = self.identity.subject();
         let hello = Hello::client(subject.cluster, subject.node_id, Lineage::default(), SOFTWARE);
-        Connector::connect(managers, Arc::clone(&self.identity), hello, timeout).await
+        let addresses: Vec<String> = wanted.iter().filter_map(|manager| self.managers.get(*manager).cloned()).collect();
+        let connection = Connector::connect(&addresses, Arc::clone(&self.identity), hello, timeout).await?;
+        let manager = wanted.get(connection.place()).copied().unwrap_or_default();
+        Ok(InUse { manager, connection })
     }
 
-    async fn connection(&self, patience: Duration) -> std::result::Result<(u64, Connection), CallError> {
+    async fn connection(
+        &self,
+        patience: Duration,
+        without: &BTreeSet<usize>,
+    ) -> std::result::Result<(u64, InUse), CallError> {
+        let asked = Instant::now();
         let mut current = self.current.lock().await;
-        if let Some(connection) = current.connection.as_ref().filter(|connection| !connection.is_closed()) {
-            return Ok((current.number, connection.clone()));
+        let usable = |known: &&InUse| !known.connection.is_closed() && !without.contains(&known.manager);
+        if let Some(known) = current.connection.as_ref().filter(usable) {
+            return Ok((current.number, known.clone()));
         }
         let number = current.number + 1;
-        let connection = self
-            .dial(&in_turn(&self.managers, number), patience)
-            .await
-            .map_err(|error| CallError { unknown: false, message: error.to_string() })?;
-        *current = Current { number, connection: Some(connection.clone()) };
-        Ok((number, connection))
+        let wanted: Vec<usize> =
+            in_turn(self.managers.len(), number).into_iter().filter(|manager| !without.contains(manager)).collect();
+        if let Some(failed) = &current.failed
+            && failed.ended >= asked
+            && wanted.iter().all(|manager| failed.error.unreachable.contains(manager))
+        {
+            return Err(failed.error.clone());
+        }
+        match self.dial(&wanted, patience).await {
+            Ok(made) => {
+                *current = Current { number, connection: Some(made.clone()), failed: None };
+                Ok((number, made))
+            }
+            Err(error) => {
+                let error = CallError { unknown: false, message: error.to_string(), unreachable: wanted };
+                current.failed = Some(FailedDial { ended: Instant::now(), error: error.clone() });
+                Err(error)
+            }
+        }
     }
 
     /// The connection with this number did not serve: the next call dials another. Requests that are still under way on
@@ -75,11 +120,11 @@ impl Remote {
 }
 
 /// The managers in the order in which they are tried for the connection with this number: each begins at another.
-fn in_turn(managers: &[String], number: u64) -> Vec<String> {
-    let mut managers = managers.to_vec();
-    let count = u64::try_from(managers.len().max(1)).unwrap_or(1);
-    managers.rotate_left(usize::try_from(number % count).unwrap_or(0));
-    managers
+fn in_turn(managers: usize, number: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..managers).collect();
+    let count = u64::try_from(managers.max(1)).unwrap_or(1);
+    order.rotate_left(usize::try_from(number % count).unwrap_or(0));
+    order
 }
 
 fn refused(error: &ConnectError) -> Error {
@@ -91,31 +136,56 @@ fn refused(error: &ConnectError) -> Error {
     if identity { Error::Denied(message) } else { Error::Unavailable(message) }
 }
 
-fn decode(body: Bytes) -> std::result::Result<api::Response, CallError> {
-    api::Response::decode(body)
-        .map_err(|error| CallError { unknown: true, message: format!("the manager's answer cannot be read: {error}") })
+fn decode(by: usize, body: Bytes) -> std::result::Result<Answered, CallError> {
+    let response = api::Response::decode(body).map_err(|error| CallError {
+        unknown: true,
+        message: format!("the manager's answer cannot be read: {error}"),
+        unreachable: Vec::new(),
+    })?;
+    Ok(Answered { by, response })
 }
 
 impl From<RequestError> for CallError {
     fn from(error: RequestError) -> Self {
-        Self { unknown: error.may_have_executed(), message: error.to_string() }
+        let unknown = error.may_have_executed();
+        // What it means for the outcome depends on the request: the client says it.
+        let (RequestError::NotSent(message) | RequestError::Unknown(message)) = error;
+        Self { unknown, message, unreachable: Vec::new() }
     }
 }
 
+/// Whether this manager cannot serve now and another one may.
+fn is_better_elsewhere(response: &api::Response) -> bool {
+    matches!(&response.kind, Some(api::response::Kind::Error(error))
+        if matches!(error.code(), api::Code::NoLeader | api::Code::NotLeader | api::Code::Stopping))
+}
+
 impl Way for Remote {
-    fn call(&self, request: api::Request, patience: Duration) -> Reply<'_> {
+    fn managers(&self) -> usize {
+        self.managers.len()
+    }
+
+    fn call<'a>(&'a self, request: api::Request, patience: Duration, without: &'a BTreeSet<usize>) -> Reply<'a> {
         Box::pin(async move {
             // A dial may take longer than an attempt, and never longer than the caller waits; others may be dialling.
             let left = Duration::from_millis(request.deadline_ms);
-            let dialled = tokio::time::timeout(left, self.connection(patience.max(config::ATTEMPT * 4)));
-            let (number, connection) = dialled.await.map_err(|_elapsed| CallError {
+            let dialled = tokio::time::timeout(left, self.connection(patience.max(config::ATTEMPT * 4), without));
+            let (number, InUse { manager, connection }) = dialled.await.map_err(|_elapsed| CallError {
                 unknown: false,
                 message: format!("no manager could be reached within {} ms", left.as_millis()),
+                unreachable: Vec::new(),
             })??;
+            let several = self.managers.len() > 1;
             match connection.request(request.encode_to_vec().into(), patience).await {
-                Ok(body) => decode(body),
+                Ok(body) => {
+                    let answered = decode(manager, body)?;
+                    if several && is_better_elsewhere(&answered.response) {
+                        self.leave(number).await;
+                    }
+                    Ok(answered)
+                }
                 Err(error) => {
-                    if self.managers.len() > 1 || connection.is_closed() {
+                    if several || connection.is_closed() {
                         self.leave(number).await;
                     }
                     Err(error.into())
@@ -136,15 +206,28 @@ pub(super) struct Local {
 
 impl Local {
     pub(super) async fn connect(directory: &Path) -> Result<Self> {
-        let connection =
-            LocalConnection::connect(directory).await.map_err(|error| Error::Unavailable(error.to_string()))?;
+        let connection = LocalConnection::connect(directory).await.map_err(|error| {
+            let message = error.to_string();
+            match error {
+                LocalError::NotAllowed { .. } => Error::Denied(message),
+                LocalError::Version { .. } => Error::Version(message),
+                LocalError::NotRunning(_)
+                | LocalError::AlreadyRunning(_)
+                | LocalError::NoAnswer { .. }
+                | LocalError::Io { .. } => Error::Unavailable(message),
+            }
+        })?;
         Ok(Self { connection })
     }
 }
 
 impl Way for Local {
-    fn call(&self, request: api::Request, patience: Duration) -> Reply<'_> {
-        Box::pin(async move { decode(self.connection.request(request.encode_to_vec().into(), patience).await?) })
+    fn managers(&self) -> usize {
+        1
+    }
+
+    fn call<'a>(&'a self, request: api::Request, patience: Duration, _without: &'a BTreeSet<usize>) -> Reply<'a> {
+        Box::pin(async move { decode(0, self.connection.request(request.encode_to_vec().into(), patience).await?) })
     }
 
     fn attempt(&self) -> Option<Duration> {
@@ -158,8 +241,7 @@ mod tests {
 
     #[test]
     fn every_new_connection_begins_at_the_next_manager() {
-        let managers = ["a:1", "b:1", "c:1"].map(str::to_owned);
-        let first: Vec<_> = (0..4).filter_map(|number| in_turn(&managers, number).into_iter().next()).collect();
-        assert_eq!(first, ["a:1", "b:1", "c:1", "a:1"]);
+        let first: Vec<_> = (0..4).filter_map(|number| in_turn(3, number).into_iter().next()).collect();
+        assert_eq!(first, [0, 1, 2, 0]);
     }
 }

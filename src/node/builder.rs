@@ -3,7 +3,7 @@
 //! Owns the preparation of a directory, resumable at every step: ids are drawn and synced first, so that a half-made
 //! directory is finished rather than begun anew. Never runs a node: [`super::running`] does.
 
-use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +11,6 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::COMMAND_VERSION;
 use quorate_core::id::{ClusterId, Lineage, LineageId, NodeId, RaftId, StoreId};
-use quorate_core::limits::NAME_BYTES_MAX;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
 use quorate_core::ports::OpenStore;
 use quorate_core::state::{Founding, found};
@@ -20,15 +19,13 @@ use quorate_transport::{
 };
 
 use super::Node;
+use super::directory::{check_access, check_address, open_store};
 use super::facts::{Facts, KnownManager, Layout, Stage};
 use super::records::{CaRecord, TokenRecord, ca_key, token_key};
 use super::running;
 use super::stop::StartError;
 use crate::client::SOFTWARE;
 use crate::config;
-
-/// How long a join may take.
-const JOIN_PATIENCE: Duration = Duration::from_secs(15);
 
 /// What to do with the directory; the same line serves at every boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,12 +68,13 @@ pub struct NodeBuilder {
     pub(super) directory: PathBuf,
     pub(super) listen: Option<String>,
     pub(super) advertise: Option<String>,
-    name: String,
+    pub(super) name: String,
     pub(super) hints: Vec<String>,
     pub(super) tick: Duration,
     pub(super) log_window: u64,
     pub(super) history: u64,
     pub(super) stable: Duration,
+    pub(super) patience: Duration,
 }
 
 impl NodeBuilder {
@@ -91,6 +89,7 @@ impl NodeBuilder {
             log_window: config::LOG_WINDOW_ENTRIES,
             history: config::HISTORY_REVISIONS,
             stable: config::STABLE,
+            patience: config::REQUEST_DEADLINE,
         }
     }
 
@@ -145,13 +144,20 @@ impl NodeBuilder {
         self
     }
 
+    /// How long joining a cluster, or coming back to one, may take. Default 10 s.
+    pub const fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
     /// Prepares and runs the node. It answers once the endpoint listens; [`Node::ready`] waits for a leader.
     ///
     /// Not cancel safe: dropped half-way, the directory can be started again with the same call.
     ///
     /// # Errors
-    /// See [`StartError`].
+    /// See [`StartError`]; `Contradiction` when the directory holds a node with another name or address than asked for.
     pub async fn start(self, start: Start) -> Result<Node, StartError> {
+        self.check().await?;
         match start {
             Start::Open => {}
             Start::OpenOrInit => {
@@ -169,6 +175,7 @@ impl NodeBuilder {
     /// # Errors
     /// `Directory` when a node is there already.
     pub async fn init(self) -> Result<Prepared, StartError> {
+        self.check().await?;
         self.refuse_ready().await?;
         self.prepare_init().await
     }
@@ -176,10 +183,22 @@ impl NodeBuilder {
     /// Joins a cluster with the manager token and returns; a directory that holds a node is refused.
     ///
     /// # Errors
-    /// `Refused` with the manager's reason; `Unavailable` when none could be reached; `Directory` when a node is there.
+    /// `Refused` with the manager's reason; `Unavailable` when none could be reached; `Unknown` when one did not answer;
+    /// `Directory` when a node is there.
     pub async fn join(self, token: &str, managers: Vec<String>) -> Result<Prepared, StartError> {
+        self.check().await?;
         self.refuse_ready().await?;
         self.prepare_join(token.to_owned(), managers).await
+    }
+
+    /// What can be wrong is told before anything is made.
+    pub(super) async fn check(&self) -> Result<(), StartError> {
+        let builder = self.clone();
+        off_thread(move || {
+            builder.validate()?;
+            check_access(&builder.directory)
+        })
+        .await
     }
 
     async fn refuse_ready(&self) -> Result<(), StartError> {
@@ -209,11 +228,6 @@ impl NodeBuilder {
 
     /// Ids and addresses, synced before anything is founded or asked.
     fn begin(&self, store: &OpenStore) -> Result<Facts, StartError> {
-        if self.name.len() > NAME_BYTES_MAX || self.name.chars().any(char::is_control) {
-            return Err(StartError::Invalid(format!(
-                "the name must have at most {NAME_BYTES_MAX} bytes and no control characters"
-            )));
-        }
         if let Some(mut facts) = Facts::load(&*store.meta)? {
             // Until somebody else knows the node, what is asked for now counts: a taken name or a bad address is mended
             // by the next attempt.
@@ -236,39 +250,6 @@ impl NodeBuilder {
         };
         facts.save(&*store.meta)?;
         Ok(facts)
-    }
-
-    /// Takes over what was said explicitly; whether that changed anything.
-    fn adopt(&self, facts: &mut Facts) -> Result<bool, StartError> {
-        let before = facts.clone();
-        if !self.name.is_empty() {
-            facts.name.clone_from(&self.name);
-        }
-        let free = |listen: &String| resolve(listen).is_ok_and(|address| address.port() == 0);
-        if self.listen.as_ref().is_some_and(|listen| !free(listen)) {
-            (facts.listen, facts.advertise) = self.addresses()?;
-        } else if self.advertise.is_some() {
-            facts.advertise = self.addresses()?.1;
-        }
-        Ok(*facts != before)
-    }
-
-    pub(super) fn addresses(&self) -> Result<(String, String), StartError> {
-        let listen = self.listen.clone().unwrap_or_else(|| format!("[::]:{}", config::PORT));
-        let mut address = resolve(&listen)?;
-        if address.port() == 0 {
-            let probe = UdpSocket::bind(address)
-                .map_err(|error| StartError::Address(format!("cannot listen on {listen}: {error}")))?;
-            address = probe.local_addr().map_err(|error| StartError::Address(error.to_string()))?;
-        }
-        let advertise = match &self.advertise {
-            Some(advertise) if advertise.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) => {
-                return Err(StartError::Invalid(format!("`{advertise}` is no host:port")));
-            }
-            Some(advertise) => advertise.clone(),
-            None => address.to_string(),
-        };
-        Ok((address.to_string(), advertise))
     }
 
     /// A directory that belongs to an existing cluster must never become a new, empty one: what is written there would
@@ -295,6 +276,13 @@ impl NodeBuilder {
 
     fn init_blocking(self) -> Result<Prepared, StartError> {
         let layout = Layout::new(&self.directory);
+        // Of a newcomer the managers see where it is; of the first one nobody does.
+        let nowhere = |advertise: &String| advertise.parse::<SocketAddr>().is_ok_and(|at| at.ip().is_unspecified());
+        if let Some(advertise) = self.advertise.as_ref().filter(|advertise| nowhere(advertise)) {
+            return Err(StartError::Invalid(format!(
+                "nobody can reach a node at {advertise}: advertise an address that the other managers can use. Nothing was changed"
+            )));
+        }
         if layout.identity().exists() && !quorate_storage::exists(&layout.store()) {
             return Err(self.store_is_gone());
         }
@@ -334,6 +322,9 @@ impl NodeBuilder {
         if managers.is_empty() {
             return Err(StartError::Invalid("name at least one manager to join through, as host:port".into()));
         }
+        for manager in &managers {
+            check_address(manager)?;
+        }
         let builder = self.clone();
         let (facts, key) = off_thread(move || {
             let store = open_store(&Layout::new(&builder.directory))?;
@@ -354,8 +345,11 @@ impl NodeBuilder {
             Ok((facts, key))
         })
         .await?;
-        let Some(key) = key else { return Ok(prepared(&facts, None)) };
-        let joined = ask_to_join(&facts, &key, &token, &managers).await?;
+        let Some(key) = key else {
+            self.contradicts_token(&token)?;
+            return Ok(prepared(&facts, None));
+        };
+        let joined = ask_to_join(&facts, &key, &token, &managers, self.patience).await?;
         off_thread(move || finish_join(&Layout::new(&self.directory), joined)).await
     }
 }
@@ -365,6 +359,7 @@ async fn ask_to_join(
     key: &KeyPair,
     token: &JoinToken,
     managers: &[String],
+    patience: Duration,
 ) -> Result<Joined, StartError> {
     let csr = key.csr().map_err(|error| StartError::Internal(error.to_string()))?;
     let mut request = JoinRequest::new(token, csr, facts.node());
@@ -373,7 +368,7 @@ async fn ask_to_join(
     request.store_id = Some(facts.store());
     request.command_version = COMMAND_VERSION;
     request.software = SOFTWARE.to_owned();
-    quorate_transport::join(managers, token, request, JOIN_PATIENCE).await.map_err(|error| match error {
+    quorate_transport::join(managers, token, request, patience).await.map_err(|error| match error {
         JoinError::Refused(refused @ (JoinRefused::NoLeader | JoinRefused::RateLimited | JoinRefused::Locked)) => {
             StartError::Unavailable(refused.to_string())
         }
@@ -381,7 +376,8 @@ async fn ask_to_join(
         // Whoever was reached and is not of the token's cluster stays so, however often it is asked.
         JoinError::Connect(error) if !error.is_retryable() => StartError::Refused(error.to_string()),
         JoinError::Connect(error) => StartError::Unavailable(error.to_string()),
-        JoinError::Unknown(_) | JoinError::BadReply(_) => StartError::Refused(error.to_string()),
+        JoinError::Unknown(_) => StartError::Unknown(error.to_string()),
+        JoinError::BadReply(_) => StartError::Refused(error.to_string()),
     })
 }
 
@@ -488,16 +484,6 @@ pub(super) fn prepared(facts: &Facts, operator_identity: Option<PathBuf>) -> Pre
         raft_id: facts.raft_id,
         operator_identity,
     }
-}
-
-pub(super) fn open_store(layout: &Layout) -> Result<OpenStore, StartError> {
-    Ok(quorate_storage::open(&layout.store(), quorate_storage::Options::default())?)
-}
-
-pub(super) fn resolve(address: &str) -> Result<SocketAddr, StartError> {
-    address.to_socket_addrs().ok().and_then(|mut addresses| addresses.next()).ok_or_else(|| {
-        StartError::Invalid(format!("`{address}` is no address to listen on; write host:port, for example [::]:4701"))
-    })
 }
 
 /// Disk and name resolution stay off the caller's runtime.

@@ -8,6 +8,7 @@ use quorate_core::state::{read, scan_hash};
 use serde::Serialize;
 
 use super::builder::prepared;
+use super::directory::check_access;
 use super::facts::{Facts, Layout};
 use super::stop::StartError;
 
@@ -73,8 +74,12 @@ pub struct Inspection {
 /// `Directory` when there is no node; `InUse` when it runs; `Damaged` when it cannot be read.
 pub fn inspect(directory: &Path) -> Result<Inspection, StartError> {
     let layout = Layout::new(directory);
+    check_access(directory)?;
     if !quorate_storage::exists(&layout.store()) {
-        return Err(StartError::Directory(format!("{} holds no node", directory.display())));
+        return Err(StartError::Directory(format!(
+            "{} holds no node; give the --data-dir of one",
+            directory.display()
+        )));
     }
     let store = quorate_storage::open_read_only(&layout.store())?;
     let facts = Facts::read(store.fact(Facts::NAME)?)?

@@ -75,9 +75,9 @@ impl Service {
     pub(super) async fn join(&self, source: SocketAddr, request: JoinRequest) -> Result<JoinReply, JoinRefused> {
         let until = Instant::now() + PATIENCE;
         let address = reachable_address(&request.advertise, source)?;
-        if request.name.len() > NAME_BYTES_MAX {
+        if request.name.len() > NAME_BYTES_MAX || request.name.chars().any(char::is_control) {
             return Err(JoinRefused::Malformed(format!(
-                "the name has {} bytes, at most {NAME_BYTES_MAX}",
+                "the name has {} bytes, or control characters; at most {NAME_BYTES_MAX} are taken, and none of those",
                 request.name.len()
             )));
         }
@@ -86,7 +86,7 @@ impl Service {
             let seen = self.seen(&request).await.map_err(words)?;
             let role = role_of(&seen, &request.secret)?;
             if role == Role::Worker {
-                return Err(JoinRefused::Other("this version takes managers only; join with the manager token".into()));
+                return Err(JoinRefused::Other("this is the token for workers, and this version takes managers only; join with the manager token, `quorate token show manager` shows it. Nothing was changed".into()));
             }
             let ca = seen.ca.as_ref().ok_or_else(|| JoinRefused::Other("the cluster has no CA".into()))?;
             // Signing first: a malformed request must not leave a record behind.
@@ -105,8 +105,8 @@ impl Service {
                 return Ok(self.joined(&seen, RaftId(record.raft_id), &certificate, &request, &address));
             }
             if !request.name.is_empty() && seen.records.nodes.iter().any(|node| node.name == request.name) {
-                return Err(JoinRefused::AlreadyKnown(format!(
-                    "the name {} is taken; choose another with --name",
+                return Err(JoinRefused::Other(format!(
+                    "the name {} is taken; choose another with --name. Nothing was changed",
                     request.name
                 )));
             }

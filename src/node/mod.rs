@@ -6,6 +6,7 @@
 mod applier;
 mod authorize;
 mod builder;
+mod directory;
 mod facts;
 mod gate;
 mod housekeeping;

@@ -17,17 +17,18 @@ use quorate_core::membership::record::{ClusterRecord, NodeRecord};
 use quorate_core::ports::StoreError;
 use quorate_core::state::read;
 use quorate_core::txn::{Compare, Put, Txn};
-use quorate_transport::{Connector, Hello, Identity, api};
+use quorate_transport::{Connector, Hello, Identity, RequestError, api};
 use tokio::time::Instant;
 
-use super::builder::{NodeBuilder, Prepared, off_thread, open_store, prepared, random};
+use super::builder::{NodeBuilder, Prepared, off_thread, prepared, random};
+use super::directory::{check_address, open_store};
 use super::facts::{Facts, KnownManager, Layout, Stage};
 use super::router::{Failure, fail};
 use super::service::{Service, blocking, broken};
 use super::stop::StartError;
 use super::{applier, records};
 use crate::client::SOFTWARE;
-use crate::config;
+use crate::error::Error;
 
 /// Attempts when somebody else changes the cluster's record at the same time.
 const ATTEMPTS: usize = 16;
@@ -119,6 +120,19 @@ fn answer(nodes: &[NodeRecord], record: &NodeRecord, lineage: Bytes) -> api::Rej
     }
 }
 
+fn unavailable(error: &dyn std::fmt::Display) -> StartError {
+    StartError::Unavailable(format!("{error}. Run the same command again, that is safe"))
+}
+
+/// What a manager's refusal means for the command.
+fn refused(error: api::Error) -> StartError {
+    match Error::from_wire(error) {
+        Error::Unknown(why) => StartError::Unknown(format!("{why}. Run the same command again, that is safe")),
+        error if error.is_retryable() => unavailable(&error),
+        error => StartError::Refused(error.to_string()),
+    }
+}
+
 impl NodeBuilder {
     /// Gives a manager whose store is damaged or gone a fresh one: the old store is moved aside (never deleted), and the
     /// node comes back under a new raft id by its own certificate. `managers` are `host:port` of the others.
@@ -131,30 +145,37 @@ impl NodeBuilder {
         if managers.is_empty() {
             return Err(StartError::Invalid("name at least one other manager, as host:port".into()));
         }
+        for manager in &managers {
+            check_address(manager)?;
+        }
+        self.check().await?;
         let builder = self.clone();
         let (facts, identity) = off_thread(move || builder.fresh_store()).await?;
         let identity = Arc::new(identity);
         let subject = identity.subject();
         let hello = Hello::client(subject.cluster, subject.node_id, Lineage::default(), SOFTWARE);
-        let connection = Connector::connect(&managers, Arc::clone(&identity), hello, config::REQUEST_DEADLINE)
-            .await
-            .map_err(|error| StartError::Unavailable(error.to_string()))?;
+        let connection =
+            Connector::connect(&managers, Arc::clone(&identity), hello, self.patience).await.map_err(|error| {
+                if error.is_retryable() { unavailable(&error) } else { StartError::Refused(error.to_string()) }
+            })?;
         let kind = api::request::Kind::Rejoin(api::Rejoin {
             store_id: facts.store_id.clone(),
             advertise: self.advertise.clone().unwrap_or_default(),
             command_version: COMMAND_VERSION,
             software: SOFTWARE.to_owned(),
         });
-        let deadline_ms = u64::try_from(config::REQUEST_DEADLINE.as_millis()).unwrap_or(u64::MAX);
+        let deadline_ms = u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX);
         let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
-        let reply = connection
-            .request(body, config::REQUEST_DEADLINE)
-            .await
-            .map_err(|error| StartError::Unavailable(format!("{error}; run the same command again, that is safe")))?;
+        let reply = connection.request(body, self.patience).await.map_err(|error| match error {
+            error @ RequestError::NotSent(_) => unavailable(&error),
+            RequestError::Unknown(why) => StartError::Unknown(format!(
+                "no answer ({why}): the cluster may have given this node a new raft id. Run the same command again, that is safe"
+            )),
+        })?;
         connection.close().await;
         let done = match api::Response::decode(reply).map(|response| response.kind) {
             Ok(Some(api::response::Kind::Rejoin(done))) => done,
-            Ok(Some(api::response::Kind::Error(error))) => return Err(StartError::Refused(error.message)),
+            Ok(Some(api::response::Kind::Error(error))) => return Err(refused(error)),
             Ok(_) | Err(_) => return Err(StartError::Internal("the manager's answer cannot be read".into())),
         };
         off_thread(move || self.finish_rejoin(facts, done)).await

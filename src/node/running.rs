@@ -23,7 +23,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::applier::{self, Applier};
-use super::builder::{NodeBuilder, off_thread, open_store, prepared, resolve};
+use super::builder::{NodeBuilder, off_thread, prepared};
+use super::directory::{check_access, open_store, resolve};
 use super::facts::{Facts, KnownManager, Layout};
 use super::gate::{NodeGate, NodeHandler};
 use super::lead::LeaseWatch;
@@ -65,14 +66,7 @@ struct OpenStoreParts {
 
 fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     let layout = Layout::new(&builder.directory);
-    if let Err(error) = std::fs::read_dir(&builder.directory)
-        && error.kind() == std::io::ErrorKind::PermissionDenied
-    {
-        return Err(StartError::Directory(format!(
-            "{} cannot be read by this user ({error}); use the node's own user, or root. Nothing was changed",
-            builder.directory.display()
-        )));
-    }
+    check_access(&builder.directory)?;
     if !quorate_storage::exists(&layout.store()) {
         return Err(StartError::Directory(format!(
             "{} holds no node; prepare it with `quorate init` or `quorate join`",
@@ -86,6 +80,7 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
             builder.directory.display()
         ))
     })?;
+    builder.contradicts(&facts)?;
     if let Some(repaired) = &boot.repaired {
         tracing::warn!(
             repaired,
@@ -334,6 +329,7 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
         records: records.clone(),
         applier: applier_jobs_in.downgrade(),
         tick,
+        clock: OnceLock::new(),
     });
     let handler = NodeHandler {
         inbox: inbox.clone(),
@@ -385,6 +381,7 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     };
     drop(consensus);
     let began = began.await.unwrap_or(stable_began);
+    let _ = service.clock.set(began.into_std());
 
     handle.spawn(keep_peers(endpoint.clone(), facts.clone(), hints, records.clone(), Arc::clone(&store.meta)));
     handle.spawn(watching);

@@ -3,7 +3,7 @@
 //! Owns what each request means on a manager, and the one place where user keys get their section and lose it again.
 //! Called by the endpoint, the local socket and the in-process client alike.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -47,6 +47,8 @@ pub(crate) struct Service {
     /// Weak: the applier ends when the consensus task lets go of it, whoever still holds a client.
     pub(super) applier: mpsc::WeakSender<applier::Job>,
     pub(super) tick: Duration,
+    /// The start of the consensus task's clock, once it runs.
+    pub(super) clock: OnceLock<std::time::Instant>,
 }
 
 /// A failed response.
@@ -155,7 +157,8 @@ impl Service {
         if !read.serializable {
             self.router.read_index(until).await?;
         }
-        let age_ms = if read.serializable { self.leaderless_ms() } else { 0 };
+        // Before the view is taken: what comes in between only makes it younger.
+        let age_ms = if read.serializable { self.age_ms() } else { Some(0) };
         let reader = self.store()?.reader;
         let (mut result, applied) = blocking(move || {
             let view = reader.view();
@@ -169,6 +172,15 @@ impl Service {
         .await?;
         user::strip_range(&mut result);
         Ok(api::ReadDone { result: result.encode_to_vec().into(), applied: applied.0, age_ms })
+    }
+
+    /// How old this manager's state may be: every write that was acknowledged longer ago is in it. `None` while nothing is
+    /// known, because no quorum has confirmed anything to this process yet.
+    pub(super) fn age_ms(&self) -> Option<u64> {
+        let as_of = Duration::from_nanos(self.status.borrow().as_of?.0);
+        let age = self.clock.get()?.elapsed().saturating_sub(as_of);
+        // Rounded up: it is a promise.
+        Some(u64::try_from(age.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX))
     }
 
     /// Milliseconds since this manager last knew of a leader.

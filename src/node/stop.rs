@@ -96,6 +96,9 @@ pub enum StartError {
     /// The directory is not what was expected.
     #[error("{0}")]
     Directory(String),
+    /// The directory holds a node that was prepared with other settings than those asked for.
+    #[error("{0}")]
+    Contradiction(String),
     /// The directory is in use by a running node.
     #[error("{0}")]
     InUse(String),
@@ -114,20 +117,46 @@ pub enum StartError {
     /// No manager could be reached.
     #[error("{0}")]
     Unavailable(String),
+    /// A manager was asked and did not answer: it may have taken the node. The same call again is safe.
+    #[error("{0}")]
+    Unknown(String),
     /// A defect of quorate.
     #[error("{0}")]
     Internal(String),
 }
 
 impl StartError {
-    /// The exit code of the command that met it.
+    /// The exit code of `quorate run` that met it: 12 and 13 as of a running node, else as of any command.
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Invalid(_) => 2,
-            Self::Directory(_) | Self::InUse(_) | Self::Address(_) | Self::Refused(_) | Self::Internal(_) => 1,
             Self::Damaged(_) => 12,
             Self::Disk(_) => 13,
+            Self::Invalid(_)
+            | Self::Directory(_)
+            | Self::Contradiction(_)
+            | Self::InUse(_)
+            | Self::Address(_)
+            | Self::Refused(_)
+            | Self::Unavailable(_)
+            | Self::Unknown(_)
+            | Self::Internal(_) => self.command_exit_code(),
+        }
+    }
+
+    /// The exit code of any command but `run` that met it: 1 refused, 2 usage, 3 unavailable, 4 unknown outcome.
+    pub const fn command_exit_code(&self) -> u8 {
+        match self {
+            Self::Directory(_)
+            | Self::Contradiction(_)
+            | Self::InUse(_)
+            | Self::Damaged(_)
+            | Self::Disk(_)
+            | Self::Address(_)
+            | Self::Refused(_)
+            | Self::Internal(_) => 1,
+            Self::Invalid(_) => 2,
             Self::Unavailable(_) => 3,
+            Self::Unknown(_) => 4,
         }
     }
 }

@@ -144,8 +144,14 @@ impl Node {
     /// Starts it and waits for its first line.
     #[track_caller]
     pub fn run(&mut self) -> &mut Self {
+        self.run_with(&["run"])
+    }
+
+    /// The same, by another command line.
+    #[track_caller]
+    pub fn run_with(&mut self, words: &[&str]) -> &mut Self {
         let log = std::fs::File::create(self.directory.with_extension("log")).unwrap();
-        let mut child = command(&["run", "--data-dir", self.dir()])
+        let mut child = command(&[words, &["--data-dir", self.dir()]].concat())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)

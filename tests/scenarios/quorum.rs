@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use prost::Message as _;
 use quorate::status::Health;
-use quorate::{Error, Outcome};
+use quorate::{Client, Error, Outcome};
 use quorate_core::txn::{Put, Txn};
 use quorate_transport::api;
 
 use crate::support::{BUDGET, Cluster, eventually, raw, says};
 
 /// Three managers of which only one runs, with `n/0..n/20` acknowledged before.
-async fn one_of_three() -> (Cluster, usize) {
+async fn one_of_three() -> (Cluster, usize, Vec<String>) {
     let mut cluster = Cluster::of(3).await;
     let client = cluster.outside(&[0, 1, 2]).await;
     for number in 0..20 {
@@ -20,15 +20,21 @@ async fn one_of_three() -> (Cluster, usize) {
     }
     cluster.agrees().await;
     let left = (cluster.leader().await + 1) % 3;
+    let addresses = cluster.addresses();
+    let survivor = cluster.node(left).client();
+    eventually("the survivor knows how old its state is", || async {
+        survivor.kv().prefix("n/").serializable().await.unwrap().age
+    })
+    .await;
     for gone in cluster.others(left) {
         cluster.kill(gone).await;
     }
-    (cluster, left)
+    (cluster, left, addresses)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_quorum_is_named_and_regained() {
-    let (mut cluster, left) = one_of_three().await;
+    let (mut cluster, left, addresses) = one_of_three().await;
     let client = cluster.outside(&[left]).await;
     // Then `status` still answers, and names who is missing and what to do.
     let status = eventually("the survivor knows that the quorum is lost", || async {
@@ -55,18 +61,32 @@ async fn a_lost_quorum_is_named_and_regained() {
         (error.code() == api::Code::QuorumLost).then_some(())
     })
     .await;
-    // And the library's caller, after its own deadline, with what is missing.
-    let hasty = client.with_deadline(Duration::from_millis(500));
-    let refused = hasty.kv().put("k", "v").await.unwrap_err();
+    // And the library's caller, long before its own deadline, with what is missing; for a linearizable read as well.
+    let patient = client.with_deadline(BUDGET * 10);
+    let told =
+        tokio::time::timeout(BUDGET, async { (patient.kv().put("k", "v").await, patient.kv().get("n/0").await) });
+    let (written, read) = told.await.expect("both are told at once");
+    let refused = written.unwrap_err();
     assert!(matches!(refused, Error::QuorumLost(_)), "{refused}");
     assert_eq!(refused.outcome(), Outcome::NotDone);
     assert!(refused.is_retryable());
-    // A linearizable read is refused as well; a serializable one answers and says how old it may be.
-    let refused = hasty.kv().get("n/0").await.unwrap_err();
+    let refused = read.unwrap_err();
     assert!(matches!(refused, Error::QuorumLost(_)), "{refused}");
+    // So it is for one who knows all managers, of whom two cannot be reached, and on the node itself.
+    let all = Client::connect(addresses, cluster.operator()).await.unwrap().with_deadline(BUDGET * 10);
+    let inside = cluster.node(left).client().with_deadline(BUDGET * 10);
+    let told = tokio::time::timeout(BUDGET, async { (all.kv().put("k", "v").await, inside.kv().put("k", "v").await) });
+    let (outside, inside) = told.await.expect("both are told at once");
+    for refused in [outside.unwrap_err(), inside.unwrap_err()] {
+        assert!(matches!(refused, Error::QuorumLost(_)), "{refused}");
+    }
+    // A serializable read answers and says how old it may be.
+    let hasty = client.with_deadline(Duration::from_millis(500));
     let stale = client.kv().prefix("n/").serializable().await.unwrap();
     assert_eq!(stale.entries.len(), 20);
-    assert!(stale.age > Duration::ZERO);
+    let quorum_lost_for = Duration::from_millis(client.status().await.unwrap().leaderless_ms);
+    let older = client.kv().prefix("n/").serializable().await.unwrap().age.expect("it had a quorum once");
+    assert!(stale.age.is_some_and(|age| age <= older) && older >= quorum_lost_for, "{stale:?} {quorum_lost_for:?}");
     // And nobody who asks for a hand-over or a token waits for ever.
     hasty.transfer_leadership(None).await.unwrap_err();
     hasty.join_token("manager").await.unwrap_err();
@@ -74,9 +94,15 @@ async fn a_lost_quorum_is_named_and_regained() {
     // When one of the others is back, writes go on, and nothing acknowledged is missing.
     let gone = (left + 1) % 3;
     cluster.restart(gone).await;
+    cluster.settled(3).await;
     client.with_deadline(BUDGET).kv().put("k", "v").await.unwrap();
     assert_eq!(client.kv().prefix("n/").all().await.unwrap().len(), 20);
-    assert_eq!(client.kv().prefix("n/").serializable().await.unwrap().age, Duration::ZERO);
+    eventually("the survivor knows again how things stand", || async {
+        let page = client.kv().prefix("n/").serializable().await.unwrap();
+        page.age.is_some_and(|age| age < older).then_some(())
+    })
+    .await;
+    assert_eq!(client.kv().prefix("n/").await.unwrap().age, Some(Duration::ZERO), "linearizable: as of now");
     // What was refused was not done.
     let found = client.kv().get("k").await.unwrap().unwrap();
     assert_eq!(found.version, 1);
@@ -88,15 +114,24 @@ async fn a_lost_quorum_is_named_and_regained() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_that_waits_out_a_lost_quorum_is_done_once() {
-    let (mut cluster, left) = one_of_three().await;
-    // Given a patient write that was sent while there was no quorum.
-    let client = cluster.outside(&[left]).await.with_deadline(BUDGET);
-    let writing = tokio::spawn(async move { client.kv().put("patient", "v").await });
+async fn a_write_that_was_sent_again_until_the_quorum_was_back_is_done_once() {
+    let (mut cluster, left, _) = one_of_three().await;
+    // Given a patient writer that does what the error says: it sends the same write again while there is no quorum.
+    let client = cluster.outside(&[left]).await;
+    let writing = tokio::spawn(async move {
+        eventually("the write is done", || async {
+            match client.kv().put("patient", "v").await {
+                Ok(done) => Some(done),
+                Err(error) if error.is_retryable() && error.outcome() == Outcome::NotDone => None,
+                Err(error) => panic!("{error}"),
+            }
+        })
+        .await
+    });
     // When the quorum is back.
     cluster.restart((left + 1) % 3).await;
     // Then it is done, and once.
-    writing.await.unwrap().unwrap();
+    writing.await.unwrap();
     let found = cluster.node(left).client().kv().get("patient").await.unwrap().unwrap();
     assert_eq!(found.version, 1);
     cluster.stop().await;

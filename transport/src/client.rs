@@ -68,10 +68,11 @@ impl Connector {
         let credentials = Arc::new(Credentials::new(identity).map_err(|error| ConnectError::Local(error.to_string()))?);
         let hello = Arc::new(hello);
         let (keep_alive, idle) = (self.keep_alive, self.idle);
-        dial::race(addresses, timeout, move |address| {
+        let (place, inner) = dial::race(addresses, timeout, move |address| {
             attempt(address, timeout, socket::client_transport(keep_alive, idle), credentials.clone(), hello.clone())
         })
-        .await
+        .await?;
+        Ok(Connection { inner: Arc::new(inner), place })
     }
 }
 
@@ -81,7 +82,7 @@ async fn attempt(
     transport: Arc<quinn::TransportConfig>,
     credentials: Arc<Credentials>,
     hello: Arc<Hello>,
-) -> Result<Connection, ConnectError> {
+) -> Result<Inner, ConnectError> {
     let dialled =
         dial::fresh_with(address, timeout, transport, |verdict| credentials.client(Plane::Client, None, verdict))
             .await?;
@@ -95,7 +96,7 @@ async fn attempt(
         .await
         .map_err(|_elapsed| ConnectError::Timeout { address: address.to_string(), after: timeout })?
         .map_err(|error| greet_error(error, address))?;
-    Ok(Connection { inner: Arc::new(Inner { endpoint: dialled.endpoint, connection, hello: greeted.hello, address }) })
+    Ok(Inner { endpoint: dialled.endpoint, connection, hello: greeted.hello, address })
 }
 
 struct Inner {
@@ -115,6 +116,7 @@ impl Drop for Inner {
 #[derive(Clone)]
 pub struct Connection {
     inner: Arc<Inner>,
+    place: usize,
 }
 
 impl std::fmt::Debug for Connection {
@@ -154,6 +156,11 @@ impl Connection {
     /// Where the manager is.
     pub fn address(&self) -> SocketAddr {
         self.inner.address
+    }
+
+    /// Which of the addresses that were given led there, counted from 0.
+    pub const fn place(&self) -> usize {
+        self.place
     }
 
     /// Round-trip time.

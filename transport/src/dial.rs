@@ -142,17 +142,17 @@ pub(crate) struct Dialled {
     pub(crate) address: SocketAddr,
 }
 
-/// Resolves every address now: names may have moved since the last time.
-pub(crate) async fn resolve(addresses: &[String]) -> (Vec<SocketAddr>, Vec<ConnectError>) {
-    let mut found = Vec::new();
+/// Resolves every address now: names may have moved since the last time. Each comes with the place of what was given.
+pub(crate) async fn resolve(addresses: &[String]) -> (Vec<(usize, SocketAddr)>, Vec<ConnectError>) {
+    let mut found: Vec<(usize, SocketAddr)> = Vec::new();
     let mut errors = Vec::new();
-    for host in addresses {
+    for (place, host) in addresses.iter().enumerate() {
         match tokio::net::lookup_host(host.as_str()).await {
             Ok(resolved) => {
                 let before = found.len();
                 for address in resolved {
-                    if !found.contains(&address) {
-                        found.push(address);
+                    if !found.iter().any(|(_, known)| *known == address) {
+                        found.push((place, address));
                     }
                 }
                 if found.is_empty() && before == 0 {
@@ -166,8 +166,12 @@ pub(crate) async fn resolve(addresses: &[String]) -> (Vec<SocketAddr>, Vec<Conne
 }
 
 /// Tries all addresses, each a little later than the one before or as soon as that one failed; the first success wins
-/// and the others are dropped.
-pub(crate) async fn race<T, F, A>(addresses: &[String], timeout: Duration, attempt: A) -> Result<T, ConnectError>
+/// and the others are dropped. It comes with the place of its address among those given.
+pub(crate) async fn race<T, F, A>(
+    addresses: &[String],
+    timeout: Duration,
+    attempt: A,
+) -> Result<(usize, T), ConnectError>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, ConnectError>> + Send + 'static,
@@ -183,8 +187,9 @@ where
     left.reverse();
     let mut running = JoinSet::new();
     loop {
-        if let Some(address) = left.pop() {
-            running.spawn(attempt(address));
+        if let Some((place, address)) = left.pop() {
+            let attempt = attempt(address);
+            running.spawn(async move { attempt.await.map(|made| (place, made)) });
         } else if running.is_empty() {
             break;
         }

@@ -317,7 +317,7 @@ pub async fn join(
     let deadline = tokio::time::Instant::now() + timeout;
     let pinned = *token.ca_hash();
     let request = JoinRequest { secret: token.secret().clone(), ..request };
-    let dialled = dial::race(addresses, timeout, |address| async move {
+    let (_, dialled) = dial::race(addresses, timeout, |address| async move {
         dial::fresh(address, timeout, |verdict| tls::join_client(pinned, verdict)).await
     })
     .await?;

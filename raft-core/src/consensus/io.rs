@@ -378,6 +378,9 @@ pub struct Status {
     pub configuration_number: u64,
     /// The leadership that may be acted on.
     pub lease: Option<Lease>,
+    /// Everything acknowledged anywhere before this moment is applied here; `None` while this process knows of no such
+    /// moment. On this process's monotonic clock.
+    pub as_of: Option<Nanos>,
     /// Ticks without a known leader.
     pub leaderless_ticks: u64,
     /// Members this one is connected to, ascending.

@@ -255,7 +255,8 @@ impl Consensus {
         let lease_due = leads
             && self.tick >= self.leadership.last_lease_round + u64::from(HEARTBEAT_TICKS)
             && self.transfer.is_none();
-        if !self.reads.wants_round(lease_due) {
+        let age_due = !leads && self.freshness.is_due(self.tick);
+        if !self.reads.wants_round(lease_due || age_due) {
             return;
         }
         if leads && !self.raw.raft.commit_to_current_term() || self.leader().is_none() {
@@ -264,24 +265,26 @@ impl Consensus {
         if leads {
             self.leadership.last_lease_round = self.tick;
         }
-        let context = self.reads.start(self.now, self.tick);
+        self.freshness.asks(self.tick);
+        let context = self.reads.start(self.now, self.tick, !leads);
         self.raw.read_index(context);
     }
 
     pub(super) fn on_read_state(&mut self, state: &ReadState) {
-        if let Some((sent, remotes)) = self.reads.confirm(&state.request_ctx, LogIndex(state.index))
-            && self.is_leader()
-            && self.leadership.term == self.raw.raft.term
-        {
-            self.leadership.confirmed = self.leadership.confirmed.max(Some(sent));
-            for Remote { from, context } in remotes {
-                self.answer_remote(from, &context, state.index);
+        if let Some((sent, remotes)) = self.reads.confirm(&state.request_ctx, LogIndex(state.index)) {
+            self.freshness.confirmed(LogIndex(state.index), sent);
+            if self.is_leader() && self.leadership.term == self.raw.raft.term {
+                self.leadership.confirmed = self.leadership.confirmed.max(Some(sent));
+                for Remote { from, context, .. } in remotes {
+                    self.answer_remote(from, &context, state.index);
+                }
             }
         }
         self.release_reads();
     }
 
     pub(super) fn release_reads(&mut self) {
+        self.freshness.applied(self.applied);
         for (ticket, index) in self.reads.release(self.applied) {
             self.effects.push(Effect::Answer { ticket, answer: Answer::ReadAt(index) });
         }

@@ -12,16 +12,18 @@
 //! ```
 //!
 //! The rules it keeps are those of the design, section 4; each file names the ones that live in it:
-//! [`config`] 1 and 11, `inbound` 8, `ready` 2, 3 and 5, `memlog` 5, `reads` 6 and 8, `members` and [`guard`] 7, `leadership` 8
+//! [`config`] 1 and 11, `inbound` 8, `ready` 2, 3 and 5, `memlog` 5, `reads` 6 and 8, `freshness` 6, `members` and [`guard`] 7, `leadership` 8
 //! and 10, `waiters` and `proposals` 9 and 12.
 
 pub mod config;
 mod convert;
 mod entropy;
+mod freshness;
 pub mod guard;
 mod inbound;
 pub mod io;
 mod leadership;
+mod logging;
 mod members;
 mod memlog;
 mod proposals;
@@ -43,6 +45,7 @@ use crate::state::contract::StateStatus;
 
 use config::{Config, ELECTION_TICKS, ELECTION_TICKS_MAX, ELECTION_TICKS_MIN, HEARTBEAT_TICKS, TICKS_AT_ONCE_MAX};
 use entropy::Entropy;
+use freshness::Freshness;
 use io::{Effect, Input, Nanos, Records, SnapshotCounts, Status, StopCause};
 use leadership::{Leadership, Transfer};
 use memlog::MemLog;
@@ -76,6 +79,7 @@ pub struct Consensus {
     queue: VecDeque<proposals::Queued>,
     waiters: Waiters,
     reads: Reads,
+    freshness: Freshness,
     leadership: Leadership,
     transfer: Option<Transfer>,
     connected: BTreeSet<RaftId>,
@@ -145,13 +149,14 @@ impl Consensus {
             max_uncommitted_size: config.uncommitted_bytes_max,
             max_committed_size_per_ready: config.apply_bytes_max,
         };
-        let raw = RawNode::new(&raft_config, log, &logger(config.id))
+        let raw = RawNode::new(&raft_config, log, &logging::logger(config.id))
             .map_err(|error| broken(format!("raft refused to start: {error}")))?;
         let mut entropy = Entropy::new(config.entropy ^ config.id.0.rotate_left(32));
         let nonce = entropy.next();
         let mut machine = Self {
             timeout: (0, StateRole::Follower, 0),
             reads: Reads::new(config.id, nonce),
+            freshness: Freshness::default(),
             leadership: Leadership::new(),
             config,
             raw,
@@ -310,6 +315,7 @@ impl Consensus {
             configuration: self.configuration.clone(),
             configuration_number: self.configuration_number,
             lease: self.lease(),
+            as_of: self.freshness.as_of(),
             leaderless_ticks: self.leadership.leaderless_ticks(self.tick),
             connected: self.connected.iter().copied().collect(),
             progress: self.progress(),
@@ -325,8 +331,4 @@ impl Consensus {
             self.effects.push(Effect::Status(status));
         }
     }
-}
-
-fn logger(id: RaftId) -> slog::Logger {
-    slog::Logger::root(tracing_slog::TracingSlogDrain, slog::o!("raft_id" => id.0))
 }

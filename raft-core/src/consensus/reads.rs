@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::freshness::ASK_TICKS;
 use super::io::{Nanos, Ticket};
 use crate::id::{LogIndex, RaftId};
 
@@ -16,12 +17,17 @@ const ROUNDS_MAX: usize = 4;
 /// Rounds of other members that wait for the next round here.
 const REMOTES_MAX: usize = 1024;
 
+/// Last byte of a context: whether its round may wait for the next one that starts anyway. Nobody waits for it.
+const URGENT: u8 = 0;
+const PATIENT: u8 = 1;
+
 /// Another member that asks this leader, with its own round's context: it is given back, and never used here. Raft would
 /// take it for the context of its own round, and acknowledgements of a first copy of the message would count for a second.
 #[derive(Debug)]
 pub(super) struct Remote {
     pub(super) from: RaftId,
     pub(super) context: Bytes,
+    patient: bool,
 }
 
 #[derive(Debug)]
@@ -30,6 +36,8 @@ struct Round {
     remotes: Vec<Remote>,
     sent: Nanos,
     sent_tick: u64,
+    /// It only says how old this member's state is.
+    patient: bool,
 }
 
 #[derive(Debug)]
@@ -64,7 +72,8 @@ impl Reads {
     /// A member asks; at most so many wait, the rest asks again.
     pub(super) fn ask_for(&mut self, from: RaftId, context: Bytes) {
         if self.remotes.len() < REMOTES_MAX {
-            self.remotes.push(Remote { from, context });
+            let patient = context.last() == Some(&PATIENT);
+            self.remotes.push(Remote { from, context, patient });
         }
     }
 
@@ -74,22 +83,26 @@ impl Reads {
         self.waiting.len() + in_flight + confirmed
     }
 
-    /// Whether a round should start now for callers (`lease` asks for one also when nobody waits).
-    pub(super) fn wants_round(&self, lease: bool) -> bool {
-        self.rounds.len() < ROUNDS_MAX && (lease || !self.waiting.is_empty() || !self.remotes.is_empty())
+    /// Whether a round should start now for callers (`due` asks for one also when nobody waits).
+    pub(super) fn wants_round(&self, due: bool) -> bool {
+        let urgent = !self.waiting.is_empty() || self.remotes.iter().any(|remote| !remote.patient);
+        self.rounds.len() < ROUNDS_MAX && (due || urgent)
     }
 
-    /// Starts a round for everybody who waits; returns its context.
-    pub(super) fn start(&mut self, now: Nanos, tick: u64) -> Vec<u8> {
+    /// Starts a round for everybody who waits; returns its context. One `elsewhere`, at the leader, that nobody waits for
+    /// may take its time.
+    pub(super) fn start(&mut self, now: Nanos, tick: u64, elsewhere: bool) -> Vec<u8> {
         let number = self.next;
         self.next += 1;
         let tickets = std::mem::take(&mut self.waiting);
         let remotes = std::mem::take(&mut self.remotes);
-        self.rounds.insert(number, Round { tickets, remotes, sent: now, sent_tick: tick });
-        let mut context = Vec::with_capacity(24);
+        let patient = elsewhere && tickets.is_empty();
+        self.rounds.insert(number, Round { tickets, remotes, sent: now, sent_tick: tick, patient });
+        let mut context = Vec::with_capacity(25);
         context.extend_from_slice(&self.id.0.to_be_bytes());
         context.extend_from_slice(&self.nonce.to_be_bytes());
         context.extend_from_slice(&number.to_be_bytes());
+        context.push(if patient { PATIENT } else { URGENT });
         context
     }
 
@@ -98,7 +111,8 @@ impl Reads {
     pub(super) fn confirm(&mut self, context: &[u8], index: LogIndex) -> Option<(Nanos, Vec<Remote>)> {
         let (id, rest) = context.split_first_chunk::<8>()?;
         let (nonce, rest) = rest.split_first_chunk::<8>()?;
-        let number = u64::from_be_bytes(rest.try_into().ok()?);
+        let (number, _) = rest.split_first_chunk::<8>()?;
+        let number = u64::from_be_bytes(*number);
         if u64::from_be_bytes(*id) != self.id.0 || u64::from_be_bytes(*nonce) != self.nonce {
             return None;
         }
@@ -109,12 +123,16 @@ impl Reads {
         Some((round.sent, round.remotes))
     }
 
-    /// Gives up rounds that were lost on the way (raft drops them in silence): their callers wait for the next one.
+    /// Gives up rounds that were lost on the way (raft drops them in silence): their callers wait for the next one. One
+    /// that nobody waits for may come back until the next of its kind leaves.
     pub(super) fn retry(&mut self, tick: u64, patience_ticks: u64) {
         let late: Vec<u64> = self
             .rounds
             .iter()
-            .filter(|(_, round)| tick.saturating_sub(round.sent_tick) >= patience_ticks)
+            .filter(|(_, round)| {
+                let patience = if round.patient { ASK_TICKS } else { patience_ticks };
+                tick.saturating_sub(round.sent_tick) >= patience
+            })
             .map(|(number, _)| *number)
             .collect();
         for number in late {

@@ -146,8 +146,8 @@ Example:
 /// Options of a node that runs on.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LogOptions {
-    /// What to log to stderr: a level, or a filter such as quorate=debug,warn (raft is the library below)
-    #[arg(long, value_name = "FILTER", env = "QUORATE_LOG", default_value = "info,raft=warn")]
+    /// What to log to stderr: a level, or a filter such as quorate=debug,warn (raft=debug: the library below)
+    #[arg(long, value_name = "FILTER", env = "QUORATE_LOG", default_value = "info")]
     pub(crate) log: String,
     /// Log as JSON lines
     #[arg(long)]
@@ -166,7 +166,7 @@ pub(crate) struct Init {
     /// A name for people; the machine's node id when not given
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// Go on as `run` does; on a directory that is prepared already, just run
+    /// Go on as `run` does; on a directory that is prepared already, just run (what contradicts it is refused)
     #[arg(long)]
     pub(crate) run: bool,
     #[command(flatten)]
@@ -195,7 +195,7 @@ pub(crate) struct Join {
     /// Managers of the cluster, comma separated; one that answers is enough
     #[arg(long = "manager", value_name = "HOST:PORT[,..]", value_delimiter = ',', required = true)]
     pub(crate) managers: Vec<String>,
-    /// Go on as `run` does; on a directory that is prepared already, just run
+    /// Go on as `run` does; on a directory that is prepared already, just run (what contradicts it is refused)
     #[arg(long)]
     pub(crate) run: bool,
     #[command(flatten)]
@@ -228,7 +228,8 @@ Example:
     #[command(after_help = "\
 Prints the value and nothing else. An absent key exits 1.
 Linearizable: it sees every write that was acknowledged before it began. With --serializable the asked manager answers
-from what it has, without a quorum, and may be behind.
+from what it has, without a quorum, and may be behind; with --json it says by how much: every write that was acknowledged
+longer than `age_ms` ago is in it (null: not known, it has not heard from a quorum since it was started).
 
 Example:
   quorate kv get app/config --data-dir /var/lib/quorate > config.yaml")]
@@ -236,7 +237,8 @@ Example:
     /// List keys in order
     #[command(after_help = "\
 All pages are read at one revision. With --limit, the last line says how to go on: --after KEY --revision R.
---keys-only prints one key a line, for scripts.
+--keys-only prints one key a line, for scripts: control characters, backslashes and bytes that are no text are escaped
+(\\n, \\u{1b}, \\\\, \\xff), with --raw printed as they are. --json is exact in any case.
 
 Example:
   quorate kv ls --prefix app/ --keys-only --data-dir /var/lib/quorate
@@ -301,6 +303,9 @@ pub(crate) struct Ls {
     /// Leave the values out
     #[arg(long)]
     pub(crate) keys_only: bool,
+    /// With --keys-only: print keys as they are, also what a terminal takes for a command
+    #[arg(long, requires = "keys_only")]
+    pub(crate) raw: bool,
     /// Only say how many there are
     #[arg(long, conflicts_with_all = ["limit", "keys_only", "after"])]
     pub(crate) count: bool,

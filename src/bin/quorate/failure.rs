@@ -64,6 +64,11 @@ impl Failure {
         Self::not_done(exit, "stopped", message)
     }
 
+    /// A node did not start: as any failure, with the exit codes of `run`.
+    pub(crate) fn start(error: StartError) -> Self {
+        Self { exit: error.exit_code(), ..Self::from(error) }
+    }
+
     /// As the document for scripts.
     pub(crate) fn json(&self) -> Value {
         let outcome = match self.outcome {
@@ -123,8 +128,26 @@ impl From<Error> for Failure {
 
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
-        let exit = error.exit_code();
-        Self { retryable: exit == exit::UNAVAILABLE, ..Self::not_done(exit, "start", error.to_string()) }
+        // As with `Error`: what is not known here is a plain refusal.
+        let kind = match &error {
+            StartError::Invalid(_) => "usage",
+            StartError::Directory(_) => "directory",
+            StartError::Contradiction(_) => "contradiction",
+            StartError::InUse(_) => "in_use",
+            StartError::Damaged(_) => "damaged",
+            StartError::Disk(_) => "disk",
+            StartError::Address(_) => "address",
+            StartError::Unavailable(_) => "unavailable",
+            StartError::Unknown(_) => "unknown",
+            StartError::Internal(_) => "internal",
+            StartError::Refused(_) | _ => "refused",
+        };
+        let exit = error.command_exit_code();
+        Self {
+            retryable: matches!(exit, exit::UNAVAILABLE | exit::UNKNOWN),
+            outcome: if exit == exit::UNKNOWN { Outcome::Unknown } else { Outcome::NotDone },
+            ..Self::not_done(exit, kind, error.to_string())
+        }
     }
 }
 
@@ -146,6 +169,24 @@ mod tests {
             let failure = Failure::from(error.clone());
             assert_eq!(failure.exit, exit, "{error:?}");
             assert_eq!(failure.json()["error"]["retryable"], exit == 3, "{error:?}");
+            assert_eq!(failure.json()["error"]["outcome"], if exit == 4 { "unknown" } else { "not_done" });
+        }
+    }
+    #[test]
+    fn only_a_node_that_runs_has_the_exit_codes_of_run() {
+        let disk = || StartError::Disk("x".into());
+        let damaged = || StartError::Damaged("x".into());
+        assert_eq!((Failure::from(disk()).exit, Failure::start(disk()).exit), (1, 13));
+        assert_eq!((Failure::from(damaged()).exit, Failure::start(damaged()).exit), (1, 12));
+        for (error, exit) in [
+            (StartError::Invalid("x".into()), 2),
+            (StartError::Directory("x".into()), 1),
+            (StartError::Contradiction("x".into()), 1),
+            (StartError::Unavailable("x".into()), 3),
+            (StartError::Unknown("x".into()), 4),
+        ] {
+            let failure = Failure::from(error);
+            assert_eq!(failure.exit, exit, "{}", failure.kind);
             assert_eq!(failure.json()["error"]["outcome"], if exit == 4 { "unknown" } else { "not_done" });
         }
     }

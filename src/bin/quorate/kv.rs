@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::args::{Cas, Del, Get, Global, Kv, Ls, Put};
 use crate::failure::Failure;
-use crate::output::{Output, preview, table};
+use crate::output::{self, Output, escaped, preview, table};
 use crate::target;
 
 /// Entries asked for at a time; the manager may answer with fewer.
@@ -97,7 +97,11 @@ async fn list(ls: Ls, global: &Global, output: Output) -> Result<(), Failure> {
     }
     if ls.keys_only {
         for entry in &entries {
-            output.bytes(&[&entry.key[..], b"\n"].concat())?;
+            if ls.raw {
+                output.bytes(&[&entry.key[..], b"\n"].concat())?;
+            } else {
+                output.line(&escaped(&entry.key))?;
+            }
         }
     } else if !entries.is_empty() {
         let rows = entries
@@ -115,7 +119,8 @@ async fn list(ls: Ls, global: &Global, output: Output) -> Result<(), Failure> {
         output.line(&table(&["KEY", "MOD REVISION", "VERSION", "BYTES", "VALUE"], &[1, 2, 3], rows))?;
     }
     let keys = if entries.len() == 1 { "1 key".to_owned() } else { format!("{} keys", entries.len()) };
-    output.note(&format!("{keys} at revision {}", page.revision));
+    let old = if ls.serializable { format!(", {}", age(&page)) } else { String::new() };
+    output.note(&format!("{keys} at revision {}{old}", page.revision));
     if more {
         let last = preview(&last, usize::MAX);
         output.note(&format!("there are more: go on with --after '{last}' --revision {}", page.revision));
@@ -265,9 +270,18 @@ fn entry_json(entry: &Entry, with_value: bool) -> Map<String, Value> {
     document
 }
 
+/// How old a serializable answer may be, in words.
+fn age(page: &RangePage) -> String {
+    page.age.map_or_else(
+        || "of unknown age: the manager asked has not heard from a quorum since it was started".to_owned(),
+        |age| format!("at most {} old", output::ago(age)),
+    )
+}
+
 fn staleness(document: &mut Map<String, Value>, page: &RangePage) {
     document.insert("applied".into(), page.applied.into());
-    document.insert("age_ms".into(), u64::try_from(page.age.as_millis()).unwrap_or(u64::MAX).into());
+    let age_ms = page.age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+    document.insert("age_ms".into(), age_ms.into());
 }
 
 #[cfg(test)]

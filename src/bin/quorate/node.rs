@@ -3,6 +3,7 @@
 //! Owns the process of a running node: its log output, its signals, its one line when ready. Never opens a running
 //! node's store. Called by `main`.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use quorate::{Node, NodeBuilder, Prepared, Start, StopReason};
@@ -21,14 +22,12 @@ fn directory(global: &Global) -> Result<&Path, Failure> {
     }
 }
 
-/// Warns of an address that nobody else can reach this node at.
-fn check_reach(listen: Option<&str>, advertise: Option<&str>, output: Output) {
-    let listen = listen.unwrap_or("[::]:4701");
-    let everywhere = ["[::]:", "0.0.0.0:"].iter().any(|any| listen.starts_with(any));
-    if advertise.is_none() && everywhere {
+/// A first manager that listens on every address is known at none. (Of a newcomer the managers see where it is.)
+fn check_reach(address: &str, output: Output) {
+    if address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified()) {
         output.note(&format!(
-            "warning: this node listens on every address ({listen}), and the other managers would be told that as its \
-             address. Give --advertise HOST:PORT, unless it stays alone"
+            "warning: this node listens on every address, and {address} is all that other managers would be told. \
+             Unless it stays alone, found it anew in another directory with --advertise HOST:PORT"
         ));
     }
 }
@@ -49,12 +48,12 @@ fn builder(directory: &Path, listen: Option<String>, advertise: Option<String>, 
 
 pub(crate) async fn init(init: Init, global: &Global, output: Output) -> Result<(), Failure> {
     let directory = directory(global)?;
-    check_reach(init.listen.as_deref(), init.advertise.as_deref(), output);
     let builder = builder(directory, init.listen, init.advertise, init.name);
     if init.run {
         return run_on(builder, Start::OpenOrInit, &init.log, output).await;
     }
     let prepared = builder.init().await?;
+    check_reach(&prepared.advertise, output);
     if output.json {
         return output.document(&prepared_json(&prepared));
     }
@@ -68,7 +67,10 @@ pub(crate) async fn init(init: Init, global: &Global, output: Output) -> Result<
 pub(crate) async fn join(join: Join, global: &Global, output: Output) -> Result<(), Failure> {
     let directory = directory(global)?;
     if join.replace {
-        let prepared = builder(directory, join.listen, join.advertise, None).rejoin(join.managers).await?;
+        let prepared = builder(directory, join.listen, join.advertise, None)
+            .patience(global.timeout)
+            .rejoin(join.managers)
+            .await?;
         if output.json {
             return output.document(&prepared_json(&prepared));
         }
@@ -79,8 +81,7 @@ pub(crate) async fn join(join: Join, global: &Global, output: Output) -> Result<
         ));
     }
     let token = token(join.token.as_deref().unwrap_or_default())?;
-    check_reach(join.listen.as_deref(), join.advertise.as_deref(), output);
-    let builder = builder(directory, join.listen, join.advertise, join.name);
+    let builder = builder(directory, join.listen, join.advertise, join.name).patience(global.timeout);
     if join.run {
         let start = Start::OpenOrJoin { token, managers: join.managers };
         return run_on(builder, start, &join.log, output).await;
@@ -139,7 +140,7 @@ async fn run_on(builder: NodeBuilder, start: Start, log: &LogOptions, output: Ou
     start_logging(log)?;
     let mut signals = Signals::new()?;
     let node = tokio::select! {
-        node = builder.start(start) => node?,
+        node = builder.start(start) => node.map_err(Failure::start)?,
         name = signals.next() => {
             tracing::info!(signal = name, "stopped before the node had started");
             return Ok(());

@@ -2,7 +2,9 @@
 //!
 //! Owns every write to stdout and stderr. A reader that went away (`| head -1`) is not an error. Called by every verb.
 
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -120,10 +122,43 @@ pub(crate) fn preview(bytes: &[u8], most: usize) -> String {
             shown.push('…');
             break;
         }
-        // Control characters of a stored value must not reach the terminal.
-        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+        // What a stored value tells a terminal to do must not reach it.
+        if commands(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
     }
     shown
+}
+
+/// Bytes on one line from which they can be told again: control characters, backslashes and what is no text as `\n`,
+/// `\u{1b}`, `\\` and `\xff`, all else as it is.
+pub(crate) fn escaped(bytes: &[u8]) -> String {
+    let mut shown = String::new();
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c == '\\' || commands(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+        }
+        for byte in chunk.invalid() {
+            let _infallible = write!(shown, "\\x{byte:02x}");
+        }
+    }
+    shown
+}
+
+/// Whether a terminal takes it for a command, or shows a line in another order than it is in.
+fn commands(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// A duration as people say it: `80ms`, `12s`, `4m 12s`, `3h 05m`, `2d 03h`.
+pub(crate) fn ago(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, 0) => format!("{}ms", time.as_millis()),
+        (0, 0, 0, seconds) => format!("{seconds}s"),
+        (0, 0, minutes, seconds) => format!("{minutes}m {seconds:02}s"),
+        (0, hours, minutes, _) => format!("{hours}h {minutes:02}m"),
+        (days, hours, _, _) => format!("{days}d {hours:02}h"),
+    }
 }
 
 #[cfg(test)]
@@ -135,6 +170,28 @@ mod tests {
         assert_eq!(preview(b"a\nb\x1b[31mc", 60), "a\\nb\\u{1b}[31mc");
         assert_eq!(preview("äöü".as_bytes(), 2), "äö…");
         assert_eq!(preview(&[0xff, b'x'], 60), "\u{fffd}x");
+    }
+
+    #[test]
+    fn what_is_escaped_can_be_told_again_and_commands_nothing() {
+        for (bytes, shown) in [
+            (&b"app/config"[..], "app/config"),
+            ("grüße 🙂".as_bytes(), "grüße 🙂"),
+            (b"a\nb\x1b[2Jc", "a\\nb\\u{1b}[2Jc"),
+            (b"a\\nb", "a\\\\nb"),
+            (b"\xff\x00", "\\xff\\u{0}"),
+            ("\u{202e}exe".as_bytes(), "\\u{202e}exe"),
+        ] {
+            assert_eq!(escaped(bytes), shown);
+        }
+    }
+
+    #[test]
+    fn a_time_is_said_as_people_say_it() {
+        for (seconds, said) in [(12, "12s"), (252, "4m 12s"), (60, "1m 00s"), (3_900, "1h 05m"), (97_200, "1d 03h")] {
+            assert_eq!(ago(Duration::from_secs(seconds)), said);
+        }
+        assert_eq!(ago(Duration::from_millis(80)), "80ms");
     }
 
     #[test]

@@ -3,12 +3,13 @@
 //! Owns the words and the table. Never judges health: the manager that answered did. Called by `main`.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use quorate::status::{ClusterStatus, Health, ManagerStatus};
 
 use crate::args::Global;
 use crate::failure::Failure;
-use crate::output::{Output, Tone, table};
+use crate::output::{Output, Tone, ago, table};
 use crate::target;
 
 pub(crate) async fn run(global: &Global, output: Output) -> Result<(), Failure> {
@@ -78,7 +79,7 @@ fn lost(status: &ClusterStatus, voters: &[&ManagerStatus], output: Output, seats
     let word = output.tint(Tone::Bad, "QUORUM LOST");
     let mut page = format!(
         "{word} for {}: {seats}. Writes are refused. Nothing acknowledged is lost.\n",
-        ago(status.leaderless_ms)
+        ago(Duration::from_millis(status.leaderless_ms))
     );
     let missing: Vec<&&ManagerStatus> = voters.iter().filter(|manager| !manager.reachable).collect();
     if missing.is_empty() {
@@ -143,16 +144,6 @@ fn managers(status: &ClusterStatus) -> String {
 
 fn count(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
-}
-
-/// A duration as people say it: `4m 12s`.
-fn ago(ms: u64) -> String {
-    let seconds = ms / 1000;
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, seconds) => format!("{seconds}s"),
-        (0, minutes, seconds) => format!("{minutes}m {seconds:02}s"),
-        (hours, minutes, _) => format!("{hours}h {minutes:02}m"),
-    }
 }
 
 #[cfg(test)]

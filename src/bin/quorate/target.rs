@@ -58,6 +58,14 @@ async fn local(directory: &Path, timeout: Duration) -> Result<Client, Failure> {
             Err(Error::Unavailable(_)) if Instant::now() < until && directory.join("node.id").exists() => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
+            // Asked for a directory that was never a node's: that a node is to be started there would be bad advice.
+            Err(Error::Unavailable(_)) if !directory.join("node.id").exists() => {
+                return Err(Failure::unavailable(format!(
+                    "no node is running on {directory}, and none was prepared there: give the --data-dir of a node, or \
+                     prepare this one with `quorate init` or `quorate join` and start it with `quorate run`",
+                    directory = directory.display()
+                )));
+            }
             connected => return Ok(connected?),
         }
     }
@@ -78,8 +86,15 @@ pub(crate) async fn client(global: &Global) -> Result<Client, Failure> {
                 local(&directory, global.timeout).await
             }
             Target::Remote { managers, identity } => {
-                let identity = Identity::load(&identity).map_err(|error| Failure::usage(error.to_string()))?;
-                Ok(Client::connect_within(managers, identity, global.timeout).await?)
+                let identity = Identity::load(&identity).map_err(|error| {
+                    Failure::usage(format!(
+                        "{error}. Give --identity the operator.id that `quorate init` wrote, as a user who may read it"
+                    ))
+                })?;
+                match Client::connect_within(managers, identity, global.timeout).await {
+                    Err(Error::Invalid(why)) => Err(Failure::usage(format!("{why}. Nothing was sent"))),
+                    connected => Ok(connected?),
+                }
             }
         }
     };

@@ -2,7 +2,7 @@
 //!
 //! Owns what an observer who sees all members at once knows. Never influences a run. Called by the world.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -80,6 +80,10 @@ pub(super) struct Checks {
     leases: BTreeMap<RaftId, (u64, u64)>,
     fenced: BTreeMap<u64, RaftId>,
     applied: BTreeMap<RaftId, u64>,
+    /// The highest entry that somebody was told of.
+    acked_index: u64,
+    /// By member: what was acknowledged anywhere when it took a step, by its own clock; kept where that grew.
+    known: BTreeMap<RaftId, VecDeque<(u64, u64)>>,
     /// Acknowledged writes with their revisions.
     pub(super) acked: BTreeMap<(u64, u64), u64>,
     pub(super) revisions: BTreeMap<u64, (u64, u64)>,
@@ -145,6 +149,9 @@ impl Checks {
                 Some(_) => {}
             }
         }
+        if let Some(as_of) = status.as_of {
+            self.is_as_fresh(id, as_of.0, status.applied.0)?;
+        }
         match status.lease {
             None => {
                 self.leases.remove(&id);
@@ -152,6 +159,29 @@ impl Checks {
             Some(lease) => self.lease(now, id, lease.term.0, lease.until.0)?,
         }
         Ok(())
+    }
+
+    /// A member takes a step at `clock`, its own time.
+    pub(super) fn steps(&mut self, id: RaftId, clock: u64) {
+        let known = self.known.entry(id).or_default();
+        if known.back().is_none_or(|(at, index)| *at < clock && *index < self.acked_index) {
+            known.push_back((clock, self.acked_index));
+        }
+    }
+
+    /// Everything acknowledged before `as_of` is applied there.
+    fn is_as_fresh(&mut self, id: RaftId, as_of: u64, applied: u64) -> Check {
+        let Some(known) = self.known.get_mut(&id) else { return Ok(()) };
+        while known.get(1).is_some_and(|(at, _)| *at <= as_of) {
+            known.pop_front();
+        }
+        match known.front() {
+            Some((at, acked)) if *at <= as_of && *acked > applied => broken(
+                "age_is_honest",
+                format!("{id} says that it is as of {as_of} with {applied} applied, {acked} was acknowledged before"),
+            ),
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn lease(&mut self, now: u64, id: RaftId, term: u64, until: u64) -> Check {
@@ -241,7 +271,8 @@ impl Checks {
     }
 
     /// At the moment of an acknowledgement the write is in the synced storage of a quorum.
-    pub(super) fn acknowledged(&self, index: u64, holds: impl Fn(RaftId, u64, u64) -> bool) -> Check {
+    pub(super) fn acknowledged(&mut self, index: u64, holds: impl Fn(RaftId, u64, u64) -> bool) -> Check {
+        self.acked_index = self.acked_index.max(index);
         let Some((term, _)) = self.committed.get(&index).copied() else {
             return broken("acknowledged_is_committed", format!("entry {index} was acknowledged by nobody's commit"));
         };

@@ -146,6 +146,7 @@ impl World {
         let local = Nanos(member.clock(now));
         let boot = member.boot;
         let Some(process) = &mut member.process else { return Ok(()) };
+        self.checks.steps(id, local.0);
         let stepped = catch_unwind(AssertUnwindSafe(|| process.consensus.step(local, inputs)));
         let effects = match stepped {
             Ok(effects) => effects,

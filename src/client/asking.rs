@@ -1,0 +1,132 @@
+//! One request, until there is an answer, a refusal, or the deadline.
+//!
+//! Owns the attempts: which errors are worth another one, how long each may take, and what may be said of the outcome
+//! when there is none. With an attempt open nobody is told "not done". Called by the client.
+
+use std::time::Duration;
+
+use quorate_transport::api;
+use tokio::time::Instant;
+
+use super::round::Round;
+use super::{Answered, Client};
+use crate::error::{Error, Result};
+
+/// How a request failed, as far as the client itself must know.
+pub(super) enum Failed {
+    /// The managers no longer know the client, and no other copy of the request is on its way: nothing was done.
+    Forgotten(Error),
+    Final(Error),
+}
+
+impl Failed {
+    pub(super) fn into_error(self) -> Error {
+        match self {
+            Self::Forgotten(error) | Self::Final(error) => error,
+        }
+    }
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Final(error)
+    }
+}
+
+/// Whether a request can leave something behind that nobody has heard of.
+const fn changes_something(kind: &api::request::Kind) -> bool {
+    use api::request::Kind;
+    match kind {
+        Kind::Write(_) | Kind::Transfer(_) | Kind::Command(_) | Kind::Rejoin(_) => true,
+        Kind::Read(_) | Kind::Status(_) | Kind::MemberStatus(_) | Kind::TokenShow(_) => false,
+    }
+}
+
+impl Client {
+    /// Asks until there is an answer, a refusal, or the deadline. A lost quorum is told once a [`Round`] agrees on it,
+    /// unless an attempt is open: only the managers can tell what became of that, and they may be back in time.
+    pub(super) async fn ask_noting(&self, kind: api::request::Kind) -> Result<api::response::Kind, Failed> {
+        let way = &self.shared.way;
+        let until = Instant::now() + self.deadline;
+        let changes = changes_something(&kind);
+        let mut open = false;
+        let mut round = Round::default();
+        let mut last: Option<Error> = None;
+        let mut pause = Duration::from_millis(10);
+        // A hand-over cannot be sent twice without harm; everything else is exactly-once or only reads.
+        let repeatable = !matches!(kind, api::request::Kind::Transfer(_));
+        let mut attempt = way.attempt().filter(|_| repeatable);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(self.given_up(open, last).into());
+            }
+            let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+            let request = api::Request { deadline_ms, kind: Some(kind.clone()) };
+            let patience = left.min(attempt.unwrap_or(left));
+            // A cluster that is only slow must not drown in repeats of what it is still working on.
+            attempt = attempt.map(|attempt| attempt * 2);
+            match way.call(request, patience, round.asked()).await {
+                Ok(Answered { by, response: api::Response { kind: Some(api::response::Kind::Error(error)) } }) => {
+                    let may_be_done = matches!(error.code(), api::Code::Unknown);
+                    if matches!(error.code(), api::Code::Expired) && !open {
+                        return Err(Failed::Forgotten(Error::from_wire(error)));
+                    }
+                    let error = Error::from_wire(error);
+                    if !(repeatable && (error.is_retryable() || may_be_done)) {
+                        return Err(error.into());
+                    }
+                    open |= may_be_done && changes;
+                    if matches!(error, Error::QuorumLost(_)) {
+                        round.lost(by, error.clone());
+                    } else {
+                        round.restart();
+                    }
+                    last = Some(error);
+                }
+                Ok(Answered { response: api::Response { kind: Some(kind) }, .. }) => return Ok(kind),
+                Ok(Answered { response: api::Response { kind: None }, .. }) => {
+                    let what = "the manager answered with a kind this client does not know";
+                    return Err(Error::Internal(what.into()).into());
+                }
+                Err(error) => {
+                    open |= error.unknown && changes;
+                    if open && !repeatable {
+                        return Err(Error::Unknown(format!(
+                            "{}: whether it was done is unknown, ask for the status",
+                            error.message
+                        ))
+                        .into());
+                    }
+                    round.unreachable(&error.unreachable);
+                    if !round.is_grave() {
+                        last = Some(Error::Unavailable(error.message));
+                    }
+                }
+            }
+            if let Some(lost) = round.end(way.managers()).filter(|_| !open) {
+                return Err(lost.into());
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            tokio::time::sleep(pause.min(left)).await;
+            pause = (pause * 2).min(Duration::from_millis(200));
+        }
+    }
+
+    fn given_up(&self, open: bool, last: Option<Error>) -> Error {
+        let seconds = self.deadline.as_secs_f32();
+        let why = last.as_ref().map_or_else(|| "no answer".to_owned(), ToString::to_string);
+        if open {
+            return Error::Unknown(format!(
+                "no answer within {seconds} s: the request may or may not have been done. Read to find out, or send it again if that is harmless. Last: {why}"
+            ));
+        }
+        match last {
+            Some(error @ (Error::NoLeader(_) | Error::QuorumLost(_) | Error::Overloaded(_))) => error,
+            _ => Error::Unavailable(format!("not done within {seconds} s: {why}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
