@@ -138,7 +138,8 @@ impl NodeBuilder {
         self
     }
 
-    /// How long a standby must be connected and caught up before it gets a seat. Default 2 s.
+    /// How long a standby must be connected and caught up before it gets a seat, where the cluster's policy says nothing.
+    /// Default 2 s.
     pub const fn stable(mut self, stable: Duration) -> Self {
         self.stable = stable;
         self

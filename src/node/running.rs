@@ -98,8 +98,7 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     settings.tick_nanos = u64::try_from(builder.tick.as_nanos()).unwrap_or(settings.tick_nanos).max(1_000_000);
     settings.log_window_entries = builder.log_window.max(16);
     settings.log_window_bytes = config::LOG_WINDOW_BYTES;
-    settings.stable_ticks =
-        (builder.stable.as_nanos() / u128::from(settings.tick_nanos)).try_into().unwrap_or(u64::MAX);
+    settings.seat_times.stable_ms = u64::try_from(builder.stable.as_millis()).unwrap_or(u64::MAX);
     let start = MachineStart { boot, state: state.status().clone(), records: Arc::clone(&records), tail };
     let machine = Consensus::new(settings, start).map_err(|cause: StopCause| StartError::Damaged(cause.to_string()))?;
     let store = OpenStoreParts { log, log_reader, staging, meta };

@@ -4,6 +4,7 @@
 //! the crate is compiled. Called by whoever makes a machine.
 
 use crate::id::RaftId;
+use crate::membership::plan::{LOST_AFTER_TICKS_MIN, SeatTimes};
 
 /// Ticks between heartbeats.
 pub const HEARTBEAT_TICKS: u32 = 4;
@@ -21,6 +22,7 @@ pub const LEASE_PERCENT: u64 = 90;
 const _: () = assert!(HEARTBEAT_TICKS * 3 < ELECTION_TICKS);
 const _: () = assert!(ELECTION_TICKS < ELECTION_TICKS_MIN && ELECTION_TICKS_MIN < ELECTION_TICKS_MAX);
 const _: () = assert!(LEASE_PERCENT < 100);
+const _: () = assert!(LOST_AFTER_TICKS_MIN == 10 * ELECTION_TICKS as u64);
 
 /// Settings of one machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,8 +53,9 @@ pub struct Config {
     pub entry_bytes_max: usize,
     /// Entries proposed and not yet on the leader's disk: above it requests gather in the next entry.
     pub unpersisted_max: usize,
-    /// Ticks for which a standby must be caught up and heard before it gets a seat.
-    pub stable_ticks: u64,
+    /// The times of the odd rule where the cluster's record says nothing: lost after 30 s, a worker promoted after 5 min,
+    /// a standby stable after 2 s.
+    pub seat_times: SeatTimes,
     /// Entries that a standby may be behind and still count as caught up.
     pub caught_up_entries: u64,
 }
@@ -74,7 +77,7 @@ impl Config {
             waiting_max: 16_384,
             entry_bytes_max: 1 << 20,
             unpersisted_max: 2,
-            stable_ticks: 100,
+            seat_times: SeatTimes::DEFAULT,
             caught_up_entries: 256,
         }
     }

@@ -50,6 +50,11 @@ impl Guard {
         self.before.len() % 2 == 1 && self.after.len() % 2 == 1
     }
 
+    /// Whether the entry did what it said.
+    pub fn leads_to(&self, result: &Configuration) -> bool {
+        self.after.iter().copied().eq(result.voters.iter().map(|id| id.0))
+    }
+
     /// Reads the guard of a change; `None` when there is none.
     pub fn of(change: &eraftpb::ConfChangeV2) -> Option<Self> {
         if change.context.is_empty() {

@@ -349,10 +349,16 @@ pub struct Progress {
     pub id: RaftId,
     /// The highest index known to be on its disk.
     pub matched: LogIndex,
+    /// It was heard of within one election timeout.
+    pub heard: bool,
+    /// It has nearly all of the log.
+    pub caught_up: bool,
     /// Ticks since it was heard of in this leadership.
     pub silent_ticks: u64,
     /// Ticks for which it has been caught up and heard without a break.
     pub stable_ticks: u64,
+    /// Ticks for which it has been on its way to be a ready standby.
+    pub waiting_ticks: u64,
 }
 
 /// What others may see of this member. Published when anything but counters of time changed, and on every tick.
@@ -376,6 +382,11 @@ pub struct Status {
     pub configuration: Configuration,
     /// Its number.
     pub configuration_number: u64,
+    /// A configuration entry is in the log and not yet applied.
+    pub changing: bool,
+    /// On a leader that is the only voter: what it acknowledges is on its own disk only. False while a standby has
+    /// everything on disk before it is acknowledged, and on everybody else.
+    pub single_copy: bool,
     /// The leadership that may be acted on.
     pub lease: Option<Lease>,
     /// Everything acknowledged anywhere before this moment is applied here; `None` while this process knows of no such

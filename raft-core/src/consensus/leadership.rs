@@ -89,7 +89,8 @@ impl Consensus {
         was.timeout_now_sent = false;
         if began {
             was.first_index = LogIndex(self.raw.raft.raft_log.last_index());
-            self.heard.clear();
+            self.members.begin(self.tick);
+            self.copies.begin();
         }
         self.reads.restart();
         self.drop_stale_sendable();
@@ -201,10 +202,12 @@ impl Consensus {
 
     /// The other voter (of the incoming half) with the most of the log, heard of lately.
     pub(super) fn furthest_voter(&self) -> Option<RaftId> {
-        self.configuration
-            .voters
-            .iter()
-            .copied()
+        self.furthest(self.configuration.voters.iter().copied())
+    }
+
+    /// Of these the one with the most of the log, heard of lately; never this member.
+    pub(super) fn furthest(&self, among: impl Iterator<Item = RaftId>) -> Option<RaftId> {
+        among
             .filter(|id| *id != self.config.id && self.is_heard(*id))
             .max_by_key(|id| (self.raw.raft.prs().get(id.0).map_or(0, |p| p.matched), std::cmp::Reverse(*id)))
     }

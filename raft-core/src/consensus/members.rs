@@ -1,43 +1,105 @@
-//! Members: who is heard, which configuration is in force, and what the leader changes next.
+//! Members: who is heard, how long everybody is silent, caught up or on the way, and what the leader does about it.
 //!
-//! Owns the explicit joint changes of design section 4, rule 7: one in flight; a guard in every configuration entry
-//! decides on every node alike whether it takes effect; whoever leads a joint configuration proposes the leave, only
-//! while it sits in the incoming half. What to change is the planner's decision ([`crate::membership::plan`]);
-//! everything here is level-triggered: it is computed anew from what is in force.
+//! Owns the counting, in ticks of this leadership and from messages received (not raft's own activity mark, which is
+//! cleared every election timeout): from zero for each new leader and after missed ticks. What to change is the planner's
+//! decision ([`crate::membership::plan`]); everything here is level-triggered: it is computed anew from what is in force.
+
+use std::collections::BTreeMap;
 
 use raft::ProgressState;
-use raft::eraftpb;
 
+use super::Consensus;
 use super::config::ELECTION_TICKS;
-use super::guard::{self, Guard};
 use super::io::Progress;
-use super::{Consensus, convert};
-use crate::id::{LineageId, LogIndex, RaftId};
-use crate::membership::plan::{self, ManagerView, SeatChange, SeatPolicy, SeatView};
-use crate::membership::quorum::{Quorum, check_odd};
-use crate::membership::record::Role;
-use crate::state::contract::Payload;
-use prost011::Message as _;
+use super::view::{self, Observed, Roster};
+use crate::id::{LogIndex, NodeId, RaftId};
+use crate::membership::plan::{self, SeatPolicy, SeatView};
+use crate::membership::record::NodeRecord;
 
-/// When a member was heard of, in ticks of this leadership.
+/// When a member was heard of.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Heard {
+struct Heard {
     at: u64,
     stable_since: Option<u64>,
+}
+
+/// A manager on its way.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    raft_id: u64,
+    since: u64,
+}
+
+/// A manager that is not to be replaced for a while.
+#[derive(Debug, Clone, Copy)]
+struct Hold {
+    serial: u64,
+    until: u64,
+}
+
+/// What the leader counts.
+#[derive(Debug, Default)]
+pub(super) struct Members {
+    /// Silence is counted from here at the earliest.
+    watching: u64,
+    heard: BTreeMap<RaftId, Heard>,
+    waiting: BTreeMap<NodeId, Waiting>,
+    holds: BTreeMap<NodeId, Hold>,
+    pub(super) taken_back: BTreeMap<NodeId, u64>,
+    /// Since when a seat has nobody to go to.
+    pub(super) short_since: Option<u64>,
+    /// Leadership is not handed over for a seat, or by preference, before.
+    pub(super) next_transfer: u64,
+    /// Records were changed by the entry at this index: until it is applied they are not looked at.
+    pub(super) written: LogIndex,
+    /// Records or configuration have changed: they may have to be brought in line.
+    pub(super) unsettled: bool,
+    pub(super) roster: Roster,
+}
+
+impl Members {
+    pub(super) fn new(roster: Roster) -> Self {
+        Self { roster, ..Self::default() }
+    }
+
+    /// Everything is counted from now on: a leadership begins.
+    pub(super) fn begin(&mut self, tick: u64) {
+        let roster = std::mem::take(&mut self.roster);
+        *self = Self { watching: tick, unsettled: true, roster, ..Self::default() };
+    }
+
+    /// Silence that we slept through says nothing about the others.
+    pub(super) fn forget(&mut self, tick: u64) {
+        self.watching = tick;
+        self.heard.clear();
+        self.waiting.clear();
+        self.short_since = None;
+    }
+
+    /// Since when this leadership has been watching without a break.
+    pub(super) const fn watching(&self) -> u64 {
+        self.watching
+    }
 }
 
 impl Consensus {
     pub(super) fn hear(&mut self, from: RaftId) {
         let tick = self.tick;
-        self.heard.entry(from).and_modify(|heard| heard.at = tick).or_insert(Heard { at: tick, stable_since: None });
+        let heard = self.members.heard.entry(from).or_insert(Heard { at: tick, stable_since: None });
+        heard.at = tick;
     }
 
     /// Heard of within one election timeout.
     pub(super) fn is_heard(&self, id: RaftId) -> bool {
-        self.heard.get(&id).is_some_and(|heard| self.tick - heard.at <= u64::from(ELECTION_TICKS))
+        self.members.heard.get(&id).is_some_and(|heard| self.tick - heard.at <= u64::from(ELECTION_TICKS))
     }
 
-    fn is_caught_up(&self, id: RaftId) -> bool {
+    pub(super) fn silent_ticks(&self, id: RaftId) -> u64 {
+        let heard = self.members.heard.get(&id).map_or(0, |heard| heard.at);
+        self.tick.saturating_sub(heard.max(self.members.watching))
+    }
+
+    pub(super) fn is_caught_up(&self, id: RaftId) -> bool {
         let raft = &self.raw.raft;
         raft.prs().get(id.0).is_some_and(|progress| {
             let follows = progress.state == ProgressState::Replicate
@@ -48,48 +110,14 @@ impl Consensus {
         })
     }
 
-    fn lineage(&self) -> LineageId {
-        self.records.lineage().current().unwrap_or_default()
+    fn stable_ticks(&self, id: RaftId) -> u64 {
+        let since = self.members.heard.get(&id).and_then(|heard| heard.stable_since);
+        since.map_or(0, |since| self.tick - since)
     }
 
-    /// What a committed configuration entry does: computed here, where it is handed over, and sent along.
-    pub(super) fn configure(&mut self, index: LogIndex, data: &[u8]) -> Payload {
-        let void = Payload::Configuration { result: None, number: self.configuration_number };
-        let Some(change) = convert::conf_change(data) else {
-            self.broken("configuration_entries_are_guarded", format!("entry {index} cannot be read"));
-            return void;
-        };
-        let current = Guard::of(&change)
-            .is_some_and(|guard| guard.is_current(self.lineage(), self.configuration_number, &self.configuration));
-        if !current {
-            tracing::info!(%index, number = self.configuration_number, "configuration entry is void: superseded");
-            return void;
-        }
-        match self.raw.apply_conf_change(&change) {
-            Ok(state) => {
-                self.configuration = convert::configuration(&state);
-                self.configuration_number += 1;
-            }
-            Err(error) => {
-                // Raft refuses on every node alike: it is a function of the configuration in force.
-                tracing::warn!(%index, %error, "configuration entry refused");
-                return void;
-            }
-        }
-        self.pin_timeout();
-        if !self.configuration.is_odd() {
-            let detail = format!("entry {index} led to {:?}", self.configuration);
-            self.broken("ODD", detail);
-        }
-        if self.is_leader() && !self.configuration.is_voter(self.config.id) {
-            // Another leader proposed the leave and this one, outside of the incoming half, came to power before it was
-            // applied. Raft would let it lead on, and panic at its next commit when it is no member at all.
-            tracing::info!(%index, "this leader lost its seat to an earlier leader's change: it steps down");
-            let term = self.raw.raft.term;
-            self.raw.raft.become_follower(term, 0);
-            self.pin_timeout();
-        }
-        Payload::Configuration { result: Some(self.configuration.clone()), number: self.configuration_number }
+    pub(super) fn note_records(&mut self) {
+        self.members.roster = Roster::of(&self.records);
+        self.members.unsettled = true;
     }
 
     pub(super) fn tick_members(&mut self, missed: bool) {
@@ -99,16 +127,86 @@ impl Consensus {
         for id in self.configuration.members() {
             let stable = self.is_heard(id) && self.is_caught_up(id) && self.connected.contains(&id);
             let tick = self.tick;
-            if let Some(heard) = self.heard.get_mut(&id) {
+            if let Some(heard) = self.members.heard.get_mut(&id) {
                 heard.stable_since = if stable { heard.stable_since.or(Some(tick)) } else { None };
             }
         }
         self.drop_stale_sendable();
-        self.change_members();
+        // A record that no policy can be read from cannot be written; nothing is planned by it.
+        let Ok(policy) = SeatPolicy::of(&self.records.cluster, &self.config.seat_times, self.config.tick_nanos) else {
+            return;
+        };
+        self.count_waiting(&policy);
+        self.change_members(&policy);
+    }
+
+    /// Since when each manager has been on its way, and until when each replacement is held up.
+    fn count_waiting(&mut self, policy: &SeatPolicy) {
+        let (tick, tick_nanos) = (self.tick, self.config.tick_nanos.max(1));
+        let (was, held) = (std::mem::take(&mut self.members.waiting), std::mem::take(&mut self.members.holds));
+        let roster = &self.members.roster;
+        let (mut waiting, mut holds) = (BTreeMap::new(), BTreeMap::new());
+        for node in roster.managers(&self.records).chain(roster.enrolling(&self.records)) {
+            let Some(id) = node.node_id() else { continue };
+            let raft_id = RaftId(node.raft_id);
+            let arrived = self.configuration.voters.contains(&raft_id) || self.stable_ticks(raft_id) >= policy.stable;
+            let ready = raft_id == self.config.id || (arrived && self.is_heard(raft_id));
+            if !ready {
+                // A raft id that an enrolling node gets does not begin its way anew, a fresh store's does.
+                let known = was.get(&id).filter(|was| was.raft_id == node.raft_id || was.raft_id == 0);
+                let since = known.map_or(tick, |was| was.since);
+                waiting.insert(id, Waiting { raft_id: node.raft_id, since });
+            }
+            if node.hold_ms > 0 {
+                let known = held.get(&id).copied().filter(|hold| hold.serial == node.hold_serial);
+                let ticks = node.hold_ms.saturating_mul(1_000_000) / tick_nanos;
+                let fresh = Hold { serial: node.hold_serial, until: tick.saturating_add(ticks) };
+                holds.insert(id, known.unwrap_or(fresh));
+            }
+        }
+        (self.members.waiting, self.members.holds) = (waiting, holds);
+    }
+
+    pub(super) fn waiting_ticks(&self, node: &NodeRecord) -> u64 {
+        let waiting = node.node_id().and_then(|id| self.members.waiting.get(&id));
+        waiting.map_or(0, |waiting| self.tick - waiting.since)
+    }
+
+    fn is_held(&self, node: &NodeRecord) -> bool {
+        let hold = node.node_id().and_then(|id| self.members.holds.get(&id));
+        hold.is_some_and(|hold| self.tick < hold.until)
+    }
+
+    pub(super) fn seat_view(&self, policy: &SeatPolicy) -> SeatView {
+        let (roster, records) = (&self.members.roster, &*self.records);
+        let manager = |node: &NodeRecord| {
+            let id = RaftId(node.raft_id);
+            let observed = Observed {
+                leader: id == self.config.id,
+                connected: self.connected.contains(&id) && self.is_heard(id),
+                caught_up: self.is_caught_up(id),
+                stable_ticks: self.stable_ticks(id),
+                silent_ticks: self.silent_ticks(id),
+                waiting_ticks: self.waiting_ticks(node),
+                held: self.is_held(node),
+            };
+            view::manager(node, observed, policy)
+        };
+        let worker = |node: &NodeRecord| {
+            let taken_back = node.node_id().and_then(|id| self.members.taken_back.get(&id));
+            view::worker(node, taken_back.map(|at| self.tick - at))
+        };
+        SeatView {
+            configuration: self.configuration.clone(),
+            pending: self.raw.raft.has_pending_conf(),
+            managers: roster.managers(records).map(manager).collect(),
+            enrolling: roster.enrolling(records).filter(|node| self.waiting_ticks(node) < policy.patience).count(),
+            workers: roster.eligible(records).map(worker).collect(),
+        }
     }
 
     /// One step towards what the records ask for, if one is due and nothing is in flight.
-    fn change_members(&mut self) {
+    fn change_members(&mut self, policy: &SeatPolicy) {
         let settled =
             self.raw.raft.commit_to_current_term() && !self.raw.raft.has_pending_conf() && !self.is_transferring();
         if !settled {
@@ -118,96 +216,42 @@ impl Consensus {
             self.leave_joint();
             return;
         }
-        let Ok(policy) = SeatPolicy::new(self.records.cluster.max_voters) else { return };
-        if let Some(change) = plan::plan(&self.seat_view(), policy) {
+        self.settle_records();
+        let view = self.seat_view(policy);
+        if let Some(change) = plan::plan(&view, policy) {
+            self.members.short_since = None;
             self.change_to(&change);
-        }
-    }
-
-    fn seat_view(&self) -> SeatView {
-        let managers = self
-            .records
-            .nodes
-            .iter()
-            .filter(|node| node.role == i32::from(Role::Manager))
-            .filter_map(|node| {
-                let raft_id = node.raft()?;
-                let leader = raft_id == self.config.id;
-                let stable = self.heard.get(&raft_id).and_then(|heard| heard.stable_since);
-                Some(ManagerView {
-                    raft_id,
-                    replaces: (node.replaces != 0).then_some(RaftId(node.replaces)),
-                    leader,
-                    connected: leader || self.connected.contains(&raft_id),
-                    caught_up: leader || self.is_caught_up(raft_id),
-                    stable: leader || stable.is_some_and(|since| self.tick - since >= self.config.stable_ticks),
-                })
-            })
-            .collect();
-        SeatView { configuration: self.configuration.clone(), pending: self.raw.raft.has_pending_conf(), managers }
-    }
-
-    fn change_to(&mut self, change: &SeatChange) {
-        let after = change.apply_to(&self.configuration);
-        let heard = |id: RaftId| id == self.config.id || self.is_heard(id);
-        if !Quorum::of(&after).is_alive(heard) {
             return;
         }
-        if !after.voters.contains(&self.config.id) {
-            // The leader never takes its own seat: a successor that keeps one does it.
-            let successor = |id: &RaftId| self.configuration.voters.contains(id) && self.is_heard(*id);
-            if let Some(to) = after.voters.iter().copied().find(successor) {
-                self.start_transfer(None, to);
-            }
-            return;
+        self.stand_in(&view, policy);
+        if self.tick >= self.members.next_transfer
+            && let Some(to) = plan::preferred_leader(&view, policy)
+        {
+            tracing::info!(%to, "leadership goes to a preferred leader");
+            self.hand_over_to(to);
         }
-        if let Err(error) = check_odd(&after) {
-            self.broken("ODD", error.to_string());
-            return;
-        }
-        let guard = Guard::new(self.lineage(), self.configuration_number, &self.configuration, &after.voters);
-        let change = guard::change(change, &guard);
-        self.propose_change(&change);
-    }
-
-    fn leave_joint(&mut self) {
-        if self.configuration.voters.contains(&self.config.id) {
-            let voters = self.configuration.voters.clone();
-            let guard = Guard::new(self.lineage(), self.configuration_number, &self.configuration, &voters);
-            self.propose_change(&guard::leave(&guard));
-        } else if let Some(to) = self.furthest_voter() {
-            self.start_transfer(None, to);
-        }
-    }
-
-    fn propose_change(&mut self, change: &eraftpb::ConfChangeV2) {
-        let mut entry = eraftpb::Entry { data: change.encode_to_vec(), ..eraftpb::Entry::default() };
-        entry.set_entry_type(eraftpb::EntryType::EntryConfChangeV2);
-        let mut message =
-            eraftpb::Message { from: self.config.id.0, entries: vec![entry], ..eraftpb::Message::default() };
-        message.set_msg_type(eraftpb::MessageType::MsgPropose);
-        if let Err(error) = self.raw.raft.step(message) {
-            tracing::debug!(%error, "configuration change not taken now");
-        }
-        self.pin_timeout();
     }
 
     pub(super) fn progress(&self) -> Vec<Progress> {
         if !self.is_leader() {
             return Vec::new();
         }
+        let waiting = |id: RaftId| {
+            let node = self.members.roster.managers(&self.records).find(|node| node.raft_id == id.0);
+            node.map_or(0, |node| self.waiting_ticks(node))
+        };
         self.configuration
             .members()
             .into_iter()
             .filter(|id| *id != self.config.id)
-            .map(|id| {
-                let heard = self.heard.get(&id);
-                Progress {
-                    id,
-                    matched: LogIndex(self.raw.raft.prs().get(id.0).map_or(0, |progress| progress.matched)),
-                    silent_ticks: heard.map_or(self.tick, |heard| self.tick - heard.at),
-                    stable_ticks: heard.and_then(|heard| heard.stable_since).map_or(0, |since| self.tick - since),
-                }
+            .map(|id| Progress {
+                id,
+                matched: LogIndex(self.raw.raft.prs().get(id.0).map_or(0, |progress| progress.matched)),
+                heard: self.is_heard(id),
+                caught_up: self.is_caught_up(id),
+                silent_ticks: self.silent_ticks(id),
+                stable_ticks: self.stable_ticks(id),
+                waiting_ticks: waiting(id),
             })
             .collect()
     }

@@ -12,11 +12,13 @@
 //! ```
 //!
 //! The rules it keeps are those of the design, section 4; each file names the ones that live in it:
-//! [`config`] 1 and 11, `inbound` 8, `ready` 2, 3 and 5, `memlog` 5, `reads` 6 and 8, `freshness` 6, `members` and [`guard`] 7, `leadership` 8
-//! and 10, `waiters` and `proposals` 9 and 12.
+//! [`config`] 1 and 11, `inbound` 8, `ready` 2, 3 and 5, `memlog` 5, `reads` 6 and 8, `freshness` 6, `seating` and
+//! [`guard`] 7, `leadership` 8 and 10, `waiters` and `proposals` 9 and 12. Of section 5: `members` counts and asks the
+//! planner, `view` shows it what there is, `upkeep` brings the records in line, `copies` waits for the second disk.
 
 pub mod config;
 mod convert;
+mod copies;
 mod entropy;
 mod freshness;
 pub mod guard;
@@ -29,10 +31,13 @@ mod memlog;
 mod proposals;
 mod reads;
 mod ready;
+mod seating;
 mod snapshots;
+mod upkeep;
+mod view;
 mod waiters;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use raft::eraftpb;
@@ -44,13 +49,16 @@ use crate::ports::Boot;
 use crate::state::contract::StateStatus;
 
 use config::{Config, ELECTION_TICKS, ELECTION_TICKS_MAX, ELECTION_TICKS_MIN, HEARTBEAT_TICKS, TICKS_AT_ONCE_MAX};
+use copies::Copies;
 use entropy::Entropy;
 use freshness::Freshness;
 use io::{Effect, Input, Nanos, Records, SnapshotCounts, Status, StopCause};
 use leadership::{Leadership, Transfer};
+use members::Members;
 use memlog::MemLog;
 use reads::Reads;
 use snapshots::Installing;
+use view::Roster;
 use waiters::Waiters;
 
 /// A member's consensus. See the module.
@@ -83,7 +91,8 @@ pub struct Consensus {
     leadership: Leadership,
     transfer: Option<Transfer>,
     connected: BTreeSet<RaftId>,
-    heard: BTreeMap<RaftId, members::Heard>,
+    members: Members,
+    copies: Copies,
     installing: Option<Installing>,
     snapshot_building: bool,
     fetches_known: u64,
@@ -158,6 +167,8 @@ impl Consensus {
             reads: Reads::new(config.id, nonce),
             freshness: Freshness::default(),
             leadership: Leadership::new(),
+            members: Members::new(Roster::of(&records)),
+            copies: Copies::new(),
             config,
             raw,
             entropy,
@@ -175,7 +186,6 @@ impl Consensus {
             waiters: Waiters::default(),
             transfer: None,
             connected: BTreeSet::new(),
-            heard: BTreeMap::new(),
             installing: None,
             snapshot_building: false,
             fetches_known: 0,
@@ -255,7 +265,7 @@ impl Consensus {
         }
         if missed {
             // Silence that we slept through says nothing about the others.
-            self.heard.clear();
+            self.members.forget(self.tick);
         }
     }
 
@@ -314,6 +324,8 @@ impl Consensus {
             last: LogIndex(self.raw.raft.raft_log.last_index()),
             configuration: self.configuration.clone(),
             configuration_number: self.configuration_number,
+            changing: self.raw.raft.has_pending_conf(),
+            single_copy: self.is_single_copy(),
             lease: self.lease(),
             as_of: self.freshness.as_of(),
             leaderless_ticks: self.leadership.leaderless_ticks(self.tick),

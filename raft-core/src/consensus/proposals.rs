@@ -66,6 +66,7 @@ impl Consensus {
             && !self.queue.is_empty()
             && self.unpersisted.len() < self.config.unpersisted_max
             && !self.backlog_is_full()
+            && !self.copies_are_behind()
         {
             if !self.propose_one_entry() {
                 break;

@@ -32,6 +32,7 @@ const BACKLOG_ROUNDS_MAX: usize = 256;
 impl Consensus {
     /// Takes everything that raft has ready.
     pub(super) fn drive(&mut self) {
+        self.release();
         while !self.stopped && self.installing.as_ref().is_none_or(|i| !i.is_running()) && self.raw.has_ready() {
             let has_snapshot = self.raw.snap().is_some_and(|snapshot| !snapshot.is_empty());
             if has_snapshot && (!self.unpersisted.is_empty() || self.applied != self.handed) {
@@ -92,7 +93,8 @@ impl Consensus {
                 self.raw.advance_append_async(ready);
                 self.after_the_disk(number, persisted);
             }
-            self.hand_over(committed);
+            self.copies.push(self.tick, committed);
+            self.release();
             self.after_ready();
         }
         self.after_ready();
@@ -162,8 +164,8 @@ impl Consensus {
         }
     }
 
-    /// Committed and durable here: to the applier, with what each entry means for those who wait.
-    fn hand_over(&mut self, entries: Vec<eraftpb::Entry>) {
+    /// Committed and durable here, and where it has to be: to the applier, with what each entry means for those who wait.
+    pub(super) fn hand_over(&mut self, entries: Vec<eraftpb::Entry>) {
         if entries.is_empty() {
             return;
         }
@@ -211,7 +213,7 @@ impl Consensus {
 
     pub(super) fn backlog_is_full(&self) -> bool {
         self.backlog.len() >= BACKLOG_ROUNDS_MAX
-            || self.backlog.iter().map(|(_, bytes)| bytes).sum::<u64>() > BACKLOG_BYTES_MAX
+            || self.copies.bytes() + self.backlog.iter().map(|(_, bytes)| bytes).sum::<u64>() > BACKLOG_BYTES_MAX
     }
 
     pub(super) fn on_applied(&mut self, index: LogIndex, records: Option<Arc<Records>>) {
@@ -226,6 +228,7 @@ impl Consensus {
         }
         if let Some(records) = records {
             self.records = records;
+            self.note_records();
         }
         self.raw.advance_apply_to(index.0);
         self.pin_timeout();

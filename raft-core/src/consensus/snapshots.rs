@@ -180,6 +180,7 @@ impl Consensus {
         self.configuration = status.configuration;
         self.configuration_number = status.configuration_number;
         self.records = records;
+        self.note_records();
         self.handed = index;
         self.applied = index;
         self.backlog.clear();

@@ -38,6 +38,15 @@ impl<'a> Quorum<'a> {
         self.halves().map(spare).min().unwrap_or(0)
     }
 
+    /// Voters alive and voters needed, in the half where the least can be lost; (0, 0) without voters.
+    pub fn reach(self, alive: impl Fn(RaftId) -> bool) -> (usize, usize) {
+        let counted = |half: &[RaftId]| {
+            let living = half.iter().filter(|id| alive(**id)).count();
+            (living, Self::majority(half.len()))
+        };
+        self.halves().map(counted).min_by_key(|(living, needed)| signed(*living) - signed(*needed)).unwrap_or((0, 0))
+    }
+
     /// Whether every half has a majority alive. Never without voters.
     pub fn is_alive(self, alive: impl Fn(RaftId) -> bool) -> bool {
         self.halves().next().is_some() && self.fault_tolerance(alive) >= 0

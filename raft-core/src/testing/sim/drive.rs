@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use super::check::{DurableLog, broken};
 use super::clients::Reply;
-use super::config::MILLIS;
+use super::config::{MILLIS, TICK};
 use super::member::{Job, Process, read_records};
 use super::world::{Event, Step, World};
 use crate::consensus::config::Config;
 use crate::consensus::io::{Answer, Effect, Input, Nanos, Origin, Status, StopCause, Ticket};
 use crate::consensus::{Consensus, Start};
 use crate::id::RaftId;
+use crate::membership::plan::SeatTimes;
 use crate::ports::StoreError;
 use crate::state::Machine;
 
@@ -56,7 +57,7 @@ impl World {
             cache_bytes: config.cache_bytes,
             message_bytes_max: config.message_bytes,
             inflight_messages_max: usize::try_from(config.inflight).unwrap_or(1),
-            stable_ticks: config.stable_ticks,
+            seat_times: SeatTimes { stable_ms: config.stable_ticks * TICK / MILLIS, ..SeatTimes::DEFAULT },
             caught_up_entries: 64,
             ..Config::new(id, member.rng.next())
         };

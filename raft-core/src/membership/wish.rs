@@ -1,0 +1,307 @@
+//! What operators wish for: what can never be done is refused at once, and what has to wait says for what.
+//!
+//! Owns the typed refusals and the words for what the planner does next with a node. It asks the planner itself, on a
+//! view in which the wish is written and everybody who is on the way has arrived; so it never promises what the planner
+//! would not do. Pure. Called by the managers' handlers, before a wish is written into the records and while it waits.
+
+use std::fmt;
+
+use super::plan::{
+    EvenMaxVoters, ManagerView, SeatChange, SeatPolicy, SeatStep, SeatView, Seats, Standing, leave, plan,
+};
+use super::quorum::Quorum;
+use crate::id::RaftId;
+
+/// What an operator asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// The manager is to be a worker.
+    Demote {
+        /// It may end the cluster's fault tolerance.
+        forced: bool,
+    },
+    /// The node is to be removed.
+    Remove {
+        /// It may end the cluster's fault tolerance.
+        forced: bool,
+    },
+    /// So many voters at most.
+    MaxVoters(u32),
+}
+
+/// Why a wish is refused at once. Nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WishRefused {
+    /// The most voters must be odd.
+    #[error(transparent)]
+    EvenMaxVoters(#[from] EvenMaxVoters),
+    /// There is nobody to hand the last seat to.
+    #[error(
+        "manager {voter} is the last voter: without it there is no cluster, and --force does not change that. Join or promote another manager, or start one that is down; once it has caught up, ask again. Nothing was changed"
+    )]
+    LastVoter {
+        /// Its raft id.
+        voter: RaftId,
+    },
+    /// From three voters to one: no loss would be survived any more.
+    #[error(
+        "this would leave {to} of {from} voters, and no loss would be survived any more. Join or promote another manager first (or label a worker quorate.manager=yes), it takes the seat; or ask again with --force. Nothing was changed"
+    )]
+    EndsFaultTolerance {
+        /// Voters now.
+        from: usize,
+        /// Voters then.
+        to: usize,
+    },
+    /// A majority, before the change or after it, would not be alive.
+    #[error(
+        "{reachable} of the voters are reachable and {needed} are needed: seats cannot be changed now, and --force does not change that. Start managers that are down, then ask again. Nothing was changed"
+    )]
+    QuorumAtRisk {
+        /// Voters reachable.
+        reachable: usize,
+        /// Voters needed.
+        needed: usize,
+    },
+}
+
+/// Members planned for at most until a view comes to rest: each change moves at least one, and none moves twice.
+const CHANGES_MAX: usize = 64;
+
+/// Whether a wish can be fulfilled, now or once those on the way have arrived.
+///
+/// # Errors
+/// What can never be done, with the way out.
+pub fn check(view: &SeatView, policy: &SeatPolicy, target: RaftId, wish: Wish) -> Result<(), WishRefused> {
+    let (removing, forced) = match wish {
+        Wish::MaxVoters(max) => {
+            SeatPolicy::new(max)?;
+            return Ok(());
+        }
+        Wish::Demote { forced } => (false, forced),
+        Wish::Remove { forced } => (true, forced),
+    };
+    let mut wished = arrived(view, policy);
+    if !wished.configuration.voters.contains(&target) {
+        return Ok(());
+    }
+    let alive = |view: &SeatView, id: RaftId| Seats::new(view, policy).is_alive(id);
+    let quorum = Quorum::of(&view.configuration);
+    if !quorum.is_alive(|id| alive(view, id)) {
+        let (reachable, needed) = quorum.reach(|id| alive(view, id));
+        return Err(WishRefused::QuorumAtRisk { reachable, needed });
+    }
+    for manager in wished.managers.iter_mut().filter(|manager| manager.raft_id == target) {
+        manager.demoted = true;
+        manager.removing = removing;
+        manager.forced = forced;
+    }
+    for _ in 0..CHANGES_MAX {
+        let Some(change) = plan(&wished, policy) else { break };
+        wished.configuration = leave(&change.apply_to(&wished.configuration));
+    }
+    let voters = &wished.configuration.voters;
+    match voters.len() {
+        _ if !voters.contains(&target) => Ok(()),
+        1 => Err(WishRefused::LastVoter { voter: target }),
+        3 if !forced => Err(WishRefused::EndsFaultTolerance { from: 3, to: 1 }),
+        _ => {
+            let (reachable, needed) = Quorum::of(&wished.configuration).reach(|id| alive(&wished, id));
+            Err(WishRefused::QuorumAtRisk { reachable, needed })
+        }
+    }
+}
+
+/// The view once the change in flight is done and everybody on the way is a ready standby.
+fn arrived(view: &SeatView, policy: &SeatPolicy) -> SeatView {
+    let mut then = view.clone();
+    then.pending = false;
+    then.configuration = leave(&view.configuration);
+    let coming: Vec<RaftId> = Seats::new(view, policy).coming().map(|manager| manager.raft_id).collect();
+    for manager in then.managers.iter_mut().filter(|manager| coming.contains(&manager.raft_id)) {
+        *manager = ManagerView { connected: true, caught_up: true, stable: true, ..manager.clone() };
+        if !then.configuration.contains(manager.raft_id) {
+            then.configuration.learners.push(manager.raft_id);
+        }
+    }
+    let promoted = view.workers.iter().filter(|worker| worker.taken_back.is_none()).count() + view.enrolling;
+    let next = view.managers.iter().map(|manager| manager.raft_id.0).chain(members(view)).max().unwrap_or(0);
+    for raft_id in (next + 1..).take(promoted).map(RaftId) {
+        then.configuration.learners.push(raft_id);
+        let ready = ManagerView { raft_id, connected: true, caught_up: true, stable: true, ..ManagerView::default() };
+        then.managers.push(ready);
+    }
+    (then.workers, then.enrolling) = (Vec::new(), 0);
+    then.configuration = then.configuration.sorted();
+    then
+}
+
+fn members(view: &SeatView) -> impl Iterator<Item = u64> {
+    view.configuration.members().into_iter().map(|id| id.0)
+}
+
+/// What the planner does with a node next, or waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outlook {
+    /// It is no manager and no member.
+    NoManager,
+    /// It is to be a manager and has no raft id yet.
+    Enrolling,
+    /// It becomes a standby with one of the next changes.
+    Joins,
+    /// It holds a seat.
+    Voter,
+    /// A standby of which nothing arrives.
+    Unreachable,
+    /// A standby that has not been caught up for long enough.
+    CatchesUp,
+    /// A ready standby; a seat for it alone would make the number even.
+    OneMoreNeeded,
+    /// A ready standby; there are as many voters as are allowed.
+    Full {
+        /// The most voters.
+        max: usize,
+    },
+    /// It takes this damaged voter's seat as soon as both majorities are alive.
+    Replaces(RaftId),
+    /// This change is proposed next.
+    Next(SeatChange),
+    /// Another change comes first: this one.
+    After(SeatChange),
+    /// A change is in flight.
+    InFlight,
+    /// It leads: another voter must lead before its seat goes.
+    HandsOver,
+    /// This manager takes its seat once it has caught up.
+    WaitsFor(RaftId),
+    /// A worker is promoted in its place.
+    WaitsForWorker,
+    /// It is lost, and nobody can take its seat.
+    Lost,
+    /// A majority is missing, nothing can be changed.
+    NoQuorum {
+        /// Voters reachable.
+        reachable: usize,
+        /// Voters needed.
+        needed: usize,
+    },
+    /// The wish cannot be fulfilled as things are.
+    Stuck(WishRefused),
+}
+
+/// What the planner does with `target` next, or waits for: for people to read. `RaftId(0)` is a node without one.
+pub fn outlook(view: &SeatView, policy: &SeatPolicy, target: RaftId) -> Outlook {
+    let seats = Seats::new(view, policy);
+    if target == RaftId(0) {
+        return Outlook::Enrolling;
+    }
+    let leaves = seats.manager(target).is_none_or(ManagerView::is_leaving);
+    if !view.configuration.contains(target) {
+        return if leaves { Outlook::NoManager } else { Outlook::Joins };
+    }
+    let is_voter = seats.is_voter(target);
+    if !leaves && is_voter && seats.standing(target) == Standing::Keeps {
+        return Outlook::Voter;
+    }
+    if !leaves && !is_voter {
+        match seats.manager(target) {
+            Some(manager) if !manager.connected => return Outlook::Unreachable,
+            Some(manager) if !manager.is_ready() => return Outlook::CatchesUp,
+            Some(_) | None => {}
+        }
+    }
+    if view.pending || view.configuration.is_joint() {
+        return Outlook::InFlight;
+    }
+    let alive = |id| seats.is_alive(id);
+    if !Quorum::of(&view.configuration).is_alive(alive) {
+        let (reachable, needed) = Quorum::of(&view.configuration).reach(alive);
+        return Outlook::NoQuorum { reachable, needed };
+    }
+    match plan(view, policy) {
+        Some(change) if !touches(&change, target) => Outlook::After(change),
+        Some(_) if leaves && seats.manager(target).is_some_and(|manager| manager.leader) => Outlook::HandsOver,
+        Some(change) => Outlook::Next(change),
+        None if is_voter => waits_to_lose(&seats, view, target, leaves),
+        None => waits_for_a_seat(&seats, view, policy, target),
+    }
+}
+
+fn touches(change: &SeatChange, target: RaftId) -> bool {
+    change.steps().iter().any(|step| {
+        let (SeatStep::AddVoter(id) | SeatStep::AddLearner(id) | SeatStep::Remove(id)) = step;
+        *id == target
+    })
+}
+
+fn waits_to_lose(seats: &Seats<'_>, view: &SeatView, target: RaftId, leaves: bool) -> Outlook {
+    if let Some(coming) = seats.coming().next() {
+        return Outlook::WaitsFor(coming.raft_id);
+    }
+    if view.enrolling > 0 || view.workers.iter().any(|worker| worker.taken_back.is_none()) {
+        return Outlook::WaitsForWorker;
+    }
+    match view.configuration.voters.len() {
+        _ if !leaves || seats.standing(target) == Standing::Gone => Outlook::Lost,
+        1 => Outlook::Stuck(WishRefused::LastVoter { voter: target }),
+        from => Outlook::Stuck(WishRefused::EndsFaultTolerance { from, to: from.saturating_sub(2) }),
+    }
+}
+
+fn waits_for_a_seat(seats: &Seats<'_>, view: &SeatView, policy: &SeatPolicy, target: RaftId) -> Outlook {
+    let replaces = seats.manager(target).and_then(|manager| manager.replaces);
+    match replaces.filter(|old| seats.is_voter(*old)) {
+        Some(old) => Outlook::Replaces(old),
+        None if view.configuration.voters.len() + 2 > policy.max_voters() => Outlook::Full { max: policy.max_voters() },
+        None => Outlook::OneMoreNeeded,
+    }
+}
+
+impl Outlook {
+    /// In words, with names for raft ids.
+    pub fn text(&self, name: impl Fn(RaftId) -> String) -> String {
+        let steps = |change: &SeatChange| {
+            let words = |step: &SeatStep| match *step {
+                SeatStep::AddVoter(id) => format!("{} gets a seat", name(id)),
+                SeatStep::AddLearner(id) => format!("{} becomes a standby", name(id)),
+                SeatStep::Remove(id) => format!("{} goes", name(id)),
+            };
+            change.steps().iter().map(words).collect::<Vec<_>>().join(", ")
+        };
+        match self {
+            Self::NoManager => "no manager".to_owned(),
+            Self::Enrolling => "waits until the node has asked for its raft id".to_owned(),
+            Self::Joins => "becomes a standby with one of the next changes".to_owned(),
+            Self::Voter => "voter".to_owned(),
+            Self::Unreachable => "standby, not reachable from the leader".to_owned(),
+            Self::CatchesUp => "standby, catching up".to_owned(),
+            Self::OneMoreNeeded => "standby until one more manager joins".to_owned(),
+            Self::Full { max } => {
+                format!("standby: all {max} seats are taken; it gets the seat of a voter that is lost or leaves")
+            }
+            Self::Replaces(old) => {
+                format!("takes the seat of its damaged store (raft id {old}) once a majority is alive")
+            }
+            Self::Next(change) => format!("next: {}", steps(change)),
+            Self::After(change) => format!("waits for another change: {}", steps(change)),
+            Self::InFlight => "waits for the change in flight".to_owned(),
+            Self::HandsOver => "waits until another voter leads".to_owned(),
+            Self::WaitsFor(id) => format!("waits until {} has caught up and takes the seat", name(*id)),
+            Self::WaitsForWorker => "waits for a worker to be promoted, which takes the seat".to_owned(),
+            Self::Lost => {
+                "lost, and nobody can take its seat: join or promote a manager, or label a worker quorate.manager=yes"
+                    .to_owned()
+            }
+            Self::NoQuorum { reachable, needed } => {
+                format!("waits for a majority: {reachable} voters reachable, {needed} needed")
+            }
+            Self::Stuck(refused) => refused.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Outlook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text(|id| format!("manager {id}")))
+    }
+}
