@@ -119,8 +119,9 @@ impl NodeBuilder {
         self
     }
 
-    /// The length of a tick. Default 20 ms (`lan`); the same on every manager. Longer ticks bear slower networks and
-    /// make failover slower in proportion.
+    /// The length of a tick in a cluster that this node founds. Default 20 ms (`lan`). Afterwards the cluster's policy says
+    /// it, for every manager alike ([`Policy::set`](crate::Policy::set)); a node that joins counts with this one until it has
+    /// heard of that. Longer ticks bear slower networks and make failover slower in proportion.
     pub const fn tick(mut self, tick: Duration) -> Self {
         self.tick = tick;
         self
@@ -319,7 +320,7 @@ impl NodeBuilder {
             facts.lineage = lineage.to_bytes().into();
             facts.raft_id = 1;
             facts.save(&*store.meta)?;
-            let founding = founding(&facts, &ca, &identity)?;
+            let founding = founding(&facts, &ca, &identity, self.tick)?;
             let founded = found(&founding).map_err(|refusal| StartError::Invalid(refusal.to_string()))?;
             store.state.found(founded.writes, founded.reset)?;
         }
@@ -441,7 +442,7 @@ fn issue(
     Identity::new(ca.certificate().clone(), certificate, key).map_err(|error| internal(error.to_string()))
 }
 
-fn founding(facts: &Facts, ca: &ClusterCa, identity: &Identity) -> Result<Founding, StartError> {
+fn founding(facts: &Facts, ca: &ClusterCa, identity: &Identity, tick: Duration) -> Result<Founding, StartError> {
     let token = || -> Result<Bytes, StartError> {
         let secret = Bytes::copy_from_slice(&random(|bytes| bytes)?);
         Ok(TokenRecord { secret }.encode_to_vec().into())
@@ -455,7 +456,7 @@ fn founding(facts: &Facts, ca: &ClusterCa, identity: &Identity) -> Result<Foundi
             next_raft_id: 2,
             version: COMMAND_VERSION,
             max_voters: config::MAX_VOTERS,
-            tick_micros: u64::try_from(config::TICK_LAN.as_micros()).unwrap_or(20_000),
+            tick_micros: u64::try_from(tick.as_micros()).unwrap_or(u64::MAX).clamp(1_000, 10_000_000),
             ..ClusterRecord::default()
         },
         node: NodeRecord {

@@ -46,7 +46,6 @@ pub(crate) struct Service {
     pub(super) records: watch::Receiver<Arc<Records>>,
     /// Weak: the applier ends when the consensus task lets go of it, whoever still holds a client.
     pub(super) applier: mpsc::WeakSender<applier::Job>,
-    pub(super) tick: Duration,
 }
 
 /// A failed response.
@@ -173,8 +172,8 @@ impl Service {
 
     /// Milliseconds since this manager last knew of a leader.
     pub(super) fn leaderless_ms(&self) -> u64 {
-        let ticks = self.status.borrow().leaderless_ticks;
-        ticks.saturating_mul(u64::try_from(self.tick.as_millis()).unwrap_or(u64::MAX))
+        let status = self.status.borrow();
+        status.leaderless_ticks.saturating_mul(status.tick.0) / 1_000_000
     }
 
     async fn token(&self, role: &str, until: Instant) -> Result<String, Failure> {

@@ -13,7 +13,7 @@
 //!
 //! The rules it keeps are those of the design, section 4; each file names the ones that live in it:
 //! [`config`] 1 and 11, `inbound` 8, `ready` 2, 3 and 5, `memlog` 5, `reads` 6 and 8, `members` and [`guard`] 7, `leadership` 8
-//! and 10, `waiters` and `proposals` 9 and 12.
+//! and 10, [`pace`] 8 and 11, `waiters` and `proposals` 9 and 12.
 
 pub mod config;
 mod convert;
@@ -24,6 +24,7 @@ pub mod io;
 mod leadership;
 mod members;
 mod memlog;
+pub mod pace;
 mod proposals;
 mod reads;
 mod ready;
@@ -46,6 +47,7 @@ use entropy::Entropy;
 use io::{Effect, Input, Nanos, Records, SnapshotCounts, Status, StopCause};
 use leadership::{Leadership, Transfer};
 use memlog::MemLog;
+use pace::Pace;
 use reads::Reads;
 use snapshots::Installing;
 use waiters::Waiters;
@@ -56,6 +58,7 @@ pub struct Consensus {
     raw: RawNode<MemLog>,
     entropy: Entropy,
     now: Nanos,
+    pace: Pace,
     /// Ticks since the start.
     tick: u64,
     /// The timeout drawn for this (term, role), set again after every call into raft.
@@ -153,6 +156,11 @@ impl Consensus {
             timeout: (0, StateRole::Follower, 0),
             reads: Reads::new(config.id, nonce),
             leadership: Leadership::new(),
+            pace: Pace::new(if records.cluster.tick_micros == 0 {
+                config.tick_nanos
+            } else {
+                records.cluster.tick_micros.saturating_mul(1_000)
+            }),
             config,
             raw,
             entropy,
@@ -245,6 +253,7 @@ impl Consensus {
             }
             self.pin_timeout();
             self.tick_leadership();
+            self.tick_pace();
             self.tick_reads();
             self.tick_members(missed);
         }
@@ -311,6 +320,7 @@ impl Consensus {
             configuration_number: self.configuration_number,
             lease: self.lease(),
             leaderless_ticks: self.leadership.leaderless_ticks(self.tick),
+            tick: Nanos(self.tick_nanos()),
             connected: self.connected.iter().copied().collect(),
             progress: self.progress(),
             snapshots: self.counts,
