@@ -20,6 +20,7 @@ use quorate_transport::{
 };
 
 use super::Node;
+use super::dialback::ListenWhileJoining;
 use super::facts::{Facts, KnownManager, Layout, Stage};
 use super::records::{CaRecord, TokenRecord, ca_key, token_key};
 use super::running;
@@ -356,7 +357,11 @@ impl NodeBuilder {
         })
         .await?;
         let Some(key) = key else { return Ok(prepared(&facts, None)) };
-        let joined = ask_to_join(&facts, &key, &token, &managers).await?;
+        let listening = ListenWhileJoining::begin(resolve(&facts.listen)?, key_of(&facts)?).await?;
+        let joined = ask_to_join(&facts, &key, &token, &managers, listening.failed()).await;
+        // The port is free again before anybody runs the node on it.
+        listening.end().await;
+        let joined = joined?;
         off_thread(move || finish_join(&Layout::new(&self.directory), joined)).await
     }
 }
@@ -366,6 +371,7 @@ async fn ask_to_join(
     key: &KeyPair,
     token: &JoinToken,
     managers: &[String],
+    deaf: Option<&str>,
 ) -> Result<Joined, StartError> {
     let csr = key.csr().map_err(|error| StartError::Internal(error.to_string()))?;
     let mut request = JoinRequest::new(token, csr, facts.node());
@@ -378,6 +384,10 @@ async fn ask_to_join(
         JoinError::Refused(refused @ (JoinRefused::NoLeader | JoinRefused::RateLimited | JoinRefused::Locked)) => {
             StartError::Unavailable(refused.to_string())
         }
+        JoinError::Refused(refused @ JoinRefused::Unreachable(_)) => match deaf {
+            Some(why) => StartError::Address(format!("{why}; and so {refused}")),
+            None => StartError::Refused(refused.to_string()),
+        },
         JoinError::Refused(refused) => StartError::Refused(refused.to_string()),
         // Whoever was reached and is not of the token's cluster stays so, however often it is asked.
         JoinError::Connect(error) if !error.is_retryable() => StartError::Refused(error.to_string()),

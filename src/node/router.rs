@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::reach::Reach;
 use super::tasks::{Call, Reply};
+use crate::membership::Rule;
 
 /// Between two attempts while leadership moves.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -28,6 +29,11 @@ pub(super) type Failure = api::Error;
 
 pub(super) fn fail(code: api::Code, message: impl Into<String>) -> Failure {
     api::Error { code: code.into(), message: message.into(), ..api::Error::default() }
+}
+
+/// A refusal by a rule of membership, told by its name.
+pub(super) fn refused_by(rule: Rule, message: impl Into<String>) -> Failure {
+    api::Error { rule: rule.word().to_owned(), ..fail(api::Code::Refused, message) }
 }
 
 pub(super) struct Router {

@@ -29,7 +29,7 @@ pub struct Config {
     pub id: RaftId,
     /// Drawn by the driver at every start; read contexts and election timeouts come from it.
     pub entropy: u64,
-    /// Length of a tick, nanoseconds, until the cluster's record says another one.
+    /// Length of a tick, nanoseconds: to begin with, until the cluster's record says another one, and then that in use.
     pub tick_nanos: u64,
     /// Entries kept in the log for followers that lag.
     pub log_window_entries: u64,

@@ -156,11 +156,7 @@ impl Consensus {
             timeout: (0, StateRole::Follower, 0),
             reads: Reads::new(config.id, nonce),
             leadership: Leadership::new(),
-            pace: Pace::new(if records.cluster.tick_micros == 0 {
-                config.tick_nanos
-            } else {
-                records.cluster.tick_micros.saturating_mul(1_000)
-            }),
+            pace: Pace::new(config.tick_nanos, records.cluster.tick_micros),
             config,
             raw,
             entropy,

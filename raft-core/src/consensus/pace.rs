@@ -32,6 +32,8 @@ pub const TICK_NANOS_MAX: u64 = 10_000_000_000;
 /// The length of this member's ticks.
 #[derive(Debug)]
 pub(super) struct Pace {
+    /// While the cluster's record says nothing, or is not known.
+    default: u64,
     /// In use.
     used: u64,
     /// What it is to be; never above `used`, and said in answers to heartbeats.
@@ -45,9 +47,11 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(tick_nanos: u64) -> Self {
-        let tick = tick_nanos.clamp(TICK_NANOS_MIN, TICK_NANOS_MAX);
-        Self { used: tick, wanted: tick, wanted_since: 0, leader: None, said: BTreeMap::new() }
+    /// `micros` is what the cluster's record says, 0 when it says nothing.
+    pub(super) fn new(default: u64, micros: u64) -> Self {
+        let default = default.clamp(TICK_NANOS_MIN, TICK_NANOS_MAX);
+        let tick = asked(default, micros);
+        Self { default, used: tick, wanted: tick, wanted_since: 0, leader: None, said: BTreeMap::new() }
     }
 
     /// In use.
@@ -73,6 +77,10 @@ impl Pace {
     }
 }
 
+fn asked(default: u64, micros: u64) -> u64 {
+    if micros == 0 { default } else { micros.saturating_mul(1_000).clamp(TICK_NANOS_MIN, TICK_NANOS_MAX) }
+}
+
 /// As it stands in a message; `None` for what no sound member says.
 const fn from_wire(micros: u64) -> Option<u64> {
     let nanos = micros.saturating_mul(1_000);
@@ -89,11 +97,7 @@ impl Consensus {
 
     /// What the cluster's record asks for.
     fn tick_asked(&self) -> u64 {
-        match self.records.cluster.tick_micros {
-            0 => self.config.tick_nanos,
-            micros => micros.saturating_mul(1_000),
-        }
-        .clamp(TICK_NANOS_MIN, TICK_NANOS_MAX)
+        asked(self.pace.default, self.records.cluster.tick_micros)
     }
 
     /// What a heartbeat says: also the longer length that its followers are to take up before this leader does.
@@ -115,6 +119,7 @@ impl Consensus {
             said.map_or(asked, |(_, pace)| asked.max(pace))
         };
         self.pace.want(wanted, self.tick);
+        self.config.tick_nanos = self.pace.used;
         if self.pace.used > before {
             // The lease in force was counted in shorter ticks: it must not wait for the next heartbeat.
             self.renew_lease();
@@ -151,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_longer_tick_is_used_at_once_and_a_shorter_one_after_a_timeout_in_the_longer_one() {
-        let mut pace = Pace::new(LAN);
+        let mut pace = Pace::new(LAN, 0);
         pace.want(WAN, 100);
         assert_eq!((pace.used, pace.wanted), (WAN, WAN));
         // The shorter one is told at once, and used one base election timeout later.
@@ -165,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_longer_one_in_between_begins_the_wait_anew() {
-        let mut pace = Pace::new(WAN);
+        let mut pace = Pace::new(LAN, WAN / 1_000);
         pace.want(LAN, 100);
         pace.want(WAN, 110);
         pace.want(LAN, 115);

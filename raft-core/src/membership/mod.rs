@@ -6,3 +6,4 @@
 pub mod plan;
 pub mod quorum;
 pub mod record;
+pub mod wish;
