@@ -14,6 +14,14 @@ pub const MAX_VOTERS: u32 = 5;
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a standby must be caught up before it gets a seat: one that flaps never does.
 pub const STABLE: Duration = Duration::from_secs(2);
+/// Silence after which a voter is replaced: longer than a process needs to come back, shorter than a second loss is likely.
+pub const LOST_AFTER: Duration = Duration::from_secs(30);
+/// Time without a standby after which an eligible worker is promoted: longer than a machine needs to come back.
+pub const PROMOTE_AFTER: Duration = Duration::from_secs(300);
+/// How long a client waits for what it wished of a node: longer than a snapshot of a large state takes.
+pub const CHANGE_PATIENCE: Duration = Duration::from_secs(120);
+/// Life of a join token that is made without saying one: a working day.
+pub const TOKEN_TTL: Duration = Duration::from_secs(24 * 3_600);
 /// The length of a tick for managers in one place (`lan`): heartbeat 80 ms, election 0.44 to 0.6 s.
 pub const TICK_LAN: Duration = Duration::from_millis(20);
 /// The length of a tick for managers far apart (`wan`): heartbeat 0.6 s, election 3.3 to 4.5 s.

@@ -4,6 +4,8 @@
 
 use quorate_transport::api;
 
+use crate::membership::Rule;
+
 /// Whether a failed request may have been done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -26,6 +28,14 @@ pub enum Error {
     /// A rule of the store or of membership says no. Not done. The message names the way out.
     #[error("{0}")]
     Refused(String),
+    /// A rule of membership says no. Not done. The message names the way out.
+    #[error("{message}")]
+    Membership {
+        /// Which rule.
+        rule: Rule,
+        /// For people.
+        message: String,
+    },
     /// This identity may not do that. Not done.
     #[error("{0}")]
     Denied(String),
@@ -79,6 +89,7 @@ impl Error {
             Self::Unknown(_) | Self::Internal(_) => Outcome::Unknown,
             Self::Invalid(_)
             | Self::Refused(_)
+            | Self::Membership { .. }
             | Self::Denied(_)
             | Self::NoLeader(_)
             | Self::QuorumLost(_)
@@ -97,7 +108,10 @@ impl Error {
         match error.code() {
             api::Code::Internal => Self::Internal(message),
             api::Code::Invalid => Self::Invalid(message),
-            api::Code::Refused => Self::Refused(message),
+            api::Code::Refused => match Rule::from_word(&error.rule) {
+                Some(rule) => Self::Membership { rule, message },
+                None => Self::Refused(message),
+            },
             api::Code::Denied => Self::Denied(message),
             api::Code::NoLeader | api::Code::NotLeader => Self::NoLeader(message),
             api::Code::QuorumLost => Self::QuorumLost(message),

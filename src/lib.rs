@@ -6,12 +6,14 @@
 mod client;
 pub mod config;
 mod error;
+pub mod membership;
 #[cfg(feature = "manager")]
 mod node;
 pub mod status;
 
 pub use client::{
-    Client, Entry, Identity, Kv, RangeBuilder, RangePage, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation,
+    Client, Entry, Identity, Kv, NodeChange, NodeUpdate, Nodes, Policy, PolicyChange, RangeBuilder, RangePage,
+    TokenBuilder, Tokens, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation,
 };
 pub use error::{Error, Outcome, Result};
 #[cfg(feature = "manager")]

@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::membership::NodeState;
+
 /// What `status` answers.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ClusterStatus {
@@ -117,6 +119,9 @@ pub struct WorkerStatus {
     pub name: String,
     /// Its address.
     pub address: String,
+    /// Whether it is there, as its managers recorded it.
+    #[serde(default)]
+    pub state: NodeState,
 }
 
 /// What one manager says about itself to another.

@@ -37,8 +37,26 @@ impl From<Error> for Failed {
 const fn changes_something(kind: &api::request::Kind) -> bool {
     use api::request::Kind;
     match kind {
-        Kind::Write(_) | Kind::Transfer(_) | Kind::Command(_) | Kind::Rejoin(_) => true,
-        Kind::Read(_) | Kind::Status(_) | Kind::MemberStatus(_) | Kind::TokenShow(_) => false,
+        Kind::Write(_)
+        | Kind::Transfer(_)
+        | Kind::Command(_)
+        | Kind::Rejoin(_)
+        | Kind::NodeRole(_)
+        | Kind::NodeUpdate(_)
+        | Kind::NodeRemove(_)
+        | Kind::NodeLeave(_)
+        | Kind::TokenRotate(_)
+        | Kind::TokenCreate(_)
+        | Kind::TokenRevoke(_)
+        | Kind::PolicySet(_) => true,
+        Kind::Read(_)
+        | Kind::Status(_)
+        | Kind::MemberStatus(_)
+        | Kind::NodeList(_)
+        | Kind::NodeInspect(_)
+        | Kind::TokenShow(_)
+        | Kind::TokenList(_)
+        | Kind::PolicyShow(_) => false,
     }
 }
 

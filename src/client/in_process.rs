@@ -9,9 +9,9 @@ use std::time::Duration;
 use quorate_transport::api;
 
 use super::{Answered, CallError, Reply, Way};
-use crate::node::{Asker, Service};
+use crate::node::Service;
 
-/// The service of the node in this process, with an operator's rights.
+/// The service of the node in this process, with the rights of its local socket.
 pub(crate) struct InProcess {
     service: Arc<Service>,
     runtime: tokio::runtime::Handle,
@@ -34,7 +34,7 @@ impl Way for InProcess {
             return Box::pin(async move { Err(CallError { unknown: false, message, unreachable: vec![0] }) });
         }
         let service = Arc::clone(&self.service);
-        let asked = self.runtime.spawn(async move { service.call(&Asker::Operator, request).await });
+        let asked = self.runtime.spawn(async move { service.call(&service.local_asker(&request), request).await });
         Box::pin(async move {
             let response = asked.await.map_err(|error| {
                 let message = format!("the node stopped: {error}");

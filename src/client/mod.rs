@@ -8,9 +8,12 @@ mod asking;
 #[cfg(feature = "manager")]
 mod in_process;
 mod kv;
+mod nodes;
+mod policy;
 mod remote;
 mod round;
 mod sequence;
+mod tokens;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -28,7 +31,10 @@ use quorate_core::user;
 use quorate_transport::api;
 
 pub use kv::{Entry, Kv, RangeBuilder, RangePage, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation};
+pub use nodes::{NodeChange, NodeUpdate, Nodes};
+pub use policy::{Policy, PolicyChange};
 pub use quorate_transport::Identity;
+pub use tokens::{TokenBuilder, Tokens};
 
 use crate::config;
 use crate::error::{Error, Result};
@@ -163,6 +169,28 @@ impl Client {
         Kv::new(self.clone())
     }
 
+    /// The nodes: what there is, promotion, demotion, labels, removal.
+    pub fn nodes(&self) -> Nodes {
+        Nodes::new(self.clone())
+    }
+
+    /// Join tokens.
+    pub fn tokens(&self) -> Tokens {
+        Tokens::new(self.clone())
+    }
+
+    /// The settings of the whole cluster.
+    pub fn policy(&self) -> Policy {
+        Policy::new(self.clone())
+    }
+
+    /// Asks for a documented JSON document.
+    async fn document<T: serde::de::DeserializeOwned>(&self, kind: api::request::Kind) -> Result<T> {
+        let api::response::Kind::Document(done) = self.ask(kind).await? else { return Err(unexpected()) };
+        serde_json::from_slice(&done.json)
+            .map_err(|error| Error::Internal(format!("the answer cannot be read: {error}")))
+    }
+
     /// The cluster as the manager that answers sees it; needs no quorum.
     ///
     /// # Errors
@@ -187,10 +215,14 @@ impl Client {
     /// Hands leadership to `to` (name, node id or raft id), or to the voter that is furthest. Answers the name of who
     /// leads then.
     ///
+    /// Through a client that comes with a leadership (`Lead::client`) only that leadership is handed
+    /// over: once it has ended, that is refused as `Fenced`.
+    ///
     /// # Errors
     /// `Refused` with the reason: no seat, not reachable, not taken over within one election timeout.
     pub async fn transfer_leadership(&self, to: Option<&str>) -> Result<String> {
-        let kind = api::request::Kind::Transfer(api::Transfer { to: to.unwrap_or_default().to_owned() });
+        let term = self.fence.map_or(0, |term| term.0);
+        let kind = api::request::Kind::Transfer(api::Transfer { to: to.unwrap_or_default().to_owned(), term });
         let api::response::Kind::Transfer(done) = self.ask(kind).await? else { return Err(unexpected()) };
         Ok(done.name)
     }

@@ -14,15 +14,33 @@ use super::gate::Asker;
 /// | write, read | yes | no | no |
 /// | status | yes | yes | yes |
 /// | a member's own status | no | yes | no |
-/// | show a join token | yes | no | no |
+/// | show, rotate, make, list, revoke join tokens | yes | no | no |
+/// | list nodes, update one; show the policy | yes | no | no |
+/// | look at one node | yes | yes, for an operator | yes, at itself |
+/// | promote, demote, remove a node; set the policy | yes | yes, for an operator | no |
+/// | leave | no | no | yes, for itself (its own socket speaks for it) |
 /// | transfer leadership | yes | yes, for an operator | no |
 /// | a forwarded command | no | yes | no |
 /// | rejoin with a fresh store | no | no | yes, for itself |
 pub(super) const fn allowed(asker: Asker, kind: &Kind) -> bool {
     match kind {
-        Kind::Write(_) | Kind::Read(_) | Kind::TokenShow(_) => matches!(asker, Asker::Operator),
+        Kind::Write(_)
+        | Kind::Read(_)
+        | Kind::TokenShow(_)
+        | Kind::TokenRotate(_)
+        | Kind::TokenCreate(_)
+        | Kind::TokenList(_)
+        | Kind::TokenRevoke(_)
+        | Kind::NodeList(_)
+        | Kind::NodeUpdate(_)
+        | Kind::PolicyShow(_) => matches!(asker, Asker::Operator),
         // A manager passes an operator's wish on to the leader.
-        Kind::Transfer(_) => matches!(asker, Asker::Operator | Asker::Manager),
+        Kind::Transfer(_) | Kind::NodeRole(_) | Kind::NodeRemove(_) | Kind::PolicySet(_) => {
+            matches!(asker, Asker::Operator | Asker::Manager)
+        }
+        // Its own record is all that a node gets to see: the handler looks at no other.
+        Kind::NodeInspect(_) => true,
+        Kind::NodeLeave(_) => matches!(asker, Asker::Node(_)),
         Kind::Status(_) => true,
         Kind::Rejoin(_) => matches!(asker, Asker::Node(_)),
         Kind::MemberStatus(_) | Kind::Command(_) => matches!(asker, Asker::Manager),

@@ -19,7 +19,8 @@ use quorate_transport::{
 };
 
 use super::Node;
-use super::directory::{check_access, check_address, open_store};
+use super::dialback::ListenWhileJoining;
+use super::directory::{check_access, check_address, open_store, resolve};
 use super::facts::{Facts, KnownManager, Layout, Stage};
 use super::records::{CaRecord, TokenRecord, ca_key, token_key};
 use super::running;
@@ -118,8 +119,9 @@ impl NodeBuilder {
         self
     }
 
-    /// The length of a tick. Default 20 ms (`lan`); the same on every manager. Longer ticks bear slower networks and
-    /// make failover slower in proportion.
+    /// The length of a tick in a cluster that this node founds. Default 20 ms (`lan`). Afterwards the cluster's policy says
+    /// it, for every manager alike ([`Policy::set`](crate::Policy::set)); a node that joins counts with this one until it has
+    /// heard of that. Longer ticks bear slower networks and make failover slower in proportion.
     pub const fn tick(mut self, tick: Duration) -> Self {
         self.tick = tick;
         self
@@ -308,7 +310,7 @@ impl NodeBuilder {
             facts.lineage = lineage.to_bytes().into();
             facts.raft_id = 1;
             facts.save(&*store.meta)?;
-            let founding = founding(&facts, &ca, &identity)?;
+            let founding = founding(&facts, &ca, &identity, self.tick)?;
             let founded = found(&founding).map_err(|refusal| StartError::Invalid(refusal.to_string()))?;
             store.state.found(founded.writes, founded.reset)?;
         }
@@ -350,7 +352,11 @@ impl NodeBuilder {
             self.contradicts_token(&token)?;
             return Ok(prepared(&facts, None));
         };
-        let joined = ask_to_join(&facts, &key, &token, &managers, self.patience).await?;
+        let listening = ListenWhileJoining::begin(resolve(&facts.listen)?, key_of(&facts)?).await?;
+        let joined = ask_to_join(&facts, &key, &token, &managers, self.patience, listening.failed()).await;
+        // The port is free again before anybody runs the node on it.
+        listening.end().await;
+        let joined = joined?;
         off_thread(move || finish_join(&Layout::new(&self.directory), joined)).await
     }
 }
@@ -361,6 +367,7 @@ async fn ask_to_join(
     token: &JoinToken,
     managers: &[String],
     patience: Duration,
+    deaf: Option<&str>,
 ) -> Result<Joined, StartError> {
     let csr = key.csr().map_err(|error| StartError::Internal(error.to_string()))?;
     let mut request = JoinRequest::new(token, csr, facts.node());
@@ -373,6 +380,10 @@ async fn ask_to_join(
         JoinError::Refused(refused @ (JoinRefused::NoLeader | JoinRefused::RateLimited | JoinRefused::Locked)) => {
             StartError::Unavailable(refused.to_string())
         }
+        JoinError::Refused(refused @ JoinRefused::Unreachable(_)) => match deaf {
+            Some(why) => StartError::Address(format!("{why}; and so {refused}")),
+            None => StartError::Refused(refused.to_string()),
+        },
         JoinError::Refused(refused) => StartError::Refused(refused.to_string()),
         // Whoever was reached and is not of the token's cluster stays so, however often it is asked.
         JoinError::Connect(error) if !error.is_retryable() => StartError::Refused(error.to_string()),
@@ -438,7 +449,7 @@ fn issue(
     Identity::new(ca.certificate().clone(), certificate, key).map_err(|error| internal(error.to_string()))
 }
 
-fn founding(facts: &Facts, ca: &ClusterCa, identity: &Identity) -> Result<Founding, StartError> {
+fn founding(facts: &Facts, ca: &ClusterCa, identity: &Identity, tick: Duration) -> Result<Founding, StartError> {
     let token = || -> Result<Bytes, StartError> {
         let secret = Bytes::copy_from_slice(&random(|bytes| bytes)?);
         Ok(TokenRecord { secret }.encode_to_vec().into())
@@ -452,7 +463,7 @@ fn founding(facts: &Facts, ca: &ClusterCa, identity: &Identity) -> Result<Foundi
             next_raft_id: 2,
             version: COMMAND_VERSION,
             max_voters: config::MAX_VOTERS,
-            tick_micros: u64::try_from(config::TICK_LAN.as_micros()).unwrap_or(20_000),
+            tick_micros: u64::try_from(tick.as_micros()).unwrap_or(u64::MAX).clamp(1_000, 10_000_000),
             ..ClusterRecord::default()
         },
         node: NodeRecord {

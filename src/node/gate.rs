@@ -149,7 +149,11 @@ impl Handler for NodeHandler {
         let Some(service) = self.service.upgrade() else { return };
         self.runtime.spawn(async move {
             let response = match api::Request::decode(body) {
-                Ok(request) => service.call(&caller.into(), request).await,
+                Ok(request) => {
+                    let local = caller.plane == Plane::Local;
+                    let asker = if local { service.local_asker(&request) } else { caller.into() };
+                    service.call(&asker, request).await
+                }
                 Err(error) => super::service::failure(
                     api::Code::Invalid,
                     format!("the request cannot be read: {error}. Nothing was done"),

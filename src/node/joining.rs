@@ -1,7 +1,7 @@
 //! Newcomers, and a manager's own record.
 //!
-//! Owns what a join does: check the token, give out a raft id from the replicated counter, sign the newcomer's key. A
-//! newcomer that asks twice gets the same answer twice. Every change is one transaction on the cluster's record, so two
+//! Owns what a join does: check the token, dial the newcomer back, give out a raft id from the replicated counter, sign the
+//! newcomer's key. A newcomer that asks twice gets the same answer twice. Every change is one transaction on the cluster's record, so two
 //! joins never get one raft id or one name. Any manager does it; the log decides.
 
 use std::net::SocketAddr;
@@ -16,18 +16,21 @@ use quorate_core::limits::NAME_BYTES_MAX;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
 use quorate_core::txn::{Compare, Put, Txn};
 use quorate_transport::{
-    CertRole, CertSubject, ClusterCa, JoinRefused, JoinReply, JoinRequest, Joined, ManagerAddress, TokenSecret, api,
+    CertRole, CertSubject, ClusterCa, JoinRefused, JoinReply, JoinRequest, Joined, ManagerAddress, api,
 };
 use tokio::time::Instant;
 
 use super::router::Failure;
 use super::service::{Service, blocking, broken, display_name};
+use super::tokens::{self, Pass, Tokens};
 use super::{applier, records};
 use crate::client::SOFTWARE;
 use crate::config;
 
 /// How long the cluster may take to decide about a newcomer.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// How long a newcomer may take to answer at its own address.
+const DIAL_BACK: Duration = Duration::from_secs(3);
 /// Attempts when somebody else changes the cluster's record at the same time.
 const ATTEMPTS: usize = 16;
 
@@ -36,8 +39,7 @@ struct Seen {
     records: Records,
     cluster_revision: u64,
     node: Option<(NodeRecord, u64)>,
-    manager: Option<TokenSecret>,
-    worker: Option<TokenSecret>,
+    tokens: Tokens,
     ca: Option<ClusterCa>,
 }
 
@@ -61,8 +63,7 @@ impl Service {
                     records: applier::records(&*view)?,
                     cluster_revision: records::value(&*view, ClusterRecord::key())?.map_or(0, |(_, revision)| revision),
                     node,
-                    manager: records::token(&*view, Role::Manager)?,
-                    worker: records::token(&*view, Role::Worker)?,
+                    tokens: Tokens::read(&*view)?,
                     ca: records::ca(&*view)?,
                 })
             };
@@ -81,11 +82,12 @@ impl Service {
                 request.name.len()
             )));
         }
+        let mut reached = false;
         for _ in 0..ATTEMPTS {
             self.router.read_index(until).await.map_err(words)?;
             let seen = self.seen(&request).await.map_err(words)?;
-            let role = role_of(&seen, &request.secret)?;
-            if role == Role::Worker {
+            let pass = seen.tokens.pass(&request.secret, seen.node.is_some(), tokens::unix_now())?;
+            if pass.role == Role::Worker {
                 return Err(JoinRefused::Other("this is the token for workers, and this version takes managers only; join with the manager token, `quorate token show manager` shows it. Nothing was changed".into()));
             }
             let ca = seen.ca.as_ref().ok_or_else(|| JoinRefused::Other("the cluster has no CA".into()))?;
@@ -116,8 +118,15 @@ impl Service {
                     display_name(other)
                 )));
             }
+            if !reached {
+                // A manager that nobody can dial would hold a seat without being any good for it.
+                let dialled = self.peers.dial_back(&address, digest, DIAL_BACK).await;
+                dialled.map_err(|why| JoinRefused::Unreachable(format!("{why}. Nothing was changed")))?;
+                reached = true;
+                continue;
+            }
             let raft_id = RaftId(seen.records.cluster.next_raft_id);
-            let txn = admission(&seen, &request, &address, raft_id, &digest);
+            let txn = admission(&seen, &request, &address, raft_id, &digest, pass);
             let command = Command::from(CommandKind::System(txn));
             let done = self.router.execute(command, Origin::Here, until).await.map_err(words)?;
             if done.succeeded {
@@ -199,16 +208,6 @@ impl Service {
     }
 }
 
-fn role_of(seen: &Seen, secret: &TokenSecret) -> Result<Role, JoinRefused> {
-    let matches = |token: &Option<TokenSecret>| token.as_ref().is_some_and(|token| token.matches(secret.expose()));
-    // Both comparisons are always made: the time says nothing about which one held.
-    match (matches(&seen.manager), matches(&seen.worker)) {
-        (true, _) => Ok(Role::Manager),
-        (false, true) => Ok(Role::Worker),
-        (false, false) => Err(JoinRefused::BadToken),
-    }
-}
-
 /// `host:port`, with an unspecified host replaced by where the request came from.
 fn reachable_address(advertise: &str, source: SocketAddr) -> Result<String, JoinRefused> {
     if let Ok(address) = advertise.parse::<SocketAddr>() {
@@ -223,14 +222,14 @@ fn reachable_address(advertise: &str, source: SocketAddr) -> Result<String, Join
     }
 }
 
-/// The transaction that makes the newcomer a member of the records.
-fn admission(seen: &Seen, request: &JoinRequest, address: &str, raft_id: RaftId, digest: &[u8; 32]) -> Txn {
+/// The transaction that makes the newcomer a member of the records, and counts the use of its token.
+fn admission(seen: &Seen, request: &JoinRequest, address: &str, raft_id: RaftId, digest: &[u8; 32], pass: Pass) -> Txn {
     let mut cluster = seen.records.cluster.clone();
     cluster.next_raft_id = raft_id.0 + 1;
     let node = NodeRecord {
         id: Bytes::copy_from_slice(request.node_id.as_bytes()),
         name: request.name.clone(),
-        role: Role::Manager.into(),
+        role: pass.role.into(),
         addresses: vec![address.to_owned()],
         raft_id: raft_id.0,
         store_id: request.store_id.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
@@ -240,15 +239,11 @@ fn admission(seen: &Seen, request: &JoinRequest, address: &str, raft_id: RaftId,
         ..NodeRecord::default()
     };
     let key = NodeRecord::key(request.node_id);
-    Txn {
-        compares: vec![
-            Compare::mod_revision(ClusterRecord::key(), seen.cluster_revision),
-            Compare::absent(key.clone()),
-        ],
-        then: vec![
-            Put { key: ClusterRecord::key(), value: cluster.to_bytes(), ..Put::default() }.into(),
-            Put { key, value: node.to_bytes(), ..Put::default() }.into(),
-        ],
-        ..Txn::default()
-    }
+    let mut compares = pass.compares;
+    compares.push(Compare::mod_revision(ClusterRecord::key(), seen.cluster_revision));
+    compares.push(Compare::absent(key.clone()));
+    let mut then = pass.then;
+    then.push(Put { key: ClusterRecord::key(), value: cluster.to_bytes(), ..Put::default() }.into());
+    then.push(Put { key, value: node.to_bytes(), ..Put::default() }.into());
+    Txn { compares, then, ..Txn::default() }
 }

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::client::Client;
+use crate::error::Result;
 
 /// One leadership.
 #[derive(Debug, Clone)]
@@ -30,6 +31,16 @@ impl Lead {
     /// A client whose writes are refused once another leadership has begun.
     pub fn client(&self) -> Client {
         self.client.clone()
+    }
+
+    /// Hands this leadership over, to `to` (name, node id or raft id) or to the voter that is furthest; answers the name of
+    /// who leads then. This work's future is dropped as soon as the lease has ended: call it last.
+    ///
+    /// # Errors
+    /// `Fenced` when this leadership is over already; `Refused` with the reason when it cannot be handed over: the leader
+    /// stays, and so does this lease.
+    pub async fn hand_over(&self, to: Option<&str>) -> Result<String> {
+        self.client.transfer_leadership(to).await
     }
 }
 

@@ -6,6 +6,7 @@
 mod applier;
 mod authorize;
 mod builder;
+mod dialback;
 mod directory;
 mod facts;
 mod gate;
@@ -14,7 +15,11 @@ mod identity;
 mod inspect;
 mod joining;
 mod lead;
+mod leading;
 mod log_writer;
+mod nodes;
+mod policy;
+mod presence;
 mod reach;
 mod records;
 mod rejoin;
@@ -25,6 +30,7 @@ mod service;
 mod snapshots;
 mod stop;
 mod tasks;
+mod tokens;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -38,7 +44,6 @@ pub use inspect::{Inspection, inspect};
 pub use lead::Lead;
 pub use stop::{StartError, StopReason};
 
-pub(crate) use gate::Asker;
 pub(crate) use service::Service;
 
 use crate::client::Client;

@@ -28,6 +28,15 @@ impl Reach {
         }
     }
 
+    /// Whether the newcomer with this key answers at the address that it gave.
+    pub(super) async fn dial_back(&self, address: &str, key: [u8; 32], patience: Duration) -> Result<(), String> {
+        let peers = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        match peers {
+            Some(peers) => peers.dial_back(address, key, patience).await.map_err(|error| error.to_string()),
+            None => Err("this manager has stopped".into()),
+        }
+    }
+
     /// The node has stopped.
     pub(super) fn close(&self) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).take();

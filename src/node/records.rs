@@ -10,7 +10,9 @@ use quorate_core::membership::record::Role;
 use quorate_core::ports::{StateRead, StoreError, StoreResult};
 use quorate_core::state::read;
 use quorate_core::txn::Range;
-use quorate_transport::{ClusterCa, TokenSecret};
+use quorate_transport::{ClusterCa, TokenSecret, api};
+
+use super::router::{Failure, fail};
 
 /// The role's standing join token. Field numbers are for ever.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -26,6 +28,14 @@ pub(crate) struct CaRecord {
     pub(crate) certificate: Bytes,
     #[prost(bytes = "bytes", tag = "2")]
     pub(crate) key: Bytes,
+}
+
+/// The role with this name.
+pub(super) fn role_named(name: &str) -> Result<Role, Failure> {
+    [Role::Manager, Role::Worker].into_iter().find(|role| role.name() == name).ok_or_else(|| {
+        let given: String = name.chars().take(40).collect();
+        fail(api::Code::Invalid, format!("there is no role `{given}`; say manager or worker. Nothing was changed"))
+    })
 }
 
 pub(crate) fn token_key(role: Role) -> Bytes {
@@ -46,7 +56,7 @@ pub(crate) fn value(view: &dyn StateRead, key: Bytes) -> StoreResult<Option<(Byt
     }
 }
 
-fn corrupt(record: &str, detail: impl ToString) -> StoreError {
+pub(super) fn corrupt(record: &str, detail: impl ToString) -> StoreError {
     StoreError::Corrupt { record: record.to_owned(), detail: detail.to_string() }
 }
 

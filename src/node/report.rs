@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use quorate_core::consensus::io::{RaftRole, Status};
-use quorate_core::id::RaftId;
+use quorate_core::id::{NodeId, RaftId};
 use quorate_core::membership::quorum::Quorum;
 use quorate_core::membership::record::{NodeRecord, Role};
 use quorate_transport::api::{self, request, response};
@@ -15,8 +15,10 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::applier;
+use super::nodes::{is_manager, state};
+use super::presence::{self, Presence};
 use super::router::{Failure, fail};
-use super::service::{Service, display_name};
+use super::service::{Service, blocking, broken, display_name};
 use crate::client::SOFTWARE;
 use crate::status::{ClusterStatus, Health, ManagerStatus, MemberReport, SnapshotStatus, WorkerStatus};
 
@@ -49,7 +51,8 @@ impl Service {
         })
     }
 
-    async fn reports(&self, others: &[RaftId]) -> BTreeMap<RaftId, MemberReport> {
+    /// What these managers say of themselves; who does not answer in time is not in it.
+    pub(super) async fn reports(&self, others: &[RaftId]) -> BTreeMap<RaftId, MemberReport> {
         let mut asking = JoinSet::new();
         for id in others.iter().copied() {
             let peers = self.peers.clone();
@@ -71,6 +74,17 @@ impl Service {
         reports
     }
 
+    /// What people call this node.
+    pub(super) fn own_name(&self) -> String {
+        if self.facts.name.is_empty() { self.facts.node().to_string() } else { self.facts.name.clone() }
+    }
+
+    /// What is recorded of every worker.
+    pub(super) async fn presences(&self) -> Result<BTreeMap<NodeId, Presence>, Failure> {
+        let reader = self.store()?.reader;
+        blocking(move || presence::all(&*reader.view()).map_err(|error| broken(&error))).await
+    }
+
     /// The whole cluster as this manager sees it.
     pub(crate) async fn cluster_status(&self) -> ClusterStatus {
         let records = self.records.borrow().clone();
@@ -78,6 +92,7 @@ impl Service {
             records.nodes.iter().filter_map(NodeRecord::raft).filter(|id| *id != self.facts.raft()).collect();
         let mut reports = self.reports(&others).await;
         let own = self.member_report().await.ok();
+        let presences = self.presences().await.unwrap_or_default();
         let status = self.status.borrow().clone();
         let revision = own.as_ref().map_or(0, |own| own.revision);
         if let Some(own) = own {
@@ -88,7 +103,7 @@ impl Service {
         let managers: Vec<ManagerStatus> = records
             .nodes
             .iter()
-            .filter(|node| node.role == i32::from(Role::Manager))
+            .filter(|node| is_member(node))
             .map(|node| manager_status(node, &status, reports.get(&RaftId(node.raft_id)), shared, newest))
             .collect();
         let alive = |id: RaftId| reports.contains_key(&id);
@@ -108,14 +123,14 @@ impl Service {
             fault_tolerance: quorum.fault_tolerance(alive),
             health: Health::Ok,
             advice: Vec::new(),
-            answered_by: own_name(&self.facts.name, &self.facts.node().to_string()),
+            answered_by: self.own_name(),
             leaderless_ms: self.leaderless_ms(),
             managers,
             workers: records
                 .nodes
                 .iter()
-                .filter(|node| node.role == i32::from(Role::Worker))
-                .map(worker_status)
+                .filter(|node| !is_member(node))
+                .map(|node| worker_status(node, &presences))
                 .collect(),
             cluster_version: records.cluster.version,
         };
@@ -123,10 +138,6 @@ impl Service {
         answer.advice = advice(&answer);
         answer
     }
-}
-
-fn own_name(name: &str, id: &str) -> String {
-    if name.is_empty() { id.to_owned() } else { name.to_owned() }
 }
 
 fn blake3_hex(hash: &[u8; 32]) -> String {
@@ -182,8 +193,15 @@ fn manager_status(
     }
 }
 
-fn worker_status(node: &NodeRecord) -> WorkerStatus {
+/// Whether it is, or is to be, a manager; a demoted one is until its seat is gone.
+fn is_member(node: &NodeRecord) -> bool {
+    is_manager(node) || node.role == i32::from(Role::Manager)
+}
+
+fn worker_status(node: &NodeRecord, presences: &BTreeMap<NodeId, Presence>) -> WorkerStatus {
+    let presence = node.node_id().and_then(|id| presences.get(&id).copied());
     WorkerStatus {
+        state: state(node, false, presence),
         id: node.node_id().unwrap_or_default().to_string(),
         name: display_name(node),
         address: node.addresses.first().cloned().unwrap_or_default(),

@@ -3,20 +3,23 @@
 //! Owns forwarding. A command with a request id may be sent as often as it takes, the replay table makes it count once;
 //! a system transaction is sent again only when it was certainly not appended. Called by the service.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
 use quorate_core::command::{Command, CommandKind};
-use quorate_core::consensus::io::{Answer, Origin, Rejection};
+use quorate_core::consensus::config::ELECTION_TICKS_MIN;
+use quorate_core::consensus::io::{Answer, Origin, Rejection, Status};
 use quorate_core::id::{LogIndex, RaftId};
 use quorate_core::state::contract::{Outcome, Refusal};
 use quorate_core::txn::TxnResult;
 use quorate_transport::{RequestError, api};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::reach::Reach;
 use super::tasks::{Call, Reply};
+use crate::membership::Rule;
 
 /// Between two attempts while leadership moves.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -28,14 +31,23 @@ pub(super) fn fail(code: api::Code, message: impl Into<String>) -> Failure {
     api::Error { code: code.into(), message: message.into(), ..api::Error::default() }
 }
 
+/// A refusal by a rule of membership, told by its name.
+pub(super) fn refused_by(rule: Rule, message: impl Into<String>) -> Failure {
+    api::Error { rule: rule.word().to_owned(), ..fail(api::Code::Refused, message) }
+}
+
 pub(super) struct Router {
     pub(super) inbox: mpsc::Sender<Call>,
     pub(super) peers: Reach,
-    /// One base election timeout: how long a forwarded request waits before the leader is asked anew.
-    pub(super) attempt: Duration,
+    pub(super) status: watch::Receiver<Arc<Status>>,
 }
 
 impl Router {
+    /// The shortest election timeout: how long a forwarded request waits before the leader is asked anew.
+    fn attempt(&self) -> Duration {
+        Duration::from_nanos(self.status.borrow().tick.0) * ELECTION_TICKS_MIN
+    }
+
     async fn ask(&self, until: Instant, call: impl FnOnce(oneshot::Sender<Reply>) -> Call) -> Result<Reply, Failure> {
         let (reply, answer) = oneshot::channel();
         let stopping = || fail(api::Code::Stopping, "this manager is stopping; ask another one. Nothing was done");
@@ -71,7 +83,7 @@ impl Router {
         open: &mut Option<Failure>,
     ) -> Result<TxnResult, Failure> {
         let repeatable = matches!(command.kind, Some(CommandKind::Request(_)));
-        let mut attempt = self.attempt;
+        let mut attempt = self.attempt();
         loop {
             let call = |reply| Call::Propose { command: command.clone(), origin, reply };
             let again = match self.ask(until, call).await? {

@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use quorate_core::consensus::config::{Config, ELECTION_TICKS};
 use quorate_core::consensus::io::{Input, Records, Status, StopCause};
+use quorate_core::consensus::pace::TICK_NANOS_MIN;
 use quorate_core::consensus::{Consensus, Start as MachineStart};
 use quorate_core::id::RaftId;
+use quorate_core::membership::plan::SeatTimes;
 use quorate_core::ports::{LogReader, OpenStore, StateRead, StateReader, StoreResult};
 use quorate_core::state::contract::ApplyError;
 use quorate_core::state::{Machine, read};
@@ -52,6 +54,7 @@ struct Opened {
     facts: Facts,
     identity: Identity,
     machine: Consensus,
+    seat_times: SeatTimes,
     store: OpenStoreParts,
     state: Machine,
     records: Arc<Records>,
@@ -95,14 +98,15 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     let records = Arc::new(applier::records(&*state.reader().view())?);
     let tail = read_tail(&*log_reader, state.status().applied.0 + 1, boot.last.0 + 1)?;
     let mut settings = Config::new(facts.raft(), config::random_u64().map_err(internal)?);
-    settings.tick_nanos = u64::try_from(builder.tick.as_nanos()).unwrap_or(settings.tick_nanos).max(1_000_000);
+    settings.tick_nanos = u64::try_from(builder.tick.as_nanos()).unwrap_or(settings.tick_nanos).max(TICK_NANOS_MIN);
     settings.log_window_entries = builder.log_window.max(16);
     settings.log_window_bytes = config::LOG_WINDOW_BYTES;
     settings.seat_times.stable_ms = u64::try_from(builder.stable.as_millis()).unwrap_or(u64::MAX);
+    let seat_times = settings.seat_times;
     let start = MachineStart { boot, state: state.status().clone(), records: Arc::clone(&records), tail };
     let machine = Consensus::new(settings, start).map_err(|cause: StopCause| StartError::Damaged(cause.to_string()))?;
     let store = OpenStoreParts { log, log_reader, staging, meta };
-    Ok(Opened { facts, identity, machine, store, state, records })
+    Ok(Opened { facts, identity, machine, seat_times, store, state, records })
 }
 
 fn internal(error: crate::Error) -> StartError {
@@ -267,9 +271,9 @@ fn endpoint_thread(
 
 /// Starts everything.
 pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
-    let (tick, stable_began, hints) = (builder.tick, Instant::now(), builder.hints.clone());
+    let (stable_began, hints) = (Instant::now(), builder.hints.clone());
     let opened = off_thread(move || open(&builder).map(|opened| (opened, builder))).await?;
-    let (Opened { facts, identity, machine, store, state, records }, builder) = opened;
+    let (Opened { facts, identity, machine, seat_times, store, state, records }, builder) = opened;
     let listen = resolve(&facts.listen)?;
     let initial = Arc::new(machine.status());
     let (status_out, status) = watch::channel(initial);
@@ -321,14 +325,14 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     let reach = Reach::new(peers.clone());
     let service = Arc::new(Service {
         facts: facts.clone(),
-        router: Router { inbox: inbox.clone(), peers: reach.clone(), attempt: tick * 22 },
+        router: Router { inbox: inbox.clone(), peers: reach.clone(), status: status.clone() },
         peers: reach,
         store: RwLock::new(Some(StoreAccess { reader: Arc::clone(&reader), staging: store.staging })),
         status: status.clone(),
         records: records.clone(),
         applier: applier_jobs_in.downgrade(),
-        tick,
         clock: OnceLock::new(),
+        seat_times,
     });
     let handler = NodeHandler {
         inbox: inbox.clone(),
@@ -349,7 +353,7 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
         records: records_out,
     };
     let draw = config::random_u64().map_err(internal)?;
-    let phase = tick.mul_f64((draw % 1_000) as f64 / 1_000.0);
+    let phase = Duration::from_nanos(machine.tick_nanos()).mul_f64((draw % 1_000) as f64 / 1_000.0);
     let (began_in, began) = oneshot::channel();
     let stopping = Arc::new(OnceLock::new());
     let watching =
@@ -357,7 +361,7 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     let consensus = {
         let (stop_net, service) = (stop_net.clone(), Arc::clone(&service));
         spawn("quorate-raft", move || {
-            let outcome = contained(|| drive(machine, hands, tick, phase, began_in, calls, reports));
+            let outcome = contained(|| drive(machine, hands, phase, began_in, calls, reports));
             let reason = match outcome {
                 Ok(Ok(None)) => stopping.get().cloned().unwrap_or(StopReason::Asked),
                 Ok(Ok(Some(cause))) => StopReason::of(&cause),
@@ -413,7 +417,6 @@ fn read_applied(view: &dyn StateRead) -> u64 {
 fn drive(
     machine: Consensus,
     hands: Hands,
-    tick: Duration,
     phase: Duration,
     began: oneshot::Sender<Instant>,
     calls: mpsc::Receiver<Call>,
@@ -424,7 +427,7 @@ fn drive(
         .build()
         .map_err(|error| format!("cannot start a runtime: {error}"))?;
     Ok(runtime.block_on(async move {
-        let task = ConsensusTask::new(machine, hands, tick, phase);
+        let task = ConsensusTask::new(machine, hands, phase);
         let _ = began.send(task.began);
         task.run(calls, reports).await
     }))

@@ -11,13 +11,12 @@ use prost::Message as _;
 use quorate_core::command::{Command, CommandKind, Request};
 use quorate_core::consensus::io::{Origin, Records, Status};
 use quorate_core::id::RaftId;
-use quorate_core::membership::record::Role;
+use quorate_core::membership::plan::SeatTimes;
 use quorate_core::ports::{Staging, StateReader, StoreError};
 use quorate_core::state::read::{self, ReadError};
 use quorate_core::state::{check_range, check_txn};
 use quorate_core::txn::{Range, TxnResult};
 use quorate_core::user;
-use quorate_transport::JoinToken;
 use quorate_transport::api::{self, request, response};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -26,7 +25,7 @@ use super::facts::Facts;
 use super::gate::Asker;
 use super::reach::Reach;
 use super::router::{Failure, Router, fail, refused};
-use super::{applier, authorize, records};
+use super::{applier, authorize};
 
 /// The store as requests see it.
 #[derive(Clone)]
@@ -46,9 +45,10 @@ pub(crate) struct Service {
     pub(super) records: watch::Receiver<Arc<Records>>,
     /// Weak: the applier ends when the consensus task lets go of it, whoever still holds a client.
     pub(super) applier: mpsc::WeakSender<applier::Job>,
-    pub(super) tick: Duration,
     /// The start of the consensus task's clock, once it runs.
     pub(super) clock: OnceLock<std::time::Instant>,
+    /// The odd rule's times where the cluster's record says nothing.
+    pub(super) seat_times: SeatTimes,
 }
 
 /// A failed response.
@@ -116,11 +116,20 @@ impl Service {
             request::Kind::MemberStatus(_) => {
                 Ok(response::Kind::Status(api::StatusDone { json: json(&self.member_report().await?)? }))
             }
-            request::Kind::TokenShow(show) => {
-                let token = self.token(&show.role, until).await?;
-                Ok(response::Kind::Token(api::TokenDone { token }))
-            }
-            request::Kind::Transfer(transfer) => self.transfer(&transfer.to, until).await.map(response::Kind::Transfer),
+            request::Kind::TokenShow(show) => self.token_show(&show.role, until).await,
+            request::Kind::TokenRotate(rotate) => self.token_rotate(&rotate.role, until).await,
+            request::Kind::TokenCreate(create) => self.token_create(create, until).await,
+            request::Kind::TokenList(_) => self.token_list(until).await,
+            request::Kind::TokenRevoke(revoke) => self.token_revoke(&revoke.id, until).await,
+            request::Kind::NodeList(_) => document(&self.node_list().await?),
+            request::Kind::NodeInspect(inspect) => self.node_inspect(asker, &inspect.node, until).await,
+            request::Kind::NodeRole(role) => self.node_role(asker, role, until).await,
+            request::Kind::NodeUpdate(update) => self.node_update(update, until).await,
+            request::Kind::NodeRemove(remove) => self.node_remove(asker, remove, until).await,
+            request::Kind::NodeLeave(leave) => self.node_leave(asker, leave.forced, until).await,
+            request::Kind::PolicyShow(_) => self.policy_show(until).await,
+            request::Kind::PolicySet(set) => self.policy_set(asker, set, until).await,
+            request::Kind::Transfer(transfer) => self.transfer(transfer, until).await.map(response::Kind::Transfer),
             request::Kind::Command(command) => {
                 let command = Command::decode(command.command).map_err(|error| {
                     fail(api::Code::Invalid, format!("the forwarded command cannot be read: {error}"))
@@ -185,47 +194,38 @@ impl Service {
 
     /// Milliseconds since this manager last knew of a leader.
     pub(super) fn leaderless_ms(&self) -> u64 {
-        let ticks = self.status.borrow().leaderless_ticks;
-        ticks.saturating_mul(u64::try_from(self.tick.as_millis()).unwrap_or(u64::MAX))
+        let status = self.status.borrow();
+        status.leaderless_ticks.saturating_mul(status.tick.0) / 1_000_000
     }
 
-    async fn token(&self, role: &str, until: Instant) -> Result<String, Failure> {
-        let role = match role {
-            "manager" => Role::Manager,
-            "worker" => Role::Worker,
-            other => {
-                return Err(fail(api::Code::Invalid, format!("there is no role `{other}`; say manager or worker")));
-            }
-        };
-        self.router.read_index(until).await?;
-        let reader = self.store()?.reader;
-        let (ca, secret) = blocking(move || {
-            let view = reader.view();
-            let ca = records::ca(&*view).map_err(|error| broken(&error))?;
-            let secret = records::token(&*view, role).map_err(|error| broken(&error))?;
-            Ok((ca, secret))
-        })
-        .await?;
-        let missing = || fail(api::Code::NotFound, "the cluster has no such token");
-        Ok(JoinToken::new(ca.ok_or_else(missing)?.hash(), secret.ok_or_else(missing)?).reveal())
-    }
-
-    async fn transfer(&self, to: &str, until: Instant) -> Result<api::TransferDone, Failure> {
-        let target = if to.is_empty() { None } else { Some(self.find_manager(to)?) };
+    async fn transfer(&self, asked: api::Transfer, until: Instant) -> Result<api::TransferDone, Failure> {
+        let target = if asked.to.is_empty() { None } else { Some(self.manager_named(&asked.to)?) };
+        let term = self.status.borrow().term.0;
+        if asked.term != 0 && asked.term != term {
+            return Err(fail(
+                api::Code::Fenced,
+                format!("the leadership of term {} is over, term {term} has begun. Nothing was changed", asked.term),
+            ));
+        }
         let leader = match self.router.transfer(target, until).await {
             Ok(leader) => leader,
             Err(error) if matches!(error.code(), api::Code::NotLeader) && error.leader != 0 => {
-                return self.transfer_elsewhere(RaftId(error.leader), to, until).await;
+                return self.transfer_elsewhere(RaftId(error.leader), asked, until).await;
             }
             Err(error) => return Err(error),
         };
         Ok(api::TransferDone { leader: leader.0, name: self.name_of(leader) })
     }
 
-    async fn transfer_elsewhere(&self, leader: RaftId, to: &str, until: Instant) -> Result<api::TransferDone, Failure> {
+    async fn transfer_elsewhere(
+        &self,
+        leader: RaftId,
+        asked: api::Transfer,
+        until: Instant,
+    ) -> Result<api::TransferDone, Failure> {
         let patience = until.saturating_duration_since(Instant::now());
         let deadline_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-        let kind = request::Kind::Transfer(api::Transfer { to: to.to_owned() });
+        let kind = request::Kind::Transfer(asked);
         let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
         let unknown = |why: String| fail(api::Code::Unknown, format!("{why}; ask `status` who leads"));
         let answer = self.peers.request(leader, body, patience).await.map_err(|error| unknown(error.to_string()))?;
@@ -237,16 +237,12 @@ impl Service {
         }
     }
 
-    fn find_manager(&self, wanted: &str) -> Result<RaftId, Failure> {
-        let records = self.records.borrow();
-        let found = records.nodes.iter().find(|node| {
-            node.name == wanted
-                || node.node_id().is_some_and(|id| id.to_string() == wanted)
-                || (node.raft_id != 0 && node.raft_id.to_string() == wanted)
-        });
-        found
-            .and_then(quorate_core::membership::record::NodeRecord::raft)
-            .ok_or_else(|| fail(api::Code::NotFound, format!("there is no manager `{wanted}`; `status` lists them")))
+    /// Who asks on this node's own socket, or in its own process: an operator, but it is the node itself that leaves.
+    pub(crate) fn local_asker(&self, request: &api::Request) -> Asker {
+        match request.kind {
+            Some(request::Kind::NodeLeave(_)) => Asker::Node(self.facts.node()),
+            Some(_) | None => Asker::Operator,
+        }
     }
 
     /// What people call the manager with this raft id.
@@ -259,6 +255,11 @@ impl Service {
 /// A node's name, or its id when it has none.
 pub(super) fn display_name(node: &quorate_core::membership::record::NodeRecord) -> String {
     if node.name.is_empty() { node.node_id().unwrap_or_default().to_string() } else { node.name.clone() }
+}
+
+/// An answer that is a documented JSON document.
+pub(super) fn document(value: &impl serde::Serialize) -> Result<response::Kind, Failure> {
+    Ok(response::Kind::Document(api::DocumentDone { json: json(value)? }))
 }
 
 fn json(value: &impl serde::Serialize) -> Result<Bytes, Failure> {

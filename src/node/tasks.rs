@@ -82,7 +82,8 @@ pub(super) struct Hands {
 pub(super) struct ConsensusTask {
     pub(super) machine: Consensus,
     pub(super) hands: Hands,
-    pub(super) tick: Duration,
+    /// The length of a tick, as the machine last said.
+    tick: Duration,
     /// Where in a tick this node's ticks fall: nodes in step split votes.
     pub(super) phase: Duration,
     pub(super) began: Instant,
@@ -94,7 +95,8 @@ pub(super) struct ConsensusTask {
 }
 
 impl ConsensusTask {
-    pub(super) fn new(machine: Consensus, hands: Hands, tick: Duration, phase: Duration) -> Self {
+    pub(super) fn new(machine: Consensus, hands: Hands, phase: Duration) -> Self {
+        let tick = Duration::from_nanos(machine.tick_nanos());
         Self {
             machine,
             hands,
@@ -164,6 +166,13 @@ impl ConsensusTask {
                 unreachable.sort_unstable();
                 unreachable.dedup();
                 effects = self.machine.step(self.now(), unreachable.into_iter().map(Input::Unreachable));
+            }
+            let tick = Duration::from_nanos(self.machine.tick_nanos());
+            if tick != self.tick {
+                tracing::info!(from_ms = self.tick.as_millis(), to_ms = tick.as_millis(), "the timing has changed");
+                // The tick that has begun is as long as the new ones.
+                next_tick = (next_tick + tick).checked_sub(self.tick).unwrap_or(next_tick).max(Instant::now());
+                self.tick = tick;
             }
         }
     }

@@ -209,7 +209,7 @@ fn requests() -> Vec<Vec<u8>> {
         api::request::Kind::Status(api::Status {}),
         api::request::Kind::MemberStatus(api::MemberStatus {}),
         api::request::Kind::TokenShow(api::TokenShow { role: "king".into() }),
-        api::request::Kind::Transfer(api::Transfer { to: "nobody".into() }),
+        api::request::Kind::Transfer(api::Transfer { to: "nobody".into(), term: 0 }),
         api::request::Kind::Command(api::Command { command: write.encode_to_vec().into() }),
     ];
     kinds.into_iter().map(|kind| api::Request { deadline_ms: 2_000, kind: Some(kind) }.encode_to_vec()).collect()

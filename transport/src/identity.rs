@@ -230,6 +230,9 @@ pub enum CertificateProblem {
         /// What it is.
         found: CertRole,
     },
+    /// Another key than that of the newcomer that was dialled back.
+    #[error("another process listens there, not the one that asks to join")]
+    OtherKey,
     /// The chain does not hold the CA that the join token names.
     #[error("the other side does not hold the CA that the join token names")]
     NotPinned,

@@ -9,7 +9,7 @@
 //! | `ca`, `identity`, `token`, `tls` | who is who |
 //! | `frame`, `hello`, `greet` | the first words, and the form of all others |
 //! | `endpoint`, `peers`, `lanes`, `snapshot`, `request` | the node's port |
-//! | `dial`, `client`, `join`, `rate`, `local` | the ways in |
+//! | `dial`, `client`, `join`, `dialback`, `rate`, `local` | the ways in |
 //! | `socket`, `codes` | numbers |
 
 pub mod frame;
@@ -18,6 +18,7 @@ mod ca;
 mod client;
 mod codes;
 mod dial;
+mod dialback;
 mod endpoint;
 mod greet;
 mod handler;
@@ -50,6 +51,7 @@ pub mod api {
 pub use ca::{CaError, CertRole, CertSubject, ClusterCa};
 pub use client::{Connection, Connector};
 pub use dial::ConnectError;
+pub use dialback::DialBack;
 pub use endpoint::{Endpoint, EndpointConfig, EndpointOptions};
 pub use handler::{Caller, Down, Gate, Handler, IncomingSnapshot, Lane, Plane, SnapshotPiece};
 pub use hello::{Hello, PROTOCOL_MAX, PROTOCOL_MIN, Refused};
@@ -62,4 +64,4 @@ pub use request::RequestError;
 pub use snapshot::SnapshotSendError;
 pub use socket::BindError;
 pub use tls::TlsError;
-pub use token::{CaHash, JoinToken, ParseTokenError, TokenSecret};
+pub use token::{CaHash, JoinToken, ParseTokenError, TokenDigest, TokenSecret};

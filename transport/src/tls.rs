@@ -17,11 +17,15 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore, SignatureScheme};
+use sha2::{Digest as _, Sha256};
 
 use crate::ca::CertRole;
 use crate::handler::Plane;
-use crate::identity::{CertificateProblem, Identity, Subject, dns_name};
+use crate::identity::{CertificateProblem, Identity, KeyPair, Subject, dns_name};
 use crate::token::CaHash;
+
+/// The ALPN of a newcomer that is dialled back; no plane, nothing is served on it.
+const DIAL_BACK_ALPN: &[u8] = b"quorate-dial-back/1";
 
 /// Why credentials could not be made from an identity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,7 +33,7 @@ use crate::token::CaHash;
 pub struct TlsError(String);
 
 impl TlsError {
-    fn of(error: impl fmt::Display) -> Self {
+    pub(crate) fn of(error: impl fmt::Display) -> Self {
         Self(error.to_string())
     }
 }
@@ -50,9 +54,9 @@ impl Verdict {
             CertificateProblem::Expired { .. } => CertificateError::Expired,
             CertificateProblem::NotYetValid { .. } => CertificateError::NotValidYet,
             CertificateProblem::OtherCluster { .. } | CertificateProblem::Malformed(_) => CertificateError::BadEncoding,
-            CertificateProblem::WrongRole { .. } | CertificateProblem::OtherNode { .. } => {
-                CertificateError::Other(OtherError(Arc::new(problem.clone())))
-            }
+            CertificateProblem::WrongRole { .. }
+            | CertificateProblem::OtherNode { .. }
+            | CertificateProblem::OtherKey => CertificateError::Other(OtherError(Arc::new(problem.clone()))),
         };
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);
         rustls::Error::InvalidCertificate(error)
@@ -126,14 +130,48 @@ impl Credentials {
             verdict: verdict.clone(),
         };
         let config = client_builder(verifier)?.with_client_cert_resolver(Arc::new(Own(self.certified.clone())));
-        finish_client(config, plane)
+        finish_client(config, plane.alpn())
     }
 }
 
 /// For a newcomer: no certificate of its own, and only the pinned CA is good enough.
 pub(crate) fn join_client(pinned: CaHash, verdict: &Verdict) -> Result<Arc<QuicClientConfig>, TlsError> {
     let verifier = ServerVerifier { trust: Trust::Pinned(pinned), cluster: None, node: None, verdict: verdict.clone() };
-    finish_client(client_builder(verifier)?.with_no_client_auth(), Plane::Join)
+    finish_client(client_builder(verifier)?.with_no_client_auth(), Plane::Join.alpn())
+}
+
+/// For a newcomer that is dialled back: it shows nothing but the key of its join request.
+pub(crate) fn dial_back_server(
+    certificate: &CertificateDer<'_>,
+    key: &KeyPair,
+) -> Result<Arc<QuicServerConfig>, TlsError> {
+    let chain = vec![certificate.clone().into_owned()];
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.pkcs8_der().to_vec()));
+    let mut config = rustls::ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(TlsError::of)?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(TlsError::of)?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    config.alpn_protocols = vec![DIAL_BACK_ALPN.to_vec()];
+    QuicServerConfig::try_from(config).map(Arc::new).map_err(TlsError::of)
+}
+
+/// For a manager that dials a newcomer back: only the holder of this key is good enough.
+pub(crate) fn dial_back_client(key: [u8; 32], verdict: &Verdict) -> Result<Arc<QuicClientConfig>, TlsError> {
+    let verifier = ServerVerifier { trust: Trust::Key(key), cluster: None, node: None, verdict: verdict.clone() };
+    finish_client(client_builder(verifier)?.with_no_client_auth(), DIAL_BACK_ALPN)
+}
+
+/// The handshake itself proves that the other side holds the private half.
+fn check_key(end_entity: &CertificateDer<'_>, digest: &[u8; 32]) -> Result<(), CertificateProblem> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(end_entity)
+        .map_err(|error| CertificateProblem::Malformed(error.to_string()))?;
+    let found: [u8; 32] = Sha256::digest(certificate.public_key().raw).into();
+    if found == *digest { Ok(()) } else { Err(CertificateProblem::OtherKey) }
 }
 
 fn client_builder(
@@ -146,10 +184,10 @@ fn client_builder(
         .with_custom_certificate_verifier(Arc::new(verifier)))
 }
 
-fn finish_client(mut config: rustls::ClientConfig, plane: Plane) -> Result<Arc<QuicClientConfig>, TlsError> {
+fn finish_client(mut config: rustls::ClientConfig, alpn: &[u8]) -> Result<Arc<QuicClientConfig>, TlsError> {
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
-    config.alpn_protocols = vec![plane.alpn().to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     QuicClientConfig::try_from(config).map(Arc::new).map_err(TlsError::of)
 }
 
@@ -288,6 +326,8 @@ impl ClientCertVerifier for ClientVerifier {
 enum Trust {
     Roots(Arc<RootCertStore>),
     Pinned(CaHash),
+    /// SHA-256 of one public key: of a newcomer that has no certificate yet.
+    Key([u8; 32]),
 }
 
 /// Checks who is dialled: a manager of the cluster, and the very node where the caller knows it.
@@ -315,6 +355,7 @@ impl ServerVerifier {
         now: UnixTime,
     ) -> Result<(), CertificateProblem> {
         let roots = match &self.trust {
+            Trust::Key(digest) => return check_key(end_entity, digest),
             Trust::Roots(roots) => roots.clone(),
             Trust::Pinned(hash) => {
                 let ca =

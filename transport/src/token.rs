@@ -44,6 +44,30 @@ impl TokenSecret {
     pub fn matches(&self, other: &[u8]) -> bool {
         self.0.as_slice().ct_eq(other).into()
     }
+
+    /// What is kept of a token that is shown once.
+    #[must_use]
+    pub fn digest(&self) -> TokenDigest {
+        TokenDigest(Sha256::digest(self.0).into())
+    }
+}
+
+/// SHA-256 of a token's secret: what is kept of a token that is shown once. The secret has 128 random bits, so that nobody
+/// finds it by trying.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenDigest([u8; 32]);
+
+impl TokenDigest {
+    /// The bytes, to be kept.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Compares in a time that does not depend on where the two differ.
+    #[must_use]
+    pub fn matches(&self, other: &[u8]) -> bool {
+        self.0.as_slice().ct_eq(other).into()
+    }
 }
 
 impl PartialEq for TokenSecret {
@@ -245,6 +269,13 @@ mod tests {
         assert_eq!(format!("{text}-a").parse::<JoinToken>(), Err(ParseTokenError::TooLong { part: "secret" }));
         let mistyped = format!("{}1", &text[..text.len() - 1]);
         assert_eq!(mistyped.parse::<JoinToken>(), Err(ParseTokenError::BadCharacter { part: "secret" }));
+    }
+
+    #[test]
+    fn a_digest_is_that_of_one_secret() {
+        let (one, other) = (TokenSecret::from_bytes([9; 16]).digest(), TokenSecret::from_bytes([8; 16]).digest());
+        assert!(one.matches(TokenSecret::from_bytes([9; 16]).digest().as_bytes()));
+        assert!(!one.matches(other.as_bytes()) && !one.matches(&[]) && !one.matches(&[9; 16]));
     }
 
     proptest! {

@@ -31,7 +31,7 @@ pub struct Config {
     pub id: RaftId,
     /// Drawn by the driver at every start; read contexts and election timeouts come from it.
     pub entropy: u64,
-    /// Length of a tick, nanoseconds.
+    /// Length of a tick, nanoseconds: to begin with, until the cluster's record says another one, and then that in use.
     pub tick_nanos: u64,
     /// Entries kept in the log for followers that lag.
     pub log_window_entries: u64,
@@ -81,14 +81,15 @@ impl Config {
             caught_up_entries: 256,
         }
     }
+}
 
-    /// The base election timeout, nanoseconds.
-    pub const fn election_nanos(&self) -> u64 {
-        self.tick_nanos * ELECTION_TICKS as u64
-    }
+/// The base election timeout at this length of a tick, nanoseconds.
+pub const fn election_nanos(tick_nanos: u64) -> u64 {
+    tick_nanos * ELECTION_TICKS as u64
+}
 
-    /// How long a quorum round extends the lease after it was sent, nanoseconds.
-    pub const fn lease_nanos(&self) -> u64 {
-        self.election_nanos() / 100 * LEASE_PERCENT
-    }
+/// How long a quorum round extends the lease after it was sent, when those who answered count in ticks of this length,
+/// nanoseconds.
+pub const fn lease_nanos(tick_nanos: u64) -> u64 {
+    election_nanos(tick_nanos) / 100 * LEASE_PERCENT
 }

@@ -33,10 +33,12 @@ impl Consensus {
             self.on_remote_read(from, &message);
             return;
         }
+        let (kind, pace) = (message.msg_type(), message.reject_hint);
         // Refusals are raft's way of ignoring a message; a lost message is allowed.
         if let Err(error) = self.raw.step(message) {
             tracing::trace!(%from, %error, "message ignored");
         }
+        self.note_pace(from, kind, pace);
     }
 
     fn may_step(&self, message: &eraftpb::Message) -> bool {

@@ -57,7 +57,9 @@ impl Records {
 /// Everything that can make the machine move.
 #[derive(Debug, Clone)]
 pub enum Input {
-    /// This many ticks of the configured length have passed; more than a few at once are capped.
+    /// This many ticks of the length in use ([`Consensus::tick_nanos`]) have passed; more than a few at once are capped.
+    ///
+    /// [`Consensus::tick_nanos`]: super::Consensus::tick_nanos
     Tick(u32),
     /// A message from a member, already bound to its identity.
     Message {
@@ -394,6 +396,8 @@ pub struct Status {
     pub as_of: Option<Nanos>,
     /// Ticks without a known leader.
     pub leaderless_ticks: u64,
+    /// The length of a tick in use.
+    pub tick: Nanos,
     /// Members this one is connected to, ascending.
     pub connected: Vec<RaftId>,
     /// On the leader: the others.

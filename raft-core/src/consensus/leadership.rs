@@ -8,7 +8,7 @@ use bytes::Bytes;
 use raft::{ReadState, StateRole, eraftpb};
 
 use super::Consensus;
-use super::config::{ELECTION_TICKS, HEARTBEAT_TICKS};
+use super::config::{ELECTION_TICKS, HEARTBEAT_TICKS, lease_nanos};
 use super::io::{Answer, Effect, Lease, Nanos, RaftRole, Rejection, Ticket};
 use super::reads::Remote;
 use crate::id::{LogIndex, RaftId, Term};
@@ -25,7 +25,7 @@ pub(super) struct Leadership {
     leaderless_since: Option<u64>,
     /// First index of this leadership: everything before it must be applied before anybody is told.
     first_index: LogIndex,
-    /// A quorum round that was sent at this time came back.
+    /// A quorum round came back: until when nobody who answered it helps another one to lead.
     confirmed: Option<Nanos>,
     /// `TimeoutNow` left in this term: another member may win at any time, so no lease any more.
     timeout_now_sent: bool,
@@ -93,6 +93,7 @@ impl Consensus {
             self.copies.begin();
         }
         self.reads.restart();
+        self.pace.restart();
         self.drop_stale_sendable();
         self.finish_transfer(leader, leads);
     }
@@ -124,7 +125,7 @@ impl Consensus {
         {
             return None;
         }
-        let until = Nanos(leadership.confirmed?.0 + self.config.lease_nanos());
+        let until = leadership.confirmed?;
         (until > self.now).then_some(Lease { term: Term(self.raw.raft.term), until })
     }
 
@@ -269,15 +270,21 @@ impl Consensus {
             self.leadership.last_lease_round = self.tick;
         }
         self.freshness.asks(self.tick);
-        let context = self.reads.start(self.now, self.tick, !leads);
+        let context = self.reads.start(self.now, self.tick, !leads, self.tick_offered());
         self.raw.read_index(context);
     }
 
+    /// A round for the lease is due at once.
+    pub(super) const fn renew_lease(&mut self) {
+        self.leadership.last_lease_round = 0;
+    }
+
     pub(super) fn on_read_state(&mut self, state: &ReadState) {
-        if let Some((sent, remotes)) = self.reads.confirm(&state.request_ctx, LogIndex(state.index)) {
+        if let Some((sent, tick_nanos, remotes)) = self.reads.confirm(&state.request_ctx, LogIndex(state.index)) {
             self.freshness.confirmed(LogIndex(state.index), sent);
             if self.is_leader() && self.leadership.term == self.raw.raft.term {
-                self.leadership.confirmed = self.leadership.confirmed.max(Some(sent));
+                let until = Nanos(sent.0 + lease_nanos(tick_nanos));
+                self.leadership.confirmed = self.leadership.confirmed.max(Some(until));
                 for Remote { from, context, .. } in remotes {
                     self.answer_remote(from, &context, state.index);
                 }

@@ -133,7 +133,7 @@ impl Consensus {
         }
         self.drop_stale_sendable();
         // A record that no policy can be read from cannot be written; nothing is planned by it.
-        let Ok(policy) = SeatPolicy::of(&self.records.cluster, &self.config.seat_times, self.config.tick_nanos) else {
+        let Ok(policy) = SeatPolicy::of(&self.records.cluster, &self.config.seat_times, self.tick_nanos()) else {
             return;
         };
         self.count_waiting(&policy);
@@ -142,7 +142,7 @@ impl Consensus {
 
     /// Since when each manager has been on its way, and until when each replacement is held up.
     fn count_waiting(&mut self, policy: &SeatPolicy) {
-        let (tick, tick_nanos) = (self.tick, self.config.tick_nanos.max(1));
+        let (tick, tick_nanos) = (self.tick, self.tick_nanos().max(1));
         let (was, held) = (std::mem::take(&mut self.members.waiting), std::mem::take(&mut self.members.holds));
         let roster = &self.members.roster;
         let (mut waiting, mut holds) = (BTreeMap::new(), BTreeMap::new());

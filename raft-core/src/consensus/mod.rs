@@ -13,7 +13,7 @@
 //!
 //! The rules it keeps are those of the design, section 4; each file names the ones that live in it:
 //! [`config`] 1 and 11, `inbound` 8, `ready` 2, 3 and 5, `memlog` 5, `reads` 6 and 8, `freshness` 6, `seating` and
-//! [`guard`] 7, `leadership` 8 and 10, `waiters` and `proposals` 9 and 12. Of section 5: `members` counts and asks the
+//! [`guard`] 7, `leadership` 8 and 10, [`pace`] 8 and 11, `waiters` and `proposals` 9 and 12. Of section 5: `members` counts and asks the
 //! planner, `view` shows it what there is, `upkeep` brings the records in line, `copies` waits for the second disk.
 
 pub mod config;
@@ -28,6 +28,7 @@ mod leadership;
 mod logging;
 mod members;
 mod memlog;
+pub mod pace;
 mod proposals;
 mod reads;
 mod ready;
@@ -56,6 +57,7 @@ use io::{Effect, Input, Nanos, Records, SnapshotCounts, Status, StopCause};
 use leadership::{Leadership, Transfer};
 use members::Members;
 use memlog::MemLog;
+use pace::Pace;
 use reads::Reads;
 use snapshots::Installing;
 use view::Roster;
@@ -67,6 +69,7 @@ pub struct Consensus {
     raw: RawNode<MemLog>,
     entropy: Entropy,
     now: Nanos,
+    pace: Pace,
     /// Ticks since the start.
     tick: u64,
     /// The timeout drawn for this (term, role), set again after every call into raft.
@@ -169,6 +172,7 @@ impl Consensus {
             leadership: Leadership::new(),
             members: Members::new(Roster::of(&records)),
             copies: Copies::new(),
+            pace: Pace::new(config.tick_nanos, records.cluster.tick_micros),
             config,
             raw,
             entropy,
@@ -260,6 +264,7 @@ impl Consensus {
             }
             self.pin_timeout();
             self.tick_leadership();
+            self.tick_pace();
             self.tick_reads();
             self.tick_members(missed);
         }
@@ -329,6 +334,7 @@ impl Consensus {
             lease: self.lease(),
             as_of: self.freshness.as_of(),
             leaderless_ticks: self.leadership.leaderless_ticks(self.tick),
+            tick: Nanos(self.tick_nanos()),
             connected: self.connected.iter().copied().collect(),
             progress: self.progress(),
             snapshots: self.counts,

@@ -38,6 +38,8 @@ struct Round {
     sent_tick: u64,
     /// It only says how old this member's state is.
     patient: bool,
+    /// The length of a tick that its heartbeats say.
+    tick_nanos: u64,
 }
 
 #[derive(Debug)]
@@ -91,13 +93,13 @@ impl Reads {
 
     /// Starts a round for everybody who waits; returns its context. One `elsewhere`, at the leader, that nobody waits for
     /// may take its time.
-    pub(super) fn start(&mut self, now: Nanos, tick: u64, elsewhere: bool) -> Vec<u8> {
+    pub(super) fn start(&mut self, now: Nanos, tick: u64, elsewhere: bool, tick_nanos: u64) -> Vec<u8> {
         let number = self.next;
         self.next += 1;
         let tickets = std::mem::take(&mut self.waiting);
         let remotes = std::mem::take(&mut self.remotes);
         let patient = elsewhere && tickets.is_empty();
-        self.rounds.insert(number, Round { tickets, remotes, sent: now, sent_tick: tick, patient });
+        self.rounds.insert(number, Round { tickets, remotes, sent: now, sent_tick: tick, patient, tick_nanos });
         let mut context = Vec::with_capacity(25);
         context.extend_from_slice(&self.id.0.to_be_bytes());
         context.extend_from_slice(&self.nonce.to_be_bytes());
@@ -106,9 +108,10 @@ impl Reads {
         context
     }
 
-    /// A round came back from the quorum: when it was sent, and who else is to be told. `None` when it is not ours or was
+    /// A round came back from the quorum: when it was sent, in ticks of which length those who answered count, and who else
+    /// is to be told. `None` when it is not ours or was
     /// given up.
-    pub(super) fn confirm(&mut self, context: &[u8], index: LogIndex) -> Option<(Nanos, Vec<Remote>)> {
+    pub(super) fn confirm(&mut self, context: &[u8], index: LogIndex) -> Option<(Nanos, u64, Vec<Remote>)> {
         let (id, rest) = context.split_first_chunk::<8>()?;
         let (nonce, rest) = rest.split_first_chunk::<8>()?;
         let (number, _) = rest.split_first_chunk::<8>()?;
@@ -120,7 +123,7 @@ impl Reads {
         if !round.tickets.is_empty() {
             self.confirmed.entry(index.0).or_default().extend(round.tickets);
         }
-        Some((round.sent, round.remotes))
+        Some((round.sent, round.tick_nanos, round.remotes))
     }
 
     /// Gives up rounds that were lost on the way (raft drops them in silence): their callers wait for the next one. One

@@ -135,7 +135,8 @@ impl Consensus {
         }
     }
 
-    pub(super) fn send(&mut self, message: eraftpb::Message) {
+    pub(super) fn send(&mut self, mut message: eraftpb::Message) {
+        self.stamp_pace(&mut message);
         let to = RaftId(message.to);
         let kind = message.msg_type();
         if kind == MessageType::MsgSnapshot {

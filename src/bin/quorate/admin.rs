@@ -1,41 +1,13 @@
-//! `token show`, `leader transfer`.
+//! `leader transfer`.
 //!
-//! Owns their words. Called by `main`.
+//! Owns its words. Called by `main`.
 
 use serde_json::json;
 
-use crate::args::{Global, Role};
+use crate::args::Global;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::target;
-
-pub(crate) async fn token(role: Role, global: &Global, output: Output) -> Result<(), Failure> {
-    let client = target::client(global).await?;
-    let token = client.join_token(role.word()).await?;
-    if output.json {
-        return output.document(&json!({ "role": role.word(), "token": token }));
-    }
-    if role == Role::Manager {
-        // The addresses are only for the reader's comfort: without them the token is just as good.
-        let managers = client.status().await.map_or_else(
-            |_no_status| "HOST:PORT".to_owned(),
-            |status| {
-                let reachable = status.managers.into_iter().filter(|manager| manager.reachable);
-                reachable.map(|manager| manager.address).collect::<Vec<_>>().join(",")
-            },
-        );
-        output.line("Whoever has this token can join as a manager. On the new machine:")?;
-        output.line("")?;
-        output.line(&format!(
-            "  quorate join --data-dir /var/lib/quorate --listen ADDR --manager {managers} --token {token}"
-        ))?;
-        output.line("  quorate run --data-dir /var/lib/quorate")?;
-    } else {
-        output.line("Whoever has this token can join as a worker. This version has no workers yet.")?;
-    }
-    output.line("")?;
-    output.line(&token)
-}
 
 pub(crate) async fn transfer(to: Option<&str>, global: &Global, output: Output) -> Result<(), Failure> {
     let leader = target::client(global).await?.transfer_leadership(to).await?;

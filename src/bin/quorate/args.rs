@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::args_membership::{Leave, NodeVerb, PolicyVerb, Token};
+
 const ABOUT: &str = "\
 quorate: a manager quorum with a replicated key-value store, over QUIC.
 
@@ -118,14 +120,44 @@ Example:
   quorate kv get app/config --data-dir /var/lib/quorate"
     )]
     Kv(Kv),
-    /// Show what lets a new node in
+    /// List nodes, change what they are asked to be, remove them
+    #[command(
+        subcommand,
+        after_help = "\
+A node is named by its name, its node id or a unique beginning of it, or its raft id.
+
+Example:
+  quorate node ls --data-dir /var/lib/quorate
+  quorate node promote n4 --data-dir /var/lib/quorate"
+    )]
+    Node(NodeVerb),
+    /// Take this machine's node out of the cluster, for ever
+    #[command(after_help = "\
+Asks over the local socket of the running node. A manager gives up its seat first; when it has left, it stops. Refused for the
+last voter, and where it would end fault tolerance (--force lifts that). The directory stays; to come back, the node joins
+anew from another one.
+
+Example:
+  quorate leave --data-dir /var/lib/quorate")]
+    Leave(Leave),
+    /// Show, make and take back what lets new nodes in
     #[command(
         subcommand,
         after_help = "\
 Example:
-  quorate token show manager --data-dir /var/lib/quorate | tail -1"
+  quorate token show manager --data-dir /var/lib/quorate | tail -1
+  quorate token create --role worker --ttl 1h --uses 20 --data-dir /var/lib/quorate"
     )]
     Token(Token),
+    /// Show and change the settings of the whole cluster
+    #[command(
+        subcommand,
+        after_help = "\
+Example:
+  quorate policy show --data-dir /var/lib/quorate
+  quorate policy set --lost-after 10s --data-dir /var/lib/quorate"
+    )]
+    Policy(PolicyVerb),
     /// Move leadership
     #[command(
         subcommand,
@@ -351,40 +383,6 @@ pub(crate) struct Cas {
     pub(crate) expect_value: Option<String>,
 }
 
-/// `token`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Token {
-    /// Show the join token of a role; the bare token is the last line
-    #[command(after_help = "\
-Whoever has the token can join: hand it over like a password.
-
-Example:
-  quorate token show manager --data-dir /var/lib/quorate | tail -1")]
-    Show {
-        /// What the token lets in as
-        #[arg(value_enum)]
-        role: Role,
-    },
-}
-
-/// What a token lets in as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Role {
-    /// A node that holds the replicated log and state.
-    Manager,
-    /// A node that gets its work from the managers.
-    Worker,
-}
-
-impl Role {
-    pub(crate) const fn word(self) -> &'static str {
-        match self {
-            Self::Manager => "manager",
-            Self::Worker => "worker",
-        }
-    }
-}
-
 /// `leader`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Leader {
@@ -401,9 +399,14 @@ Example:
     },
 }
 
-/// `10`, `2s`, `500ms`, `1m`; a bare number is seconds.
+/// `10`, `2s`, `500ms`, `1m`; a bare number is seconds. A day is more than any request waits.
 fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is no time; write 10 or 10s (seconds), 500ms, or 1m");
+    duration_up_to(text, Duration::from_secs(86_400), "one day")
+}
+
+/// `10`, `2s`, `500ms`, `1m`, `2h`, `7d`; a bare number is seconds.
+pub(crate) fn duration_up_to(text: &str, longest: Duration, words: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no time; write 10 or 10s (seconds), 500ms, 1m, 2h or 7d");
     let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);
     let number: f64 = number.parse().map_err(|_not_a_number| wrong())?;
@@ -411,11 +414,13 @@ fn duration(text: &str) -> Result<Duration, String> {
         "" | "s" => number,
         "ms" => number / 1000.0,
         "m" => number * 60.0,
+        "h" => number * 3_600.0,
+        "d" => number * 86_400.0,
         _ => return Err(wrong()),
     };
-    // A day is more than any request waits; the bound also keeps the conversion from failing.
-    if !(0.001..=86_400.0).contains(&seconds) {
-        return Err(format!("`{text}` is out of range; between 1ms and one day"));
+    // The bound also keeps the conversion from failing.
+    if !(0.001..=longest.as_secs_f64()).contains(&seconds) {
+        return Err(format!("`{text}` is out of range; between 1ms and {words}"));
     }
     Ok(Duration::from_secs_f64(seconds))
 }
@@ -427,10 +432,12 @@ mod tests {
 
     #[test]
     fn a_time_is_read_with_and_without_unit() {
-        for (text, ms) in [("10", 10_000), ("2s", 2_000), ("500ms", 500), ("1m", 60_000), ("0.5", 500)] {
+        for (text, ms) in
+            [("10", 10_000), ("2s", 2_000), ("500ms", 500), ("1m", 60_000), ("0.5", 500), ("2h", 7_200_000)]
+        {
             assert_eq!(duration(text).unwrap(), Duration::from_millis(ms), "{text}");
         }
-        for text in ["", "s", "-1", "10h", "0", "1e9", "99999999999999999999"] {
+        for text in ["", "s", "-1", "10x", "25h", "2d", "0", "1e9", "99999999999999999999"] {
             assert!(duration(text).is_err(), "{text}");
         }
     }

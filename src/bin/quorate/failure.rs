@@ -69,6 +69,22 @@ impl Failure {
         Self { exit: error.exit_code(), ..Self::from(error) }
     }
 
+    /// Several as one: the worst exit code, all messages. `None` for none.
+    pub(crate) fn all(failures: Vec<Self>) -> Option<Self> {
+        let messages = failures.iter().map(|failure| failure.message.as_str()).collect::<Vec<_>>().join("\n");
+        let worst = failures.into_iter().max_by_key(|failure| failure.exit)?;
+        Some(Self { message: messages, ..worst })
+    }
+
+    /// With more for scripts beside `error`.
+    pub(crate) fn with(mut self, more: Value) -> Self {
+        match (&mut self.extra, more) {
+            (Some(Value::Object(fields)), Value::Object(more)) => fields.extend(more),
+            (extra, more) => *extra = Some(more),
+        }
+        self
+    }
+
     /// As the document for scripts.
     pub(crate) fn json(&self) -> Value {
         let outcome = match self.outcome {
@@ -107,14 +123,20 @@ impl From<Error> for Failure {
             Error::Version(_) => "version",
             Error::NotFound(_) => "not_found",
             Error::Internal(_) => "internal",
-            Error::Refused(_) | _ => "refused",
+            Error::Refused(_) | Error::Membership { .. } | _ => "refused",
         };
         let exit = match error.outcome() {
             Outcome::Unknown => exit::UNKNOWN,
             Outcome::NotDone if error.is_retryable() => exit::UNAVAILABLE,
             Outcome::NotDone => exit::REFUSED,
         };
-        let extra = if let Error::Compacted { oldest, .. } = &error { Some(json!({ "oldest": oldest })) } else { None };
+        let extra = if let Error::Compacted { oldest, .. } = &error {
+            Some(json!({ "oldest": oldest }))
+        } else if let Error::Membership { rule, .. } = &error {
+            Some(json!({ "rule": rule.word() }))
+        } else {
+            None
+        };
         Self {
             exit,
             kind,

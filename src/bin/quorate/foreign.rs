@@ -8,34 +8,36 @@ const VERBS: &[(&[&str], &str)] = &[
     (&["swarm", "join-token"], "quorate token show manager"),
     (&["swarm", "join"], "quorate join --data-dir DIR --listen ADDR --token T --manager ADDR"),
     (&["swarm", "ca"], NO_CA),
-    (&["swarm", "leave"], NO_LEAVE),
+    (&["swarm", "leave"], "quorate leave --data-dir DIR"),
     (&["swarm", "unlock"], NO_LOCK),
     (&["swarm", "unlock-key"], NO_LOCK),
-    (&["swarm"], "quorate init, quorate join, quorate token show, quorate status"),
+    (&["swarm", "update"], "quorate policy set"),
+    (&["swarm"], "quorate init, quorate join, quorate leave, quorate token show, quorate policy"),
     (&["join-token"], "quorate token show manager"),
-    (&["node", "ls"], "quorate status"),
-    (&["node", "ps"], "quorate status"),
-    (&["node", "inspect"], "quorate status --json"),
-    (&["node", "promote"], NO_PROMOTE),
-    (&["node", "demote"], NO_PROMOTE),
-    (&["node", "rm"], NO_LEAVE),
-    (&["node", "update"], NO_PROMOTE),
-    (&["node"], "quorate status"),
+    (&["node", "ps"], "quorate node ls"),
     (&["info"], "quorate status"),
     (&["ps"], "quorate status"),
     (&["health"], "quorate status"),
-    (&["members"], "quorate status"),
-    (&["ls"], "quorate kv ls, or quorate status for the managers"),
-    (&["member", "list"], "quorate status"),
+    (&["members"], "quorate node ls"),
+    (&["ls"], "quorate kv ls, or quorate node ls"),
+    (&["member", "list"], "quorate node ls"),
     (&["member", "add"], "quorate join --data-dir DIR --listen ADDR --token T --manager ADDR, on the new machine"),
-    (&["member", "promote"], NO_PROMOTE),
-    (&["member", "remove"], NO_LEAVE),
-    (&["member", "update"], NO_LEAVE),
-    (&["member"], "quorate status"),
+    (&["member", "promote"], "quorate node promote NODE: it gets a seat when the number of voters stays odd with it"),
+    (&["member", "remove"], "quorate node rm NODE"),
+    (
+        &["member", "update"],
+        "nothing to do: a manager that comes back at another address announces it; quorate run --manager ADDR adds addresses to try",
+    ),
+    (&["member"], "quorate node ls"),
     (&["endpoint"], "quorate status"),
     (&["move-leader"], "quorate leader transfer --to MANAGER"),
     (&["leader", "move"], "quorate leader transfer --to MANAGER"),
-    (&["operator", "raft", "list-peers"], "quorate status"),
+    (&["operator", "raft", "list-peers"], "quorate node ls"),
+    (&["update"], "quorate node update NODE, quorate policy set"),
+    (&["node", "list"], "quorate node ls"),
+    (&["node", "remove"], "quorate node rm NODE"),
+    (&["token", "list"], "quorate token ls"),
+    (&["token", "delete"], "quorate token revoke ID"),
     (&["operator"], "quorate status, quorate leader transfer"),
     (&["get"], "quorate kv get KEY"),
     (&["put"], "quorate kv put KEY VALUE"),
@@ -55,12 +57,9 @@ const VERBS: &[(&[&str], &str)] = &[
     (&["daemon"], "quorate run --data-dir DIR"),
     (&["stop"], "kill -TERM the process of `quorate run`: it hands leadership over and stops"),
     (&["version"], "quorate --version"),
-    (&["token", "create"], "quorate token show manager; each role has one token in this version"),
-    (&["token", "rotate"], "nothing yet: tokens cannot be rotated in this version"),
-    (&["promote"], NO_PROMOTE),
-    (&["demote"], NO_PROMOTE),
-    (&["remove"], NO_LEAVE),
-    (&["leave"], NO_LEAVE),
+    (&["promote"], "quorate node promote NODE"),
+    (&["demote"], "quorate node demote NODE"),
+    (&["remove"], "quorate node rm NODE"),
     (&["watch"], "nothing yet: watches come with a later version; read with quorate kv get"),
     (&["lease"], "nothing yet: leases come with a later version"),
     (&["lock"], "quorate kv cas KEY OWNER --expect-absent; the library has leadership: node.lead()"),
@@ -104,10 +103,6 @@ const OPTIONS: &[(&str, &str)] = &[
     ("--autolock", NO_LOCK),
 ];
 
-const NO_PROMOTE: &str = "nothing to do: a manager takes a seat by itself when the number of voters stays odd with it \
-                          (quorate status shows who is voter and who standby); workers come with a later version";
-const NO_LEAVE: &str =
-    "nothing yet: a manager cannot be removed in this version; its place stays for it to come back to";
 const NO_BACKUP: &str = "nothing yet: backups come with a later version; quorate inspect reads a stopped directory";
 const NO_RECOVER: &str = "nothing yet: a cluster that has lost a majority for good cannot be recovered in this version; \
                           keep every directory as it is";
@@ -165,12 +160,12 @@ mod tests {
             ("swarm init", "quorate init"),
             ("swarm join-token manager", "quorate token show manager"),
             ("join-token worker", "quorate token show"),
-            ("member list --json", "quorate status"),
-            ("--data-dir d member list", "quorate status"),
+            ("member list --json", "quorate node ls"),
+            ("--data-dir d member list", "quorate node ls"),
             ("get foo", "quorate kv get"),
             ("put foo bar", "quorate kv put"),
             ("endpoint health --endpoints=a:1", "quorate status"),
-            ("node promote n2", "nothing to do"),
+            ("swarm leave", "quorate leave"),
             ("move-leader 8e9e05c52164694d", "quorate leader transfer"),
             ("status --endpoints=a:1", "--connect"),
         ] {
@@ -181,7 +176,7 @@ mod tests {
 
     #[test]
     fn the_longest_match_answers_and_nonsense_has_none() {
-        assert!(asked("swarm leave").unwrap().contains("cannot be removed"));
+        assert!(asked("swarm leave --force").unwrap().contains("quorate leave"));
         assert_eq!(asked("frobnicate"), None);
         assert_eq!(asked(""), None);
     }

@@ -5,20 +5,24 @@
 
 mod admin;
 mod args;
+mod args_membership;
 mod failure;
 mod foreign;
 mod kv;
 mod node;
+mod nodes;
 mod output;
+mod policy;
 mod status;
 mod target;
+mod tokens;
 
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
-use args::{Cli, Leader, Token, Verb, When};
+use args::{Cli, Leader, Verb, When};
 use failure::Failure;
 use output::Output;
 
@@ -113,7 +117,10 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             Verb::Run(run) => Box::pin(node::run(run, &global, output)).await,
             Verb::Status => status::run(&global, output).await,
             Verb::Kv(verb) => Box::pin(kv::run(verb, &global, output)).await,
-            Verb::Token(Token::Show { role }) => admin::token(role, &global, output).await,
+            Verb::Node(verb) => Box::pin(nodes::run(verb, &global, output)).await,
+            Verb::Leave(leave) => Box::pin(nodes::leave(leave, &global, output)).await,
+            Verb::Token(verb) => Box::pin(tokens::run(verb, &global, output)).await,
+            Verb::Policy(verb) => Box::pin(policy::run(verb, &global, output)).await,
             Verb::Leader(Leader::Transfer { to }) => admin::transfer(to.as_deref(), &global, output).await,
             Verb::Inspect => node::inspect(&global, output),
         }

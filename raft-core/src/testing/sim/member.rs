@@ -97,8 +97,9 @@ impl Member {
 
     /// True length of this member's tick.
     pub(super) fn tick(&self) -> u64 {
-        let length = i128::from(super::config::TICK) * 1_000_000 / i128::from(1_000_000 + self.drift);
-        u64::try_from(length).unwrap_or(super::config::TICK)
+        let asked = self.process.as_ref().map_or(super::config::TICK, |process| process.consensus.tick_nanos());
+        let length = i128::from(asked) * 1_000_000 / i128::from(1_000_000 + self.drift);
+        u64::try_from(length).unwrap_or(asked)
     }
 }
 

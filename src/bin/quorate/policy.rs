@@ -1,0 +1,99 @@
+//! `policy show | set`.
+//!
+//! Owns their words. Called by `main`.
+
+use quorate::membership::PolicyInfo;
+
+use crate::args::Global;
+use crate::args_membership::{PolicySet, PolicyVerb, Switch};
+use crate::failure::Failure;
+use crate::output::{Output, span, table};
+use crate::target;
+
+pub(crate) async fn run(verb: PolicyVerb, global: &Global, output: Output) -> Result<(), Failure> {
+    let client = target::client(global).await?;
+    let policy = match verb {
+        PolicyVerb::Show => client.policy().show().await?,
+        PolicyVerb::Set(PolicySet { max_voters, lost_after, promote_after, stable, auto_replace, timing }) => {
+            let mut change = client.policy().set();
+            if let Some(max) = max_voters {
+                change = change.max_voters(max);
+            }
+            if let Some(time) = lost_after {
+                change = change.lost_after(time);
+            }
+            if let Some(time) = promote_after {
+                change = change.promote_after(time);
+            }
+            if let Some(time) = stable {
+                change = change.stable(time);
+            }
+            if let Some(switch) = auto_replace {
+                change = change.auto_replace(switch == Switch::On);
+            }
+            if let Some(timing) = timing {
+                change = change.timing(timing);
+            }
+            change.await?
+        }
+    };
+    if output.json {
+        let document = serde_json::to_value(&policy)
+            .map_err(|error| Failure::local(format!("the policy cannot be written as JSON: {error}")))?;
+        return output.document(&document);
+    }
+    output.line(&render(&policy))
+}
+
+fn render(policy: &PolicyInfo) -> String {
+    let tick_ms = policy.tick_micros / 1_000;
+    let rows = vec![
+        vec!["max-voters".into(), policy.max_voters.to_string(), "further managers stand by".into()],
+        vec!["lost-after".into(), span(policy.lost_after_ms), "a voter silent for so long is replaced".into()],
+        vec![
+            "promote-after".into(),
+            span(policy.promote_after_ms),
+            "without a standby, a worker labelled quorate.manager=yes is promoted".into(),
+        ],
+        vec![
+            "stable".into(),
+            span(policy.stable_ms),
+            "a standby is caught up for so long before it gets a seat".into(),
+        ],
+        vec![
+            "auto-replace".into(),
+            if policy.auto_replace { "on" } else { "off" }.into(),
+            "whether lost voters are replaced".into(),
+        ],
+        vec![
+            "timing".into(),
+            policy.timing.clone(),
+            format!("tick {tick_ms}ms, base election timeout {}", span(policy.election_ms)),
+        ],
+    ];
+    table(&["SETTING", "VALUE", "MEANING"], &[], rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_settings_are_shown_as_they_are_typed() {
+        let policy = PolicyInfo {
+            max_voters: 5,
+            lost_after_ms: 30_000,
+            promote_after_ms: 300_000,
+            stable_ms: 2_000,
+            auto_replace: true,
+            timing: "lan".into(),
+            tick_micros: 20_000,
+            election_ms: 400,
+        };
+        let text = render(&policy);
+        let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        assert!(line("lost-after").contains(" 30s "), "{text}");
+        assert!(line("promote-after").contains(" 5m "), "{text}");
+        assert!(line("timing").ends_with("tick 20ms, base election timeout 400ms"), "{text}");
+    }
+}

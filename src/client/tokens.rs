@@ -1,0 +1,126 @@
+//! Join tokens as an operator sees them.
+//!
+//! Owns the ids of new tokens, so that asking twice makes one. Never sees the secret of a token but when it is made or
+//! shown. Called by embedders and the command line.
+
+use std::future::IntoFuture;
+use std::pin::Pin;
+use std::time::Duration;
+
+use quorate_transport::api::{self, request, response};
+
+use super::{Client, unexpected};
+use crate::config;
+use crate::error::{Error, Result};
+use crate::membership::{NewToken, Role, TokenInfo};
+
+/// Join tokens: a standing one for each role, and those made for a time and a number of uses.
+#[derive(Debug, Clone)]
+pub struct Tokens {
+    client: Client,
+}
+
+impl Tokens {
+    pub(super) const fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// The standing token of a role: whoever has it can join as that.
+    ///
+    /// # Errors
+    /// `Denied` unless the identity is an operator's.
+    pub async fn show(&self, role: Role) -> Result<String> {
+        self.token(request::Kind::TokenShow(api::TokenShow { role: role.word().to_owned() })).await
+    }
+
+    /// Gives a role another standing token, and answers it. The old one lets nobody in any more; who is in stays in.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn rotate(&self, role: Role) -> Result<String> {
+        self.token(request::Kind::TokenRotate(api::TokenRotate { role: role.word().to_owned() })).await
+    }
+
+    async fn token(&self, kind: request::Kind) -> Result<String> {
+        let response::Kind::Token(done) = self.client.ask(kind).await? else { return Err(unexpected()) };
+        Ok(done.token)
+    }
+
+    /// Makes a token for a role: valid for 24 hours and one node, unless said otherwise.
+    pub fn create(&self, role: Role) -> TokenBuilder {
+        TokenBuilder { client: self.client.clone(), role, ttl: Some(config::TOKEN_TTL), uses: 1 }
+    }
+
+    /// Every token, without its secret.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn list(&self) -> Result<Vec<TokenInfo>> {
+        self.client.document(request::Kind::TokenList(api::TokenList {})).await
+    }
+
+    /// Takes a token back: it lets nobody in any more; who is in stays in.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none with this id.
+    pub async fn revoke(&self, id: &str) -> Result<()> {
+        // Asked first, so that the revocation itself may be sent twice.
+        if id.is_empty() || !self.list().await?.iter().any(|token| token.id == id) {
+            return Err(Error::NotFound(format!(
+                "there is no token `{id}`; `quorate token ls` lists them. A role's standing token is changed with `quorate token rotate`. Nothing was changed"
+            )));
+        }
+        self.client.document(request::Kind::TokenRevoke(api::TokenRevoke { id: id.to_owned() })).await
+    }
+}
+
+/// A token being put together; await it to make it.
+#[derive(Debug, Clone)]
+#[must_use = "nothing is sent until it is awaited"]
+pub struct TokenBuilder {
+    client: Client,
+    role: Role,
+    ttl: Option<Duration>,
+    uses: u64,
+}
+
+impl TokenBuilder {
+    /// How long it holds, by the clocks of the managers; whole seconds, at most 365 days.
+    pub const fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// It holds until it is revoked.
+    pub const fn forever(mut self) -> Self {
+        self.ttl = None;
+        self
+    }
+
+    /// How many nodes it lets in; 0 is any number.
+    pub const fn uses(mut self, uses: u64) -> Self {
+        self.uses = uses;
+        self
+    }
+}
+
+impl IntoFuture for TokenBuilder {
+    type Output = Result<NewToken>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let ttl_s = match self.ttl {
+                None => 0,
+                Some(ttl) if ttl.as_secs() == 0 => {
+                    return Err(Error::Invalid("a token holds for a second at least. Nothing was changed".into()));
+                }
+                Some(ttl) => ttl.as_secs(),
+            };
+            let id = config::random_id(|bytes: [u8; 16]| bytes)?;
+            let id = data_encoding::BASE32_NOPAD_NOCASE.encode(&id).to_ascii_lowercase().chars().take(8).collect();
+            let create = api::TokenCreate { id, role: self.role.word().to_owned(), ttl_s, uses: self.uses };
+            self.client.document(request::Kind::TokenCreate(create)).await
+        })
+    }
+}

@@ -1,0 +1,216 @@
+//! The settings of the whole cluster: who is replaced when, how many vote, how long a tick is.
+//!
+//! Owns what may be set together. They live in the cluster's record, changed by one transaction on it as it was; what
+//! follows from them is the leader's and the machine's. Called by operators.
+
+use std::time::Duration;
+
+use prost::Message as _;
+use quorate_core::command::{Command, CommandKind};
+use quorate_core::consensus::config::election_nanos;
+use quorate_core::consensus::io::Origin;
+use quorate_core::membership::record::ClusterRecord;
+use quorate_core::txn::{Compare, Put, Txn};
+use quorate_transport::api::{self, request, response};
+use tokio::time::Instant;
+
+use super::gate::Asker;
+use super::records;
+use super::router::{Failure, fail, refused_by};
+use super::service::{Service, blocking, broken, document};
+use crate::config;
+use crate::membership::{PolicyInfo, Rule};
+
+/// Attempts when somebody else changes the cluster's record.
+const ATTEMPTS: usize = 16;
+/// A voter is lost after so many base election timeouts at the earliest: less, and an election or a slow disk costs a seat.
+const LOST_AFTER_ELECTIONS: u64 = 10;
+/// Longest of the times, milliseconds.
+const TIME_MS_MAX: u64 = 24 * 3_600_000;
+/// Shortest and longest tick that may be set, microseconds.
+const TICK_MICROS: std::ops::RangeInclusive<u64> = 5_000..=2_000_000;
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// What is in force, defaults included.
+pub(super) fn in_force(cluster: &ClusterRecord) -> PolicyInfo {
+    let or = |set: u64, default: Duration| if set == 0 { millis(default) } else { set };
+    let tick_micros = if cluster.tick_micros == 0 { micros(config::TICK_LAN) } else { cluster.tick_micros };
+    let timing = match tick_micros {
+        tick if tick == micros(config::TICK_LAN) => "lan",
+        tick if tick == micros(config::TICK_WAN) => "wan",
+        _ => "custom",
+    };
+    PolicyInfo {
+        max_voters: cluster.max_voters,
+        lost_after_ms: or(cluster.lost_after_ms, config::LOST_AFTER),
+        promote_after_ms: or(cluster.promote_after_ms, config::PROMOTE_AFTER),
+        stable_ms: or(cluster.stable_ms, config::STABLE),
+        auto_replace: !cluster.keep_lost,
+        timing: timing.to_owned(),
+        tick_micros,
+        election_ms: election_nanos(tick_micros.saturating_mul(1_000)) / 1_000_000,
+    }
+}
+
+/// The record with what is asked for, if everything then fits together.
+fn updated(cluster: &ClusterRecord, asked: &api::PolicySet) -> Result<ClusterRecord, Failure> {
+    let mut updated = cluster.clone();
+    let does_not_fit = |why: String| Err(refused_by(Rule::TimesDoNotFit, format!("{why}. Nothing was changed")));
+    if let Some(max) = asked.max_voters {
+        updated.max_voters = max;
+    }
+    if let Some(auto_replace) = asked.auto_replace {
+        updated.keep_lost = !auto_replace;
+    }
+    if let Some(tick) = asked.tick_micros {
+        if !TICK_MICROS.contains(&tick) {
+            return does_not_fit("a tick is between 5 ms and 2 s long".into());
+        }
+        updated.tick_micros = tick;
+    }
+    for (time, set) in [
+        (asked.lost_after_ms, &mut updated.lost_after_ms),
+        (asked.promote_after_ms, &mut updated.promote_after_ms),
+        (asked.stable_ms, &mut updated.stable_ms),
+    ] {
+        match time {
+            Some(0) => return does_not_fit("a time is at least a millisecond".into()),
+            Some(ms) if ms > TIME_MS_MAX => return does_not_fit("a time is 24 hours at most".into()),
+            Some(ms) => *set = ms,
+            None => {}
+        }
+    }
+    let then = in_force(&updated);
+    let least = LOST_AFTER_ELECTIONS * then.election_ms;
+    if then.lost_after_ms < least {
+        return does_not_fit(format!(
+            "a voter may be lost after 10 election timeouts at the earliest, that is {} s with this timing, and it would be {} s: give --lost-after {}s (and with it, if wanted, another --timing)",
+            seconds(least),
+            seconds(then.lost_after_ms),
+            seconds(least)
+        ));
+    }
+    Ok(updated)
+}
+
+/// Milliseconds as seconds, without trailing zeros.
+fn seconds(ms: u64) -> String {
+    let text = format!("{}.{:03}", ms / 1_000, ms % 1_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+impl Service {
+    pub(super) async fn policy_show(&self, until: Instant) -> Result<response::Kind, Failure> {
+        self.router.read_index(until).await?;
+        let (cluster, _) = self.cluster_record().await?;
+        document(&in_force(&cluster))
+    }
+
+    pub(super) async fn policy_set(
+        &self,
+        asker: &Asker,
+        asked: api::PolicySet,
+        until: Instant,
+    ) -> Result<response::Kind, Failure> {
+        if let Some(answered) = self.by_the_leader(asker, &request::Kind::PolicySet(asked), until).await? {
+            return Ok(answered);
+        }
+        if let Some(max) = asked.max_voters {
+            self.check_max_voters(max)?;
+        }
+        for _ in 0..ATTEMPTS {
+            let (cluster, revision) = self.cluster_record().await?;
+            let updated = updated(&cluster, &asked)?;
+            if updated == cluster {
+                return document(&in_force(&cluster));
+            }
+            let put = Put { key: ClusterRecord::key(), value: updated.to_bytes(), ..Put::default() };
+            let txn = Txn {
+                compares: vec![Compare::mod_revision(ClusterRecord::key(), revision)],
+                then: vec![put.into()],
+                ..Txn::default()
+            };
+            if self.router.execute(Command::from(CommandKind::System(txn)), Origin::Here, until).await?.succeeded {
+                let policy = in_force(&updated);
+                tracing::info!(?policy, "the cluster's policy was changed");
+                return document(&policy);
+            }
+            self.router.read_index(until).await?;
+        }
+        Err(fail(
+            api::Code::Overloaded,
+            "too many changes of the cluster's record at the same time. Nothing was changed; try again",
+        ))
+    }
+
+    async fn cluster_record(&self) -> Result<(ClusterRecord, u64), Failure> {
+        let reader = self.store()?.reader;
+        let found =
+            blocking(move || records::value(&*reader.view(), ClusterRecord::key()).map_err(|error| broken(&error)))
+                .await?;
+        let read = |(bytes, revision)| Ok((ClusterRecord::decode(bytes)?, revision));
+        let missing = || fail(api::Code::Internal, "the cluster's record is not there yet; ask another manager");
+        found.ok_or_else(missing).and_then(|found| {
+            read(found).map_err(|error: prost::DecodeError| fail(api::Code::Internal, error.to_string()))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster() -> ClusterRecord {
+        ClusterRecord { max_voters: 5, tick_micros: 20_000, ..ClusterRecord::default() }
+    }
+
+    #[test]
+    fn what_is_not_set_has_its_default() {
+        let policy = in_force(&cluster());
+        assert_eq!((policy.lost_after_ms, policy.promote_after_ms, policy.stable_ms), (30_000, 300_000, 2_000));
+        assert_eq!((policy.timing.as_str(), policy.election_ms, policy.auto_replace), ("lan", 400, true));
+        let wan = in_force(&ClusterRecord { tick_micros: 150_000, ..cluster() });
+        assert_eq!((wan.timing.as_str(), wan.election_ms), ("wan", 3_000));
+        assert_eq!(in_force(&ClusterRecord { tick_micros: 50_000, ..cluster() }).timing, "custom");
+    }
+
+    #[test]
+    fn only_what_is_asked_for_changes() {
+        let asked =
+            api::PolicySet { lost_after_ms: Some(5_000), auto_replace: Some(false), ..api::PolicySet::default() };
+        let expected = ClusterRecord { lost_after_ms: 5_000, keep_lost: true, ..cluster() };
+        assert_eq!(updated(&cluster(), &asked), Ok(expected));
+        assert_eq!(updated(&cluster(), &api::PolicySet::default()), Ok(cluster()));
+    }
+
+    #[test]
+    fn times_that_do_not_fit_the_timing_are_refused_with_those_that_do() {
+        let refused = |cluster: &ClusterRecord, asked: api::PolicySet| {
+            let refused = updated(cluster, &asked).unwrap_err();
+            assert_eq!(refused.rule, "times_do_not_fit");
+            assert!(refused.message.contains("Nothing was changed"));
+            refused.message
+        };
+        let lost_after = |ms| api::PolicySet { lost_after_ms: Some(ms), ..api::PolicySet::default() };
+        // Ten election timeouts of 0.4 s.
+        assert!(updated(&cluster(), &lost_after(4_000)).is_ok());
+        assert!(refused(&cluster(), lost_after(3_999)).contains("--lost-after 4s"));
+        // A slower timing asks for more, at once.
+        let quick = ClusterRecord { lost_after_ms: 5_000, ..cluster() };
+        let wan = api::PolicySet { tick_micros: Some(150_000), ..api::PolicySet::default() };
+        assert!(refused(&quick, wan).contains("--lost-after 30s"));
+        assert!(updated(&quick, &api::PolicySet { lost_after_ms: Some(30_000), ..wan }).is_ok());
+        assert!(updated(&cluster(), &wan).is_ok(), "the defaults fit");
+        refused(&cluster(), lost_after(0));
+        refused(&cluster(), lost_after(TIME_MS_MAX + 1));
+        refused(&cluster(), api::PolicySet { tick_micros: Some(4_999), ..api::PolicySet::default() });
+        assert_eq!((seconds(4_000), seconds(4_400), seconds(1)), ("4".into(), "4.4".into(), "0.001".into()));
+    }
+}

@@ -1,0 +1,414 @@
+//! Join tokens: the standing one of each role, and those made for a time and a number of uses.
+//!
+//! Owns what a token lets in, and that a use is counted in the transaction that lets somebody in. A token that was made is
+//! kept as the SHA-256 of its secret; whether it has expired is judged by the clock of the manager that is asked to let
+//! somebody in. Called by joins, and by operators.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_core::command::{Command, CommandKind};
+use quorate_core::consensus::io::Origin;
+use quorate_core::keyspace::{Section, prefix_end};
+use quorate_core::membership::record::Role;
+use quorate_core::ports::{StateRead, StoreResult};
+use quorate_core::state::read;
+use quorate_core::txn::{Compare, Delete, Op, Put, Range, Txn};
+use quorate_transport::api::{self, response};
+use quorate_transport::{JoinRefused, JoinToken, TokenSecret};
+use tokio::time::Instant;
+
+use super::records::{self, TokenRecord};
+use super::router::{Failure, fail, refused_by};
+use super::service::{Service, blocking, broken, document};
+use crate::config;
+use crate::membership::{NewToken, Role as PublicRole, Rule, TokenInfo};
+
+/// Most tokens kept besides the standing ones.
+const TOKENS_MAX: usize = 256;
+/// Longest life of a token, seconds: what shall hold longer is the standing one.
+const TTL_S_MAX: u64 = 365 * 86_400;
+/// Most uses of a token.
+const USES_MAX: u64 = 100_000;
+/// Attempts when somebody else writes the same token.
+const ATTEMPTS: usize = 16;
+/// Where they lie in [`Section::Identity`].
+const MADE: &[u8] = b"made-token/";
+
+/// A token made for a time and a number of uses. Field numbers are for ever.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct MadeToken {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(enumeration = "Role", tag = "2")]
+    role: i32,
+    /// SHA-256 of the secret, 32 bytes.
+    #[prost(bytes = "bytes", tag = "3")]
+    digest: Bytes,
+    /// Seconds since 1970.
+    #[prost(uint64, tag = "4")]
+    created: u64,
+    /// Seconds since 1970; 0 is never.
+    #[prost(uint64, tag = "5")]
+    expires: u64,
+    /// 0 is any number.
+    #[prost(uint64, tag = "6")]
+    uses: u64,
+    #[prost(uint64, tag = "7")]
+    used: u64,
+}
+
+impl MadeToken {
+    fn key(id: &str) -> Bytes {
+        Section::Identity.key(&[MADE, id.as_bytes()].concat())
+    }
+
+    const fn is_expired(&self, now: u64) -> bool {
+        self.expires != 0 && now >= self.expires
+    }
+
+    const fn is_used_up(&self) -> bool {
+        self.uses != 0 && self.used >= self.uses
+    }
+
+    fn info(&self, now: u64) -> TokenInfo {
+        TokenInfo {
+            id: self.id.clone(),
+            role: public(self.role),
+            standing: false,
+            created_unix: self.created,
+            expires_unix: self.expires,
+            expires_in_s: (self.expires != 0).then(|| self.expires.saturating_sub(now)),
+            uses: self.uses,
+            uses_left: (self.uses != 0).then(|| self.uses.saturating_sub(self.used)),
+            valid: !self.is_expired(now) && !self.is_used_up(),
+        }
+    }
+}
+
+fn public(role: i32) -> PublicRole {
+    if role == i32::from(Role::Manager) { PublicRole::Manager } else { PublicRole::Worker }
+}
+
+pub(super) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Every token, as one view has them.
+#[derive(Debug, Default)]
+pub(super) struct Tokens {
+    manager: Option<TokenSecret>,
+    worker: Option<TokenSecret>,
+    /// With the revision that last wrote each.
+    made: Vec<(MadeToken, u64)>,
+}
+
+/// A token that lets its bearer in.
+#[derive(Debug)]
+pub(super) struct Pass {
+    pub(super) role: Role,
+    /// What counts its use, in the transaction that lets the bearer in.
+    pub(super) compares: Vec<Compare>,
+    pub(super) then: Vec<Op>,
+}
+
+impl Tokens {
+    pub(super) fn read(view: &dyn StateRead) -> StoreResult<Self> {
+        let from = Section::Identity.key(MADE);
+        let range = Range { end: prefix_end(&from), key: from, ..Range::default() };
+        let page = match read::range(view, &range) {
+            Ok(page) => page,
+            Err(read::ReadError::Store(error)) => return Err(error),
+            Err(read::ReadError::Refused(refusal)) => return Err(records::corrupt("join tokens", refusal)),
+        };
+        let made = page.entries.into_iter().map(|entry| {
+            let token = MadeToken::decode(entry.value).map_err(|error| records::corrupt("join token", error))?;
+            Ok((token, entry.mod_revision))
+        });
+        Ok(Self {
+            manager: records::token(view, Role::Manager)?,
+            worker: records::token(view, Role::Worker)?,
+            made: made.collect::<StoreResult<_>>()?,
+        })
+    }
+
+    /// What the secret opens. `known`: its bearer has been let in before and asks again, which costs no use and no time.
+    ///
+    /// Every token is compared, each in constant time: how long it takes says nothing about which one it was.
+    pub(super) fn pass(&self, secret: &TokenSecret, known: bool, now: u64) -> Result<Pass, JoinRefused> {
+        let digest = secret.digest();
+        let opens =
+            |standing: &Option<TokenSecret>| standing.as_ref().is_some_and(|token| token.matches(secret.expose()));
+        let (manager, worker) = (opens(&self.manager), opens(&self.worker));
+        let mut made = None;
+        for token in &self.made {
+            if digest.matches(&token.0.digest) {
+                made = Some(token);
+            }
+        }
+        let standing = |role| Pass { role, compares: Vec::new(), then: Vec::new() };
+        let (token, revision) = match (manager, worker, made) {
+            (true, _, _) => return Ok(standing(Role::Manager)),
+            (_, true, _) => return Ok(standing(Role::Worker)),
+            (_, _, Some(made)) => made,
+            (_, _, None) => return Err(JoinRefused::BadToken),
+        };
+        let role = Role::try_from(token.role).map_err(|_unknown| JoinRefused::BadToken)?;
+        if known {
+            return Ok(standing(role));
+        }
+        if token.is_expired(now) {
+            return Err(JoinRefused::TokenExpired);
+        }
+        if token.is_used_up() {
+            return Err(JoinRefused::TokenUsedUp);
+        }
+        let key = MadeToken::key(&token.id);
+        let spent = MadeToken { used: token.used + 1, ..token.clone() };
+        Ok(Pass {
+            role,
+            compares: vec![Compare::mod_revision(key.clone(), *revision)],
+            then: vec![Put { key, value: spent.encode_to_vec().into(), ..Put::default() }.into()],
+        })
+    }
+
+    /// Deletes that make room for one more: tokens that let nobody in any more, the oldest first.
+    fn room(&self, now: u64) -> Result<Vec<Op>, Failure> {
+        let over = (self.made.len() + 1).saturating_sub(TOKENS_MAX);
+        let mut dead: Vec<&MadeToken> =
+            self.made.iter().map(|(token, _)| token).filter(|token| !token.info(now).valid).collect();
+        dead.sort_by_key(|token| token.created);
+        if dead.len() < over {
+            return Err(refused_by(
+                Rule::TooManyTokens,
+                format!(
+                    "there are {} join tokens that are valid, at most {TOKENS_MAX} are kept; `quorate token ls` lists them, revoke some (`quorate token revoke ID`). Nothing was changed",
+                    self.made.len()
+                ),
+            ));
+        }
+        let gone = dead.into_iter().take(over);
+        Ok(gone.map(|token| Delete { key: MadeToken::key(&token.id), ..Delete::default() }.into()).collect())
+    }
+}
+
+impl Service {
+    async fn tokens(&self, until: Instant) -> Result<Tokens, Failure> {
+        self.router.read_index(until).await?;
+        let reader = self.store()?.reader;
+        blocking(move || Tokens::read(&*reader.view()).map_err(|error| broken(&error))).await
+    }
+
+    async fn revealed(&self, secret: TokenSecret) -> Result<String, Failure> {
+        let reader = self.store()?.reader;
+        let ca = blocking(move || records::ca(&*reader.view()).map_err(|error| broken(&error))).await?;
+        let ca = ca.ok_or_else(|| fail(api::Code::NotFound, "the cluster has no CA"))?;
+        Ok(JoinToken::new(ca.hash(), secret).reveal())
+    }
+
+    /// The standing token of a role.
+    pub(super) async fn token_show(&self, role: &str, until: Instant) -> Result<response::Kind, Failure> {
+        let role = records::role_named(role)?;
+        let tokens = self.tokens(until).await?;
+        let secret = if role == Role::Manager { tokens.manager } else { tokens.worker };
+        let secret = secret.ok_or_else(|| {
+            fail(
+                api::Code::NotFound,
+                format!("the cluster has no {} token; `quorate token rotate` makes one", role.name()),
+            )
+        })?;
+        Ok(response::Kind::Token(api::TokenDone { token: self.revealed(secret).await? }))
+    }
+
+    /// Gives a role another standing token; the old one lets nobody in any more.
+    pub(super) async fn token_rotate(&self, role: &str, until: Instant) -> Result<response::Kind, Failure> {
+        let role = records::role_named(role)?;
+        let secret = drawn()?;
+        let record = TokenRecord { secret: Bytes::copy_from_slice(secret.expose()) };
+        let put = Put { key: records::token_key(role), value: record.encode_to_vec().into(), ..Put::default() };
+        let command = Command::from(CommandKind::System(Txn::of(put)));
+        self.router.execute(command, Origin::Here, until).await?;
+        tracing::info!(role = role.name(), "the join token was rotated");
+        Ok(response::Kind::Token(api::TokenDone { token: self.revealed(secret).await? }))
+    }
+
+    /// Makes a token for a time and a number of uses. Asked again with the same id, it is made anew: the one before was
+    /// shown to nobody.
+    pub(super) async fn token_create(
+        &self,
+        asked: api::TokenCreate,
+        until: Instant,
+    ) -> Result<response::Kind, Failure> {
+        let role = records::role_named(&asked.role)?;
+        check_create(&asked)?;
+        let secret = drawn()?;
+        let key = MadeToken::key(&asked.id);
+        for _ in 0..ATTEMPTS {
+            let (tokens, now) = (self.tokens(until).await?, unix_now());
+            let before = tokens.made.iter().find(|(token, _)| token.id == asked.id);
+            if before.is_some_and(|(token, _)| token.used > 0) {
+                return Err(fail(
+                    api::Code::Invalid,
+                    "there is a token with this id, and it has been used. Nothing was changed",
+                ));
+            }
+            let token = MadeToken {
+                id: asked.id.clone(),
+                role: role.into(),
+                digest: Bytes::copy_from_slice(secret.digest().as_bytes()),
+                created: now,
+                expires: if asked.ttl_s == 0 { 0 } else { now + asked.ttl_s },
+                uses: asked.uses,
+                used: 0,
+            };
+            let mut then = if before.is_some() { Vec::new() } else { tokens.room(now)? };
+            then.push(Put { key: key.clone(), value: token.encode_to_vec().into(), ..Put::default() }.into());
+            let compares = vec![Compare::mod_revision(key.clone(), before.map_or(0, |(_, revision)| *revision))];
+            let command = Command::from(CommandKind::System(Txn { compares, then, ..Txn::default() }));
+            if self.router.execute(command, Origin::Here, until).await?.succeeded {
+                tracing::info!(id = token.id, role = role.name(), "a join token was made");
+                let made = NewToken { token: self.revealed(secret).await?, info: token.info(now) };
+                return document(&made);
+            }
+        }
+        Err(fail(
+            api::Code::Overloaded,
+            "too many changes of this token at the same time. Nothing was changed; try again",
+        ))
+    }
+
+    /// Every token, without its secret.
+    pub(super) async fn token_list(&self, until: Instant) -> Result<response::Kind, Failure> {
+        let (tokens, now) = (self.tokens(until).await?, unix_now());
+        let standing = [(Role::Manager, &tokens.manager), (Role::Worker, &tokens.worker)];
+        let standing = standing.into_iter().filter(|(_, secret)| secret.is_some());
+        let mut list: Vec<TokenInfo> = standing
+            .map(|(role, _)| TokenInfo {
+                role: public(role.into()),
+                standing: true,
+                valid: true,
+                ..TokenInfo::default()
+            })
+            .collect();
+        let mut made: Vec<TokenInfo> = tokens.made.iter().map(|(token, _)| token.info(now)).collect();
+        made.sort_by(|a, b| (a.created_unix, &a.id).cmp(&(b.created_unix, &b.id)));
+        list.append(&mut made);
+        document(&list)
+    }
+
+    /// Takes a token back; one that is not there is taken back already.
+    pub(super) async fn token_revoke(&self, id: &str, until: Instant) -> Result<response::Kind, Failure> {
+        let delete = Delete { key: MadeToken::key(id), ..Delete::default() };
+        self.router.execute(Command::from(CommandKind::System(Txn::of(delete))), Origin::Here, until).await?;
+        tracing::info!(id, "a join token was revoked");
+        document(&())
+    }
+}
+
+fn drawn() -> Result<TokenSecret, Failure> {
+    config::random_id(TokenSecret::from_bytes).map_err(|error| fail(api::Code::Internal, error.to_string()))
+}
+
+fn check_create(asked: &api::TokenCreate) -> Result<(), Failure> {
+    let invalid = |why: String| Err(fail(api::Code::Invalid, why));
+    if asked.id.is_empty() || asked.id.len() > 32 || !asked.id.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        return invalid("the id of a token has 1 to 32 letters and digits. Nothing was changed".into());
+    }
+    if asked.ttl_s > TTL_S_MAX {
+        return invalid("a token holds for 365 days at most; what shall hold longer is the standing one (`quorate token show`). Nothing was changed".into());
+    }
+    if asked.uses > USES_MAX {
+        return invalid(format!("a token lets in {USES_MAX} nodes at most, or any number (0). Nothing was changed"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(byte: u8) -> TokenSecret {
+        TokenSecret::from_bytes([byte; 16])
+    }
+
+    fn made(byte: u8, expires: u64, uses: u64, used: u64) -> (MadeToken, u64) {
+        let token = MadeToken {
+            id: format!("t{byte}"),
+            role: Role::Worker.into(),
+            digest: Bytes::copy_from_slice(secret(byte).digest().as_bytes()),
+            created: u64::from(byte),
+            expires,
+            uses,
+            used,
+        };
+        (token, 7)
+    }
+
+    fn tokens(made: Vec<(MadeToken, u64)>) -> Tokens {
+        Tokens { manager: Some(secret(1)), worker: Some(secret(2)), made }
+    }
+
+    #[test]
+    fn the_role_comes_from_the_token() {
+        let tokens = tokens(vec![made(3, 100, 2, 0)]);
+        let role = |byte| tokens.pass(&secret(byte), false, 50).map(|pass| pass.role);
+        assert_eq!(role(1), Ok(Role::Manager));
+        assert_eq!(role(2), Ok(Role::Worker));
+        assert_eq!(role(3), Ok(Role::Worker));
+        assert_eq!(role(4), Err(JoinRefused::BadToken));
+    }
+
+    #[test]
+    fn a_use_is_counted_by_the_transaction_that_lets_the_bearer_in() {
+        let standing = tokens(Vec::new()).pass(&secret(1), false, 0).unwrap();
+        assert!(standing.compares.is_empty() && standing.then.is_empty());
+        let pass = tokens(vec![made(3, 0, 2, 1)]).pass(&secret(3), false, 0).unwrap();
+        assert_eq!(pass.compares, [Compare::mod_revision(MadeToken::key("t3"), 7)]);
+        let Some(quorate_core::txn::OpKind::Put(put)) = &pass.then[0].kind else { panic!("a put") };
+        assert_eq!(MadeToken::decode(put.value.clone()).unwrap(), made(3, 0, 2, 2).0);
+    }
+
+    #[test]
+    fn a_token_ends_with_its_time_and_with_its_uses_and_says_which() {
+        let tokens = tokens(vec![made(3, 100, 0, 9), made(4, 0, 2, 2), made(5, 100, 2, 2)]);
+        let pass = |byte, known, now| tokens.pass(&secret(byte), known, now).map(|pass| pass.then.len());
+        assert_eq!((pass(3, false, 99), pass(3, false, 100)), (Ok(1), Err(JoinRefused::TokenExpired)));
+        assert_eq!(pass(4, false, 0), Err(JoinRefused::TokenUsedUp));
+        assert_eq!(pass(5, false, 500), Err(JoinRefused::TokenExpired));
+        // Who was let in and lost the answer asks again, at no cost.
+        assert_eq!((pass(3, true, 500), pass(4, true, 0)), (Ok(0), Ok(0)));
+        assert_eq!(pass(9, true, 0), Err(JoinRefused::BadToken));
+    }
+
+    #[test]
+    fn tokens_that_let_nobody_in_make_room_the_oldest_first() {
+        let mut kept: Vec<_> = (0..TOKENS_MAX).map(|_| made(9, 0, 0, 0)).collect();
+        kept[20] = made(5, 10, 0, 0);
+        kept[30] = made(4, 10, 0, 0);
+        let room = tokens(kept.clone()).room(50).unwrap();
+        assert_eq!(room, [Delete { key: MadeToken::key("t4"), ..Delete::default() }.into()]);
+        assert_eq!(tokens(kept).room(5).unwrap_err().rule, "too_many_tokens", "all are valid by then");
+        assert!(tokens(vec![made(5, 10, 0, 0)]).room(50).unwrap().is_empty(), "no need");
+    }
+
+    #[test]
+    fn a_list_says_what_is_left_and_holds_no_secret() {
+        let (token, _) = made(3, 100, 5, 2);
+        let info = token.info(40);
+        assert_eq!((info.expires_in_s, info.uses_left, info.valid), (Some(60), Some(3), true));
+        assert!(!token.info(100).valid);
+        let text = serde_json::to_string(&info).unwrap();
+        assert!(!text.contains(&data_encoding::HEXLOWER.encode(&token.digest)), "{text}");
+    }
+
+    #[test]
+    fn what_is_asked_for_has_limits() {
+        let asked =
+            |id: &str, ttl_s, uses| check_create(&api::TokenCreate { id: id.into(), role: String::new(), ttl_s, uses });
+        assert!(asked("abc123", TTL_S_MAX, USES_MAX).is_ok());
+        for (id, ttl_s, uses) in [("", 1, 1), ("a/b", 1, 1), ("a", TTL_S_MAX + 1, 1), ("a", 1, USES_MAX + 1)] {
+            assert!(asked(id, ttl_s, uses).unwrap_err().message.contains("Nothing was changed"));
+        }
+    }
+}
