@@ -8,6 +8,8 @@ pub mod config;
 mod error;
 #[cfg(feature = "manager")]
 mod node;
+#[cfg(feature = "manager")]
+pub mod recovery;
 pub mod status;
 
 pub use client::{
@@ -15,7 +17,10 @@ pub use client::{
 };
 pub use error::{Error, Outcome, Result};
 #[cfg(feature = "manager")]
-pub use node::{Inspection, Lead, Node, NodeBuilder, Prepared, Start, StartError, StopReason, inspect};
+pub use node::{
+    Configurations, Fenced, Inspection, Lead, Node, NodeBuilder, Prepared, Recover, Start, StartError, StopReason,
+    fenced, inspect, inspect_configurations,
+};
 
 /// The example of the README is compiled like any other.
 #[cfg(all(doctest, feature = "manager"))]

@@ -17,13 +17,15 @@ use super::gate::Asker;
 /// | show a join token | yes | no | no |
 /// | transfer leadership | yes | yes, for an operator | no |
 /// | a forwarded command | no | yes | no |
+/// | what a manager's log holds | yes | yes | yes |
 /// | rejoin with a fresh store | no | no | yes, for itself |
 pub(super) const fn allowed(asker: Asker, kind: &Kind) -> bool {
     match kind {
         Kind::Write(_) | Kind::Read(_) | Kind::TokenShow(_) => matches!(asker, Asker::Operator),
         // A manager passes an operator's wish on to the leader.
         Kind::Transfer(_) => matches!(asker, Asker::Operator | Asker::Manager),
-        Kind::Status(_) => true,
+        // Who is to be recovered asks with its node's certificate, and a survivor is chosen by what all of them say.
+        Kind::Status(_) | Kind::Standing(_) => true,
         Kind::Rejoin(_) => matches!(asker, Asker::Node(_)),
         Kind::MemberStatus(_) | Kind::Command(_) => matches!(asker, Asker::Manager),
     }

@@ -21,6 +21,7 @@ use quorate_transport::{
 
 use super::Node;
 use super::facts::{Facts, KnownManager, Layout, Stage};
+use super::recover::Recover;
 use super::records::{CaRecord, TokenRecord, ca_key, token_key};
 use super::running;
 use super::stop::StartError;
@@ -77,6 +78,8 @@ pub struct NodeBuilder {
     pub(super) log_window: u64,
     pub(super) history: u64,
     pub(super) stable: Duration,
+    force_new_cluster: Option<u64>,
+    despite_peers: bool,
 }
 
 impl NodeBuilder {
@@ -91,7 +94,24 @@ impl NodeBuilder {
             log_window: config::LOG_WINDOW_ENTRIES,
             history: config::HISTORY_REVISIONS,
             stable: config::STABLE,
+            force_new_cluster: None,
+            despite_peers: false,
         }
+    }
+
+    /// Ends the incarnation of this generation (the one that `status` says) before the node starts: from this directory a
+    /// cluster of one goes on with everything that is on its disk, and the other managers are lost. See [`crate::Recover`].
+    /// A directory that is beyond this generation just starts, so that the call may stay in the program for ever.
+    /// [`advertise`](Self::advertise) says where the survivor is reached from then on.
+    pub const fn force_new_cluster(mut self, generation: u64) -> Self {
+        self.force_new_cluster = Some(generation);
+        self
+    }
+
+    /// With [`force_new_cluster`](Self::force_new_cluster): also when other managers are alive or hold more.
+    pub const fn despite_peers(mut self, despite: bool) -> Self {
+        self.despite_peers = despite;
+        self
     }
 
     /// The UDP address to listen on, `host:port`. Default `[::]:4701`; port 0 takes a free one when the directory is
@@ -159,6 +179,16 @@ impl NodeBuilder {
             }
             Start::OpenOrJoin { token, managers } => {
                 self.clone().prepare_join(token, managers).await?;
+            }
+        }
+        if let Some(generation) = self.force_new_cluster {
+            let recover = Recover::from(&self.directory).despite_peers(self.despite_peers);
+            let recover = match &self.advertise {
+                Some(address) => recover.address(address),
+                None => recover,
+            };
+            if let Some(report) = Box::pin(recover.run_at(generation)).await? {
+                report.log();
             }
         }
         running::start(self).await

@@ -4,9 +4,12 @@
 //! `quorate-apply`, `quorate-net`): nothing an embedder does to its runtime can cause an election.
 
 mod applier;
+mod asking;
 mod authorize;
 mod builder;
+mod configurations;
 mod facts;
+mod fence;
 mod gate;
 mod housekeeping;
 mod identity;
@@ -16,6 +19,7 @@ mod lead;
 mod log_writer;
 mod reach;
 mod records;
+mod recover;
 mod rejoin;
 mod report;
 mod router;
@@ -33,8 +37,11 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 pub use builder::{NodeBuilder, Prepared, Start};
+pub use configurations::{Configurations, inspect_configurations};
+pub use fence::{Fenced, fenced};
 pub use inspect::{Inspection, inspect};
 pub use lead::Lead;
+pub use recover::Recover;
 pub use stop::{StartError, StopReason};
 
 pub(crate) use gate::Asker;

@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::facts::Facts;
+use super::fence::Incarnations;
 use super::gate::Asker;
 use super::reach::Reach;
 use super::router::{Failure, Router, fail, refused};
@@ -44,6 +45,7 @@ pub(crate) struct Service {
     pub(super) store: RwLock<Option<StoreAccess>>,
     pub(super) status: watch::Receiver<Arc<Status>>,
     pub(super) records: watch::Receiver<Arc<Records>>,
+    pub(super) incarnations: Arc<Incarnations>,
     /// Weak: the applier ends when the consensus task lets go of it, whoever still holds a client.
     pub(super) applier: mpsc::WeakSender<applier::Job>,
     pub(super) tick: Duration,
@@ -114,6 +116,7 @@ impl Service {
             request::Kind::MemberStatus(_) => {
                 Ok(response::Kind::Status(api::StatusDone { json: json(&self.member_report().await?)? }))
             }
+            request::Kind::Standing(_) => Ok(response::Kind::Standing(self.standing())),
             request::Kind::TokenShow(show) => {
                 let token = self.token(&show.role, until).await?;
                 Ok(response::Kind::Token(api::TokenDone { token }))

@@ -68,7 +68,7 @@ impl std::fmt::Display for StopReason {
         match self {
             Self::Asked => f.write_str("stopped as asked"),
             Self::Removed => f.write_str("this node was removed from the cluster; to come back it joins with a token"),
-            Self::Superseded(why) => write!(f, "a newer incarnation of the cluster exists: {why}"),
+            Self::Superseded(why) => f.write_str(why),
             Self::Damaged(why) => write!(
                 f,
                 "the store is damaged: {why}. This node will not vote from it again, and nothing was changed in it. The other managers hold the data: move the directory aside and join again"
@@ -108,6 +108,15 @@ pub enum StartError {
     /// The address cannot be used.
     #[error("{0}")]
     Address(String),
+    /// A newer incarnation of the cluster exists: this directory is never run again.
+    #[error("{0}")]
+    Superseded(String),
+    /// A recovery was asked for, and the cluster is alive, or another manager holds more.
+    #[error("{0}")]
+    ClusterAlive(String),
+    /// A recovery was asked for, and the cluster was recovered twice already.
+    #[error("{0}")]
+    Forked(String),
     /// The cluster did not take the newcomer.
     #[error("{0}")]
     Refused(String),
@@ -124,7 +133,14 @@ impl StartError {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Invalid(_) => 2,
-            Self::Directory(_) | Self::InUse(_) | Self::Address(_) | Self::Refused(_) | Self::Internal(_) => 1,
+            Self::Directory(_)
+            | Self::InUse(_)
+            | Self::Address(_)
+            | Self::Refused(_)
+            | Self::ClusterAlive(_)
+            | Self::Forked(_)
+            | Self::Internal(_) => 1,
+            Self::Superseded(_) => 11,
             Self::Damaged(_) => 12,
             Self::Disk(_) => 13,
             Self::Unavailable(_) => 3,

@@ -55,6 +55,9 @@ pub struct Config {
     pub stable_ticks: u64,
     /// Entries that a standby may be behind and still count as caught up.
     pub caught_up_entries: u64,
+    /// Ticks after its start for which a member does not campaign unless every manager it knows was asked for its
+    /// lineage before: an old incarnation must not elect itself beside the new one.
+    pub ask_ticks: u64,
 }
 
 impl Config {
@@ -76,6 +79,7 @@ impl Config {
             unpersisted_max: 2,
             stable_ticks: 100,
             caught_up_entries: 256,
+            ask_ticks: 100,
         }
     }
 

@@ -97,6 +97,7 @@ impl From<Error> for Failure {
             Error::Unavailable(_) => "unavailable",
             Error::Overloaded(_) => "overloaded",
             Error::Compacted { .. } => "compacted",
+            Error::NewGeneration { .. } => "new_generation",
             Error::Fenced(_) => "fenced",
             Error::Unknown(_) => "unknown",
             Error::Version(_) => "version",
@@ -109,7 +110,13 @@ impl From<Error> for Failure {
             Outcome::NotDone if error.is_retryable() => exit::UNAVAILABLE,
             Outcome::NotDone => exit::REFUSED,
         };
-        let extra = if let Error::Compacted { oldest, .. } = &error { Some(json!({ "oldest": oldest })) } else { None };
+        let extra = if let Error::Compacted { oldest, .. } = &error {
+            Some(json!({ "oldest": oldest }))
+        } else if let Error::NewGeneration { kept_revision, .. } = &error {
+            Some(json!({ "kept_revision": kept_revision }))
+        } else {
+            None
+        };
         Self {
             exit,
             kind,
@@ -124,7 +131,13 @@ impl From<Error> for Failure {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let exit = error.exit_code();
-        Self { retryable: exit == exit::UNAVAILABLE, ..Self::not_done(exit, "start", error.to_string()) }
+        let kind = match &error {
+            StartError::ClusterAlive(_) => "cluster_alive",
+            StartError::Superseded(_) => "superseded",
+            StartError::Forked(_) => "forked",
+            _ => "start",
+        };
+        Self { retryable: exit == exit::UNAVAILABLE, ..Self::not_done(exit, kind, error.to_string()) }
     }
 }
 

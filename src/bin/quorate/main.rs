@@ -10,6 +10,7 @@ mod foreign;
 mod kv;
 mod node;
 mod output;
+mod recover;
 mod status;
 mod target;
 
@@ -18,7 +19,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
-use args::{Cli, Leader, Token, Verb, When};
+use args::{Cli, Inspect, Leader, Token, Verb, When};
 use failure::Failure;
 use output::Output;
 
@@ -115,7 +116,9 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             Verb::Kv(verb) => Box::pin(kv::run(verb, &global, output)).await,
             Verb::Token(Token::Show { role }) => admin::token(role, &global, output).await,
             Verb::Leader(Leader::Transfer { to }) => admin::transfer(to.as_deref(), &global, output).await,
-            Verb::Inspect => node::inspect(&global, output),
+            Verb::Inspect(Inspect { configurations: true }) => recover::configurations(&global, output),
+            Verb::Inspect(_) => node::inspect(&global, output),
+            Verb::Recover(recover) => Box::pin(recover::run(recover, &global, output)).await,
         }
     })
 }
