@@ -13,7 +13,7 @@ pub mod recovery;
 pub mod status;
 
 pub use client::{
-    Client, Entry, Identity, Kv, RangeBuilder, RangePage, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation,
+    Client, Entry, Identity, Kv, RangeBuilder, Recovered, RangePage, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation,
 };
 pub use error::{Error, Outcome, Result};
 #[cfg(feature = "manager")]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_transport::api;
+use tokio::sync::watch;
 
 use super::{CallError, Reply, Way};
 use crate::node::{Asker, Service};
@@ -36,6 +37,10 @@ impl Way for InProcess {
     }
 
     fn attempt(&self) -> Option<Duration> {
+        None
+    }
+
+    fn generation(&self) -> Option<watch::Receiver<u64>> {
         None
     }
 }

@@ -4,14 +4,14 @@
 //! request by itself: the client decides.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use quorate_core::id::Lineage;
+use quorate_core::id::{Lineage, LineageOrder};
 use quorate_transport::{ConnectError, Connection, Connector, Hello, Identity, LocalConnection, RequestError, api};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use super::{CallError, Reply, Way};
 use crate::config;
@@ -33,12 +33,16 @@ pub(super) struct Remote {
     managers: Vec<String>,
     identity: Arc<Identity>,
     current: Mutex<Current>,
+    /// The longest lineage that a manager has shown: managers of a shorter one are refused from then on.
+    lineage: std::sync::Mutex<Lineage>,
+    generation: watch::Sender<u64>,
 }
 
 impl Remote {
     pub(super) async fn connect(managers: Vec<String>, identity: Identity, timeout: Duration) -> Result<Self> {
         let current = Mutex::new(Current { number: 0, connection: None });
-        let remote = Self { managers, identity: Arc::new(identity), current };
+        let (lineage, generation) = (std::sync::Mutex::default(), watch::Sender::new(0));
+        let remote = Self { managers, identity: Arc::new(identity), current, lineage, generation };
         let connection = remote.dial(&remote.managers, timeout).await.map_err(|error| refused(&error))?;
         remote.current.lock().await.connection = Some(connection);
         Ok(remote)
@@ -46,8 +50,30 @@ impl Remote {
 
     async fn dial(&self, managers: &[String], timeout: Duration) -> std::result::Result<Connection, ConnectError> {
         let subject = self.identity.subject();
-        let hello = Hello::client(subject.cluster, subject.node_id, Lineage::default(), SOFTWARE);
-        Connector::connect(managers, Arc::clone(&self.identity), hello, timeout).await
+        let known = self.known().clone();
+        let hello = Hello::client(subject.cluster, subject.node_id, known, SOFTWARE);
+        let connection = Connector::connect(managers, Arc::clone(&self.identity), hello, timeout).await?;
+        self.adopt(&connection.remote_hello().lineage);
+        Ok(connection)
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Lineage> {
+        self.lineage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A lineage that continues what this client knows counts from now on, and it never goes back.
+    fn adopt(&self, theirs: &Lineage) {
+        let mut known = self.known();
+        if known.compare(theirs) != LineageOrder::Older {
+            return;
+        }
+        let (from, to) = (known.generation(), theirs.generation());
+        known.clone_from(theirs);
+        drop(known);
+        self.generation.send_replace(to);
+        if from > 0 {
+            tracing::warn!(from, to, "the cluster was recovered: this client keeps to the new generation");
+        }
     }
 
     async fn connection(&self, patience: Duration) -> std::result::Result<(u64, Connection), CallError> {
@@ -127,6 +153,10 @@ impl Way for Remote {
     fn attempt(&self) -> Option<Duration> {
         Some(config::ATTEMPT)
     }
+
+    fn generation(&self) -> Option<watch::Receiver<u64>> {
+        Some(self.generation.subscribe())
+    }
 }
 
 /// Over the Unix socket in a node's directory.
@@ -148,6 +178,10 @@ impl Way for Local {
     }
 
     fn attempt(&self) -> Option<Duration> {
+        None
+    }
+
+    fn generation(&self) -> Option<watch::Receiver<u64>> {
         None
     }
 }

@@ -390,7 +390,7 @@ impl NodeBuilder {
     }
 }
 
-async fn ask_to_join(
+pub(super) async fn ask_to_join(
     facts: &Facts,
     key: &KeyPair,
     token: &JoinToken,
@@ -415,7 +415,7 @@ async fn ask_to_join(
     })
 }
 
-fn finish_join(layout: &Layout, joined: Joined) -> Result<Prepared, StartError> {
+pub(super) fn finish_join(layout: &Layout, joined: Joined) -> Result<Prepared, StartError> {
     let store = open_store(layout)?;
     let Some(mut facts) = Facts::load(&*store.meta)? else {
         return Err(StartError::Directory(format!("{} was emptied while joining", layout.root().display())));

@@ -21,6 +21,7 @@ mod reach;
 mod records;
 mod recover;
 mod rejoin;
+mod replace;
 mod report;
 mod router;
 mod running;

@@ -90,7 +90,8 @@ Example:
   quorate join --data-dir /var/lib/quorate --listen 10.0.0.2:4701 --name n2 \\
     --token @token --manager 10.0.0.1:4701
   quorate run --data-dir /var/lib/quorate
-  quorate join --replace --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # its disk was damaged")]
+  quorate join --replace --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # its disk was damaged
+  quorate join --replace --token @token --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # it was fenced")]
     Join(Join),
     /// Run a prepared node in the foreground
     #[command(after_help = "\
@@ -207,9 +208,10 @@ pub(crate) struct Join {
     /// The join token, or @FILE, or - for stdin
     #[arg(long, value_name = "TOKEN|@FILE|-", required_unless_present = "replace")]
     pub(crate) token: Option<String>,
-    /// This manager's store is damaged or gone: move it aside and come back with a fresh one under a new raft id, by
-    /// the node's own certificate. No token is needed; name and address stay as recorded
-    #[arg(long, conflicts_with_all = ["token", "name", "run"])]
+    /// Come back with a fresh store under a new raft id; the old store is moved aside, not deleted. Without --token, by the
+    /// node's own certificate, when the store is damaged or gone; with --token also when the cluster has left this manager
+    /// behind: lost or fenced by a recovery, or removed. Name and address stay as recorded
+    #[arg(long, conflicts_with_all = ["name", "run"])]
     pub(crate) replace: bool,
     /// Managers of the cluster, comma separated; one that answers is enough
     #[arg(long = "manager", value_name = "HOST:PORT[,..]", value_delimiter = ',', required = true)]

@@ -68,7 +68,11 @@ pub(crate) async fn init(init: Init, global: &Global, output: Output) -> Result<
 pub(crate) async fn join(join: Join, global: &Global, output: Output) -> Result<(), Failure> {
     let directory = directory(global)?;
     if join.replace {
-        let prepared = builder(directory, join.listen, join.advertise, None).rejoin(join.managers).await?;
+        let builder = builder(directory, join.listen, join.advertise, None);
+        let prepared = match &join.token {
+            Some(argument) => Box::pin(builder.replace(&token(argument)?, join.managers)).await?,
+            None => builder.rejoin(join.managers).await?,
+        };
         if output.json {
             return output.document(&prepared_json(&prepared));
         }
