@@ -60,6 +60,14 @@ pub enum Error {
         /// For people.
         message: String,
     },
+    /// The revision is of before the cluster was recovered. Read again at the present, or list anew.
+    #[error("{message}")]
+    NewGeneration {
+        /// The newest revision that the recovery kept.
+        kept_revision: u64,
+        /// For people.
+        message: String,
+    },
     /// The leadership that the write was bound to is over. Not done.
     #[error("{0}")]
     Fenced(String),
@@ -96,6 +104,7 @@ impl Error {
             | Self::Unavailable(_)
             | Self::Overloaded(_)
             | Self::Compacted { .. }
+            | Self::NewGeneration { .. }
             | Self::Fenced(_)
             | Self::Version(_)
             | Self::NotFound(_) => Outcome::NotDone,
@@ -119,6 +128,7 @@ impl Error {
             api::Code::Unknown | api::Code::Expired => Self::Unknown(message),
             api::Code::Stopping | api::Code::Deadline => Self::Unavailable(message),
             api::Code::Compacted => Self::Compacted { oldest: error.oldest, message },
+            api::Code::NewGeneration => Self::NewGeneration { kept_revision: error.kept_revision, message },
             api::Code::Fenced => Self::Fenced(message),
             api::Code::Version => Self::Version(message),
             api::Code::NotFound => Self::NotFound(message),

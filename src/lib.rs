@@ -9,15 +9,20 @@ mod error;
 pub mod membership;
 #[cfg(feature = "manager")]
 mod node;
+#[cfg(feature = "manager")]
+pub mod recovery;
 pub mod status;
 
 pub use client::{
-    Client, Entry, Identity, Kv, NodeChange, NodeUpdate, Nodes, Policy, PolicyChange, RangeBuilder, RangePage,
+    Client, Entry, Identity, Kv, NodeChange, NodeUpdate, Nodes, Policy, PolicyChange, RangeBuilder, RangePage, Recovered,
     TokenBuilder, Tokens, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation,
 };
 pub use error::{Error, Outcome, Result};
 #[cfg(feature = "manager")]
-pub use node::{Inspection, Lead, Node, NodeBuilder, Prepared, Start, StartError, StopReason, inspect};
+pub use node::{
+    Configurations, Fenced, Inspection, Lead, Node, NodeBuilder, Prepared, Recover, Start, StartError, StopReason,
+    fenced, inspect, inspect_configurations,
+};
 
 /// The example of the README is compiled like any other.
 #[cfg(all(doctest, feature = "manager"))]

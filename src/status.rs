@@ -23,7 +23,7 @@ pub struct ClusterStatus {
     pub voters: usize,
     /// Voters reachable now minus a majority; negative: the quorum is lost.
     pub fault_tolerance: i64,
-    /// One of ok, degraded, single_copy, quorum_lost.
+    /// One of ok, degraded, single_copy, quorum_lost, fenced.
     pub health: Health,
     /// What to do, line by line; empty when nothing is.
     pub advice: Vec<String>,
@@ -37,6 +37,34 @@ pub struct ClusterStatus {
     pub workers: Vec<WorkerStatus>,
     /// The enabled command version.
     pub cluster_version: u32,
+    /// Managers of another recovery of this cluster that were met: keep one of the two, wipe the other.
+    #[serde(default)]
+    pub forks: Vec<ForkStatus>,
+    /// After a recovery: what it kept of the generation before.
+    #[serde(default)]
+    pub recovered: Option<RecoveredStatus>,
+}
+
+/// What a recovery kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RecoveredStatus {
+    /// The newest revision of the generation before that was kept.
+    pub kept_revision: u64,
+    /// The first revision of this generation.
+    pub first_revision: u64,
+}
+
+/// A manager of another recovery.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ForkStatus {
+    /// Node id, base32.
+    pub id: String,
+    /// Its name, when it is known; else its id.
+    pub name: String,
+    /// Where it was met.
+    pub address: String,
+    /// Its generation.
+    pub generation: u64,
 }
 
 /// How the cluster is.
@@ -52,6 +80,8 @@ pub enum Health {
     SingleCopy,
     /// No writes until managers come back.
     QuorumLost,
+    /// A stopped directory of a generation that a recovery has ended: it is never run again.
+    Fenced,
 }
 
 impl Health {
@@ -62,6 +92,7 @@ impl Health {
             Self::Degraded => "degraded",
             Self::SingleCopy => "single_copy",
             Self::QuorumLost => "quorum_lost",
+            Self::Fenced => "fenced",
         }
     }
 }
@@ -77,7 +108,7 @@ pub struct ManagerStatus {
     pub address: String,
     /// Its number in the Raft configuration.
     pub raft_id: u64,
-    /// "voter" or "standby"; "joining" before it is in the configuration.
+    /// "voter" or "standby"; "joining" before it is in the configuration; "lost" when a recovery left it behind.
     pub seat: String,
     /// Whether it leads.
     pub leader: bool,

@@ -45,6 +45,7 @@ fn help_ends_with_an_example_and_exits_0() {
         &["policy", "set"],
         &["leader", "transfer"],
         &["inspect"],
+        &["recover"],
     ] {
         let said = quorate(&[verb, &["--help"]].concat()).exits(0);
         let (_, example) = said.stdout.rsplit_once("Example:").unwrap_or_else(|| panic!("{verb:?} has no example"));
@@ -83,7 +84,7 @@ fn words_of_swarm_and_etcd_are_answered_with_ours_and_exit_2() {
         (&["kv", "delete", "foo"], "quorate kv del"),
         (&["status", "--endpoints", "a:1"], "--connect"),
         (&["init", "--advertise-addr", "a:1"], "--advertise"),
-        (&["recover"], "keep every directory"),
+        (&["init", "--force-new-cluster"], "quorate recover --dry-run"),
     ] {
         quorate(theirs).exits(2).complains(&[ours]);
     }

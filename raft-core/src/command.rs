@@ -5,7 +5,7 @@
 //! the state machine, which reads.
 //!
 //! # Format versions
-//! 1: first format: requests, system transactions, compaction, expiry of clients.
+//! 1: first format: requests, system transactions, compaction, expiry of clients, the end of a force-new-cluster.
 
 use bytes::Bytes;
 use prost::Message;
@@ -31,7 +31,7 @@ pub struct Batch {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Command {
     /// Which one; a kind that this build does not know is absent here, and stops the member (`NeedsVersion`).
-    #[prost(oneof = "CommandKind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "CommandKind", tags = "1, 2, 3, 4, 5")]
     pub kind: Option<CommandKind>,
 }
 
@@ -50,6 +50,9 @@ pub enum CommandKind {
     /// Forget silent clients.
     #[prost(message, tag = "4")]
     ExpireClients(ExpireClients),
+    /// A force-new-cluster is done: everything before this entry belonged to the incarnation that it ends.
+    #[prost(message, tag = "5")]
+    Recovered(Recovered),
 }
 
 /// A client's transaction.
@@ -109,6 +112,27 @@ pub struct SilentClient {
     pub last_index: u64,
 }
 
+/// The last act of a force-new-cluster (design section 6): appended by it behind everything that the survivor's log
+/// holds, never proposed. Void in a state that has not begun exactly this recovery.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Recovered {
+    /// [`crate::id::Lineage::to_bytes`] of the new incarnation.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub lineage: Bytes,
+    /// The survivor's raft id: the only one that is not burnt.
+    #[prost(uint64, tag = "2")]
+    pub raft_id: u64,
+    /// The survivor's node record as it was found, encoded; put back when the log removes it.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub node: Bytes,
+    /// Where the survivor is reached from now on; empty: as recorded.
+    #[prost(string, repeated, tag = "4")]
+    pub addresses: Vec<String>,
+    /// Raft ids that only configurations of the old incarnation name, to be burnt with those of the node records.
+    #[prost(uint64, repeated, tag = "5")]
+    pub burnt: Vec<u64>,
+}
+
 impl From<CommandKind> for Command {
     fn from(kind: CommandKind) -> Self {
         Self { kind: Some(kind) }
@@ -123,7 +147,8 @@ impl Command {
                 CommandKind::Request(_)
                 | CommandKind::System(_)
                 | CommandKind::Compact(_)
-                | CommandKind::ExpireClients(_),
+                | CommandKind::ExpireClients(_)
+                | CommandKind::Recovered(_),
             )
             | None => 1,
         }

@@ -18,6 +18,8 @@ pub mod limits;
 pub mod log;
 pub mod membership;
 pub mod ports;
+#[cfg(feature = "consensus")]
+pub mod recovery;
 pub mod state;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -165,6 +165,17 @@ pub struct LogReset {
     pub hard_state: HardState,
 }
 
+/// What a force-new-cluster writes (design section 6, point 2): all of it or nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RecoveryWrite {
+    /// The state's records that change.
+    pub state: WriteSet,
+    /// The entry behind the log's last one, and the hard state that goes with it.
+    pub log: LogBatch,
+    /// Facts about the node.
+    pub facts: Vec<(String, Bytes)>,
+}
+
 /// The unsynced half of the journal; held by the applier alone. Reads see every committed write.
 pub trait StateStore: StateRead {
     /// Writes all changes as one atomic batch, not synced: the log makes it reproducible.
@@ -188,6 +199,12 @@ pub trait StateStore: StateRead {
     /// # Errors
     /// Final, see [`StoreError`].
     fn found(&mut self, writes: WriteSet, reset: LogReset) -> StoreResult<()>;
+
+    /// Writes log, state and facts of a recovery in ONE synced batch. The caller has made sure that the log writer is idle.
+    ///
+    /// # Errors
+    /// Final, see [`StoreError`]: afterwards either everything is old or everything is new.
+    fn recover(&mut self, recovery: RecoveryWrite) -> StoreResult<()>;
 }
 
 /// One snapshot being received; dropping it forgets what was written.

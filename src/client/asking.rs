@@ -51,6 +51,7 @@ const fn changes_something(kind: &api::request::Kind) -> bool {
         | Kind::PolicySet(_) => true,
         Kind::Read(_)
         | Kind::Status(_)
+        | Kind::Standing(_)
         | Kind::MemberStatus(_)
         | Kind::NodeList(_)
         | Kind::NodeInspect(_)

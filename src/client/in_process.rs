@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_transport::api;
+use tokio::sync::watch;
 
 use super::{Answered, CallError, Reply, Way};
 use crate::node::Service;
@@ -45,6 +46,10 @@ impl Way for InProcess {
     }
 
     fn attempt(&self) -> Option<Duration> {
+        None
+    }
+
+    fn generation(&self) -> Option<watch::Receiver<u64>> {
         None
     }
 }

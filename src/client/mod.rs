@@ -19,6 +19,7 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,6 +30,7 @@ use quorate_core::state::check_txn;
 use quorate_core::txn::{Range, Txn, TxnResult};
 use quorate_core::user;
 use quorate_transport::api;
+use tokio::sync::watch;
 
 pub use kv::{Entry, Kv, RangeBuilder, RangePage, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation};
 pub use nodes::{NodeChange, NodeUpdate, Nodes};
@@ -80,11 +82,25 @@ pub(crate) trait Way: Send + Sync + 'static {
 
     /// How long an attempt may take before another manager is tried; none in process.
     fn attempt(&self) -> Option<Duration>;
+
+    /// The generation of the cluster that was last met, where the way itself chooses among managers.
+    fn generation(&self) -> Option<watch::Receiver<u64>>;
+}
+
+/// The cluster was recovered (force-new-cluster) while a client used it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recovered {
+    /// The generation that the client knew.
+    pub from: u64,
+    /// The generation that it has met since, and does not go back from.
+    pub to: u64,
 }
 
 struct Shared {
     way: Box<dyn Way>,
     sequences: Sequences,
+    /// The generation under which the client id was drawn; 0 before one is known.
+    generation: AtomicU64,
 }
 
 /// A client of the cluster. Cheap to clone; all clones share one set of request ids.
@@ -107,7 +123,8 @@ impl std::fmt::Debug for Client {
 
 impl Client {
     pub(crate) fn over(way: Box<dyn Way>, client: ClientId, born: u64) -> Self {
-        let shared = Shared { way, sequences: Sequences::new(client, born) };
+        let generation = AtomicU64::new(way.generation().map_or(0, |generation| *generation.borrow()));
+        let shared = Shared { way, sequences: Sequences::new(client, born), generation };
         Self { shared: Arc::new(shared), deadline: config::REQUEST_DEADLINE, fence: None }
     }
 
@@ -162,6 +179,37 @@ impl Client {
     #[must_use]
     pub fn with_fence(&self, term: u64) -> Self {
         Self { fence: Some(Term(term)), ..self.clone() }
+    }
+
+    /// The generation of the cluster that this client has met last, from 1; `None` for a client in process or over the local
+    /// socket, which belongs to its one node. A client keeps to the newest generation: it refuses managers of an older one.
+    pub fn generation(&self) -> Option<u64> {
+        self.shared.way.generation().map(|generation| *generation.borrow())
+    }
+
+    /// Waits until this client meets a newer generation of the cluster: it was recovered. What was read before may be of
+    /// revisions that are gone, and a write whose outcome was unknown may be, too: list anew.
+    ///
+    /// Cancel safe. Never resolves for a client in process or over the local socket.
+    pub async fn recovered(&self) -> Recovered {
+        let Some(mut generation) = self.shared.way.generation() else { return std::future::pending().await };
+        let from = *generation.borrow_and_update();
+        match generation.wait_for(|to| *to > from).await {
+            Ok(to) => Recovered { from, to: *to },
+            Err(_closed) => std::future::pending().await,
+        }
+    }
+
+    /// After a recovery a client goes on under a fresh id: log indexes are counted anew from the survivor's, and with its
+    /// old birth it could not be told from a client that was forgotten.
+    async fn renew_after_recovery(&self) -> Result<()> {
+        let met = self.shared.way.generation().map_or(0, |generation| *generation.borrow());
+        let before = self.shared.generation.swap(met, Ordering::AcqRel);
+        if before != 0 && met > before {
+            let born = born(&*self.shared.way).await;
+            self.shared.sequences.renew(config::random_id(ClientId::from_bytes)?, born);
+        }
+        Ok(())
     }
 
     /// The key-value store.
@@ -234,6 +282,7 @@ impl Client {
         user::qualify(&mut full);
         check_txn(&full).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
         let mut forgotten = false;
+        self.renew_after_recovery().await?;
         loop {
             let open = self.shared.sequences.open();
             let request = Request {

@@ -5,16 +5,16 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use quorate_core::id::Lineage;
+use quorate_core::id::{Lineage, LineageOrder};
 use quorate_transport::{
     ConnectError, Connection, Connector, Hello, Identity, LocalConnection, LocalError, RequestError, api,
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use super::{Answered, CallError, Reply, Way};
@@ -51,6 +51,9 @@ pub(super) struct Remote {
     managers: Vec<String>,
     identity: Arc<Identity>,
     current: Mutex<Current>,
+    /// The longest lineage that a manager has shown: managers of a shorter one are refused from then on.
+    lineage: std::sync::Mutex<Lineage>,
+    generation: watch::Sender<u64>,
 }
 
 impl Remote {
@@ -59,7 +62,8 @@ impl Remote {
             config::check_address(manager).map_err(Error::Invalid)?;
         }
         let current = Mutex::new(Current { number: 0, connection: None, failed: None });
-        let remote = Self { managers, identity: Arc::new(identity), current };
+        let (lineage, generation) = (std::sync::Mutex::default(), watch::Sender::new(0));
+        let remote = Self { managers, identity: Arc::new(identity), current, lineage, generation };
         let everybody: Vec<usize> = (0..remote.managers.len()).collect();
         let first = remote.dial(&everybody, timeout).await.map_err(|error| refused(&error))?;
         remote.current.lock().await.connection = Some(first);
@@ -69,11 +73,32 @@ impl Remote {
     /// Dials these managers, in this order.
     async fn dial(&self, wanted: &[usize], timeout: Duration) -> std::result::Result<InUse, ConnectError> {
         let subject = self.identity.subject();
-        let hello = Hello::client(subject.cluster, subject.node_id, Lineage::default(), SOFTWARE);
+        let known = self.known().clone();
+        let hello = Hello::client(subject.cluster, subject.node_id, known, SOFTWARE);
         let addresses: Vec<String> = wanted.iter().filter_map(|manager| self.managers.get(*manager).cloned()).collect();
         let connection = Connector::connect(&addresses, Arc::clone(&self.identity), hello, timeout).await?;
+        self.adopt(&connection.remote_hello().lineage);
         let manager = wanted.get(connection.place()).copied().unwrap_or_default();
         Ok(InUse { manager, connection })
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Lineage> {
+        self.lineage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A lineage that continues what this client knows counts from now on, and it never goes back.
+    fn adopt(&self, theirs: &Lineage) {
+        let mut known = self.known();
+        if known.compare(theirs) != LineageOrder::Older {
+            return;
+        }
+        let (from, to) = (known.generation(), theirs.generation());
+        known.clone_from(theirs);
+        drop(known);
+        self.generation.send_replace(to);
+        if from > 0 {
+            tracing::warn!(from, to, "the cluster was recovered: this client keeps to the new generation");
+        }
     }
 
     async fn connection(
@@ -197,6 +222,10 @@ impl Way for Remote {
     fn attempt(&self) -> Option<Duration> {
         Some(config::ATTEMPT)
     }
+
+    fn generation(&self) -> Option<watch::Receiver<u64>> {
+        Some(self.generation.subscribe())
+    }
 }
 
 /// Over the Unix socket in a node's directory.
@@ -231,6 +260,10 @@ impl Way for Local {
     }
 
     fn attempt(&self) -> Option<Duration> {
+        None
+    }
+
+    fn generation(&self) -> Option<watch::Receiver<u64>> {
         None
     }
 }

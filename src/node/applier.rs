@@ -9,7 +9,7 @@ use quorate_core::consensus::io::{Input, Records};
 use quorate_core::id::{LogIndex, Revision};
 use quorate_core::ports::{LogReset, StagedId, Staging, StateRead, StoreResult};
 use quorate_core::state::contract::{Applied, ApplyError, Committed, Outcome, StateStatus};
-use quorate_core::state::{Machine, read};
+use quorate_core::state::Machine;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::tasks::Reply;
@@ -138,11 +138,7 @@ impl Applier {
 
 /// The records that decisions need, from one view.
 pub(super) fn records(view: &dyn StateRead) -> StoreResult<Records> {
-    Ok(Records {
-        cluster: read::cluster(view)?.unwrap_or_default(),
-        nodes: read::nodes(view)?,
-        removed: read::removed(view)?.into_iter().collect(),
-    })
+    Records::read(view)
 }
 
 /// Everybody whose command is applied is told; the report to the consensus task may follow later.

@@ -21,6 +21,7 @@ use super::gate::Asker;
 /// | leave | no | no | yes, for itself (its own socket speaks for it) |
 /// | transfer leadership | yes | yes, for an operator | no |
 /// | a forwarded command | no | yes | no |
+/// | what a manager's log holds | yes | yes | yes |
 /// | rejoin with a fresh store | no | no | yes, for itself |
 pub(super) const fn allowed(asker: Asker, kind: &Kind) -> bool {
     match kind {
@@ -41,7 +42,8 @@ pub(super) const fn allowed(asker: Asker, kind: &Kind) -> bool {
         // Its own record is all that a node gets to see: the handler looks at no other.
         Kind::NodeInspect(_) => true,
         Kind::NodeLeave(_) => matches!(asker, Asker::Node(_)),
-        Kind::Status(_) => true,
+        // Who is to be recovered asks with its node's certificate, and a survivor is chosen by what all of them say.
+        Kind::Status(_) | Kind::Standing(_) => true,
         Kind::Rejoin(_) => matches!(asker, Asker::Node(_)),
         Kind::MemberStatus(_) | Kind::Command(_) => matches!(asker, Asker::Manager),
     }

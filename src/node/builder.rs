@@ -22,6 +22,7 @@ use super::Node;
 use super::dialback::ListenWhileJoining;
 use super::directory::{check_access, check_address, open_store, resolve};
 use super::facts::{Facts, KnownManager, Layout, Stage};
+use super::recover::Recover;
 use super::records::{CaRecord, TokenRecord, ca_key, token_key};
 use super::running;
 use super::stop::StartError;
@@ -76,6 +77,8 @@ pub struct NodeBuilder {
     pub(super) history: u64,
     pub(super) stable: Duration,
     pub(super) patience: Duration,
+    force_new_cluster: Option<u64>,
+    despite_peers: bool,
 }
 
 impl NodeBuilder {
@@ -91,7 +94,24 @@ impl NodeBuilder {
             history: config::HISTORY_REVISIONS,
             stable: config::STABLE,
             patience: config::REQUEST_DEADLINE,
+            force_new_cluster: None,
+            despite_peers: false,
         }
+    }
+
+    /// Ends the incarnation of this generation (the one that `status` says) before the node starts: from this directory a
+    /// cluster of one goes on with everything that is on its disk, and the other managers are lost. See [`crate::Recover`].
+    /// A directory that is beyond this generation just starts, so that the call may stay in the program for ever.
+    /// [`advertise`](Self::advertise) says where the survivor is reached from then on.
+    pub const fn force_new_cluster(mut self, generation: u64) -> Self {
+        self.force_new_cluster = Some(generation);
+        self
+    }
+
+    /// With [`force_new_cluster`](Self::force_new_cluster): also when other managers are alive or hold more.
+    pub const fn despite_peers(mut self, despite: bool) -> Self {
+        self.despite_peers = despite;
+        self
     }
 
     /// The UDP address to listen on, `host:port`. Default `[::]:4701`; port 0 takes a free one when the directory is
@@ -168,6 +188,16 @@ impl NodeBuilder {
             }
             Start::OpenOrJoin { token, managers } => {
                 self.clone().prepare_join(token, managers).await?;
+            }
+        }
+        if let Some(generation) = self.force_new_cluster {
+            let recover = Recover::from(&self.directory).despite_peers(self.despite_peers);
+            let recover = match &self.advertise {
+                Some(address) => recover.address(address),
+                None => recover,
+            };
+            if let Some(report) = Box::pin(recover.run_at(generation)).await? {
+                report.log();
             }
         }
         running::start(self).await
@@ -352,16 +382,27 @@ impl NodeBuilder {
             self.contradicts_token(&token)?;
             return Ok(prepared(&facts, None));
         };
-        let listening = ListenWhileJoining::begin(resolve(&facts.listen)?, key_of(&facts)?).await?;
-        let joined = ask_to_join(&facts, &key, &token, &managers, self.patience, listening.failed()).await;
-        // The port is free again before anybody runs the node on it.
-        listening.end().await;
-        let joined = joined?;
+        let joined = ask_to_join(&facts, &key, &token, &managers, self.patience).await?;
         off_thread(move || finish_join(&Layout::new(&self.directory), joined)).await
     }
 }
 
-async fn ask_to_join(
+/// Asks to be taken in, and listens meanwhile where the node will listen: the managers dial back.
+pub(super) async fn ask_to_join(
+    facts: &Facts,
+    key: &KeyPair,
+    token: &JoinToken,
+    managers: &[String],
+    patience: Duration,
+) -> Result<Joined, StartError> {
+    let listening = ListenWhileJoining::begin(resolve(&facts.listen)?, key_of(facts)?).await?;
+    let joined = ask(facts, key, token, managers, patience, listening.failed()).await;
+    // The port is free again before anybody runs the node on it.
+    listening.end().await;
+    joined
+}
+
+async fn ask(
     facts: &Facts,
     key: &KeyPair,
     token: &JoinToken,
@@ -393,7 +434,7 @@ async fn ask_to_join(
     })
 }
 
-fn finish_join(layout: &Layout, joined: Joined) -> Result<Prepared, StartError> {
+pub(super) fn finish_join(layout: &Layout, joined: Joined) -> Result<Prepared, StartError> {
     let store = open_store(layout)?;
     let Some(mut facts) = Facts::load(&*store.meta)? else {
         return Err(StartError::Directory(format!("{} was emptied while joining", layout.root().display())));

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::COMMAND_VERSION;
 use quorate_core::consensus::io::{Input, Records};
-use quorate_core::id::{NodeId, RaftId};
+use quorate_core::id::{Lineage, NodeId, RaftId};
 use quorate_transport::{
     Caller, CertRole, Down, Gate, Handler, Hello, IncomingSnapshot, JoinReply, JoinRequest, Lane, PROTOCOL_MAX,
     PROTOCOL_MIN, Plane, Refused, api,
@@ -18,6 +18,7 @@ use quorate_transport::{
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::facts::Facts;
+use super::fence::{Fencing, Incarnations};
 use super::service::Service;
 use super::snapshots;
 use super::tasks::Call;
@@ -27,9 +28,16 @@ use crate::client::SOFTWARE;
 pub(super) struct NodeGate {
     pub(super) facts: Facts,
     pub(super) records: watch::Receiver<Arc<Records>>,
+    pub(super) incarnations: Arc<Incarnations>,
 }
 
 impl NodeGate {
+    /// The lineage in force.
+    fn lineage(&self) -> Lineage {
+        let lineage = self.records.borrow().lineage();
+        if lineage.generation() == 0 { self.facts.lineage_list() } else { lineage }
+    }
+
     fn admit_peer(records: &Records, caller: &Caller, hello: &Hello) -> Result<(), Refused> {
         if hello.raft_id == RaftId(0) {
             return Err(Refused::NotAMember);
@@ -61,6 +69,14 @@ impl NodeGate {
 
 impl Gate for NodeGate {
     fn admit(&self, plane: Plane, caller: &Caller, hello: &Hello) -> Result<(), Refused> {
+        if self.incarnations.is_superseded() {
+            return Err(Refused::Fenced);
+        }
+        if caller.role == CertRole::Manager && hello.cluster_id == self.facts.cluster() {
+            let seen = caller.address.map(|address| address.to_string()).unwrap_or_default();
+            let address = if hello.advertise.is_empty() { &seen } else { &hello.advertise };
+            self.incarnations.note_fork(&self.lineage(), caller.node_id, &hello.lineage, address);
+        }
         let records = self.records.borrow();
         match plane {
             Plane::Peer => Self::admit_peer(&records, caller, hello),
@@ -74,11 +90,9 @@ impl Gate for NodeGate {
     }
 
     fn hello(&self) -> Hello {
-        let records = self.records.borrow();
-        let lineage = records.lineage();
         Hello {
             cluster_id: self.facts.cluster(),
-            lineage: if lineage.generation() == 0 { self.facts.lineage_list() } else { lineage },
+            lineage: self.lineage(),
             node_id: self.facts.node(),
             raft_id: self.facts.raft(),
             store_id: Some(self.facts.store()),
@@ -99,6 +113,7 @@ pub(super) struct NodeHandler {
     /// One snapshot is received at a time, until it is installed or discarded.
     pub(super) staging_slot: Arc<Semaphore>,
     pub(super) runtime: tokio::runtime::Handle,
+    pub(super) fencing: Fencing,
 }
 
 impl NodeHandler {
@@ -176,6 +191,8 @@ impl Handler for NodeHandler {
             theirs = hello.lineage.generation(),
             "a manager of a newer incarnation of this cluster was met: this one has been recovered elsewhere"
         );
+        let ours = self.service.upgrade().map(|service| service.lineage()).unwrap_or_default();
+        self.fencing.superseded(&ours, hello, &self.runtime);
     }
 }
 

@@ -5,16 +5,19 @@
 //! the running node.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use quorate_core::consensus::io::Records;
 use quorate_core::id::RaftId;
-use quorate_transport::{ConnectError, Peers, Refused};
+use quorate_core::ports::StateRead;
+use quorate_transport::{CertificateProblem, ConnectError, Identity, Peers, Refused};
 use tokio::sync::{mpsc, watch};
 
 use super::facts::Facts;
-use super::stop::StopReason;
+use super::records;
+use super::stop::{StartError, StopReason};
 use super::tasks::Call;
+use crate::config;
 
 /// Between two looks; dialling itself is paced by the transport.
 const EVERY: Duration = Duration::from_millis(500);
@@ -48,6 +51,31 @@ pub(super) async fn keep_identity(
             return;
         }
     }
+}
+
+/// A new certificate for a node whose own has run out, signed with the cluster's CA key out of its own state; none where
+/// the old one still holds, and none for a node that its own records do not know as a manager (design section 9).
+pub(super) fn renewed(
+    identity: &Identity,
+    facts: &Facts,
+    state: &dyn StateRead,
+    now: SystemTime,
+) -> Result<Option<Identity>, StartError> {
+    if !matches!(identity.subject().check_time(now), Err(CertificateProblem::Expired { .. })) {
+        return Ok(None);
+    }
+    let known = Records::read(state)?;
+    let removed = known.removed.binary_search(&facts.raft()).is_ok();
+    let Some(ca) = records::ca(state)?.filter(|_| !removed && known.by_raft_id(facts.raft()).is_some()) else {
+        return Ok(None);
+    };
+    let internal = |error: &dyn std::fmt::Display| {
+        StartError::Internal(format!("the node's certificate has run out and cannot be renewed: {error}. Nothing was changed"))
+    };
+    let csr = identity.key().csr().map_err(|error| internal(&error))?;
+    let certificate =
+        ca.issue(&csr, &identity.subject().named(), config::CERTIFICATE, now).map_err(|error| internal(&error))?;
+    identity.renewed(certificate).map(Some).map_err(|error| internal(&error))
 }
 
 /// Whether this store's own records bind this raft id to this store.

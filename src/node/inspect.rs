@@ -4,12 +4,16 @@
 
 use std::path::Path;
 
+use quorate_core::consensus::io::Records;
+use quorate_core::id::Lineage;
+use quorate_core::ports::{StateRead, StoreResult};
 use quorate_core::state::{read, scan_hash};
 use serde::Serialize;
 
 use super::builder::prepared;
 use super::directory::check_access;
 use super::facts::{Facts, Layout};
+use super::fence::FenceRecord;
 use super::stop::StartError;
 
 /// A stopped directory.
@@ -30,6 +34,8 @@ pub struct Inspection {
     pub generation: u64,
     /// Incarnations, oldest first, base32.
     pub lineage: Vec<String>,
+    /// The generation that has fenced this directory; none when it may be run.
+    pub fenced: Option<u64>,
     /// Where it listens.
     pub listen: String,
     /// Where others reach it.
@@ -68,6 +74,12 @@ pub struct Inspection {
     pub repaired: Option<String>,
 }
 
+/// The lineage of a directory: that of its state, or of its files before it has one.
+pub(super) fn lineage(facts: &Facts, state: &dyn StateRead) -> StoreResult<Lineage> {
+    let lineage = Records::read(state)?.lineage();
+    Ok(if lineage.generation() == 0 { facts.lineage_list() } else { lineage })
+}
+
 /// Reads a stopped directory. Blocks.
 ///
 /// # Errors
@@ -85,6 +97,7 @@ pub fn inspect(directory: &Path) -> Result<Inspection, StartError> {
     let facts = Facts::read(store.fact(Facts::NAME)?)?
         .ok_or_else(|| StartError::Directory(format!("{} was never prepared", directory.display())))?;
     let status = read::status(&*store.state)?;
+    let lineage = lineage(&facts, &*store.state)?;
     let scanned = scan_hash(&*store.state)?;
     let prepared = prepared(&facts, None);
     let ids = |ids: &[quorate_core::id::RaftId]| ids.iter().map(|id| id.0).collect();
@@ -95,8 +108,9 @@ pub fn inspect(directory: &Path) -> Result<Inspection, StartError> {
         name: prepared.name,
         raft_id: facts.raft_id,
         store_id: facts.store().to_string(),
-        generation: facts.lineage_list().generation(),
-        lineage: facts.lineage_list().0.iter().map(ToString::to_string).collect(),
+        generation: lineage.generation(),
+        lineage: lineage.0.iter().map(ToString::to_string).collect(),
+        fenced: FenceRecord::read(store.fact(FenceRecord::NAME)?)?.map(|fence| fence.generation()),
         listen: facts.listen.clone(),
         advertise: facts.advertise.clone(),
         first_index: store.boot.start.index.0 + 1,

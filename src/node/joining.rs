@@ -11,9 +11,11 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::{COMMAND_VERSION, Command, CommandKind};
 use quorate_core::consensus::io::{Origin, Records};
-use quorate_core::id::RaftId;
+use quorate_core::id::{RaftId, StoreId};
 use quorate_core::limits::NAME_BYTES_MAX;
+use quorate_core::log::Configuration;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
+use quorate_core::state::read;
 use quorate_core::txn::{Compare, Put, Txn};
 use quorate_transport::{
     CertRole, CertSubject, ClusterCa, JoinRefused, JoinReply, JoinRequest, Joined, ManagerAddress, api,
@@ -86,7 +88,9 @@ impl Service {
         for _ in 0..ATTEMPTS {
             self.router.read_index(until).await.map_err(words)?;
             let seen = self.seen(&request).await.map_err(words)?;
-            let pass = seen.tokens.pass(&request.secret, seen.node.is_some(), tokens::unix_now())?;
+            let left = |(record, _): &(NodeRecord, u64)| left_behind(record, &seen.records, request.store_id);
+            let admitted = seen.node.as_ref().is_some_and(|known| !left(known));
+            let pass = seen.tokens.pass(&request.secret, admitted, tokens::unix_now())?;
             if pass.role == Role::Worker {
                 return Err(JoinRefused::Other("this is the token for workers, and this version takes managers only; join with the manager token, `quorate token show manager` shows it. Nothing was changed".into()));
             }
@@ -104,15 +108,21 @@ impl Service {
                 if record.key_digest != digest.as_slice() {
                     return Err(JoinRefused::AlreadyKnown(request.node_id.to_string()));
                 }
-                return Ok(self.joined(&seen, RaftId(record.raft_id), &certificate, &request, &address));
+                if admitted {
+                    return Ok(self.joined(&seen, RaftId(record.raft_id), &certificate, &request, &address));
+                }
             }
-            if !request.name.is_empty() && seen.records.nodes.iter().any(|node| node.name == request.name) {
+            let other = |node: &&NodeRecord| node.node_id() != Some(request.node_id);
+            let named = |node: &NodeRecord| node.name == request.name;
+            if !request.name.is_empty() && seen.records.nodes.iter().filter(other).any(named) {
                 return Err(JoinRefused::Other(format!(
                     "the name {} is taken; choose another with --name. Nothing was changed",
                     request.name
                 )));
             }
-            if let Some(other) = seen.records.nodes.iter().find(|node| node.addresses.contains(&address)) {
+            // A manager that a recovery left behind holds no address any more.
+            let holds = |node: &&NodeRecord| other(node) && !node.lost && node.addresses.contains(&address);
+            if let Some(other) = seen.records.nodes.iter().find(holds) {
                 return Err(JoinRefused::Other(format!(
                     "{} already has the address {address}; choose another --listen or --advertise. Nothing was changed",
                     display_name(other)
@@ -126,7 +136,13 @@ impl Service {
                 continue;
             }
             let raft_id = RaftId(seen.records.cluster.next_raft_id);
-            let txn = admission(&seen, &request, &address, raft_id, &digest, pass);
+            let txn = match &seen.node {
+                Some((record, revision)) => {
+                    let seated = self.status.borrow().configuration.clone();
+                    readmission(&seen, record, *revision, &request, &address, raft_id, &seated, pass)
+                }
+                None => admission(&seen, &request, &address, raft_id, &digest, pass),
+            };
             let command = Command::from(CommandKind::System(txn));
             let done = self.router.execute(command, Origin::Here, until).await.map_err(words)?;
             if done.succeeded {
@@ -206,6 +222,58 @@ impl Service {
             Err(error) => tracing::debug!(error = error.message, "own record not updated yet"),
         }
     }
+}
+
+/// Whether a node that asks to join is known, but no longer with what it comes with: its raft id was taken from it by a
+/// recovery or a removal, or its store is another one than the raft id is bound to.
+fn left_behind(record: &NodeRecord, records: &Records, store: Option<StoreId>) -> bool {
+    let Some(raft_id) = record.raft() else { return true };
+    let burnt = records.removed.binary_search(&raft_id).is_ok();
+    let other_store = record.store().is_some() && record.store() != store;
+    record.lost || burnt || other_store
+}
+
+/// The transaction that gives a known node a new raft id for its fresh store. A seat that the old one still holds is handed
+/// on, as for a damaged store.
+fn readmission(
+    seen: &Seen,
+    record: &NodeRecord,
+    revision: u64,
+    request: &JoinRequest,
+    address: &str,
+    raft_id: RaftId,
+    seated: &Configuration,
+    pass: Pass,
+) -> Txn {
+    let mut cluster = seen.records.cluster.clone();
+    cluster.next_raft_id = raft_id.0 + 1;
+    let old = record.raft().unwrap_or_default();
+    let node = NodeRecord {
+        role: Role::Manager.into(),
+        name: if request.name.is_empty() { record.name.clone() } else { request.name.clone() },
+        addresses: vec![address.to_owned()],
+        raft_id: raft_id.0,
+        replaces: if seated.is_voter(old) { old.0 } else { 0 },
+        store_id: request.store_id.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
+        command_version: request.command_version,
+        software: request.software.clone(),
+        removing: false,
+        forced: false,
+        lost: false,
+        stands_in: false,
+        ..record.clone()
+    };
+    let key = NodeRecord::key(request.node_id);
+    let put = |key: Bytes, value: Bytes| Put { key, value, ..Put::default() }.into();
+    let mut then = pass.then;
+    then.extend([put(ClusterRecord::key(), cluster.to_bytes()), put(key.clone(), node.to_bytes())]);
+    if old != RaftId(0) {
+        then.push(put(read::removed_key(old), Bytes::from_static(b"replaced")));
+    }
+    let mut compares = pass.compares;
+    compares.push(Compare::mod_revision(ClusterRecord::key(), seen.cluster_revision));
+    compares.push(Compare::mod_revision(key, revision));
+    Txn { compares, then, ..Txn::default() }
 }
 
 /// `host:port`, with an unspecified host replaced by where the request came from.

@@ -4,11 +4,14 @@
 //! `quorate-apply`, `quorate-net`): nothing an embedder does to its runtime can cause an election.
 
 mod applier;
+mod asking;
 mod authorize;
 mod builder;
+mod configurations;
 mod dialback;
 mod directory;
 mod facts;
+mod fence;
 mod gate;
 mod housekeeping;
 mod identity;
@@ -22,7 +25,9 @@ mod policy;
 mod presence;
 mod reach;
 mod records;
+mod recover;
 mod rejoin;
+mod replace;
 mod report;
 mod router;
 mod running;
@@ -40,8 +45,11 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 pub use builder::{NodeBuilder, Prepared, Start};
+pub use configurations::{Configurations, inspect_configurations};
+pub use fence::{Fenced, fenced};
 pub use inspect::{Inspection, inspect};
 pub use lead::Lead;
+pub use recover::Recover;
 pub use stop::{StartError, StopReason};
 
 pub(crate) use service::Service;

@@ -201,7 +201,7 @@ impl NodeBuilder {
         };
         match sound {
             Ok(Some(facts)) if facts.is_ready() => Err(StartError::Directory(format!(
-                "the store in {} is sound: there is nothing to replace. Nothing was changed; run it with `quorate run`",
+                "the store in {} is sound: there is nothing to replace by its certificate alone. Nothing was changed; run it with `quorate run`, or, when the cluster has left this manager behind, give a token as well: quorate join --replace --token TOKEN",
                 self.directory.display()
             ))),
             Ok(Some(facts)) if facts.node() == identity.subject().node_id && facts.raft_id == 0 => {
@@ -210,25 +210,39 @@ impl NodeBuilder {
             Ok(None) => Ok((self.begin_fresh(&layout, &identity)?, identity)),
             // Damaged, or a preparation of something else.
             Ok(Some(_)) | Err(()) => {
-                let aside = self.free_name();
-                std::fs::rename(layout.store(), &aside)
-                    .and_then(|()| std::fs::File::open(&self.directory)?.sync_all())
-                    .map_err(|error| StartError::Disk(format!("the old store cannot be moved aside: {error}")))?;
-                tracing::warn!(to = %aside.display(), "the old store was moved aside");
+                self.move_store_aside(&layout)?;
                 Ok((self.begin_fresh(&layout, &identity)?, identity))
             }
         }
     }
 
+    /// The old store stays, under a name that says so.
+    pub(super) fn move_store_aside(&self, layout: &Layout) -> Result<(), StartError> {
+        let aside = self.free_name();
+        std::fs::rename(layout.store(), &aside)
+            .and_then(|()| std::fs::File::open(&self.directory)?.sync_all())
+            .map_err(|error| StartError::Disk(format!("the old store cannot be moved aside: {error}")))?;
+        tracing::warn!(to = %aside.display(), "the old store was moved aside");
+        Ok(())
+    }
+
+    fn aside(&self, number: u64) -> PathBuf {
+        self.directory.join(format!("store.old-{number}"))
+    }
+
+    /// How many stores lie aside.
+    fn count_aside(&self) -> u64 {
+        (1..).take_while(|number| self.aside(*number).exists()).count() as u64
+    }
+
     fn free_name(&self) -> PathBuf {
-        let mut number = 1_u64;
-        loop {
-            let name = self.directory.join(format!("store.damaged-{number}"));
-            if !name.exists() {
-                return name;
-            }
-            number += 1;
-        }
+        self.aside(self.count_aside() + 1)
+    }
+
+    /// The store that was moved aside last.
+    pub(super) fn newest_aside(&self) -> Option<PathBuf> {
+        let count = self.count_aside();
+        (count > 0).then(|| self.aside(count))
     }
 
     fn begin_fresh(&self, layout: &Layout, identity: &Identity) -> Result<Facts, StartError> {

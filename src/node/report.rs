@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use prost::Message as _;
-use quorate_core::consensus::io::{RaftRole, Status};
+use quorate_core::consensus::io::{RaftRole, Records, Status};
 use quorate_core::id::{NodeId, RaftId};
 use quorate_core::membership::quorum::Quorum;
 use quorate_core::membership::record::{NodeRecord, Role};
@@ -20,7 +20,9 @@ use super::presence::{self, Presence};
 use super::router::{Failure, fail};
 use super::service::{Service, blocking, broken, display_name};
 use crate::client::SOFTWARE;
-use crate::status::{ClusterStatus, Health, ManagerStatus, MemberReport, SnapshotStatus, WorkerStatus};
+use crate::status::{
+    ClusterStatus, ForkStatus, Health, ManagerStatus, MemberReport, RecoveredStatus, SnapshotStatus, WorkerStatus,
+};
 
 /// How long the others are waited for.
 const PATIENCE: Duration = Duration::from_millis(800);
@@ -108,14 +110,9 @@ impl Service {
             .collect();
         let alive = |id: RaftId| reports.contains_key(&id);
         let quorum = Quorum::of(&status.configuration);
-        let lineage = records.lineage();
         let mut answer = ClusterStatus {
             cluster_id: self.facts.cluster().to_string(),
-            generation: if lineage.generation() == 0 {
-                self.facts.lineage_list().generation()
-            } else {
-                lineage.generation()
-            },
+            generation: self.lineage().generation(),
             term: status.term.0,
             leader: status.leader.map(|leader| self.name_of(leader)),
             revision,
@@ -133,11 +130,33 @@ impl Service {
                 .map(|node| worker_status(node, &presences))
                 .collect(),
             cluster_version: records.cluster.version,
+            forks: self.forks(&records),
+            recovered: recovered(&records),
         };
         answer.health = health(&answer, &status);
         answer.advice = advice(&answer);
         answer
     }
+
+    /// Managers of another recovery that were met, by name where the records have one.
+    fn forks(&self, records: &Records) -> Vec<ForkStatus> {
+        let mut forks = self.incarnations.forks();
+        for fork in &mut forks {
+            let known = records.nodes.iter().find(|node| node.node_id().is_some_and(|id| id.to_string() == fork.id));
+            if let Some(known) = known {
+                fork.name = display_name(known);
+            }
+        }
+        forks
+    }
+}
+
+fn recovered(records: &Records) -> Option<RecoveredStatus> {
+    let recovery = &records.recovery;
+    (recovery.index.0 > 0).then(|| RecoveredStatus {
+        kept_revision: recovery.kept_revision.0,
+        first_revision: recovery.first_revision.0,
+    })
 }
 
 fn blake3_hex(hash: &[u8; 32]) -> String {
@@ -166,7 +185,9 @@ fn manager_status(
 ) -> ManagerStatus {
     let raft_id = RaftId(node.raft_id);
     let configuration = &status.configuration;
-    let seat = if configuration.voters.contains(&raft_id) {
+    let seat = if node.lost {
+        "lost"
+    } else if configuration.voters.contains(&raft_id) {
         "voter"
     } else if configuration.contains(raft_id) {
         "standby"
@@ -219,6 +240,8 @@ fn health(answer: &ClusterStatus, status: &Status) -> Health {
     let voters_reachable = answer.managers.iter().all(|manager| manager.reachable || manager.seat != "voter");
     if answer.fault_tolerance < 0 || !follows {
         Health::QuorumLost
+    } else if !answer.forks.is_empty() {
+        Health::Degraded
     } else if answer.voters == 1 {
         Health::SingleCopy
     } else if voters_reachable && !diverged(answer) {
@@ -229,7 +252,9 @@ fn health(answer: &ClusterStatus, status: &Status) -> Health {
 }
 
 fn advice(answer: &ClusterStatus) -> Vec<String> {
-    let mut missing: Vec<&ManagerStatus> = answer.managers.iter().filter(|manager| !manager.reachable).collect();
+    let (lost, members): (Vec<&ManagerStatus>, Vec<&ManagerStatus>) =
+        answer.managers.iter().partition(|manager| manager.seat == "lost");
+    let mut missing: Vec<&ManagerStatus> = members.iter().copied().filter(|manager| !manager.reachable).collect();
     missing.sort_by_key(|manager| manager.raft_id);
     let mut lines: Vec<String> = missing
         .iter()
@@ -255,8 +280,12 @@ fn advice(answer: &ClusterStatus) -> Vec<String> {
                 "writes are refused until then; nothing acknowledged is lost. Keep every directory, wipe nothing"
                     .into(),
             );
+            lines.push(
+                "only if their disks are gone for good: stop this node, then  quorate recover --dry-run --data-dir DIR"
+                    .into(),
+            );
         }
-        Health::SingleCopy if answer.managers.len() >= 3 => {
+        Health::SingleCopy if members.len() >= 3 => {
             lines.push("one voter: if its disk is lost, the cluster is lost. next: wait, or start the managers that are missing".into());
         }
         Health::SingleCopy => {
@@ -266,6 +295,20 @@ fn advice(answer: &ClusterStatus) -> Vec<String> {
         }
         Health::Degraded if missing.is_empty() => {}
         Health::Degraded => lines.push(format!("next: start {names} again, or join a new manager")),
+        Health::Fenced => {}
+    }
+    for fork in &answer.forks {
+        lines.insert(0, format!(
+            "FORKED: {} {} is of another recovery of this cluster (generation {}), and the two do not talk to each other. next: decide which one to keep, stop the other and wipe it",
+            fork.name, fork.address, fork.generation
+        ));
+    }
+    if !lost.is_empty() {
+        let names = lost.iter().map(|manager| manager.name.as_str()).collect::<Vec<_>>().join(", ");
+        lines.push(format!(
+            "lost in the recovery: {names}. Each may come back with a fresh store: quorate join --replace --token TOKEN --manager {}",
+            answer.managers.iter().find(|manager| manager.leader).map_or("HOST:PORT", |leader| &leader.address)
+        ));
     }
     lines
 }

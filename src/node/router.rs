@@ -222,13 +222,15 @@ pub(super) fn refused(refusal: &Refusal) -> Failure {
             api::Code::Invalid
         }
         Refusal::Compacted { .. } => api::Code::Compacted,
+        Refusal::NewGeneration { .. } => api::Code::NewGeneration,
         Refusal::FutureRevision { .. } => api::Code::Invalid,
         Refusal::Fenced { .. } => api::Code::Fenced,
         Refusal::RequestExpired { .. } => api::Code::Expired,
         Refusal::ReplayFull { .. } => api::Code::Overloaded,
     };
     let oldest = if let Refusal::Compacted { oldest, .. } = refusal { *oldest } else { 0 };
-    api::Error { oldest, ..fail(code, refusal.to_string()) }
+    let kept_revision = if let Refusal::NewGeneration { kept_revision, .. } = refusal { *kept_revision } else { 0 };
+    api::Error { oldest, kept_revision, ..fail(code, refusal.to_string()) }
 }
 
 fn rejected(rejection: &Rejection) -> Failure {

@@ -35,7 +35,8 @@ use super::router::Router;
 use super::service::{Service, StoreAccess};
 use super::stop::{StartError, StopReason};
 use super::tasks::{Call, ConsensusTask, Hands};
-use super::{Inner, Node, housekeeping, identity, log_writer};
+use super::fence::{self, FenceRecord, Fencing, Incarnations};
+use super::{Inner, Node, asking, housekeeping, identity, log_writer};
 use crate::client::{Client, InProcess};
 use crate::config;
 
@@ -90,17 +91,30 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
             "the end of the journal was torn by a crash and was mended; nothing synced is missing"
         );
     }
+    fence::check(meta.get(FenceRecord::NAME)?, facts.lineage_list().generation(), &builder.directory)?;
     let identity = Identity::load(&layout.identity()).map_err(|error| StartError::Directory(error.to_string()))?;
     let state = Machine::open(state).map_err(|error| match error {
         ApplyError::Store(error) => StartError::from(error),
         ApplyError::NeedsVersion { .. } | ApplyError::Broken { .. } => StartError::Damaged(error.to_string()),
     })?;
-    let records = Arc::new(applier::records(&*state.reader().view())?);
-    let tail = read_tail(&*log_reader, state.status().applied.0 + 1, boot.last.0 + 1)?;
+    let view = state.reader().view();
+    let records = Arc::new(applier::records(&*view)?);
+    let identity = match identity::renewed(&identity, &facts, &*view, std::time::SystemTime::now())? {
+        Some(renewed) => {
+            renewed.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
+            tracing::warn!("the node's certificate had run out while it was off: it has signed itself a new one");
+            renewed
+        }
+        None => identity,
+    };
+    drop(view);
+    let tail = read_entries(&*log_reader, state.status().applied.0 + 1, boot.last.0 + 1)?;
     let mut settings = Config::new(facts.raft(), config::random_u64().map_err(internal)?);
     settings.tick_nanos = u64::try_from(builder.tick.as_nanos()).unwrap_or(settings.tick_nanos).max(TICK_NANOS_MIN);
     settings.log_window_entries = builder.log_window.max(16);
     settings.log_window_bytes = config::LOG_WINDOW_BYTES;
+    settings.ask_ticks =
+        (asking::PATIENCE.as_nanos() / u128::from(settings.tick_nanos)).try_into().unwrap_or(u64::MAX);
     settings.seat_times.stable_ms = u64::try_from(builder.stable.as_millis()).unwrap_or(u64::MAX);
     let seat_times = settings.seat_times;
     let start = MachineStart { boot, state: state.status().clone(), records: Arc::clone(&records), tail };
@@ -113,8 +127,8 @@ fn internal(error: crate::Error) -> StartError {
     StartError::Internal(error.to_string())
 }
 
-/// Every entry `from..to`: what is above the applied index is bounded by what was not yet applied at the end.
-fn read_tail(reader: &dyn LogReader, from: u64, to: u64) -> StoreResult<Vec<quorate_core::log::LogEntry>> {
+/// Every entry `from..to`. At a start: what is above the applied index is bounded by what was not yet applied at the end.
+pub(super) fn read_entries(reader: &dyn LogReader, from: u64, to: u64) -> StoreResult<Vec<quorate_core::log::LogEntry>> {
     let mut tail: Vec<quorate_core::log::LogEntry> = Vec::new();
     let mut next = from;
     while next < to {
@@ -286,7 +300,12 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     let (reports_in, reports) = mpsc::channel(REPORTS);
     let reader: Arc<dyn StateReader> = state.reader();
 
-    let gate: Arc<dyn Gate> = Arc::new(NodeGate { facts: facts.clone(), records: records.clone() });
+    let incarnations = Arc::new(Incarnations::default());
+    let gate: Arc<dyn Gate> = Arc::new(NodeGate {
+        facts: facts.clone(),
+        records: records.clone(),
+        incarnations: Arc::clone(&incarnations),
+    });
     let (handler_in, handler) = oneshot::channel();
     let (listening_in, listening) = oneshot::channel();
     let late = Late {
@@ -330,11 +349,20 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
         store: RwLock::new(Some(StoreAccess { reader: Arc::clone(&reader), staging: store.staging })),
         status: status.clone(),
         records: records.clone(),
+        incarnations: Arc::clone(&incarnations),
         applier: applier_jobs_in.downgrade(),
         clock: OnceLock::new(),
         seat_times,
     });
+    let stopping = Arc::new(OnceLock::new());
     let handler = NodeHandler {
+        fencing: Fencing {
+            incarnations: Arc::clone(&incarnations),
+            meta: Arc::clone(&store.meta),
+            inbox: inbox.clone(),
+            stopping: Arc::clone(&stopping),
+            directory: builder.directory.clone(),
+        },
         inbox: inbox.clone(),
         service: Arc::downgrade(&service),
         staging_slot: Arc::new(Semaphore::new(1)),
@@ -355,7 +383,6 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     let draw = config::random_u64().map_err(internal)?;
     let phase = Duration::from_nanos(machine.tick_nanos()).mul_f64((draw % 1_000) as f64 / 1_000.0);
     let (began_in, began) = oneshot::channel();
-    let stopping = Arc::new(OnceLock::new());
     let watching =
         identity::keep_identity(facts.clone(), peers.clone(), records.clone(), inbox.clone(), Arc::clone(&stopping));
     let consensus = {
@@ -387,6 +414,8 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     let _ = service.clock.set(began.into_std());
 
     handle.spawn(keep_peers(endpoint.clone(), facts.clone(), hints, records.clone(), Arc::clone(&store.meta)));
+    handle.spawn(asking::lineages(endpoint.clone(), facts.clone(), records.clone(), incarnations, inbox.clone()));
+    handle.spawn(asking::tell_the_lost(Arc::clone(&service), endpoint.clone(), status.clone()));
     handle.spawn(watching);
     handle.spawn(keep_connected(endpoint.clone(), status.clone(), inbox.clone()));
     handle.spawn(narrate(Arc::clone(&service), status.clone()));

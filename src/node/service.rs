@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::facts::Facts;
+use super::fence::Incarnations;
 use super::gate::Asker;
 use super::reach::Reach;
 use super::router::{Failure, Router, fail, refused};
@@ -43,6 +44,7 @@ pub(crate) struct Service {
     pub(super) store: RwLock<Option<StoreAccess>>,
     pub(super) status: watch::Receiver<Arc<Status>>,
     pub(super) records: watch::Receiver<Arc<Records>>,
+    pub(super) incarnations: Arc<Incarnations>,
     /// Weak: the applier ends when the consensus task lets go of it, whoever still holds a client.
     pub(super) applier: mpsc::WeakSender<applier::Job>,
     /// The start of the consensus task's clock, once it runs.
@@ -130,6 +132,7 @@ impl Service {
             request::Kind::PolicyShow(_) => self.policy_show(until).await,
             request::Kind::PolicySet(set) => self.policy_set(asker, set, until).await,
             request::Kind::Transfer(transfer) => self.transfer(transfer, until).await.map(response::Kind::Transfer),
+            request::Kind::Standing(_) => Ok(response::Kind::Standing(self.standing())),
             request::Kind::Command(command) => {
                 let command = Command::decode(command.command).map_err(|error| {
                     fail(api::Code::Invalid, format!("the forwarded command cannot be read: {error}"))

@@ -68,7 +68,7 @@ impl std::fmt::Display for StopReason {
         match self {
             Self::Asked => f.write_str("stopped as asked"),
             Self::Removed => f.write_str("this node was removed from the cluster; to come back it joins with a token"),
-            Self::Superseded(why) => write!(f, "a newer incarnation of the cluster exists: {why}"),
+            Self::Superseded(why) => f.write_str(why),
             Self::Damaged(why) => write!(
                 f,
                 "the store is damaged: {why}. This node will not vote from it again, and nothing was changed in it. The other managers hold the data: move the directory aside and join again"
@@ -111,6 +111,15 @@ pub enum StartError {
     /// The address cannot be used.
     #[error("{0}")]
     Address(String),
+    /// A newer incarnation of the cluster exists: this directory is never run again.
+    #[error("{0}")]
+    Superseded(String),
+    /// A recovery was asked for, and the cluster is alive, or another manager holds more.
+    #[error("{0}")]
+    ClusterAlive(String),
+    /// A recovery was asked for, and the cluster was recovered twice already.
+    #[error("{0}")]
+    Forked(String),
     /// The cluster did not take the newcomer.
     #[error("{0}")]
     Refused(String),
@@ -129,6 +138,7 @@ impl StartError {
     /// The exit code of `quorate run` that met it: 12 and 13 as of a running node, else as of any command.
     pub const fn exit_code(&self) -> u8 {
         match self {
+            Self::Superseded(_) => 11,
             Self::Damaged(_) => 12,
             Self::Disk(_) => 13,
             Self::Invalid(_)
@@ -139,6 +149,8 @@ impl StartError {
             | Self::Refused(_)
             | Self::Unavailable(_)
             | Self::Unknown(_)
+            | Self::ClusterAlive(_)
+            | Self::Forked(_)
             | Self::Internal(_) => self.command_exit_code(),
         }
     }
@@ -153,6 +165,9 @@ impl StartError {
             | Self::Disk(_)
             | Self::Address(_)
             | Self::Refused(_)
+            | Self::ClusterAlive(_)
+            | Self::Superseded(_)
+            | Self::Forked(_)
             | Self::Internal(_) => 1,
             Self::Invalid(_) => 2,
             Self::Unavailable(_) => 3,

@@ -39,7 +39,7 @@ impl Shape {
     }
 
     /// Fills `write` with one batch and becomes what the log is after it.
-    fn add(&mut self, write: &mut Batch<'_>, batch: &LogBatch) -> StoreResult<()> {
+    pub(crate) fn add(&mut self, write: &mut Batch<'_>, batch: &LogBatch) -> StoreResult<()> {
         self.check_entries(&batch.entries)?;
         if let Some((first, last)) = batch.entries.first().zip(batch.entries.last()) {
             for entry in &batch.entries {

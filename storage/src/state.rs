@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_core::ports::{
-    LogReset, StagedId, StateRead, StateReader, StateStore, StoreError, StoreResult, Visit, WriteSet,
+    LogReset, RecoveryWrite, StagedId, StateRead, StateReader, StateStore, StoreError, StoreResult, Visit, WriteSet,
 };
 use rocksdb::Snapshot;
 
@@ -117,6 +117,26 @@ impl StateStore for State {
         store.write(&mut journal, "founding the store", batch, Touch::Both(family), true)?;
         journal.shape = Shape::reset(reset);
         store.set_start(reset.start.index);
+        Ok(())
+    }
+
+    fn recover(&mut self, recovery: RecoveryWrite) -> StoreResult<()> {
+        let store = &self.store;
+        store.alive()?;
+        let family = *store.active();
+        let mut journal = store.journal();
+        let mut shape = journal.shape;
+        let mut batch = store.batch();
+        let filled = fill(&mut batch, family, &recovery.state).and_then(|()| shape.add(&mut batch, &recovery.log));
+        store.guard(filled)?;
+        for (name, value) in &recovery.facts {
+            batch.put(Family::Meta, &meta_key::fact(name), value)?;
+        }
+        store.reached("recover: before the batch");
+        store.write(&mut journal, "recovering the store", batch, Touch::Both(family), true)?;
+        store.reached("recover: after the batch");
+        journal.shape = shape;
+        store.set_start(shape.start.index);
         Ok(())
     }
 }

@@ -16,5 +16,6 @@ mod leadership;
 mod membership;
 mod pressure;
 mod quorum;
+mod recovery;
 mod refusals;
 mod support;

@@ -223,6 +223,11 @@ impl Cluster {
         self.builder(&self.members[index].directory, "")
     }
 
+    /// A builder that names no address: those on record count.
+    pub fn builder_of_as_recorded(&self, index: usize) -> NodeBuilder {
+        Node::builder(&self.members[index].directory)
+    }
+
     /// Flips a byte in the middle of a stopped member's newest journal file.
     pub fn damage_journal(&self, index: usize) {
         let database = walk(&self.members[index].directory);

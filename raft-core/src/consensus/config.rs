@@ -58,6 +58,9 @@ pub struct Config {
     pub seat_times: SeatTimes,
     /// Entries that a standby may be behind and still count as caught up.
     pub caught_up_entries: u64,
+    /// Ticks after its start for which a member does not campaign unless every manager it knows was asked for its
+    /// lineage before: an old incarnation must not elect itself beside the new one.
+    pub ask_ticks: u64,
 }
 
 impl Config {
@@ -79,6 +82,7 @@ impl Config {
             unpersisted_max: 2,
             seat_times: SeatTimes::DEFAULT,
             caught_up_entries: 256,
+            ask_ticks: 100,
         }
     }
 }

@@ -64,6 +64,13 @@ impl Guard {
     }
 }
 
+/// The payload of the entry that makes a planned change: what the machine proposes, for tests that write a log by hand.
+#[cfg(feature = "testing")]
+pub fn payload(planned: &SeatChange, guard: &Guard) -> bytes::Bytes {
+    use prost011::Message as _;
+    change(planned, guard).encode_to_vec().into()
+}
+
 /// Raft's form of a planned change: voters change jointly and explicitly, one learner simply.
 pub(super) fn change(planned: &SeatChange, guard: &Guard) -> eraftpb::ConfChangeV2 {
     let single = |step: &SeatStep| {

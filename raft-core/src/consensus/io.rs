@@ -11,8 +11,9 @@ use crate::command::Command;
 use crate::id::{Lineage, LogIndex, RaftId, Term};
 use crate::log::{Configuration, LogEntry};
 use crate::membership::record::{ClusterRecord, NodeRecord};
-use crate::ports::{LogBatch, LogReset, StagedId, StoreError};
-use crate::state::contract::{ApplyError, Committed, StateStatus};
+use crate::ports::{LogBatch, LogReset, StagedId, StateRead, StoreError, StoreResult};
+use crate::state::contract::{ApplyError, Committed, RecoveryStatus, StateStatus};
+use crate::state::read;
 
 /// Monotonic time in nanoseconds since an arbitrary start, the same start for the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -40,12 +41,28 @@ pub struct Records {
     pub nodes: Vec<NodeRecord>,
     /// Raft ids taken from their nodes for ever, ascending.
     pub removed: Vec<RaftId>,
+    /// The last force-new-cluster.
+    pub recovery: RecoveryStatus,
 }
 
 impl Records {
-    /// The lineage; empty when the record is malformed or not there.
+    /// The records of a view.
+    ///
+    /// # Errors
+    /// Those of the store; `Corrupt` for a record that cannot be read.
+    pub fn read(view: &dyn StateRead) -> StoreResult<Self> {
+        Ok(Self {
+            cluster: read::cluster(view)?.unwrap_or_default(),
+            nodes: read::nodes(view)?,
+            removed: read::removed(view)?.into_iter().collect(),
+            recovery: read::recovery(view)?,
+        })
+    }
+
+    /// The lineage in force; empty when the record is malformed or not there. That of a recovery counts from its
+    /// beginning on, whatever the rest of the log still writes into the cluster's record.
     pub fn lineage(&self) -> Lineage {
-        self.cluster.lineage_list().unwrap_or_default()
+        self.recovery.begun.clone().or_else(|| self.cluster.lineage_list()).unwrap_or_default()
     }
 
     /// The node that has `id` as its raft id.
@@ -144,6 +161,8 @@ pub enum Input {
     PeerUp(RaftId),
     /// There is no connection to this member any more.
     PeerDown(RaftId),
+    /// Every manager that this one knows of has said its lineage, or cannot be reached: it may campaign.
+    LineagesAsked,
     /// A message to this member was dropped.
     Unreachable(RaftId),
     /// A store said no: final.
@@ -380,6 +399,8 @@ pub struct Status {
     pub applied: LogIndex,
     /// Last index of the log.
     pub last: LogIndex,
+    /// The term of that entry.
+    pub last_term: Term,
     /// The configuration handed to the applier.
     pub configuration: Configuration,
     /// Its number.

@@ -17,6 +17,7 @@
 //! planner, `view` shows it what there is, `upkeep` brings the records in line, `copies` waits for the second disk.
 
 pub mod config;
+pub mod configurations;
 mod convert;
 mod copies;
 mod entropy;
@@ -98,6 +99,8 @@ pub struct Consensus {
     copies: Copies,
     installing: Option<Installing>,
     snapshot_building: bool,
+    /// The managers known were asked for their lineage.
+    lineages_asked: bool,
     fetches_known: u64,
     counts: SnapshotCounts,
     published: Option<Arc<Status>>,
@@ -192,6 +195,7 @@ impl Consensus {
             connected: BTreeSet::new(),
             installing: None,
             snapshot_building: false,
+            lineages_asked: false,
             fetches_known: 0,
             counts: SnapshotCounts::default(),
             published: None,
@@ -199,6 +203,7 @@ impl Consensus {
             effects: Vec::new(),
         };
         machine.pin_timeout();
+        machine.cut_at_recovery();
         Ok(machine)
     }
 
@@ -249,6 +254,7 @@ impl Consensus {
                 self.connected.remove(&id);
                 self.raw.report_unreachable(id.0);
             }
+            Input::LineagesAsked => self.lineages_asked = true,
             Input::Unreachable(id) => self.raw.report_unreachable(id.0),
             Input::StoreFailed(error) => self.stop(StopCause::Store(error)),
             Input::ApplyFailed(error) => self.stop(StopCause::Apply(error)),
@@ -275,10 +281,12 @@ impl Consensus {
     }
 
     /// Raft's clock stands still where an election would end in a panic: while a snapshot replaces the log under it, and
-    /// for a single voter, which wins at once, as long as something of its log is not on disk. A leader's clock runs on.
+    /// for a single voter, which wins at once, as long as something of its log is not on disk. And where it would be too
+    /// early: before the other managers were asked for their lineage. A leader's clock runs on.
     fn may_campaign(&self) -> bool {
         let alone = !self.configuration.is_joint() && self.configuration.voters == [self.config.id];
-        self.is_leader() || (self.installing.is_none() && (!alone || self.unpersisted.is_empty()))
+        let asked = self.lineages_asked || self.tick > self.config.ask_ticks;
+        self.is_leader() || (asked && self.installing.is_none() && (!alone || self.unpersisted.is_empty()))
     }
 
     /// tikv raft draws election timeouts from the system's random source; ours are drawn from the input's entropy, one
@@ -327,6 +335,7 @@ impl Consensus {
             commit: LogIndex(self.raw.raft.raft_log.committed),
             applied: self.applied,
             last: LogIndex(self.raw.raft.raft_log.last_index()),
+            last_term: crate::id::Term(self.raw.raft.raft_log.last_term()),
             configuration: self.configuration.clone(),
             configuration_number: self.configuration_number,
             changing: self.raw.raft.has_pending_conf(),

@@ -235,7 +235,21 @@ impl Consensus {
         self.pin_timeout();
         self.raw.mut_store().evict(index.0, self.config.cache_bytes);
         self.release_reads();
+        self.cut_at_recovery();
         self.consider_cut();
+    }
+
+    /// The log of an incarnation begins at the entry that made it: what is before belongs to the one that it ended, and
+    /// nobody who joins may be sent it. The state is in the same journal before the cut, so that it is durable with it.
+    /// Level-triggered: done at the next start when a crash came between.
+    pub(super) fn cut_at_recovery(&mut self) {
+        let index = self.records.recovery.index;
+        if self.raw.store().start().index < index
+            && self.applied >= index
+            && let Some(cut) = self.raw.mut_store().cut(index.0)
+        {
+            self.leadership.pending_cut = Some(cut);
+        }
     }
 
     /// Forgets the log that nobody needs: never above what is applied, and not past a live follower that is only

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use crate::id::{LogIndex, Revision, Term};
+use crate::id::{Lineage, LogIndex, Revision, Term};
 use crate::log::Configuration;
 use crate::txn::TxnResult;
 
@@ -89,6 +89,17 @@ pub enum Refusal {
         /// The newest.
         current: u64,
     },
+    /// A range at a revision of before the cluster was recovered: what it was there is not told any more, and revisions
+    /// above the one kept were made by managers that are lost.
+    #[error(
+        "the cluster was recovered: of the revisions before, those up to {kept_revision} were kept, and {asked} cannot be read any more; read again without a revision, or list anew"
+    )]
+    NewGeneration {
+        /// The revision asked for.
+        asked: u64,
+        /// The newest revision that the recovery kept.
+        kept_revision: u64,
+    },
     /// The leadership that the write was bound to is over.
     #[error(
         "the fencing token {token} is not current, the entry carries term {term}; another leader may be at work. Nothing was changed"
@@ -138,6 +149,7 @@ impl Refusal {
             | Self::DuplicateKey { .. }
             | Self::Compacted { .. }
             | Self::FutureRevision { .. }
+            | Self::NewGeneration { .. }
             | Self::Fenced { .. }
             | Self::Malformed { .. } => true,
         }
@@ -207,4 +219,19 @@ pub struct StateStatus {
     pub compact_revision: Revision,
     /// Digest over live records, system records and compact revision, kept up in O(change).
     pub hash: [u8; 32],
+}
+
+/// The last force-new-cluster that a state has seen; all zero when there was none.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RecoveryStatus {
+    /// The lineage of one that was begun and whose last act is not applied yet: it is in force already.
+    pub begun: Option<Lineage>,
+    /// Of the last one that is done: the newest revision that it kept.
+    pub kept_revision: Revision,
+    /// The first revision of the incarnation that it made.
+    pub first_revision: Revision,
+    /// The log index of its last act: no log of this incarnation begins before it.
+    pub index: LogIndex,
+    /// The number of the configuration that the last one, begun or done, put in force without an entry.
+    pub configuration_number: u64,
 }

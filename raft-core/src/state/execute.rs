@@ -104,8 +104,16 @@ impl Present<'_> {
         self.store.get(stored)?.map(|raw| Record::parse(stored, raw)).transpose()
     }
 
+    /// What writing `value` (or removing the key) comes to at `revision`.
+    pub(crate) fn change(self, key: Bytes, value: Option<&[u8]>, revision: u64) -> StoreResult<Change> {
+        let stored = layout::current_key(&key);
+        let old = self.get(&stored)?;
+        let new = value.map(|value| written(old.as_ref(), revision, 0, value));
+        Ok(Change { key, stored, old, new })
+    }
+
     /// Visits the live records from one stored key to another, `extra` on top of the round's.
-    fn scan(
+    pub(crate) fn scan(
         self,
         from: &Bytes,
         to: &Bytes,
@@ -161,6 +169,15 @@ impl Present<'_> {
     }
 }
 
+/// The next version of a key.
+fn written(old: Option<&Record>, revision: u64, lease: u64, value: &[u8]) -> Record {
+    let (created, version) = match old.map(Record::view) {
+        Some(view) => (view.created, view.version + 1),
+        None => (revision, 1),
+    };
+    Record::new(RecordView { created, modified: revision, version, lease, value })
+}
+
 fn holds(present: Present<'_>, compare: &Compare) -> StoreResult<bool> {
     let record = present.get(&layout::current_key(&compare.key))?;
     let view = record.as_ref().map(Record::view);
@@ -214,12 +231,7 @@ impl Branch<'_> {
     fn put(&mut self, put: &Put) -> StoreResult<Result<PutResult, Refusal>> {
         let stored = layout::current_key(&put.key);
         let old = self.present.get(&stored)?;
-        let (created, version) = match old.as_ref().map(Record::view) {
-            Some(view) => (view.created, view.version + 1),
-            None => (self.revision, 1),
-        };
-        let new = RecordView { created, modified: self.revision, version, lease: put.lease, value: &put.value };
-        let new = Some(Record::new(new));
+        let new = Some(written(old.as_ref(), self.revision, put.lease, &put.value));
         let mut previous = None;
         if put.previous
             && let Some(old) = &old

@@ -8,7 +8,7 @@
 //! | meta | name | where this member stands |
 //! | history | escaped full key, revision that ended it | the record as it was |
 //! | event | revision | the keys it changed |
-//! | system | name | configuration, compact revision, expiry floor |
+//! | system | name | configuration, compact revision, expiry floor, recovery |
 //! | current | full key | the live record |
 //! | client | client id | low-water mark, last index |
 //! | outcome | client id, sequence | what the request came to |
@@ -51,6 +51,8 @@ pub(crate) const SYSTEM_CONFIGURATION: &[u8] = b"\x10configuration";
 pub(crate) const SYSTEM_COMPACT: &[u8] = b"\x10compact";
 /// `system`: the expiry floor of the replay table.
 pub(crate) const SYSTEM_FLOOR: &[u8] = b"\x10floor";
+/// `system`: the last force-new-cluster, begun or done.
+pub(crate) const SYSTEM_RECOVERY: &[u8] = b"\x10recovery";
 
 /// The format byte in front of every live record.
 const RECORD_FORMAT: u8 = 1;
@@ -366,6 +368,7 @@ mod tests {
             SYSTEM_CONFIGURATION,
             SYSTEM_COMPACT,
             SYSTEM_FLOOR,
+            SYSTEM_RECOVERY,
             &current_key(b"uk"),
             &outcome_key(ClientId::default(), 1),
         ] {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 
-use crate::command::{Batch, COMMAND_VERSION, CommandKind, Compact, Request};
+use crate::command::{Batch, COMMAND_VERSION, CommandKind, Compact, Recovered, Request};
 use crate::id::{LogIndex, Revision};
 use crate::keyspace::Section;
 use crate::limits::HASHES_KEPT;
@@ -21,8 +21,9 @@ use crate::state::execute::{Change, Executed, Pending, Present, execute};
 use crate::state::hash::Lanes;
 use crate::state::layout::{self, Record};
 use crate::state::read;
+use crate::state::recovered::{self, REVISION_JUMP};
 use crate::state::replay::{ReplayTable, Standing};
-use crate::state::stored::{Counter, Event, EventChange, Progress, StoredConfiguration, digest};
+use crate::state::stored::{Counter, Event, EventChange, Progress, StoredConfiguration, StoredRecovery, decode, digest};
 use crate::state::trim::{Trimmed, trim};
 use crate::txn::{Txn, TxnResult};
 
@@ -40,10 +41,13 @@ struct Memory {
     status: StateStatus,
     lanes: Lanes,
     replay: ReplayTable,
-    /// What the three system records add to the hash.
+    /// The recovery that was begun, or the last one that is done.
+    recovery: StoredRecovery,
+    /// What the system records add to the hash.
     configuration_lanes: Lanes,
     compact_lanes: Lanes,
     floor_lanes: Lanes,
+    recovery_lanes: Lanes,
     /// The digest after each of the newest revisions, ascending.
     hashes: VecDeque<(Revision, [u8; 32])>,
     revision_hash: [u8; 32],
@@ -196,7 +200,10 @@ impl Memory {
         let lanes_of = |key: &[u8]| -> StoreResult<Lanes> {
             Ok(view.get(key)?.map(|value| Lanes::of(key, &value)).unwrap_or_default())
         };
+        let recovery = view.get(layout::SYSTEM_RECOVERY)?.map(|bytes| decode(layout::SYSTEM_RECOVERY, &bytes));
         let mut memory = Self {
+            recovery: recovery.transpose()?.unwrap_or_default(),
+            recovery_lanes: lanes_of(layout::SYSTEM_RECOVERY)?,
             lanes: Lanes::from_digest(&status.hash),
             replay: ReplayTable::load(view)?,
             configuration_lanes: lanes_of(layout::SYSTEM_CONFIGURATION)?,
@@ -303,6 +310,7 @@ impl Memory {
                 }
                 self.done(expired > 0, Vec::new())
             }
+            CommandKind::Recovered(recovered) => self.recovered(store, entry, &recovered, round)?,
         };
         if self.status.revision > before {
             // Only now: the digest of a revision includes what the replay table keeps of its command.
@@ -386,6 +394,40 @@ impl Memory {
             replace(&mut self.lanes, &mut self.compact_lanes, layout::SYSTEM_COMPACT, record, round);
         }
         self.done(moves, Vec::new())
+    }
+
+    /// The last act of a force-new-cluster: counts once, and only in the state that was prepared for it.
+    fn recovered(
+        &mut self,
+        store: &dyn StateRead,
+        entry: &Committed,
+        command: &Recovered,
+        round: &mut Round,
+    ) -> StoreResult<Outcome> {
+        if command.lineage.is_empty() || self.recovery.begun != command.lineage {
+            let what = "end of a recovery that was not begun here".to_owned();
+            return Ok(Outcome::Refused(Refusal::Malformed { what }));
+        }
+        let kept = self.status.revision;
+        let revision = Revision(kept.0.saturating_add(REVISION_JUMP));
+        let present = Present { store, overlay: &round.overlay };
+        let changes = match recovered::changes(present, command, revision.0)? {
+            Ok(changes) => changes,
+            Err(refusal) => return Ok(Outcome::Refused(refusal)),
+        };
+        self.status.revision = revision;
+        self.record(revision, changes, round);
+        self.compact(&Compact { revision: revision.0 }, round);
+        self.recovery = StoredRecovery {
+            begun: Bytes::new(),
+            kept_revision: kept.0,
+            first_revision: revision.0,
+            index: entry.index.0,
+            configuration_number: self.recovery.configuration_number,
+        };
+        let record = self.recovery.encode_to_vec().into();
+        replace(&mut self.lanes, &mut self.recovery_lanes, layout::SYSTEM_RECOVERY, record, round);
+        Ok(self.done(true, Vec::new()))
     }
 
     fn done(&self, succeeded: bool, results: Vec<crate::txn::OpResult>) -> Outcome {

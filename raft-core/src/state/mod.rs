@@ -32,6 +32,12 @@
 //! A transaction that changes something makes one revision, whatever the number of keys. Reads at older revisions work
 //! down to the compact revision, which is replicated; what it releases is removed by each member when it has time.
 //!
+//! # Recovery
+//! A force-new-cluster ([`crate::recovery`]) writes a *recovery* record and the longer lineage in it before the rest of the
+//! log is applied: from then on configuration entries of the older lineage are void. Its last entry, `Recovered`, moves the
+//! lineage into the cluster's record, marks the other managers lost, burns their raft ids, and lets the counters jump. The
+//! history window begins there.
+//!
 //! # State hash
 //! A sum over all live records, the replay table and the system records; see [`scan_hash`]. The digest right after each
 //! revision's command is the same on every member however it got there ([`Machine::hashes`]).
@@ -45,6 +51,7 @@ mod layout;
 mod machine;
 mod page;
 pub mod read;
+mod recovered;
 mod replay;
 mod snapshot;
 mod stored;
@@ -54,5 +61,8 @@ pub use check::{check_range, check_txn};
 pub use found::{FOUNDED, Founded, Founding, found};
 pub use hash::scan_hash;
 pub use machine::Machine;
+pub use recovered::{COUNTER_JUMP, REVISION_JUMP};
+#[cfg(feature = "consensus")]
+pub(crate) use recovered::{beginning, found_record};
 pub use snapshot::{SNAPSHOT_VERSION, SnapshotError, SnapshotReader, SnapshotWriter};
 pub use trim::Trimmed;

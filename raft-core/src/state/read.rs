@@ -15,11 +15,11 @@ use crate::keyspace::Section;
 use crate::membership::record::{ClusterRecord, NodeRecord};
 use crate::ports::{StateRead, StoreError, StoreResult, Visit};
 use crate::state::check::check_range;
-use crate::state::contract::{Refusal, StateStatus};
+use crate::state::contract::{RecoveryStatus, Refusal, StateStatus};
 use crate::state::layout::{self, Record, RecordView, corrupt};
 use crate::state::page::Page;
 use crate::state::replay::ClientRecord;
-use crate::state::stored::{Counter, Progress, StoredConfiguration, decode, digest};
+use crate::state::stored::{Counter, Progress, StoredConfiguration, StoredRecovery, decode, digest};
 use crate::txn::{Range, RangeResult};
 
 /// Why a read has no answer.
@@ -72,6 +72,17 @@ fn compact_revision(view: &dyn StateRead) -> StoreResult<u64> {
     })
 }
 
+/// The last force-new-cluster of `view`.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub fn recovery(view: &dyn StateRead) -> StoreResult<RecoveryStatus> {
+    match view.get(layout::SYSTEM_RECOVERY)? {
+        Some(bytes) => decode::<StoredRecovery>(layout::SYSTEM_RECOVERY, &bytes)?.status(),
+        None => Ok(RecoveryStatus::default()),
+    }
+}
+
 /// Reads a range now (revision 0) or as of an older revision that is not compacted.
 ///
 /// An answer is one page: at most [`crate::limits::RANGE_LIMIT_MAX`] entries and about
@@ -80,7 +91,7 @@ fn compact_revision(view: &dyn StateRead) -> StoreResult<u64> {
 /// meanwhile. A count is over the whole range.
 ///
 /// # Errors
-/// `Refused` with `Compacted` below the compact revision, `FutureRevision` above the newest, or a limit; `Store`.
+/// `Refused` with `Compacted` below the compact revision, `NewGeneration` before a recovery, `FutureRevision` above the newest, or a limit; `Store`.
 pub fn range(view: &dyn StateRead, range: &Range) -> Result<RangeResult, ReadError> {
     check_range(range)?;
     let current = progress(view)?.map_or(0, |progress| progress.revision);
@@ -102,6 +113,11 @@ pub fn range(view: &dyn StateRead, range: &Range) -> Result<RangeResult, ReadErr
     }
     let oldest = compact_revision(view)?;
     if range.revision < oldest {
+        let recovery = recovery(view)?;
+        if range.revision < recovery.first_revision.0 {
+            let kept_revision = recovery.kept_revision.0;
+            return Err(Refusal::NewGeneration { asked: range.revision, kept_revision }.into());
+        }
         return Err(Refusal::Compacted { asked: range.revision, oldest }.into());
     }
     range_at(view, range, &mut page)?;

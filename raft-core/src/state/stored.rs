@@ -6,11 +6,11 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
-use crate::id::{LogIndex, RaftId, Revision, Term};
+use crate::id::{Lineage, LogIndex, RaftId, Revision, Term};
 use crate::log::Configuration;
 use crate::ports::StoreResult;
-use crate::state::contract::{Outcome, Refusal, StateStatus};
-use crate::state::layout::corrupt;
+use crate::state::contract::{Outcome, RecoveryStatus, Refusal, StateStatus};
+use crate::state::layout::{self, corrupt};
 use crate::txn::TxnResult;
 
 /// Reads a record, or says which one is damaged.
@@ -75,6 +75,44 @@ impl StoredConfiguration {
             learners: typed(&self.learners),
             learners_next: typed(&self.learners_next),
         }
+    }
+}
+
+/// The last force-new-cluster of this state.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct StoredRecovery {
+    /// The lineage of the recovery that was begun and whose `Recovered` is not applied yet; empty when it is.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) begun: Bytes,
+    /// Of the last one that is done: the newest revision that it kept.
+    #[prost(uint64, tag = "2")]
+    pub(crate) kept_revision: u64,
+    /// The revision that it made: the first of its incarnation.
+    #[prost(uint64, tag = "3")]
+    pub(crate) first_revision: u64,
+    /// The log index of its `Recovered`.
+    #[prost(uint64, tag = "4")]
+    pub(crate) index: u64,
+    /// The number of the configuration that the last recovery, begun or done, put in force without an entry.
+    #[prost(uint64, tag = "5")]
+    pub(crate) configuration_number: u64,
+}
+
+impl StoredRecovery {
+    /// As it is read by others.
+    pub(crate) fn status(&self) -> StoreResult<RecoveryStatus> {
+        let unreadable = || corrupt(layout::SYSTEM_RECOVERY, format!("lineage of {} bytes", self.begun.len()));
+        let begun = match self.begun.is_empty() {
+            true => None,
+            false => Some(Lineage::from_slice(&self.begun).ok_or_else(unreadable)?),
+        };
+        Ok(RecoveryStatus {
+            begun,
+            kept_revision: Revision(self.kept_revision),
+            first_revision: Revision(self.first_revision),
+            index: LogIndex(self.index),
+            configuration_number: self.configuration_number,
+        })
     }
 }
 
@@ -192,6 +230,7 @@ enum RefusalKind {
     RequestExpired = 6,
     ReplayFull = 7,
     Malformed = 8,
+    NewGeneration = 60,
 }
 
 /// The limits a stored refusal may name.
@@ -248,6 +287,9 @@ impl StoredRefusal {
             Refusal::DuplicateKey { key } => of(RefusalKind::DuplicateKey, key, "", 0, 0),
             Refusal::Compacted { asked, oldest } => of(RefusalKind::Compacted, "", "", *asked, *oldest),
             Refusal::FutureRevision { asked, current } => of(RefusalKind::FutureRevision, "", "", *asked, *current),
+            Refusal::NewGeneration { asked, kept_revision } => {
+                of(RefusalKind::NewGeneration, "", "", *asked, *kept_revision)
+            }
             Refusal::Fenced { token, term } => of(RefusalKind::Fenced, "", "", *token, *term),
             Refusal::RequestExpired { sequence, low_water } => {
                 of(RefusalKind::RequestExpired, "", "", *sequence, *low_water)
@@ -271,6 +313,7 @@ impl StoredRefusal {
             RefusalKind::DuplicateKey => Refusal::DuplicateKey { key: what },
             RefusalKind::Compacted => Refusal::Compacted { asked: first, oldest: second },
             RefusalKind::FutureRevision => Refusal::FutureRevision { asked: first, current: second },
+            RefusalKind::NewGeneration => Refusal::NewGeneration { asked: first, kept_revision: second },
             RefusalKind::Fenced => Refusal::Fenced { token: first, term: second },
             RefusalKind::RequestExpired => Refusal::RequestExpired { sequence: first, low_water: second },
             RefusalKind::ReplayFull => Refusal::ReplayFull { kept: first, max: second },
@@ -291,6 +334,7 @@ mod tests {
             Refusal::DuplicateKey { key: text() },
             Refusal::Compacted { asked: 1, oldest: 2 },
             Refusal::FutureRevision { asked: 1, current: 2 },
+            Refusal::NewGeneration { asked: 1, kept_revision: 2 },
             Refusal::Fenced { token: 1, term: 2 },
             Refusal::RequestExpired { sequence: 1, low_water: 2 },
             Refusal::ReplayFull { kept: 1, max: 2 },

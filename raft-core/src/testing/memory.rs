@@ -15,8 +15,8 @@ use bytes::Bytes;
 use crate::id::LogIndex;
 use crate::log::LogEntry;
 use crate::ports::{
-    LogBatch, LogReader, LogReset, LogWriter, MetaStore, OpenStore, StagedId, StagedSnapshot, Staging, StateRead,
-    StateReader, StateStore, StoreError, StoreResult, Visit, WriteSet,
+    LogBatch, LogReader, LogReset, LogWriter, MetaStore, OpenStore, RecoveryWrite, StagedId, StagedSnapshot, Staging,
+    StateRead, StateReader, StateStore, StoreError, StoreResult, Visit, WriteSet,
 };
 
 mod disk;
@@ -372,6 +372,14 @@ impl StateStore for Handle {
             });
         }
         disk.write_synced("founding the store", Batch::Found { writes, reset })
+    }
+
+    fn recover(&mut self, recovery: RecoveryWrite) -> StoreResult<()> {
+        let mut disk = self.alive()?;
+        if let Err(error) = disk.check_group(std::slice::from_ref(&recovery.log)) {
+            return disk.poison(error);
+        }
+        disk.write_synced("recovering the store", Batch::Recover(recovery))
     }
 }
 

@@ -13,7 +13,7 @@ use quorate_core::keyspace::Section;
 use quorate_core::log::{Configuration, HardState, LogStart};
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
 use quorate_core::ports::{
-    LogReset, StagedId, StagedSnapshot, StateRead, StateReader, StateStore, StoreError, StoreResult, Visit, WriteSet,
+    LogReset, RecoveryWrite, StagedId, StagedSnapshot, StateRead, StateReader, StateStore, StoreError, StoreResult, Visit, WriteSet,
 };
 use quorate_core::state::contract::{ApplyError, Committed, Outcome, Payload, Refusal, StateStatus};
 use quorate_core::state::{Founding, Machine, SnapshotError, SnapshotReader, SnapshotWriter, found, scan_hash};
@@ -154,6 +154,10 @@ impl StateStore for Store {
         assert!(self.map().is_empty(), "only an empty store is founded");
         self.commit(writes)
     }
+
+    fn recover(&mut self, recovery: RecoveryWrite) -> StoreResult<()> {
+        self.commit(recovery.state)
+    }
 }
 
 struct Staged {
@@ -292,7 +296,8 @@ impl Member {
     }
 
     pub fn try_run(&mut self, commands: Vec<Command>) -> Result<Vec<Outcome>, ApplyError> {
-        let entry = entry(self.next(), commands);
+        let mut entry = entry(self.next(), commands);
+        entry.term = entry.term.max(self.machine.status().applied_term);
         let mut applied = self.machine.apply(&[entry])?;
         let (_, outcomes) = applied.outcomes.pop().unwrap();
         Ok(outcomes)

@@ -92,16 +92,20 @@ Example:
   quorate join --data-dir /var/lib/quorate --listen 10.0.0.2:4701 --name n2 \\
     --token @token --manager 10.0.0.1:4701
   quorate run --data-dir /var/lib/quorate
-  quorate join --replace --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # its disk was damaged")]
+  quorate join --replace --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # its disk was damaged
+  quorate join --replace --token @token --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # it was fenced")]
     Join(Join),
     /// Run a prepared node in the foreground
     #[command(after_help = "\
 Prints one line on stdout when ready: `ready: NAME ADDRESS raft id N voter|standby, leader X`. Logs go to stderr.
 SIGTERM and SIGINT hand leadership over and stop cleanly.
 Exits 0 stopped as asked, 10 removed, 11 fenced, 12 store damaged, 13 disk failed, 14 identity refused.
+--force-new-cluster=G ends generation G (`status` and `inspect` say it) and goes on from this directory alone; left behind
+in a unit file it does no harm: a directory beyond G just starts.
 
 Example:
-  quorate run --data-dir /var/lib/quorate --log quorate=debug")]
+  quorate run --data-dir /var/lib/quorate --log quorate=debug
+  quorate run --data-dir /var/lib/quorate --force-new-cluster=1")]
     Run(Run),
     /// Show health, what to do, and every manager; needs no quorum
     #[command(after_help = "\
@@ -169,10 +173,26 @@ Example:
     /// Read a stopped node's directory; changes nothing
     #[command(after_help = "\
 Opens the store read only and refuses while the node runs (then ask it with `status`).
+--configurations prints every Raft configuration in the log and the one in force, both halves of joint ones.
 
 Example:
-  quorate inspect --data-dir /var/lib/quorate --json")]
-    Inspect,
+  quorate inspect --data-dir /var/lib/quorate --json
+  quorate inspect --configurations --data-dir /var/lib/quorate")]
+    Inspect(Inspect),
+    /// When a majority of the managers is lost for good: go on from this stopped manager alone (force-new-cluster)
+    #[command(after_help = "\
+Run --dry-run on every manager that is left: the best survivor has the newest generation, then the highest last term, then
+the highest last index; voter or standby does not matter. Then stop the best one's process and recover from its directory.
+Everything on its disk is kept, also what is above its commit index. A write that only lost managers had acknowledged is
+gone. The other managers are fenced when they meet this one, and come back with `join --replace`.
+Refused while another manager follows a leader or holds more (ClusterAlive). Killed at any moment, it has changed nothing
+or everything; run it again.
+
+Example:
+  quorate recover --dry-run --data-dir /var/lib/quorate
+  quorate recover --data-dir /var/lib/quorate
+  quorate run --data-dir /var/lib/quorate")]
+    Recover(Recover),
 }
 
 /// Options of a node that runs on.
@@ -220,9 +240,10 @@ pub(crate) struct Join {
     /// The join token, or @FILE, or - for stdin
     #[arg(long, value_name = "TOKEN|@FILE|-", required_unless_present = "replace")]
     pub(crate) token: Option<String>,
-    /// This manager's store is damaged or gone: move it aside and come back with a fresh one under a new raft id, by
-    /// the node's own certificate. No token is needed; name and address stay as recorded
-    #[arg(long, conflicts_with_all = ["token", "name", "run"])]
+    /// Come back with a fresh store under a new raft id; the old store is moved aside, not deleted. Without --token, by the
+    /// node's own certificate, when the store is damaged or gone; with --token also when the cluster has left this manager
+    /// behind: lost or fenced by a recovery, or removed. Name and address stay as recorded
+    #[arg(long, conflicts_with_all = ["name", "run"])]
     pub(crate) replace: bool,
     /// Managers of the cluster, comma separated; one that answers is enough
     #[arg(long = "manager", value_name = "HOST:PORT[,..]", value_delimiter = ',', required = true)]
@@ -240,8 +261,39 @@ pub(crate) struct Run {
     /// Further managers to try, when the known addresses no longer hold
     #[arg(long = "manager", value_name = "HOST:PORT[,..]", value_delimiter = ',')]
     pub(crate) managers: Vec<String>,
+    /// Recover first (see `quorate recover`), when the directory is of exactly this generation; beyond it, just run
+    #[arg(long, value_name = "GENERATION")]
+    pub(crate) force_new_cluster: Option<u64>,
+    /// With --force-new-cluster: where this manager is reached from now on, if not as before
+    #[arg(long, value_name = "HOST:PORT", requires = "force_new_cluster")]
+    pub(crate) address: Option<String>,
+    /// With --force-new-cluster: also when other managers are alive or hold more
+    #[arg(long, requires = "force_new_cluster")]
+    pub(crate) despite_peers: bool,
     #[command(flatten)]
     pub(crate) log: LogOptions,
+}
+
+/// `inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// Every Raft configuration in the directory: both halves, index, term, and whether it took effect
+    #[arg(long)]
+    pub(crate) configurations: bool,
+}
+
+/// `recover`.
+#[derive(Debug, Args)]
+pub(crate) struct Recover {
+    /// Only say what would be kept and what speaks against it; reads only
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Where this manager is reached from now on, if not as before
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) address: Option<String>,
+    /// Also when other managers are alive or hold more: they are fenced, and what only they hold is lost
+    #[arg(long)]
+    pub(crate) despite_peers: bool,
 }
 
 /// `kv`.

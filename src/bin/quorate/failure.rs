@@ -118,6 +118,7 @@ impl From<Error> for Failure {
             Error::Unavailable(_) => "unavailable",
             Error::Overloaded(_) => "overloaded",
             Error::Compacted { .. } => "compacted",
+            Error::NewGeneration { .. } => "new_generation",
             Error::Fenced(_) => "fenced",
             Error::Unknown(_) => "unknown",
             Error::Version(_) => "version",
@@ -134,6 +135,8 @@ impl From<Error> for Failure {
             Some(json!({ "oldest": oldest }))
         } else if let Error::Membership { rule, .. } = &error {
             Some(json!({ "rule": rule.word() }))
+        } else if let Error::NewGeneration { kept_revision, .. } = &error {
+            Some(json!({ "kept_revision": kept_revision }))
         } else {
             None
         };
@@ -162,6 +165,9 @@ impl From<StartError> for Failure {
             StartError::Unavailable(_) => "unavailable",
             StartError::Unknown(_) => "unknown",
             StartError::Internal(_) => "internal",
+            StartError::ClusterAlive(_) => "cluster_alive",
+            StartError::Superseded(_) => "superseded",
+            StartError::Forked(_) => "forked",
             StartError::Refused(_) | _ => "refused",
         };
         let exit = error.command_exit_code();

@@ -69,7 +69,6 @@ const VERBS: &[(&[&str], &str)] = &[
     (&["snapshot"], NO_BACKUP),
     (&["backup"], NO_BACKUP),
     (&["restore"], NO_BACKUP),
-    (&["recover"], NO_RECOVER),
     (&["unlock"], NO_LOCK),
     (&["ca"], NO_CA),
     (&["compact"], "nothing to do: the log compacts itself"),
@@ -99,13 +98,11 @@ const OPTIONS: &[(&str, &str)] = &[
     ("--command-timeout", "--timeout TIME"),
     ("--dial-timeout", "--timeout TIME"),
     ("--write-out", "--json"),
-    ("--force-new-cluster", NO_RECOVER),
+    ("--force-new-cluster", "quorate recover --dry-run --data-dir DIR, then quorate recover --data-dir DIR"),
     ("--autolock", NO_LOCK),
 ];
 
 const NO_BACKUP: &str = "nothing yet: backups come with a later version; quorate inspect reads a stopped directory";
-const NO_RECOVER: &str = "nothing yet: a cluster that has lost a majority for good cannot be recovered in this version; \
-                          keep every directory as it is";
 const NO_LOCK: &str = "nothing yet: stores are not sealed in this version, so there is no key to unlock them";
 const NO_CA: &str = "nothing to do: the cluster's CA is made by quorate init and cannot be rotated in this version";
 

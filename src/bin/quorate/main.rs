@@ -13,6 +13,7 @@ mod node;
 mod nodes;
 mod output;
 mod policy;
+mod recover;
 mod status;
 mod target;
 mod tokens;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
-use args::{Cli, Leader, Verb, When};
+use args::{Cli, Inspect, Leader, Verb, When};
 use failure::Failure;
 use output::Output;
 
@@ -122,7 +123,9 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             Verb::Token(verb) => Box::pin(tokens::run(verb, &global, output)).await,
             Verb::Policy(verb) => Box::pin(policy::run(verb, &global, output)).await,
             Verb::Leader(Leader::Transfer { to }) => admin::transfer(to.as_deref(), &global, output).await,
-            Verb::Inspect => node::inspect(&global, output),
+            Verb::Inspect(Inspect { configurations: true }) => recover::configurations(&global, output),
+            Verb::Inspect(_) => node::inspect(&global, output),
+            Verb::Recover(recover) => Box::pin(recover::run(recover, &global, output)).await,
         }
     })
 }

@@ -15,7 +15,7 @@ use crate::args::{Global, Init, Join, LogOptions, Run};
 use crate::failure::Failure;
 use crate::output::{Output, table};
 
-fn directory(global: &Global) -> Result<&Path, Failure> {
+pub(crate) fn directory(global: &Global) -> Result<&Path, Failure> {
     match &global.data_dir {
         Some(directory) => Ok(directory),
         None => Err(Failure::usage("--data-dir DIR is needed: the node's own directory on this machine")),
@@ -67,10 +67,11 @@ pub(crate) async fn init(init: Init, global: &Global, output: Output) -> Result<
 pub(crate) async fn join(join: Join, global: &Global, output: Output) -> Result<(), Failure> {
     let directory = directory(global)?;
     if join.replace {
-        let prepared = builder(directory, join.listen, join.advertise, None)
-            .patience(global.timeout)
-            .rejoin(join.managers)
-            .await?;
+        let builder = builder(directory, join.listen, join.advertise, None).patience(global.timeout);
+        let prepared = match &join.token {
+            Some(argument) => Box::pin(builder.replace(&token(argument)?, join.managers)).await?,
+            None => builder.rejoin(join.managers).await?,
+        };
         if output.json {
             return output.document(&prepared_json(&prepared));
         }
@@ -98,6 +99,12 @@ pub(crate) async fn run(run: Run, global: &Global, output: Output) -> Result<(),
     let mut builder = Node::builder(directory(global)?);
     for manager in run.managers {
         builder = builder.manager(manager);
+    }
+    if let Some(generation) = run.force_new_cluster {
+        builder = builder.force_new_cluster(generation).despite_peers(run.despite_peers);
+    }
+    if let Some(address) = run.address {
+        builder = builder.advertise(address);
     }
     run_on(builder, Start::Open, &run.log, output).await
 }

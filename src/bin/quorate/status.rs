@@ -13,7 +13,11 @@ use crate::output::{Output, Tone, ago, table};
 use crate::target;
 
 pub(crate) async fn run(global: &Global, output: Output) -> Result<(), Failure> {
-    let mut status = target::client(global).await?.status().await?;
+    let client = match target::client(global).await {
+        Ok(client) => client,
+        Err(failure) => return stopped(failure, global, output),
+    };
+    let mut status = client.status().await?;
     // By their numbers, so that a manager stands where it stood the last time.
     status.managers.sort_by_key(|manager| manager.raft_id);
     if output.json {
@@ -24,11 +28,46 @@ pub(crate) async fn run(global: &Global, output: Output) -> Result<(), Failure> 
     output.line(&render(&status, output))
 }
 
+/// Nobody answers. A directory that is fenced says so itself: nobody will ever run on it again.
+fn stopped(failure: Failure, global: &Global, output: Output) -> Result<(), Failure> {
+    let directory = global.data_dir.as_deref().filter(|directory| directory.is_dir());
+    let Some(fenced) = directory.and_then(|directory| quorate::fenced(directory).ok().flatten()) else {
+        return Err(failure);
+    };
+    if output.json {
+        let status = ClusterStatus {
+            cluster_id: fenced.cluster_id,
+            generation: fenced.generation,
+            health: Health::Fenced,
+            advice: vec![fenced.message],
+            answered_by: fenced.name,
+            ..ClusterStatus::default()
+        };
+        let document = serde_json::to_value(&status)
+            .map_err(|error| Failure::local(format!("the status cannot be written as JSON: {error}")))?;
+        return output.document(&document);
+    }
+    let word = output.tint(Tone::Bad, "FENCED");
+    output.line(&format!(
+        "{word}: {} is of generation {}, the cluster is at generation {}. It is stopped and will not run again.\n  {}",
+        fenced.name, fenced.generation, fenced.by_generation, fenced.message
+    ))
+}
+
 /// The whole page.
 pub(crate) fn render(status: &ClusterStatus, output: Output) -> String {
     let mut page = runbook(status, output);
     page.push('\n');
     let leader = status.leader.as_deref().unwrap_or("none");
+    if let Some(recovered) = &status.recovered {
+        let _infallible = writeln!(
+            page,
+            "recovered: of generation {} everything up to revision {} was kept; revisions go on at {}",
+            status.generation.saturating_sub(1),
+            recovered.kept_revision,
+            recovered.first_revision
+        );
+    }
     let _infallible = writeln!(
         page,
         "cluster {}  generation {}  term {}  leader {leader}  revision {}",
@@ -49,7 +88,7 @@ fn runbook(status: &ClusterStatus, output: Output) -> String {
     let voters: Vec<&ManagerStatus> = status.managers.iter().filter(|manager| manager.seat == "voter").collect();
     let reachable = voters.iter().filter(|manager| manager.reachable).count();
     let needed = status.voters / 2 + 1;
-    let standbys = status.managers.iter().filter(|manager| manager.seat != "voter").count();
+    let standbys = status.managers.iter().filter(|manager| !matches!(manager.seat.as_str(), "voter" | "lost")).count();
     let seats = format!("{reachable} of {}", count(status.voters, "voter"));
     let also = if standbys == 0 { String::new() } else { format!(", {}", count(standbys, "standby manager")) };
     let can_lose = match status.fault_tolerance {
@@ -63,6 +102,7 @@ fn runbook(status: &ClusterStatus, output: Output) -> String {
             format!("{}: {seats} reachable{also}; {can_lose}.", output.tint(Tone::Warning, "DEGRADED"))
         }
         Health::SingleCopy => format!("{}: 1 voter{also}; {can_lose}.", output.tint(Tone::Warning, "SINGLE COPY")),
+        Health::Fenced => output.tint(Tone::Bad, "FENCED").to_string(),
         Health::QuorumLost => {
             return lost(status, &voters, output, &format!("{seats} reachable, {needed} needed"));
         }
@@ -106,7 +146,8 @@ fn lost(status: &ClusterStatus, voters: &[&ManagerStatus], output: Output, seats
     let _infallible = writeln!(page, "  next     {next}");
     let _infallible = writeln!(
         page,
-        "  only if their disks are gone for good: this version cannot recover from that. Keep every directory as it is; wipe nothing."
+        "  only if {} gone for good: stop this node, then  quorate recover --dry-run --data-dir DIR",
+        if missing.len() == 1 { "its disk is" } else if missing.len() == 2 { "both disks are" } else { "their disks are" }
     );
     page
 }
@@ -181,7 +222,10 @@ mod tests {
         );
         assert_eq!(lines[1], "  missing  n1 10.0.0.1:4701    n2 10.0.0.2:4701");
         assert_eq!(lines[2], "  next     start n1 OR n2 again; either one is enough");
-        assert!(lines[3].starts_with("  only if their disks are gone for good"), "{page}");
+        assert_eq!(
+            lines[3],
+            "  only if both disks are gone for good: stop this node, then  quorate recover --dry-run --data-dir DIR"
+        );
     }
 
     #[test]

@@ -73,6 +73,10 @@ impl Script {
 }
 
 impl Way for Script {
+    fn generation(&self) -> Option<tokio::sync::watch::Receiver<u64>> {
+        None
+    }
+
     fn managers(&self) -> usize {
         self.managers.len()
     }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::Fault;
 use crate::id::{LogIndex, Term};
 use crate::log::{HardState, LogEntry, LogStart};
-use crate::ports::{Boot, LogBatch, LogReset, StoreError, StoreResult, WriteSet};
+use crate::ports::{Boot, LogBatch, LogReset, RecoveryWrite, StoreError, StoreResult, WriteSet};
 
 /// Key to value, shared with the views that were taken of it.
 pub(super) type State = Arc<BTreeMap<Bytes, Bytes>>;
@@ -23,6 +23,7 @@ pub(super) enum Batch {
     Replace { state: State, reset: LogReset },
     Found { writes: WriteSet, reset: LogReset },
     Facts(Vec<(String, Bytes)>),
+    Recover(RecoveryWrite),
 }
 
 /// Everything the store holds at one point of the journal.
@@ -68,6 +69,11 @@ impl Image {
                 self.reset(*reset);
             }
             Batch::Facts(facts) => self.facts.extend(facts.iter().cloned()),
+            Batch::Recover(RecoveryWrite { state, log, facts }) => {
+                self.apply_writes(state);
+                self.apply_log(log);
+                self.facts.extend(facts.iter().cloned());
+            }
         }
     }
 
@@ -142,7 +148,9 @@ impl Disk {
             return self.poison(fault.error(doing));
         }
         match &batch {
-            Batch::Commit(writes) | Batch::Found { writes, .. } => {
+            Batch::Commit(writes)
+            | Batch::Found { writes, .. }
+            | Batch::Recover(RecoveryWrite { state: writes, .. }) => {
                 for (key, _) in &writes.writes {
                     self.rotten_state.remove(key);
                 }

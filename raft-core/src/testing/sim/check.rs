@@ -69,8 +69,8 @@ impl DurableLog {
     }
 }
 
-/// Everything known about the cluster as a whole.
-#[derive(Default)]
+/// Everything known about one incarnation of the cluster.
+#[derive(Default, Clone)]
 pub(super) struct Checks {
     leaders: BTreeMap<u64, RaftId>,
     committed: BTreeMap<u64, (u64, [u8; 32])>,
@@ -113,6 +113,27 @@ impl Checks {
         // The founding's: the first member votes alone.
         let founding = Configuration { voters: vec![RaftId(1)], ..Configuration::default() };
         Self { exact_clocks, configurations: [(1, founding)].into(), ..Self::default() }
+    }
+
+    /// What is known of the incarnation that `survivor` makes of this one: what it had applied is as it was, what lies
+    /// above in its log is decided anew, and of the acknowledged writes those that it `held` must be there for ever.
+    pub(super) fn recovered(&self, survivor: RaftId, applied: u64, held: &BTreeSet<(u64, u64)>) -> Self {
+        let mut next = self.clone();
+        next.committed.retain(|index, _| *index <= applied);
+        let alone = Configuration { voters: vec![survivor], ..Configuration::default() };
+        next.configurations = [(0, alone)].into();
+        next.hashes.clear();
+        next.leases.clear();
+        next.fenced.clear();
+        next.acked.retain(|write, _| held.contains(write));
+        next.revisions.retain(|_, write| held.contains(write));
+        next.floor = next.revisions.last_key_value().map_or(0, |(revision, _)| *revision);
+        next
+    }
+
+    /// The fencing tokens of the leaderships that were acted on.
+    pub(super) fn tokens(&self) -> BTreeSet<u64> {
+        self.fenced.keys().copied().collect()
     }
 
     pub(super) fn terms(&self) -> u64 {

@@ -147,7 +147,7 @@ impl World {
         let (c, s) = (usize::try_from(client).unwrap_or(0), usize::try_from(slot).unwrap_or(0));
         let reads = self.work.chance(300);
         let at = self.somebody();
-        let floor = self.checks.floor;
+        let floor = at.map_or(0, |at| self.checks_of(at).floor);
         let bytes = self.config.value_bytes;
         let running = self.faults || self.config.fault_every == 0 && self.config.duration > self.now;
         let Some(state) = self.clients.get_mut(c) else { return Ok(()) };
@@ -167,7 +167,6 @@ impl World {
                 if let Some(slot) = state.slots.get_mut(s) {
                     slot.open = Some((sequence, floor));
                 }
-                self.checks.attempted.insert((id, sequence));
                 (What::Write { client: id, sequence, command: write(id, sequence, state.low_water(), bytes) }, floor)
             }
             Some((sequence, floor)) => {
@@ -181,6 +180,10 @@ impl World {
             slot.busy = Some(expected);
         }
         self.schedule(timeout, Event::Timeout { ticket: expected });
+        if let What::Write { client, sequence, .. } = &what {
+            let write = (*client, *sequence);
+            self.checks_of(at).attempted.insert(write);
+        }
         self.ask(at, what, floor, Some((client, slot)))?;
         Ok(())
     }
@@ -221,7 +224,7 @@ impl World {
         let known = match (&what, &reply) {
             (What::Write { client, sequence, .. }, Reply::Outcome(Outcome::Done(done))) => {
                 self.report.acks += 1;
-                self.checks.write_acked(*client, *sequence, done.revision, done.replayed, floor)?;
+                self.checks_of(at).write_acked(*client, *sequence, done.revision, done.replayed, floor)?;
                 true
             }
             (What::Write { client, sequence, .. }, Reply::Outcome(Outcome::Refused(refusal))) => {
@@ -260,7 +263,10 @@ impl World {
             return broken("linearizable_reads", format!("{at} has applied {}, {index} was promised", status.applied));
         }
         // The newest write that was acknowledged before this read began must be seen by it.
-        if let Some((_, (client, sequence))) = self.checks.revisions.range(..=floor).next_back() {
+        let Some(checks) = self.members.get(&at).and_then(|member| self.checks.get(member.incarnation)) else {
+            return Ok(());
+        };
+        if let Some((_, (client, sequence))) = checks.revisions.range(..=floor).next_back() {
             let (_, own) = keys(*client, *sequence);
             let found = read::range(&*view, &Range { key: own, ..Range::default() });
             if found.is_ok_and(|found| found.entries.len() != 1) {
@@ -268,7 +274,7 @@ impl World {
             }
         }
         self.report.reads += 1;
-        self.checks.read_done(at, status.revision.0, floor)
+        self.checks_of(at).read_done(at, status.revision.0, floor)
     }
 
     /// Asks `at` to write, as its own request of a client of its own.
@@ -276,9 +282,9 @@ impl World {
     /// # Errors
     /// A broken invariant.
     pub fn propose(&mut self, at: RaftId, sequence: u64) -> Run<Ticket> {
-        let floor = self.checks.floor;
+        let floor = self.checks_of(at).floor;
         let what = What::Write { client: 1_000_000, sequence, command: write(1_000_000, sequence, 0, 16) };
-        self.checks.attempted.insert((1_000_000, sequence));
+        self.checks_of(at).attempted.insert((1_000_000, sequence));
         self.ask(at, what, floor, None).map_err(|broken| self.violation(broken))
     }
 
@@ -295,13 +301,13 @@ impl World {
     /// # Errors
     /// A broken invariant.
     pub fn propose_many(&mut self, at: RaftId, sequences: std::ops::Range<u64>) -> Run<Vec<Ticket>> {
-        let floor = self.checks.floor;
+        let floor = self.checks_of(at).floor;
         let mut inputs = Vec::new();
         let mut tickets = Vec::new();
         for sequence in sequences {
             let ticket = self.ticket();
             let command = write(1_000_000, sequence, 0, 16);
-            self.checks.attempted.insert((1_000_000, sequence));
+            self.checks_of(at).attempted.insert((1_000_000, sequence));
             inputs.push(Input::Propose { ticket, command: command.clone(), origin: Origin::Here });
             let what = What::Write { client: 1_000_000, sequence, command };
             self.asks.insert(ticket, Ask { what, owner: None, at, floor, reply: None });
@@ -319,7 +325,7 @@ impl World {
     /// # Errors
     /// A broken invariant.
     pub fn read(&mut self, at: RaftId) -> Run<Ticket> {
-        let floor = self.checks.floor;
+        let floor = self.checks_of(at).floor;
         self.ask(at, What::Read, floor, None).map_err(|broken| self.violation(broken))
     }
 

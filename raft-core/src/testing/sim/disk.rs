@@ -9,9 +9,9 @@ use std::sync::Arc;
 use super::check::broken;
 use super::clients::Reply;
 use super::config::MILLIS;
-use super::member::{Job, read_records};
+use super::member::Job;
 use super::world::{Event, Step, World};
-use crate::consensus::io::{Input, Ticket};
+use crate::consensus::io::{Input, Records, Ticket};
 use crate::id::{LogIndex, RaftId};
 use crate::ports::{LogReset, StagedId, StoreError};
 use crate::state::contract::{ApplyError, Committed, Outcome};
@@ -55,7 +55,9 @@ impl World {
         for (_, batch) in std::mem::take(&mut process.writing) {
             member.durable.write(&batch);
             if let Some(hard) = &batch.hard_state {
-                self.checks.voted(id, hard)?;
+                if let Some(checks) = self.checks.get_mut(member.incarnation) {
+                    checks.voted(id, hard)?;
+                }
             }
         }
         self.trace.line(self.now, &format!("{id} synced {number}"));
@@ -122,14 +124,14 @@ impl World {
         };
         let status = process.machine.status().clone();
         let records = if applied.records_changed {
-            match read_records(&*process.reader.view()) {
+            match Records::read(&*process.reader.view()) {
                 Ok(records) => Some(Arc::new(records)),
                 Err(error) => return broken("records_can_be_read", error.to_string()),
             }
         } else {
             None
         };
-        self.checks.applied(id, &status)?;
+        self.checks_of(id).applied(id, &status)?;
         self.trace.line(self.now, &format!("{id} applied {}", status.applied));
         self.trace.bytes(&status.hash);
         let mut outcomes: BTreeMap<LogIndex, Vec<Outcome>> = applied.outcomes.into_iter().collect();
@@ -142,7 +144,10 @@ impl World {
                 );
             }
             let members = &self.members;
-            self.checks.acknowledged(index.0, |id, index, term| {
+            let Some(checks) = members.get(&id).and_then(|member| self.checks.get_mut(member.incarnation)) else {
+                break;
+            };
+            checks.acknowledged(index.0, |id, index, term| {
                 members.get(&id).is_some_and(|member| member.durable.holds(index, term))
             })?;
             for (ticket, outcome) in tickets.into_iter().zip(theirs) {
@@ -169,12 +174,12 @@ impl World {
         process.staged = false;
         member.durable.reset(reset);
         let status = process.machine.status().clone();
-        let records = match read_records(&*process.reader.view()) {
+        let records = match Records::read(&*process.reader.view()) {
             Ok(records) => Arc::new(records),
             Err(error) => return broken("records_can_be_read", error.to_string()),
         };
         self.report.snapshots_installed += 1;
-        self.checks.applied(id, &status)?;
+        self.checks_of(id).applied(id, &status)?;
         self.trace.line(self.now, &format!("{id} installed {}", status.applied));
         self.input(id, vec![Input::Installed { status, records }])
     }

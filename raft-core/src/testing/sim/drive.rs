@@ -10,10 +10,11 @@ use std::sync::Arc;
 use super::check::{DurableLog, broken};
 use super::clients::Reply;
 use super::config::{MILLIS, TICK};
-use super::member::{Job, Process, read_records};
+use super::member::{Job, Process};
+use super::recovery::FENCE;
 use super::world::{Event, Step, World};
 use crate::consensus::config::Config;
-use crate::consensus::io::{Answer, Effect, Input, Nanos, Origin, Status, StopCause, Ticket};
+use crate::consensus::io::{Answer, Effect, Input, Nanos, Origin, Records, Status, StopCause, Ticket};
 use crate::consensus::{Consensus, Start};
 use crate::id::RaftId;
 use crate::membership::plan::SeatTimes;
@@ -34,13 +35,17 @@ impl World {
             Ok(opened) => opened,
             Err(error) => return broken("a_crash_is_survived", format!("{id} cannot open its store: {error}")),
         };
+        if opened.meta.get(FENCE).is_ok_and(|fence| fence.is_some()) {
+            // A fenced directory is not started from, over every restart.
+            return Ok(());
+        }
         let machine = match Machine::open(opened.state) {
             Ok(machine) => machine,
             Err(error) => return broken("a_crash_is_survived", format!("{id} cannot open its state: {error}")),
         };
         let reader = machine.reader();
         let state = machine.status().clone();
-        let read = read_records(&*reader.view());
+        let read = Records::read(&*reader.view());
         let tail = opened.log_reader.entries(state.applied.next(), opened.boot.last.next(), u64::MAX);
         let (Ok(records), Ok(tail)) = (read, tail) else {
             return broken("a_crash_is_survived", format!("{id} cannot read its store"));
@@ -51,7 +56,10 @@ impl World {
         for entry in all.unwrap_or_default() {
             member.durable.terms.insert(entry.index.0, entry.term.0);
         }
-        self.checks.restarted(id, &before, &opened.boot.hard_state, state.applied.0)?;
+        let incarnation = member.incarnation;
+        if let Some(checks) = self.checks.get_mut(incarnation) {
+            checks.restarted(id, &before, &opened.boot.hard_state, state.applied.0)?;
+        }
         let settings = Config {
             log_window_entries: config.log_window,
             cache_bytes: config.cache_bytes,
@@ -79,6 +87,7 @@ impl World {
             log: opened.log,
             log_reader: opened.log_reader,
             staging: opened.staging,
+            meta: opened.meta,
             to_write: VecDeque::new(),
             writing: Vec::new(),
             to_apply: VecDeque::new(),
@@ -88,6 +97,7 @@ impl World {
             tickets: BTreeMap::new(),
             connected: BTreeSet::new(),
             staged: false,
+            asked: false,
         });
         let first_tick = self.now + phase + member.tick();
         self.trace.line(self.now, &format!("{id} starts, boot {boot}"));
@@ -109,7 +119,7 @@ impl World {
         self.report.lost_batches += member.disk.unsynced().saturating_sub(keep) as u64;
         member.disk.crash(keep);
         member.boot += 1;
-        self.checks.crashed(id);
+        self.checks_of(id).crashed(id);
         self.trace.line(self.now, &format!("{id} crashes, keeps {keep} unsynced batches"));
         self.read_durable(id);
         self.connections_changed();
@@ -145,9 +155,11 @@ impl World {
         let now = self.now;
         let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
         let local = Nanos(member.clock(now));
-        let boot = member.boot;
+        let (boot, incarnation) = (member.boot, member.incarnation);
         let Some(process) = &mut member.process else { return Ok(()) };
-        self.checks.steps(id, local.0);
+        if let Some(checks) = self.checks.get_mut(incarnation) {
+            checks.steps(id, local.0);
+        }
         let stepped = catch_unwind(AssertUnwindSafe(|| process.consensus.step(local, inputs)));
         let effects = match stepped {
             Ok(effects) => effects,
@@ -207,7 +219,7 @@ impl World {
                 let span = (entries.first().map(|entry| entry.index.0), entries.last().map(|entry| entry.index.0));
                 self.trace.line(self.now, &format!("{id} hands over {span:?} waiters {}", waiters.len()));
                 for entry in &entries {
-                    self.checks.committed(id, entry)?;
+                    self.checks_of(id).committed(id, entry)?;
                 }
                 self.apply_later(id, boot, Job::Apply { entries, waiters });
             }
@@ -283,7 +295,8 @@ impl World {
                 ),
             );
         }
-        self.checks.status(self.now, id, &status)?;
+        let now = self.now;
+        self.checks_of(id).status(now, id, &status)?;
         if let Some(process) = self.process(id) {
             process.status = status;
         }
@@ -322,11 +335,17 @@ impl World {
             .keys()
             .copied()
             .filter(|other| *other != id && self.is_up(*other) && self.link_is_up(id, *other))
+            .filter(|other| self.incarnation(*other) == self.incarnation(id))
             .collect();
+        self.meet(id);
+        let heard_of_all = self.members.keys().all(|other| *other == id || self.link_is_up(id, *other));
         let Some(process) = self.process(id) else { return Ok(()) };
         let before = std::mem::replace(&mut process.connected, now.clone());
         let mut inputs: Vec<Input> = now.difference(&before).copied().map(Input::PeerUp).collect();
         inputs.extend(before.difference(&now).copied().map(Input::PeerDown));
+        if heard_of_all && !std::mem::replace(&mut process.asked, true) {
+            inputs.push(Input::LineagesAsked);
+        }
         if inputs.is_empty() {
             return Ok(());
         }
@@ -388,6 +407,9 @@ impl World {
             return Ok(());
         }
         let Some(command) = self.asks.get(&ticket).and_then(super::clients::Ask::command) else { return Ok(()) };
+        if self.incarnation(from) != self.incarnation(to) {
+            return Ok(());
+        }
         let Some(process) = self.process(to) else { return Ok(()) };
         process.tickets.insert(ticket, Some(from));
         self.input(to, vec![Input::Propose { ticket, command, origin: Origin::Forwarded }])
@@ -397,7 +419,9 @@ impl World {
     pub(super) fn happen(&mut self, event: Event) -> Step {
         match event {
             Event::Tick { id, boot } if self.is_current(id, boot) => self.tick(id, boot),
-            Event::Deliver { from, to, body } if !self.cut.contains(&(from, to)) => {
+            Event::Deliver { from, to, body, incarnation }
+                if !self.cut.contains(&(from, to)) && self.incarnation(to) == incarnation =>
+            {
                 self.input(to, vec![Input::Message { from, body }])
             }
             Event::Snapshot { from, to, boot, message, chunks, breaks } => {
@@ -421,7 +445,11 @@ impl World {
             }
             Event::Restart { id } => self.start(id),
             Event::Forwarded { from, to, ticket } => self.forwarded(from, to, ticket),
-            Event::Reply { from, to, ticket, reply } if self.is_up(to) && !self.cut.contains(&(from, to)) => {
+            Event::Reply { from, to, ticket, reply }
+                if self.is_up(to)
+                    && !self.cut.contains(&(from, to))
+                    && self.incarnation(from) == self.incarnation(to) =>
+            {
                 self.replied(to, ticket, reply)
             }
             Event::Timeout { ticket } => self.timed_out(ticket),

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use super::check::DurableLog;
 use super::rng::Rng;
 use crate::consensus::Consensus;
-use crate::consensus::io::{Records, Status, Ticket};
+use crate::consensus::io::{Status, Ticket};
 use crate::id::{LogIndex, RaftId};
-use crate::ports::{LogBatch, LogReader, LogReset, LogWriter, StagedId, Staging, StateRead, StateReader, StoreResult};
+use crate::ports::{LogBatch, LogReader, LogReset, LogWriter, MetaStore, StagedId, Staging, StateRead, StateReader};
 use crate::state::contract::Committed;
-use crate::state::{Machine, read};
+use crate::state::Machine;
 use crate::testing::MemoryStore;
 
 /// A manager; it outlives its processes.
@@ -27,6 +27,8 @@ pub(super) struct Member {
     pub(super) retired: bool,
     /// It stopped by itself and is not started again.
     pub(super) stopped: bool,
+    /// Which incarnation it is of: an index into the world's list.
+    pub(super) incarnation: usize,
     pub(super) durable: DurableLog,
     pub(super) paused_until: u64,
     /// Parts per million.
@@ -50,6 +52,7 @@ pub(super) struct Process {
     pub(super) log: Box<dyn LogWriter>,
     pub(super) log_reader: Arc<dyn LogReader>,
     pub(super) staging: Arc<dyn Staging>,
+    pub(super) meta: Arc<dyn MetaStore>,
     pub(super) to_write: VecDeque<(u64, LogBatch)>,
     pub(super) writing: Vec<(u64, LogBatch)>,
     pub(super) to_apply: VecDeque<Job>,
@@ -61,6 +64,8 @@ pub(super) struct Process {
     pub(super) connected: BTreeSet<RaftId>,
     /// A received snapshot waits to be installed or discarded.
     pub(super) staged: bool,
+    /// Every manager it knows was asked for its lineage.
+    pub(super) asked: bool,
 }
 
 /// The applier's work.
@@ -79,6 +84,7 @@ impl Member {
             process: None,
             retired: false,
             stopped: false,
+            incarnation: 0,
             durable: DurableLog::default(),
             paused_until: 0,
             drift,
@@ -101,13 +107,4 @@ impl Member {
         let length = i128::from(asked) * 1_000_000 / i128::from(1_000_000 + self.drift);
         u64::try_from(length).unwrap_or(asked)
     }
-}
-
-/// What decisions need of the replicated records.
-pub(super) fn read_records(view: &dyn StateRead) -> StoreResult<Records> {
-    Ok(Records {
-        cluster: read::cluster(view)?.unwrap_or_default(),
-        nodes: read::nodes(view)?,
-        removed: read::removed(view)?.into_iter().collect(),
-    })
 }

@@ -20,12 +20,14 @@ mod disk;
 mod drive;
 mod member;
 mod nemesis;
+mod recovery;
 mod rng;
 mod stream;
 mod trace;
 mod world;
 
 pub use clients::Reply;
+pub use recovery::Recovering;
 pub use config::{ELECTION, MILLIS, Profile, SimConfig, TICK};
 pub use rng::Rng;
 pub use trace::{Report, Violation};
@@ -131,6 +133,8 @@ impl World {
     }
 
     /// Every acknowledged write is everywhere, exactly once; every member has the same state.
+    ///
+    /// What an incarnation must still have of the one that it ended is what its survivor held.
     fn audit(&self) -> Step {
         let mut hash = None;
         for id in self.ids().into_iter().filter(|id| self.is_member(*id)) {
@@ -150,12 +154,13 @@ impl World {
                     .and_then(|range| range.entries.first().map(|entry| (entry.version, entry.mod_revision)))
             };
             let mut applied = std::collections::BTreeMap::<u64, u64>::new();
-            for (client, sequence) in &self.checks.attempted {
+            let Some(checks) = self.checks.get(self.incarnation(id)) else { continue };
+            for (client, sequence) in &checks.attempted {
                 let there = found(keys(*client, *sequence).1);
                 if there.is_some_and(|(version, _)| version != 1) {
                     return broken("exactly_once", format!("{id} has write {client}/{sequence} {there:?}"));
                 }
-                if let Some(revision) = self.checks.acked.get(&(*client, *sequence))
+                if let Some(revision) = checks.acked.get(&(*client, *sequence))
                     && there != Some((1, *revision))
                 {
                     return broken(

@@ -46,7 +46,8 @@ impl World {
         chunks: &[Bytes],
         breaks: bool,
     ) -> Step {
-        let lost = breaks || !self.link_is_up(from, to) || !self.is_current(from, sender);
+        let strangers = self.incarnation(from) != self.incarnation(to);
+        let lost = breaks || strangers || !self.link_is_up(from, to) || !self.is_current(from, sender);
         let staged = if lost { Ok(None) } else { self.stage(to, chunks) };
         let staged = match staged {
             Ok(staged) => staged,

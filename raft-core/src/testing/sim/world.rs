@@ -29,7 +29,7 @@ pub(super) type Step<T = ()> = Result<T, Broken>;
 /// Something that happens at a moment. `boot` names the process it was scheduled for.
 pub(super) enum Event {
     Tick { id: RaftId, boot: u64 },
-    Deliver { from: RaftId, to: RaftId, body: Bytes },
+    Deliver { from: RaftId, to: RaftId, body: Bytes, incarnation: usize },
     Snapshot { from: RaftId, to: RaftId, boot: u64, message: Bytes, chunks: Vec<Bytes>, breaks: bool },
     Staged { from: RaftId, to: RaftId, boot: u64, message: Bytes, staged: StagedId },
     SnapshotReport { at: RaftId, boot: u64, to: RaftId, delivered: bool },
@@ -105,7 +105,9 @@ pub struct World {
     pub(super) clients: Vec<Client>,
     pub(super) asks: BTreeMap<Ticket, Ask>,
     pub(super) next_ticket: u64,
-    pub(super) checks: Checks,
+    /// The incarnations of the cluster in the order in which they were made, each with what is known of it.
+    pub(super) incarnations: Vec<Lineage>,
+    pub(super) checks: Vec<Checks>,
     pub(super) trace: Trace,
     pub(super) report: Report,
     pub(super) net: Rng,
@@ -137,7 +139,8 @@ impl World {
         }
         let clients = (0..config.clients).map(|id| Client::new(id, config.slots)).collect();
         let mut world = Self {
-            checks: Checks::new(config.drift == 0 && !config.pauses),
+            incarnations: vec![Lineage(vec![LineageId::from_bytes([2; 16])])],
+            checks: vec![Checks::new(config.drift == 0 && !config.pauses)],
             next_raft_id: config.members + 1,
             now: MILLIS,
             sequence: 0,
@@ -178,7 +181,7 @@ impl World {
         let founding = Founding {
             cluster: ClusterRecord {
                 cluster_id: Bytes::copy_from_slice(ClusterId::from_bytes([1; 16]).as_bytes()),
-                lineage: Lineage(vec![LineageId::from_bytes([2; 16])]).to_bytes().into(),
+                lineage: self.incarnations.first().map(Lineage::to_bytes).unwrap_or_default().into(),
                 next_raft_id: self.next_raft_id,
                 version: crate::command::COMMAND_VERSION,
                 max_voters: self.config.max_voters,
@@ -279,7 +282,8 @@ impl World {
         if let Some(hold) = &mut self.hold
             && hold(Passing { from, to, kind: kind(&body) })
         {
-            self.held.push(Event::Deliver { from, to, body });
+            let incarnation = self.incarnation(from);
+            self.held.push(Event::Deliver { from, to, body, incarnation });
             return;
         }
         if self.cut.contains(&(from, to)) || self.net.chance(self.config.loss) {
@@ -302,7 +306,7 @@ impl World {
                 delay += (body.len() as u64).saturating_mul(10);
             }
             let body = body.clone();
-            self.schedule(self.now + delay, Event::Deliver { from, to, body });
+            self.schedule(self.now + delay, Event::Deliver { from, to, body, incarnation: self.incarnation(from) });
         }
     }
 
@@ -410,7 +414,7 @@ impl World {
 
     /// Whether the member holds a lease now, on its own word.
     pub fn has_lease(&self, id: RaftId) -> bool {
-        self.checks.has_lease(self.now, id)
+        self.checks.get(self.incarnation(id)).is_some_and(|checks| checks.has_lease(self.now, id))
     }
 
     /// The member that leads the highest term, among those that are up.
@@ -454,10 +458,13 @@ impl World {
         report.trace_hash = self.trace.hash();
         report.events = self.trace.events;
         report.simulated = self.now;
-        report.elections = self.checks.elections;
-        report.terms = self.checks.terms();
-        report.leases = self.checks.leases_seen;
-        report.configurations = self.checks.configuration_count();
+        // Of the newest incarnation, which has taken over what was counted in the one that it ended.
+        if let Some(checks) = self.checks.last() {
+            report.elections = checks.elections;
+            report.terms = checks.terms();
+            report.leases = checks.leases_seen;
+            report.configurations = checks.configuration_count();
+        }
         report.syncs = self.members.values().map(|member| member.disk.syncs()).sum();
         report
     }

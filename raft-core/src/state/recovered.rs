@@ -1,0 +1,158 @@
+//! What the first and the last act of a force-new-cluster do to the state (design section 6, points 2 and 3).
+//!
+//! Owns the records that begin one, who is lost, which raft ids are burnt, and how far the counters jump. Never decides whether the act counts: the
+//! machine knows which recovery was begun. Called by the machine at apply, and by the rehearsal of a recovery.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::command::Recovered;
+use crate::id::{Lineage, NodeId, RaftId};
+use crate::keyspace::Section;
+use crate::log::Configuration;
+use crate::membership::record::{ClusterRecord, NodeRecord, Role};
+use crate::ports::{StateRead, StoreResult, Visit, WriteSet};
+use crate::state::check::malformed;
+use crate::state::contract::Refusal;
+use crate::state::execute::{Change, Pending, Present};
+use crate::state::hash::Lanes;
+use crate::state::layout;
+use crate::state::read::{self, removed_key};
+use crate::state::stored::{StoredConfiguration, StoredRecovery, decode};
+
+/// How far the revision jumps: further than any lost manager can have written.
+pub const REVISION_JUMP: u64 = 1_000_000_000_000;
+/// How far terms and raft ids jump.
+pub const COUNTER_JUMP: u64 = 1 << 32;
+
+/// Every node as it is now, by its full key.
+fn nodes(present: Present<'_>) -> StoreResult<BTreeMap<Bytes, NodeRecord>> {
+    let (from, to) = (Section::Node.key(b""), Section::Node.end());
+    let mut found = Vec::new();
+    present.scan(&layout::current_key(&from), &layout::current_key(&to), &Pending::new(), &mut |stored, record| {
+        let key = Bytes::copy_from_slice(stored.get(1..).unwrap_or_default());
+        found.push(decode::<NodeRecord>(stored, record.value).map(|node| (key, node)));
+        Visit::More
+    })?;
+    found.into_iter().collect()
+}
+
+/// The survivor's own record: as it is, or as it was found when the log has removed it since.
+fn survivor(now: Option<&NodeRecord>, found: NodeRecord, command: &Recovered) -> NodeRecord {
+    let mut own = now.cloned().unwrap_or_else(|| found.clone());
+    own.raft_id = command.raft_id;
+    own.store_id = found.store_id;
+    own.role = Role::Manager.into();
+    own.replaces = 0;
+    own.removing = false;
+    own.forced = false;
+    own.stands_in = false;
+    own.lost = false;
+    if !command.addresses.is_empty() {
+        own.addresses.clone_from(&command.addresses);
+    }
+    own
+}
+
+/// A manager that is left behind. What people said of it stays.
+fn left_behind(node: &NodeRecord) -> NodeRecord {
+    NodeRecord {
+        lost: true,
+        raft_id: 0,
+        store_id: Bytes::new(),
+        replaces: 0,
+        stands_in: false,
+        forced: false,
+        hold_ms: 0,
+        ..node.clone()
+    }
+}
+
+/// The changes of the one revision that `command` makes; `Err` inside when it cannot be read.
+pub(crate) fn changes(
+    present: Present<'_>,
+    command: &Recovered,
+    revision: u64,
+) -> StoreResult<Result<Vec<Change>, Refusal>> {
+    let found = NodeRecord::decode(command.node.clone()).ok();
+    let Some((found, own_id)) = found.and_then(|node| Some((node.clone(), node.node_id()?))) else {
+        return Ok(Err(malformed("recovery without the survivor's node record")));
+    };
+    let cluster_key = ClusterRecord::key();
+    let Some(record) = present.get(&layout::current_key(&cluster_key))? else {
+        return Ok(Err(malformed("recovery of a state without a cluster")));
+    };
+    let mut cluster: ClusterRecord = decode(&cluster_key, record.view().value)?;
+    cluster.lineage.clone_from(&command.lineage);
+    cluster.next_raft_id = cluster.next_raft_id.max(command.raft_id + 1).saturating_add(COUNTER_JUMP);
+
+    let own_key = NodeRecord::key(own_id);
+    let all = nodes(present)?;
+    let mut burnt: BTreeSet<u64> = command.burnt.iter().copied().collect();
+    let mut records: BTreeMap<Bytes, Option<Bytes>> = BTreeMap::new();
+    records.insert(cluster_key, Some(cluster.to_bytes()));
+    for (key, node) in &all {
+        burnt.extend([node.raft_id, node.replaces]);
+        if *key != own_key && node.raft_id != 0 {
+            records.insert(key.clone(), Some(left_behind(node).to_bytes()));
+        }
+    }
+    let own = survivor(all.get(&own_key), found, command);
+    if all.get(&own_key) != Some(&own) {
+        records.insert(own_key, Some(own.to_bytes()));
+    }
+    for id in burnt.into_iter().filter(|id| *id != 0 && *id != command.raft_id) {
+        let key = removed_key(RaftId(id));
+        if present.get(&layout::current_key(&key))?.is_none() {
+            records.insert(key, Some(Bytes::from_static(b"lost")));
+        }
+    }
+    // The log may have burnt the survivor's own id; it is the same store, and nobody else has the id.
+    let own_mark = removed_key(RaftId(command.raft_id));
+    if present.get(&layout::current_key(&own_mark))?.is_some() {
+        records.insert(own_mark, None);
+    }
+    records.into_iter().map(|(key, value)| present.change(key, value.as_deref(), revision)).collect::<StoreResult<_>>().map(Ok)
+}
+
+/// Who `node` is, for the survivor's record.
+pub(crate) fn found_record(now: Option<&NodeRecord>, id: NodeId, template: &NodeRecord) -> NodeRecord {
+    let mut found = now.cloned().unwrap_or_else(|| template.clone());
+    found.id = Bytes::copy_from_slice(id.as_bytes());
+    found.store_id.clone_from(&template.store_id);
+    found
+}
+
+/// The records that begin a recovery: the configuration {`own`} under the next number, and the longer lineage. The state
+/// hash follows them.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub(crate) fn beginning(view: &dyn StateRead, own: RaftId, lineage: &Lineage) -> StoreResult<WriteSet> {
+    let status = read::status(view)?;
+    let mut progress = read::progress(view)?.unwrap_or_default();
+    let number = status.configuration_number + 1;
+    let alone = Configuration { voters: vec![own], ..Configuration::default() };
+    let before = match view.get(layout::SYSTEM_RECOVERY)? {
+        Some(bytes) => decode::<StoredRecovery>(layout::SYSTEM_RECOVERY, &bytes)?,
+        None => StoredRecovery::default(),
+    };
+    let recovery = StoredRecovery { begun: lineage.to_bytes().into(), configuration_number: number, ..before };
+    let mut lanes = Lanes::from_digest(&status.hash);
+    let mut writes = WriteSet::default();
+    for (key, record) in [
+        (layout::SYSTEM_CONFIGURATION, StoredConfiguration::new(&alone, number).encode_to_vec()),
+        (layout::SYSTEM_RECOVERY, recovery.encode_to_vec()),
+    ] {
+        if let Some(old) = view.get(key)? {
+            lanes.remove(Lanes::of(key, &old));
+        }
+        lanes.add(Lanes::of(key, &record));
+        writes.put(key, record);
+    }
+    progress.hash = Bytes::copy_from_slice(&lanes.digest());
+    writes.put(layout::META_PROGRESS, progress.encode_to_vec());
+    Ok(writes)
+}

@@ -1,0 +1,186 @@
+//! What managers ask each other across incarnations: lineage before a campaign, the standing before a recovery, and the
+//! news of a recovery for those it left behind.
+//!
+//! Owns the questions and their patience. Never decides what an answer means for a log. Called by the running node and by
+//! a recovery.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message as _;
+use quorate_core::consensus::io::{Input, Records, Status};
+use quorate_core::id::{Lineage, NodeId, RaftId};
+use quorate_core::membership::record::NodeRecord;
+use quorate_transport::api::{self, request, response};
+use quorate_transport::{ConnectError, Connector, Endpoint, Hello, Identity, Refused};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::facts::Facts;
+use super::fence::Incarnations;
+use super::service::Service;
+use super::tasks::Call;
+use crate::client::SOFTWARE;
+
+/// How long another manager is waited for: before a campaign, and before a recovery.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two looks at whether all have answered.
+const LOOK: Duration = Duration::from_millis(10);
+/// Between two attempts to tell a lost manager that it is one.
+const TELL_EVERY: Duration = Duration::from_secs(3);
+
+impl Service {
+    /// What this manager's log holds and whom it follows.
+    pub(super) fn standing(&self) -> api::StandingDone {
+        let status = self.status.borrow().clone();
+        api::StandingDone {
+            lineage: self.lineage().to_bytes().into(),
+            raft_id: status.id.0,
+            term: status.term.0,
+            last_term: status.last_term.0,
+            last_index: status.last.0,
+            commit: status.commit.0,
+            leader: status.leader.map_or(0, |leader| leader.0),
+            voter: status.configuration.is_voter(status.id),
+        }
+    }
+
+    /// The lineage in force: that of the records, or of the files before there are records.
+    pub(super) fn lineage(&self) -> Lineage {
+        let lineage = self.records.borrow().lineage();
+        if lineage.generation() == 0 { self.facts.lineage_list() } else { lineage }
+    }
+}
+
+/// A starting manager campaigns only when every manager it knows has said its lineage or cannot be reached; the machine
+/// itself ends the wait after [`PATIENCE`]. One that learns of a newer incarnation never says so: it is about to stop.
+pub(super) async fn lineages(
+    endpoint: Endpoint,
+    facts: Facts,
+    records: watch::Receiver<Arc<Records>>,
+    incarnations: Arc<Incarnations>,
+    inbox: mpsc::Sender<Call>,
+) {
+    let known = known_managers(&facts, &records.borrow());
+    let peers = endpoint.peers();
+    for id in &known {
+        peers.nudge(*id);
+    }
+    loop {
+        let connected: BTreeSet<RaftId> = peers.connected().into_iter().map(|(id, _)| id).collect();
+        let answered = |id: &RaftId| connected.contains(id) || peers.last_failure(*id).is_some();
+        if incarnations.is_superseded() {
+            return;
+        }
+        if known.iter().all(answered) {
+            break;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    let _ = inbox.send(Call::Input(Input::LineagesAsked)).await;
+}
+
+/// The raft ids of the other managers, by the records, or by the files before there are records.
+fn known_managers(facts: &Facts, records: &Records) -> Vec<RaftId> {
+    let listed: Vec<RaftId> = if records.nodes.is_empty() {
+        facts.managers.iter().map(|manager| RaftId(manager.raft_id)).collect()
+    } else {
+        records.nodes.iter().filter_map(NodeRecord::raft).collect()
+    };
+    let own = facts.raft();
+    listed.into_iter().filter(|id| *id != own && records.removed.binary_search(id).is_err()).collect()
+}
+
+/// Tells the managers that a recovery left behind that they are: they may know none of the addresses at which they could
+/// learn it. Whoever leads does it, until each one has heard it.
+pub(super) async fn tell_the_lost(service: Arc<Service>, endpoint: Endpoint, mut status: watch::Receiver<Arc<Status>>) {
+    let mut told: BTreeSet<NodeId> = BTreeSet::new();
+    loop {
+        if status.wait_for(|status| status.lease.is_some()).await.is_err() {
+            return;
+        }
+        let records = service.records.borrow().clone();
+        let lost = records.nodes.iter().filter(|node| node.lost && !node.addresses.is_empty());
+        let mut telling = JoinSet::new();
+        for node in lost {
+            let Some(id) = node.node_id().filter(|id| !told.contains(id)) else { continue };
+            let (identity, lineage, addresses) = (endpoint.identity(), service.lineage(), node.addresses.clone());
+            let advertise = service.facts.advertise.clone();
+            telling.spawn(async move {
+                let subject = identity.subject();
+                let mut hello = Hello::client(subject.cluster, subject.node_id, lineage, SOFTWARE);
+                hello.advertise = advertise;
+                (id, Connector::connect(&addresses, identity, hello, PATIENCE).await)
+            });
+        }
+        while let Some(answer) = telling.join_next().await {
+            let Ok((id, Err(error))) = answer else { continue };
+            let ConnectError::Refused { address, refused } = error.root() else { continue };
+            if matches!(refused, Refused::Superseded { .. } | Refused::Fenced) {
+                tracing::info!(node = %id, %address, "a manager of the generation before was told of the recovery");
+                told.insert(id);
+            } else if let Refused::Forked { ours, .. } = refused {
+                service.incarnations.note_fork(&service.lineage(), id, ours, &address.to_string());
+            }
+        }
+        tokio::time::sleep(TELL_EVERY).await;
+    }
+}
+
+/// One manager's answer to the question before a recovery.
+#[derive(Debug, Clone)]
+pub(super) enum Answer {
+    /// It runs, and says this.
+    Standing(Box<api::StandingDone>, Hello),
+    /// It runs, and does not say more: another version, or it is stopping.
+    Runs(Hello),
+    /// It does not run, or cannot be reached: in words.
+    Silent(String),
+}
+
+/// Asks managers at their addresses for their standing, all at once, for [`PATIENCE`] at most.
+pub(super) async fn standings(
+    identity: Arc<Identity>,
+    managers: Vec<(NodeId, Vec<String>)>,
+) -> BTreeMap<NodeId, Answer> {
+    let mut asking = JoinSet::new();
+    for (id, addresses) in managers {
+        let identity = Arc::clone(&identity);
+        asking.spawn(async move {
+            // One that does not run says so at once, by its closed port; only one that hangs is waited for.
+            let answered = tokio::time::timeout(PATIENCE + PATIENCE / 2, standing(identity, id, &addresses)).await;
+            let late = || Answer::Silent(format!("no answer within {} s", PATIENCE.as_secs()));
+            (id, answered.unwrap_or_else(|_elapsed| late()))
+        });
+    }
+    let mut answers = BTreeMap::new();
+    while let Some(answer) = asking.join_next().await {
+        if let Ok((id, answer)) = answer {
+            answers.insert(id, answer);
+        }
+    }
+    answers
+}
+
+async fn standing(identity: Arc<Identity>, id: NodeId, addresses: &[String]) -> Answer {
+    let subject = identity.subject();
+    // Without a lineage of its own: who only asks must not fence anybody.
+    let hello = Hello::client(subject.cluster, subject.node_id, Lineage::default(), SOFTWARE);
+    let connection = match Connector::connect(addresses, Arc::clone(&identity), hello, PATIENCE).await {
+        Ok(connection) => connection,
+        Err(error) => return Answer::Silent(error.to_string()),
+    };
+    let theirs = connection.remote_hello().clone();
+    if theirs.node_id != id {
+        return Answer::Silent(format!("another node, {}, answers at {}", theirs.node_id, connection.address()));
+    }
+    let deadline_ms = u64::try_from(PATIENCE.as_millis()).unwrap_or(u64::MAX);
+    let kind = Some(request::Kind::Standing(api::Standing {}));
+    let body = api::Request { deadline_ms, kind }.encode_to_vec().into();
+    let reply = connection.request(body, PATIENCE).await;
+    match reply.ok().and_then(|body| api::Response::decode(body).ok()?.kind) {
+        Some(response::Kind::Standing(done)) => Answer::Standing(Box::new(done), theirs),
+        _ => Answer::Runs(theirs),
+    }
+}

@@ -1,0 +1,201 @@
+//! Between incarnations of one cluster: the fence record of an old manager, and what is known of other recoveries.
+//!
+//! Owns design section 6, point 5, on this node. A lineage that continues ours, shown by a manager's certificate, is first
+//! written down and synced; then the node stops, and no start from this directory ever runs again. Its data stays. Called
+//! by the transport's handler, by the start, and by a recovery that finds the newer incarnation alive.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_core::id::{Lineage, LineageOrder, NodeId};
+use quorate_core::ports::{MetaStore, StoreError, StoreResult};
+use quorate_transport::Hello;
+use tokio::sync::mpsc;
+
+use super::facts::{Facts, Layout};
+use super::stop::{StartError, StopReason};
+use super::tasks::Call;
+use crate::status::ForkStatus;
+
+/// Under which name the record lies among the facts.
+const NAME: &str = "fence";
+
+/// That this directory is of an incarnation that was ended. Field numbers are for ever.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct FenceRecord {
+    /// The longer lineage that was shown.
+    #[prost(bytes = "bytes", tag = "1")]
+    lineage: Bytes,
+    /// The manager that showed it.
+    #[prost(bytes = "bytes", tag = "2")]
+    by: Bytes,
+    /// Where that one is reached.
+    #[prost(string, tag = "3")]
+    address: String,
+}
+
+impl FenceRecord {
+    /// Under which name [`FenceRecord::read`]'s argument lies.
+    pub(crate) const NAME: &'static str = NAME;
+
+    pub(super) fn of(hello: &Hello, address: &str) -> Self {
+        let address = if hello.advertise.is_empty() { address.to_owned() } else { hello.advertise.clone() };
+        Self {
+            lineage: hello.lineage.to_bytes().into(),
+            by: Bytes::copy_from_slice(hello.node_id.as_bytes()),
+            address,
+        }
+    }
+
+    pub(crate) fn read(stored: Option<Bytes>) -> StoreResult<Option<Self>> {
+        let Some(bytes) = stored else { return Ok(None) };
+        let corrupt = |detail: String| StoreError::Corrupt { record: format!("meta {NAME}"), detail };
+        Self::decode(bytes).map(Some).map_err(|error| corrupt(error.to_string()))
+    }
+
+    pub(super) fn save(&self, meta: &dyn MetaStore) -> StoreResult<()> {
+        meta.put(&[(NAME, self.encode_to_vec().into())])
+    }
+
+    /// How many incarnations the cluster has had.
+    pub(crate) fn generation(&self) -> u64 {
+        Lineage::from_slice(&self.lineage).unwrap_or_default().generation()
+    }
+
+    /// What happened, what was not harmed, what to do.
+    pub(super) fn words(&self, generation: u64, directory: &Path) -> String {
+        let by = NodeId::from_slice(&self.by).unwrap_or_default();
+        let at = if self.address.is_empty() { String::new() } else { format!(" at {}", self.address) };
+        let manager = if self.address.is_empty() { "HOST:PORT" } else { &self.address };
+        let directory = directory.display();
+        format!(
+            "the cluster was recovered elsewhere: manager {by}{at} is of generation {}, this directory of generation {generation}. It is fenced: it never votes or serves again. Nothing in it was changed, and what only it holds can still be read with `quorate inspect`. Next: come back to the cluster with a fresh store (this one is moved aside, not deleted): quorate join --replace --token TOKEN --manager {manager} --data-dir {directory}",
+            self.generation()
+        )
+    }
+}
+
+/// The refusal to start from a fenced directory; nothing when it is not fenced.
+pub(super) fn check(stored: Option<Bytes>, generation: u64, directory: &Path) -> Result<(), StartError> {
+    match FenceRecord::read(stored)? {
+        Some(fence) => Err(StartError::Superseded(fence.words(generation, directory))),
+        None => Ok(()),
+    }
+}
+
+/// A stopped directory that is fenced, in words; none for any other directory, also one whose node runs. Blocks.
+///
+/// # Errors
+/// As [`crate::inspect`].
+pub fn fenced(directory: &Path) -> Result<Option<Fenced>, StartError> {
+    let layout = Layout::new(directory);
+    if !quorate_storage::exists(&layout.store()) {
+        return Ok(None);
+    }
+    let store = quorate_storage::open_read_only(&layout.store())?;
+    let Some(facts) = Facts::read(store.fact(Facts::NAME)?)? else { return Ok(None) };
+    let Some(fence) = FenceRecord::read(store.fact(NAME)?)? else { return Ok(None) };
+    let generation = super::inspect::lineage(&facts, &*store.state)?.generation();
+    Ok(Some(Fenced {
+        cluster_id: facts.cluster().to_string(),
+        name: if facts.name.is_empty() { facts.node().to_string() } else { facts.name.clone() },
+        generation,
+        by_generation: fence.generation(),
+        by_address: fence.address.clone(),
+        message: fence.words(generation, directory),
+    }))
+}
+
+/// What a fenced directory says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Fenced {
+    /// Base32.
+    pub cluster_id: String,
+    /// The node's name.
+    pub name: String,
+    /// The incarnation that the directory is of.
+    pub generation: u64,
+    /// The newer incarnation.
+    pub by_generation: u64,
+    /// Where a manager of it was met; may be empty.
+    pub by_address: String,
+    /// What happened and what to do.
+    pub message: String,
+}
+
+/// What this node has met of other incarnations.
+#[derive(Default)]
+pub(super) struct Incarnations {
+    newer: OnceLock<FenceRecord>,
+    forks: Mutex<BTreeMap<NodeId, (u64, String)>>,
+}
+
+impl Incarnations {
+    /// Whether a newer incarnation was met: nothing may be begun any more.
+    pub(super) fn is_superseded(&self) -> bool {
+        self.newer.get().is_some()
+    }
+
+    /// Another recovery of the same cluster was met, by a manager's certificate.
+    pub(super) fn note_fork(&self, ours: &Lineage, node: NodeId, theirs: &Lineage, address: &str) {
+        if ours.compare(theirs) != LineageOrder::Forked {
+            return;
+        }
+        let mut forks = self.forks.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = forks.insert(node, (theirs.generation(), address.to_owned()));
+        if told.is_none() {
+            tracing::error!(
+                %node, address, ours = ours.generation(), theirs = theirs.generation(),
+                "the cluster was recovered twice: the two incarnations do not talk to each other. Keep one of them and wipe the other"
+            );
+        }
+    }
+
+    pub(super) fn forks(&self) -> Vec<ForkStatus> {
+        let forks = self.forks.lock().unwrap_or_else(PoisonError::into_inner);
+        forks
+            .iter()
+            .map(|(node, (generation, address))| ForkStatus {
+                id: node.to_string(),
+                name: node.to_string(),
+                address: address.clone(),
+                generation: *generation,
+            })
+            .collect()
+    }
+}
+
+/// What it takes to stop for a newer incarnation.
+pub(super) struct Fencing {
+    pub(super) incarnations: Arc<Incarnations>,
+    pub(super) meta: Arc<dyn MetaStore>,
+    pub(super) inbox: mpsc::Sender<Call>,
+    pub(super) stopping: Arc<OnceLock<StopReason>>,
+    pub(super) directory: PathBuf,
+}
+
+impl Fencing {
+    /// A manager of a newer incarnation has said its hello: the record first, then the stop. Once.
+    pub(super) fn superseded(&self, ours: &Lineage, hello: &Hello, runtime: &tokio::runtime::Handle) {
+        let fence = FenceRecord::of(hello, "");
+        if self.incarnations.newer.set(fence.clone()).is_err() {
+            return;
+        }
+        let (meta, inbox, stopping) = (Arc::clone(&self.meta), self.inbox.clone(), Arc::clone(&self.stopping));
+        let words = fence.words(ours.generation(), &self.directory);
+        runtime.spawn(async move {
+            let written = tokio::task::spawn_blocking(move || fence.save(&*meta)).await;
+            let reason = match written {
+                Ok(Ok(())) => StopReason::Superseded(words),
+                Ok(Err(error)) => StopReason::DiskFailed(error.to_string()),
+                Err(error) => StopReason::Bug(error.to_string()),
+            };
+            let _ = stopping.set(reason);
+            let _ = inbox.send(Call::Stop).await;
+        });
+    }
+}

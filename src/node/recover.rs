@@ -1,0 +1,485 @@
+//! Force-new-cluster on this machine: from one stopped manager's directory to a cluster of one that has everything it had.
+//!
+//! Owns design section 6 around the pure part in [`quorate_core::recovery`]: the lock, the question to the other managers,
+//! the refusals, the write, and the report. Changes nothing but by one synced batch; what follows it is done by the next
+//! start, level-triggered. Called by the command line, and by a start that was told to recover.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_core::command::COMMAND_VERSION;
+use quorate_core::id::{Lineage, LineageId, LineageOrder, LogIndex, NodeId, RaftId, Term};
+use quorate_core::membership::quorum::Quorum;
+use quorate_core::membership::record::{NodeRecord, Role};
+use quorate_core::ports::{Boot, LogReader, RecoveryWrite, StateRead, StateStore};
+use quorate_core::recovery::{Recovery, RecoveryError, Survivor, Verdict, plan};
+use quorate_transport::Identity;
+
+use super::asking::{self, Answer};
+use super::builder::{off_thread, random};
+use super::directory::{open_store, resolve};
+use super::facts::{Facts, Layout};
+use super::fence::{self, FenceRecord};
+use super::service::display_name;
+use super::stop::StartError;
+use super::identity;
+use crate::client::SOFTWARE;
+use crate::recovery::{AskedManager, RecoveryReport};
+
+/// A recovery of the cluster from the stopped manager in one directory.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let report = quorate::Recover::from("/var/lib/app").dry_run().await?;
+/// println!("{} entries above the commit index would be kept", report.uncommitted);
+/// quorate::Recover::from("/var/lib/app").run().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "nothing is done until it is run"]
+pub struct Recover {
+    directory: PathBuf,
+    address: Option<String>,
+    despite_peers: bool,
+}
+
+/// Everything read from the directory, and what holds it.
+struct Opened {
+    facts: Facts,
+    identity: Identity,
+    recovery: Recovery,
+    state: Option<Box<dyn StateStore>>,
+    meta: Option<Arc<dyn quorate_core::ports::MetaStore>>,
+}
+
+impl Recover {
+    /// From the manager that is stopped in `directory`.
+    pub fn from(directory: impl AsRef<Path>) -> Self {
+        Self { directory: directory.as_ref().to_owned(), address: None, despite_peers: false }
+    }
+
+    /// The address, `host:port`, at which the survivor is reached from now on. Default: as before.
+    pub fn address(mut self, address: impl Into<String>) -> Self {
+        self.address = Some(address.into());
+        self
+    }
+
+    /// Recovers although other managers are alive or hold more: they are fenced as soon as they hear of it.
+    pub const fn despite_peers(mut self, despite: bool) -> Self {
+        self.despite_peers = despite;
+        self
+    }
+
+    /// Says what a recovery would keep and what speaks against it. Reads only.
+    ///
+    /// # Errors
+    /// `Directory` when there is no manager, `InUse` when it runs, `Damaged` when it cannot be recovered from,
+    /// `Superseded` when it is fenced.
+    pub async fn dry_run(self) -> Result<RecoveryReport, StartError> {
+        let this = self.clone();
+        let opened = off_thread(move || this.look()).await?;
+        let answers = ask(&opened).await;
+        Ok(self.judge(&opened, &answers).0)
+    }
+
+    /// Recovers. The directory is held from before the other managers are asked until everything is written.
+    ///
+    /// Not cancel safe; dropped or killed at any moment, it has changed nothing or everything.
+    ///
+    /// # Errors
+    /// As [`dry_run`](Self::dry_run); `ClusterAlive` when another manager follows a leader or holds more; `Forked` when one
+    /// is of another recovery.
+    pub async fn run(self) -> Result<RecoveryReport, StartError> {
+        let this = self.clone();
+        let opened = off_thread(move || this.hold()).await?;
+        self.finish(opened).await
+    }
+
+    /// [`run`](Self::run), when the directory is of exactly this generation; of a later one it is left as it is.
+    pub(super) async fn run_at(self, generation: u64) -> Result<Option<RecoveryReport>, StartError> {
+        let this = self.clone();
+        let opened = off_thread(move || {
+            let found = this.generation()?;
+            if found > generation {
+                tracing::warn!(
+                    generation, found,
+                    "already recovered, remove the flag: it names the generation to end, and this directory is beyond it"
+                );
+                return Ok(None);
+            }
+            if found < generation {
+                return Err(StartError::Invalid(format!(
+                    "--force-new-cluster={generation} names the generation to end, and {} is of generation {found}. Nothing was changed; `quorate recover --dry-run` shows it",
+                    this.directory.display()
+                )));
+            }
+            this.hold().map(Some)
+        })
+        .await?;
+        match opened {
+            Some(opened) => self.finish(opened).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn finish(self, mut opened: Opened) -> Result<RecoveryReport, StartError> {
+        if !matches!(opened.recovery.verdict, Verdict::Write(_)) {
+            return Ok(self.judge(&opened, &BTreeMap::new()).0);
+        }
+        let answers = ask(&opened).await;
+        let (report, refusal) = self.judge(&opened, &answers);
+        if let Some(Against { error, fence, final_ }) = refusal {
+            if let (Some(fence), Some(meta)) = (fence, opened.meta.take()) {
+                off_thread(move || Ok(fence.save(&*meta)?)).await?;
+            }
+            if final_ || !self.despite_peers {
+                return Err(error);
+            }
+            tracing::warn!(%error, "recovered despite the other managers, as asked");
+        }
+        off_thread(move || self.write(opened)).await?;
+        Ok(RecoveryReport { written: true, ..report })
+    }
+
+    /// The length of the lineage in the directory.
+    fn generation(&self) -> Result<u64, StartError> {
+        let store = self.read_only()?;
+        let facts = self.facts(store.fact(Facts::NAME)?)?;
+        Ok(super::inspect::lineage(&facts, &*store.state)?.generation())
+    }
+
+    fn read_only(&self) -> Result<quorate_storage::Inspection, StartError> {
+        let store = Layout::new(&self.directory).store();
+        if !quorate_storage::exists(&store) {
+            return Err(StartError::Directory(format!(
+                "{} holds no node. Nothing was changed; give the directory of a manager that has survived",
+                self.directory.display()
+            )));
+        }
+        Ok(quorate_storage::open_read_only(&store)?)
+    }
+
+    fn facts(&self, stored: Option<Bytes>) -> Result<Facts, StartError> {
+        let ready = |facts: &Facts| facts.is_ready() && facts.raft_id != 0;
+        Facts::read(stored)?.filter(ready).ok_or_else(|| {
+            StartError::Directory(format!(
+                "{} holds no manager that was ever part of a cluster. Nothing was changed",
+                self.directory.display()
+            ))
+        })
+    }
+
+    fn look(&self) -> Result<Opened, StartError> {
+        let store = self.read_only()?;
+        let facts = self.facts(store.fact(Facts::NAME)?)?;
+        let generation = super::inspect::lineage(&facts, &*store.state)?.generation();
+        fence::check(store.fact(FenceRecord::NAME)?, generation, &self.directory)?;
+        self.open(facts, &store.boot, Arc::clone(&store.state), &*store.log)
+    }
+
+    fn hold(&self) -> Result<Opened, StartError> {
+        // Looked at first: a directory that holds no manager is not made one by opening it.
+        drop(self.read_only()?);
+        let store = open_store(&Layout::new(&self.directory))?;
+        let facts = self.facts(store.meta.get(Facts::NAME)?)?;
+        let view = store.state.reader().view();
+        let generation = super::inspect::lineage(&facts, &*view)?.generation();
+        fence::check(store.meta.get(FenceRecord::NAME)?, generation, &self.directory)?;
+        let opened = self.open(facts, &store.boot, view, &*store.log_reader)?;
+        Ok(Opened { state: Some(store.state), meta: Some(store.meta), ..opened })
+    }
+
+    fn open(
+        &self,
+        facts: Facts,
+        boot: &Boot,
+        state: Arc<dyn StateRead>,
+        log: &dyn LogReader,
+    ) -> Result<Opened, StartError> {
+        let directory = self.directory.display();
+        if self.address.as_ref().is_some_and(|address| !is_address(address)) {
+            return Err(StartError::Invalid(format!(
+                "`{}` is no host:port at which others could reach this manager. Nothing was changed",
+                self.address.as_deref().unwrap_or_default()
+            )));
+        }
+        let layout = Layout::new(&self.directory);
+        let identity = Identity::load(&layout.identity()).map_err(|error| StartError::Directory(error.to_string()))?;
+        // One that ran out while the cluster was down is no obstacle: it is renewed from the CA in the state.
+        let identity = identity::renewed(&identity, &facts, &*state, SystemTime::now())?.unwrap_or(identity);
+        let survivor = Survivor {
+            boot,
+            state,
+            log,
+            node: own_record(&facts, &identity),
+            addresses: self.address.iter().cloned().collect(),
+            incarnation: random(LineageId::from_bytes)?,
+        };
+        let recovery = plan(&survivor).map_err(|error| match error {
+            RecoveryError::Store(error) => StartError::from(error),
+            RecoveryError::NeedsVersion(_) | RecoveryError::Damaged(_) => StartError::Damaged(format!(
+                "{directory} cannot be recovered from: {error}. Nothing was changed; look for a better survivor with `quorate recover --dry-run` on the other machines, and keep every directory"
+            )),
+            RecoveryError::NoState | RecoveryError::Removed(_) => StartError::Directory(format!(
+                "{directory} cannot be recovered from: {error}. Nothing was changed; choose the directory of another manager"
+            )),
+        })?;
+        Ok(Opened { facts, identity, recovery, state: None, meta: None })
+    }
+
+    /// The one batch, and the certificate.
+    fn write(&self, opened: Opened) -> Result<(), StartError> {
+        let Opened { mut facts, identity, recovery, state, .. } = opened;
+        let (Verdict::Write(outcome), Some(mut state)) = (recovery.verdict, state) else { return Ok(()) };
+        facts.lineage = outcome.lineage.to_bytes().into();
+        facts.managers.clear();
+        if let Some(address) = &self.address {
+            facts.listen = listen_for(&facts.listen, address);
+            facts.advertise.clone_from(address);
+        }
+        let write = RecoveryWrite {
+            facts: vec![(Facts::NAME.to_owned(), facts.encode_to_vec().into())],
+            ..outcome.write
+        };
+        state.recover(write)?;
+        tracing::warn!(generation = outcome.lineage.generation(), "a new generation of the cluster was begun here");
+        identity
+            .write(&Layout::new(&self.directory).identity())
+            .map_err(|error| StartError::Disk(format!("{error}. The recovery is written; the next start goes on from here")))
+    }
+
+    /// What there is to say, and what speaks against it.
+    fn judge(&self, opened: &Opened, answers: &BTreeMap<NodeId, Answer>) -> (RecoveryReport, Option<Against>) {
+        let mut report = described(opened, self.address.as_deref());
+        let against = against(opened, answers, &mut report);
+        report.refusal = against.as_ref().map(|against| against.error.to_string());
+        (report, against)
+    }
+}
+
+/// What speaks against a recovery.
+struct Against {
+    error: StartError,
+    /// This directory is of an old incarnation: that is written down.
+    fence: Option<FenceRecord>,
+    /// No wish overrides it.
+    final_: bool,
+}
+
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
+}
+
+/// Where to listen so that `address` reaches us: as before where that is every address of the machine, with its port.
+fn listen_for(before: &str, address: &str) -> String {
+    let port = address.rsplit_once(':').map_or("", |(_, port)| port);
+    let everywhere = resolve(before).is_ok_and(|before| before.ip().is_unspecified());
+    if everywhere || address.parse::<std::net::SocketAddr>().is_err() {
+        let host = before.rsplit_once(':').map_or("[::]", |(host, _)| host);
+        return format!("{}:{port}", if everywhere { host } else { "[::]" });
+    }
+    address.to_owned()
+}
+
+/// Its record as its own files have it.
+fn own_record(facts: &Facts, identity: &Identity) -> NodeRecord {
+    NodeRecord {
+        id: facts.node_id.clone(),
+        name: facts.name.clone(),
+        role: Role::Manager.into(),
+        addresses: vec![facts.advertise.clone()],
+        raft_id: facts.raft_id,
+        store_id: facts.store_id.clone(),
+        command_version: COMMAND_VERSION,
+        software: SOFTWARE.to_owned(),
+        key_digest: Bytes::copy_from_slice(&identity.subject().key_digest),
+        ..NodeRecord::default()
+    }
+}
+
+/// The other managers of the incarnation that is to end.
+fn others(opened: &Opened) -> Vec<&NodeRecord> {
+    let own = opened.facts.node();
+    let records = &opened.recovery.records;
+    records.nodes.iter().filter(|node| node.raft_id != 0 && node.node_id() != Some(own)).collect()
+}
+
+async fn ask(opened: &Opened) -> BTreeMap<NodeId, Answer> {
+    let mut managers: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
+    for node in others(opened) {
+        managers.entry(node.node_id().unwrap_or_default()).or_default().extend(node.addresses.iter().cloned());
+    }
+    // What the files remember may be newer, or name one that the state at hand has not heard of.
+    for known in &opened.facts.managers {
+        let Some(id) = NodeId::from_slice(&known.node_id) else { continue };
+        let addresses = managers.entry(id).or_default();
+        addresses.extend(known.addresses.iter().filter(|address| !addresses.contains(address)).cloned().collect::<Vec<_>>());
+    }
+    if managers.is_empty() {
+        return BTreeMap::new();
+    }
+    let pem = opened.identity.to_pem();
+    let Ok(identity) = Identity::from_pem(pem.as_bytes(), Path::new("node.id")) else { return BTreeMap::new() };
+    asking::standings(Arc::new(identity), managers.into_iter().collect()).await
+}
+
+fn described(opened: &Opened, address: Option<&str>) -> RecoveryReport {
+    let Opened { facts, recovery, .. } = opened;
+    let found = &recovery.findings;
+    let ids = |ids: &[RaftId]| ids.iter().map(|id| id.0).collect();
+    let (verdict, next, kept, first) = match &recovery.verdict {
+        Verdict::Alone => ("alone", found.lineage.generation(), None, None),
+        Verdict::Begun => ("begun", found.lineage.generation(), None, None),
+        Verdict::Write(outcome) => (
+            "recover",
+            outcome.lineage.generation(),
+            Some(outcome.kept_revision.0),
+            Some(outcome.first_revision.0),
+        ),
+    };
+    RecoveryReport {
+        cluster_id: facts.cluster().to_string(),
+        node_id: facts.node().to_string(),
+        name: if facts.name.is_empty() { facts.node().to_string() } else { facts.name.clone() },
+        raft_id: facts.raft_id,
+        address: address.unwrap_or(&facts.advertise).to_owned(),
+        generation: found.lineage.generation(),
+        lineage: found.lineage.0.iter().map(ToString::to_string).collect(),
+        term: found.term.0,
+        last_term: found.last_term.0,
+        last_index: found.last.0,
+        commit: found.commit.0,
+        applied: found.applied.0,
+        revision: found.revision.0,
+        unapplied: found.last.0 - found.applied.0,
+        uncommitted: found.last.0 - found.commit.0,
+        voters: ids(&found.configuration.voters),
+        voters_outgoing: ids(&found.configuration.voters_outgoing),
+        learners: ids(&found.configuration.learners),
+        void_configurations: found.pending.iter().map(|entry| entry.index.0).collect(),
+        managers: Vec::new(),
+        verdict: verdict.to_owned(),
+        new_generation: next,
+        kept_revision: kept,
+        first_revision: first,
+        refusal: None,
+        written: false,
+    }
+}
+
+/// Fills in what each manager said, and finds what speaks against the recovery: the gravest first.
+fn against(opened: &Opened, answers: &BTreeMap<NodeId, Answer>, report: &mut RecoveryReport) -> Option<Against> {
+    let found = &opened.recovery.findings;
+    let configuration = &found.configuration;
+    let mut reasons: Vec<(u8, Against)> = Vec::new();
+    let mut alive: Vec<RaftId> = vec![opened.facts.raft()];
+    for (id, answer) in answers {
+        let record = opened.recovery.records.nodes.iter().find(|node| node.node_id() == Some(*id));
+        let raft_id = record.map_or(0, |node| node.raft_id);
+        let name = record.map_or_else(|| id.to_string(), display_name);
+        let seat = if configuration.is_voter(RaftId(raft_id)) { "voter" } else { "standby" };
+        let mut told = AskedManager {
+            id: id.to_string(),
+            name: name.clone(),
+            address: record.and_then(|node| node.addresses.first().cloned()).unwrap_or_default(),
+            raft_id,
+            seat: seat.to_owned(),
+            ..AskedManager::default()
+        };
+        let (hello, standing) = match answer {
+            Answer::Silent(why) => {
+                told.answer.clone_from(why);
+                report.managers.push(told);
+                continue;
+            }
+            Answer::Runs(hello) => (hello, None),
+            Answer::Standing(standing, hello) => (hello, Some(standing)),
+        };
+        told.answers = true;
+        let (words, against) = weigh(opened, &name, hello, standing.map(|standing| &**standing), &mut alive);
+        told.answer = words;
+        told.last_term = standing.as_ref().map(|standing| standing.last_term);
+        told.last_index = standing.as_ref().map(|standing| standing.last_index);
+        reasons.extend(against);
+        report.managers.push(told);
+    }
+    report.managers.sort_by_key(|manager| manager.raft_id);
+    if reasons.is_empty() && alive.len() > 1 && Quorum::of(configuration).is_alive(|id| alive.contains(&id)) {
+        let error = StartError::ClusterAlive(
+            "together with the managers that answer this one is a majority: start it, and the cluster goes on with nothing lost. Nothing was changed; to recover all the same, and fence the others: --despite-peers".to_owned(),
+        );
+        reasons.push((0, Against { error, fence: None, final_: false }));
+    }
+    reasons.sort_by_key(|(rank, _)| std::cmp::Reverse(*rank));
+    reasons.into_iter().next().map(|(_, against)| against)
+}
+
+/// What one manager that runs means for the recovery: in words, and as a reason against it with its weight.
+fn weigh(
+    opened: &Opened,
+    name: &str,
+    hello: &quorate_transport::Hello,
+    standing: Option<&quorate_transport::api::StandingDone>,
+    alive: &mut Vec<RaftId>,
+) -> (String, Option<(u8, Against)>) {
+    let found = &opened.recovery.findings;
+    let theirs = standing.and_then(|standing| Lineage::from_slice(&standing.lineage)).unwrap_or_else(|| hello.lineage.clone());
+    let refused = |error: StartError| Against { error, fence: None, final_: false };
+    match found.lineage.compare(&theirs) {
+        LineageOrder::Older => {
+            let hello = quorate_transport::Hello { lineage: theirs.clone(), ..hello.clone() };
+            let fence = FenceRecord::of(&hello, "");
+            let generation = theirs.generation();
+            let error = StartError::Superseded(format!(
+                "manager {name} is of generation {generation}, this directory of generation {}: the cluster was recovered elsewhere already, and a second recovery would be another cluster. Next: come back to it with `quorate join --replace --token TOKEN --manager {}`",
+                found.lineage.generation(),
+                if hello.advertise.is_empty() { "HOST:PORT" } else { &hello.advertise }
+            ));
+            let against = Against { error, fence: Some(fence), final_: true };
+            return (format!("runs, of the newer generation {generation}"), Some((3, against)));
+        }
+        LineageOrder::Forked => {
+            let error = StartError::Forked(format!(
+                "manager {name} is of another recovery of this cluster (generation {}). Nothing was changed; keep one of the two and wipe the other",
+                theirs.generation()
+            ));
+            return ("runs, of another recovery".to_owned(), Some((2, Against { final_: true, ..refused(error) })));
+        }
+        LineageOrder::Newer => return ("runs, of an older generation".to_owned(), None),
+        LineageOrder::Equal => {}
+    }
+    alive.push(hello.raft_id);
+    let Some(standing) = standing else {
+        let error = StartError::ClusterAlive(format!(
+            "manager {name} runs and does not say what it holds. Nothing was changed; look at it with `quorate status`. To recover all the same, and fence it: --despite-peers"
+        ));
+        return ("runs, and does not say what it holds".to_owned(), Some((1, refused(error))));
+    };
+    let (term, last) = (Term(standing.last_term), LogIndex(standing.last_index));
+    let held = format!("log to {last} of term {term}");
+    if standing.leader != 0 {
+        let leader = opened.recovery.records.by_raft_id(RaftId(standing.leader)).map_or_else(
+            || format!("raft id {}", standing.leader),
+            display_name,
+        );
+        let error = StartError::ClusterAlive(format!(
+            "manager {name} runs and {}: the cluster is alive and needs no recovery. Nothing was changed; start this manager, or look at the cluster with `quorate status`. To recover all the same, and fence the others: --despite-peers",
+            if hello.raft_id == RaftId(standing.leader) { "leads".to_owned() } else { format!("follows leader {leader}") }
+        ));
+        let words = if hello.raft_id == RaftId(standing.leader) { "leads".to_owned() } else { format!("follows {leader}") };
+        return (format!("runs, {words}, {held}"), Some((2, refused(error))));
+    }
+    if found.is_behind(term, last) {
+        let error = StartError::ClusterAlive(format!(
+            "manager {name} runs without a leader and holds a fresher log than this one: up to entry {last} of term {term}, here up to {} of term {}. Nothing was changed; recover from {name} instead, or give --despite-peers and lose what only it holds",
+            found.last, found.last_term
+        ));
+        return (format!("runs without a leader, FRESHER: {held}"), Some((1, refused(error))));
+    }
+    (format!("runs without a leader, {held}"), None)
+}

@@ -1,0 +1,192 @@
+//! A manager that its cluster has left behind comes back: with a fresh store and a token, under a new raft id.
+//!
+//! Owns the newcomer's side for managers that are lost, fenced, removed or wiped (design section 5): the node keeps its id and
+//! its key, its old store is moved aside and never deleted, and the join plane takes it in as it takes a newcomer. A store
+//! in good standing is never moved. The managers' side is in [`super::joining`].
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_core::id::{Lineage, LineageOrder, NodeId, StoreId};
+use quorate_core::ports::StoreError;
+use quorate_transport::{ConnectError, Connector, Hello, Identity, JoinToken, KeyPair, Refused, api};
+
+use super::builder::{NodeBuilder, Prepared, ask_to_join, finish_join, off_thread, random};
+use super::directory::open_store;
+use super::facts::{Facts, Layout, Stage};
+use super::fence::FenceRecord;
+use super::stop::StartError;
+use crate::client::SOFTWARE;
+use crate::config;
+use crate::status::ClusterStatus;
+
+/// What lies in the directory.
+enum Found {
+    /// A fresh store was begun before: it goes on from there.
+    Begun(Facts),
+    /// A store that is to be replaced whatever the managers say, with what could be read of it.
+    Spent(Option<Facts>),
+    /// A sound store: the managers decide.
+    Sound(Facts, Lineage),
+}
+
+impl NodeBuilder {
+    /// Brings a manager back that its cluster has left behind: lost or fenced by a recovery, removed, or with its store
+    /// damaged or gone. Its old store is moved aside (never deleted), and the node joins with `token` under a new raft id,
+    /// keeping its node id, name and address. `managers` are `host:port`.
+    ///
+    /// Not cancel safe: dropped half-way, the same call goes on where it stopped.
+    ///
+    /// # Errors
+    /// `Directory` when there is no identity, or the node is a manager in good standing; `Refused` or `Unavailable` from the
+    /// managers.
+    pub async fn replace(self, token: &str, managers: Vec<String>) -> Result<Prepared, StartError> {
+        let token: JoinToken =
+            token.trim().parse().map_err(|error| StartError::Invalid(format!("{error}. Nothing was changed")))?;
+        if managers.is_empty() {
+            return Err(StartError::Invalid("name at least one manager to join through, as host:port".into()));
+        }
+        let builder = self.clone();
+        let (identity, found) = off_thread(move || builder.find()).await?;
+        if let Found::Sound(facts, lineage) = &found {
+            self.check_left_behind(&identity, facts, lineage, &managers).await?;
+        }
+        let builder = self.clone();
+        let (facts, key) = off_thread(move || builder.begin_anew(&identity, found)).await?;
+        let joined = ask_to_join(&facts, &key, &token, &managers, self.patience).await?;
+        off_thread(move || finish_join(&Layout::new(&self.directory), joined)).await
+    }
+
+    fn find(&self) -> Result<(Identity, Found), StartError> {
+        let layout = Layout::new(&self.directory);
+        let identity = Identity::load(&layout.identity()).map_err(|error| {
+            StartError::Directory(format!(
+                "{error}. Without its identity file the node cannot come back as itself: join anew with `quorate join`, from an empty directory and under another name"
+            ))
+        })?;
+        let store = layout.store();
+        if !quorate_storage::exists(&store) {
+            // Gone, or an earlier call was stopped right after it had moved it: what it said of the node still counts.
+            return Ok((identity, Found::Spent(self.facts_aside())));
+        }
+        let store = match quorate_storage::open_read_only(&store) {
+            Ok(store) => store,
+            Err(StoreError::Corrupt { .. } | StoreError::NotFound { .. }) => return Ok((identity, Found::Spent(None))),
+            // Not damage: a newer format, a missing right, a node that runs.
+            Err(error) => return Err(error.into()),
+        };
+        let Ok(Some(facts)) = store.fact(Facts::NAME).and_then(Facts::read) else {
+            return Ok((identity, Found::Spent(None)));
+        };
+        if !facts.is_ready() {
+            let ours = facts.raft_id == 0 && facts.node() == identity.subject().node_id;
+            let begun = ours && facts.joining_key == identity.key().pkcs8_der();
+            return Ok((identity, if begun { Found::Begun(facts) } else { Found::Spent(Some(facts)) }));
+        }
+        if FenceRecord::read(store.fact(FenceRecord::NAME)?)?.is_some() {
+            return Ok((identity, Found::Spent(Some(facts))));
+        }
+        let lineage = super::inspect::lineage(&facts, &*store.state)?;
+        Ok((identity, Found::Sound(facts, lineage)))
+    }
+
+    /// What the store that was moved aside last says of the node, if it can be read.
+    fn facts_aside(&self) -> Option<Facts> {
+        let aside = self.newest_aside()?;
+        let store = quorate_storage::open_read_only(&aside).ok()?;
+        Facts::read(store.fact(Facts::NAME).ok()?).ok()?
+    }
+
+    /// A sound store is replaced only when the cluster itself has left it behind.
+    async fn check_left_behind(
+        &self,
+        identity: &Identity,
+        facts: &Facts,
+        lineage: &Lineage,
+        managers: &[String],
+    ) -> Result<(), StartError> {
+        let internal = |error: String| StartError::Internal(error);
+        if identity.subject().check_time(SystemTime::now()).is_err() {
+            // Nobody would talk to it as itself; the token alone decides.
+            return Ok(());
+        }
+        let pem = identity.to_pem();
+        let identity = Identity::from_pem(pem.as_bytes(), &self.directory).map_err(|error| internal(error.to_string()))?;
+        let subject = identity.subject();
+        let hello = Hello::client(subject.cluster, subject.node_id, Lineage::default(), SOFTWARE);
+        let connected = Connector::connect(managers, Arc::new(identity), hello, config::REQUEST_DEADLINE).await;
+        let connection = match connected {
+            Ok(connection) => connection,
+            Err(error) => {
+                let refused = matches!(
+                    error.root(),
+                    ConnectError::Refused { refused: Refused::Removed | Refused::NotAMember | Refused::StoreReplaced, .. }
+                );
+                return if refused { Ok(()) } else { Err(StartError::Unavailable(error.to_string())) };
+            }
+        };
+        if lineage.compare(&connection.remote_hello().lineage) == LineageOrder::Older {
+            return Ok(());
+        }
+        let kind = Some(api::request::Kind::Status(api::Status {}));
+        let deadline_ms = u64::try_from(config::REQUEST_DEADLINE.as_millis()).unwrap_or(u64::MAX);
+        let body = api::Request { deadline_ms, kind }.encode_to_vec().into();
+        let reply = connection
+            .request(body, config::REQUEST_DEADLINE)
+            .await
+            .map_err(|error| StartError::Unavailable(error.to_string()))?;
+        let status: ClusterStatus = match api::Response::decode(reply).map(|response| response.kind) {
+            Ok(Some(api::response::Kind::Status(done))) => {
+                serde_json::from_slice(&done.json).map_err(|error| internal(error.to_string()))?
+            }
+            Ok(Some(api::response::Kind::Error(error))) => return Err(StartError::Refused(error.message)),
+            Ok(_) | Err(_) => return Err(internal("the manager's answer cannot be read".into())),
+        };
+        let id = facts.node().to_string();
+        let member = status.managers.iter().find(|manager| manager.id == id);
+        if member.is_some_and(|manager| manager.raft_id == facts.raft_id && manager.seat != "lost") {
+            return Err(StartError::Directory(format!(
+                "the store in {} is sound, and the cluster counts on it as raft id {}: there is nothing to replace. Nothing was changed; run it with `quorate run`",
+                self.directory.display(),
+                facts.raft_id
+            )));
+        }
+        Ok(())
+    }
+
+    /// Moves what was there aside and begins a fresh store, under the node's own id and key.
+    fn begin_anew(&self, identity: &Identity, found: Found) -> Result<(Facts, KeyPair), StartError> {
+        let key = KeyPair::from_pkcs8(identity.key().pkcs8_der())
+            .map_err(|error| StartError::Internal(error.to_string()))?;
+        let old = match found {
+            Found::Begun(facts) => return Ok((facts, key)),
+            Found::Spent(facts) => facts,
+            Found::Sound(facts, _) => Some(facts),
+        };
+        let layout = Layout::new(&self.directory);
+        if layout.store().exists() {
+            self.move_store_aside(&layout)?;
+        }
+        let (listen, advertise) = match &old {
+            Some(old) if self.listen.is_none() && self.advertise.is_none() => (old.listen.clone(), old.advertise.clone()),
+            Some(old) if self.listen.is_none() => (old.listen.clone(), self.addresses()?.1),
+            _ => self.addresses()?,
+        };
+        let store = open_store(&layout)?;
+        let facts = Facts {
+            stage: Stage::Begun.into(),
+            node_id: Bytes::copy_from_slice(NodeId::as_bytes(&identity.subject().node_id)),
+            store_id: Bytes::copy_from_slice(random(StoreId::from_bytes)?.as_bytes()),
+            name: old.map(|old| old.name).unwrap_or_default(),
+            listen,
+            advertise,
+            seed: [random(|bytes| bytes)?, random(|bytes| bytes)?].concat().into(),
+            joining_key: Bytes::copy_from_slice(key.pkcs8_der()),
+            ..Facts::default()
+        };
+        facts.save(&*store.meta)?;
+        Ok((facts, key))
+    }
+}
