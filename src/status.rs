@@ -2,6 +2,8 @@
 //!
 //! Owns the one definition that the wire, the library and scripts share. Fields are only ever added.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::membership::NodeState;
@@ -23,12 +25,19 @@ pub struct ClusterStatus {
     pub voters: usize,
     /// Voters reachable now minus a majority; negative: the quorum is lost.
     pub fault_tolerance: i64,
+    /// How many voters may still be lost, and what would raise that, in words; empty when the quorum is lost.
+    #[serde(default)]
+    pub tolerance: String,
     /// One of ok, degraded, single_copy, quorum_lost, fenced.
     pub health: Health,
     /// What to do, line by line; empty when nothing is.
     pub advice: Vec<String>,
     /// The name of the manager that answered.
     pub answered_by: String,
+    /// How old its view of the store may be, milliseconds: every write that was acknowledged longer ago is in it. Null when
+    /// it does not know, because it has not heard from a quorum since it was started.
+    #[serde(default)]
+    pub age_ms: Option<u64>,
     /// Milliseconds since that manager last knew of a leader.
     pub leaderless_ms: u64,
     /// Every manager.
@@ -114,6 +123,10 @@ pub struct ManagerStatus {
     pub leader: bool,
     /// Whether it answered just now.
     pub reachable: bool,
+    /// How long the manager that answered has heard nothing from it, milliseconds; 0 when it is reachable. Null when
+    /// nothing came from it since that manager was started.
+    #[serde(default)]
+    pub silent_ms: Option<u64>,
     /// Its applied index; 0 when it did not answer.
     pub applied: u64,
     /// Log entries it is behind the newest known commit.
@@ -166,4 +179,38 @@ pub(crate) struct MemberReport {
     /// Newest last.
     pub(crate) hashes: Vec<(u64, String)>,
     pub(crate) snapshots: SnapshotStatus,
+}
+
+/// A duration as people say it: `80ms`, `12s`, `4m 12s`, `3h 05m`, `2d 03h`.
+pub fn ago(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, 0) => format!("{}ms", time.as_millis()),
+        (0, 0, 0, seconds) => format!("{seconds}s"),
+        (0, 0, minutes, seconds) => format!("{minutes}m {seconds:02}s"),
+        (0, hours, minutes, _) => format!("{hours}h {minutes:02}m"),
+        (days, hours, _, _) => format!("{days}d {hours:02}h"),
+    }
+}
+
+/// A manager's silence as the runbook says it: `silent 4m 12s`.
+pub fn silence(silent_ms: Option<u64>) -> String {
+    silent_ms.map_or_else(
+        || "not heard of yet".to_owned(),
+        |silent| format!("silent {}", ago(Duration::from_millis(silent))),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_said_as_people_say_it() {
+        for (seconds, said) in [(12, "12s"), (252, "4m 12s"), (60, "1m 00s"), (3_900, "1h 05m"), (97_200, "1d 03h")] {
+            assert_eq!(ago(Duration::from_secs(seconds)), said);
+        }
+        assert_eq!(ago(Duration::from_millis(80)), "80ms");
+        assert_eq!((silence(Some(249_000)), silence(None)), ("silent 4m 09s".into(), "not heard of yet".into()));
+    }
 }

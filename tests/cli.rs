@@ -347,13 +347,18 @@ fn the_documents_for_scripts_have_what_their_contract_says() {
     assert_eq!(kv(&["del", "--prefix", "app/"]).exits(0).json()["deleted"], 3);
 
     let status = node.status();
-    for field in ["cluster_id", "generation", "term", "leader", "revision", "voters", "fault_tolerance", "health"] {
+    for field in
+        ["cluster_id", "generation", "term", "leader", "revision", "voters", "fault_tolerance", "health", "age_ms"]
+    {
         assert!(!status[field].is_null(), "{field}: {status}");
     }
     assert!(status["workers"].as_array().unwrap().is_empty());
     assert_eq!((status["health"].as_str(), status["voters"].as_u64()), (Some("single_copy"), Some(1)));
+    assert_eq!(status["tolerance"], "tolerates no loss: join two more managers to tolerate one");
     let own = &status["managers"][0];
-    for field in ["id", "name", "address", "raft_id", "seat", "leader", "reachable", "applied", "lag", "version"] {
+    for field in
+        ["id", "name", "address", "raft_id", "seat", "leader", "reachable", "silent_ms", "applied", "lag", "version"]
+    {
         assert!(!own[field].is_null(), "{field}: {own}");
     }
     assert_eq!((own["seat"].as_str(), own["leader"].as_bool()), (Some("voter"), Some(true)));
@@ -493,9 +498,20 @@ fn a_lone_second_stands_by_and_a_third_makes_three() {
         lines[0].contains("1 of 3 voters reachable, 2 needed") && lines[0].contains("Nothing acknowledged"),
         "{page}"
     );
-    assert!(lines[1].contains("missing") && lines[1].contains(&second.address) && lines[1].contains(&third.address));
-    assert!(lines[2].contains("start n2 OR n3 again"), "{page}");
+    // The layout of the runbook, with what this manager has not heard from each for.
+    let silences: Vec<&str> = lines[1].split(" silent ").skip(1).collect();
+    assert_eq!(silences.len(), 2, "{page}");
+    let (n2, n3) = (&second.address, &third.address);
+    let silent_n2 = silences[0].split("    ").next().unwrap();
+    assert_eq!(lines[1], format!("  missing  n2 {n2} silent {silent_n2}    n3 {n3} silent {}", silences[1]));
+    assert_eq!(lines[2], "  next     start n2 OR n3 again; either one is enough.");
     let status = first.status();
+    let silent = |status: &serde_json::Value, name: &str| {
+        let managers = status["managers"].as_array().unwrap();
+        managers.iter().find(|manager| manager["name"] == name).unwrap()["silent_ms"].as_u64()
+    };
+    assert_eq!(silent(&status, "n1"), Some(0));
+    assert!(silent(&status, "n3") > silent(&status, "n2"), "n3 went first: {status}");
     assert_eq!((status["health"].as_str(), status["fault_tolerance"].as_i64()), (Some("quorum_lost"), Some(-1)));
     let put = quorate(&["kv", "put", "k", "v", "--timeout", "2s", "--json", "--data-dir", first.dir()]).exits(3).json();
     assert_eq!(put["error"]["outcome"], "not_done");
@@ -503,8 +519,21 @@ fn a_lone_second_stands_by_and_a_third_makes_three() {
     let stale = quorate(&["kv", "get", "after", "--serializable", "--data-dir", first.dir()]).exits(0);
     assert_eq!(stale.stdout, "the stop");
 
+    // A manager that is started anew never heard of those that are gone.
+    first.kill();
+    let log = first.start(&["run"]);
+    let status = eventually("it answers", || {
+        let said = quorate(&["status", "--json", "--data-dir", first.dir()]);
+        (said.exit == Some(0)).then(|| said.json()).filter(|status| status["health"] == "quorum_lost")
+    });
+    assert_eq!((silent(&status, "n1"), silent(&status, "n2"), silent(&status, "n3")), (Some(0), None, None));
+    assert_eq!(status["age_ms"], serde_json::Value::Null, "nor from a quorum");
+    let page = quorate(&["status", "--data-dir", first.dir()]).exits(0).stdout;
+    assert!(page.contains("n2 ") && page.contains("not heard of yet") && page.contains("of unknown age"), "{page}");
+
     // Either one is enough.
     second.run();
+    first.wait_ready(&log);
     quorate(&["kv", "put", "k", "v", "--data-dir", first.dir()]).exits(0);
     assert_eq!(quorate(&["kv", "get", "k", "--data-dir", second.dir()]).exits(0).stdout, "v");
 }

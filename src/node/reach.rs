@@ -37,6 +37,11 @@ impl Reach {
         }
     }
 
+    /// How long nothing has come from a peer; `None` when nothing ever came in this process's life.
+    pub(super) fn silence(&self, peer: RaftId) -> Option<Duration> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref()?.silence(peer)
+    }
+
     /// The node has stopped.
     pub(super) fn close(&self) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).take();

@@ -22,6 +22,7 @@ use super::service::{Service, blocking, broken, display_name};
 use crate::client::SOFTWARE;
 use crate::status::{
     ClusterStatus, ForkStatus, Health, ManagerStatus, MemberReport, RecoveredStatus, SnapshotStatus, WorkerStatus,
+    silence,
 };
 
 /// How long the others are waited for.
@@ -87,6 +88,10 @@ impl Service {
         blocking(move || presence::all(&*reader.view()).map_err(|error| broken(&error))).await
     }
 
+    fn silent_ms(&self, id: RaftId) -> Option<u64> {
+        self.peers.silence(id).map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX))
+    }
+
     /// The whole cluster as this manager sees it.
     pub(crate) async fn cluster_status(&self) -> ClusterStatus {
         let records = self.records.borrow().clone();
@@ -106,7 +111,12 @@ impl Service {
             .nodes
             .iter()
             .filter(|node| is_member(node))
-            .map(|node| manager_status(node, &status, reports.get(&RaftId(node.raft_id)), shared, newest))
+            .map(|node| {
+                let id = RaftId(node.raft_id);
+                let mut manager = manager_status(node, &status, reports.get(&id), shared, newest);
+                manager.silent_ms = if manager.reachable { Some(0) } else { self.silent_ms(id) };
+                manager
+            })
             .collect();
         let alive = |id: RaftId| reports.contains_key(&id);
         let quorum = Quorum::of(&status.configuration);
@@ -118,8 +128,10 @@ impl Service {
             revision,
             voters: status.configuration.voters.len(),
             fault_tolerance: quorum.fault_tolerance(alive),
+            tolerance: String::new(),
             health: Health::Ok,
             advice: Vec::new(),
+            age_ms: self.age_ms(),
             answered_by: self.own_name(),
             leaderless_ms: self.leaderless_ms(),
             managers,
@@ -134,6 +146,7 @@ impl Service {
             recovered: recovered(&records),
         };
         answer.health = health(&answer, &status);
+        answer.tolerance = tolerance(&answer, usize::try_from(records.cluster.max_voters).unwrap_or(usize::MAX));
         answer.advice = advice(&answer);
         answer
     }
@@ -205,6 +218,7 @@ fn manager_status(
         seat: seat.to_owned(),
         leader: status.leader == Some(raft_id),
         reachable: report.is_some(),
+        silent_ms: None,
         applied: report.map_or(0, |report| report.applied),
         lag: report.map_or(0, |report| newest.saturating_sub(report.applied)),
         version: report.map_or_else(|| node.software.clone(), |report| report.version.clone()),
@@ -251,6 +265,44 @@ fn health(answer: &ClusterStatus, status: &Status) -> Health {
     }
 }
 
+/// Small numbers as people say them.
+fn spelled(n: usize) -> String {
+    ["no", "one", "two", "three", "four", "five"].get(n).map_or_else(|| n.to_string(), |word| (*word).to_owned())
+}
+
+fn names(managers: &[&ManagerStatus], and: &str) -> String {
+    managers.iter().map(|manager| manager.name.as_str()).collect::<Vec<_>>().join(and)
+}
+
+/// How many voters may be lost, and what would make it more.
+fn tolerance(answer: &ClusterStatus, max_voters: usize) -> String {
+    let Ok(now) = usize::try_from(answer.fault_tolerance) else { return String::new() };
+    if answer.health == Health::QuorumLost {
+        return String::new();
+    }
+    let mut managers: Vec<&ManagerStatus> = answer.managers.iter().collect();
+    managers.sort_by_key(|manager| manager.raft_id);
+    let (voters, others): (Vec<&ManagerStatus>, Vec<_>) = managers.into_iter().partition(|m| m.seat == "voter");
+    let silent: Vec<&ManagerStatus> = voters.into_iter().filter(|manager| !manager.reachable).collect();
+    let (waiting, away): (Vec<&ManagerStatus>, Vec<_>) = others.into_iter().partition(|manager| manager.reachable);
+    let full = answer.voters.saturating_sub(1) / 2;
+    let more = spelled(full + 1);
+    let how = if !silent.is_empty() && now < full {
+        format!("start {} again to tolerate {}", names(&silent, " and "), spelled(full))
+    } else if answer.voters + 2 > max_voters {
+        format!("{} voters are the most that this cluster takes; further managers stand by", spelled(answer.voters))
+    } else if waiting.len() >= 2 {
+        format!("it tolerates {more} once {} are caught up and have their seats", names(&waiting, " and "))
+    } else if let Some(missing) = 2_usize.checked_sub(waiting.len()).filter(|missing| away.len() < *missing) {
+        let (missing, s) = (missing - away.len(), if missing - away.len() == 1 { "" } else { "s" });
+        let start = if away.is_empty() { String::new() } else { format!("start {} again and ", names(&away, " and ")) };
+        format!("{start}join {} more manager{s} to tolerate {more}", spelled(missing))
+    } else {
+        format!("start {} again to tolerate {more}", names(&away, " and "))
+    };
+    format!("tolerates {} loss{}: {how}", spelled(now), if now > 1 { "es" } else { "" })
+}
+
 fn advice(answer: &ClusterStatus) -> Vec<String> {
     let (lost, members): (Vec<&ManagerStatus>, Vec<&ManagerStatus>) =
         answer.managers.iter().partition(|manager| manager.seat == "lost");
@@ -258,11 +310,13 @@ fn advice(answer: &ClusterStatus) -> Vec<String> {
     missing.sort_by_key(|manager| manager.raft_id);
     let mut lines: Vec<String> = missing
         .iter()
-        .map(|manager| format!("missing {} {} ({})", manager.name, manager.address, manager.seat))
+        .map(|manager| {
+            let silent = silence(manager.silent_ms);
+            format!("missing  {} {} {silent} ({})", manager.name, manager.address, manager.seat)
+        })
         .collect();
     // Only a voter helps a quorum.
     missing.retain(|manager| manager.seat == "voter");
-    let names = missing.iter().map(|manager| manager.name.as_str()).collect::<Vec<_>>().join(" or ");
     if diverged(answer) {
         let revision = answer.managers.iter().find_map(|manager| manager.hash_revision).unwrap_or(answer.revision);
         lines.insert(0, format!("DIVERGED: managers hold different state at revision {revision}; the table shows which. A directory was rolled back by a copy or a restored disk, or quorate has a defect. Stop writing, keep every directory, wipe nothing"));
@@ -275,7 +329,7 @@ fn advice(answer: &ClusterStatus) -> Vec<String> {
             );
         }
         Health::QuorumLost => {
-            lines.push(format!("next: start {names} again"));
+            lines.push(format!("next: start {} again", names(&missing, " or ")));
             lines.push(
                 "writes are refused until then; nothing acknowledged is lost. Keep every directory, wipe nothing"
                     .into(),
@@ -285,16 +339,11 @@ fn advice(answer: &ClusterStatus) -> Vec<String> {
                     .into(),
             );
         }
-        Health::SingleCopy if members.len() >= 3 => {
-            lines.push("one voter: if its disk is lost, the cluster is lost. next: wait, or start the managers that are missing".into());
-        }
         Health::SingleCopy => {
-            lines.push(
-                "one voter: if its disk is lost, the cluster is lost. next: join managers until there are three".into(),
-            );
+            lines.push("one voter: if its disk is lost, the cluster is lost".into());
+            lines.push(answer.tolerance.clone());
         }
-        Health::Degraded if missing.is_empty() => {}
-        Health::Degraded => lines.push(format!("next: start {names} again, or join a new manager")),
+        Health::Degraded => lines.push(answer.tolerance.clone()),
         Health::Fenced => {}
     }
     for fork in &answer.forks {
@@ -304,11 +353,79 @@ fn advice(answer: &ClusterStatus) -> Vec<String> {
         ));
     }
     if !lost.is_empty() {
-        let names = lost.iter().map(|manager| manager.name.as_str()).collect::<Vec<_>>().join(", ");
+        let names = names(&lost, ", ");
         lines.push(format!(
             "lost in the recovery: {names}. Each may come back with a fresh store: quorate join --replace --token TOKEN --manager {}",
             answer.managers.iter().find(|manager| manager.leader).map_or("HOST:PORT", |leader| &leader.address)
         ));
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Managers n1, n2, ... as `(seat, reachable)`.
+    fn said(managers: &[(&str, bool)], max_voters: usize) -> String {
+        let voters = managers.iter().filter(|(seat, _)| *seat == "voter").count();
+        let alive = managers.iter().filter(|(seat, reachable)| *seat == "voter" && *reachable).count();
+        let managers = managers
+            .iter()
+            .enumerate()
+            .map(|(index, (seat, reachable))| ManagerStatus {
+                name: format!("n{}", index + 1),
+                raft_id: index as u64 + 1,
+                seat: (*seat).into(),
+                reachable: *reachable,
+                ..ManagerStatus::default()
+            })
+            .collect();
+        let fault_tolerance = i64::try_from(alive).unwrap() - i64::try_from(voters / 2 + 1).unwrap();
+        tolerance(&ClusterStatus { voters, managers, fault_tolerance, ..ClusterStatus::default() }, max_voters)
+    }
+
+    #[test]
+    fn what_would_raise_the_tolerance_is_said() {
+        let (voter, standby) = (("voter", true), ("standby", true));
+        for (managers, said_is) in [
+            (&[voter][..], "tolerates no loss: join two more managers to tolerate one"),
+            (&[voter, standby], "tolerates no loss: join one more manager to tolerate one"),
+            (
+                &[voter, ("standby", false)],
+                "tolerates no loss: start n2 again and join one more manager to tolerate one",
+            ),
+            (&[voter, standby, ("joining", false)], "tolerates no loss: start n3 again to tolerate one"),
+            (
+                &[voter, standby, standby],
+                "tolerates no loss: it tolerates one once n2 and n3 are caught up and have their seats",
+            ),
+            (&[voter, voter, voter], "tolerates one loss: join two more managers to tolerate two"),
+            (&[voter, voter, ("voter", false)], "tolerates no loss: start n3 again to tolerate one"),
+            (&[voter, voter, ("voter", false), standby], "tolerates no loss: start n3 again to tolerate one"),
+            (&[voter, voter, voter, standby], "tolerates one loss: join one more manager to tolerate two"),
+            (
+                &[voter; 5],
+                "tolerates two losses: five voters are the most that this cluster takes; further managers stand by",
+            ),
+        ] {
+            assert_eq!(said(managers, 5), said_is);
+        }
+        assert_eq!(said(&[voter, ("voter", false), ("voter", false)], 5), "", "the runbook says it");
+    }
+
+    #[test]
+    fn a_missing_manager_is_told_with_its_silence() {
+        let missing = ManagerStatus {
+            name: "n3".into(),
+            address: "10.0.0.3:4701".into(),
+            seat: "voter".into(),
+            silent_ms: Some(12_400),
+            ..ManagerStatus::default()
+        };
+        let mut status = ClusterStatus { managers: vec![missing], ..ClusterStatus::default() };
+        assert_eq!(advice(&status)[0], "missing  n3 10.0.0.3:4701 silent 12s (voter)");
+        status.managers[0].silent_ms = None;
+        assert_eq!(advice(&status)[0], "missing  n3 10.0.0.3:4701 not heard of yet (voter)");
+    }
 }

@@ -150,6 +150,13 @@ impl Node {
     /// The same, by another command line.
     #[track_caller]
     pub fn run_with(&mut self, words: &[&str]) -> &mut Self {
+        let lines = self.start(words);
+        self.wait_ready(&lines);
+        self
+    }
+
+    /// Starts it; what it says on stdout, line by line.
+    pub fn start(&mut self, words: &[&str]) -> mpsc::Receiver<String> {
         let log = std::fs::File::create(self.directory.with_extension("log")).unwrap();
         let mut child = command(&[words, &["--data-dir", self.dir()]].concat())
             .stdin(Stdio::null())
@@ -165,11 +172,16 @@ impl Node {
                 let _ = sender.send(line);
             }
         });
+        lines
+    }
+
+    /// Waits until it is ready.
+    #[track_caller]
+    pub fn wait_ready(&mut self, lines: &mpsc::Receiver<String>) {
         self.ready = lines.recv_timeout(PATIENCE).unwrap_or_else(|_| {
             let log = std::fs::read_to_string(self.directory.with_extension("log")).unwrap_or_default();
             panic!("{} was not ready: {log}", self.dir())
         });
-        self
     }
 
     pub fn pid(&self) -> u32 {

@@ -245,16 +245,25 @@ async fn write_out(
     Ok(())
 }
 
-/// Owns one incoming lane. Ends with the error that makes the connection useless.
-pub(crate) async fn read_lane(receive: quinn::RecvStream, lane: Lane, mut deliver: impl FnMut(Bytes)) -> FrameError {
+/// Owns one incoming lane. `heard` is told of every frame, a sign of life included. Ends with the error that makes the
+/// connection useless.
+pub(crate) async fn read_lane(
+    receive: quinn::RecvStream,
+    lane: Lane,
+    heard: impl Fn(),
+    mut deliver: impl FnMut(Bytes),
+) -> FrameError {
     let mut receive = BufReader::with_capacity(64 * 1024, receive);
     loop {
         // A lane that is never empty must not keep the others of this thread waiting.
         tokio::task::coop::consume_budget().await;
         match frame::read(&mut receive, lane.message_bytes_max()).await {
             Ok(Some(frame)) => match frame.kind {
-                FrameKind::Message => deliver(frame.payload),
-                FrameKind::Ping => {}
+                FrameKind::Message => {
+                    heard();
+                    deliver(frame.payload);
+                }
+                FrameKind::Ping => heard(),
                 FrameKind::Hello
                 | FrameKind::HelloReply
                 | FrameKind::HelloConfirm

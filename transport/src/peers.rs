@@ -7,9 +7,9 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quorate_core::id::{NodeId, RaftId};
@@ -80,8 +80,27 @@ pub(crate) struct Registry {
     live: RwLock<HashMap<RaftId, Arc<Live>>>,
     dials: Mutex<HashMap<RaftId, Dial>>,
     failures: Mutex<HashMap<RaftId, ConnectError>>,
+    heard: Mutex<HashMap<RaftId, Arc<Heard>>>,
     /// Held while a connection comes or goes, handler calls included: ups and downs of a peer alternate.
     events: Mutex<()>,
+}
+
+/// When something last came from a peer, over all its connections.
+pub(crate) struct Heard {
+    first: Instant,
+    /// Of the last time, since the first.
+    after_micros: AtomicU64,
+}
+
+impl Heard {
+    fn now(&self) {
+        let after = u64::try_from(self.first.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.after_micros.fetch_max(after, Ordering::Relaxed);
+    }
+
+    fn silence(&self) -> Duration {
+        self.first.elapsed().saturating_sub(Duration::from_micros(self.after_micros.load(Ordering::Relaxed)))
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -95,6 +114,14 @@ impl Registry {
 
     fn is_live(&self, peer: RaftId) -> bool {
         self.live(peer).is_some_and(|live| live.connection.close_reason().is_none())
+    }
+
+    /// Something comes from this peer now, and later through what is returned.
+    fn hear(&self, peer: RaftId) -> Arc<Heard> {
+        let fresh = || Arc::new(Heard { first: Instant::now(), after_micros: AtomicU64::new(0) });
+        let heard = Arc::clone(locked(&self.heard).entry(peer).or_insert_with(fresh));
+        heard.now();
+        heard
     }
 
     fn wake(&self, peer: RaftId) {
@@ -130,6 +157,7 @@ impl Peers {
                 dial.task.abort();
             }
             locked(&registry.failures).remove(&id);
+            locked(&registry.heard).remove(&id);
             if let Some(live) = registry.live(id) {
                 live.close(codes::LEFT, b"this manager is not in the set of peers any more");
             }
@@ -224,6 +252,12 @@ impl Peers {
             .collect();
         connected.sort_by_key(|(id, _)| *id);
         connected
+    }
+
+    /// How long nothing has come from this peer: a connected one that is idle says every second that it lives. `None` when
+    /// nothing ever came since this endpoint was bound.
+    pub fn silence(&self, peer: RaftId) -> Option<Duration> {
+        locked(&self.shared.registry.heard).get(&peer).map(|heard| heard.silence())
     }
 
     /// Why the last dial of this peer failed; `None` when it did not.
@@ -455,6 +489,7 @@ async fn watch_address(connection: quinn::Connection, every: Duration) -> Down {
 async fn accept_lanes(shared: Arc<Shared>, connection: quinn::Connection, from: RaftId) -> Down {
     let mut readers = JoinSet::new();
     let mut seen = [false; 2];
+    let heard = shared.registry.hear(from);
     loop {
         let mut receive = tokio::select! {
             accepted = connection.accept_uni() => match accepted {
@@ -481,8 +516,13 @@ async fn accept_lanes(shared: Arc<Shared>, connection: quinn::Connection, from: 
         if let Some(slot) = seen.get_mut(slot) {
             *slot = true;
         }
-        let handler = shared.handler.clone();
-        readers.spawn(lanes::read_lane(receive, lane, move |body| handler.message(from, lane, body)));
+        let (handler, heard) = (shared.handler.clone(), heard.clone());
+        readers.spawn(lanes::read_lane(
+            receive,
+            lane,
+            move || heard.now(),
+            move |body| handler.message(from, lane, body),
+        ));
     }
 }
 

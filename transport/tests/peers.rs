@@ -47,6 +47,42 @@ async fn messages_go_both_ways_on_both_lanes_each_lane_in_order() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_says_nothing_but_lives_is_not_silent_and_one_that_is_gone_is() {
+    let cluster = TestCluster::new(1);
+    let (one, two) = pair(&cluster).await;
+    assert_eq!(one.peers.silence(RaftId(9)), None, "nothing ever came from it");
+    // Given two that send each other no message, then a sign of life ends every silence.
+    let mut last = one.peers.silence(two.id).expect("they are connected");
+    within("a sign of life", async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let now = one.peers.silence(two.id).unwrap();
+            if now < last {
+                return;
+            }
+            last = now;
+        }
+    })
+    .await;
+    // When the other one is gone, then its silence grows and is not forgotten.
+    two.endpoint.close("the test ends it").await;
+    within("the end of the connection", async {
+        while !one.peers.connected().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let mut last = one.peers.silence(two.id).expect("it was there");
+    let until = last + Duration::from_secs(2);
+    while last < until {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let now = one.peers.silence(two.id).unwrap();
+        assert!(now > last, "{now:?} after {last:?}");
+        last = now;
+    }
+}
+
 #[tokio::test]
 async fn sending_never_waits_and_says_what_did_not_fit() {
     let cluster = TestCluster::new(1);

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::args::{Cas, Del, Get, Global, Kv, Ls, Put};
 use crate::failure::Failure;
-use crate::output::{self, Output, escaped, preview, table};
+use crate::output::{Output, escaped, preview, table};
 use crate::target;
 
 /// Entries asked for at a time; the manager may answer with fewer.
@@ -274,7 +274,7 @@ fn entry_json(entry: &Entry, with_value: bool) -> Map<String, Value> {
 fn age(page: &RangePage) -> String {
     page.age.map_or_else(
         || "of unknown age: the manager asked has not heard from a quorum since it was started".to_owned(),
-        |age| format!("at most {} old", output::ago(age)),
+        |age| format!("at most {} old", quorate::status::ago(age)),
     )
 }
 

@@ -4,7 +4,6 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -166,18 +165,6 @@ fn commands(c: char) -> bool {
         || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
-/// A duration as people say it: `80ms`, `12s`, `4m 12s`, `3h 05m`, `2d 03h`.
-pub(crate) fn ago(time: Duration) -> String {
-    let seconds = time.as_secs();
-    match (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60) {
-        (0, 0, 0, 0) => format!("{}ms", time.as_millis()),
-        (0, 0, 0, seconds) => format!("{seconds}s"),
-        (0, 0, minutes, seconds) => format!("{minutes}m {seconds:02}s"),
-        (0, hours, minutes, _) => format!("{hours}h {minutes:02}m"),
-        (days, hours, _, _) => format!("{days}d {hours:02}h"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,14 +203,6 @@ mod tests {
         ] {
             assert_eq!(span(ms), said);
         }
-    }
-
-    #[test]
-    fn a_time_is_said_as_people_say_it() {
-        for (seconds, said) in [(12, "12s"), (252, "4m 12s"), (60, "1m 00s"), (3_900, "1h 05m"), (97_200, "1d 03h")] {
-            assert_eq!(ago(Duration::from_secs(seconds)), said);
-        }
-        assert_eq!(ago(Duration::from_millis(80)), "80ms");
     }
 
     #[test]

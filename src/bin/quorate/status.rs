@@ -5,11 +5,11 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use quorate::status::{ClusterStatus, Health, ManagerStatus};
+use quorate::status::{ClusterStatus, Health, ManagerStatus, ago, silence};
 
 use crate::args::Global;
 use crate::failure::Failure;
-use crate::output::{Output, Tone, ago, table};
+use crate::output::{Output, Tone, table};
 use crate::target;
 
 pub(crate) async fn run(global: &Global, output: Output) -> Result<(), Failure> {
@@ -73,7 +73,11 @@ pub(crate) fn render(status: &ClusterStatus, output: Output) -> String {
         "cluster {}  generation {}  term {}  leader {leader}  revision {}",
         status.cluster_id, status.generation, status.term, status.revision
     );
-    let _infallible = writeln!(page, "answered by {}, from what it knows", status.answered_by);
+    let age = status.age_ms.map_or_else(
+        || "of unknown age: it has not heard from a quorum since it was started".to_owned(),
+        |age| format!("at most {} old", ago(Duration::from_millis(age))),
+    );
+    let _infallible = writeln!(page, "answered by {}, from what it knows ({age})", status.answered_by);
     page.push('\n');
     page.push_str(&managers(status));
     if !status.workers.is_empty() {
@@ -91,17 +95,12 @@ fn runbook(status: &ClusterStatus, output: Output) -> String {
     let standbys = status.managers.iter().filter(|manager| !matches!(manager.seat.as_str(), "voter" | "lost")).count();
     let seats = format!("{reachable} of {}", count(status.voters, "voter"));
     let also = if standbys == 0 { String::new() } else { format!(", {}", count(standbys, "standby manager")) };
-    let can_lose = match status.fault_tolerance {
-        i64::MIN..=0 => "no voter may be lost".to_owned(),
-        1 => "1 voter may be lost".to_owned(),
-        n => format!("{n} voters may be lost"),
-    };
     let mut page = match status.health {
-        Health::Ok => format!("{}: {seats} reachable{also}; {can_lose}.", output.tint(Tone::Good, "OK")),
+        Health::Ok => format!("{}: {seats} reachable{also}.", output.tint(Tone::Good, "OK")),
         Health::Degraded => {
-            format!("{}: {seats} reachable{also}; {can_lose}.", output.tint(Tone::Warning, "DEGRADED"))
+            format!("{}: {seats} reachable{also}.", output.tint(Tone::Warning, "DEGRADED"))
         }
-        Health::SingleCopy => format!("{}: 1 voter{also}; {can_lose}.", output.tint(Tone::Warning, "SINGLE COPY")),
+        Health::SingleCopy => format!("{}: 1 voter{also}.", output.tint(Tone::Warning, "SINGLE COPY")),
         Health::Fenced => output.tint(Tone::Bad, "FENCED").to_string(),
         Health::QuorumLost => {
             return lost(status, &voters, output, &format!("{seats} reachable, {needed} needed"));
@@ -111,14 +110,18 @@ fn runbook(status: &ClusterStatus, output: Output) -> String {
     for line in &status.advice {
         let _infallible = writeln!(page, "  {line}");
     }
+    if !status.tolerance.is_empty() && !status.advice.contains(&status.tolerance) {
+        let _infallible = writeln!(page, "  {}", status.tolerance);
+    }
     page
 }
 
 /// The runbook of a lost quorum.
 fn lost(status: &ClusterStatus, voters: &[&ManagerStatus], output: Output, seats: &str) -> String {
     let word = output.tint(Tone::Bad, "QUORUM LOST");
+    let workers = if status.workers.is_empty() { "" } else { "; workers keep running" };
     let mut page = format!(
-        "{word} for {}: {seats}. Writes are refused. Nothing acknowledged is lost.\n",
+        "{word} for {}: {seats}. Writes are refused. Nothing acknowledged is lost{workers}.\n",
         ago(Duration::from_millis(status.leaderless_ms))
     );
     let missing: Vec<&&ManagerStatus> = voters.iter().filter(|manager| !manager.reachable).collect();
@@ -129,7 +132,9 @@ fn lost(status: &ClusterStatus, voters: &[&ManagerStatus], output: Output, seats
         );
         return page;
     }
-    let places: Vec<String> = missing.iter().map(|manager| format!("{} {}", manager.name, manager.address)).collect();
+    let place =
+        |manager: &&&ManagerStatus| format!("{} {} {}", manager.name, manager.address, silence(manager.silent_ms));
+    let places: Vec<String> = missing.iter().map(|manager| place(&manager)).collect();
     let _infallible = writeln!(page, "  missing  {}", places.join("    "));
     let reachable = voters.len() - missing.len();
     let wanted = (voters.len() / 2 + 1).saturating_sub(reachable);
@@ -143,11 +148,15 @@ fn lost(status: &ClusterStatus, voters: &[&ManagerStatus], output: Output, seats
     } else {
         format!("start {wanted} of {} again", names.join(", "))
     };
-    let _infallible = writeln!(page, "  next     {next}");
+    let _infallible = writeln!(page, "  next     {next}.");
+    let disks = match missing.len() {
+        1 => "its disk is",
+        2 => "both disks are",
+        _ => "all these disks are",
+    };
     let _infallible = writeln!(
         page,
-        "  only if {} gone for good: stop this node, then  quorate recover --dry-run --data-dir DIR",
-        if missing.len() == 1 { "its disk is" } else if missing.len() == 2 { "both disks are" } else { "their disks are" }
+        "  only if {disks} gone for good: stop this node, then  quorate recover --dry-run --data-dir DIR"
     );
     page
 }
@@ -170,7 +179,7 @@ fn managers(status: &ClusterStatus) -> String {
                 manager.raft_id.to_string(),
                 manager.seat.clone(),
                 if manager.leader { "leader" } else { "" }.into(),
-                if manager.reachable { "yes" } else { "NO" }.into(),
+                if manager.reachable { "yes".into() } else { format!("NO, {}", silence(manager.silent_ms)) },
                 when_known(manager.applied.to_string()),
                 when_known(manager.lag.to_string()),
                 if manager.version.is_empty() { "-".into() } else { manager.version.clone() },
@@ -189,6 +198,8 @@ fn count(n: usize, what: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use quorate::status::WorkerStatus;
+
     use super::*;
     use crate::args::When;
 
@@ -214,27 +225,41 @@ mod tests {
 
     #[test]
     fn a_lost_quorum_begins_with_the_runbook() {
-        let page = render(&cluster(&[("n1", false), ("n2", false), ("n3", true)], Health::QuorumLost), output());
+        let mut status = cluster(&[("n1", false), ("n2", false), ("n3", true)], Health::QuorumLost);
+        status.managers[0].silent_ms = Some(252_000);
+        status.managers[1].silent_ms = Some(249_000);
+        let page = render(&status, output());
         let lines: Vec<&str> = page.lines().collect();
         assert_eq!(
-            lines[0],
-            "QUORUM LOST for 4m 12s: 1 of 3 voters reachable, 2 needed. Writes are refused. Nothing acknowledged is lost."
+            lines[..3],
+            [
+                "QUORUM LOST for 4m 12s: 1 of 3 voters reachable, 2 needed. Writes are refused. Nothing acknowledged is lost.",
+                "  missing  n1 10.0.0.1:4701 silent 4m 12s    n2 10.0.0.2:4701 silent 4m 09s",
+                "  next     start n1 OR n2 again; either one is enough.",
+            ]
         );
-        assert_eq!(lines[1], "  missing  n1 10.0.0.1:4701    n2 10.0.0.2:4701");
-        assert_eq!(lines[2], "  next     start n1 OR n2 again; either one is enough");
         assert_eq!(
             lines[3],
             "  only if both disks are gone for good: stop this node, then  quorate recover --dry-run --data-dir DIR"
         );
+        // Who has workers is told of them; who has just been started cannot say since when.
+        status.workers.push(WorkerStatus::default());
+        status.managers[1].silent_ms = None;
+        let page = render(&status, output());
+        assert!(
+            page.lines().next().unwrap().ends_with("Nothing acknowledged is lost; workers keep running."),
+            "{page}"
+        );
+        assert!(page.contains("    n2 10.0.0.2:4701 not heard of yet\n"), "{page}");
     }
 
     #[test]
     fn the_runbook_asks_for_as_many_as_are_needed() {
         let four_of_five = [("a", false), ("b", false), ("c", false), ("d", false), ("e", true)];
         let page = render(&cluster(&four_of_five, Health::QuorumLost), output());
-        assert!(page.contains("start 2 of a, b, c, d again"), "{page}");
+        assert!(page.contains("start 2 of a, b, c, d again.\n") && page.contains("all these disks are gone"), "{page}");
         let page = render(&cluster(&[("a", false)], Health::QuorumLost), output());
-        assert!(page.contains("start a again\n"), "{page}");
+        assert!(page.contains("start a again.\n") && page.contains("its disk is gone"), "{page}");
         let page = render(&cluster(&[("a", true), ("b", true), ("c", true)], Health::QuorumLost), output());
         assert!(page.contains("electing"), "{page}");
     }
@@ -242,8 +267,13 @@ mod tests {
     #[test]
     fn health_is_the_first_word_and_advice_follows() {
         let mut status = cluster(&[("n1", true), ("n2", true), ("n3", true)], Health::Ok);
-        status.fault_tolerance = 1;
-        assert!(render(&status, output()).starts_with("OK: 3 of 3 voters reachable; 1 voter may be lost.\n"));
+        status.tolerance = "tolerates one loss: join two more managers to tolerate two".into();
+        let page = render(&status, output());
+        let begins = "OK: 3 of 3 voters reachable.\n  tolerates one loss: join two more managers to tolerate two\n";
+        assert!(page.starts_with(begins), "{page}");
+        // What is among the things to do is not said twice.
+        status.advice = vec![status.tolerance.clone()];
+        assert_eq!(render(&status, output()).matches("tolerates").count(), 1);
         status.health = Health::Degraded;
         status.advice = vec!["start n3".into()];
         let page = render(&status, output());
