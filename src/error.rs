@@ -35,6 +35,10 @@ pub enum Error {
     /// Fewer than a majority of the voters are reachable. Not done. Retryable once managers are back.
     #[error("{0}")]
     QuorumLost(String),
+    /// Managers are low on disk space, so that no write would be replicated. Not done; reads go on. Retryable once there
+    /// is space.
+    #[error("{0}")]
+    ReadOnly(String),
     /// No manager could be reached, or none answered in time. Not done. Retryable.
     #[error("{0}")]
     Unavailable(String),
@@ -69,7 +73,10 @@ pub enum Error {
 impl Error {
     /// Whether the same request may succeed when it is sent again unchanged.
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::NoLeader(_) | Self::QuorumLost(_) | Self::Unavailable(_) | Self::Overloaded(_))
+        matches!(
+            self,
+            Self::NoLeader(_) | Self::QuorumLost(_) | Self::ReadOnly(_) | Self::Unavailable(_) | Self::Overloaded(_)
+        )
     }
 
     /// Whether the request may have been done.
@@ -81,6 +88,7 @@ impl Error {
             | Self::Denied(_)
             | Self::NoLeader(_)
             | Self::QuorumLost(_)
+            | Self::ReadOnly(_)
             | Self::Unavailable(_)
             | Self::Overloaded(_)
             | Self::Compacted { .. }
@@ -101,6 +109,7 @@ impl Error {
             api::Code::NoLeader | api::Code::NotLeader => Self::NoLeader(message),
             api::Code::QuorumLost => Self::QuorumLost(message),
             api::Code::Overloaded => Self::Overloaded(message),
+            api::Code::ReadOnly => Self::ReadOnly(message),
             api::Code::Unknown | api::Code::Expired => Self::Unknown(message),
             api::Code::Stopping | api::Code::Deadline => Self::Unavailable(message),
             api::Code::Compacted => Self::Compacted { oldest: error.oldest, message },

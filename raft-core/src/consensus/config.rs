@@ -17,10 +17,13 @@ pub const ELECTION_TICKS_MAX: u32 = 30;
 pub const TICKS_AT_ONCE_MAX: u32 = ELECTION_TICKS - 5;
 /// Share of the base election timeout that a lease lasts, in per cent: 10 % is left for what clocks do.
 pub const LEASE_PERCENT: u64 = 90;
+/// Least patience with a disk that does not answer, ticks: an election that a stall caused is over by then.
+pub const DISK_PATIENCE_TICKS_MIN: u64 = 2 * ELECTION_TICKS as u64;
 
 const _: () = assert!(HEARTBEAT_TICKS * 3 < ELECTION_TICKS);
 const _: () = assert!(ELECTION_TICKS < ELECTION_TICKS_MIN && ELECTION_TICKS_MIN < ELECTION_TICKS_MAX);
 const _: () = assert!(LEASE_PERCENT < 100);
+const _: () = assert!(DISK_PATIENCE_TICKS_MIN > ELECTION_TICKS_MAX as u64);
 
 /// Settings of one machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +58,12 @@ pub struct Config {
     pub stable_ticks: u64,
     /// Entries that a standby may be behind and still count as caught up.
     pub caught_up_entries: u64,
+    /// Ticks for which the disk may leave work unanswered; after them this member neither leads nor votes until it answers.
+    pub disk_patience_ticks: u64,
+    /// Free bytes below which this member appends nothing and neither leads nor votes; 0 is no such mark.
+    pub space_low: u64,
+    /// Free bytes from which it goes on.
+    pub space_enough: u64,
 }
 
 impl Config {
@@ -76,6 +85,9 @@ impl Config {
             unpersisted_max: 2,
             stable_ticks: 100,
             caught_up_entries: 256,
+            disk_patience_ticks: 150,
+            space_low: 0,
+            space_enough: 0,
         }
     }
 

@@ -97,7 +97,8 @@ impl Consensus {
             return;
         }
         for id in self.configuration.members() {
-            let stable = self.is_heard(id) && self.is_caught_up(id) && self.connected.contains(&id);
+            let able = self.is_heard(id) && !self.is_low_on_space(id);
+            let stable = able && self.is_caught_up(id) && self.connected.contains(&id);
             let tick = self.tick;
             if let Some(heard) = self.heard.get_mut(&id) {
                 heard.stable_since = if stable { heard.stable_since.or(Some(tick)) } else { None };
@@ -109,8 +110,10 @@ impl Consensus {
 
     /// One step towards what the records ask for, if one is due and nothing is in flight.
     fn change_members(&mut self) {
-        let settled =
-            self.raw.raft.commit_to_current_term() && !self.raw.raft.has_pending_conf() && !self.is_transferring();
+        let settled = self.raw.raft.commit_to_current_term()
+            && !self.raw.raft.has_pending_conf()
+            && !self.is_transferring()
+            && self.may_write();
         if !settled {
             return;
         }

@@ -12,11 +12,12 @@
 //! ```
 //!
 //! The rules it keeps are those of the design, section 4; each file names the ones that live in it:
-//! [`config`] 1 and 11, `inbound` 8, `ready` 2, 3 and 5, `memlog` 5, `reads` 6 and 8, `members` and [`guard`] 7, `leadership` 8
+//! [`config`] 1 and 11, `inbound` 8, `ready` 2, 3 and 5, `disk` the part of 4 that is no failure yet, `memlog` 5, `reads` 6 and 8, `members` and [`guard`] 7, `leadership` 8
 //! and 10, `waiters` and `proposals` 9 and 12.
 
 pub mod config;
 mod convert;
+mod disk;
 mod entropy;
 pub mod guard;
 mod inbound;
@@ -42,6 +43,7 @@ use crate::ports::Boot;
 use crate::state::contract::StateStatus;
 
 use config::{Config, ELECTION_TICKS, ELECTION_TICKS_MAX, ELECTION_TICKS_MIN, HEARTBEAT_TICKS, TICKS_AT_ONCE_MAX};
+use disk::Disk;
 use entropy::Entropy;
 use io::{Effect, Input, Nanos, Records, SnapshotCounts, Status, StopCause};
 use leadership::{Leadership, Transfer};
@@ -77,6 +79,7 @@ pub struct Consensus {
     waiters: Waiters,
     reads: Reads,
     leadership: Leadership,
+    disk: Disk,
     transfer: Option<Transfer>,
     connected: BTreeSet<RaftId>,
     heard: BTreeMap<RaftId, members::Heard>,
@@ -168,6 +171,7 @@ impl Consensus {
             durable_term: hard_state.term.0,
             queue: VecDeque::new(),
             waiters: Waiters::default(),
+            disk: Disk::default(),
             transfer: None,
             connected: BTreeSet::new(),
             heard: BTreeMap::new(),
@@ -230,6 +234,7 @@ impl Consensus {
                 self.connected.remove(&id);
                 self.raw.report_unreachable(id.0);
             }
+            Input::Space { free } => self.on_space(free),
             Input::Unreachable(id) => self.raw.report_unreachable(id.0),
             Input::StoreFailed(error) => self.stop(StopCause::Store(error)),
             Input::ApplyFailed(error) => self.stop(StopCause::Apply(error)),
@@ -240,13 +245,18 @@ impl Consensus {
         let missed = ticks > TICKS_AT_ONCE_MAX;
         for _ in 0..ticks.min(TICKS_AT_ONCE_MAX) {
             self.tick += 1;
+            self.tick_disk(missed);
             if self.may_campaign() {
                 self.raw.tick();
+            } else if !self.may_write() {
+                // It may not campaign, but it must notice that nobody leads, and free others from its promise.
+                self.raw.raft.election_elapsed += 1;
             }
             self.pin_timeout();
             self.tick_leadership();
             self.tick_reads();
             self.tick_members(missed);
+            self.make_room();
         }
         if missed {
             // Silence that we slept through says nothing about the others.
@@ -255,10 +265,11 @@ impl Consensus {
     }
 
     /// Raft's clock stands still where an election would end in a panic: while a snapshot replaces the log under it, and
-    /// for a single voter, which wins at once, as long as something of its log is not on disk. A leader's clock runs on.
+    /// for a single voter, which wins at once, as long as something of its log is not on disk; and where the winner could
+    /// not write. A leader's clock runs on.
     fn may_campaign(&self) -> bool {
         let alone = !self.configuration.is_joint() && self.configuration.voters == [self.config.id];
-        self.is_leader() || (self.installing.is_none() && (!alone || self.unpersisted.is_empty()))
+        self.is_leader() || (self.may_write() && self.installing.is_none() && (!alone || self.unpersisted.is_empty()))
     }
 
     /// tikv raft draws election timeouts from the system's random source; ours are drawn from the input's entropy, one
@@ -314,6 +325,8 @@ impl Consensus {
             connected: self.connected.iter().copied().collect(),
             progress: self.progress(),
             snapshots: self.counts,
+            disk_silent_ticks: self.disk_silent_ticks(),
+            low_space: self.disk.low_space(),
         }
     }
 

@@ -28,6 +28,8 @@ const BACKLOG_BYTES_MAX: u64 = 64 << 20;
 /// Rounds handed to the applier and not applied, above which the same holds: fewer than the driver queues, so that it
 /// never waits for the applier.
 const BACKLOG_ROUNDS_MAX: usize = 256;
+/// Readies handed to the log writer and not on disk, above which the same holds, for the same reason.
+const UNPERSISTED_MAX: usize = 512;
 
 impl Consensus {
     /// Takes everything that raft has ready.
@@ -121,6 +123,7 @@ impl Consensus {
     }
 
     pub(super) fn on_persisted(&mut self, number: u64) {
+        self.log_answered();
         while self.unpersisted.front().is_some_and(|front| front.number <= number) {
             if let Some(done) = self.unpersisted.pop_front() {
                 self.durable_term = done.term;
@@ -133,13 +136,14 @@ impl Consensus {
         }
     }
 
-    pub(super) fn send(&mut self, message: eraftpb::Message) {
+    pub(super) fn send(&mut self, mut message: eraftpb::Message) {
         let to = RaftId(message.to);
         let kind = message.msg_type();
         if kind == MessageType::MsgSnapshot {
             self.send_snapshot(to, &message);
             return;
         }
+        self.stamp_space(&mut message);
         if kind == MessageType::MsgTimeoutNow {
             self.note_timeout_now();
         }
@@ -210,7 +214,8 @@ impl Consensus {
     }
 
     pub(super) fn backlog_is_full(&self) -> bool {
-        self.backlog.len() >= BACKLOG_ROUNDS_MAX
+        self.unpersisted.len() >= UNPERSISTED_MAX
+            || self.backlog.len() >= BACKLOG_ROUNDS_MAX
             || self.backlog.iter().map(|(_, bytes)| bytes).sum::<u64>() > BACKLOG_BYTES_MAX
     }
 
@@ -221,6 +226,7 @@ impl Consensus {
             return;
         }
         self.applied = index;
+        self.applier_answered();
         while self.backlog.front().is_some_and(|(upto, _)| *upto <= index) {
             self.backlog.pop_front();
         }
