@@ -5,6 +5,7 @@
 
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -77,6 +78,20 @@ pub struct NodeBuilder {
     pub(super) log_window: u64,
     pub(super) history: u64,
     pub(super) stable: Duration,
+    pub(super) disk_patience: Duration,
+    pub(super) space_low: u64,
+    pub(super) space_enough: u64,
+    pub(super) probe: Probe,
+}
+
+/// Called at named points of what the store does; tests hold it up there.
+#[derive(Clone, Default)]
+pub(super) struct Probe(pub(super) Option<Arc<dyn Fn(&'static str) + Send + Sync>>);
+
+impl std::fmt::Debug for Probe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Probe").field(&self.0.is_some()).finish()
+    }
 }
 
 impl NodeBuilder {
@@ -91,6 +106,10 @@ impl NodeBuilder {
             log_window: config::LOG_WINDOW_ENTRIES,
             history: config::HISTORY_REVISIONS,
             stable: config::STABLE,
+            disk_patience: config::DISK_PATIENCE,
+            space_low: config::SPACE_LOW,
+            space_enough: config::SPACE_ENOUGH,
+            probe: Probe::default(),
         }
     }
 
@@ -145,9 +164,34 @@ impl NodeBuilder {
         self
     }
 
+    /// How long the disk may leave a write unanswered before this node hands leadership on and neither leads nor votes,
+    /// until it answers. Default 3 s; at least two base election timeouts. Longer bears slower disks, and leaves writes
+    /// waiting for longer where one hangs.
+    pub const fn disk_patience(mut self, patience: Duration) -> Self {
+        self.disk_patience = patience;
+        self
+    }
+
+    /// Free bytes beside the store below which this node takes no more writes and neither leads nor votes, and from which
+    /// it goes on. Default 256 MiB and 384 MiB. 0 is no such mark: then a full disk stops the node.
+    pub const fn space_marks(mut self, low: u64, enough: u64) -> Self {
+        self.space_low = low;
+        self.space_enough = enough;
+        self
+    }
+
+    /// Calls `probe` at named points of what the store does, on the thread that does it: where it does not return, the
+    /// disk does not answer.
+    #[cfg(feature = "testing")]
+    pub fn store_probe(mut self, probe: Arc<dyn Fn(&'static str) + Send + Sync>) -> Self {
+        self.probe = Probe(Some(probe));
+        self
+    }
+
     /// Prepares and runs the node. It answers once the endpoint listens; [`Node::ready`] waits for a leader.
     ///
-    /// Not cancel safe: dropped half-way, the directory can be started again with the same call.
+    /// Cancel safe: dropped half-way, what was started is stopped, and the directory can be started again with the same
+    /// call.
     ///
     /// # Errors
     /// See [`StartError`].

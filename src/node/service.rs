@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use super::facts::Facts;
 use super::gate::Asker;
 use super::reach::Reach;
+use super::report::Digests;
 use super::router::{Failure, Router, fail, refused};
 use super::{applier, authorize, records};
 
@@ -46,6 +47,7 @@ pub(crate) struct Service {
     pub(super) records: watch::Receiver<Arc<Records>>,
     /// Weak: the applier ends when the consensus task lets go of it, whoever still holds a client.
     pub(super) applier: mpsc::WeakSender<applier::Job>,
+    pub(super) digests: Digests,
     pub(super) tick: Duration,
 }
 
@@ -174,6 +176,10 @@ impl Service {
     /// Milliseconds since this manager last knew of a leader.
     pub(super) fn leaderless_ms(&self) -> u64 {
         let ticks = self.status.borrow().leaderless_ticks;
+        self.milliseconds(ticks)
+    }
+
+    pub(super) fn milliseconds(&self, ticks: u64) -> u64 {
         ticks.saturating_mul(u64::try_from(self.tick.as_millis()).unwrap_or(u64::MAX))
     }
 

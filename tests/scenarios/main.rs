@@ -13,8 +13,10 @@
 mod data;
 mod disks;
 mod leadership;
+mod lifecycle;
 mod membership;
 mod pressure;
 mod quorum;
 mod refusals;
+mod stalls;
 mod support;

@@ -62,6 +62,12 @@ fn runbook(status: &ClusterStatus, output: Output) -> String {
             format!("{}: {seats} reachable{also}; {can_lose}.", output.tint(Tone::Warning, "DEGRADED"))
         }
         Health::SingleCopy => format!("{}: 1 voter{also}; {can_lose}.", output.tint(Tone::Warning, "SINGLE COPY")),
+        Health::ReadOnly => {
+            format!(
+                "{}: writes are refused for lack of disk space; {seats} reachable{also}.",
+                output.tint(Tone::Bad, "READ ONLY")
+            )
+        }
         Health::QuorumLost => {
             return lost(status, &voters, output, &format!("{seats} reachable, {needed} needed"));
         }
@@ -80,6 +86,10 @@ fn lost(status: &ClusterStatus, voters: &[&ManagerStatus], output: Output, seats
         "{word} for {}: {seats}. Writes are refused. Nothing acknowledged is lost.\n",
         ago(status.leaderless_ms)
     );
+    // What a disk keeps a voter from is nowhere else on the page.
+    for line in status.advice.iter().filter(|line| line.starts_with("disk ")) {
+        let _infallible = writeln!(page, "  {line}");
+    }
     let missing: Vec<&&ManagerStatus> = voters.iter().filter(|manager| !manager.reachable).collect();
     if missing.is_empty() {
         let _infallible = writeln!(
@@ -202,6 +212,22 @@ mod tests {
         assert!(page.contains("start a again\n"), "{page}");
         let page = render(&cluster(&[("a", true), ("b", true), ("c", true)], Health::QuorumLost), output());
         assert!(page.contains("electing"), "{page}");
+    }
+
+    #[test]
+    fn a_cluster_without_disk_space_says_so_first_and_then_where() {
+        let mut status = cluster(&[("n1", true)], Health::ReadOnly);
+        status.advice = vec!["disk n1 is low on space".into()];
+        let page = render(&status, output());
+        assert!(
+            page.starts_with("READ ONLY: writes are refused for lack of disk space; 1 of 1 voter reachable.\n"),
+            "{page}"
+        );
+        assert_eq!(page.lines().nth(1), Some("  disk n1 is low on space"));
+        status.health = Health::QuorumLost;
+        status.advice = vec!["disk n1 has not answered for 7 s".into(), "next: something else".into()];
+        let page = render(&status, output());
+        assert_eq!(page.lines().nth(1), Some("  disk n1 has not answered for 7 s"), "{page}");
     }
 
     #[test]
