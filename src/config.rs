@@ -34,6 +34,17 @@ pub const LOG_WINDOW_ENTRIES: u64 = 10_000;
 pub const LOG_WINDOW_BYTES: u64 = 256 << 20;
 /// Revisions that can still be read when they are no longer the newest.
 pub const HISTORY_REVISIONS: u64 = 100_000;
+/// How long a disk may leave work unanswered before its manager hands leadership on and neither leads nor votes. A working
+/// disk stalls for a second or two now and then, and moving leadership then would help nobody; a request waits for 10 s,
+/// so that enough is left to be served elsewhere. At least two base election timeouts.
+pub const DISK_PATIENCE: Duration = Duration::from_secs(3);
+/// Free bytes below which a manager takes no more entries: room for what is committed already, for 64 MiB of journal and
+/// the tables that RocksDB still has to write from memory and to compact, and for the few bytes of a term.
+pub const SPACE_LOW: u64 = 256 << 20;
+/// Free bytes from which it goes on: half as many again, so that a little cleared away does not send it to and fro.
+pub const SPACE_ENOUGH: u64 = 384 << 20;
+/// Between two looks at the free space: a disk that fills at 100 MB/s is noticed with four fifths of the room left.
+pub const SPACE_EVERY: Duration = Duration::from_millis(500);
 /// Silence after which the replay table forgets a client: far beyond any retry.
 pub const CLIENT_SILENCE: Duration = Duration::from_secs(3_600);
 /// A client attempt tries the next manager after one base election timeout (`lan`).

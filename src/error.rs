@@ -46,6 +46,10 @@ pub enum Error {
     /// and at least one says so. Told at once. Not done. Retryable once managers are back.
     #[error("{0}")]
     QuorumLost(String),
+    /// Managers are low on disk space, so that no write would be replicated. Not done; reads go on. Retryable once there
+    /// is space.
+    #[error("{0}")]
+    ReadOnly(String),
     /// No manager could be reached, or none answered in time. Not done. Retryable.
     #[error("{0}")]
     Unavailable(String),
@@ -88,7 +92,10 @@ pub enum Error {
 impl Error {
     /// Whether the same request may succeed when it is sent again unchanged.
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::NoLeader(_) | Self::QuorumLost(_) | Self::Unavailable(_) | Self::Overloaded(_))
+        matches!(
+            self,
+            Self::NoLeader(_) | Self::QuorumLost(_) | Self::ReadOnly(_) | Self::Unavailable(_) | Self::Overloaded(_)
+        )
     }
 
     /// Whether the request may have been done.
@@ -101,6 +108,7 @@ impl Error {
             | Self::Denied(_)
             | Self::NoLeader(_)
             | Self::QuorumLost(_)
+            | Self::ReadOnly(_)
             | Self::Unavailable(_)
             | Self::Overloaded(_)
             | Self::Compacted { .. }
@@ -125,6 +133,7 @@ impl Error {
             api::Code::NoLeader | api::Code::NotLeader => Self::NoLeader(message),
             api::Code::QuorumLost => Self::QuorumLost(message),
             api::Code::Overloaded => Self::Overloaded(message),
+            api::Code::ReadOnly => Self::ReadOnly(message),
             api::Code::Unknown | api::Code::Expired => Self::Unknown(message),
             api::Code::Stopping | api::Code::Deadline => Self::Unavailable(message),
             api::Code::Compacted => Self::Compacted { oldest: error.oldest, message },

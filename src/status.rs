@@ -23,12 +23,12 @@ pub struct ClusterStatus {
     pub revision: u64,
     /// Seats in force.
     pub voters: usize,
-    /// Voters reachable now minus a majority; negative: the quorum is lost.
+    /// Voters that can write now (reachable, with a disk that answers and has space) minus a majority; negative: no writes.
     pub fault_tolerance: i64,
     /// How many voters may still be lost, and what would raise that, in words; empty when the quorum is lost.
     #[serde(default)]
     pub tolerance: String,
-    /// One of ok, degraded, single_copy, quorum_lost, fenced.
+    /// One of ok, degraded, single_copy, read_only, quorum_lost, fenced.
     pub health: Health,
     /// What to do, line by line; empty when nothing is.
     pub advice: Vec<String>,
@@ -87,6 +87,8 @@ pub enum Health {
     Degraded,
     /// One voter: a lost disk is a lost cluster.
     SingleCopy,
+    /// No writes for lack of disk space; reads go on, and writes by themselves once there is space.
+    ReadOnly,
     /// No writes until managers come back.
     QuorumLost,
     /// A stopped directory of a generation that a recovery has ended: it is never run again.
@@ -100,6 +102,7 @@ impl Health {
             Self::Ok => "ok",
             Self::Degraded => "degraded",
             Self::SingleCopy => "single_copy",
+            Self::ReadOnly => "read_only",
             Self::QuorumLost => "quorum_lost",
             Self::Fenced => "fenced",
         }
@@ -139,6 +142,12 @@ pub struct ManagerStatus {
     pub hash_revision: Option<u64>,
     /// Snapshots sent, failed, installed and refused by this process.
     pub snapshots: SnapshotStatus,
+    /// Milliseconds for which its disk has not answered, once that is too long: it neither leads nor votes. Else 0.
+    #[serde(default)]
+    pub disk_silent_ms: u64,
+    /// Free bytes beside its store, while they are too few: it takes no writes and neither leads nor votes.
+    #[serde(default)]
+    pub low_space: Option<u64>,
 }
 
 /// Snapshots in this process's life.
@@ -179,6 +188,10 @@ pub(crate) struct MemberReport {
     /// Newest last.
     pub(crate) hashes: Vec<(u64, String)>,
     pub(crate) snapshots: SnapshotStatus,
+    #[serde(default)]
+    pub(crate) disk_silent_ms: u64,
+    #[serde(default)]
+    pub(crate) low_space: Option<u64>,
 }
 
 /// A duration as people say it: `80ms`, `12s`, `4m 12s`, `3h 05m`, `2d 03h`.

@@ -49,6 +49,8 @@ fn fixed_seeds_keep_every_invariant_and_meet_every_fault() {
         ("batches lost", sum.lost_batches),
         ("partitions", sum.partitions),
         ("disk faults", sum.disk_faults),
+        ("disks that hang", sum.disk_hangs),
+        ("disks without space", sum.shortages),
         ("transfers", sum.transfers),
         ("leases", sum.leases),
         ("forwarded requests", sum.forwarded),

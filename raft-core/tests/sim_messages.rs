@@ -40,7 +40,8 @@ fn member() -> Alone {
         cluster: ClusterRecord { version: 1, max_voters: 5, ..ClusterRecord::default() },
         ..Records::default()
     };
-    let config = Config { cache_bytes: 64, log_window_entries: 20, ..Config::new(RaftId(1), 9) };
+    let config =
+        Config { cache_bytes: 64, log_window_entries: 20, space_low: 1, space_enough: 2, ..Config::new(RaftId(1), 9) };
     let machine =
         Consensus::new(config, Start { boot, state: status.clone(), records: Arc::new(records), tail: Vec::new() });
     Alone { machine: machine.unwrap(), now: 0, status, stopped: None, last: 5, term: 1 }
@@ -137,7 +138,7 @@ fn message(rng: &mut Rng, from: u64, last: u64, term: u64) -> eraftpb::Message {
             1 => vec![0; 24],
             _ => Vec::new(),
         },
-        priority: if rng.chance(50) { i64::MAX } else { 0 },
+        priority: if rng.chance(50) { i64::MAX } else { -i64::from(rng.chance(50)) },
         ..eraftpb::Message::default()
     };
     message.set_msg_type(MessageType::from_i32(kind).unwrap());
@@ -182,6 +183,7 @@ fn no_message_makes_the_machine_panic() {
                         staged: StagedId(ticket),
                     }
                 }
+                12 if rng.chance(200) => Input::Space { free: rng.between(0, 3) },
                 8 => Input::Message { from: RaftId(from), body: Bytes::from(rng.next().to_be_bytes().to_vec()) },
                 // Votes that it would win with, so that it leads now and then.
                 9..=11 => {

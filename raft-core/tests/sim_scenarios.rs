@@ -2,43 +2,15 @@
 #![cfg(all(feature = "testing", feature = "consensus"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
+mod sim_common;
+
 use std::cell::Cell;
 use std::rc::Rc;
 
 use quorate_core::consensus::io::Rejection;
 use quorate_core::id::{LogIndex, RaftId};
-use quorate_core::state::contract::Outcome;
 use quorate_core::testing::sim::{ELECTION, MILLIS, Reply, SimConfig, TICK, Violation, World};
-
-type Test = Result<(), Box<Violation>>;
-
-fn quiet(members: u64) -> SimConfig {
-    SimConfig::quiet(7, members)
-}
-
-/// A cluster that has grown to this many voters and rests.
-fn grown(config: SimConfig, voters: usize) -> World {
-    let mut world = World::new(config).unwrap();
-    let grown = world
-        .run_until(30_000 * MILLIS, |world| {
-            let leader = world.leader().and_then(|leader| world.status(leader));
-            leader.is_some_and(|status| status.configuration.voters.len() == voters) && world.is_settled().is_none()
-        })
-        .unwrap_or_else(|violation| panic!("{violation}"));
-    assert!(grown, "{:?}", world.is_settled());
-    // Nobody is fresh any more.
-    world.run_for(2 * ELECTION).unwrap();
-    world
-}
-
-fn followers(world: &World) -> Vec<RaftId> {
-    let leader = world.leader();
-    world.ids().into_iter().filter(|id| Some(*id) != leader).collect()
-}
-
-fn is_done(reply: Option<&Reply>) -> bool {
-    matches!(reply, Some(Reply::Outcome(Outcome::Done(_))))
-}
+use sim_common::{Test, followers, grown, is_done, quiet};
 
 #[test]
 fn a_cluster_grows_one_three_five_and_a_lone_second_stays_standby() -> Test {

@@ -36,10 +36,15 @@ pub(super) enum Job {
         slot: Option<OwnedSemaphorePermit>,
     },
     View(oneshot::Sender<(StateStatus, Arc<dyn StateRead>)>),
-    Hashes(oneshot::Sender<Hashes>),
+    /// The slot bounds how many such questions wait.
+    Hashes {
+        reply: oneshot::Sender<Hashes>,
+        slot: OwnedSemaphorePermit,
+    },
 }
 
 /// Digests after the newest revisions, oldest first.
+#[derive(Clone, Default)]
 pub(super) struct Hashes {
     pub(super) applied: LogIndex,
     pub(super) revision: Revision,
@@ -77,8 +82,9 @@ impl Applier {
                     let _ = reply.send((self.machine.status().clone(), view));
                     None
                 }
-                Job::Hashes(reply) => {
+                Job::Hashes { reply, slot } => {
                     let _ = reply.send(self.hashes());
+                    drop(slot);
                     None
                 }
             };

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -79,6 +80,20 @@ pub struct NodeBuilder {
     pub(super) patience: Duration,
     force_new_cluster: Option<u64>,
     despite_peers: bool,
+    pub(super) disk_patience: Duration,
+    pub(super) space_low: u64,
+    pub(super) space_enough: u64,
+    pub(super) probe: Probe,
+}
+
+/// Called at named points of what the store does; tests hold it up there.
+#[derive(Clone, Default)]
+pub(super) struct Probe(pub(super) Option<Arc<dyn Fn(&'static str) + Send + Sync>>);
+
+impl std::fmt::Debug for Probe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Probe").field(&self.0.is_some()).finish()
+    }
 }
 
 impl NodeBuilder {
@@ -96,6 +111,10 @@ impl NodeBuilder {
             patience: config::REQUEST_DEADLINE,
             force_new_cluster: None,
             despite_peers: false,
+            disk_patience: config::DISK_PATIENCE,
+            space_low: config::SPACE_LOW,
+            space_enough: config::SPACE_ENOUGH,
+            probe: Probe::default(),
         }
     }
 
@@ -173,9 +192,34 @@ impl NodeBuilder {
         self
     }
 
+    /// How long the disk may leave a write unanswered before this node hands leadership on and neither leads nor votes,
+    /// until it answers. Default 3 s; at least two base election timeouts. Longer bears slower disks, and leaves writes
+    /// waiting for longer where one hangs.
+    pub const fn disk_patience(mut self, patience: Duration) -> Self {
+        self.disk_patience = patience;
+        self
+    }
+
+    /// Free bytes beside the store below which this node takes no more writes and neither leads nor votes, and from which
+    /// it goes on. Default 256 MiB and 384 MiB. 0 is no such mark: then a full disk stops the node.
+    pub const fn space_marks(mut self, low: u64, enough: u64) -> Self {
+        self.space_low = low;
+        self.space_enough = enough;
+        self
+    }
+
+    /// Calls `probe` at named points of what the store does, on the thread that does it: where it does not return, the
+    /// disk does not answer.
+    #[cfg(feature = "testing")]
+    pub fn store_probe(mut self, probe: Arc<dyn Fn(&'static str) + Send + Sync>) -> Self {
+        self.probe = Probe(Some(probe));
+        self
+    }
+
     /// Prepares and runs the node. It answers once the endpoint listens; [`Node::ready`] waits for a leader.
     ///
-    /// Not cancel safe: dropped half-way, the directory can be started again with the same call.
+    /// Cancel safe: dropped half-way, what was started is stopped, and the directory can be started again with the same
+    /// call.
     ///
     /// # Errors
     /// See [`StartError`]; `Contradiction` when the directory holds a node with another name or address than asked for.

@@ -13,11 +13,10 @@ use prost::Message as _;
 use quorate_core::id::{Lineage, LineageOrder, NodeId};
 use quorate_core::ports::{MetaStore, StoreError, StoreResult};
 use quorate_transport::Hello;
-use tokio::sync::mpsc;
 
+use super::ending::Ending;
 use super::facts::{Facts, Layout};
 use super::stop::{StartError, StopReason};
-use super::tasks::Call;
 use crate::status::ForkStatus;
 
 /// Under which name the record lies among the facts.
@@ -173,8 +172,7 @@ impl Incarnations {
 pub(super) struct Fencing {
     pub(super) incarnations: Arc<Incarnations>,
     pub(super) meta: Arc<dyn MetaStore>,
-    pub(super) inbox: mpsc::Sender<Call>,
-    pub(super) stopping: Arc<OnceLock<StopReason>>,
+    pub(super) ending: Ending,
     pub(super) directory: PathBuf,
 }
 
@@ -185,7 +183,7 @@ impl Fencing {
         if self.incarnations.newer.set(fence.clone()).is_err() {
             return;
         }
-        let (meta, inbox, stopping) = (Arc::clone(&self.meta), self.inbox.clone(), Arc::clone(&self.stopping));
+        let (meta, ending) = (Arc::clone(&self.meta), self.ending.clone());
         let words = fence.words(ours.generation(), &self.directory);
         runtime.spawn(async move {
             let written = tokio::task::spawn_blocking(move || fence.save(&*meta)).await;
@@ -194,8 +192,7 @@ impl Fencing {
                 Ok(Err(error)) => StopReason::DiskFailed(error.to_string()),
                 Err(error) => StopReason::Bug(error.to_string()),
             };
-            let _ = stopping.set(reason);
-            let _ = inbox.send(Call::Stop).await;
+            ending.stop(reason);
         });
     }
 }

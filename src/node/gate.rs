@@ -152,7 +152,12 @@ impl Handler for NodeHandler {
     }
 
     fn snapshot(&self, from: RaftId, incoming: IncomingSnapshot) {
-        let Some(Ok(store)) = self.service.upgrade().map(|service| service.store()) else { return };
+        let Some(service) = self.service.upgrade() else { return };
+        let Ok(store) = service.store() else { return };
+        if service.status.borrow().low_space.is_some() {
+            let _ = incoming.done.send(Err("there is too little disk space for it".into()));
+            return;
+        }
         let Ok(slot) = Arc::clone(&self.staging_slot).try_acquire_owned() else {
             let _ = incoming.done.send(Err("another snapshot is being received".into()));
             return;

@@ -4,32 +4,26 @@
 //! log are gone, so it may never act under that raft id again. Never stops a node for what it refuses others. Called by
 //! the running node.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use quorate_core::consensus::io::Records;
 use quorate_core::id::RaftId;
 use quorate_core::ports::StateRead;
 use quorate_transport::{CertificateProblem, ConnectError, Identity, Peers, Refused};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
+use super::ending::Ending;
 use super::facts::Facts;
 use super::records;
 use super::stop::{StartError, StopReason};
-use super::tasks::Call;
 use crate::config;
 
 /// Between two looks; dialling itself is paced by the transport.
 const EVERY: Duration = Duration::from_millis(500);
 
 /// Watches what the dials of this node came to; stops it once a manager says that its store is another one.
-pub(super) async fn keep_identity(
-    facts: Facts,
-    peers: Peers,
-    records: watch::Receiver<Arc<Records>>,
-    inbox: mpsc::Sender<Call>,
-    stopping: Arc<OnceLock<StopReason>>,
-) {
+pub(super) async fn keep_identity(facts: Facts, peers: Peers, records: watch::Receiver<Arc<Records>>, ending: Ending) {
     loop {
         tokio::time::sleep(EVERY).await;
         if bound(&facts, &records.borrow()) {
@@ -46,8 +40,7 @@ pub(super) async fn keep_identity(
                 "the manager at {address} knows raft id {} with another store: this directory was wiped, and what this node had promised is gone with it. It never votes again under that identity. Nothing was harmed. Next: move the directory aside and join again with `quorate join`",
                 facts.raft_id
             );
-            let _ = stopping.set(StopReason::IdentityRefused(why));
-            let _ = inbox.send(Call::Stop).await;
+            ending.stop(StopReason::IdentityRefused(why));
             return;
         }
     }

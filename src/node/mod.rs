@@ -10,6 +10,7 @@ mod builder;
 mod configurations;
 mod dialback;
 mod directory;
+mod ending;
 mod facts;
 mod fence;
 mod gate;
@@ -17,9 +18,11 @@ mod housekeeping;
 mod identity;
 mod inspect;
 mod joining;
+mod keepers;
 mod lead;
 mod leading;
 mod log_writer;
+mod net;
 mod nodes;
 mod policy;
 mod presence;
@@ -57,6 +60,7 @@ pub(crate) use service::Service;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::status::ClusterStatus;
+use ending::Ending;
 use lead::LeaseWatch;
 use tasks::Call;
 
@@ -67,25 +71,15 @@ struct Inner {
     service: Arc<Service>,
     runtime: tokio::runtime::Handle,
     inbox: mpsc::Sender<Call>,
+    ending: Ending,
     lease: LeaseWatch,
     stopped: watch::Receiver<Option<StopReason>>,
-}
-
-impl Inner {
-    fn stop_now(&self) {
-        if self.inbox.try_send(Call::Stop).is_err() {
-            let inbox = self.inbox.clone();
-            self.runtime.spawn(async move {
-                let _ = inbox.send(Call::Stop).await;
-            });
-        }
-    }
 }
 
 impl Drop for Inner {
     /// Without [`Node::shutdown`]: a stop without handing leadership over. Nothing acknowledged is lost.
     fn drop(&mut self) {
-        self.stop_now();
+        self.ending.stop(StopReason::Asked);
     }
 }
 
@@ -192,7 +186,7 @@ impl Node {
     /// Stops at once, without handing leadership over: what a crash of the process would do, for tests. Nothing
     /// acknowledged is lost.
     pub fn abandon(&self) {
-        self.inner.stop_now();
+        self.inner.ending.stop(StopReason::Asked);
     }
 
     /// The UDP address it listens on.

@@ -3,6 +3,7 @@
 //! Owns the questions to the other managers and the words of advice. Called by the service.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prost::Message as _;
@@ -11,10 +12,10 @@ use quorate_core::id::{NodeId, RaftId};
 use quorate_core::membership::quorum::Quorum;
 use quorate_core::membership::record::{NodeRecord, Role};
 use quorate_transport::api::{self, request, response};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
-use super::applier;
+use super::applier::{self, Hashes};
 use super::nodes::{is_manager, state};
 use super::presence::{self, Presence};
 use super::router::{Failure, fail};
@@ -27,16 +28,30 @@ use crate::status::{
 
 /// How long the others are waited for.
 const PATIENCE: Duration = Duration::from_millis(800);
+/// How long this manager's own applier is waited for: less, so that one with a silent disk still answers the others.
+const APPLIER_PATIENCE: Duration = Duration::from_millis(400);
+/// Questions for digests that may wait for the applier: its queue belongs to the consensus task.
+const QUESTIONS: usize = 4;
+
+/// The applier's digests, and the last ones it gave for as long as its disk does not answer.
+pub(super) struct Digests {
+    slots: Arc<Semaphore>,
+    last: Mutex<Hashes>,
+}
+
+impl Digests {
+    pub(super) fn new() -> Self {
+        Self { slots: Arc::new(Semaphore::new(QUESTIONS)), last: Mutex::default() }
+    }
+}
 
 impl Service {
     /// What this manager says of itself.
     pub(super) async fn member_report(&self) -> Result<MemberReport, Failure> {
-        let (reply, hashes) = oneshot::channel();
-        let stopping = || fail(api::Code::Stopping, "this manager is stopping");
-        let applier = self.applier.upgrade().ok_or_else(stopping)?;
-        applier.send(applier::Job::Hashes(reply)).await.map_err(|_closed| stopping())?;
-        drop(applier);
-        let hashes = hashes.await.map_err(|_dropped| stopping())?;
+        let hashes = match tokio::time::timeout(APPLIER_PATIENCE, self.ask_applier()).await {
+            Ok(hashes) => hashes?,
+            Err(_elapsed) => self.digests.last.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        };
         let status = self.status.borrow().clone();
         Ok(MemberReport {
             applied: hashes.applied.0,
@@ -51,7 +66,21 @@ impl Service {
                 installed: status.snapshots.installed,
                 refused: status.snapshots.refused,
             },
+            disk_silent_ms: self.milliseconds(status.disk_silent_ticks),
+            low_space: status.low_space,
         })
+    }
+
+    async fn ask_applier(&self) -> Result<Hashes, Failure> {
+        let stopping = || fail(api::Code::Stopping, "this manager is stopping");
+        let slot = Arc::clone(&self.digests.slots).acquire_owned().await.map_err(|_closed| stopping())?;
+        let (reply, hashes) = oneshot::channel();
+        let applier = self.applier.upgrade().ok_or_else(stopping)?;
+        applier.send(applier::Job::Hashes { reply, slot }).await.map_err(|_closed| stopping())?;
+        drop(applier);
+        let hashes = hashes.await.map_err(|_dropped| stopping())?;
+        self.digests.last.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&hashes);
+        Ok(hashes)
     }
 
     /// What these managers say of themselves; who does not answer in time is not in it.
@@ -118,7 +147,8 @@ impl Service {
                 manager
             })
             .collect();
-        let alive = |id: RaftId| reports.contains_key(&id);
+        let answers = |id: RaftId| reports.get(&id).is_some_and(|report| report.disk_silent_ms == 0);
+        let able = |id: RaftId| answers(id) && reports.get(&id).is_some_and(|report| report.low_space.is_none());
         let quorum = Quorum::of(&status.configuration);
         let mut answer = ClusterStatus {
             cluster_id: self.facts.cluster().to_string(),
@@ -127,7 +157,7 @@ impl Service {
             leader: status.leader.map(|leader| self.name_of(leader)),
             revision,
             voters: status.configuration.voters.len(),
-            fault_tolerance: quorum.fault_tolerance(alive),
+            fault_tolerance: quorum.fault_tolerance(able),
             tolerance: String::new(),
             health: Health::Ok,
             advice: Vec::new(),
@@ -145,7 +175,7 @@ impl Service {
             forks: self.forks(&records),
             recovered: recovered(&records),
         };
-        answer.health = health(&answer, &status);
+        answer.health = health(&answer, &status, quorum.is_alive(answers));
         answer.tolerance = tolerance(&answer, usize::try_from(records.cluster.max_voters).unwrap_or(usize::MAX));
         answer.advice = advice(&answer);
         answer
@@ -225,6 +255,8 @@ fn manager_status(
         hash_revision: state_hash.as_ref().and(shared),
         state_hash,
         snapshots: report.map(|report| report.snapshots).unwrap_or_default(),
+        disk_silent_ms: report.map_or(0, |report| report.disk_silent_ms),
+        low_space: report.and_then(|report| report.low_space),
     }
 }
 
@@ -249,16 +281,22 @@ fn diverged(answer: &ClusterStatus) -> bool {
     hashes.next().is_some_and(|first| hashes.any(|other| other != first))
 }
 
-fn health(answer: &ClusterStatus, status: &Status) -> Health {
+/// `disks_answer`: those of a majority of the voters.
+fn health(answer: &ClusterStatus, status: &Status, disks_answer: bool) -> Health {
     let follows = status.leader.is_some() || status.role == Some(RaftRole::Leader);
-    let voters_reachable = answer.managers.iter().all(|manager| manager.reachable || manager.seat != "voter");
-    if answer.fault_tolerance < 0 || !follows {
+    let whole =
+        |manager: &ManagerStatus| manager.reachable && manager.disk_silent_ms == 0 && manager.low_space.is_none();
+    let voters_whole = answer.managers.iter().all(|manager| manager.seat != "voter" || whole(manager));
+    if answer.fault_tolerance < 0 && disks_answer {
+        // With space there would be a majority.
+        Health::ReadOnly
+    } else if answer.fault_tolerance < 0 || !follows {
         Health::QuorumLost
     } else if !answer.forks.is_empty() {
         Health::Degraded
     } else if answer.voters == 1 {
         Health::SingleCopy
-    } else if voters_reachable && !diverged(answer) {
+    } else if voters_whole && !diverged(answer) {
         Health::Ok
     } else {
         Health::Degraded
@@ -321,8 +359,15 @@ fn advice(answer: &ClusterStatus) -> Vec<String> {
         let revision = answer.managers.iter().find_map(|manager| manager.hash_revision).unwrap_or(answer.revision);
         lines.insert(0, format!("DIVERGED: managers hold different state at revision {revision}; the table shows which. A directory was rolled back by a copy or a restored disk, or quorate has a defect. Stop writing, keep every directory, wipe nothing"));
     }
+    lines.extend(answer.managers.iter().filter_map(disk_advice));
     match answer.health {
         Health::Ok => {}
+        Health::ReadOnly => {
+            lines.push("writes are refused until then, and go on by themselves; reads go on".into());
+        }
+        Health::QuorumLost if missing.is_empty() && answer.fault_tolerance < 0 => {
+            lines.push("writes are refused until the disks answer, and go on by themselves".into());
+        }
         Health::QuorumLost if missing.is_empty() => {
             lines.push(
                 "next: wait a moment, the managers are electing a leader. If this stays, look at their logs".into(),
@@ -360,6 +405,21 @@ fn advice(answer: &ClusterStatus) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// What a manager's disk keeps it from, and what to do about it.
+fn disk_advice(manager: &ManagerStatus) -> Option<String> {
+    let name = &manager.name;
+    if manager.disk_silent_ms > 0 {
+        let seconds = manager.disk_silent_ms / 1_000;
+        return Some(format!(
+            "disk {name} has not answered for {seconds} s: {name} neither leads nor votes until it does. next: look at that disk and what lies behind it; nothing acknowledged is lost"
+        ));
+    }
+    let free = manager.low_space? >> 20;
+    Some(format!(
+        "disk {name} is low on space, {free} MiB free: {name} takes no writes and neither leads nor votes. next: free space beside its data, or enlarge its disk"
+    ))
 }
 
 #[cfg(test)]

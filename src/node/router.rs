@@ -109,7 +109,8 @@ impl Router {
                 }
                 Reply::Answer(Answer::Refused(rejection)) => return Err(rejected(&rejection)),
                 Reply::Answer(Answer::Unknown) => {
-                    let error = fail(api::Code::Unknown, "a snapshot covered the entry: it may or may not be done");
+                    let why = "a snapshot covered the entry, or this manager's disk does not answer: it may or may not be done";
+                    let error = fail(api::Code::Unknown, why);
                     if !repeatable {
                         return Err(error);
                     }
@@ -192,6 +193,7 @@ fn overshadowed(error: Failure, open: Option<Failure>) -> Failure {
         api::Code::NoLeader
             | api::Code::NotLeader
             | api::Code::QuorumLost
+            | api::Code::ReadOnly
             | api::Code::Overloaded
             | api::Code::Stopping
             | api::Code::Deadline
@@ -242,6 +244,7 @@ fn rejected(rejection: &Rejection) -> Failure {
             api::Error { leader: leader.map_or(0, |leader| leader.0), ..fail(api::Code::NotLeader, message) }
         }
         Rejection::Overloaded { .. } => fail(api::Code::Overloaded, message),
+        Rejection::ReadOnly { .. } => fail(api::Code::ReadOnly, message),
         Rejection::VersionNotEnabled { .. } => fail(api::Code::Version, message),
         Rejection::Transfer(_) => fail(api::Code::Refused, message),
         Rejection::Stopping => fail(api::Code::Stopping, message),

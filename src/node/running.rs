@@ -4,39 +4,39 @@
 //! over, stop taking requests, stop consensus, drain the writers). Each owner of something has one thread and one
 //! inbox; nobody shares a lock.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock, RwLock};
-use std::thread::JoinHandle;
+use std::net::SocketAddr;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use quorate_core::consensus::config::{Config, ELECTION_TICKS};
-use quorate_core::consensus::io::{Input, Records, Status, StopCause};
+use quorate_core::consensus::config::{Config, DISK_PATIENCE_TICKS_MIN};
+use quorate_core::consensus::io::{Input, Records, StopCause};
 use quorate_core::consensus::pace::TICK_NANOS_MIN;
 use quorate_core::consensus::{Consensus, Start as MachineStart};
-use quorate_core::id::RaftId;
+use quorate_core::id::ClientId;
 use quorate_core::membership::plan::SeatTimes;
-use quorate_core::ports::{LogReader, OpenStore, StateRead, StateReader, StoreResult};
+use quorate_core::ports::{LogReader, LogWriter, MetaStore, OpenStore, Staging, StateReader, StoreResult};
+use quorate_core::state::Machine;
 use quorate_core::state::contract::ApplyError;
-use quorate_core::state::{Machine, read};
-use quorate_transport::{
-    BindError, Endpoint, EndpointConfig, EndpointOptions, Gate, Handler, Identity, LocalListener, PeerAddress,
-};
+use quorate_transport::{Gate, Identity};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::applier::{self, Applier};
 use super::builder::{NodeBuilder, off_thread, prepared};
-use super::directory::{check_access, open_store, resolve};
-use super::facts::{Facts, KnownManager, Layout};
+use super::directory::{check_access, resolve};
+use super::ending::{Ending, Threads, Unfinished, contained, spawn};
+use super::facts::{Facts, Layout};
+use super::fence::{self, FenceRecord, Fencing, Incarnations};
 use super::gate::{NodeGate, NodeHandler};
 use super::lead::LeaseWatch;
+use super::net::{self, Listening, Net};
 use super::reach::Reach;
+use super::report::Digests;
 use super::router::Router;
 use super::service::{Service, StoreAccess};
 use super::stop::{StartError, StopReason};
 use super::tasks::{Call, ConsensusTask, Hands};
-use super::fence::{self, FenceRecord, Fencing, Incarnations};
-use super::{Inner, Node, asking, housekeeping, identity, log_writer};
+use super::{Inner, Node, asking, housekeeping, identity, keepers, log_writer};
 use crate::client::{Client, InProcess};
 use crate::config;
 
@@ -46,8 +46,6 @@ const INBOX: usize = 8_192;
 /// jobs, so a writer can always report, and the consensus task never waits for one that waits for it.
 const JOBS: usize = 1_024;
 const REPORTS: usize = 2 * JOBS + 16;
-/// Requests in process that may be answered at the same time by a blocking read.
-const BLOCKING_THREADS: usize = 8;
 /// How long an orderly stop waits for a successor.
 const HAND_OVER: Duration = Duration::from_millis(1_500);
 
@@ -59,13 +57,16 @@ struct Opened {
     store: OpenStoreParts,
     state: Machine,
     records: Arc<Records>,
+    listen: SocketAddr,
+    /// Bytes free beside the store; nothing where that cannot be told.
+    free: Option<u64>,
 }
 
 struct OpenStoreParts {
-    log: Box<dyn quorate_core::ports::LogWriter>,
+    log: Box<dyn LogWriter>,
     log_reader: Arc<dyn LogReader>,
-    staging: Arc<dyn quorate_core::ports::Staging>,
-    meta: Arc<dyn quorate_core::ports::MetaStore>,
+    staging: Arc<dyn Staging>,
+    meta: Arc<dyn MetaStore>,
 }
 
 fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
@@ -77,7 +78,7 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
             builder.directory.display()
         )));
     }
-    let OpenStore { boot, log, log_reader, state, staging, meta } = open_store(&layout)?;
+    let OpenStore { boot, log, log_reader, state, staging, meta } = open_watched(builder, &layout)?;
     let facts = Facts::load(&*meta)?.filter(Facts::is_ready).ok_or_else(|| {
         StartError::Directory(format!(
             "{} was prepared only half; run the same `quorate init` or `quorate join` again, it goes on where it stopped",
@@ -109,18 +110,36 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     };
     drop(view);
     let tail = read_entries(&*log_reader, state.status().applied.0 + 1, boot.last.0 + 1)?;
-    let mut settings = Config::new(facts.raft(), config::random_u64().map_err(internal)?);
-    settings.tick_nanos = u64::try_from(builder.tick.as_nanos()).unwrap_or(settings.tick_nanos).max(TICK_NANOS_MIN);
-    settings.log_window_entries = builder.log_window.max(16);
-    settings.log_window_bytes = config::LOG_WINDOW_BYTES;
-    settings.ask_ticks =
-        (asking::PATIENCE.as_nanos() / u128::from(settings.tick_nanos)).try_into().unwrap_or(u64::MAX);
-    settings.seat_times.stable_ms = u64::try_from(builder.stable.as_millis()).unwrap_or(u64::MAX);
+    let settings = settings(builder, &facts)?;
     let seat_times = settings.seat_times;
     let start = MachineStart { boot, state: state.status().clone(), records: Arc::clone(&records), tail };
     let machine = Consensus::new(settings, start).map_err(|cause: StopCause| StartError::Damaged(cause.to_string()))?;
     let store = OpenStoreParts { log, log_reader, staging, meta };
-    Ok(Opened { facts, identity, machine, seat_times, store, state, records })
+    let listen = resolve(&facts.listen)?;
+    let free = quorate_storage::free_space(&layout.store()).ok();
+    Ok(Opened { facts, identity, machine, seat_times, store, state, records, listen, free })
+}
+
+fn open_watched(builder: &NodeBuilder, layout: &Layout) -> Result<OpenStore, StartError> {
+    let mut options = quorate_storage::Options::default();
+    options.probe.clone_from(&builder.probe.0);
+    Ok(quorate_storage::open(&layout.store(), options)?)
+}
+
+/// What the machine is to keep to.
+fn settings(builder: &NodeBuilder, facts: &Facts) -> Result<Config, StartError> {
+    let mut settings = Config::new(facts.raft(), config::random_u64().map_err(internal)?);
+    settings.tick_nanos = u64::try_from(builder.tick.as_nanos()).unwrap_or(settings.tick_nanos).max(TICK_NANOS_MIN);
+    settings.log_window_entries = builder.log_window.max(16);
+    settings.log_window_bytes = config::LOG_WINDOW_BYTES;
+    let tick = u128::from(settings.tick_nanos);
+    let ticks = |time: Duration| u64::try_from(time.as_nanos() / tick).unwrap_or(u64::MAX);
+    settings.ask_ticks = ticks(asking::PATIENCE);
+    settings.seat_times.stable_ms = u64::try_from(builder.stable.as_millis()).unwrap_or(u64::MAX);
+    settings.disk_patience_ticks = ticks(builder.disk_patience).max(DISK_PATIENCE_TICKS_MIN);
+    settings.space_low = builder.space_low;
+    settings.space_enough = builder.space_enough.max(builder.space_low);
+    Ok(settings)
 }
 
 fn internal(error: crate::Error) -> StartError {
@@ -139,156 +158,16 @@ pub(super) fn read_entries(reader: &dyn LogReader, from: u64, to: u64) -> StoreR
     Ok(tail)
 }
 
-/// Runs a thread's work so that a panic becomes a reason instead of a silence.
-fn contained<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without words".into())
-    })
-}
-
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(work)
-        .map_err(|error| StartError::Internal(format!("cannot start a thread: {error}")))
-}
-
-/// What the endpoint's thread hands back once it listens.
-struct Listening {
-    endpoint: Endpoint,
-    handle: tokio::runtime::Handle,
-}
-
-struct Late {
-    gate: Arc<dyn Gate>,
-    handler: oneshot::Receiver<Arc<NodeHandler>>,
-    identity: Arc<Identity>,
-    listen: std::net::SocketAddr,
-    seed: [u8; 32],
-    directory: std::path::PathBuf,
-}
-
-/// Handlers need the endpoint and the endpoint needs its handler: what arrives before they meet is lost, as on a network.
-struct Switchboard(OnceLock<Arc<NodeHandler>>);
-
-impl Handler for Switchboard {
-    fn message(&self, from: RaftId, lane: quorate_transport::Lane, body: bytes::Bytes) {
-        if let Some(handler) = self.0.get() {
-            handler.message(from, lane, body);
-        }
-    }
-    fn peer_up(&self, peer: RaftId) {
-        if let Some(handler) = self.0.get() {
-            handler.peer_up(peer);
-        }
-    }
-    fn peer_down(&self, peer: RaftId, reason: quorate_transport::Down) {
-        if let Some(handler) = self.0.get() {
-            handler.peer_down(peer, reason);
-        }
-    }
-    fn snapshot(&self, from: RaftId, incoming: quorate_transport::IncomingSnapshot) {
-        if let Some(handler) = self.0.get() {
-            handler.snapshot(from, incoming);
-        }
-    }
-    fn request(&self, caller: quorate_transport::Caller, body: bytes::Bytes, reply: oneshot::Sender<bytes::Bytes>) {
-        if let Some(handler) = self.0.get() {
-            handler.request(caller, body, reply);
-        }
-    }
-    fn join(
-        &self,
-        source: std::net::SocketAddr,
-        request: quorate_transport::JoinRequest,
-        reply: oneshot::Sender<quorate_transport::JoinReply>,
-    ) {
-        if let Some(handler) = self.0.get() {
-            handler.join(source, request, reply);
-        }
-    }
-    fn lineage_newer(&self, hello: &quorate_transport::Hello) {
-        if let Some(handler) = self.0.get() {
-            handler.lineage_newer(hello);
-        }
-    }
-}
-
-/// The endpoint's thread: a runtime of its own, until `stop`.
-fn endpoint_thread(
-    late: Late,
-    listening: oneshot::Sender<Result<Listening, StartError>>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .max_blocking_threads(BLOCKING_THREADS)
-        .thread_name("quorate-net")
-        .enable_all()
-        .build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            let _ = listening.send(Err(StartError::Internal(format!("cannot start a runtime: {error}"))));
-            return;
-        }
-    };
-    runtime.block_on(async move {
-        let switchboard = Arc::new(Switchboard(OnceLock::new()));
-        let bound = Endpoint::bind(EndpointConfig {
-            listen: late.listen,
-            identity: late.identity,
-            seed: late.seed,
-            gate: Arc::clone(&late.gate),
-            handler: Arc::clone(&switchboard) as Arc<dyn Handler>,
-            options: EndpointOptions::default(),
-        });
-        let endpoint = match bound {
-            Ok(endpoint) => endpoint,
-            Err(error) => {
-                let failed = match error {
-                    BindError::Busy(_) | BindError::Address { .. } => StartError::Address(error.to_string()),
-                    BindError::Tls(_) | BindError::NoRuntime | BindError::NoEntropy => {
-                        StartError::Internal(error.to_string())
-                    }
-                };
-                let _ = listening.send(Err(failed));
-                return;
-            }
-        };
-        let local = match LocalListener::bind(&late.directory) {
-            Ok(local) => local,
-            Err(error) => {
-                let _ = listening.send(Err(StartError::InUse(error.to_string())));
-                return;
-            }
-        };
-        let handle = tokio::runtime::Handle::current();
-        if listening.send(Ok(Listening { endpoint: endpoint.clone(), handle })).is_err() {
-            return;
-        }
-        let Ok(handler) = late.handler.await else { return };
-        let _ = switchboard.0.set(Arc::clone(&handler));
-        // Whoever connected before the handler was there: told again, twice does no harm.
-        for (peer, _) in endpoint.peers().connected() {
-            handler.peer_up(peer);
-        }
-        tokio::select! {
-            () = local.serve(late.gate, switchboard) => {}
-            _ = stop.wait_for(|stop| *stop) => {}
-        }
-        endpoint.close("the node stops").await;
-    });
-    runtime.shutdown_timeout(Duration::from_secs(2));
-}
-
 /// Starts everything.
+///
+/// Cancel safe: what was started by then is stopped.
 pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
-    let (stable_began, hints) = (Instant::now(), builder.hints.clone());
+    let (began, hints) = (Instant::now(), builder.hints.clone());
     let opened = off_thread(move || open(&builder).map(|opened| (opened, builder))).await?;
-    let (Opened { facts, identity, machine, seat_times, store, state, records }, builder) = opened;
-    let listen = resolve(&facts.listen)?;
+    let (Opened { facts, identity, machine, seat_times, store, state, records, listen, free }, builder) = opened;
+    let ending = Ending::new();
+    let unfinished = Unfinished::new(ending.clone());
+    let mut threads = Threads::new(ending.clone());
     let initial = Arc::new(machine.status());
     let (status_out, status) = watch::channel(initial);
     let (records_out, records) = watch::channel(records);
@@ -299,6 +178,7 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     let (applier_jobs_in, applier_jobs) = mpsc::channel(JOBS);
     let (reports_in, reports) = mpsc::channel(REPORTS);
     let reader: Arc<dyn StateReader> = state.reader();
+    let born = state.status().applied.0;
 
     let incarnations = Arc::new(Incarnations::default());
     let gate: Arc<dyn Gate> = Arc::new(NodeGate {
@@ -308,37 +188,24 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     });
     let (handler_in, handler) = oneshot::channel();
     let (listening_in, listening) = oneshot::channel();
-    let late = Late {
+    let net = Net {
         gate,
         handler,
         identity: Arc::new(identity),
         listen,
         seed: facts.seed_array(),
         directory: builder.directory.clone(),
+        ending: ending.clone(),
     };
-    let net = spawn("quorate-net-main", move || endpoint_thread(late, listening_in, stopping_net))?;
+    threads.spawn("quorate-net-main", move || net::run(net, listening_in, stopping_net))?;
     let Listening { endpoint, handle } =
         listening.await.unwrap_or_else(|_| Err(StartError::Internal("the network thread ended at once".into())))?;
     let address = endpoint.local_address().unwrap_or(listen);
 
-    let writer = {
-        let reports = reports_in.clone();
-        spawn("quorate-log", move || {
-            let failed = reports.clone();
-            if let Err(why) = contained(|| log_writer::run(store.log, log_jobs, &reports)) {
-                let _ = failed.blocking_send(Input::StoreFailed(quorate_core::ports::StoreError::Poisoned(why)));
-            }
-        })?
-    };
-    let applying = {
-        let applier = Applier { machine: state, staging: Arc::clone(&store.staging), reports: reports_in.clone() };
-        let failed = reports_in;
-        spawn("quorate-apply", move || {
-            if let Err(why) = contained(|| applier.run(applier_jobs)) {
-                let _ = failed.blocking_send(Input::StoreFailed(quorate_core::ports::StoreError::Poisoned(why)));
-            }
-        })?
-    };
+    let log_reports = reports_in.clone();
+    threads.spawn("quorate-log", move || log_writer::run(store.log, log_jobs, &log_reports))?;
+    let applier = Applier { machine: state, staging: Arc::clone(&store.staging), reports: reports_in };
+    threads.spawn("quorate-apply", move || applier.run(applier_jobs))?;
 
     let peers = endpoint.peers();
     let reach = Reach::new(peers.clone());
@@ -346,21 +213,20 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
         facts: facts.clone(),
         router: Router { inbox: inbox.clone(), peers: reach.clone(), status: status.clone() },
         peers: reach,
-        store: RwLock::new(Some(StoreAccess { reader: Arc::clone(&reader), staging: store.staging })),
+        store: RwLock::new(Some(StoreAccess { reader, staging: store.staging })),
         status: status.clone(),
         records: records.clone(),
-        incarnations: Arc::clone(&incarnations),
         applier: applier_jobs_in.downgrade(),
-        clock: OnceLock::new(),
+        incarnations: Arc::clone(&incarnations),
+        digests: Digests::new(),
+        clock: began.into_std(),
         seat_times,
     });
-    let stopping = Arc::new(OnceLock::new());
     let handler = NodeHandler {
         fencing: Fencing {
             incarnations: Arc::clone(&incarnations),
             meta: Arc::clone(&store.meta),
-            inbox: inbox.clone(),
-            stopping: Arc::clone(&stopping),
+            ending: ending.clone(),
             directory: builder.directory.clone(),
         },
         inbox: inbox.clone(),
@@ -370,6 +236,10 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     };
     let _ = handler_in.send(Arc::new(handler));
 
+    if let Some(free) = free {
+        // Before anything else is decided.
+        let _ = inbox.try_send(Call::Input(Input::Space { free }));
+    }
     let hands = Hands {
         peers: peers.clone(),
         log,
@@ -382,50 +252,61 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     };
     let draw = config::random_u64().map_err(internal)?;
     let phase = Duration::from_nanos(machine.tick_nanos()).mul_f64((draw % 1_000) as f64 / 1_000.0);
-    let (began_in, began) = oneshot::channel();
-    let watching =
-        identity::keep_identity(facts.clone(), peers.clone(), records.clone(), inbox.clone(), Arc::clone(&stopping));
-    let consensus = {
-        let (stop_net, service) = (stop_net.clone(), Arc::clone(&service));
-        spawn("quorate-raft", move || {
-            let outcome = contained(|| drive(machine, hands, phase, began_in, calls, reports));
-            let reason = match outcome {
-                Ok(Ok(None)) => stopping.get().cloned().unwrap_or(StopReason::Asked),
-                Ok(Ok(Some(cause))) => StopReason::of(&cause),
-                Ok(Err(why)) | Err(why) => StopReason::Bug(why),
-            };
-            if reason == StopReason::Asked {
-                tracing::debug!("consensus stopped as asked");
-            } else {
-                tracing::error!(%reason, "the node stops");
-            }
-            stop_net.send_replace(true);
-            // The writers end with their inboxes; only then is everything given back.
-            for thread in [writer, applying, net] {
-                let _ = thread.join();
-            }
-            service.close();
-            drop(service);
-            stopped_out.send_replace(Some(reason));
-        })?
-    };
+    let task = ConsensusTask::new(machine, hands, phase, began);
+    let (ends, closing) = (ending.clone(), Arc::clone(&service));
+    let consensus = spawn("quorate-raft", move || {
+        let reason = match contained(|| drive(task, &ends, calls, reports)) {
+            Ok(Ok(None)) => ends.reason().unwrap_or(StopReason::Asked),
+            Ok(Ok(Some(cause))) => StopReason::of(&cause),
+            Ok(Err(why)) | Err(why) => StopReason::Bug(why),
+        };
+        stop_net.send_replace(true);
+        // The writers end with their inboxes; only then is everything given back.
+        let reason = match threads.join() {
+            Err(left) if reason == StopReason::Asked => StopReason::DiskFailed(left),
+            Ok(()) | Err(_) => reason,
+        };
+        if reason == StopReason::Asked {
+            tracing::debug!("consensus stopped as asked");
+        } else {
+            tracing::error!(%reason, "the node stops");
+        }
+        closing.close();
+        drop(closing);
+        stopped_out.send_replace(Some(reason));
+    })?;
     drop(consensus);
-    let began = began.await.unwrap_or(stable_began);
-    let _ = service.clock.set(began.into_std());
 
-    handle.spawn(keep_peers(endpoint.clone(), facts.clone(), hints, records.clone(), Arc::clone(&store.meta)));
-    handle.spawn(asking::lineages(endpoint.clone(), facts.clone(), records.clone(), incarnations, inbox.clone()));
-    handle.spawn(asking::tell_the_lost(Arc::clone(&service), endpoint.clone(), status.clone()));
-    handle.spawn(watching);
-    handle.spawn(keep_connected(endpoint.clone(), status.clone(), inbox.clone()));
-    handle.spawn(narrate(Arc::clone(&service), status.clone()));
-    handle.spawn(housekeeping::run(Arc::clone(&service), builder.history));
-    handle.spawn(keep_announced(Arc::clone(&service), status.clone()));
+    ending.keep(
+        &handle,
+        "dials the other managers",
+        keepers::keep_peers(endpoint.clone(), facts.clone(), hints, records.clone(), store.meta),
+    );
+    ending.keep(
+        &handle,
+        "asks for lineages",
+        asking::lineages(endpoint.clone(), facts.clone(), records.clone(), incarnations, inbox.clone()),
+    );
+    ending.keep(
+        &handle,
+        "tells lost managers that they are",
+        asking::tell_the_lost(Arc::clone(&service), endpoint.clone(), status.clone()),
+    );
+    ending.keep(
+        &handle,
+        "watches whether the others know this node",
+        identity::keep_identity(facts.clone(), peers, records, ending.clone()),
+    );
+    ending.keep(&handle, "notes who is connected", keepers::keep_connected(endpoint, status.clone(), inbox.clone()));
+    ending.keep(&handle, "tells the log who leads", keepers::narrate(Arc::clone(&service), status.clone()));
+    ending.keep(&handle, "clears away old history", housekeeping::run(Arc::clone(&service), builder.history));
+    ending.keep(&handle, "announces this node", keepers::keep_announced(Arc::clone(&service), status.clone()));
+    let store_directory = Layout::new(&builder.directory).store();
+    ending.keep(&handle, "looks at the free space", keepers::keep_space(store_directory, inbox.clone()));
 
     let own = InProcess::new(service.clone(), handle.clone());
-    let born = read_applied(&*reader.view());
-    drop(reader);
-    let id = config::random_id(quorate_core::id::ClientId::from_bytes).map_err(internal)?;
+    let id = config::random_id(ClientId::from_bytes).map_err(internal)?;
+    unfinished.finished();
     let inner = Inner {
         prepared: prepared(&facts, None),
         address,
@@ -433,21 +314,16 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
         service,
         runtime: handle,
         inbox,
+        ending,
         lease: LeaseWatch { status, began },
         stopped,
     };
     Ok(Node { inner: Arc::new(inner) })
 }
 
-fn read_applied(view: &dyn StateRead) -> u64 {
-    read::status(view).map_or(0, |status| status.applied.0)
-}
-
 fn drive(
-    machine: Consensus,
-    hands: Hands,
-    phase: Duration,
-    began: oneshot::Sender<Instant>,
+    task: ConsensusTask,
+    ending: &Ending,
     calls: mpsc::Receiver<Call>,
     reports: mpsc::Receiver<Input>,
 ) -> Result<Option<StopCause>, String> {
@@ -455,111 +331,7 @@ fn drive(
         .enable_time()
         .build()
         .map_err(|error| format!("cannot start a runtime: {error}"))?;
-    Ok(runtime.block_on(async move {
-        let task = ConsensusTask::new(machine, hands, phase);
-        let _ = began.send(task.began);
-        task.run(calls, reports).await
-    }))
-}
-
-/// Keeps the endpoint's peers in step with the records, and remembers them for a start without any.
-async fn keep_peers(
-    endpoint: Endpoint,
-    facts: Facts,
-    hints: Vec<String>,
-    mut records: watch::Receiver<Arc<Records>>,
-    meta: Arc<dyn quorate_core::ports::MetaStore>,
-) {
-    let mut known = facts.managers.clone();
-    loop {
-        let current = records.borrow_and_update().clone();
-        let listed: Vec<KnownManager> = current
-            .nodes
-            .iter()
-            .filter(|node| node.raft_id != 0 && node.raft_id != facts.raft_id)
-            .filter(|node| current.removed.binary_search(&RaftId(node.raft_id)).is_err())
-            .map(|node| KnownManager {
-                raft_id: node.raft_id,
-                node_id: node.id.clone(),
-                addresses: node.addresses.clone(),
-            })
-            .collect();
-        if !current.nodes.is_empty() && listed != known {
-            known = listed;
-            let (updated, meta) = (Facts { managers: known.clone(), ..facts.clone() }, Arc::clone(&meta));
-            let saved = tokio::task::spawn_blocking(move || updated.save(&*meta)).await;
-            if let Ok(Err(error)) = saved {
-                tracing::warn!(%error, "the managers' addresses could not be remembered");
-            }
-        }
-        let peers = known
-            .iter()
-            .map(|manager| PeerAddress {
-                raft_id: RaftId(manager.raft_id),
-                node_id: quorate_core::id::NodeId::from_slice(&manager.node_id),
-                addresses: manager.addresses.iter().chain(&hints).cloned().collect(),
-            })
-            .collect();
-        endpoint.set_peers(peers);
-        if records.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Keeps this manager's own record up to date.
-async fn keep_announced(service: Arc<Service>, mut status: watch::Receiver<Arc<Status>>) {
-    loop {
-        if status.wait_for(|status| status.leader.is_some()).await.is_err() {
-            return;
-        }
-        service.announce().await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-}
-
-/// What an operator looks for in the log first: who leads, and whether a quorum is there.
-async fn narrate(service: Arc<Service>, mut status: watch::Receiver<Arc<Status>>) {
-    let (mut told, mut lost) = (None, false);
-    loop {
-        let current = status.borrow_and_update().clone();
-        if let Some(leader) = current.leader {
-            if told != Some((leader, current.term)) {
-                told = Some((leader, current.term));
-                tracing::info!(leader = service.name_of(leader), term = %current.term, "leader");
-            }
-            lost = false;
-        } else if !lost
-            && !current.configuration.voters.is_empty()
-            && current.leaderless_ticks >= 2 * u64::from(ELECTION_TICKS)
-        {
-            lost = true;
-            let seen = |id: RaftId| id == current.id || current.connected.contains(&id);
-            let voters = current.configuration.all_voters();
-            let missing: Vec<String> =
-                voters.into_iter().filter(|id| !seen(*id)).map(|id| service.name_of(id)).collect();
-            tracing::warn!(missing = missing.join(", "), "no leader: writes are refused until a quorum is back");
-        }
-        if status.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Who is connected is told by events; should they have been reordered under pressure, this tells it anew.
-async fn keep_connected(endpoint: Endpoint, status: watch::Receiver<Arc<Status>>, inbox: mpsc::Sender<Call>) {
-    loop {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let believed = status.borrow().connected.clone();
-        let connected: Vec<RaftId> = endpoint.peers().connected().into_iter().map(|(id, _)| id).collect();
-        let up = connected.iter().filter(|id| !believed.contains(id)).map(|id| Input::PeerUp(*id));
-        let down = believed.iter().filter(|id| !connected.contains(id)).map(|id| Input::PeerDown(*id));
-        for input in up.chain(down) {
-            if inbox.send(Call::Input(input)).await.is_err() {
-                return;
-            }
-        }
-    }
+    Ok(runtime.block_on(task.run(ending, calls, reports)))
 }
 
 /// An orderly stop: leadership first.
@@ -571,5 +343,5 @@ pub(super) async fn shutdown(inner: &Inner) {
         }
     };
     let _ = tokio::time::timeout(HAND_OVER, transfer).await;
-    let _ = inner.inbox.send(Call::Stop).await;
+    inner.ending.stop(StopReason::Asked);
 }

@@ -3,7 +3,7 @@
 //! Owns what each request means on a manager, and the one place where user keys get their section and lose it again.
 //! Called by the endpoint, the local socket and the in-process client alike.
 
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +25,7 @@ use super::facts::Facts;
 use super::fence::Incarnations;
 use super::gate::Asker;
 use super::reach::Reach;
+use super::report::Digests;
 use super::router::{Failure, Router, fail, refused};
 use super::{applier, authorize};
 
@@ -47,8 +48,9 @@ pub(crate) struct Service {
     pub(super) incarnations: Arc<Incarnations>,
     /// Weak: the applier ends when the consensus task lets go of it, whoever still holds a client.
     pub(super) applier: mpsc::WeakSender<applier::Job>,
-    /// The start of the consensus task's clock, once it runs.
-    pub(super) clock: OnceLock<std::time::Instant>,
+    pub(super) digests: Digests,
+    /// The start of the consensus task's clock.
+    pub(super) clock: std::time::Instant,
     /// The odd rule's times where the cluster's record says nothing.
     pub(super) seat_times: SeatTimes,
 }
@@ -190,15 +192,19 @@ impl Service {
     /// known, because no quorum has confirmed anything to this process yet.
     pub(super) fn age_ms(&self) -> Option<u64> {
         let as_of = Duration::from_nanos(self.status.borrow().as_of?.0);
-        let age = self.clock.get()?.elapsed().saturating_sub(as_of);
+        let age = self.clock.elapsed().saturating_sub(as_of);
         // Rounded up: it is a promise.
         Some(u64::try_from(age.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX))
     }
 
     /// Milliseconds since this manager last knew of a leader.
     pub(super) fn leaderless_ms(&self) -> u64 {
-        let status = self.status.borrow();
-        status.leaderless_ticks.saturating_mul(status.tick.0) / 1_000_000
+        let ticks = self.status.borrow().leaderless_ticks;
+        self.milliseconds(ticks)
+    }
+
+    pub(super) fn milliseconds(&self, ticks: u64) -> u64 {
+        ticks.saturating_mul(self.status.borrow().tick.0) / 1_000_000
     }
 
     async fn transfer(&self, asked: api::Transfer, until: Instant) -> Result<api::TransferDone, Failure> {

@@ -19,6 +19,7 @@ use quorate_transport::Peers;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::ending::Ending;
 use super::{applier, log_writer, snapshots};
 
 /// Messages and requests taken at once before the machine steps.
@@ -61,8 +62,6 @@ pub(super) enum Call {
         status: StateStatus,
         view: Arc<dyn StateRead>,
     },
-    /// The end.
-    Stop,
 }
 
 /// Everything the task hands effects to.
@@ -95,14 +94,15 @@ pub(super) struct ConsensusTask {
 }
 
 impl ConsensusTask {
-    pub(super) fn new(machine: Consensus, hands: Hands, phase: Duration) -> Self {
+    /// `began` is the start of the machine's clock.
+    pub(super) fn new(machine: Consensus, hands: Hands, phase: Duration, began: Instant) -> Self {
         let tick = Duration::from_nanos(machine.tick_nanos());
         Self {
             machine,
             hands,
             tick,
             phase,
-            began: Instant::now(),
+            began,
             waiting: BTreeMap::new(),
             next_ticket: 1,
             views: BTreeMap::new(),
@@ -114,6 +114,7 @@ impl ConsensusTask {
     /// Runs until it is told to stop or the machine stops; says why.
     pub(super) async fn run(
         mut self,
+        ending: &Ending,
         mut inbox: mpsc::Receiver<Call>,
         mut reports: mpsc::Receiver<Input>,
     ) -> Option<StopCause> {
@@ -121,9 +122,12 @@ impl ConsensusTask {
         let mut calls = Vec::with_capacity(BATCH);
         let mut reported = Vec::with_capacity(BATCH);
         let mut inputs = Vec::new();
+        let asked = ending.asked();
+        tokio::pin!(asked);
         loop {
             tokio::select! {
                 biased;
+                () = &mut asked => return None,
                 count = reports.recv_many(&mut reported, BATCH) => {
                     if count == 0 {
                         return None;
@@ -147,10 +151,7 @@ impl ConsensusTask {
                 inputs.push(Input::Tick(ticks));
             }
             for call in calls.drain(..) {
-                match self.take(call) {
-                    Some(input) => inputs.push(input),
-                    None => return None,
-                }
+                inputs.push(self.take(call));
             }
             self.note_records(&inputs);
             let mut effects = self.machine.step(self.now(), inputs.drain(..));
@@ -196,8 +197,8 @@ impl ConsensusTask {
         ticket
     }
 
-    fn take(&mut self, call: Call) -> Option<Input> {
-        Some(match call {
+    fn take(&mut self, call: Call) -> Input {
+        match call {
             Call::Input(input) => input,
             Call::Propose { command, origin, reply } => Input::Propose { ticket: self.ticket(reply), command, origin },
             Call::Read { reply } => Input::Read { ticket: self.ticket(reply) },
@@ -212,8 +213,7 @@ impl ConsensusTask {
                 self.views.insert(number, view);
                 Input::SnapshotBuilt { status, view: number }
             }
-            Call::Stop => return None,
-        })
+        }
     }
 
     async fn perform(&mut self, effects: Vec<Effect>, unreachable: &mut Vec<RaftId>) -> Option<StopCause> {

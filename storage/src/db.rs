@@ -156,6 +156,9 @@ impl Store {
     ) -> StoreResult<()> {
         self.alive()?;
         let serials = if batch.batch.is_empty() { journal.serials } else { batch.witness(journal.serials, touch)? };
+        if sync {
+            self.reached("journal: before a sync");
+        }
         let result = if batch.batch.is_empty() {
             if sync { self.db.flush_wal(true) } else { Ok(()) }
         } else {

@@ -1,11 +1,9 @@
 //! A full disk, on a small file system of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests may fail loudly")]
-#![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod common;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use bytes::Bytes;
 use common::{hard, reset, set};
@@ -13,41 +11,7 @@ use quorate_core::id::{LogIndex, Term};
 use quorate_core::log::{EntryKind, LogEntry};
 use quorate_core::ports::{LogBatch, StoreError};
 use quorate_storage::Options;
-
-/// A mounted tmpfs, unmounted when dropped.
-struct Small {
-    mount: PathBuf,
-    _temp: tempfile::TempDir,
-}
-
-impl Small {
-    /// None where this machine does not let us mount; as root under CI that is a failure.
-    fn mount(size: &str) -> Option<Self> {
-        let temp = tempfile::tempdir().unwrap();
-        let mount = temp.path().join("small");
-        std::fs::create_dir(&mount).unwrap();
-        let options = format!("size={size}");
-        let done = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&mount).output();
-        if done.as_ref().is_ok_and(|done| done.status.success()) {
-            return Some(Self { mount, _temp: temp });
-        }
-        let root = Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout.starts_with(b"0\n"));
-        assert!(!(root && std::env::var_os("CI").is_some()), "root under CI could not mount a tmpfs: {done:?}");
-        eprintln!("SKIP: a full disk needs a tmpfs of its own, and mounting one is not allowed here");
-        None
-    }
-
-    fn resize(&self, size: &str) {
-        let options = format!("remount,size={size}");
-        assert!(Command::new("mount").args(["-o", &options]).arg(&self.mount).status().unwrap().success());
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.mount).status();
-    }
-}
+use quorate_storage::testing::SmallDisk;
 
 fn large(index: u64) -> LogEntry {
     LogEntry {
@@ -85,14 +49,15 @@ fn fill(dir: &Path) -> (u64, StoreError) {
 #[test]
 fn a_full_disk_is_a_typed_failure_and_every_synced_record_is_there_when_space_is_back() {
     for size in ["3m", "8m", "9500k"] {
-        let Some(small) = Small::mount(size) else { return };
-        let dir = small.mount.join("store");
+        let temp = tempfile::tempdir().unwrap();
+        let Some(small) = SmallDisk::mount(temp.path().join("small"), size).unwrap() else { return };
+        let dir = small.path().join("store");
         let (synced, error) = fill(&dir);
         assert!(matches!(error, StoreError::Full { .. }), "{size}: {error}");
         assert!(synced > 10, "{size}: {synced}");
         // RocksDB gives back a few MiB that it had set aside for its manifest
         assert!(quorate_storage::free_space(&dir).unwrap() < 5 * 1024 * 1024);
-        small.resize("64m");
+        small.resize("64m").unwrap();
         for _ in 0..2 {
             let mut open = quorate_storage::open(&dir, Options::default()).unwrap();
             // the last write failed: it may be there or not, nobody was told

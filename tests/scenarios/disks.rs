@@ -1,11 +1,11 @@
 //! Disks: damaged, wiped, newer, full. The member that has one stops with a word; the others go on.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use bytes::Bytes;
 use quorate::{Start, StartError, StopReason, inspect};
 use quorate_core::id::StoreId;
+use quorate_storage::testing::SmallDisk;
 
 use crate::support::{BUDGET, Cluster, eventually, says};
 
@@ -138,46 +138,13 @@ async fn a_wiped_store_under_its_old_identity_gets_no_vote() {
     cluster.stop().await;
 }
 
-/// A mounted tmpfs, unmounted when dropped.
-struct Small {
-    mount: PathBuf,
-    _temp: tempfile::TempDir,
-}
-
-impl Small {
-    /// None where this machine does not let us mount; as root under CI that is a failure.
-    fn mount(size: &str) -> Option<Self> {
-        let temp = tempfile::tempdir().unwrap();
-        let mount = temp.path().join("small");
-        std::fs::create_dir(&mount).unwrap();
-        let options = format!("size={size}");
-        let done = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&mount).output();
-        if done.as_ref().is_ok_and(|done| done.status.success()) {
-            return Some(Self { mount, _temp: temp });
-        }
-        let root = Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout.starts_with(b"0\n"));
-        assert!(!(root && std::env::var_os("CI").is_some()), "root under CI could not mount a tmpfs: {done:?}");
-        eprintln!("SKIP: a full disk needs a tmpfs of its own, and mounting one is not allowed here");
-        None
-    }
-
-    fn resize(&self, size: &str) {
-        let options = format!("remount,size={size}");
-        assert!(Command::new("mount").args(["-o", &options]).arg(&self.mount).status().unwrap().success());
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.mount).status();
-    }
-}
-
 /// Three members, the last of them on a small disk.
-async fn three_with_a_small_disk(small: &Small) -> Cluster {
+async fn three_with_a_small_disk(small: &SmallDisk) -> Cluster {
     let mut cluster = Cluster::of(1).await;
     cluster.join().await;
-    cluster.join_in(small.mount.join("m3")).await;
+    // Without marks of free space: here writes are to fail.
+    cluster.space_marks = Some((0, 0));
+    cluster.join_in(small.path().join("m3")).await;
     cluster.settled(3).await;
     cluster
 }
@@ -202,7 +169,8 @@ async fn fill(cluster: &Cluster, full: usize) -> (usize, StopReason) {
 }
 
 async fn full_disk_of(leads: bool) {
-    let Some(small) = Small::mount("32m") else { return };
+    let temp = tempfile::tempdir().unwrap();
+    let Some(small) = SmallDisk::mount(temp.path().join("small"), "32m").unwrap() else { return };
     let mut cluster = three_with_a_small_disk(&small).await;
     cluster.lead_by(if leads { 2 } else { 0 }).await;
     // When its disk is full, it stops and says so.
@@ -228,7 +196,7 @@ async fn full_disk_of(leads: bool) {
         Err(error) => assert!(matches!(error, StartError::Disk(_)), "{error}"),
     }
     // When there is space again, it starts and catches up.
-    small.resize("512m");
+    small.resize("512m").unwrap();
     cluster.restart(2).await;
     cluster.settled(3).await;
     cluster.agrees().await;

@@ -13,9 +13,11 @@
 mod data;
 mod disks;
 mod leadership;
+mod lifecycle;
 mod membership;
 mod pressure;
 mod quorum;
 mod recovery;
 mod refusals;
+mod stalls;
 mod support;

@@ -40,16 +40,22 @@ pub struct Cluster {
     root: TempDir,
     log_window: u64,
     tick: Duration,
+    /// Of members that start from now on; the library's own where nothing is said.
+    pub space_marks: Option<(u64, u64)>,
 }
 
 impl Cluster {
     pub fn builder(&self, directory: &Path, name: &str) -> NodeBuilder {
-        Node::builder(directory)
+        let builder = Node::builder(directory)
             .listen("127.0.0.1:0")
             .name(name)
             .tick(self.tick)
             .log_window(self.log_window)
-            .stable(Duration::from_millis(200))
+            .stable(Duration::from_millis(200));
+        match self.space_marks {
+            Some((low, enough)) => builder.space_marks(low, enough),
+            None => builder,
+        }
     }
 
     /// One founded manager.
@@ -71,7 +77,8 @@ impl Cluster {
             let filter = tracing_subscriber::EnvFilter::from_env("QUORATE_TEST_LOG");
             let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         }
-        let mut cluster = Self { members: Vec::new(), root: tempfile::tempdir().unwrap(), log_window, tick };
+        let root = tempfile::tempdir().unwrap();
+        let mut cluster = Self { members: Vec::new(), root, log_window, tick, space_marks: None };
         let directory = cluster.root.path().join("m1");
         let node = cluster.builder(&directory, "m1").start(Start::OpenOrInit).await.unwrap();
         node.ready().await.unwrap();

@@ -133,6 +133,19 @@ impl Shared {
         Some(tasks.spawn_on(task, &self.runtime))
     }
 
+    /// As [`spawn`](Self::spawn), for a task without which the endpoint is of no use: its panic is not passed over.
+    pub(crate) fn spawn_vital(
+        &self,
+        what: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> Option<AbortHandle> {
+        let vital = Vital { what, handler: self.handler.clone() };
+        self.spawn(async move {
+            let _vital = vital;
+            task.await;
+        })
+    }
+
     /// The gate's word, and the news of a newer incarnation where there are some.
     pub(crate) fn judge(&self, ours: &Hello, caller: &Caller, theirs: &Hello) -> Result<(), Refused> {
         if hello::proves_newer(ours, caller.role, theirs) {
@@ -147,6 +160,20 @@ impl Shared {
         self.closed.send_replace(true);
         self.registry.stop();
         self.quinn.close(codes::SHUTDOWN.into(), reason.as_bytes());
+    }
+}
+
+/// Tells the handler when its task panics.
+struct Vital {
+    what: &'static str,
+    handler: Arc<dyn Handler>,
+}
+
+impl Drop for Vital {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.handler.failed(self.what);
+        }
     }
 }
 
@@ -209,7 +236,7 @@ impl Endpoint {
             closed: watch::Sender::new(false),
             options,
         });
-        shared.spawn(accept_loop(shared.clone()));
+        shared.spawn_vital("takes incoming connections", accept_loop(shared.clone()));
         let guard = Arc::new(Guard(shared.clone()));
         Ok(Self { shared, _guard: guard })
     }

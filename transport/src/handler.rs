@@ -159,4 +159,8 @@ pub trait Handler: Send + Sync + 'static {
     fn join(&self, source: SocketAddr, request: JoinRequest, reply: oneshot::Sender<JoinReply>);
     /// A manager of this cluster showed a lineage that continues ours: this node is of an older incarnation.
     fn lineage_newer(&self, hello: &Hello);
+    /// A task without which the endpoint is of no use has panicked; `task` says what it did, in words after "that".
+    fn failed(&self, task: &'static str) {
+        tracing::error!(task, "a task of the endpoint failed");
+    }
 }

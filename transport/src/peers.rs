@@ -176,7 +176,8 @@ impl Peers {
             }
             let wake = Arc::new(Notify::new());
             let nudged = Arc::new(AtomicBool::new(false));
-            let task = self.shared.spawn(dial_loop(self.shared.clone(), target.clone(), wake.clone(), nudged.clone()));
+            let dialling = dial_loop(self.shared.clone(), target.clone(), wake.clone(), nudged.clone());
+            let task = self.shared.spawn_vital("dials another manager", dialling);
             if let Some(task) = task {
                 dials.insert(id, Dial { target, wake, nudged, task });
             }

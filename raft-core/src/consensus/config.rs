@@ -18,11 +18,14 @@ pub const ELECTION_TICKS_MAX: u32 = 30;
 pub const TICKS_AT_ONCE_MAX: u32 = ELECTION_TICKS - 5;
 /// Share of the base election timeout that a lease lasts, in per cent: 10 % is left for what clocks do.
 pub const LEASE_PERCENT: u64 = 90;
+/// Least patience with a disk that does not answer, ticks: an election that a stall caused is over by then.
+pub const DISK_PATIENCE_TICKS_MIN: u64 = 2 * ELECTION_TICKS as u64;
 
 const _: () = assert!(HEARTBEAT_TICKS * 3 < ELECTION_TICKS);
 const _: () = assert!(ELECTION_TICKS < ELECTION_TICKS_MIN && ELECTION_TICKS_MIN < ELECTION_TICKS_MAX);
 const _: () = assert!(LEASE_PERCENT < 100);
 const _: () = assert!(LOST_AFTER_TICKS_MIN == 10 * ELECTION_TICKS as u64);
+const _: () = assert!(DISK_PATIENCE_TICKS_MIN > ELECTION_TICKS_MAX as u64);
 
 /// Settings of one machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +64,12 @@ pub struct Config {
     /// Ticks after its start for which a member does not campaign unless every manager it knows was asked for its
     /// lineage before: an old incarnation must not elect itself beside the new one.
     pub ask_ticks: u64,
+    /// Ticks for which the disk may leave work unanswered; after them this member neither leads nor votes until it answers.
+    pub disk_patience_ticks: u64,
+    /// Free bytes below which this member appends nothing and neither leads nor votes; 0 is no such mark.
+    pub space_low: u64,
+    /// Free bytes from which it goes on.
+    pub space_enough: u64,
 }
 
 impl Config {
@@ -83,6 +92,9 @@ impl Config {
             seat_times: SeatTimes::DEFAULT,
             caught_up_entries: 256,
             ask_ticks: 100,
+            disk_patience_ticks: 150,
+            space_low: 0,
+            space_enough: 0,
         }
     }
 }

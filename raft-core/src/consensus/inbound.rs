@@ -14,7 +14,7 @@ pub(super) const NUMBER_MAX: u64 = u64::MAX >> 1;
 
 impl Consensus {
     pub(super) fn on_message(&mut self, from: RaftId, body: &[u8]) {
-        let Some(message) = convert::message(body) else { return };
+        let Some(mut message) = convert::message(body) else { return };
         if message.from != from.0 || message.to != self.config.id.0 || from == self.config.id {
             return;
         }
@@ -29,6 +29,7 @@ impl Consensus {
             return;
         }
         self.hear(from);
+        self.hear_of_space(from, &mut message);
         if message.msg_type() == MessageType::MsgReadIndex {
             self.on_remote_read(from, &message);
             return;
@@ -54,9 +55,10 @@ impl Consensus {
             | MessageType::MsgCheckQuorum
             | MessageType::MsgTransferLeader
             | MessageType::MsgSnapshot => false,
-            // A member that has just started does not know whom it promised a lease to (rule 8).
+            // A member that has just started does not know whom it promised a lease to (rule 8); one that cannot write has
+            // no vote to give, and is of no use as a leader.
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote | MessageType::MsgTimeoutNow => {
-                self.tick >= u64::from(ELECTION_TICKS)
+                self.tick >= u64::from(ELECTION_TICKS) && self.may_write()
             }
             MessageType::MsgAppend => !self.backlog_is_full(),
             MessageType::MsgHeartbeat => true,

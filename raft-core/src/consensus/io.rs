@@ -165,6 +165,11 @@ pub enum Input {
     LineagesAsked,
     /// A message to this member was dropped.
     Unreachable(RaftId),
+    /// The driver has looked at the disk.
+    Space {
+        /// Bytes that can still be written to the file system of the store.
+        free: u64,
+    },
     /// A store said no: final.
     StoreFailed(StoreError),
     /// The applier stopped: final.
@@ -325,6 +330,15 @@ pub enum Rejection {
         /// The limit.
         max: usize,
     },
+    /// Managers low on disk space hold up every write.
+    #[error(
+        "no writes for lack of disk space on {}. Nothing was changed, and reads go on; free space there or enlarge the disk, writes then go on by themselves (`status` shows who is short of it)",
+        managers(low)
+    )]
+    ReadOnly {
+        /// Voters that are low on space, ascending.
+        low: Vec<RaftId>,
+    },
     /// The command is newer than the cluster version allows.
     #[error(
         "the command needs cluster version {needed}, the cluster is at {current}. Nothing was changed; run `upgrade finish` once every manager is new"
@@ -341,6 +355,11 @@ pub enum Rejection {
     /// The member is stopping.
     #[error("this manager is stopping. Nothing was changed; ask another one")]
     Stopping,
+}
+
+fn managers(ids: &[RaftId]) -> String {
+    let ids = ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    format!("manager {ids}")
 }
 
 /// What a member is, as Raft sees it.
@@ -425,6 +444,10 @@ pub struct Status {
     pub progress: Vec<Progress>,
     /// Snapshots: built for sending, installed, refused.
     pub snapshots: SnapshotCounts,
+    /// Ticks for which this member's disk has not answered, once that is too long: it neither leads nor votes. Else 0.
+    pub disk_silent_ticks: u64,
+    /// Free bytes, while they are too few: this member appends nothing and neither leads nor votes.
+    pub low_space: Option<u64>,
 }
 
 /// How often snapshots happened in this process.

@@ -92,6 +92,7 @@ impl Consensus {
             self.members.begin(self.tick);
             self.copies.begin();
         }
+        self.disk.leadership_changed();
         self.reads.restart();
         self.pace.restart();
         self.drop_stale_sendable();
@@ -154,11 +155,17 @@ impl Consensus {
             self.raw.raft.abort_leader_transfer();
             if self.leadership.timeout_now_sent {
                 // The call to take over may still arrive; in this term we can promise nobody anything any more.
-                let term = self.raw.raft.term;
-                self.raw.raft.become_follower(term, 0);
-                self.note_leadership();
+                self.step_down();
             }
         }
+    }
+
+    /// Leads no more, in this term, and knows nobody who does.
+    pub(super) fn step_down(&mut self) {
+        let term = self.raw.raft.term;
+        self.raw.raft.become_follower(term, 0);
+        self.pin_timeout();
+        self.note_leadership();
     }
 
     pub(super) const fn note_timeout_now(&mut self) {
@@ -185,6 +192,8 @@ impl Consensus {
             self.refuse(ticket, Rejection::Transfer(format!("manager {to} holds no seat")));
         } else if !self.is_heard(to) {
             self.refuse(ticket, Rejection::Transfer(format!("manager {to} has not been heard of lately")));
+        } else if self.is_low_on_space(to) {
+            self.refuse(ticket, Rejection::Transfer(format!("manager {to} is low on disk space")));
         } else {
             self.start_transfer(Some(ticket), to);
         }
@@ -201,15 +210,15 @@ impl Consensus {
         self.transfer.is_some()
     }
 
-    /// The other voter (of the incoming half) with the most of the log, heard of lately.
+    /// The other voter (of the incoming half) with the most of the log, heard of lately and with space to write.
     pub(super) fn furthest_voter(&self) -> Option<RaftId> {
         self.furthest(self.configuration.voters.iter().copied())
     }
 
-    /// Of these the one with the most of the log, heard of lately; never this member.
+    /// Of these the one with the most of the log, heard of lately and with space to write; never this member.
     pub(super) fn furthest(&self, among: impl Iterator<Item = RaftId>) -> Option<RaftId> {
         among
-            .filter(|id| *id != self.config.id && self.is_heard(*id))
+            .filter(|id| *id != self.config.id && self.is_heard(*id) && !self.is_low_on_space(*id))
             .max_by_key(|id| (self.raw.raft.prs().get(id.0).map_or(0, |p| p.matched), std::cmp::Reverse(*id)))
     }
 
@@ -306,6 +315,10 @@ impl Consensus {
 
     /// What a caller is told when nobody leads.
     pub(super) fn no_leader(&self) -> Rejection {
+        if self.disk.low_space().is_some() && self.configuration.is_voter(self.config.id) {
+            // With its vote there might be one.
+            return Rejection::ReadOnly { low: vec![self.config.id] };
+        }
         let reachable = |id: RaftId| id == self.config.id || self.connected.contains(&id);
         let voters = self.configuration.all_voters();
         let missing: Vec<RaftId> = voters.iter().copied().filter(|id| !reachable(*id)).collect();

@@ -125,7 +125,8 @@ impl Consensus {
             return;
         }
         for id in self.configuration.members() {
-            let stable = self.is_heard(id) && self.is_caught_up(id) && self.connected.contains(&id);
+            let able = self.is_heard(id) && !self.is_low_on_space(id);
+            let stable = able && self.is_caught_up(id) && self.connected.contains(&id);
             let tick = self.tick;
             if let Some(heard) = self.members.heard.get_mut(&id) {
                 heard.stable_since = if stable { heard.stable_since.or(Some(tick)) } else { None };
@@ -212,7 +213,8 @@ impl Consensus {
         let settled = cut
             && self.raw.raft.commit_to_current_term()
             && !self.raw.raft.has_pending_conf()
-            && !self.is_transferring();
+            && !self.is_transferring()
+            && self.may_write();
         if !settled {
             return;
         }

@@ -12,14 +12,16 @@
 //! ```
 //!
 //! The rules it keeps are those of the design, section 4; each file names the ones that live in it:
-//! [`config`] 1 and 11, `inbound` 8, `ready` 2, 3 and 5, `memlog` 5, `reads` 6 and 8, `freshness` 6, `seating` and
-//! [`guard`] 7, `leadership` 8 and 10, [`pace`] 8 and 11, `waiters` and `proposals` 9 and 12. Of section 5: `members` counts and asks the
-//! planner, `view` shows it what there is, `upkeep` brings the records in line, `copies` waits for the second disk.
+//! [`config`] 1 and 11, `inbound` 8, `ready` 2, 3 and 5, `disk` the part of 4 that is no failure yet, `memlog` 5, `reads`
+//! 6 and 8, `freshness` 6, `seating` and [`guard`] 7, `leadership` 8 and 10, [`pace`] 8 and 11, `waiters` and `proposals`
+//! 9 and 12. Of section 5: `members` counts and asks the planner, `view` shows it what there is, `upkeep` brings the
+//! records in line, `copies` waits for the second disk.
 
 pub mod config;
 pub mod configurations;
 mod convert;
 mod copies;
+mod disk;
 mod entropy;
 mod freshness;
 pub mod guard;
@@ -52,6 +54,7 @@ use crate::state::contract::StateStatus;
 
 use config::{Config, ELECTION_TICKS, ELECTION_TICKS_MAX, ELECTION_TICKS_MIN, HEARTBEAT_TICKS, TICKS_AT_ONCE_MAX};
 use copies::Copies;
+use disk::Disk;
 use entropy::Entropy;
 use freshness::Freshness;
 use io::{Effect, Input, Nanos, Records, SnapshotCounts, Status, StopCause};
@@ -93,6 +96,7 @@ pub struct Consensus {
     reads: Reads,
     freshness: Freshness,
     leadership: Leadership,
+    disk: Disk,
     transfer: Option<Transfer>,
     connected: BTreeSet<RaftId>,
     members: Members,
@@ -191,6 +195,7 @@ impl Consensus {
             durable_term: hard_state.term.0,
             queue: VecDeque::new(),
             waiters: Waiters::default(),
+            disk: Disk::default(),
             transfer: None,
             connected: BTreeSet::new(),
             installing: None,
@@ -255,6 +260,7 @@ impl Consensus {
                 self.raw.report_unreachable(id.0);
             }
             Input::LineagesAsked => self.lineages_asked = true,
+            Input::Space { free } => self.on_space(free),
             Input::Unreachable(id) => self.raw.report_unreachable(id.0),
             Input::StoreFailed(error) => self.stop(StopCause::Store(error)),
             Input::ApplyFailed(error) => self.stop(StopCause::Apply(error)),
@@ -265,14 +271,19 @@ impl Consensus {
         let missed = ticks > TICKS_AT_ONCE_MAX;
         for _ in 0..ticks.min(TICKS_AT_ONCE_MAX) {
             self.tick += 1;
+            self.tick_disk(missed);
             if self.may_campaign() {
                 self.raw.tick();
+            } else if !self.may_write() {
+                // It may not campaign, but it must notice that nobody leads, and free others from its promise.
+                self.raw.raft.election_elapsed += 1;
             }
             self.pin_timeout();
             self.tick_leadership();
             self.tick_pace();
             self.tick_reads();
             self.tick_members(missed);
+            self.make_room();
         }
         if missed {
             // Silence that we slept through says nothing about the others.
@@ -282,11 +293,13 @@ impl Consensus {
 
     /// Raft's clock stands still where an election would end in a panic: while a snapshot replaces the log under it, and
     /// for a single voter, which wins at once, as long as something of its log is not on disk. And where it would be too
-    /// early: before the other managers were asked for their lineage. A leader's clock runs on.
+    /// early, before the other managers were asked for their lineage, or where the winner could not write. A leader's
+    /// clock runs on.
     fn may_campaign(&self) -> bool {
         let alone = !self.configuration.is_joint() && self.configuration.voters == [self.config.id];
         let asked = self.lineages_asked || self.tick > self.config.ask_ticks;
-        self.is_leader() || (asked && self.installing.is_none() && (!alone || self.unpersisted.is_empty()))
+        let free = asked && self.may_write() && self.installing.is_none();
+        self.is_leader() || (free && (!alone || self.unpersisted.is_empty()))
     }
 
     /// tikv raft draws election timeouts from the system's random source; ours are drawn from the input's entropy, one
@@ -347,6 +360,8 @@ impl Consensus {
             connected: self.connected.iter().copied().collect(),
             progress: self.progress(),
             snapshots: self.counts,
+            disk_silent_ticks: self.disk_silent_ticks(),
+            low_space: self.disk.low_space(),
         }
     }
 

@@ -61,6 +61,12 @@ impl Consensus {
             }
             return;
         }
+        if let Some(rejection) = self.read_only() {
+            for Queued { ticket, .. } in std::mem::take(&mut self.queue) {
+                self.refuse(ticket, rejection.clone());
+            }
+            return;
+        }
         while !self.stopped
             && self.is_leader()
             && !self.queue.is_empty()

@@ -28,6 +28,8 @@ const BACKLOG_BYTES_MAX: u64 = 64 << 20;
 /// Rounds handed to the applier and not applied, above which the same holds: fewer than the driver queues, so that it
 /// never waits for the applier.
 const BACKLOG_ROUNDS_MAX: usize = 256;
+/// Readies handed to the log writer and not on disk, above which the same holds, for the same reason.
+const UNPERSISTED_MAX: usize = 512;
 
 impl Consensus {
     /// Takes everything that raft has ready.
@@ -123,6 +125,7 @@ impl Consensus {
     }
 
     pub(super) fn on_persisted(&mut self, number: u64) {
+        self.log_answered();
         while self.unpersisted.front().is_some_and(|front| front.number <= number) {
             if let Some(done) = self.unpersisted.pop_front() {
                 self.durable_term = done.term;
@@ -143,6 +146,7 @@ impl Consensus {
             self.send_snapshot(to, &message);
             return;
         }
+        self.stamp_space(&mut message);
         if kind == MessageType::MsgTimeoutNow {
             self.note_timeout_now();
         }
@@ -213,7 +217,8 @@ impl Consensus {
     }
 
     pub(super) fn backlog_is_full(&self) -> bool {
-        self.backlog.len() >= BACKLOG_ROUNDS_MAX
+        self.unpersisted.len() >= UNPERSISTED_MAX
+            || self.backlog.len() >= BACKLOG_ROUNDS_MAX
             || self.copies.bytes() + self.backlog.iter().map(|(_, bytes)| bytes).sum::<u64>() > BACKLOG_BYTES_MAX
     }
 
@@ -224,6 +229,7 @@ impl Consensus {
             return;
         }
         self.applied = index;
+        self.applier_answered();
         while self.backlog.front().is_some_and(|(upto, _)| *upto <= index) {
             self.backlog.pop_front();
         }

@@ -67,6 +67,8 @@ impl Consensus {
 
     pub(super) fn send_snapshot(&mut self, to: RaftId, message: &eraftpb::Message) {
         match self.raw.store().sendable() {
+            // Who is low on space has none for a snapshot.
+            Some(_) if self.is_low_on_space(to) => self.raw.report_snapshot(to.0, SnapshotStatus::Failure),
             Some(sendable) if message.get_snapshot().get_metadata().index == sendable.index => {
                 let view = sendable.view;
                 self.effects.push(Effect::SendSnapshot { to, message: convert::message_bytes(message), view });
@@ -184,6 +186,7 @@ impl Consensus {
         self.handed = index;
         self.applied = index;
         self.backlog.clear();
+        self.applier_answered();
         self.durable_term = running.term;
         self.raw.on_persist_ready(running.number);
         self.raw.advance_apply_to(index.0);

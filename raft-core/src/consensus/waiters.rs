@@ -52,6 +52,12 @@ impl Waiters {
         }
     }
 
+    /// Everybody, to be told that the outcome has to be asked for elsewhere.
+    pub(super) fn all(&mut self) -> Vec<Ticket> {
+        self.count = 0;
+        std::mem::take(&mut self.by_index).into_values().flat_map(|(_, tickets)| tickets).collect()
+    }
+
     /// A snapshot covers everything up to `index`: whatever happened there is no longer visible.
     pub(super) fn covered(&mut self, index: LogIndex) -> Vec<Ticket> {
         let later = self.by_index.split_off(&(index.0 + 1));

@@ -147,6 +147,12 @@ impl MemoryStore {
         lock(&self.disk).fail_sync = Some(fault);
     }
 
+    /// What was to fail next, and has not yet, does not.
+    pub fn fail_no_more(&self) {
+        let mut disk = lock(&self.disk);
+        (disk.fail_write, disk.fail_sync) = (None, None);
+    }
+
     /// Damages the value at `key` on the disk: reading it answers `Corrupt`, until it is overwritten. Says whether there
     /// was one.
     pub fn corrupt_state(&self, key: &[u8]) -> bool {

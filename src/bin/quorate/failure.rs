@@ -115,6 +115,7 @@ impl From<Error> for Failure {
             Error::Denied(_) => "denied",
             Error::NoLeader(_) => "no_leader",
             Error::QuorumLost(_) => "quorum_lost",
+            Error::ReadOnly(_) => "read_only",
             Error::Unavailable(_) => "unavailable",
             Error::Overloaded(_) => "overloaded",
             Error::Compacted { .. } => "compacted",

@@ -102,6 +102,12 @@ fn runbook(status: &ClusterStatus, output: Output) -> String {
         }
         Health::SingleCopy => format!("{}: 1 voter{also}.", output.tint(Tone::Warning, "SINGLE COPY")),
         Health::Fenced => output.tint(Tone::Bad, "FENCED").to_string(),
+        Health::ReadOnly => {
+            format!(
+                "{}: writes are refused for lack of disk space; {seats} reachable{also}.",
+                output.tint(Tone::Bad, "READ ONLY")
+            )
+        }
         Health::QuorumLost => {
             return lost(status, &voters, output, &format!("{seats} reachable, {needed} needed"));
         }
@@ -124,6 +130,10 @@ fn lost(status: &ClusterStatus, voters: &[&ManagerStatus], output: Output, seats
         "{word} for {}: {seats}. Writes are refused. Nothing acknowledged is lost{workers}.\n",
         ago(Duration::from_millis(status.leaderless_ms))
     );
+    // What a disk keeps a voter from is nowhere else on the page.
+    for line in status.advice.iter().filter(|line| line.starts_with("disk ")) {
+        let _infallible = writeln!(page, "  {line}");
+    }
     let missing: Vec<&&ManagerStatus> = voters.iter().filter(|manager| !manager.reachable).collect();
     if missing.is_empty() {
         let _infallible = writeln!(
@@ -262,6 +272,22 @@ mod tests {
         assert!(page.contains("start a again.\n") && page.contains("its disk is gone"), "{page}");
         let page = render(&cluster(&[("a", true), ("b", true), ("c", true)], Health::QuorumLost), output());
         assert!(page.contains("electing"), "{page}");
+    }
+
+    #[test]
+    fn a_cluster_without_disk_space_says_so_first_and_then_where() {
+        let mut status = cluster(&[("n1", true)], Health::ReadOnly);
+        status.advice = vec!["disk n1 is low on space".into()];
+        let page = render(&status, output());
+        assert!(
+            page.starts_with("READ ONLY: writes are refused for lack of disk space; 1 of 1 voter reachable.\n"),
+            "{page}"
+        );
+        assert_eq!(page.lines().nth(1), Some("  disk n1 is low on space"));
+        status.health = Health::QuorumLost;
+        status.advice = vec!["disk n1 has not answered for 7 s".into(), "next: something else".into()];
+        let page = render(&status, output());
+        assert_eq!(page.lines().nth(1), Some("  disk n1 has not answered for 7 s"), "{page}");
     }
 
     #[test]

@@ -12,6 +12,11 @@ pub const TICK: u64 = 20 * MILLIS;
 /// The base election timeout, nanoseconds.
 pub const ELECTION: u64 = TICK * crate::consensus::config::ELECTION_TICKS as u64;
 
+/// Free space below which a simulated member takes no entries, and from which it takes them again; a scenario's unit.
+pub const SPACE_LOW: u64 = 100;
+/// See [`SPACE_LOW`].
+pub const SPACE_ENOUGH: u64 = 200;
+
 /// Which faults a run may draw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
@@ -72,6 +77,10 @@ pub struct SimConfig {
     pub value_bytes: u64,
     /// A voter's store is damaged and comes back under a new raft id that takes its seat.
     pub replacements: bool,
+    /// Disks that do not answer for a while.
+    pub disk_hangs: bool,
+    /// Disks that are nearly full for a while.
+    pub shortages: bool,
 }
 
 impl SimConfig {
@@ -111,6 +120,8 @@ impl SimConfig {
             stable_ticks: 10,
             value_bytes: 16,
             replacements: false,
+            disk_hangs: false,
+            shortages: false,
         }
     }
 
@@ -156,6 +167,9 @@ impl SimConfig {
             stable_ticks: rng.between(1, 30),
             value_bytes: rng.between(1, 200),
             replacements: member && rng.chance(300),
+            // Drawn last: what a seed drew before these were known it draws still.
+            disk_hangs: disk && rng.chance(300),
+            shortages: disk && rng.chance(300),
             ..Self::quiet(seed, members)
         }
     }

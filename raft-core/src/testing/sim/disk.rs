@@ -77,7 +77,8 @@ impl World {
 
     /// The applier's next job is done.
     pub(super) fn applied(&mut self, id: RaftId, boot: u64) -> Step {
-        let refuses_from = self.members.get(&id).and_then(|member| member.refuses_from);
+        let Some(member) = self.members.get(&id).filter(|member| !member.hold_apply) else { return Ok(()) };
+        let refuses_from = member.refuses_from;
         let Some(process) = self.process(id) else { return Ok(()) };
         let Some(mut job) = process.to_apply.pop_front() else { return Ok(()) };
         // Everything that has come meanwhile is one round.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::check::{DurableLog, broken};
 use super::clients::Reply;
-use super::config::{MILLIS, TICK};
+use super::config::{MILLIS, SPACE_ENOUGH, SPACE_LOW, TICK};
 use super::member::{Job, Process};
 use super::recovery::FENCE;
 use super::world::{Event, Step, World};
@@ -67,6 +67,8 @@ impl World {
             inflight_messages_max: usize::try_from(config.inflight).unwrap_or(1),
             seat_times: SeatTimes { stable_ms: config.stable_ticks * TICK / MILLIS, ..SeatTimes::DEFAULT },
             caught_up_entries: 64,
+            space_low: SPACE_LOW,
+            space_enough: SPACE_ENOUGH,
             ..Config::new(id, member.rng.next())
         };
         let start = Start { boot: opened.boot, state, records: Arc::new(records), tail };
@@ -103,7 +105,8 @@ impl World {
         self.trace.line(self.now, &format!("{id} starts, boot {boot}"));
         self.schedule(first_tick, Event::Tick { id, boot });
         self.connections_changed();
-        Ok(())
+        // A node looks at its disk before it does anything else.
+        self.look_at_space(id)
     }
 
     /// The power of `id` goes: of what it wrote and did not sync the first `keep` batches survive.
@@ -140,6 +143,13 @@ impl World {
     /// The broken invariant, when its store does not let it start.
     pub fn restart(&mut self, id: RaftId) -> super::Run {
         self.start(id).map_err(|broken| self.violation(broken))
+    }
+
+    pub(super) fn look_at_space(&mut self, id: RaftId) -> Step {
+        match self.members.get(&id).and_then(|member| member.space) {
+            Some(free) => self.input(id, vec![Input::Space { free }]),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn is_current(&self, id: RaftId, boot: u64) -> bool {
@@ -455,6 +465,8 @@ impl World {
             Event::Timeout { ticket } => self.timed_out(ticket),
             Event::Client { client, slot } => self.client(client, slot),
             Event::Nemesis => self.strike(),
+            Event::DiskTrouble => self.trouble_a_disk(),
+            Event::DiskWell { id } => self.mend_disk(id),
             Event::Heal { links } => {
                 for link in links {
                     self.cut.remove(&link);

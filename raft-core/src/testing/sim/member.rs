@@ -36,6 +36,10 @@ pub(super) struct Member {
     pub(super) rng: Rng,
     /// Syncs of the log begin but do not end while this is set.
     pub(super) hold_sync: bool,
+    /// The applier's jobs do not end while this is set.
+    pub(super) hold_apply: bool,
+    /// Free space, once somebody has looked.
+    pub(super) space: Option<u64>,
     /// Slow disk: sync latencies are multiplied.
     pub(super) slow: u64,
     /// The newest command format this member's binary knows; `None` is this build's.
@@ -90,6 +94,8 @@ impl Member {
             drift,
             rng: Rng::stream(seed, 1000 + id.0),
             hold_sync: false,
+            hold_apply: false,
+            space: None,
             slow: 1,
             refuses_from: None,
         }

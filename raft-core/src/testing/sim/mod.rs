@@ -27,8 +27,8 @@ mod trace;
 mod world;
 
 pub use clients::Reply;
+pub use config::{ELECTION, MILLIS, Profile, SPACE_ENOUGH, SPACE_LOW, SimConfig, TICK};
 pub use recovery::Recovering;
-pub use config::{ELECTION, MILLIS, Profile, SimConfig, TICK};
 pub use rng::Rng;
 pub use trace::{Report, Violation};
 pub use world::{Hold, Passing, Run, World};

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::config::{ELECTION, MILLIS};
+use super::config::{ELECTION, MILLIS, SPACE_ENOUGH, SPACE_LOW};
 use super::member::Member;
 use super::world::{Event, Step, World, node_id};
 use crate::command::{Command, CommandKind};
@@ -68,6 +68,44 @@ impl World {
             self.unrecorded.remove(0);
         }
         Ok(())
+    }
+
+    /// A disk that does not answer, or is nearly full, for a while; and the time of the next. Draws of its own: those of
+    /// the other faults stay what they were.
+    pub(super) fn trouble_a_disk(&mut self) -> Step {
+        if !self.faults {
+            return Ok(());
+        }
+        let next = self.now + self.trouble.between(self.config.fault_every, self.config.fault_every * 5);
+        self.schedule(next, Event::DiskTrouble);
+        let ids: Vec<RaftId> = self.members.iter().filter(|(_, m)| !m.retired).map(|(id, _)| *id).collect();
+        let anybody = self.trouble.pick(&ids);
+        let target = if self.trouble.chance(500) { self.leader().or(anybody) } else { anybody };
+        let Some(id) = target else { return Ok(()) };
+        let hangs = self.trouble.chance(500);
+        let until = self.now + self.trouble.between(ELECTION, 20 * ELECTION);
+        self.schedule(until, Event::DiskWell { id });
+        if hangs && self.config.disk_hangs {
+            self.report.disk_hangs += 1;
+            self.hold_sync(id, true);
+            let both = self.trouble.chance(500);
+            self.hold_apply(id, both);
+        } else if self.config.shortages {
+            self.report.shortages += 1;
+            return self.notice_space(id, SPACE_LOW - 1);
+        }
+        Ok(())
+    }
+
+    pub(super) fn mend_disk(&mut self, id: RaftId) -> Step {
+        self.hold_sync(id, false);
+        self.hold_apply(id, false);
+        self.notice_space(id, SPACE_ENOUGH)
+    }
+
+    fn notice_space(&mut self, id: RaftId, free: u64) -> Step {
+        self.set_space(id, free)
+            .map_err(|violation| super::check::Broken { invariant: violation.invariant, detail: violation.detail })
     }
 
     /// The leader half of the time: most of what can go wrong goes wrong there.
@@ -179,8 +217,14 @@ impl World {
             if let Some(member) = self.members.get_mut(&id) {
                 member.paused_until = 0;
                 member.slow = 1;
+                // Ordered for a sync that has not come yet: after peace it would be a fault.
+                member.disk.fail_no_more();
             }
             self.start(id)?;
+        }
+        let ids: Vec<RaftId> = self.ids();
+        for id in ids {
+            self.mend_disk(id)?;
         }
         self.connections_changed();
         Ok(())

@@ -82,6 +82,8 @@ pub struct Report {
     pub leases: u64,
     pub forwarded: u64,
     pub disk_faults: u64,
+    pub disk_hangs: u64,
+    pub shortages: u64,
 }
 
 impl Report {
@@ -113,6 +115,8 @@ impl Report {
             (&mut self.leases, other.leases),
             (&mut self.forwarded, other.forwarded),
             (&mut self.disk_faults, other.disk_faults),
+            (&mut self.disk_hangs, other.disk_hangs),
+            (&mut self.shortages, other.shortages),
         ];
         for (sum, more) in pairs {
             *sum += more;

@@ -44,6 +44,8 @@ pub(super) enum Event {
     Timeout { ticket: Ticket },
     Client { client: u64, slot: u64 },
     Nemesis,
+    DiskTrouble,
+    DiskWell { id: RaftId },
     Heal { links: Vec<(RaftId, RaftId)> },
     Slow { id: RaftId, factor: u64 },
 }
@@ -57,6 +59,7 @@ impl Event {
             | Self::Applied { id, .. }
             | Self::Fetched { id, .. }
             | Self::Connections { id, .. }
+            | Self::DiskWell { id }
             | Self::Unreachable { id, .. } => Some(*id),
             Self::Deliver { to, .. }
             | Self::Snapshot { to, .. }
@@ -68,6 +71,7 @@ impl Event {
             | Self::Timeout { .. }
             | Self::Client { .. }
             | Self::Nemesis
+            | Self::DiskTrouble
             | Self::Heal { .. }
             | Self::Slow { .. } => None,
         }
@@ -114,6 +118,7 @@ pub struct World {
     pub(super) disk: Rng,
     pub(super) work: Rng,
     pub(super) nemesis: Rng,
+    pub(super) trouble: Rng,
     pub(super) doom: Option<Doom>,
     pub(super) faults: bool,
     pub(super) hold: Option<Hold>,
@@ -156,6 +161,7 @@ impl World {
             disk: Rng::stream(seed, 4),
             work: Rng::stream(seed, 5),
             nemesis: Rng::stream(seed, 6),
+            trouble: Rng::stream(seed, 7),
             doom: None,
             faults: config.fault_every > 0,
             hold: None,
@@ -214,6 +220,9 @@ impl World {
         }
         if self.faults {
             self.schedule(self.now + 2 * ELECTION, Event::Nemesis);
+            if self.config.disk_hangs || self.config.shortages {
+                self.schedule(self.now + 4 * ELECTION, Event::DiskTrouble);
+            }
         }
         Ok(())
     }
@@ -375,12 +384,42 @@ impl World {
     /// Begins, or ends, to hold back the end of every log sync of `id`.
     pub fn hold_sync(&mut self, id: RaftId, hold: bool) {
         let Some(member) = self.members.get_mut(&id) else { return };
-        member.hold_sync = hold;
+        let was = std::mem::replace(&mut member.hold_sync, hold);
         let boot = member.boot;
         let writing = member.process.as_ref().is_some_and(|process| !process.writing.is_empty());
-        if !hold && writing {
+        if was && !hold && writing {
             self.schedule(self.now, Event::Synced { id, boot });
         }
+    }
+
+    /// Begins, or ends, to hold back the end of everything that the applier of `id` does.
+    pub fn hold_apply(&mut self, id: RaftId, hold: bool) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let was = std::mem::replace(&mut member.hold_apply, hold);
+        let boot = member.boot;
+        let applying = member.process.as_ref().is_some_and(|process| process.applying);
+        if was && !hold && applying {
+            self.schedule(self.now, Event::Applied { id, boot });
+        }
+    }
+
+    /// The process of `id` sleeps for so long: nothing that concerns it happens before.
+    pub fn pause(&mut self, id: RaftId, nanos: u64) {
+        let until = self.now + nanos;
+        if let Some(member) = self.members.get_mut(&id) {
+            member.paused_until = until;
+        }
+    }
+
+    /// The file system of `id` has so much free space from now on, and its process sees it.
+    ///
+    /// # Errors
+    /// A broken invariant.
+    pub fn set_space(&mut self, id: RaftId, free: u64) -> Run {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.space = Some(free);
+        }
+        self.look_at_space(id).map_err(|broken| self.violation(broken))
     }
 
     /// The applier of `id` meets, from this index on, only what its binary does not know.

@@ -1,0 +1,222 @@
+//! How a running node ends, whoever ends it.
+//!
+//! Owns the first reason, the signal that stops the consensus task, and the containment of panics: a thread or a keeper
+//! that fails must not leave half a node behind that still looks alive. Called by everything that the node starts.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::stop::{StartError, StopReason};
+
+/// How long a stop waits for a disk that does not answer.
+const FAREWELL: Duration = Duration::from_secs(30);
+
+/// Ends the node. Cheap to clone; the first reason counts.
+#[derive(Clone)]
+pub(super) struct Ending(Arc<Inner>);
+
+struct Inner {
+    reason: OnceLock<StopReason>,
+    signal: watch::Sender<bool>,
+}
+
+impl Ending {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Inner { reason: OnceLock::new(), signal: watch::Sender::new(false) }))
+    }
+
+    /// Stops the node. Never waits.
+    pub(super) fn stop(&self, reason: StopReason) {
+        if self.0.reason.set(reason).is_ok() {
+            self.0.signal.send_replace(true);
+        }
+    }
+
+    /// Why, once somebody has stopped it.
+    pub(super) fn reason(&self) -> Option<StopReason> {
+        self.0.reason.get().cloned()
+    }
+
+    /// Waits until somebody does.
+    ///
+    /// Cancel safe.
+    pub(super) async fn asked(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.0.signal.subscribe().wait_for(|stop| *stop).await;
+    }
+
+    /// Starts a task that is to run as long as the node does. Should it panic, the node stops.
+    pub(super) fn keep(
+        &self,
+        runtime: &tokio::runtime::Handle,
+        name: &'static str,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let (task, ending) = (runtime.spawn(work), self.clone());
+        runtime.spawn(async move {
+            if let Err(error) = task.await
+                && let Ok(panic) = error.try_into_panic()
+            {
+                ending.stop(StopReason::Bug(format!("the task that {name} failed: {}", words(&*panic))));
+            }
+        });
+    }
+}
+
+/// Stops what a start has begun, unless it came to its end.
+pub(super) struct Unfinished(Option<Ending>);
+
+impl Unfinished {
+    pub(super) const fn new(ending: Ending) -> Self {
+        Self(Some(ending))
+    }
+
+    pub(super) fn finished(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(ending) = self.0.take() {
+            ending.stop(StopReason::Asked);
+        }
+    }
+}
+
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without words".into())
+}
+
+/// Runs a thread's work so that a panic becomes words instead of a silence.
+pub(super) fn contained<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| words(&*panic))
+}
+
+/// The threads of a node, beside that of the consensus task.
+pub(super) struct Threads {
+    ending: Ending,
+    farewell: Duration,
+    handles: Vec<JoinHandle<()>>,
+    running: Sender<()>,
+    ended: Receiver<()>,
+}
+
+impl Threads {
+    pub(super) fn new(ending: Ending) -> Self {
+        let (running, ended) = channel();
+        Self { ending, farewell: FAREWELL, handles: Vec::new(), running, ended }
+    }
+
+    /// Starts one. Should it panic, the node stops.
+    pub(super) fn spawn(&mut self, name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
+        let (ending, running) = (self.ending.clone(), self.running.clone());
+        let handle = spawn(name, move || {
+            if let Err(why) = contained(work) {
+                ending.stop(StopReason::Bug(format!("thread {name} failed: {why}")));
+            }
+            drop(running);
+        })?;
+        self.handles.push(handle);
+        Ok(())
+    }
+
+    /// Waits for all of them, which end with their inboxes; a disk that does not answer is not waited for for ever.
+    ///
+    /// # Errors
+    /// What still runs, in words.
+    pub(super) fn join(self) -> Result<(), String> {
+        let Self { farewell, handles, running, ended, .. } = self;
+        drop(running);
+        let late = matches!(ended.recv_timeout(farewell), Err(RecvTimeoutError::Timeout));
+        let mut left = Vec::new();
+        for handle in handles {
+            if late && !handle.is_finished() {
+                left.push(handle.thread().name().unwrap_or("a thread").to_owned());
+            } else {
+                let _ = handle.join();
+            }
+        }
+        if left.is_empty() {
+            return Ok(());
+        }
+        Err(format!("{} did not come back from it within {} s", left.join(" and "), farewell.as_secs()))
+    }
+}
+
+pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .map_err(|error| StartError::Internal(format!("cannot start a thread: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Node, Start};
+    use super::*;
+
+    fn words_of(ending: &Ending) -> String {
+        match ending.reason() {
+            Some(StopReason::Bug(why)) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_thread_that_panics_ends_the_node_with_its_words() {
+        let ending = Ending::new();
+        let mut threads = Threads::new(ending.clone());
+        threads.spawn("quorate-test", || panic!("on purpose")).unwrap();
+        threads.join().unwrap();
+        assert_eq!(words_of(&ending), "thread quorate-test failed: on purpose");
+        // The first reason counts.
+        ending.stop(StopReason::Asked);
+        words_of(&ending);
+    }
+
+    #[test]
+    fn a_thread_that_does_not_come_back_is_named_and_not_waited_for_for_ever() {
+        // Given a thread that waits for something that does not come, as in a sync
+        let ending = Ending::new();
+        let mut threads = Threads { farewell: Duration::from_millis(50), ..Threads::new(ending) };
+        let (release, hangs) = channel::<()>();
+        threads.spawn("quorate-done", || {}).unwrap();
+        threads
+            .spawn("quorate-hung", move || {
+                let _ = hangs.recv();
+            })
+            .unwrap();
+        // When the node stops
+        let left = threads.join().unwrap_err();
+        // Then it does
+        assert!(left.starts_with("quorate-hung did not come back"), "{left}");
+        drop(release);
+    }
+
+    #[tokio::test]
+    async fn a_keeper_that_panics_stops_its_node_which_can_be_started_again() {
+        // Given a node that runs
+        let directory = tempfile::tempdir().unwrap();
+        let builder = || Node::builder(directory.path()).listen("127.0.0.1:0");
+        let node = builder().start(Start::OpenOrInit).await.unwrap();
+        node.ready().await.unwrap();
+        // When one of its keepers fails
+        let fails = async { panic!("on purpose") };
+        node.inner.ending.keep(&node.inner.runtime, "does this", fails);
+        // Then the node stops with a reason, instead of going on without it
+        let reason = node.stopped().await;
+        assert_eq!(reason, StopReason::Bug("the task that does this failed: on purpose".into()));
+        drop(node);
+        let again = builder().start(Start::Open).await.unwrap();
+        again.ready().await.unwrap();
+        assert_eq!(again.shutdown().await, StopReason::Asked);
+    }
+}

@@ -1,0 +1,145 @@
+//! What runs beside the requests for as long as the node does: peers, announcements, words for the log, the free space.
+//!
+//! Owns small loops that each keep one thing up to date. None of them decides anything: what they see is an input to the
+//! machine, or a write like any other. Started by [`super::running`]; should one fail, the node stops.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_core::consensus::config::ELECTION_TICKS;
+use quorate_core::consensus::io::{Input, Records, Status};
+use quorate_core::id::{NodeId, RaftId};
+use quorate_core::ports::MetaStore;
+use quorate_transport::{Endpoint, PeerAddress};
+use tokio::sync::{mpsc, watch};
+
+use super::facts::{Facts, KnownManager};
+use super::service::Service;
+use super::tasks::Call;
+use crate::config;
+
+/// Keeps the endpoint's peers in step with the records, and remembers them for a start without any.
+pub(super) async fn keep_peers(
+    endpoint: Endpoint,
+    facts: Facts,
+    hints: Vec<String>,
+    mut records: watch::Receiver<Arc<Records>>,
+    meta: Arc<dyn MetaStore>,
+) {
+    let mut known = facts.managers.clone();
+    loop {
+        let current = records.borrow_and_update().clone();
+        let listed: Vec<KnownManager> = current
+            .nodes
+            .iter()
+            .filter(|node| node.raft_id != 0 && node.raft_id != facts.raft_id)
+            .filter(|node| current.removed.binary_search(&RaftId(node.raft_id)).is_err())
+            .map(|node| KnownManager {
+                raft_id: node.raft_id,
+                node_id: node.id.clone(),
+                addresses: node.addresses.clone(),
+            })
+            .collect();
+        if !current.nodes.is_empty() && listed != known {
+            known = listed;
+            let (updated, meta) = (Facts { managers: known.clone(), ..facts.clone() }, Arc::clone(&meta));
+            let saved = tokio::task::spawn_blocking(move || updated.save(&*meta)).await;
+            if let Ok(Err(error)) = saved {
+                tracing::warn!(%error, "the managers' addresses could not be remembered");
+            }
+        }
+        let peers = known
+            .iter()
+            .map(|manager| PeerAddress {
+                raft_id: RaftId(manager.raft_id),
+                node_id: NodeId::from_slice(&manager.node_id),
+                addresses: manager.addresses.iter().chain(&hints).cloned().collect(),
+            })
+            .collect();
+        endpoint.set_peers(peers);
+        if records.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Keeps this manager's own record up to date.
+pub(super) async fn keep_announced(service: Arc<Service>, mut status: watch::Receiver<Arc<Status>>) {
+    loop {
+        if status.wait_for(|status| status.leader.is_some()).await.is_err() {
+            return;
+        }
+        service.announce().await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// What an operator looks for in the log first: who leads, and whether a quorum is there.
+pub(super) async fn narrate(service: Arc<Service>, mut status: watch::Receiver<Arc<Status>>) {
+    let (mut told, mut lost) = (None, false);
+    loop {
+        let current = status.borrow_and_update().clone();
+        if let Some(leader) = current.leader {
+            if told != Some((leader, current.term)) {
+                told = Some((leader, current.term));
+                tracing::info!(leader = service.name_of(leader), term = %current.term, "leader");
+            }
+            lost = false;
+        } else if !lost
+            && !current.configuration.voters.is_empty()
+            && current.leaderless_ticks >= 2 * u64::from(ELECTION_TICKS)
+        {
+            lost = true;
+            let seen = |id: RaftId| id == current.id || current.connected.contains(&id);
+            let voters = current.configuration.all_voters();
+            let missing: Vec<String> =
+                voters.into_iter().filter(|id| !seen(*id)).map(|id| service.name_of(id)).collect();
+            tracing::warn!(missing = missing.join(", "), "no leader: writes are refused until a quorum is back");
+        }
+        if status.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Who is connected is told by events; should they have been reordered under pressure, this tells it anew.
+pub(super) async fn keep_connected(
+    endpoint: Endpoint,
+    status: watch::Receiver<Arc<Status>>,
+    inbox: mpsc::Sender<Call>,
+) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let believed = status.borrow().connected.clone();
+        let connected: Vec<RaftId> = endpoint.peers().connected().into_iter().map(|(id, _)| id).collect();
+        let up = connected.iter().filter(|id| !believed.contains(id)).map(|id| Input::PeerUp(*id));
+        let down = believed.iter().filter(|id| !connected.contains(id)).map(|id| Input::PeerDown(*id));
+        for input in up.chain(down) {
+            if inbox.send(Call::Input(input)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Looks at the free space of the store's file system; the machine decides what follows. One look at a time, so that a
+/// disk that does not answer holds one thread and no more.
+pub(super) async fn keep_space(store: PathBuf, inbox: mpsc::Sender<Call>) {
+    let mut told = false;
+    loop {
+        tokio::time::sleep(config::SPACE_EVERY).await;
+        let directory = store.clone();
+        match tokio::task::spawn_blocking(move || quorate_storage::free_space(&directory)).await {
+            Ok(Ok(free)) => {
+                if inbox.send(Call::Input(Input::Space { free })).await.is_err() {
+                    return;
+                }
+            }
+            Ok(Err(error)) if !std::mem::replace(&mut told, true) => {
+                tracing::warn!(%error, "the free space of the disk cannot be told: a full one will be noticed when a write fails");
+            }
+            Ok(Err(_)) | Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The endpoint's thread: a runtime of its own, on which everything of the network runs.
+//!
+//! Owns how the endpoint and the local socket come up, meet the node's handler, and go. Never looks at what passes.
+//! Called by [`super::running`].
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_core::id::RaftId;
+use quorate_transport::{
+    BindError, Caller, Down, Endpoint, EndpointConfig, EndpointOptions, Gate, Handler, Hello, Identity,
+    IncomingSnapshot, JoinReply, JoinRequest, Lane, LocalListener,
+};
+use tokio::sync::{oneshot, watch};
+
+use super::ending::Ending;
+use super::gate::NodeHandler;
+use super::stop::{StartError, StopReason};
+
+/// Requests in process that may be answered at the same time by a blocking read.
+const BLOCKING_THREADS: usize = 8;
+
+/// What the endpoint's thread hands back once it listens.
+pub(super) struct Listening {
+    pub(super) endpoint: Endpoint,
+    pub(super) handle: tokio::runtime::Handle,
+}
+
+/// What it is started with.
+pub(super) struct Net {
+    pub(super) gate: Arc<dyn Gate>,
+    pub(super) handler: oneshot::Receiver<Arc<NodeHandler>>,
+    pub(super) identity: Arc<Identity>,
+    pub(super) listen: SocketAddr,
+    pub(super) seed: [u8; 32],
+    pub(super) directory: PathBuf,
+    pub(super) ending: Ending,
+}
+
+/// Handlers need the endpoint and the endpoint needs its handler: what arrives before they meet is lost, as on a network.
+struct Switchboard {
+    handler: OnceLock<Arc<NodeHandler>>,
+    ending: Ending,
+}
+
+impl Handler for Switchboard {
+    fn message(&self, from: RaftId, lane: Lane, body: Bytes) {
+        if let Some(handler) = self.handler.get() {
+            handler.message(from, lane, body);
+        }
+    }
+    fn peer_up(&self, peer: RaftId) {
+        if let Some(handler) = self.handler.get() {
+            handler.peer_up(peer);
+        }
+    }
+    fn peer_down(&self, peer: RaftId, reason: Down) {
+        if let Some(handler) = self.handler.get() {
+            handler.peer_down(peer, reason);
+        }
+    }
+    fn snapshot(&self, from: RaftId, incoming: IncomingSnapshot) {
+        if let Some(handler) = self.handler.get() {
+            handler.snapshot(from, incoming);
+        }
+    }
+    fn request(&self, caller: Caller, body: Bytes, reply: oneshot::Sender<Bytes>) {
+        if let Some(handler) = self.handler.get() {
+            handler.request(caller, body, reply);
+        }
+    }
+    fn join(&self, source: SocketAddr, request: JoinRequest, reply: oneshot::Sender<JoinReply>) {
+        if let Some(handler) = self.handler.get() {
+            handler.join(source, request, reply);
+        }
+    }
+    fn lineage_newer(&self, hello: &Hello) {
+        if let Some(handler) = self.handler.get() {
+            handler.lineage_newer(hello);
+        }
+    }
+    fn failed(&self, task: &'static str) {
+        self.ending.stop(StopReason::Bug(format!("the task that {task} failed")));
+    }
+}
+
+/// The endpoint's thread, until `stop`.
+pub(super) fn run(net: Net, listening: oneshot::Sender<Result<Listening, StartError>>, stop: watch::Receiver<bool>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name("quorate-net")
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = listening.send(Err(StartError::Internal(format!("cannot start a runtime: {error}"))));
+            return;
+        }
+    };
+    runtime.block_on(serve(net, listening, stop));
+    runtime.shutdown_timeout(Duration::from_secs(2));
+}
+
+async fn serve(net: Net, listening: oneshot::Sender<Result<Listening, StartError>>, mut stop: watch::Receiver<bool>) {
+    let switchboard = Arc::new(Switchboard { handler: OnceLock::new(), ending: net.ending });
+    let bound = Endpoint::bind(EndpointConfig {
+        listen: net.listen,
+        identity: net.identity,
+        seed: net.seed,
+        gate: Arc::clone(&net.gate),
+        handler: Arc::clone(&switchboard) as Arc<dyn Handler>,
+        options: EndpointOptions::default(),
+    });
+    let endpoint = match bound {
+        Ok(endpoint) => endpoint,
+        Err(error) => {
+            let failed = match error {
+                BindError::Busy(_) | BindError::Address { .. } => StartError::Address(error.to_string()),
+                BindError::Tls(_) | BindError::NoRuntime | BindError::NoEntropy => {
+                    StartError::Internal(error.to_string())
+                }
+            };
+            let _ = listening.send(Err(failed));
+            return;
+        }
+    };
+    let local = match LocalListener::bind(&net.directory) {
+        Ok(local) => local,
+        Err(error) => {
+            let _ = listening.send(Err(StartError::InUse(error.to_string())));
+            return;
+        }
+    };
+    let handle = tokio::runtime::Handle::current();
+    if listening.send(Ok(Listening { endpoint: endpoint.clone(), handle })).is_err() {
+        return;
+    }
+    let Ok(handler) = net.handler.await else { return };
+    let _ = switchboard.handler.set(Arc::clone(&handler));
+    // Whoever connected before the handler was there: told again, twice does no harm.
+    for (peer, _) in endpoint.peers().connected() {
+        handler.peer_up(peer);
+    }
+    tokio::select! {
+        () = local.serve(net.gate, switchboard) => {}
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+    endpoint.close("the node stops").await;
+}
