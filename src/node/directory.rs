@@ -151,9 +151,14 @@ pub(super) fn check_access(directory: &Path) -> Result<(), StartError> {
 
 /// Opens the store of a directory, or makes it; what goes wrong is told with the directory's name.
 pub(super) fn open_store(layout: &Layout) -> Result<OpenStore, StartError> {
+    open_store_with(layout, quorate_storage::Options::default())
+}
+
+/// As [`open_store`], with the store's own settings.
+pub(super) fn open_store_with(layout: &Layout, options: quorate_storage::Options) -> Result<OpenStore, StartError> {
     let known = quorate_storage::exists(&layout.store());
     let shown = layout.root().display();
-    quorate_storage::open(&layout.store(), quorate_storage::Options::default()).map_err(|error| match error {
+    quorate_storage::open(&layout.store(), options).map_err(|error| match error {
         // Nothing was there that could have failed: it is the place that does not serve.
         error @ StoreError::Io { .. } if !known => StartError::Directory(format!(
             "{shown} cannot be prepared: {error}. Choose a --data-dir that this user can make and write to"

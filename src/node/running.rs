@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::applier::{self, Applier};
 use super::builder::{NodeBuilder, off_thread, prepared};
-use super::directory::{check_access, resolve};
+use super::directory::{check_access, open_store_with, resolve};
 use super::ending::{Ending, Threads, Unfinished, contained, spawn};
 use super::facts::{Facts, Layout};
 use super::fence::{self, FenceRecord, Fencing, Incarnations};
@@ -123,7 +123,7 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
 fn open_watched(builder: &NodeBuilder, layout: &Layout) -> Result<OpenStore, StartError> {
     let mut options = quorate_storage::Options::default();
     options.probe.clone_from(&builder.probe.0);
-    Ok(quorate_storage::open(&layout.store(), options)?)
+    open_store_with(layout, options)
 }
 
 /// What the machine is to keep to.
