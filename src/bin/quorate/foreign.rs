@@ -4,138 +4,278 @@
 
 /// What to say to a command line that begins with these words.
 const VERBS: &[(&[&str], &str)] = &[
-    (&["swarm", "init"], "quorate init --data-dir DIR --listen ADDR"),
-    (&["swarm", "join-token"], "quorate token show manager"),
-    (&["swarm", "join"], "quorate join --data-dir DIR --listen ADDR --token T --manager ADDR"),
+    // Docker Swarm.
+    (&["swarm", "init"], INIT),
+    (&["swarm", "join-token"], TOKEN),
+    (&["swarm", "join"], JOIN),
     (&["swarm", "ca"], NO_CA),
     (&["swarm", "leave"], "quorate leave --data-dir DIR"),
     (&["swarm", "unlock"], NO_LOCK),
     (&["swarm", "unlock-key"], NO_LOCK),
     (&["swarm", "update"], "quorate policy set"),
     (&["swarm"], "quorate init, quorate join, quorate leave, quorate token show, quorate policy"),
-    (&["join-token"], "quorate token show manager"),
-    (&["node", "ps"], "quorate node ls"),
-    (&["info"], "quorate status"),
-    (&["ps"], "quorate status"),
-    (&["health"], "quorate status"),
-    (&["members"], "quorate node ls"),
-    (&["ls"], "quorate kv ls, or quorate node ls"),
-    (&["member", "list"], "quorate node ls"),
-    (&["member", "add"], "quorate join --data-dir DIR --listen ADDR --token T --manager ADDR, on the new machine"),
-    (&["member", "promote"], "quorate node promote NODE: it gets a seat when the number of voters stays odd with it"),
-    (&["member", "remove"], "quorate node rm NODE"),
-    (
-        &["member", "update"],
-        "nothing to do: a manager that comes back at another address announces it; quorate run --manager ADDR adds addresses to try",
-    ),
-    (&["member"], "quorate node ls"),
-    (&["endpoint"], "quorate status"),
-    (&["move-leader"], "quorate leader transfer --to MANAGER"),
-    (&["leader", "move"], "quorate leader transfer --to MANAGER"),
-    (&["operator", "raft", "list-peers"], "quorate node ls"),
-    (&["update"], "quorate node update NODE, quorate policy set"),
-    (&["node", "list"], "quorate node ls"),
-    (&["node", "remove"], "quorate node rm NODE"),
+    (&["join-token"], TOKEN),
+    (&["node", "ps"], NODES),
+    (&["node", "list"], NODES),
+    (&["node", "remove"], REMOVE),
     (&["token", "list"], "quorate token ls"),
     (&["token", "delete"], "quorate token revoke ID"),
-    (&["operator"], "quorate status, quorate leader transfer"),
-    (&["get"], "quorate kv get KEY"),
-    (&["put"], "quorate kv put KEY VALUE"),
-    (&["set"], "quorate kv put KEY VALUE"),
-    (&["del"], "quorate kv del KEY"),
-    (&["rm"], "quorate kv del KEY"),
-    (&["cas"], "quorate kv cas KEY VALUE --expect-revision N"),
-    (&["kv", "set"], "quorate kv put KEY VALUE"),
-    (&["kv", "rm"], "quorate kv del KEY"),
-    (&["kv", "delete"], "quorate kv del KEY"),
-    (&["kv", "list"], "quorate kv ls --prefix PREFIX"),
-    (&["txn"], "quorate kv cas KEY VALUE --expect-revision N; the library has whole transactions: client.kv().txn()"),
-    (&["start"], "quorate run --data-dir DIR"),
-    (&["serve"], "quorate run --data-dir DIR"),
-    (&["server"], "quorate run --data-dir DIR"),
-    (&["agent"], "quorate run --data-dir DIR"),
-    (&["daemon"], "quorate run --data-dir DIR"),
-    (&["stop"], "kill -TERM the process of `quorate run`: it hands leadership over and stops"),
-    (&["version"], "quorate --version"),
-    (&["promote"], "quorate node promote NODE"),
+    (&["promote"], PROMOTE),
     (&["demote"], "quorate node demote NODE"),
-    (&["remove"], "quorate node rm NODE"),
-    (&["watch"], "nothing yet: watches come with a later version; read with quorate kv get"),
+    (&["remove"], REMOVE),
+    (&["update"], "quorate node update NODE, quorate policy set"),
+    (&["service"], NO_WORKLOADS),
+    (&["stack"], NO_WORKLOADS),
+    (&["task"], NO_WORKLOADS),
+    (&["container"], NO_WORKLOADS),
+    (&["secret"], "nothing yet: secrets come with a later version; until then do not store secrets in quorate"),
+    (&["config"], "quorate kv put KEY @FILE; configs as records of their own come with a later version"),
+    (&["system", "info"], STATUS),
+    (&["info"], STATUS),
+    (&["ps"], STATUS),
+    // etcd.
+    (&["member", "list"], NODES),
+    (&["member", "add"], JOIN),
+    (&["member", "promote"], PROMOTE),
+    (&["member", "remove"], REMOVE),
+    (&["member", "update"], "nothing to do: a manager that comes back at another address announces it; quorate run --manager ADDR adds addresses to try"),
+    (&["member"], NODES),
+    (&["members"], NODES),
+    (&["endpoint"], STATUS),
+    (&["move-leader"], TRANSFER),
+    (&["get"], "quorate kv get KEY, or quorate kv ls --prefix PREFIX for all that begin so"),
+    (&["put"], PUT),
+    (&["del"], DEL),
+    (&["txn"], TXN),
+    (&["watch"], NO_WATCH),
     (&["lease"], "nothing yet: leases come with a later version"),
     (&["lock"], "quorate kv cas KEY OWNER --expect-absent; the library has leadership: node.lead()"),
     (&["elect"], "the library: node.lead() runs your work only while the node leads"),
-    (&["secret"], "nothing yet: secrets come with a later version; until then do not store secrets in quorate"),
-    (&["config"], "quorate kv put KEY @FILE; configs as records of their own come with a later version"),
     (&["snapshot"], NO_BACKUP),
     (&["backup"], NO_BACKUP),
     (&["restore"], NO_BACKUP),
-    (&["unlock"], NO_LOCK),
-    (&["ca"], NO_CA),
-    (&["compact"], "nothing to do: the log compacts itself"),
-    (&["compaction"], "nothing to do: the log compacts itself"),
+    (&["make-mirror"], NO_BACKUP),
+    (&["compact"], COMPACTS),
+    (&["compaction"], COMPACTS),
     (&["defrag"], "nothing to do: RocksDB compacts itself"),
     (&["alarm"], "quorate status says what is wrong and what to do"),
-    (&["auth"], "identities are certificates: --identity operator.id"),
-    (&["user"], "identities are certificates: --identity operator.id"),
-    (&["role"], "identities are certificates: --identity operator.id"),
+    (&["auth"], IDENTITY),
+    (&["user"], IDENTITY),
+    (&["role"], IDENTITY),
+    (
+        &["check"],
+        "nothing yet: checks and benchmarks come with a later version; quorate status says how the cluster is",
+    ),
+    (&["bench"], "nothing yet: checks and benchmarks come with a later version"),
+    (&["completion"], "nothing yet: there is no completion for shells in this version"),
+    // Consul, and others that keep a quorum.
+    (&["operator", "raft", "list-peers"], STATUS),
+    (&["operator", "raft", "transfer-leader"], TRANSFER),
+    (&["operator", "raft", "remove-peer"], REMOVE),
+    (&["operator"], "quorate status, quorate leader transfer"),
+    (&["raft"], STATUS),
+    (&["catalog"], STATUS),
+    (&["force-leave"], REMOVE),
+    (&["monitor"], LOG),
+    (&["acl"], IDENTITY),
+    (&["tls"], IDENTITY),
+    (&["cluster", "init"], INIT),
+    (&["cluster", "create"], INIT),
+    (&["cluster", "join"], JOIN),
+    (&["cluster"], STATUS),
+    (&["bootstrap"], INIT),
+    (&["create"], "quorate kv cas KEY VALUE --expect-absent, or quorate init for a cluster"),
+    (&["health"], STATUS),
+    (&["ping"], STATUS),
+    (&["metrics"], "nothing yet: metrics come with a later version; quorate status --json is for scripts"),
+    (&["ls"], "quorate kv ls, or quorate status for the managers"),
+    (&["list"], "quorate kv ls, or quorate status for the managers"),
+    (&["range"], "quorate kv ls --prefix PREFIX"),
+    (&["scan"], "quorate kv ls --prefix PREFIX"),
+    (&["count"], "quorate kv ls --prefix PREFIX --count"),
+    (&["set"], PUT),
+    (&["rm"], DEL),
+    (&["delete"], DEL),
+    (&["cas"], CAS),
+    (&["export"], "quorate kv ls --json"),
+    (&["dump"], "quorate kv ls --json; quorate inspect reads a stopped directory"),
+    (&["kv", "set"], PUT),
+    (&["kv", "create"], "quorate kv cas KEY VALUE --expect-absent"),
+    (&["kv", "update"], CAS),
+    (&["kv", "rm"], DEL),
+    (&["kv", "delete"], DEL),
+    (&["kv", "list"], "quorate kv ls --prefix PREFIX"),
+    (&["kv", "range"], "quorate kv ls --prefix PREFIX"),
+    (&["kv", "count"], "quorate kv ls --prefix PREFIX --count"),
+    (&["kv", "export"], "quorate kv ls --json"),
+    (&["kv", "txn"], TXN),
+    (&["kv", "watch"], NO_WATCH),
+    (&["leader", "move"], TRANSFER),
+    (&["leader", "show"], STATUS),
+    (&["leader", "step-down"], TRANSFER),
+    (&["step-down"], TRANSFER),
+    (&["stepdown"], TRANSFER),
+    (&["transfer"], TRANSFER),
+    (&["start"], RUN),
+    (&["serve"], RUN),
+    (&["server"], RUN),
+    (&["agent"], RUN),
+    (&["daemon"], RUN),
+    (&["restart"], "stop `quorate run` with SIGTERM, which hands leadership over, and run it again"),
+    (&["stop"], STOP),
+    (&["shutdown"], STOP),
+    (&["log"], LOG),
+    (&["logs"], LOG),
+    (&["version"], "quorate --version"),
+    (&["upgrade"], "nothing yet: stop one node after the other, and run it again with the new binary"),
+    (&["token", "manager"], TOKEN),
+    (&["token", "worker"], "quorate token show worker"),
+    (&["drain"], DRAIN),
+    (&["cordon"], "quorate node update NODE --availability pause"),
+    (&["worker"], "quorate join with the token of `quorate token show worker`, then quorate run"),
+    (&["repair"], REPLACE),
+    (&["replace"], REPLACE),
+    (&["rejoin"], REPLACE),
+    (&["force-new-cluster"], RECOVER),
+    (&["unlock"], NO_LOCK),
+    (&["lock-key"], NO_LOCK),
+    (&["ca"], NO_CA),
 ];
 
-/// Options that others call otherwise.
-const OPTIONS: &[(&str, &str)] = &[
-    ("--endpoints", "--connect HOST:PORT[,..]"),
-    ("--endpoint", "--connect HOST:PORT[,..]"),
-    ("--cacert", "--identity FILE: one file holds certificate, key and CA"),
-    ("--cert", "--identity FILE: one file holds certificate, key and CA"),
-    ("--key", "--identity FILE: one file holds certificate, key and CA"),
-    ("--listen-addr", "--listen ADDR"),
-    ("--advertise-addr", "--advertise ADDR"),
-    ("--listen-client-urls", "--listen ADDR: one UDP port for everything"),
-    ("--listen-peer-urls", "--listen ADDR: one UDP port for everything"),
-    ("--initial-cluster", "quorate join --token T --manager ADDR: members find each other"),
-    ("--data", "--data-dir DIR"),
-    ("--dir", "--data-dir DIR"),
-    ("--consistency", "--serializable for a read that may be behind; reads are linearizable without it"),
-    ("--command-timeout", "--timeout TIME"),
-    ("--dial-timeout", "--timeout TIME"),
-    ("--write-out", "--json"),
-    ("--force-new-cluster", "quorate recover --dry-run --data-dir DIR, then quorate recover --data-dir DIR"),
-    ("--autolock", NO_LOCK),
+/// Options that others call otherwise; whether theirs has a value.
+const OPTIONS: &[(&str, bool, &str)] = &[
+    ("--endpoints", true, CONNECT),
+    ("--endpoint", true, CONNECT),
+    ("--host", true, CONNECT),
+    ("-H", true, CONNECT),
+    ("--http-addr", true, CONNECT),
+    ("--join", true, "quorate join --manager HOST:PORT[,..]"),
+    ("--retry-join", true, "quorate join --manager HOST:PORT[,..]"),
+    ("--cacert", true, FILE),
+    ("--cert", true, FILE),
+    ("--key", true, FILE),
+    ("--ca-file", true, FILE),
+    ("--cert-file", true, FILE),
+    ("--key-file", true, FILE),
+    ("--user", true, IDENTITY),
+    ("--password", true, IDENTITY),
+    ("--listen-addr", true, "--listen ADDR"),
+    ("--bind", true, "--listen ADDR"),
+    ("--advertise-addr", true, "--advertise ADDR"),
+    ("--data-path-addr", true, "--advertise ADDR: one UDP port for everything"),
+    ("--listen-client-urls", true, ONE_PORT),
+    ("--listen-peer-urls", true, ONE_PORT),
+    ("--advertise-client-urls", true, "--advertise ADDR: one UDP port for everything"),
+    ("--initial-advertise-peer-urls", true, "--advertise ADDR: one UDP port for everything"),
+    ("--initial-cluster", true, MEET),
+    ("--initial-cluster-token", true, MEET),
+    ("--initial-cluster-state", true, MEET),
+    ("--bootstrap-expect", true, MEET),
+    ("--data", true, "--data-dir DIR"),
+    ("--dir", true, "--data-dir DIR"),
+    ("--consistency", true, "--serializable for a read that may be behind; reads are linearizable without it"),
+    ("--rev", true, "--revision N"),
+    ("--prefix", false, "quorate kv ls --prefix PREFIX, or quorate kv del --prefix PREFIX"),
+    ("--from-key", false, "quorate kv ls --after KEY"),
+    ("--count-only", false, "quorate kv ls --count"),
+    ("--print-value-only", false, "nothing to do: quorate kv get prints the value and nothing else"),
+    ("--prev-kv", false, "the library: put(..).previous()"),
+    ("--lease", true, "nothing yet: leases come with a later version"),
+    ("--cas", false, CAS),
+    ("--modify-index", true, CAS),
+    ("--command-timeout", true, "--timeout TIME"),
+    ("--dial-timeout", true, "--timeout TIME"),
+    ("--write-out", true, "--json"),
+    ("-w", true, "--json"),
+    ("--output", true, "--json"),
+    ("-o", true, "--json"),
+    ("--format", true, "--json"),
+    ("--verbose", false, LOG),
+    ("-v", false, LOG),
+    ("--debug", false, LOG),
+    ("--log-level", true, LOG),
+    ("--force-new-cluster", false, RECOVER),
+    ("--autolock", false, NO_LOCK),
+    ("--availability", true, "quorate node update NODE --availability active|pause|drain"),
+    ("--max-voters", true, "quorate policy set --max-voters N"),
 ];
 
+const INIT: &str = "quorate init --data-dir DIR --listen ADDR, then quorate run --data-dir DIR";
+const JOIN: &str = "quorate join --data-dir DIR --listen ADDR --token T --manager ADDR, on the new machine";
+const RUN: &str = "quorate run --data-dir DIR";
+const STOP: &str = "kill -TERM the process of `quorate run`: it hands leadership over and stops";
+const LOG: &str = "quorate run logs to stderr; --log quorate=debug says more";
+const STATUS: &str = "quorate status";
+const TOKEN: &str = "quorate token show manager";
+const TRANSFER: &str = "quorate leader transfer --to MANAGER";
+const PUT: &str = "quorate kv put KEY VALUE";
+const DEL: &str = "quorate kv del KEY";
+const CAS: &str = "quorate kv cas KEY VALUE --expect-revision N";
+const TXN: &str = "quorate kv cas KEY VALUE --expect-revision N; the library has whole transactions: client.kv().txn()";
+const REPLACE: &str = "quorate join --replace --data-dir DIR --manager ADDR gives a manager with a damaged store a \
+                       fresh one; a sound one just runs again";
+const COMPACTS: &str = "nothing to do: log and history compact themselves";
+const IDENTITY: &str = "identities are certificates: --identity operator.id";
+const FILE: &str = "--identity FILE: one file holds certificate, key and CA";
+const CONNECT: &str = "--connect HOST:PORT[,..]";
+const ONE_PORT: &str = "--listen ADDR: one UDP port for everything";
+const MEET: &str = "quorate init for the first manager, quorate join --token T --manager ADDR for the others: they find \
+                    each other";
+const NO_WORKLOADS: &str = "nothing: quorate runs no workloads, it keeps what an orchestrator needs for that";
+const NODES: &str = "quorate node ls";
+const PROMOTE: &str = "quorate node promote NODE: it gets a seat when the number of voters stays odd with it";
+const DRAIN: &str = "quorate node update NODE --availability drain";
+const REMOVE: &str = "quorate node rm NODE";
+const RECOVER: &str = "quorate recover --dry-run --data-dir DIR, then quorate recover --data-dir DIR";
+const NO_WATCH: &str = "nothing yet: watches come with a later version; read with quorate kv get";
 const NO_BACKUP: &str = "nothing yet: backups come with a later version; quorate inspect reads a stopped directory";
 const NO_LOCK: &str = "nothing yet: stores are not sealed in this version, so there is no key to unlock them";
 const NO_CA: &str = "nothing to do: the cluster's CA is made by quorate init and cannot be rotated in this version";
 
-/// Our answer to a command line with these arguments (without the program's name), when there is one.
-pub(crate) fn answer(arguments: &[String]) -> Option<String> {
+/// Our answer to a command line with these arguments (without the program's name), when there is one. `unknown` is the
+/// argument that could not be parsed, when it was one.
+pub(crate) fn answer(arguments: &[String], unknown: Option<&str>) -> Option<String> {
     let words = words(arguments);
     let verb = VERBS
         .iter()
         .filter(|(theirs, _)| words.len() >= theirs.len() && theirs.iter().zip(&words).all(|(a, b)| a == b))
         .max_by_key(|(theirs, _)| theirs.len());
     if let Some((theirs, ours)) = verb {
-        return Some(say(&theirs.join(" "), ours));
+        // Whoever speaks another language speaks it to the end of the line.
+        let options: Vec<String> = arguments
+            .iter()
+            .filter_map(|argument| option(argument))
+            .filter(|(theirs, ..)| *theirs != "--prefix")
+            .map(|(theirs, _, ours)| format!("; for `{theirs}`: {}", flat(ours)))
+            .collect();
+        return Some(format!("{}{}", say(&theirs.join(" "), ours), options.concat()));
     }
-    let name = |argument: &str| argument.split('=').next().unwrap_or_default().to_owned();
-    arguments
-        .iter()
-        .find_map(|argument| OPTIONS.iter().find(|(theirs, _)| *theirs == name(argument)))
-        .map(|(theirs, ours)| say(theirs, ours))
+    option(unknown?).map(|(theirs, _, ours)| say(theirs, ours))
+}
+
+fn option(argument: &str) -> Option<&'static (&'static str, bool, &'static str)> {
+    let name = argument.split('=').next().unwrap_or_default();
+    OPTIONS.iter().find(|(theirs, ..)| *theirs == name)
+}
+
+/// On one line: the constants above are broken by the width of this file.
+fn flat(ours: &str) -> String {
+    ours.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn say(theirs: &str, ours: &str) -> String {
-    let ours = ours.split_whitespace().collect::<Vec<_>>().join(" ");
-    format!("`{theirs}` is not a word of quorate. Here it is: {ours}")
+    format!("`{theirs}` is not a word of quorate. Here it is: {}", flat(ours))
 }
 
-/// The arguments that are verbs: no options, and no values of global options.
+/// The arguments that are verbs: no options, and no values of global options or of others' options.
 fn words(arguments: &[String]) -> Vec<&str> {
     const WITH_VALUE: &[&str] = &["--connect", "--identity", "--data-dir", "--timeout", "--color"];
     let mut words = Vec::new();
-    let mut arguments = arguments.iter();
+    let mut arguments = arguments.iter().peekable();
     while let Some(argument) = arguments.next() {
-        if WITH_VALUE.contains(&argument.as_str()) {
-            arguments.next();
+        let theirs = || option(argument).is_some_and(|(_, with_value, _)| *with_value && !argument.contains('='));
+        if WITH_VALUE.contains(&argument.as_str()) || theirs() {
+            arguments.next_if(|value| !value.starts_with('-'));
         } else if !argument.starts_with('-') {
             words.push(argument.as_str());
         }
@@ -148,7 +288,9 @@ mod tests {
     use super::*;
 
     fn asked(line: &str) -> Option<String> {
-        answer(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        let unknown = arguments.iter().find(|argument| option(argument).is_some());
+        answer(&arguments, unknown.map(String::as_str))
     }
 
     #[test]
@@ -165,6 +307,37 @@ mod tests {
             ("swarm leave", "quorate leave"),
             ("move-leader 8e9e05c52164694d", "quorate leader transfer"),
             ("status --endpoints=a:1", "--connect"),
+            ("--endpoints a:1,b:1 member list -w table", "quorate status; for `--endpoints`: --connect"),
+            ("--endpoints=a:1 put foo bar --lease=1", "quorate kv put KEY VALUE; for `--endpoints`"),
+            ("get foo --prefix", "quorate kv ls --prefix PREFIX"),
+            ("kv get foo --prefix", "quorate kv ls --prefix PREFIX"),
+            ("kv get foo --rev 3", "--revision"),
+            ("del foo --prefix", "quorate kv del"),
+            ("endpoint status -w table", "quorate status"),
+            ("member add n4 --peer-urls=http://a:1", "quorate join"),
+            ("snapshot save file.db", "backups come with a later version"),
+            ("lease grant 60", "nothing yet"),
+            ("alarm list", "quorate status"),
+            ("compaction 5", "nothing to do"),
+            ("auth enable", "--identity"),
+            ("swarm join --token T 10.0.0.1:2377", "quorate join"),
+            ("swarm update --autolock", "no settings"),
+            ("swarm leave --force", "cannot be removed"),
+            ("service ls", "runs no workloads"),
+            ("stack deploy -c f app", "runs no workloads"),
+            ("secret create db -", "secrets come with a later version"),
+            ("config ls", "quorate kv put"),
+            ("node update --availability drain n2", "nothing yet"),
+            ("token manager", "quorate token show manager"),
+            ("token rotate manager", "cannot be rotated"),
+            ("operator raft transfer-leader", "quorate leader transfer"),
+            ("cluster init", "quorate init"),
+            ("agent -server -bootstrap-expect 3", "quorate run"),
+            ("logs -f", "--log quorate=debug"),
+            ("leader step-down", "quorate leader transfer"),
+            ("kv create a b", "--expect-absent"),
+            ("init --initial-cluster n1=http://a:1", "find each other"),
+            ("repair", "quorate join --replace"),
         ] {
             let said = asked(theirs).unwrap();
             assert!(said.contains(ours), "{theirs}: {said}");
@@ -176,6 +349,30 @@ mod tests {
         assert!(asked("swarm leave --force").unwrap().contains("quorate leave"));
         assert_eq!(asked("frobnicate"), None);
         assert_eq!(asked(""), None);
+    }
+
+    #[test]
+    fn every_entry_is_reached_and_names_only_verbs_that_there_are() {
+        use clap::CommandFactory as _;
+        let ours = crate::args::Cli::command();
+        let known = |said: &str| {
+            let mut words = said.split([' ', ',', ';', ':', '`']);
+            let mut command = &ours;
+            while let Some(next) = words.next().and_then(|word| command.find_subcommand(word)) {
+                command = next;
+            }
+            !std::ptr::eq(command, &raw const ours) && command.get_subcommands().next().is_none()
+        };
+        let options = OPTIONS.iter().map(|(theirs, _, said)| ((*theirs).to_owned(), *said));
+        for (theirs, said) in VERBS.iter().map(|(theirs, said)| (theirs.join(" "), *said)).chain(options) {
+            assert!(asked(&theirs).is_some_and(|answer| answer.contains(&flat(said))), "{theirs}");
+            for (at, _) in said.match_indices("quorate ") {
+                let rest = &said[at + "quorate ".len()..];
+                let command = rest.starts_with("--version") || known(rest);
+                let prose = ["runs no workloads", "in "].iter().any(|words| rest.starts_with(words));
+                assert!(command || prose, "`{theirs}`: there is no `quorate {rest}`");
+            }
+        }
     }
 
     #[test]

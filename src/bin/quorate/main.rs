@@ -20,7 +20,7 @@ mod tokens;
 
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 use args::{Cli, Inspect, Leader, Verb, When};
@@ -71,7 +71,11 @@ fn parse(arguments: &[String]) -> Result<Cli, ExitCode> {
             | ErrorKind::MissingSubcommand
             | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
     );
-    let ours = if unknown_word { foreign::answer(arguments) } else { None };
+    let unknown = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(argument)) => Some(argument.as_str()),
+        _ => None,
+    };
+    let ours = if unknown_word { foreign::answer(arguments, unknown) } else { None };
     match ours {
         Some(answer) => output::failed(&Failure::usage(answer), json, color),
         None if json => output::failed(&Failure::usage(first_paragraph(&error.to_string())), json, color),
