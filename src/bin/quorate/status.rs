@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use quorate::status::{ClusterStatus, Health, ManagerStatus};
+use quorate::status::{ClusterStatus, Health, ManagerStatus, WorkerStatus};
 
 use crate::args::Global;
 use crate::failure::Failure;
@@ -37,8 +37,10 @@ pub(crate) fn render(status: &ClusterStatus, output: Output) -> String {
     page.push('\n');
     page.push_str(&managers(status));
     if !status.workers.is_empty() {
-        let rows = status.workers.iter().map(|worker| vec![worker.name.clone(), worker.address.clone()]).collect();
-        let _infallible = write!(page, "\n\n{}", table(&["WORKER", "ADDRESS"], &[], rows));
+        let row =
+            |worker: &WorkerStatus| vec![worker.name.clone(), worker.address.clone(), worker.state.word().to_owned()];
+        let rows = status.workers.iter().map(row).collect();
+        let _infallible = write!(page, "\n\n{}", table(&["WORKER", "ADDRESS", "STATE"], &[], rows));
     }
     page
 }
@@ -202,6 +204,19 @@ mod tests {
         assert!(page.contains("start a again\n"), "{page}");
         let page = render(&cluster(&[("a", true), ("b", true), ("c", true)], Health::QuorumLost), output());
         assert!(page.contains("electing"), "{page}");
+    }
+
+    #[test]
+    fn workers_are_shown_with_their_state() {
+        let mut status = cluster(&[("n1", true)], Health::SingleCopy);
+        status.workers.push(WorkerStatus {
+            name: "w1".into(),
+            address: "10.0.0.9:4701".into(),
+            ..WorkerStatus::default()
+        });
+        let page = render(&status, output());
+        let line = page.lines().last().unwrap();
+        assert!(line.starts_with("w1") && line.ends_with("unknown"), "{page}");
     }
 
     #[test]
