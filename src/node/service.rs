@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::{Command, CommandKind, Request};
-use quorate_core::consensus::io::{Origin, Records, Status};
+use quorate_core::consensus::io::{Origin, RaftRole, Records, Status};
 use quorate_core::id::RaftId;
 use quorate_core::membership::plan::SeatTimes;
 use quorate_core::ports::{Staging, StateReader, StoreError};
@@ -209,11 +209,20 @@ impl Service {
 
     async fn transfer(&self, asked: api::Transfer, until: Instant) -> Result<api::TransferDone, Failure> {
         let target = if asked.to.is_empty() { None } else { Some(self.manager_named(&asked.to)?) };
-        let term = self.status.borrow().term.0;
-        if asked.term != 0 && asked.term != term {
+        let status = self.status.borrow().clone();
+        if asked.term != 0 && asked.term < status.term.0 {
             return Err(fail(
                 api::Code::Fenced,
-                format!("the leadership of term {} is over, term {term} has begun. Nothing was changed", asked.term),
+                format!(
+                    "the leadership of term {} is over, term {} has begun. Nothing was changed",
+                    asked.term, status.term
+                ),
+            ));
+        }
+        if asked.term > status.term.0 && status.role == Some(RaftRole::Leader) {
+            return Err(fail(
+                api::Code::NoLeader,
+                "this manager has not heard of that leadership yet. Nothing was changed",
             ));
         }
         let leader = match self.router.transfer(target, until).await {

@@ -80,6 +80,34 @@ async fn an_old_leaders_writes_are_fenced_off() {
     cluster.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leadership_is_handed_over_by_who_holds_it_and_only_while_it_lasts() {
+    let cluster = Cluster::of(3).await;
+    // When its work hands it over to a member of its choice. (Members that have just started take no part in an election for
+    // one base election timeout, and a hand-over that failed half-way ends the leadership: then the next one does it.)
+    let (first, to, kept) = eventually("it is handed over", || async {
+        let leader = cluster.leader().await;
+        let to = cluster.node((leader + 1) % 3).name();
+        let leading = cluster.node(leader).lead(async |lead| lead);
+        let kept: Lead = tokio::time::timeout(Duration::from_secs(2), leading).await.ok()?.unwrap();
+        let leads = kept.hand_over(Some(&to)).await.ok()?;
+        assert_eq!(leads, to);
+        Some((leader, to, kept))
+    })
+    .await;
+    // Then the leadership that is over hands nothing over any more, though its node may lead again.
+    cluster.lead_by(first).await;
+    let before = cluster.settled(3).await;
+    let refused = kept.hand_over(Some(&to)).await.unwrap_err();
+    assert!(matches!(refused, Error::Fenced(_)), "{refused}");
+    let outside = cluster.outside(&[(first + 2) % 3]).await.with_fence(kept.fencing_token());
+    let refused = outside.transfer_leadership(None).await.unwrap_err();
+    assert!(matches!(refused, Error::Fenced(_)), "{refused}");
+    let after = cluster.settled(3).await;
+    assert_eq!((after.term, after.leader), (before.term, before.leader));
+    cluster.stop().await;
+}
+
 /// Counts who is inside, also when the future is dropped.
 struct Inside(Arc<AtomicUsize>);
 

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use quorate::status::{ClusterStatus, Health, ManagerStatus, ago, silence};
+use quorate::status::{ClusterStatus, Health, ManagerStatus, WorkerStatus, ago, silence};
 
 use crate::args::Global;
 use crate::failure::Failure;
@@ -81,8 +81,10 @@ pub(crate) fn render(status: &ClusterStatus, output: Output) -> String {
     page.push('\n');
     page.push_str(&managers(status));
     if !status.workers.is_empty() {
-        let rows = status.workers.iter().map(|worker| vec![worker.name.clone(), worker.address.clone()]).collect();
-        let _infallible = write!(page, "\n\n{}", table(&["WORKER", "ADDRESS"], &[], rows));
+        let row =
+            |worker: &WorkerStatus| vec![worker.name.clone(), worker.address.clone(), worker.state.word().to_owned()];
+        let rows = status.workers.iter().map(row).collect();
+        let _infallible = write!(page, "\n\n{}", table(&["WORKER", "ADDRESS", "STATE"], &[], rows));
     }
     page
 }
@@ -208,8 +210,6 @@ fn count(n: usize, what: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use quorate::status::WorkerStatus;
-
     use super::*;
     use crate::args::When;
 
@@ -288,6 +288,19 @@ mod tests {
         status.advice = vec!["disk n1 has not answered for 7 s".into(), "next: something else".into()];
         let page = render(&status, output());
         assert_eq!(page.lines().nth(1), Some("  disk n1 has not answered for 7 s"), "{page}");
+    }
+
+    #[test]
+    fn workers_are_shown_with_their_state() {
+        let mut status = cluster(&[("n1", true)], Health::SingleCopy);
+        status.workers.push(WorkerStatus {
+            name: "w1".into(),
+            address: "10.0.0.9:4701".into(),
+            ..WorkerStatus::default()
+        });
+        let page = render(&status, output());
+        let line = page.lines().last().unwrap();
+        assert!(line.starts_with("w1") && line.ends_with("unknown"), "{page}");
     }
 
     #[test]

@@ -273,6 +273,10 @@ impl Service {
         self.router.read_index(until).await?;
         let id = self.node_named(&update.node)?.node_id().unwrap_or_default();
         let changed = self.rewrite(id, until, |node| updated(node, &update)).await?;
+        if changed {
+            // It was applied where the leader is: the answer shows it, too.
+            self.router.read_index(until).await?;
+        }
         document(&self.outcome(id, changed).await?)
     }
 
