@@ -14,8 +14,8 @@ pub mod recovery;
 pub mod status;
 
 pub use client::{
-    Client, Entry, Identity, Kv, NodeChange, NodeUpdate, Nodes, Policy, PolicyChange, RangeBuilder, RangePage, Recovered,
-    TokenBuilder, Tokens, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation,
+    Client, Entry, Identity, Kv, NodeChange, NodeUpdate, Nodes, Policy, PolicyChange, RangeBuilder, RangePage,
+    Recovered, TokenBuilder, Tokens, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation,
 };
 pub use error::{Error, Outcome, Result};
 #[cfg(feature = "manager")]

@@ -141,7 +141,9 @@ impl Client {
             ));
         }
         match last {
-            Some(error @ (Error::NoLeader(_) | Error::QuorumLost(_) | Error::ReadOnly(_) | Error::Overloaded(_))) => error,
+            Some(error @ (Error::NoLeader(_) | Error::QuorumLost(_) | Error::ReadOnly(_) | Error::Overloaded(_))) => {
+                error
+            }
             _ => Error::Unavailable(format!("not done within {seconds} s: {why}")),
         }
     }

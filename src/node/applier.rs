@@ -8,8 +8,8 @@ use std::sync::Arc;
 use quorate_core::consensus::io::{Input, Records};
 use quorate_core::id::{LogIndex, Revision};
 use quorate_core::ports::{LogReset, StagedId, Staging, StateRead, StoreResult};
-use quorate_core::state::contract::{Applied, ApplyError, Committed, Outcome, StateStatus};
 use quorate_core::state::Machine;
+use quorate_core::state::contract::{Applied, ApplyError, Committed, Outcome, StateStatus};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::tasks::Reply;

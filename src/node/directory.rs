@@ -134,17 +134,17 @@ pub(super) fn resolve(address: &str) -> Result<SocketAddr, StartError> {
 pub(super) fn check_access(directory: &Path) -> Result<(), StartError> {
     let Err(error) = std::fs::read_dir(directory) else { return Ok(()) };
     let shown = directory.display();
-    let refused = match error.kind() {
-        std::io::ErrorKind::NotFound => return Ok(()),
-        std::io::ErrorKind::PermissionDenied => format!(
-            "{shown} cannot be read by this user ({error}); use the node's own user, or root. Nothing was changed"
-        ),
-        std::io::ErrorKind::NotADirectory => {
-            format!(
-                "{shown} is not a directory, or its path leads through a file. Nothing was changed; give another --data-dir"
-            )
-        }
-        _ => format!("{shown} cannot be used: {error}. Nothing was changed"),
+    let kind = error.kind();
+    let refused = if kind == std::io::ErrorKind::NotFound {
+        return Ok(());
+    } else if kind == std::io::ErrorKind::PermissionDenied {
+        format!("{shown} cannot be read by this user ({error}); use the node's own user, or root. Nothing was changed")
+    } else if kind == std::io::ErrorKind::NotADirectory {
+        format!(
+            "{shown} is not a directory, or its path leads through a file. Nothing was changed; give another --data-dir"
+        )
+    } else {
+        format!("{shown} cannot be used: {error}. Nothing was changed")
     };
     Err(StartError::Directory(refused))
 }

@@ -42,11 +42,7 @@ impl FenceRecord {
 
     pub(super) fn of(hello: &Hello, address: &str) -> Self {
         let address = if hello.advertise.is_empty() { address.to_owned() } else { hello.advertise.clone() };
-        Self {
-            lineage: hello.lineage.to_bytes().into(),
-            by: Bytes::copy_from_slice(hello.node_id.as_bytes()),
-            address,
-        }
+        Self { lineage: hello.lineage.to_bytes().into(), by: Bytes::copy_from_slice(hello.node_id.as_bytes()), address }
     }
 
     pub(crate) fn read(stored: Option<Bytes>) -> StoreResult<Option<Self>> {
@@ -100,7 +96,7 @@ pub fn fenced(directory: &Path) -> Result<Option<Fenced>, StartError> {
     let generation = super::inspect::lineage(&facts, &*store.state)?.generation();
     Ok(Some(Fenced {
         cluster_id: facts.cluster().to_string(),
-        name: if facts.name.is_empty() { facts.node().to_string() } else { facts.name.clone() },
+        name: if facts.name.is_empty() { facts.node().to_string() } else { facts.name },
         generation,
         by_generation: fence.generation(),
         by_address: fence.address.clone(),

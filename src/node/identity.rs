@@ -63,7 +63,9 @@ pub(super) fn renewed(
         return Ok(None);
     };
     let internal = |error: &dyn std::fmt::Display| {
-        StartError::Internal(format!("the node's certificate has run out and cannot be renewed: {error}. Nothing was changed"))
+        StartError::Internal(format!(
+            "the node's certificate has run out and cannot be renewed: {error}. Nothing was changed"
+        ))
     };
     let csr = identity.key().csr().map_err(|error| internal(&error))?;
     let certificate =

@@ -137,9 +137,9 @@ impl Service {
             }
             let raft_id = RaftId(seen.records.cluster.next_raft_id);
             let txn = match &seen.node {
-                Some((record, revision)) => {
+                Some(known) => {
                     let seated = self.status.borrow().configuration.clone();
-                    readmission(&seen, record, *revision, &request, &address, raft_id, &seated, pass)
+                    readmission(&seen, known, &request, &address, raft_id, &seated, pass)
                 }
                 None => admission(&seen, &request, &address, raft_id, &digest, pass),
             };
@@ -237,8 +237,7 @@ fn left_behind(record: &NodeRecord, records: &Records, store: Option<StoreId>) -
 /// on, as for a damaged store.
 fn readmission(
     seen: &Seen,
-    record: &NodeRecord,
-    revision: u64,
+    (record, revision): &(NodeRecord, u64),
     request: &JoinRequest,
     address: &str,
     raft_id: RaftId,
@@ -272,7 +271,7 @@ fn readmission(
     }
     let mut compares = pass.compares;
     compares.push(Compare::mod_revision(ClusterRecord::key(), seen.cluster_revision));
-    compares.push(Compare::mod_revision(key, revision));
+    compares.push(Compare::mod_revision(key, *revision));
     Txn { compares, then, ..Txn::default() }
 }
 

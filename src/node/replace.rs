@@ -113,7 +113,8 @@ impl NodeBuilder {
             return Ok(());
         }
         let pem = identity.to_pem();
-        let identity = Identity::from_pem(pem.as_bytes(), &self.directory).map_err(|error| internal(error.to_string()))?;
+        let identity =
+            Identity::from_pem(pem.as_bytes(), &self.directory).map_err(|error| internal(error.to_string()))?;
         let subject = identity.subject();
         let hello = Hello::client(subject.cluster, subject.node_id, Lineage::default(), SOFTWARE);
         let connected = Connector::connect(managers, Arc::new(identity), hello, config::REQUEST_DEADLINE).await;
@@ -122,7 +123,10 @@ impl NodeBuilder {
             Err(error) => {
                 let refused = matches!(
                     error.root(),
-                    ConnectError::Refused { refused: Refused::Removed | Refused::NotAMember | Refused::StoreReplaced, .. }
+                    ConnectError::Refused {
+                        refused: Refused::Removed | Refused::NotAMember | Refused::StoreReplaced,
+                        ..
+                    }
                 );
                 return if refused { Ok(()) } else { Err(StartError::Unavailable(error.to_string())) };
             }
@@ -158,8 +162,8 @@ impl NodeBuilder {
 
     /// Moves what was there aside and begins a fresh store, under the node's own id and key.
     fn begin_anew(&self, identity: &Identity, found: Found) -> Result<(Facts, KeyPair), StartError> {
-        let key = KeyPair::from_pkcs8(identity.key().pkcs8_der())
-            .map_err(|error| StartError::Internal(error.to_string()))?;
+        let key =
+            KeyPair::from_pkcs8(identity.key().pkcs8_der()).map_err(|error| StartError::Internal(error.to_string()))?;
         let old = match found {
             Found::Begun(facts) => return Ok((facts, key)),
             Found::Spent(facts) => facts,
@@ -170,7 +174,9 @@ impl NodeBuilder {
             self.move_store_aside(&layout)?;
         }
         let (listen, advertise) = match &old {
-            Some(old) if self.listen.is_none() && self.advertise.is_none() => (old.listen.clone(), old.advertise.clone()),
+            Some(old) if self.listen.is_none() && self.advertise.is_none() => {
+                (old.listen.clone(), old.advertise.clone())
+            }
             Some(old) if self.listen.is_none() => (old.listen.clone(), self.addresses()?.1),
             _ => self.addresses()?,
         };

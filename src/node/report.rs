@@ -196,7 +196,7 @@ impl Service {
 
 fn recovered(records: &Records) -> Option<RecoveredStatus> {
     let recovery = &records.recovery;
-    (recovery.index.0 > 0).then(|| RecoveredStatus {
+    (recovery.index.0 > 0).then_some(RecoveredStatus {
         kept_revision: recovery.kept_revision.0,
         first_revision: recovery.first_revision.0,
     })

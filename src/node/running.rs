@@ -147,7 +147,11 @@ fn internal(error: crate::Error) -> StartError {
 }
 
 /// Every entry `from..to`. At a start: what is above the applied index is bounded by what was not yet applied at the end.
-pub(super) fn read_entries(reader: &dyn LogReader, from: u64, to: u64) -> StoreResult<Vec<quorate_core::log::LogEntry>> {
+pub(super) fn read_entries(
+    reader: &dyn LogReader,
+    from: u64,
+    to: u64,
+) -> StoreResult<Vec<quorate_core::log::LogEntry>> {
     let mut tail: Vec<quorate_core::log::LogEntry> = Vec::new();
     let mut next = from;
     while next < to {
@@ -181,11 +185,8 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     let born = state.status().applied.0;
 
     let incarnations = Arc::new(Incarnations::default());
-    let gate: Arc<dyn Gate> = Arc::new(NodeGate {
-        facts: facts.clone(),
-        records: records.clone(),
-        incarnations: Arc::clone(&incarnations),
-    });
+    let gate: Arc<dyn Gate> =
+        Arc::new(NodeGate { facts: facts.clone(), records: records.clone(), incarnations: Arc::clone(&incarnations) });
     let (handler_in, handler) = oneshot::channel();
     let (listening_in, listening) = oneshot::channel();
     let net = Net {

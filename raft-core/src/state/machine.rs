@@ -23,7 +23,9 @@ use crate::state::layout::{self, Record};
 use crate::state::read;
 use crate::state::recovered::{self, REVISION_JUMP};
 use crate::state::replay::{ReplayTable, Standing};
-use crate::state::stored::{Counter, Event, EventChange, Progress, StoredConfiguration, StoredRecovery, decode, digest};
+use crate::state::stored::{
+    Counter, Event, EventChange, Progress, StoredConfiguration, StoredRecovery, decode, digest,
+};
 use crate::state::trim::{Trimmed, trim};
 use crate::txn::{Txn, TxnResult};
 

@@ -103,7 +103,7 @@ fn runbook(status: &ClusterStatus, output: Output) -> String {
             format!("{}: {seats} reachable{also}.", output.tint(Tone::Warning, "DEGRADED"))
         }
         Health::SingleCopy => format!("{}: 1 voter{also}.", output.tint(Tone::Warning, "SINGLE COPY")),
-        Health::Fenced => output.tint(Tone::Bad, "FENCED").to_string(),
+        Health::Fenced => output.tint(Tone::Bad, "FENCED"),
         Health::ReadOnly => {
             format!(
                 "{}: writes are refused for lack of disk space; {seats} reachable{also}.",

@@ -117,8 +117,8 @@ impl<'a> Seats<'a> {
     /// still be, and not for too long.
     pub(in crate::membership) fn coming(&self) -> impl Iterator<Item = &'a ManagerView> + '_ {
         self.wanted().filter(|manager| {
-            !self.is_voter(manager.raft_id)
-                && !(manager.is_ready() && self.configuration.learners.contains(&manager.raft_id))
+            let ready = manager.is_ready() && self.configuration.learners.contains(&manager.raft_id);
+            !(ready || self.is_voter(manager.raft_id))
                 && self.is_free(manager)
                 && (manager.connected || manager.waiting_ticks < self.policy.lost_after)
                 && manager.waiting_ticks < self.policy.patience

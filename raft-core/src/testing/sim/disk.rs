@@ -54,10 +54,10 @@ impl World {
         }
         for (_, batch) in std::mem::take(&mut process.writing) {
             member.durable.write(&batch);
-            if let Some(hard) = &batch.hard_state {
-                if let Some(checks) = self.checks.get_mut(member.incarnation) {
-                    checks.voted(id, hard)?;
-                }
+            if let Some(hard) = &batch.hard_state
+                && let Some(checks) = self.checks.get_mut(member.incarnation)
+            {
+                checks.voted(id, hard)?;
             }
         }
         self.trace.line(self.now, &format!("{id} synced {number}"));
