@@ -149,15 +149,23 @@ pub(super) fn check_access(directory: &Path) -> Result<(), StartError> {
     Err(StartError::Directory(refused))
 }
 
-/// Opens the store of a directory, or makes it; what goes wrong is told with the directory's name.
+/// Opens the store of a directory, or makes it.
 pub(super) fn open_store(layout: &Layout) -> Result<OpenStore, StartError> {
     let known = quorate_storage::exists(&layout.store());
-    let shown = layout.root().display();
     quorate_storage::open(&layout.store(), quorate_storage::Options::default()).map_err(|error| match error {
         // Nothing was there that could have failed: it is the place that does not serve.
         error @ StoreError::Io { .. } if !known => StartError::Directory(format!(
-            "{shown} cannot be prepared: {error}. Choose a --data-dir that this user can make and write to"
+            "{} cannot be prepared: {error}. Choose a --data-dir that this user can make and write to",
+            layout.root().display()
         )),
+        error => explained(layout, error),
+    })
+}
+
+/// What is wrong with the store of a directory, with the directory's name.
+pub(super) fn explained(layout: &Layout, error: StoreError) -> StartError {
+    let shown = layout.root().display();
+    match error {
         error @ (StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Poisoned(_)) => {
             StartError::Disk(format!("{shown}: {error}. What is on it was not changed; check disk and space"))
         }
@@ -170,7 +178,7 @@ pub(super) fn open_store(layout: &Layout) -> Result<OpenStore, StartError> {
         error @ (StoreError::Corrupt { .. } | StoreError::NotFound { .. } | StoreError::FormatTooNew { .. }) => {
             StartError::from(error)
         }
-    })
+    }
 }
 
 #[cfg(test)]

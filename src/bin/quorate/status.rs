@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use quorate::status::{ClusterStatus, Health, ManagerStatus, ago, silence};
+use quorate::status::{ClusterStatus, Health, ManagerStatus, ago, at_most, silence};
 
 use crate::args::Global;
 use crate::failure::Failure;
@@ -34,10 +34,7 @@ pub(crate) fn render(status: &ClusterStatus, output: Output) -> String {
         "cluster {}  generation {}  term {}  leader {leader}  revision {}",
         status.cluster_id, status.generation, status.term, status.revision
     );
-    let age = status.age_ms.map_or_else(
-        || "of unknown age: it has not heard from a quorum since it was started".to_owned(),
-        |age| format!("at most {} old", ago(Duration::from_millis(age))),
-    );
+    let age = at_most(status.age_ms.map(Duration::from_millis));
     let _infallible = writeln!(page, "answered by {}, from what it knows ({age})", status.answered_by);
     page.push('\n');
     page.push_str(&managers(status));
