@@ -206,6 +206,15 @@ pub fn ago(time: Duration) -> String {
     }
 }
 
+/// How old something may be, as people say it: a promise, so it is rounded up.
+pub fn at_most(age: Option<Duration>) -> String {
+    let Some(age) = age else {
+        return "of unknown age: the manager asked has not heard from a quorum since it was started".to_owned();
+    };
+    let whole = if age.subsec_nanos() > 0 && age.as_secs() > 0 { age.as_secs() + 1 } else { age.as_secs() };
+    format!("at most {} old", ago(if age.as_secs() > 0 { Duration::from_secs(whole) } else { age }))
+}
+
 /// A manager's silence as the runbook says it: `silent 4m 12s`.
 pub fn silence(silent_ms: Option<u64>) -> String {
     silent_ms.map_or_else(
@@ -224,6 +233,12 @@ mod tests {
             assert_eq!(ago(Duration::from_secs(seconds)), said);
         }
         assert_eq!(ago(Duration::from_millis(80)), "80ms");
+        let old = |ms| at_most(Some(Duration::from_millis(ms)));
+        assert_eq!(
+            (old(80).as_str(), old(4_001).as_str(), old(5_000).as_str()),
+            ("at most 80ms old", "at most 5s old", "at most 5s old")
+        );
+        assert!(at_most(None).contains("unknown age"));
         assert_eq!((silence(Some(249_000)), silence(None)), ("silent 4m 09s".into(), "not heard of yet".into()));
     }
 }

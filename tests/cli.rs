@@ -403,13 +403,24 @@ fn a_node_says_one_line_when_ready_and_stops_as_asked_with_0() {
     quorate(&["kv", "put", "k", "v", "--data-dir", node.dir()]).exits(0);
 
     // A second process on the same directory, and a look at a store that is in use, are refused.
-    quorate(&["run", "--data-dir", node.dir()]).exits(1).complains(&["in use", &node.pid().to_string()]);
-    quorate(&["inspect", "--data-dir", node.dir()]).exits(1).complains(&["in use"]);
+    for verb in ["run", "inspect", "init"] {
+        let said = quorate(&[verb, "--data-dir", node.dir()]).exits(1);
+        said.complains(&["in use", node.dir(), &node.pid().to_string()]);
+    }
     // Another node on the same port.
     let busy = place.path().join("busy");
     let busy = busy.to_str().unwrap();
     quorate(&["init", "--data-dir", busy, "--listen", &node.address]).exits(0);
     quorate(&["run", "--data-dir", busy]).exits(1).complains(&[&node.address, "in use"]);
+    // A node at an address that is not this machine's is prepared with a warning, and does not run.
+    let away = place.path().join("away");
+    let away = away.to_str().unwrap();
+    quorate(&["init", "--data-dir", away, "--listen", "203.0.113.7:4701"]).exits(0).complains(&["no address of this"]);
+    quorate(&["run", "--data-dir", away]).exits(1).complains(&["203.0.113.7:4701", "another --listen"]);
+    // And one that listens everywhere is told what the others would be told.
+    let all = place.path().join("all");
+    let all = all.to_str().unwrap();
+    quorate(&["init", "--data-dir", all, "--listen", "0.0.0.0:4701"]).exits(0).complains(&["--advertise"]);
 
     assert_eq!(node.terminate(), Some(0));
     let inspection = quorate(&["inspect", "--data-dir", node.dir(), "--json"]).exits(0).json();
@@ -468,6 +479,8 @@ fn a_lone_second_stands_by_and_a_third_makes_three() {
     second.run();
     assert_eq!(second.ready, format!("ready: n2 {} raft id 2 standby, leader n1", second.address));
     assert_eq!(first.status()["voters"], 1);
+    let standby = ["leader", "transfer", "--to", "n2", "--data-dir", first.dir()];
+    quorate(&standby).exits(1).complains(&["n2 holds no seat"]);
     let mut third = Node::join(place.path(), "n3", &second);
     third.run();
     let status = eventually("three voters", || Some(first.status()).filter(|status| status["voters"] == 3));
@@ -516,8 +529,17 @@ fn a_lone_second_stands_by_and_a_third_makes_three() {
     let put = quorate(&["kv", "put", "k", "v", "--timeout", "2s", "--json", "--data-dir", first.dir()]).exits(3).json();
     assert_eq!(put["error"]["outcome"], "not_done");
     quorate(&["kv", "get", "after", "--timeout", "2s", "--data-dir", first.dir()]).exits(3);
+    let transfer = ["leader", "transfer", "--data-dir", first.dir()];
+    quorate(&transfer).exits(3).complains(&["no manager leads", "Nothing was changed"]);
+    // The log says in quorate's words what happened, and nothing of the library below.
+    let log = eventually("the log tells of the lost quorum", || {
+        let log = std::fs::read_to_string(first.directory.with_extension("log")).unwrap();
+        log.contains("quorum lost").then_some(log)
+    });
+    assert!(log.contains("missing=\"n2, n3\"") && !log.contains(" raft: "), "{log}");
     let stale = quorate(&["kv", "get", "after", "--serializable", "--data-dir", first.dir()]).exits(0);
     assert_eq!(stale.stdout, "the stop");
+    stale.complains(&["as of revision", "at most", "old"]);
 
     // A manager that is started anew never heard of those that are gone.
     first.kill();

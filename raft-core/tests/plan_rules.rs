@@ -173,10 +173,9 @@ fn may_come(view: &SeatView, policy: &SeatPolicy) -> bool {
     let rules = Rules::of(view);
     view.managers.iter().any(|manager| {
         let id = manager.raft_id;
-        !view.configuration.voters.contains(&id)
-            && !rules.is_leaving(id)
-            && !(rules.is_ready(id) && manager.replaces.is_none())
-            && (manager.connected || manager.waiting_ticks < policy.lost_after)
+        let is_there = rules.is_ready(id) && manager.replaces.is_none();
+        let settled = is_there || rules.is_leaving(id) || view.configuration.voters.contains(&id);
+        !settled && (manager.connected || manager.waiting_ticks < policy.lost_after)
     })
 }
 

@@ -58,7 +58,7 @@ fn write(world: &mut World, at: RaftId, sequence: u64) -> Result<u64, Box<Violat
 fn written(recovering: Recovering) -> (Findings, u64, u64) {
     match recovering {
         Recovering::Written { findings, kept_revision, first_revision } => (*findings, kept_revision, first_revision),
-        other => panic!("{other:?}"),
+        other @ (Recovering::Alone | Recovering::Begun | Recovering::Refused(_)) => panic!("{other:?}"),
     }
 }
 
@@ -401,7 +401,7 @@ fn a_recovery_whose_write_or_sync_fails_has_changed_nothing_or_everything() -> T
             match world.recover(survivor)? {
                 Recovering::Begun => begun += 1,
                 Recovering::Written { .. } => {}
-                other => panic!("{other:?}"),
+                other @ (Recovering::Alone | Recovering::Refused(_)) => panic!("{other:?}"),
             }
             world.restart(survivor)?;
             alone(&mut world, survivor)?;

@@ -149,7 +149,7 @@ pub(super) fn check_access(directory: &Path) -> Result<(), StartError> {
     Err(StartError::Directory(refused))
 }
 
-/// Opens the store of a directory, or makes it; what goes wrong is told with the directory's name.
+/// Opens the store of a directory, or makes it.
 pub(super) fn open_store(layout: &Layout) -> Result<OpenStore, StartError> {
     open_store_with(layout, quorate_storage::Options::default())
 }
@@ -157,12 +157,22 @@ pub(super) fn open_store(layout: &Layout) -> Result<OpenStore, StartError> {
 /// As [`open_store`], with the store's own settings.
 pub(super) fn open_store_with(layout: &Layout, options: quorate_storage::Options) -> Result<OpenStore, StartError> {
     let known = quorate_storage::exists(&layout.store());
-    let shown = layout.root().display();
-    quorate_storage::open(&layout.store(), options).map_err(|error| match error {
+    quorate_storage::open(&layout.store(), options).map_err(|error| {
+        if known || !matches!(error, StoreError::Io { .. }) {
+            return explained(layout, error);
+        }
         // Nothing was there that could have failed: it is the place that does not serve.
-        error @ StoreError::Io { .. } if !known => StartError::Directory(format!(
-            "{shown} cannot be prepared: {error}. Choose a --data-dir that this user can make and write to"
-        )),
+        StartError::Directory(format!(
+            "{} cannot be prepared: {error}. Choose a --data-dir that this user can make and write to",
+            layout.root().display()
+        ))
+    })
+}
+
+/// What is wrong with the store of a directory, with the directory's name.
+pub(super) fn explained(layout: &Layout, error: StoreError) -> StartError {
+    let shown = layout.root().display();
+    match error {
         error @ (StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Poisoned(_)) => {
             StartError::Disk(format!("{shown}: {error}. What is on it was not changed; check disk and space"))
         }
@@ -175,7 +185,7 @@ pub(super) fn open_store_with(layout: &Layout, options: quorate_storage::Options
         error @ (StoreError::Corrupt { .. } | StoreError::NotFound { .. } | StoreError::FormatTooNew { .. }) => {
             StartError::from(error)
         }
-    })
+    }
 }
 
 #[cfg(test)]

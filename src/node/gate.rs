@@ -147,7 +147,8 @@ impl Handler for NodeHandler {
     }
 
     fn peer_down(&self, peer: RaftId, reason: Down) {
-        tracing::info!(%peer, %reason, "not connected any more");
+        let name = self.service.upgrade().map_or_else(|| format!("raft id {peer}"), |service| service.name_of(peer));
+        tracing::info!(peer = name, %reason, "not connected any more");
         self.tell_surely(Input::PeerDown(peer));
     }
 

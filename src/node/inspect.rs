@@ -11,7 +11,7 @@ use quorate_core::state::{read, scan_hash};
 use serde::Serialize;
 
 use super::builder::prepared;
-use super::directory::check_access;
+use super::directory::{check_access, explained};
 use super::facts::{Facts, Layout};
 use super::fence::FenceRecord;
 use super::stop::StartError;
@@ -93,7 +93,7 @@ pub fn inspect(directory: &Path) -> Result<Inspection, StartError> {
             directory.display()
         )));
     }
-    let store = quorate_storage::open_read_only(&layout.store())?;
+    let store = quorate_storage::open_read_only(&layout.store()).map_err(|error| explained(&layout, error))?;
     let facts = Facts::read(store.fact(Facts::NAME)?)?
         .ok_or_else(|| StartError::Directory(format!("{} was never prepared", directory.display())))?;
     let status = read::status(&*store.state)?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use quorate_core::consensus::config::ELECTION_TICKS;
 use quorate_core::consensus::io::{Input, Records, Status};
 use quorate_core::id::{NodeId, RaftId};
+use quorate_core::membership::quorum::Quorum;
 use quorate_core::ports::MetaStore;
 use quorate_transport::{Endpoint, PeerAddress};
 use tokio::sync::{mpsc, watch};
@@ -75,9 +76,9 @@ pub(super) async fn keep_announced(service: Arc<Service>, mut status: watch::Rec
     }
 }
 
-/// What an operator looks for in the log first: who leads, and whether a quorum is there.
+/// What an operator looks for in the log first: who leads, that nobody does, and that a quorum is not even reachable.
 pub(super) async fn narrate(service: Arc<Service>, mut status: watch::Receiver<Arc<Status>>) {
-    let (mut told, mut lost) = (None, false);
+    let (mut told, mut leaderless, mut lost) = (None, false, false);
     loop {
         let current = status.borrow_and_update().clone();
         if let Some(leader) = current.leader {
@@ -85,17 +86,24 @@ pub(super) async fn narrate(service: Arc<Service>, mut status: watch::Receiver<A
                 told = Some((leader, current.term));
                 tracing::info!(leader = service.name_of(leader), term = %current.term, "leader");
             }
-            lost = false;
-        } else if !lost
-            && !current.configuration.voters.is_empty()
-            && current.leaderless_ticks >= 2 * u64::from(ELECTION_TICKS)
+            (leaderless, lost) = (false, false);
+        } else if !current.configuration.voters.is_empty() && current.leaderless_ticks >= 2 * u64::from(ELECTION_TICKS)
         {
-            lost = true;
+            if !std::mem::replace(&mut leaderless, true) {
+                tracing::warn!("no leader: writes are refused until there is one");
+            }
+            // That a manager is gone without a word is noticed later.
             let seen = |id: RaftId| id == current.id || current.connected.contains(&id);
-            let voters = current.configuration.all_voters();
-            let missing: Vec<String> =
-                voters.into_iter().filter(|id| !seen(*id)).map(|id| service.name_of(id)).collect();
-            tracing::warn!(missing = missing.join(", "), "no leader: writes are refused until a quorum is back");
+            if !lost && !Quorum::of(&current.configuration).is_alive(seen) {
+                lost = true;
+                let voters = current.configuration.all_voters();
+                let missing: Vec<String> =
+                    voters.into_iter().filter(|id| !seen(*id)).map(|id| service.name_of(id)).collect();
+                tracing::warn!(
+                    missing = missing.join(", "),
+                    "quorum lost: writes are refused until enough of the missing are started again; nothing acknowledged is lost"
+                );
+            }
         }
         if status.changed().await.is_err() {
             return;

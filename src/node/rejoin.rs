@@ -21,7 +21,7 @@ use quorate_transport::{Connector, Hello, Identity, RequestError, api};
 use tokio::time::Instant;
 
 use super::builder::{NodeBuilder, Prepared, off_thread, prepared, random};
-use super::directory::{check_address, open_store};
+use super::directory::{check_address, explained, open_store};
 use super::facts::{Facts, KnownManager, Layout, Stage};
 use super::router::{Failure, fail};
 use super::service::{Service, blocking, broken};
@@ -199,7 +199,7 @@ impl NodeBuilder {
                 Ok(store) => Facts::read(store.fact(Facts::NAME)?).map_err(|_damaged| ()),
                 Err(StoreError::Corrupt { .. } | StoreError::NotFound { .. }) => Err(()),
                 // Not damage: a newer format, a missing right, a full disk. The raft id must not be burnt for that.
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(explained(&layout, error)),
             },
         };
         match sound {

@@ -230,7 +230,19 @@ impl Service {
             Err(error) if matches!(error.code(), api::Code::NotLeader) && error.leader != 0 => {
                 return self.transfer_elsewhere(RaftId(error.leader), asked, until).await;
             }
-            Err(error) => return Err(error),
+            Err(error) if matches!(error.code(), api::Code::NotLeader) => {
+                return Err(fail(
+                    api::Code::NoLeader,
+                    "no manager leads right now: there is no leadership to hand over. Nothing was changed; `quorate status` says what is missing",
+                ));
+            }
+            Err(mut error) => {
+                // People know a manager by its name.
+                if let Some(id) = target {
+                    error.message = error.message.replace(&format!("manager {id} "), &format!("{} ", self.name_of(id)));
+                }
+                return Err(error);
+            }
         };
         Ok(api::TransferDone { leader: leader.0, name: self.name_of(leader) })
     }

@@ -28,7 +28,7 @@ async fn a_start_that_is_dropped_anywhere_leaves_nothing_running() {
     // Given starts that are dropped at each place where they wait, on an empty directory and on one that is ready
     for polls in 0.. {
         let start = builder().start(Start::OpenOrInit);
-        let came = polled(start, polls).await;
+        let came = Box::pin(polled(start, polls)).await;
         let whole = came.is_some();
         if let Some(node) = came {
             assert_eq!(node.unwrap().shutdown().await, StopReason::Asked);

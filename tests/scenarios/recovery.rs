@@ -338,7 +338,7 @@ async fn old_managers_started_together_are_fenced_and_come_back_with_a_token() {
     let old: Vec<usize> = (0..3).filter(|index| *index != survivor).collect();
     // When both old managers, a majority of what was, are started at the same time
     let started = [cluster.try_restart(old[0]), cluster.try_restart(old[1])];
-    for (index, node) in old.iter().zip(futures(started).await) {
+    for (index, node) in old.iter().zip(Box::pin(futures(started)).await) {
         cluster.members[*index].node = Some(node.unwrap());
     }
     // then neither serves, and both are fenced.
@@ -398,7 +398,7 @@ async fn two_recoveries_of_one_cluster_name_each_other_and_talk_no_more() {
             (!status.forks.is_empty() && status.voters == 1 && status.leader.is_some()).then_some(status)
         })
         .await;
-        assert_eq!(status.forks.iter().map(|fork| fork.name.clone()).collect::<Vec<_>>(), [other.clone()]);
+        assert_eq!(status.forks.iter().map(|fork| fork.name.clone()).collect::<Vec<_>>(), std::slice::from_ref(&other));
         assert_eq!(status.health, Health::Degraded);
         says(&status.advice.join("\n"), &["FORKED", &other, "wipe"]);
         holds(&cluster.node(index).client(), WRITES).await;

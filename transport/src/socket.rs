@@ -34,11 +34,13 @@ const UNI_STREAMS: u32 = 8;
 pub enum BindError {
     /// Somebody else has the port.
     #[error(
-        "UDP port {0} is in use: another process listens there (perhaps this node, already running); stop it or choose another --listen address"
+        "UDP port {0} is in use: another process listens there (perhaps this node, already running); stop it, or prepare a directory with another --listen address"
     )]
     Busy(SocketAddr),
     /// The address is not one of this machine's, or may not be used.
-    #[error("cannot listen on {address}: {source}")]
+    #[error(
+        "cannot listen on {address}: {source}; give this machine that address, or prepare a directory with another --listen address"
+    )]
     Address {
         /// The address asked for.
         address: SocketAddr,

@@ -84,16 +84,17 @@ Example:
     Init(Init),
     /// Prepare the directory of a further manager with a token of the cluster
     #[command(after_help = "\
-The token pins the cluster's CA: a manager of another cluster is not trusted. It is visible to other users of this
+The token pins the cluster's CA: a manager of another cluster is not trusted. It is visible to other users of this \
 machine while the command runs; give it as `@FILE` or `-` (stdin) to avoid that.
+A join that was cut off or refused is finished by the same command, with what was wrong put right.
 
 Example:
   quorate token show manager --data-dir /var/lib/quorate | tail -1 > token   # on n1
   quorate join --data-dir /var/lib/quorate --listen 10.0.0.2:4701 --name n2 \\
     --token @token --manager 10.0.0.1:4701
   quorate run --data-dir /var/lib/quorate
-  quorate join --replace --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # its disk was damaged
-  quorate join --replace --token @token --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # it was fenced")]
+  quorate join --replace --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # store damaged
+  quorate join --replace --token @token --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # fenced")]
     Join(Join),
     /// Run a prepared node in the foreground
     #[command(after_help = "\
@@ -215,7 +216,7 @@ pub(crate) struct Init {
     /// Where the others reach it, if that is not the address it listens on
     #[arg(long, value_name = "ADDR")]
     pub(crate) advertise: Option<String>,
-    /// A name for people; the machine's node id when not given
+    /// A name for people; the node id when not given
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// Go on as `run` does; on a directory that is prepared already, just run (what contradicts it is refused)
@@ -234,7 +235,7 @@ pub(crate) struct Join {
     /// Where the others reach it, if that is not the address it listens on
     #[arg(long, value_name = "ADDR")]
     pub(crate) advertise: Option<String>,
-    /// A name for people; the machine's node id when not given
+    /// A name for people; the node id when not given
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// The join token, or @FILE, or - for stdin
@@ -311,9 +312,9 @@ Example:
     /// Read one key
     #[command(after_help = "\
 Prints the value and nothing else. An absent key exits 1.
-Linearizable: it sees every write that was acknowledged before it began. With --serializable the asked manager answers
-from what it has, without a quorum, and may be behind; with --json it says by how much: every write that was acknowledged
-longer than `age_ms` ago is in it (null: not known, it has not heard from a quorum since it was started).
+Linearizable: it sees every write that was acknowledged before it began. With --serializable the asked manager answers \
+from what it has, without a quorum, and may be behind. It says by how much at most, on stderr or as `age_ms`: every write \
+that was acknowledged longer ago is in it (null: not known, it has not heard from a quorum since it was started).
 
 Example:
   quorate kv get app/config --data-dir /var/lib/quorate > config.yaml")]
@@ -321,7 +322,7 @@ Example:
     /// List keys in order
     #[command(after_help = "\
 All pages are read at one revision. With --limit, the last line says how to go on: --after KEY --revision R.
---keys-only prints one key a line, for scripts: control characters, backslashes and bytes that are no text are escaped
+--keys-only prints one key a line, for scripts: control characters, backslashes and bytes that are no text are escaped \
 (\\n, \\u{1b}, \\\\, \\xff), with --raw printed as they are. --json is exact in any case.
 
 Example:

@@ -55,6 +55,9 @@ async fn get(get: Get, global: &Global, output: Output) -> Result<(), Failure> {
         }
         return output.document(&Value::Object(document));
     }
+    if get.serializable {
+        output.note(&format!("as of revision {}, {}", page.revision, quorate::status::at_most(page.age)));
+    }
     output.bytes(&entry.value)?;
     // A text stays as it was stored; only somebody who looks at it wants the line ended.
     if !entry.value.ends_with(b"\n") && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
@@ -119,7 +122,7 @@ async fn list(ls: Ls, global: &Global, output: Output) -> Result<(), Failure> {
         output.line(&table(&["KEY", "MOD REVISION", "VERSION", "BYTES", "VALUE"], &[1, 2, 3], rows))?;
     }
     let keys = if entries.len() == 1 { "1 key".to_owned() } else { format!("{} keys", entries.len()) };
-    let old = if ls.serializable { format!(", {}", age(&page)) } else { String::new() };
+    let old = if ls.serializable { format!(", {}", quorate::status::at_most(page.age)) } else { String::new() };
     output.note(&format!("{keys} at revision {}{old}", page.revision));
     if more {
         let last = preview(&last, usize::MAX);
@@ -268,14 +271,6 @@ fn entry_json(entry: &Entry, with_value: bool) -> Map<String, Value> {
     document.insert("mod_revision".into(), entry.mod_revision.into());
     document.insert("version".into(), entry.version.into());
     document
-}
-
-/// How old a serializable answer may be, in words.
-fn age(page: &RangePage) -> String {
-    page.age.map_or_else(
-        || "of unknown age: the manager asked has not heard from a quorum since it was started".to_owned(),
-        |age| format!("at most {} old", quorate::status::ago(age)),
-    )
 }
 
 fn staleness(document: &mut Map<String, Value>, page: &RangePage) {

@@ -3,7 +3,7 @@
 //! Owns the process of a running node: its log output, its signals, its one line when ready. Never opens a running
 //! node's store. Called by `main`.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::path::Path;
 
 use quorate::{Node, NodeBuilder, Prepared, Start, StopReason};
@@ -32,6 +32,19 @@ fn check_reach(address: &str, output: Output) {
     }
 }
 
+/// A directory may be prepared for an address that the machine gets later; mostly it is a slip.
+fn check_listen(listen: Option<&str>, output: Output) {
+    let resolved = listen.and_then(|listen| listen.to_socket_addrs().ok()?.next());
+    let Some(address) = resolved else { return };
+    let bound = UdpSocket::bind((address.ip(), 0));
+    if bound.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrNotAvailable) {
+        output.note(&format!(
+            "warning: {} is no address of this machine now; `quorate run` fails until it is",
+            address.ip()
+        ));
+    }
+}
+
 fn builder(directory: &Path, listen: Option<String>, advertise: Option<String>, name: Option<String>) -> NodeBuilder {
     let mut builder = Node::builder(directory);
     if let Some(listen) = listen {
@@ -48,12 +61,14 @@ fn builder(directory: &Path, listen: Option<String>, advertise: Option<String>, 
 
 pub(crate) async fn init(init: Init, global: &Global, output: Output) -> Result<(), Failure> {
     let directory = directory(global)?;
+    let listen = init.listen.clone();
     let builder = builder(directory, init.listen, init.advertise, init.name);
     if init.run {
         return run_on(builder, Start::OpenOrInit, &init.log, output).await;
     }
     let prepared = builder.init().await?;
     check_reach(&prepared.advertise, output);
+    check_listen(listen.as_deref(), output);
     if output.json {
         return output.document(&prepared_json(&prepared));
     }
@@ -82,12 +97,14 @@ pub(crate) async fn join(join: Join, global: &Global, output: Output) -> Result<
         ));
     }
     let token = token(join.token.as_deref().unwrap_or_default())?;
+    let listen = join.listen.clone();
     let builder = builder(directory, join.listen, join.advertise, join.name).patience(global.timeout);
     if join.run {
         let start = Start::OpenOrJoin { token, managers: join.managers };
         return run_on(builder, start, &join.log, output).await;
     }
     let prepared = builder.join(&token, join.managers).await?;
+    check_listen(listen.as_deref(), output);
     if output.json {
         return output.document(&prepared_json(&prepared));
     }

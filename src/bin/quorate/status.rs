@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use quorate::status::{ClusterStatus, Health, ManagerStatus, WorkerStatus, ago, silence};
+use quorate::status::{ClusterStatus, Health, ManagerStatus, WorkerStatus, ago, at_most, silence};
 
 use crate::args::Global;
 use crate::failure::Failure;
@@ -73,10 +73,7 @@ pub(crate) fn render(status: &ClusterStatus, output: Output) -> String {
         "cluster {}  generation {}  term {}  leader {leader}  revision {}",
         status.cluster_id, status.generation, status.term, status.revision
     );
-    let age = status.age_ms.map_or_else(
-        || "of unknown age: it has not heard from a quorum since it was started".to_owned(),
-        |age| format!("at most {} old", ago(Duration::from_millis(age))),
-    );
+    let age = at_most(status.age_ms.map(Duration::from_millis));
     let _infallible = writeln!(page, "answered by {}, from what it knows ({age})", status.answered_by);
     page.push('\n');
     page.push_str(&managers(status));
@@ -146,7 +143,7 @@ fn lost(status: &ClusterStatus, voters: &[&ManagerStatus], output: Output, seats
     }
     let place =
         |manager: &&&ManagerStatus| format!("{} {} {}", manager.name, manager.address, silence(manager.silent_ms));
-    let places: Vec<String> = missing.iter().map(|manager| place(&manager)).collect();
+    let places: Vec<String> = missing.iter().map(place).collect();
     let _infallible = writeln!(page, "  missing  {}", places.join("    "));
     let reachable = voters.len() - missing.len();
     let wanted = (voters.len() / 2 + 1).saturating_sub(reachable);
