@@ -97,7 +97,7 @@ fn survivor(member: &Member, tail: Vec<Command>, run: impl FnOnce(&Survivor<'_>)
 fn worked_out(survivor: &Survivor<'_>) -> Outcome {
     match plan(survivor).unwrap().verdict {
         Verdict::Write(outcome) => *outcome,
-        other => panic!("{other:?}"),
+        other @ (Verdict::Alone | Verdict::Begun) => panic!("{other:?}"),
     }
 }
 
@@ -362,7 +362,7 @@ fn a_snapshot_of_a_begun_recovery_says_so() {
     let member = three();
     let mut worked = None;
     survivor(&member, Vec::new(), |survivor| worked = Some(worked_out(survivor)));
-    let mut store = member.store.clone();
+    let mut store = member.store;
     quorate_core::ports::StateStore::recover(&mut store, worked.unwrap().write).unwrap();
     let other = common::Store::default();
     let (status, _) = receive(&other, chunks(&store)).unwrap();
