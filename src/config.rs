@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use quorate_core::membership::plan::SeatTimes;
+
 use crate::error::Error;
 
 /// The UDP port: registered for nothing, above the ephemeral traps of common firewalls.
@@ -13,7 +15,7 @@ pub const MAX_VOTERS: u32 = 5;
 /// How long a request waits: longer than any election, shorter than a person's patience.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a standby must be caught up before it gets a seat: one that flaps never does.
-pub const STABLE: Duration = Duration::from_secs(2);
+pub const STABLE: Duration = Duration::from_millis(SeatTimes::DEFAULT.stable_ms);
 /// The length of a tick for managers in one place (`lan`): heartbeat 80 ms, election 0.44 to 0.6 s.
 pub const TICK_LAN: Duration = Duration::from_millis(20);
 /// The length of a tick for managers far apart (`wan`): heartbeat 0.6 s, election 3.3 to 4.5 s.

@@ -46,7 +46,7 @@ pub enum Health {
     /// It works, with less tolerance than its seats could give.
     #[default]
     Degraded,
-    /// One voter: a lost disk is a lost cluster.
+    /// One voter, and no standby that has every acknowledged write: a lost disk is a lost cluster.
     SingleCopy,
     /// No writes until managers come back.
     QuorumLost,
@@ -130,4 +130,7 @@ pub(crate) struct MemberReport {
     /// Newest last.
     pub(crate) hashes: Vec<(u64, String)>,
     pub(crate) snapshots: SnapshotStatus,
+    /// It leads, and what it acknowledges is on more disks than its own.
+    #[serde(default)]
+    pub(crate) copied: bool,
 }

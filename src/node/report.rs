@@ -46,6 +46,7 @@ impl Service {
                 installed: status.snapshots.installed,
                 refused: status.snapshots.refused,
             },
+            copied: status.role == Some(RaftRole::Leader) && !status.single_copy,
         })
     }
 
@@ -119,7 +120,9 @@ impl Service {
                 .collect(),
             cluster_version: records.cluster.version,
         };
-        answer.health = health(&answer, &status);
+        // Only the leader knows, and one that does not answer confirms nothing.
+        let copied = status.leader.and_then(|leader| reports.get(&leader)).is_some_and(|report| report.copied);
+        answer.health = health(&answer, &status, copied);
         answer.advice = advice(&answer);
         answer
     }
@@ -196,12 +199,12 @@ fn diverged(answer: &ClusterStatus) -> bool {
     hashes.next().is_some_and(|first| hashes.any(|other| other != first))
 }
 
-fn health(answer: &ClusterStatus, status: &Status) -> Health {
+fn health(answer: &ClusterStatus, status: &Status, copied: bool) -> Health {
     let follows = status.leader.is_some() || status.role == Some(RaftRole::Leader);
     let voters_reachable = answer.managers.iter().all(|manager| manager.reachable || manager.seat != "voter");
     if answer.fault_tolerance < 0 || !follows {
         Health::QuorumLost
-    } else if answer.voters == 1 {
+    } else if answer.voters == 1 && !copied {
         Health::SingleCopy
     } else if voters_reachable && !diverged(answer) {
         Health::Ok
@@ -225,6 +228,12 @@ fn advice(answer: &ClusterStatus) -> Vec<String> {
         lines.insert(0, format!("DIVERGED: managers hold different state at revision {revision}; the table shows which. A directory was rolled back by a copy or a restored disk, or quorate has a defect. Stop writing, keep every directory, wipe nothing"));
     }
     match answer.health {
+        Health::Ok if answer.voters == 1 => {
+            lines.push(
+                "one voter, and a standby has every acknowledged write. next: join one more manager, then one may be lost"
+                    .into(),
+            );
+        }
         Health::Ok => {}
         Health::QuorumLost if missing.is_empty() => {
             lines.push(

@@ -142,9 +142,13 @@ impl World {
                 );
             }
             let members = &self.members;
-            self.checks.acknowledged(index.0, |id, index, term| {
+            let holds = |id: RaftId, index: u64, term: u64| {
                 members.get(&id).is_some_and(|member| member.durable.holds(index, term))
-            })?;
+            };
+            self.checks.acknowledged(index.0, holds)?;
+            if let Some(process) = members.get(&id).and_then(|member| member.process.as_ref()) {
+                self.report.copied += u64::from(self.checks.copied(id, &process.status, index.0, holds)?);
+            }
             for (ticket, outcome) in tickets.into_iter().zip(theirs) {
                 self.settle(id, ticket, Reply::Outcome(outcome))?;
             }

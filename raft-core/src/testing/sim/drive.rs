@@ -9,21 +9,20 @@ use std::sync::Arc;
 
 use super::check::{DurableLog, broken};
 use super::clients::Reply;
-use super::config::{MILLIS, TICK};
+use super::config::MILLIS;
 use super::member::{Job, Process, read_records};
 use super::world::{Event, Step, World};
 use crate::consensus::config::Config;
 use crate::consensus::io::{Answer, Effect, Input, Nanos, Origin, Status, StopCause, Ticket};
 use crate::consensus::{Consensus, Start};
 use crate::id::RaftId;
-use crate::membership::plan::SeatTimes;
 use crate::ports::StoreError;
 use crate::state::Machine;
 
 impl World {
     /// Starts a process on the member's disk, as it is.
     pub(super) fn start(&mut self, id: RaftId) -> Step {
-        let config = &self.config;
+        let (config, seat_times) = (&self.config, self.seat_times());
         let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
         if member.process.is_some() || member.retired || member.stopped {
             return Ok(());
@@ -57,7 +56,7 @@ impl World {
             cache_bytes: config.cache_bytes,
             message_bytes_max: config.message_bytes,
             inflight_messages_max: usize::try_from(config.inflight).unwrap_or(1),
-            seat_times: SeatTimes { stable_ms: config.stable_ticks * TICK / MILLIS, ..SeatTimes::DEFAULT },
+            seat_times,
             caught_up_entries: 64,
             ..Config::new(id, member.rng.next())
         };
@@ -426,6 +425,8 @@ impl World {
             Event::Timeout { ticket } => self.timed_out(ticket),
             Event::Client { client, slot } => self.client(client, slot),
             Event::Nemesis => self.strike(),
+            Event::Churn => self.churn_somehow(),
+            Event::Workers => self.workers_look(),
             Event::Heal { links } => {
                 for link in links {
                     self.cut.remove(&link);

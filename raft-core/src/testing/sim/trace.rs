@@ -82,6 +82,13 @@ pub struct Report {
     pub leases: u64,
     pub forwarded: u64,
     pub disk_faults: u64,
+    /// Wishes of operators, and those that were refused.
+    pub wishes: u64,
+    pub wishes_refused: u64,
+    /// Members lost for good.
+    pub killed: u64,
+    /// Entries acknowledged by an only voter because a standby had them too.
+    pub copied: u64,
 }
 
 impl Report {
@@ -113,6 +120,10 @@ impl Report {
             (&mut self.leases, other.leases),
             (&mut self.forwarded, other.forwarded),
             (&mut self.disk_faults, other.disk_faults),
+            (&mut self.wishes, other.wishes),
+            (&mut self.wishes_refused, other.wishes_refused),
+            (&mut self.killed, other.killed),
+            (&mut self.copied, other.copied),
         ];
         for (sum, more) in pairs {
             *sum += more;

@@ -11,6 +11,7 @@ use super::check::{Broken, Checks, broken};
 use super::clients::{Ask, Client};
 use super::config::{ELECTION, MILLIS, SimConfig};
 use super::member::Member;
+use super::operator::Operator;
 use super::rng::Rng;
 use super::trace::{Report, Trace, Violation};
 use crate::consensus::io::{Lane, Status, Ticket};
@@ -44,6 +45,8 @@ pub(super) enum Event {
     Timeout { ticket: Ticket },
     Client { client: u64, slot: u64 },
     Nemesis,
+    Churn,
+    Workers,
     Heal { links: Vec<(RaftId, RaftId)> },
     Slow { id: RaftId, factor: u64 },
 }
@@ -68,6 +71,8 @@ impl Event {
             | Self::Timeout { .. }
             | Self::Client { .. }
             | Self::Nemesis
+            | Self::Churn
+            | Self::Workers
             | Self::Heal { .. }
             | Self::Slow { .. } => None,
         }
@@ -112,6 +117,8 @@ pub struct World {
     pub(super) disk: Rng,
     pub(super) work: Rng,
     pub(super) nemesis: Rng,
+    pub(super) churn: Rng,
+    pub(super) operator: Operator,
     pub(super) doom: Option<Doom>,
     pub(super) faults: bool,
     pub(super) hold: Option<Hold>,
@@ -119,6 +126,8 @@ pub struct World {
     pub(super) report_delay: u64,
     pub(super) unrecorded: Vec<NodeRecord>,
     pub(super) next_raft_id: u64,
+    /// The one store that is damaged in a run is.
+    pub(super) damaged: bool,
 }
 
 impl World {
@@ -139,6 +148,7 @@ impl World {
         let mut world = Self {
             checks: Checks::new(config.drift == 0 && !config.pauses),
             next_raft_id: config.members + 1,
+            damaged: false,
             now: MILLIS,
             sequence: 0,
             events: BTreeMap::new(),
@@ -153,6 +163,8 @@ impl World {
             disk: Rng::stream(seed, 4),
             work: Rng::stream(seed, 5),
             nemesis: Rng::stream(seed, 6),
+            churn: Rng::stream(seed, 7),
+            operator: Operator::after(config.members),
             doom: None,
             faults: config.fault_every > 0,
             hold: None,
@@ -182,6 +194,8 @@ impl World {
                 next_raft_id: self.next_raft_id,
                 version: crate::command::COMMAND_VERSION,
                 max_voters: self.config.max_voters,
+                lost_after_ms: self.config.lost_after / MILLIS,
+                promote_after_ms: self.config.promote_after / MILLIS,
                 tick_micros: super::config::TICK / 1000,
                 ..ClusterRecord::default()
             },
@@ -211,6 +225,10 @@ impl World {
         }
         if self.faults {
             self.schedule(self.now + 2 * ELECTION, Event::Nemesis);
+        }
+        if self.config.churn {
+            self.schedule(self.now + 3 * ELECTION, Event::Churn);
+            self.let_workers_enrol();
         }
         Ok(())
     }
@@ -317,6 +335,12 @@ impl World {
         for event in std::mem::take(&mut self.held) {
             self.schedule(self.now + MILLIS, event);
         }
+    }
+
+    /// What was held back is lost; nothing more is held.
+    pub fn drop_held(&mut self) {
+        self.hold = None;
+        self.held.clear();
     }
 
     /// From now on the word that a snapshot was delivered takes so much longer to reach the sender, in nanoseconds.
