@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use quorate_core::membership::plan::SeatTimes;
+
 use crate::error::Error;
 
 /// The UDP port: registered for nothing, above the ephemeral traps of common firewalls.
@@ -13,7 +15,7 @@ pub const MAX_VOTERS: u32 = 5;
 /// How long a request waits: longer than any election, shorter than a person's patience.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a standby must be caught up before it gets a seat: one that flaps never does.
-pub const STABLE: Duration = Duration::from_secs(2);
+pub const STABLE: Duration = Duration::from_millis(SeatTimes::DEFAULT.stable_ms);
 /// Silence after which a voter is replaced: longer than a process needs to come back, shorter than a second loss is likely.
 pub const LOST_AFTER: Duration = Duration::from_secs(30);
 /// Time without a standby after which an eligible worker is promoted: longer than a machine needs to come back.

@@ -85,7 +85,7 @@ pub enum Health {
     /// It works, with less tolerance than its seats could give.
     #[default]
     Degraded,
-    /// One voter: a lost disk is a lost cluster.
+    /// One voter, and no standby that has every acknowledged write: a lost disk is a lost cluster.
     SingleCopy,
     /// No writes for lack of disk space; reads go on, and writes by themselves once there is space.
     ReadOnly,
@@ -192,6 +192,9 @@ pub(crate) struct MemberReport {
     pub(crate) disk_silent_ms: u64,
     #[serde(default)]
     pub(crate) low_space: Option<u64>,
+    /// It leads, and what it acknowledges is on more disks than its own.
+    #[serde(default)]
+    pub(crate) copied: bool,
 }
 
 /// A duration as people say it: `80ms`, `12s`, `4m 12s`, `3h 05m`, `2d 03h`.

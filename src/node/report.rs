@@ -68,6 +68,7 @@ impl Service {
             },
             disk_silent_ms: self.milliseconds(status.disk_silent_ticks),
             low_space: status.low_space,
+            copied: status.role == Some(RaftRole::Leader) && !status.single_copy,
         })
     }
 
@@ -175,7 +176,9 @@ impl Service {
             forks: self.forks(&records),
             recovered: recovered(&records),
         };
-        answer.health = health(&answer, &status, quorum.is_alive(answers));
+        // Only the leader knows, and one that does not answer confirms nothing.
+        let copied = status.leader.and_then(|leader| reports.get(&leader)).is_some_and(|report| report.copied);
+        answer.health = health(&answer, &status, quorum.is_alive(answers), copied);
         answer.tolerance = tolerance(&answer, usize::try_from(records.cluster.max_voters).unwrap_or(usize::MAX));
         answer.advice = advice(&answer);
         answer
@@ -281,8 +284,8 @@ fn diverged(answer: &ClusterStatus) -> bool {
     hashes.next().is_some_and(|first| hashes.any(|other| other != first))
 }
 
-/// `disks_answer`: those of a majority of the voters.
-fn health(answer: &ClusterStatus, status: &Status, disks_answer: bool) -> Health {
+/// `disks_answer`: those of a majority of the voters. `copied`: what is acknowledged is on more disks than one.
+fn health(answer: &ClusterStatus, status: &Status, disks_answer: bool, copied: bool) -> Health {
     let follows = status.leader.is_some() || status.role == Some(RaftRole::Leader);
     let whole =
         |manager: &ManagerStatus| manager.reachable && manager.disk_silent_ms == 0 && manager.low_space.is_none();
@@ -294,7 +297,7 @@ fn health(answer: &ClusterStatus, status: &Status, disks_answer: bool) -> Health
         Health::QuorumLost
     } else if !answer.forks.is_empty() {
         Health::Degraded
-    } else if answer.voters == 1 {
+    } else if answer.voters == 1 && !copied {
         Health::SingleCopy
     } else if voters_whole && !diverged(answer) {
         Health::Ok
@@ -361,6 +364,12 @@ fn advice(answer: &ClusterStatus) -> Vec<String> {
     }
     lines.extend(answer.managers.iter().filter_map(disk_advice));
     match answer.health {
+        Health::Ok if answer.voters == 1 => {
+            lines.push(
+                "one voter, and a standby has every acknowledged write. next: join one more manager, then one may be lost"
+                    .into(),
+            );
+        }
         Health::Ok => {}
         Health::ReadOnly => {
             lines.push("writes are refused until then, and go on by themselves; reads go on".into());

@@ -119,11 +119,15 @@ impl Consensus {
     fn second_copy(&self) -> Option<u64> {
         let timeout = u64::from(ELECTION_TICKS);
         let begins = self.tick - self.members.watching() <= timeout;
-        let progress = self.raw.raft.prs();
+        let (progress, committed) = (self.raw.raft.prs(), self.raw.raft.raft_log.committed);
         let can_be_waited_for = |id: RaftId| {
-            let probed = progress.get(id.0).is_some_and(|progress| progress.state != ProgressState::Snapshot);
+            // Whether raft streams to it or probes it does not matter: a single message that is lost makes the difference.
             // A new leader does not know yet what the others have.
-            self.silent_ticks(id) <= timeout && (self.is_caught_up(id) || (begins && probed))
+            let near = |matched: u64| matched > 0 && matched + self.config.caught_up_entries >= committed;
+            let follows = progress.get(id.0).is_some_and(|progress| {
+                progress.state != ProgressState::Snapshot && (begins || near(progress.matched))
+            });
+            follows && self.silent_ticks(id) <= timeout
         };
         let others = self.configuration.members().into_iter().filter(|id| *id != self.config.id);
         let matched = |id: RaftId| progress.get(id.0).map_or(0, |progress| progress.matched);

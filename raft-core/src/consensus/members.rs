@@ -50,6 +50,8 @@ pub(super) struct Members {
     pub(super) short_since: Option<u64>,
     /// Leadership is not handed over for a seat, or by preference, before.
     pub(super) next_transfer: u64,
+    /// How often this leadership was to be handed over.
+    pub(super) transfers: u32,
     /// Records were changed by the entry at this index: until it is applied they are not looked at.
     pub(super) written: LogIndex,
     /// Records or configuration have changed: they may have to be brought in line.

@@ -15,9 +15,10 @@ use crate::membership::plan::SeatChange;
 use crate::membership::quorum::{Quorum, check_odd};
 use crate::state::contract::Payload;
 
-/// Ticks after which leadership may be handed over again for a seat or by preference: a transfer takes at most one
-/// election timeout, and requests wait meanwhile.
-const TRANSFER_PAUSE_TICKS: u64 = 3 * ELECTION_TICKS as u64;
+/// Ticks after which leadership may be handed over again for a seat or by preference, doubled for each time that it did
+/// not go: a transfer takes up to one election timeout, and requests wait meanwhile.
+const TRANSFER_PAUSE_TICKS: u64 = 4 * ELECTION_TICKS as u64;
+const TRANSFER_DOUBLINGS_MAX: u32 = 5;
 
 impl Consensus {
     fn lineage(&self) -> LineageId {
@@ -98,7 +99,9 @@ impl Consensus {
     }
 
     pub(super) fn hand_over_to(&mut self, to: RaftId) {
-        self.members.next_transfer = self.tick + TRANSFER_PAUSE_TICKS;
+        let pause = TRANSFER_PAUSE_TICKS << self.members.transfers.min(TRANSFER_DOUBLINGS_MAX);
+        self.members.next_transfer = self.tick + pause;
+        self.members.transfers += 1;
         self.start_transfer(None, to);
     }
 

@@ -92,6 +92,8 @@ pub(super) struct Checks {
     pub(super) floor: u64,
     /// No clock faults: leases must exclude each other.
     pub(super) exact_clocks: bool,
+    /// Somebody forced a wish.
+    pub(super) forced: bool,
     pub(super) elections: u64,
     pub(super) leases_seen: u64,
 }
@@ -249,9 +251,70 @@ impl Checks {
             if !result.is_odd() {
                 return broken("ODD", format!("entry {} makes {result:?}", entry.index));
             }
+            if let Some((_, before)) = self.configurations.range(..entry.index.0).next_back() {
+                self.follows(entry.index.0, before, result)?;
+            }
             self.configurations.insert(entry.index.0, result.clone());
         }
         Ok(())
+    }
+
+    /// Voters change by one joint entry and its leave, learners one at a time, and fault tolerance ends only by force.
+    fn follows(&self, index: u64, before: &Configuration, after: &Configuration) -> Check {
+        if self.configurations.contains_key(&index) {
+            return Ok(());
+        }
+        let standbys = |configuration: &Configuration| {
+            let all: BTreeSet<RaftId> =
+                configuration.learners.iter().chain(&configuration.learners_next).copied().collect();
+            all
+        };
+        let sound = match (before.is_joint(), after.is_joint()) {
+            (false, true) => after.voters_outgoing == before.voters && after.voters != before.voters,
+            (true, false) => after.voters == before.voters && standbys(after) == standbys(before),
+            (false, false) => {
+                let changed = standbys(before).symmetric_difference(&standbys(after)).count();
+                after.voters == before.voters && changed == 1
+            }
+            (true, true) => false,
+        };
+        if !sound {
+            return broken("one_joint_entry_and_its_leave", format!("entry {index} makes {after:?} of {before:?}"));
+        }
+        if before.voters.len() > 1 && after.voters.len() == 1 && !before.is_joint() && !self.forced {
+            return broken(
+                "fault_tolerance_ends_only_by_force",
+                format!("entry {index} makes {after:?} of {before:?}"),
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) fn newest_configuration(&self) -> Option<&Configuration> {
+        self.configurations.last_key_value().map(|(_, configuration)| configuration)
+    }
+
+    /// A leader that is the only voter and does not say `single_copy` acknowledges: a standby has it on disk.
+    pub(super) fn copied(
+        &self,
+        id: RaftId,
+        status: &Status,
+        index: u64,
+        holds: impl Fn(RaftId, u64, u64) -> bool,
+    ) -> Result<bool, Broken> {
+        let Configuration { voters, learners, .. } = &status.configuration;
+        let alone = status.role == Some(RaftRole::Leader) && !status.configuration.is_joint() && *voters == [id];
+        let term = self.committed.get(&index).map_or(0, |(term, _)| *term);
+        if !alone || status.single_copy {
+            return Ok(false);
+        }
+        if learners.iter().any(|standby| holds(*standby, index, term)) {
+            return Ok(true);
+        }
+        broken(
+            "acknowledged_is_on_two_disks",
+            format!("entry {index} is on the disk of {id} only, and its status is not single_copy"),
+        )
     }
 
     pub(super) fn applied(&mut self, id: RaftId, status: &StateStatus) -> Check {

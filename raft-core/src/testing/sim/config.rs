@@ -81,6 +81,16 @@ pub struct SimConfig {
     pub disk_hangs: bool,
     /// Disks that are nearly full for a while.
     pub shortages: bool,
+    /// How long a silent voter is waited for.
+    pub lost_after: u64,
+    /// How long a seat waits before an eligible worker is promoted.
+    pub promote_after: u64,
+    /// How long somebody on the way to a seat is waited for.
+    pub patience_after: u64,
+    /// Managers are promoted, demoted and removed, and are away for long.
+    pub churn: bool,
+    /// Of them some are lost for good; else some wishes are forced.
+    pub kills: bool,
 }
 
 impl SimConfig {
@@ -122,6 +132,11 @@ impl SimConfig {
             replacements: false,
             disk_hangs: false,
             shortages: false,
+            lost_after: 30_000 * MILLIS,
+            promote_after: 300_000 * MILLIS,
+            patience_after: 300_000 * MILLIS,
+            churn: false,
+            kills: false,
         }
     }
 
@@ -136,7 +151,7 @@ impl SimConfig {
         let disk = matches!(profile, Profile::Swarm | Profile::Disk);
         let member = matches!(profile, Profile::Swarm | Profile::Membership);
         let small = rng.chance(600);
-        Self {
+        let drawn = Self {
             max_voters: *[3, 5, 5, 7].get(rng.index(4)).unwrap_or(&5),
             recorded: if rng.chance(500) { members } else { rng.between(1, members) },
             duration: rng.between(6, 20) * 1000 * MILLIS,
@@ -171,6 +186,22 @@ impl SimConfig {
             disk_hangs: disk && rng.chance(300),
             shortages: disk && rng.chance(300),
             ..Self::quiet(seed, members)
+        };
+        let churn = matches!(profile, Profile::Membership) || (member && rng.chance(400));
+        if !churn {
+            return drawn;
+        }
+        let kills = rng.chance(500);
+        Self {
+            churn,
+            kills,
+            lost_after: rng.between(4, 6) * 1000 * MILLIS,
+            promote_after: rng.between(1, 3) * 1000 * MILLIS,
+            patience_after: rng.between(6, 12) * 1000 * MILLIS,
+            duration: drawn.duration + rng.between(0, 30) * 1000 * MILLIS,
+            // A damaged store is one that is lost for good.
+            replacements: drawn.replacements && kills,
+            ..drawn
         }
     }
 }

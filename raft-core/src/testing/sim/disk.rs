@@ -145,12 +145,16 @@ impl World {
                 );
             }
             let members = &self.members;
+            let holds = |id: RaftId, index: u64, term: u64| {
+                members.get(&id).is_some_and(|member| member.durable.holds(index, term))
+            };
             let Some(checks) = members.get(&id).and_then(|member| self.checks.get_mut(member.incarnation)) else {
                 break;
             };
-            checks.acknowledged(index.0, |id, index, term| {
-                members.get(&id).is_some_and(|member| member.durable.holds(index, term))
-            })?;
+            checks.acknowledged(index.0, holds)?;
+            if let Some(process) = members.get(&id).and_then(|member| member.process.as_ref()) {
+                self.report.copied += u64::from(checks.copied(id, &process.status, index.0, holds)?);
+            }
             for (ticket, outcome) in tickets.into_iter().zip(theirs) {
                 self.settle(id, ticket, Reply::Outcome(outcome))?;
             }

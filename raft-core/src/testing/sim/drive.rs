@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::check::{DurableLog, broken};
 use super::clients::Reply;
-use super::config::{MILLIS, SPACE_ENOUGH, SPACE_LOW, TICK};
+use super::config::{MILLIS, SPACE_ENOUGH, SPACE_LOW};
 use super::member::{Job, Process};
 use super::recovery::FENCE;
 use super::world::{Event, Step, World};
@@ -17,14 +17,13 @@ use crate::consensus::config::Config;
 use crate::consensus::io::{Answer, Effect, Input, Nanos, Origin, Records, Status, StopCause, Ticket};
 use crate::consensus::{Consensus, Start};
 use crate::id::RaftId;
-use crate::membership::plan::SeatTimes;
 use crate::ports::StoreError;
 use crate::state::Machine;
 
 impl World {
     /// Starts a process on the member's disk, as it is.
     pub(super) fn start(&mut self, id: RaftId) -> Step {
-        let config = &self.config;
+        let (config, seat_times) = (&self.config, self.seat_times());
         let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
         if member.process.is_some() || member.retired || member.stopped {
             return Ok(());
@@ -65,7 +64,7 @@ impl World {
             cache_bytes: config.cache_bytes,
             message_bytes_max: config.message_bytes,
             inflight_messages_max: usize::try_from(config.inflight).unwrap_or(1),
-            seat_times: SeatTimes { stable_ms: config.stable_ticks * TICK / MILLIS, ..SeatTimes::DEFAULT },
+            seat_times,
             caught_up_entries: 64,
             space_low: SPACE_LOW,
             space_enough: SPACE_ENOUGH,
@@ -467,6 +466,8 @@ impl World {
             Event::Nemesis => self.strike(),
             Event::DiskTrouble => self.trouble_a_disk(),
             Event::DiskWell { id } => self.mend_disk(id),
+            Event::Churn => self.churn_somehow(),
+            Event::Workers => self.workers_look(),
             Event::Heal { links } => {
                 for link in links {
                     self.cut.remove(&link);

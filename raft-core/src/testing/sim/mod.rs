@@ -14,12 +14,14 @@
 //! ```
 
 mod check;
+mod churn;
 mod clients;
 mod config;
 mod disk;
 mod drive;
 mod member;
 mod nemesis;
+mod operator;
 mod recovery;
 mod rng;
 mod stream;
@@ -72,6 +74,9 @@ impl World {
             let why = self.is_settled().unwrap_or_else(|| "a client still waits".to_owned());
             return Err(self.violation(check::Broken { invariant: "converges_after_peace", detail: why }));
         }
+        if self.config.churn {
+            self.come_to_rest()?;
+        }
         self.use_it()?;
         self.audit().map_err(|broken| self.violation(broken))
     }
@@ -101,6 +106,33 @@ impl World {
             }
         }
         None
+    }
+
+    /// The seats become what they are to be, and then stay so.
+    fn come_to_rest(&mut self) -> Run {
+        let rested =
+            self.run_until(120_000 * MILLIS, |world| world.is_settled().is_none() && world.is_at_rest().is_none())?;
+        if !rested {
+            let detail = format!("{:?}, {:?}", self.is_settled(), self.is_at_rest());
+            return Err(self.violation(check::Broken { invariant: "comes_to_rest", detail }));
+        }
+        let before = self.report().configurations;
+        self.run_for(5000 * MILLIS)?;
+        let after = self.report().configurations;
+        if before != after {
+            let detail = format!("{} configurations more, after the planner had nothing to do", after - before);
+            return Err(self.violation(check::Broken { invariant: "comes_to_rest", detail }));
+        }
+        let Some((view, policy)) = self.seats() else { return Ok(()) };
+        let leaving = view.managers.iter().any(crate::membership::plan::ManagerView::is_leaving);
+        let alive = view.managers.iter().filter(|manager| manager.is_ready()).count();
+        let most = alive.min(policy.max_voters());
+        let voters = view.configuration.voters.len();
+        if voters > policy.max_voters() || (!leaving && voters < most - (most + 1) % 2) {
+            let detail = format!("{voters} voters of {alive} managers, {} allowed", policy.max_voters());
+            return Err(self.violation(check::Broken { invariant: "as_many_voters_as_can_be", detail }));
+        }
+        Ok(())
     }
 
     /// Ten writes and ten reads, each the first time it is asked.

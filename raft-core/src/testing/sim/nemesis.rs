@@ -59,7 +59,10 @@ impl World {
                 self.schedule(self.now, Event::Slow { id: target, factor });
                 self.schedule(until, Event::Slow { id: target, factor: 1 });
             }
-            11 if self.config.replacements && self.next_raft_id == self.config.members + 1 => self.replace(target)?,
+            11 if self.config.replacements && !self.damaged && (!self.config.churn || self.is_whole()) => {
+                self.damaged = true;
+                self.replace(target)?;
+            }
             _ => {}
         }
         if let Some(record) = self.unrecorded.first().cloned()

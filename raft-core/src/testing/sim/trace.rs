@@ -84,6 +84,13 @@ pub struct Report {
     pub disk_faults: u64,
     pub disk_hangs: u64,
     pub shortages: u64,
+    /// Wishes of operators, and those that were refused.
+    pub wishes: u64,
+    pub wishes_refused: u64,
+    /// Members lost for good.
+    pub killed: u64,
+    /// Entries acknowledged by an only voter because a standby had them too.
+    pub copied: u64,
 }
 
 impl Report {
@@ -117,6 +124,10 @@ impl Report {
             (&mut self.disk_faults, other.disk_faults),
             (&mut self.disk_hangs, other.disk_hangs),
             (&mut self.shortages, other.shortages),
+            (&mut self.wishes, other.wishes),
+            (&mut self.wishes_refused, other.wishes_refused),
+            (&mut self.killed, other.killed),
+            (&mut self.copied, other.copied),
         ];
         for (sum, more) in pairs {
             *sum += more;

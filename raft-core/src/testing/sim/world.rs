@@ -11,6 +11,7 @@ use super::check::{Broken, Checks, broken};
 use super::clients::{Ask, Client};
 use super::config::{ELECTION, MILLIS, SimConfig};
 use super::member::Member;
+use super::operator::Operator;
 use super::rng::Rng;
 use super::trace::{Report, Trace, Violation};
 use crate::consensus::io::{Lane, Status, Ticket};
@@ -46,6 +47,8 @@ pub(super) enum Event {
     Nemesis,
     DiskTrouble,
     DiskWell { id: RaftId },
+    Churn,
+    Workers,
     Heal { links: Vec<(RaftId, RaftId)> },
     Slow { id: RaftId, factor: u64 },
 }
@@ -72,6 +75,8 @@ impl Event {
             | Self::Client { .. }
             | Self::Nemesis
             | Self::DiskTrouble
+            | Self::Churn
+            | Self::Workers
             | Self::Heal { .. }
             | Self::Slow { .. } => None,
         }
@@ -119,6 +124,8 @@ pub struct World {
     pub(super) work: Rng,
     pub(super) nemesis: Rng,
     pub(super) trouble: Rng,
+    pub(super) churn: Rng,
+    pub(super) operator: Operator,
     pub(super) doom: Option<Doom>,
     pub(super) faults: bool,
     pub(super) hold: Option<Hold>,
@@ -126,6 +133,8 @@ pub struct World {
     pub(super) report_delay: u64,
     pub(super) unrecorded: Vec<NodeRecord>,
     pub(super) next_raft_id: u64,
+    /// The one store that is damaged in a run is.
+    pub(super) damaged: bool,
 }
 
 impl World {
@@ -147,6 +156,7 @@ impl World {
             incarnations: vec![Lineage(vec![LineageId::from_bytes([2; 16])])],
             checks: vec![Checks::new(config.drift == 0 && !config.pauses)],
             next_raft_id: config.members + 1,
+            damaged: false,
             now: MILLIS,
             sequence: 0,
             events: BTreeMap::new(),
@@ -162,6 +172,8 @@ impl World {
             work: Rng::stream(seed, 5),
             nemesis: Rng::stream(seed, 6),
             trouble: Rng::stream(seed, 7),
+            churn: Rng::stream(seed, 8),
+            operator: Operator::after(config.members),
             doom: None,
             faults: config.fault_every > 0,
             hold: None,
@@ -191,6 +203,8 @@ impl World {
                 next_raft_id: self.next_raft_id,
                 version: crate::command::COMMAND_VERSION,
                 max_voters: self.config.max_voters,
+                lost_after_ms: self.config.lost_after / MILLIS,
+                promote_after_ms: self.config.promote_after / MILLIS,
                 tick_micros: super::config::TICK / 1000,
                 ..ClusterRecord::default()
             },
@@ -223,6 +237,10 @@ impl World {
             if self.config.disk_hangs || self.config.shortages {
                 self.schedule(self.now + 4 * ELECTION, Event::DiskTrouble);
             }
+        }
+        if self.config.churn {
+            self.schedule(self.now + 3 * ELECTION, Event::Churn);
+            self.let_workers_enrol();
         }
         Ok(())
     }
@@ -330,6 +348,12 @@ impl World {
         for event in std::mem::take(&mut self.held) {
             self.schedule(self.now + MILLIS, event);
         }
+    }
+
+    /// What was held back is lost; nothing more is held.
+    pub fn drop_held(&mut self) {
+        self.hold = None;
+        self.held.clear();
     }
 
     /// From now on the word that a snapshot was delivered takes so much longer to reach the sender, in nanoseconds.
