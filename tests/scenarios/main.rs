@@ -10,6 +10,7 @@
     reason = "a test says what it expects and fails loudly"
 )]
 
+mod crashes;
 mod data;
 mod disks;
 mod leadership;
@@ -19,3 +20,4 @@ mod quorum;
 mod recovery;
 mod refusals;
 mod support;
+mod tails;
