@@ -7,8 +7,7 @@ use std::collections::BTreeSet;
 
 use quorate_core::command::CommandKind;
 use quorate_core::consensus::config::Config;
-use quorate_core::consensus::configurations::Standing;
-use quorate_core::id::RaftId;
+use quorate_core::id::{LogIndex, RaftId};
 use quorate_core::keyspace::Section;
 use quorate_core::log::Configuration;
 use quorate_core::recovery::{Findings, RecoveryError};
@@ -186,6 +185,7 @@ fn a_survivor_at_any_step_of_a_joint_change_leads_alone_and_keeps_every_write_on
                 }
                 world.propose(leader, sequence)?;
             }
+            world.spare();
             for id in world.ids() {
                 world.crash(id, 0);
             }
@@ -409,5 +409,43 @@ fn a_recovery_whose_write_or_sync_fails_has_changed_nothing_or_everything() -> T
         }
     }
     assert_eq!(begun, 1, "only a sync that failed after the write had reached the disk leaves it all");
+    Ok(())
+}
+
+#[test]
+fn a_survivor_that_dies_at_any_step_of_its_first_start_finishes_in_a_later_one() -> Test {
+    // Given a recovery that was written, when its first start dies after any number of effects, losing what was not synced
+    let (mut unfinished, mut uncut) = (0, 0);
+    for effects in 0..40 {
+        let mut world = grown(SimConfig { apply_max: 30 * MILLIS, ..quiet(3) }, 3);
+        let leader = world.leader().unwrap();
+        for sequence in 1..=5 {
+            write(&mut world, leader, sequence)?;
+        }
+        world.run_for(ELECTION)?;
+        let survivor = others(&world, leader)[0];
+        for id in world.ids() {
+            world.crash(id, 0);
+        }
+        written(world.recover(survivor)?);
+        world.doom(survivor, effects);
+        world.restart(survivor)?;
+        world.run_until(10 * ELECTION, |world| world.status(survivor).is_none())?;
+        world.spare();
+        world.crash(survivor, 0);
+        // then what is left is finished by the next one.
+        unfinished += usize::from(world.recover(survivor)? == Recovering::Begun);
+        world.restart(survivor)?;
+        let records = world.records(survivor).unwrap();
+        uncut +=
+            usize::from(records.recovery.index > LogIndex(0) && world.log_start(survivor) < records.recovery.index.0);
+        alone(&mut world, survivor)?;
+        grow_again(&mut world, survivor)?;
+        world.audit_newest()?;
+    }
+    assert!(
+        unfinished > 0 && uncut > 0,
+        "{unfinished} before its last act was applied, {uncut} before the log was cut"
+    );
     Ok(())
 }

@@ -194,8 +194,9 @@ impl Client {
     pub async fn recovered(&self) -> Recovered {
         let Some(mut generation) = self.shared.way.generation() else { return std::future::pending().await };
         let from = *generation.borrow_and_update();
-        match generation.wait_for(|to| *to > from).await {
-            Ok(to) => Recovered { from, to: *to },
+        let met = generation.wait_for(|to| *to > from).await.map(|to| *to);
+        match met {
+            Ok(to) => Recovered { from, to },
             Err(_closed) => std::future::pending().await,
         }
     }

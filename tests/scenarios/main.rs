@@ -10,6 +10,7 @@
     reason = "a test says what it expects and fails loudly"
 )]
 
+mod crashes;
 mod data;
 mod disks;
 mod leadership;
@@ -23,4 +24,5 @@ mod recovery;
 mod refusals;
 mod stalls;
 mod support;
+mod tails;
 mod tokens;

@@ -279,6 +279,20 @@ impl Cluster {
     }
 }
 
+/// A copy of a stopped member's directory, to be hurt.
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else if path.is_file() {
+            std::fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
 /// Every file below a directory.
 fn walk(directory: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();

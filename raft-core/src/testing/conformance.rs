@@ -14,7 +14,9 @@ use bytes::Bytes;
 
 use crate::id::{LogIndex, RaftId, Term};
 use crate::log::{EntryKind, HardState, LogEntry, LogStart};
-use crate::ports::{Boot, LogBatch, LogReset, OpenStore, StateRead, StoreError, StoreResult, Visit, WriteSet};
+use crate::ports::{
+    Boot, LogBatch, LogReset, OpenStore, RecoveryWrite, StateRead, StoreError, StoreResult, Visit, WriteSet,
+};
 
 mod log;
 mod random;
@@ -79,6 +81,8 @@ scenarios! { $
     state::a_discarded_snapshot_cannot_be_installed,
     state::a_later_snapshot_forgets_the_one_before,
     state::snapshot_records_out_of_order_are_refused,
+    state::a_recovery_is_durable_as_a_whole_and_takes_nothing_from_the_log,
+    state::a_recovery_that_would_tear_the_log_changes_nothing,
     state::facts_come_back_and_are_no_state,
     state::a_power_cut_leaves_what_was_synced_and_what_came_before_it,
     state::a_fact_makes_everything_before_it_durable,

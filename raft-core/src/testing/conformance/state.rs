@@ -118,6 +118,45 @@ pub fn a_foundation_comes_back(store: &mut dyn StoreUnderTest) {
     assert_eq!(store.open().unwrap().boot.last, LogIndex(3));
 }
 
+/// State, log, hard state and facts of a recovery are there together after a power cut, with all of the log before.
+pub fn a_recovery_is_durable_as_a_whole_and_takes_nothing_from_the_log(store: &mut dyn StoreUnderTest) {
+    let mut open = old_store(store);
+    open.state.commit(set(&[("c", "not synced")])).unwrap();
+    let mut records = set(&[("a", "recovered")]);
+    records.delete(&b"b"[..]);
+    let facts = vec![("identity".to_owned(), Bytes::from_static(b"me, again"))];
+    open.state.recover(RecoveryWrite { state: records, log: batch(vec![entry(10, 99)], 10), facts }).unwrap();
+    assert_eq!(open.log_reader.entries(LogIndex(10), LogIndex(11), u64::MAX).unwrap(), vec![entry(10, 99)]);
+    drop(open);
+    store.lose_unsynced();
+    let open = store.open().unwrap();
+    assert_eq!((open.boot.start, open.boot.last, open.boot.hard_state), (start(1, 1), LogIndex(10), hard(99, 10)));
+    let expected: Vec<_> = entries(2, 9, 1).into_iter().chain([entry(10, 99)]).collect();
+    assert_eq!(whole_log(&open, &open.boot), expected);
+    assert_eq!(all(&*open.state), pairs(&[("a", "recovered"), ("c", "not synced")]));
+    assert_eq!(open.meta.get("identity").unwrap(), Some(Bytes::from_static(b"me, again")));
+    // And the log goes on behind it.
+    let mut open = open;
+    open.log.write(&[batch(entries(11, 12, 99), 10)], true).unwrap();
+    assert_eq!(open.log_reader.entries(LogIndex(11), LogIndex(13), u64::MAX).unwrap(), entries(11, 12, 99));
+}
+
+/// A hole behind the log, a term that would go back: refused, final, and nothing of it is there.
+pub fn a_recovery_that_would_tear_the_log_changes_nothing(store: &mut dyn StoreUnderTest) {
+    drop(old_store(store));
+    for log in [batch(vec![entry(12, 99)], 12), LogBatch { hard_state: Some(hard(0, 5)), ..LogBatch::default() }] {
+        let mut open = store.open().unwrap();
+        let facts = vec![("identity".to_owned(), Bytes::from_static(b"else"))];
+        let refused = open.state.recover(RecoveryWrite { state: set(&[("a", "recovered")]), log, facts });
+        assert!(matches!(refused, Err(StoreError::Corrupt { .. })), "{refused:?}");
+        assert!(matches!(open.log.write(&[], true), Err(StoreError::Poisoned(_))));
+        drop(open);
+        let open = store.open().unwrap();
+        assert_old(&open);
+        assert_eq!(open.meta.get("identity").unwrap(), Some(Bytes::from_static(b"me")));
+    }
+}
+
 /// A store with state "old" and a log up to entry 9.
 fn old_store(store: &mut dyn StoreUnderTest) -> OpenStore {
     let mut open = store.open().unwrap();

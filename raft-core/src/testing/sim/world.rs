@@ -465,6 +465,11 @@ impl World {
         self.doom = Some(Doom { id, effects });
     }
 
+    /// Nobody is to die any more.
+    pub fn spare(&mut self) {
+        self.doom = None;
+    }
+
     /// All raft ids, ascending.
     pub fn ids(&self) -> Vec<RaftId> {
         self.members.keys().copied().collect()
