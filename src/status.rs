@@ -57,7 +57,7 @@ pub enum Health {
     Degraded,
     /// One voter: a lost disk is a lost cluster.
     SingleCopy,
-    /// No writes until managers come back.
+    /// No writes until managers come back, or until one of them leads.
     QuorumLost,
 }
 

@@ -212,7 +212,10 @@ fn diverged(answer: &ClusterStatus) -> bool {
 fn health(answer: &ClusterStatus, status: &Status) -> Health {
     let follows = status.leader.is_some() || status.role == Some(RaftRole::Leader);
     let voters_reachable = answer.managers.iter().all(|manager| manager.reachable || manager.seat != "voter");
-    if answer.fault_tolerance < 0 || !follows {
+    if answer.voters == 0 {
+        // A newcomer that nobody has told of the cluster yet cannot know how that is.
+        Health::Degraded
+    } else if answer.fault_tolerance < 0 || !follows {
         Health::QuorumLost
     } else if answer.voters == 1 {
         Health::SingleCopy
@@ -235,7 +238,7 @@ fn names(managers: &[&ManagerStatus], and: &str) -> String {
 /// How many voters may be lost, and what would make it more.
 fn tolerance(answer: &ClusterStatus, max_voters: usize) -> String {
     let Ok(now) = usize::try_from(answer.fault_tolerance) else { return String::new() };
-    if answer.health == Health::QuorumLost {
+    if answer.health == Health::QuorumLost || answer.voters == 0 {
         return String::new();
     }
     let mut managers: Vec<&ManagerStatus> = answer.managers.iter().collect();
@@ -295,6 +298,9 @@ fn advice(answer: &ClusterStatus) -> Vec<String> {
             lines.push("one voter: if its disk is lost, the cluster is lost".into());
             lines.push(answer.tolerance.clone());
         }
+        Health::Degraded if answer.voters == 0 => lines.push(
+            "next: wait a moment. If this stays, no manager of the cluster is in touch with this one: check UDP between them, or name one with quorate run --manager HOST:PORT".into(),
+        ),
         Health::Degraded => lines.push(answer.tolerance.clone()),
     }
     lines
@@ -303,6 +309,14 @@ fn advice(answer: &ClusterStatus) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_newcomer_that_knows_no_cluster_yet_does_not_call_its_quorum_lost() {
+        let answer = ClusterStatus { leaderless_ms: 140, ..ClusterStatus::default() };
+        assert_eq!(health(&answer, &Status::default()), Health::Degraded);
+        assert_eq!(tolerance(&answer, 5), "");
+        assert!(advice(&answer)[0].contains("--manager HOST:PORT"));
+    }
 
     /// Managers n1, n2, ... as `(seat, reachable)`.
     fn said(managers: &[(&str, bool)], max_voters: usize) -> String {

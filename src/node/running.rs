@@ -69,6 +69,9 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     let layout = Layout::new(&builder.directory);
     check_access(&builder.directory)?;
     if !quorate_storage::exists(&layout.store()) {
+        if layout.identity().exists() {
+            return Err(builder.store_is_gone());
+        }
         return Err(StartError::Directory(format!(
             "{} holds no node; prepare it with `quorate init` or `quorate join`",
             builder.directory.display()
@@ -88,7 +91,11 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
             "the end of the journal was torn by a crash and was mended; nothing synced is missing"
         );
     }
-    let identity = Identity::load(&layout.identity()).map_err(|error| StartError::Directory(error.to_string()))?;
+    let identity = Identity::load(&layout.identity()).map_err(|error| {
+        StartError::Directory(format!(
+            "{error}. Without it the cluster does not take this node. Nothing was changed; bring the file back, readable by this user"
+        ))
+    })?;
     let state = Machine::open(state).map_err(|error| match error {
         ApplyError::Store(error) => StartError::from(error),
         ApplyError::NeedsVersion { .. } | ApplyError::Broken { .. } => StartError::Damaged(error.to_string()),
@@ -494,7 +501,8 @@ async fn narrate(service: Arc<Service>, mut status: watch::Receiver<Arc<Status>>
     loop {
         let current = status.borrow_and_update().clone();
         if let Some(leader) = current.leader {
-            if told != Some((leader, current.term)) {
+            // A newcomer learns names a moment later than who leads.
+            if service.records.borrow().by_raft_id(leader).is_some() && told != Some((leader, current.term)) {
                 told = Some((leader, current.term));
                 tracing::info!(leader = service.name_of(leader), term = %current.term, "leader");
             }
