@@ -89,7 +89,7 @@ pub enum Health {
     SingleCopy,
     /// No writes for lack of disk space; reads go on, and writes by themselves once there is space.
     ReadOnly,
-    /// No writes until managers come back.
+    /// No writes until managers come back, or until one of them leads.
     QuorumLost,
     /// A stopped directory of a generation that a recovery has ended: it is never run again.
     Fenced,

@@ -85,6 +85,7 @@ fn words_of_swarm_and_etcd_are_answered_with_ours_and_exit_2() {
         (&["status", "--endpoints", "a:1"], "--connect"),
         (&["init", "--advertise-addr", "a:1"], "--advertise"),
         (&["init", "--force-new-cluster"], "quorate recover --dry-run"),
+        (&["run", "--data-dir", "d", "--listen", "a:1"], "when a directory is prepared"),
     ] {
         quorate(theirs).exits(2).complains(&[ours]);
     }
@@ -573,8 +574,14 @@ fn a_manager_whose_store_is_gone_comes_back_by_its_certificate_under_a_new_raft_
     let replace = ["join", "--replace", "--data-dir", second.dir(), "--manager", &first.address];
     quorate(&replace).exits(1).complains(&["sound", "Nothing was changed"]);
 
+    // Without its identity file it does not run, and is told which file that is.
+    let (identity, aside) = (second.directory.join("node.id"), second.directory.join("aside"));
+    std::fs::rename(&identity, &aside).unwrap();
+    quorate(&["run", "--data-dir", second.dir()]).exits(1).complains(&["node.id", "bring the file back"]);
+    std::fs::rename(&aside, &identity).unwrap();
+
     std::fs::remove_dir_all(second.directory.join("store")).unwrap();
-    quorate(&["run", "--data-dir", second.dir()]).exits(1);
+    quorate(&["run", "--data-dir", second.dir()]).exits(1).complains(&["store is gone", "quorate join --replace"]);
     quorate(&replace).exits(0);
     second.run();
     assert_eq!(second.ready, format!("ready: n2 {} raft id 3 standby, leader n1", second.address));

@@ -344,7 +344,7 @@ impl NodeBuilder {
         Ok(())
     }
 
-    fn store_is_gone(&self) -> StartError {
+    pub(super) fn store_is_gone(&self) -> StartError {
         let directory = self.directory.display();
         StartError::Directory(format!(
             "{directory} holds the identity of a node, but its store is gone. Nothing was changed; bring the store back, or let the node come back with a fresh one: quorate join --replace --data-dir {directory} --manager HOST:PORT"
@@ -404,7 +404,12 @@ impl NodeBuilder {
         }
         let builder = self.clone();
         let (facts, key) = off_thread(move || {
-            let store = open_store(&Layout::new(&builder.directory))?;
+            let layout = Layout::new(&builder.directory);
+            // The cluster knows this node: as a newcomer it would be there twice, and nobody could be it any more.
+            if layout.identity().exists() && !quorate_storage::exists(&layout.store()) {
+                return Err(builder.store_is_gone());
+            }
+            let store = open_store(&layout)?;
             if store.boot.start.index.0 != 0 && !Facts::load(&*store.meta)?.is_some_and(|facts| facts.is_ready()) {
                 return Err(StartError::Directory(format!(
                     "{} was prepared half to found a cluster. Nothing was changed; run the same init again, or choose another directory",

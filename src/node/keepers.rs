@@ -82,7 +82,8 @@ pub(super) async fn narrate(service: Arc<Service>, mut status: watch::Receiver<A
     loop {
         let current = status.borrow_and_update().clone();
         if let Some(leader) = current.leader {
-            if told != Some((leader, current.term)) {
+            // A newcomer learns names a moment later than who leads.
+            if service.records.borrow().by_raft_id(leader).is_some() && told != Some((leader, current.term)) {
                 told = Some((leader, current.term));
                 tracing::info!(leader = service.name_of(leader), term = %current.term, "leader");
             }

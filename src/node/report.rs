@@ -290,7 +290,10 @@ fn health(answer: &ClusterStatus, status: &Status, disks_answer: bool, copied: b
     let whole =
         |manager: &ManagerStatus| manager.reachable && manager.disk_silent_ms == 0 && manager.low_space.is_none();
     let voters_whole = answer.managers.iter().all(|manager| manager.seat != "voter" || whole(manager));
-    if answer.fault_tolerance < 0 && disks_answer {
+    if answer.voters == 0 {
+        // A newcomer that nobody has told of the cluster yet cannot know how that is.
+        Health::Degraded
+    } else if answer.fault_tolerance < 0 && disks_answer {
         // With space there would be a majority.
         Health::ReadOnly
     } else if answer.fault_tolerance < 0 || !follows {
@@ -318,7 +321,7 @@ fn names(managers: &[&ManagerStatus], and: &str) -> String {
 /// How many voters may be lost, and what would make it more.
 fn tolerance(answer: &ClusterStatus, max_voters: usize) -> String {
     let Ok(now) = usize::try_from(answer.fault_tolerance) else { return String::new() };
-    if answer.health == Health::QuorumLost {
+    if answer.health == Health::QuorumLost || answer.voters == 0 {
         return String::new();
     }
     let mut managers: Vec<&ManagerStatus> = answer.managers.iter().collect();
@@ -397,6 +400,9 @@ fn advice(answer: &ClusterStatus) -> Vec<String> {
             lines.push("one voter: if its disk is lost, the cluster is lost".into());
             lines.push(answer.tolerance.clone());
         }
+        Health::Degraded if answer.voters == 0 => lines.push(
+            "next: wait a moment. If this stays, no manager of the cluster is in touch with this one: check UDP between them, or name one with quorate run --manager HOST:PORT".into(),
+        ),
         Health::Degraded => lines.push(answer.tolerance.clone()),
         Health::Fenced => {}
     }
@@ -434,6 +440,14 @@ fn disk_advice(manager: &ManagerStatus) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_newcomer_that_knows_no_cluster_yet_does_not_call_its_quorum_lost() {
+        let answer = ClusterStatus { leaderless_ms: 140, ..ClusterStatus::default() };
+        assert_eq!(health(&answer, &Status::default(), false, false), Health::Degraded);
+        assert_eq!(tolerance(&answer, 5), "");
+        assert!(advice(&answer)[0].contains("--manager HOST:PORT"));
+    }
 
     /// Managers n1, n2, ... as `(seat, reachable)`.
     fn said(managers: &[(&str, bool)], max_voters: usize) -> String {

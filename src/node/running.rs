@@ -73,6 +73,9 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     let layout = Layout::new(&builder.directory);
     check_access(&builder.directory)?;
     if !quorate_storage::exists(&layout.store()) {
+        if layout.identity().exists() {
+            return Err(builder.store_is_gone());
+        }
         return Err(StartError::Directory(format!(
             "{} holds no node; prepare it with `quorate init` or `quorate join`",
             builder.directory.display()
@@ -93,7 +96,11 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
         );
     }
     fence::check(meta.get(FenceRecord::NAME)?, facts.lineage_list().generation(), &builder.directory)?;
-    let identity = Identity::load(&layout.identity()).map_err(|error| StartError::Directory(error.to_string()))?;
+    let identity = Identity::load(&layout.identity()).map_err(|error| {
+        StartError::Directory(format!(
+            "{error}. Without it the cluster does not take this node. Nothing was changed; bring the file back, readable by this user"
+        ))
+    })?;
     let state = Machine::open(state).map_err(|error| match error {
         ApplyError::Store(error) => StartError::from(error),
         ApplyError::NeedsVersion { .. } | ApplyError::Broken { .. } => StartError::Damaged(error.to_string()),

@@ -96,7 +96,12 @@ async fn a_wiped_directory_with_its_old_certificate_is_not_run() {
     assert!(directory.join("node.id").exists());
     let refused = cluster.try_restart(follower).await.unwrap_err();
     assert!(matches!(refused, StartError::Directory(_)), "{refused}");
-    says(&refused, &["holds no node", "quorate join"]);
+    says(&refused, &["store is gone", "quorate join --replace"]);
+    // Nor does it become a second node of the same cluster, or a cluster of its own.
+    for start in [cluster.joining().await, Start::OpenOrInit] {
+        let refused = cluster.builder(directory, "").start(start).await.unwrap_err();
+        says(&refused, &["store is gone", "quorate join --replace"]);
+    }
     assert!(!directory.join("store").exists());
     goes_on(&cluster).await;
     cluster.stop().await;

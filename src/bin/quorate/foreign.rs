@@ -253,8 +253,17 @@ pub(crate) fn answer(arguments: &[String], unknown: Option<&str>) -> Option<Stri
             .collect();
         return Some(format!("{}{}", say(&theirs.join(" "), ours), options.concat()));
     }
-    option(unknown?).map(|(theirs, _, ours)| say(theirs, ours))
+    let unknown = unknown?;
+    if KEPT.contains(&unknown.split('=').next().unwrap_or_default()) {
+        return Some(format!(
+            "`{unknown}` is said when a directory is prepared, to quorate init or quorate join; the directory keeps it"
+        ));
+    }
+    option(unknown).map(|(theirs, _, ours)| say(theirs, ours))
 }
+
+/// Options of ours that only `init` and `join` take.
+const KEPT: &[&str] = &["--listen", "--advertise", "--name", "--token"];
 
 fn option(argument: &str) -> Option<&'static (&'static str, bool, &'static str)> {
     let name = argument.split('=').next().unwrap_or_default();

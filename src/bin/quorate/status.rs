@@ -96,6 +96,10 @@ fn runbook(status: &ClusterStatus, output: Output) -> String {
     let also = if standbys == 0 { String::new() } else { format!(", {}", count(standbys, "standby manager")) };
     let mut page = match status.health {
         Health::Ok => format!("{}: {seats} reachable{also}.", output.tint(Tone::Good, "OK")),
+        Health::Degraded if status.voters == 0 => {
+            let word = output.tint(Tone::Warning, "DEGRADED");
+            format!("{word}: {} has not heard from its cluster yet.", status.answered_by)
+        }
         Health::Degraded => {
             format!("{}: {seats} reachable{also}.", output.tint(Tone::Warning, "DEGRADED"))
         }
@@ -108,7 +112,11 @@ fn runbook(status: &ClusterStatus, output: Output) -> String {
             )
         }
         Health::QuorumLost => {
-            return lost(status, &voters, output, &format!("{seats} reachable, {needed} needed"));
+            return if reachable < needed {
+                lost(status, &voters, output, &format!("{seats} reachable, {needed} needed"))
+            } else {
+                leaderless(status, output, &seats)
+            };
         }
     };
     page.push('\n');
@@ -119,6 +127,16 @@ fn runbook(status: &ClusterStatus, output: Output) -> String {
         let _infallible = writeln!(page, "  {}", status.tolerance);
     }
     page
+}
+
+/// Enough voters answer, and none of them leads.
+fn leaderless(status: &ClusterStatus, output: Output, seats: &str) -> String {
+    format!(
+        "{} for {}: {seats} reachable. Writes are refused until one of them leads. Nothing acknowledged is lost.\n  \
+         next     wait a moment, they are electing. If it stays so, check UDP between the managers, and their logs.\n",
+        output.tint(Tone::Bad, "NO LEADER"),
+        ago(Duration::from_millis(status.leaderless_ms))
+    )
 }
 
 /// The runbook of a lost quorum.
@@ -134,13 +152,6 @@ fn lost(status: &ClusterStatus, voters: &[&ManagerStatus], output: Output, seats
         let _infallible = writeln!(page, "  {line}");
     }
     let missing: Vec<&&ManagerStatus> = voters.iter().filter(|manager| !manager.reachable).collect();
-    if missing.is_empty() {
-        let _infallible = writeln!(
-            page,
-            "  next     enough voters answer again: the cluster is electing, or its voters do not reach each other. Ask again in a few\n           seconds; if it stays so, check UDP between the managers"
-        );
-        return page;
-    }
     let place =
         |manager: &&&ManagerStatus| format!("{} {} {}", manager.name, manager.address, silence(manager.silent_ms));
     let places: Vec<String> = missing.iter().map(place).collect();
@@ -268,7 +279,17 @@ mod tests {
         let page = render(&cluster(&[("a", false)], Health::QuorumLost), output());
         assert!(page.contains("start a again.\n") && page.contains("its disk is gone"), "{page}");
         let page = render(&cluster(&[("a", true), ("b", true), ("c", true)], Health::QuorumLost), output());
-        assert!(page.contains("electing"), "{page}");
+        assert!(
+            page.starts_with("NO LEADER for 4m 12s: 3 of 3 voters reachable.") && page.contains("electing"),
+            "{page}"
+        );
+        let two_of_three = [("a", true), ("b", true), ("c", false)];
+        let page = render(&cluster(&two_of_three, Health::QuorumLost), output());
+        assert!(page.starts_with("NO LEADER for 4m 12s: 2 of 3 voters reachable."), "{page}");
+        let mut newcomer = cluster(&[], Health::Degraded);
+        newcomer.answered_by = "n2".into();
+        let page = render(&newcomer, output());
+        assert!(page.starts_with("DEGRADED: n2 has not heard from its cluster yet.\n"), "{page}");
     }
 
     #[test]
