@@ -218,21 +218,18 @@ pub(crate) async fn fresh(
     timeout: Duration,
     tls: impl FnOnce(&Verdict) -> Result<Arc<QuicClientConfig>, TlsError>,
 ) -> Result<Dialled, ConnectError> {
-    fresh_with(address, timeout, socket::client_transport(Duration::from_secs(5), Duration::from_secs(15)), tls).await
-}
-
-pub(crate) async fn fresh_with(
-    address: SocketAddr,
-    timeout: Duration,
-    transport: Arc<quinn::TransportConfig>,
-    tls: impl FnOnce(&Verdict) -> Result<Arc<QuicClientConfig>, TlsError>,
-) -> Result<Dialled, ConnectError> {
-    let local = |error: std::io::Error| ConnectError::Local(error.to_string());
-    let socket = socket::bind_client(address).map_err(local)?;
-    let runtime = quinn::default_runtime().ok_or_else(|| ConnectError::Local("no tokio runtime here".to_owned()))?;
-    let endpoint = quinn::Endpoint::new(quinn::EndpointConfig::default(), None, socket, runtime).map_err(local)?;
+    let endpoint = open(address)?;
+    let transport = socket::client_transport(Duration::from_secs(5), Duration::from_secs(15));
     let connection = on(&endpoint, address, timeout, transport, tls).await?;
     Ok(Dialled { endpoint, connection, address })
+}
+
+/// An endpoint on a socket of its own, for dialling only.
+pub(crate) fn open(towards: SocketAddr) -> Result<quinn::Endpoint, ConnectError> {
+    let local = |error: std::io::Error| ConnectError::Local(error.to_string());
+    let socket = socket::bind_client(towards).map_err(local)?;
+    let runtime = quinn::default_runtime().ok_or_else(|| ConnectError::Local("no tokio runtime here".to_owned()))?;
+    quinn::Endpoint::new(quinn::EndpointConfig::default(), None, socket, runtime).map_err(local)
 }
 
 /// Handshake over a given endpoint.
