@@ -41,7 +41,7 @@ impl NodeGate {
             // A newcomer knows nobody yet: a manager's certificate of this cluster is what it can check.
             return Ok(());
         }
-        let Some(record) = records.nodes.iter().find(|node| node.node_id() == Some(caller.node_id)) else {
+        let Some(record) = records.nodes.get(caller.node_id) else {
             // A raft id that this member has not heard of is newer than its own state.
             let newer = hello.raft_id.0 >= records.cluster.next_raft_id;
             return if newer { Ok(()) } else { Err(Refused::NotAMember) };
@@ -66,8 +66,8 @@ impl Gate for NodeGate {
             Plane::Peer => Self::admit_peer(&records, caller, hello),
             Plane::Client if caller.role == CertRole::Operator => Ok(()),
             Plane::Client => {
-                let known = records.nodes.iter().any(|node| node.node_id() == Some(caller.node_id));
-                if known { Ok(()) } else { Err(Refused::NotAMember) }
+                let known = records.nodes.get(caller.node_id);
+                if known.is_some() { Ok(()) } else { Err(Refused::NotAMember) }
             }
             Plane::Join | Plane::Local => Ok(()),
         }

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::router::Failure;
 use super::service::{Service, blocking, broken, display_name};
-use super::{applier, records};
+use super::records;
 use crate::client::SOFTWARE;
 use crate::config;
 
@@ -58,7 +58,7 @@ impl Service {
                 let node = records::value(&*view, NodeRecord::key(node_id))?
                     .and_then(|(bytes, revision)| Some((NodeRecord::decode(bytes).ok()?, revision)));
                 Ok(Seen {
-                    records: applier::records(&*view)?,
+                    records: Records::read(&*view)?,
                     cluster_revision: records::value(&*view, ClusterRecord::key())?.map_or(0, |(_, revision)| revision),
                     node,
                     manager: records::token(&*view, Role::Manager)?,

@@ -6,6 +6,7 @@
 mod applier;
 mod authorize;
 mod builder;
+mod changes;
 mod facts;
 mod gate;
 mod housekeeping;

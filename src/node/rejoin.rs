@@ -11,8 +11,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::{COMMAND_VERSION, Command, CommandKind};
-use quorate_core::consensus::io::Origin;
+use quorate_core::consensus::io::{Origin, Records};
 use quorate_core::id::{Lineage, NodeId, RaftId, StoreId};
+use quorate_core::membership::nodes::Nodes;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord};
 use quorate_core::ports::StoreError;
 use quorate_core::state::read;
@@ -25,7 +26,7 @@ use super::facts::{Facts, KnownManager, Layout, Stage};
 use super::router::{Failure, fail};
 use super::service::{Service, blocking, broken};
 use super::stop::StartError;
-use super::{applier, records};
+use super::records;
 use crate::client::SOFTWARE;
 use crate::config;
 
@@ -51,12 +52,12 @@ impl Service {
                 let seen = || -> quorate_core::ports::StoreResult<_> {
                     let cluster = records::value(&*view, ClusterRecord::key())?.map_or(0, |(_, revision)| revision);
                     let own = records::value(&*view, NodeRecord::key(node))?.map_or(0, |(_, revision)| revision);
-                    Ok((applier::records(&*view)?, cluster, own))
+                    Ok((Records::read(&*view)?, cluster, own))
                 };
                 seen().map_err(|error| broken(&error))
             })
             .await?;
-            let Some(record) = all.nodes.iter().find(|record| record.node_id() == Some(node)) else {
+            let Some(record) = all.nodes.get(node) else {
                 return Err(fail(api::Code::NotFound, "the cluster has no record of this node; join with a token"));
             };
             let Some(old) = record.raft() else {
@@ -104,7 +105,7 @@ impl Service {
     }
 }
 
-fn answer(nodes: &[NodeRecord], record: &NodeRecord, lineage: Bytes) -> api::RejoinDone {
+fn answer(nodes: &Nodes, record: &NodeRecord, lineage: Bytes) -> api::RejoinDone {
     let known = |node: &NodeRecord| api::Known {
         raft_id: node.raft_id,
         node_id: node.id.clone(),
@@ -115,7 +116,7 @@ fn answer(nodes: &[NodeRecord], record: &NodeRecord, lineage: Bytes) -> api::Rej
         lineage,
         name: record.name.clone(),
         advertise: record.addresses.first().cloned().unwrap_or_default(),
-        managers: nodes.iter().filter(|node| node.raft_id != 0 && node.id != record.id).map(known).collect(),
+        managers: nodes.members().filter(|node| node.raft_id != 0 && node.id != record.id).map(known).collect(),
     }
 }
 

@@ -22,8 +22,9 @@ use quorate_transport::{
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::applier::{self, Applier};
+use super::applier::Applier;
 use super::builder::{NodeBuilder, off_thread, open_store, prepared, resolve};
+use super::changes::Changes;
 use super::facts::{Facts, KnownManager, Layout};
 use super::gate::{NodeGate, NodeHandler};
 use super::lead::LeaseWatch;
@@ -54,6 +55,7 @@ struct Opened {
     store: OpenStoreParts,
     state: Machine,
     records: Arc<Records>,
+    changes: Arc<Changes>,
 }
 
 struct OpenStoreParts {
@@ -97,7 +99,8 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
         ApplyError::Store(error) => StartError::from(error),
         ApplyError::NeedsVersion { .. } | ApplyError::Broken { .. } => StartError::Damaged(error.to_string()),
     })?;
-    let records = Arc::new(applier::records(&*state.reader().view())?);
+    let records = Arc::new(Records::read(&*state.reader().view())?);
+    let changes = Arc::new(Changes::new(&*state.reader().view())?);
     let tail = read_tail(&*log_reader, state.status().applied.0 + 1, boot.last.0 + 1)?;
     let mut settings = Config::new(facts.raft(), config::random_u64().map_err(internal)?);
     settings.tick_nanos = u64::try_from(builder.tick.as_nanos()).unwrap_or(settings.tick_nanos).max(1_000_000);
@@ -108,7 +111,7 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     let start = MachineStart { boot, state: state.status().clone(), records: Arc::clone(&records), tail };
     let machine = Consensus::new(settings, start).map_err(|cause: StopCause| StartError::Damaged(cause.to_string()))?;
     let store = OpenStoreParts { log, log_reader, staging, meta };
-    Ok(Opened { facts, identity, machine, store, state, records })
+    Ok(Opened { facts, identity, machine, store, state, records, changes })
 }
 
 fn internal(error: crate::Error) -> StartError {
@@ -275,7 +278,7 @@ fn endpoint_thread(
 pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     let (tick, stable_began, hints) = (builder.tick, Instant::now(), builder.hints.clone());
     let opened = off_thread(move || open(&builder).map(|opened| (opened, builder))).await?;
-    let (Opened { facts, identity, machine, store, state, records }, builder) = opened;
+    let (Opened { facts, identity, machine, store, state, records, changes }, builder) = opened;
     let listen = resolve(&facts.listen)?;
     let initial = Arc::new(machine.status());
     let (status_out, status) = watch::channel(initial);
@@ -314,7 +317,13 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
         })?
     };
     let applying = {
-        let applier = Applier { machine: state, staging: Arc::clone(&store.staging), reports: reports_in.clone() };
+        let applier = Applier {
+            machine: state,
+            staging: Arc::clone(&store.staging),
+            reports: reports_in.clone(),
+            records: records.borrow().clone(),
+            changes: Arc::clone(&changes),
+        };
         let failed = reports_in;
         spawn("quorate-apply", move || {
             if let Err(why) = contained(|| applier.run(applier_jobs)) {
@@ -447,7 +456,7 @@ async fn keep_peers(
         let current = records.borrow_and_update().clone();
         let listed: Vec<KnownManager> = current
             .nodes
-            .iter()
+            .members()
             .filter(|node| node.raft_id != 0 && node.raft_id != facts.raft_id)
             .filter(|node| current.removed.binary_search(&RaftId(node.raft_id)).is_err())
             .map(|node| KnownManager {

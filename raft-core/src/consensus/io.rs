@@ -8,8 +8,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::command::Command;
-use crate::id::{Lineage, LogIndex, RaftId, Term};
+use crate::id::{Lineage, LogIndex, RaftId, Revision, Term};
 use crate::log::{Configuration, LogEntry};
+use crate::membership::nodes::Nodes;
 use crate::membership::record::{ClusterRecord, NodeRecord};
 use crate::ports::{LogBatch, LogReset, StagedId, StoreError};
 use crate::state::contract::{ApplyError, Committed, StateStatus};
@@ -37,9 +38,11 @@ pub struct Records {
     /// The cluster's record.
     pub cluster: ClusterRecord,
     /// Every node.
-    pub nodes: Vec<NodeRecord>,
+    pub nodes: Nodes,
     /// Raft ids taken from their nodes for ever, ascending.
     pub removed: Vec<RaftId>,
+    /// The store's revision that they were read at: they hold every change up to it.
+    pub revision: Revision,
 }
 
 impl Records {
@@ -50,7 +53,7 @@ impl Records {
 
     /// The node that has `id` as its raft id.
     pub fn by_raft_id(&self, id: RaftId) -> Option<&NodeRecord> {
-        self.nodes.iter().find(|node| node.raft() == Some(id))
+        self.nodes.members().find(|node| node.raft() == Some(id))
     }
 }
 

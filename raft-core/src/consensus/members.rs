@@ -128,7 +128,7 @@ impl Consensus {
         let managers = self
             .records
             .nodes
-            .iter()
+            .members()
             .filter(|node| node.role == i32::from(Role::Manager))
             .filter_map(|node| {
                 let raft_id = node.raft()?;

@@ -27,6 +27,7 @@ mod memlog;
 mod proposals;
 mod reads;
 mod ready;
+mod records;
 mod snapshots;
 mod waiters;
 

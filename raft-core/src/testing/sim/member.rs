@@ -13,7 +13,7 @@ use crate::consensus::io::{Records, Status, Ticket};
 use crate::id::{LogIndex, RaftId};
 use crate::ports::{LogBatch, LogReader, LogReset, LogWriter, StagedId, Staging, StateRead, StateReader, StoreResult};
 use crate::state::contract::Committed;
-use crate::state::{Machine, read};
+use crate::state::Machine;
 use crate::testing::MemoryStore;
 
 /// A manager; it outlives its processes.
@@ -104,9 +104,5 @@ impl Member {
 
 /// What decisions need of the replicated records.
 pub(super) fn read_records(view: &dyn StateRead) -> StoreResult<Records> {
-    Ok(Records {
-        cluster: read::cluster(view)?.unwrap_or_default(),
-        nodes: read::nodes(view)?,
-        removed: read::removed(view)?.into_iter().collect(),
-    })
+    Records::read(view)
 }
