@@ -6,16 +6,18 @@
 mod client;
 pub mod config;
 mod error;
-#[cfg(feature = "manager")]
+#[cfg(feature = "worker")]
 mod node;
 pub mod status;
 
 pub use client::{
-    Client, Entry, Identity, Kv, RangeBuilder, RangePage, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation,
+    AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Client, Entry, Identity, ItemReport, Kv, RangeBuilder, RangePage, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation,
 };
 pub use error::{Error, Outcome, Result};
+#[cfg(feature = "worker")]
+pub use node::{AssignmentEvent, Assignments, Item, Node, NodeBuilder, Prepared, Start, StartError, StopReason};
 #[cfg(feature = "manager")]
-pub use node::{Inspection, Lead, Node, NodeBuilder, Prepared, Start, StartError, StopReason, inspect};
+pub use node::{Inspection, Lead, inspect};
 
 /// The example of the README is compiled like any other.
 #[cfg(all(doctest, feature = "manager"))]

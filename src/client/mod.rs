@@ -4,8 +4,9 @@
 //! was not answered is sent again with the same request id, and the replay table makes it count once. Called by
 //! embedders, the command line and the managers' own leadership tasks.
 
-#[cfg(feature = "manager")]
+#[cfg(feature = "worker")]
 mod in_process;
+mod assignments;
 mod kv;
 mod remote;
 mod sequence;
@@ -25,15 +26,16 @@ use quorate_core::user;
 use quorate_transport::api;
 use tokio::time::Instant;
 
+pub use assignments::{AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, ItemReport};
 pub use kv::{Entry, Kv, RangeBuilder, RangePage, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation};
 pub use quorate_transport::Identity;
 
 use crate::config;
 use crate::error::{Error, Result};
-use crate::status::ClusterStatus;
-#[cfg(feature = "manager")]
-pub(crate) use in_process::InProcess;
-#[cfg(feature = "manager")]
+use crate::status::{ClusterStatus, NodeReport};
+#[cfg(feature = "worker")]
+pub(crate) use in_process::NodeWay;
+#[cfg(feature = "worker")]
 pub(crate) use remote::SOFTWARE;
 use sequence::Sequences;
 
@@ -120,6 +122,25 @@ impl Client {
         Self::born_over(Box::new(way)).await
     }
 
+    /// The node behind this client has another role from now on, and has applied `born`: what was asked before was asked
+    /// of others.
+    #[cfg(feature = "worker")]
+    pub(crate) fn renew(&self, born: u64) -> Result<()> {
+        self.shared.sequences.renew(config::random_id(ClientId::from_bytes)?, born);
+        Ok(())
+    }
+
+    /// What the node that is asked says of itself: which role it has, and with whom a worker has its session.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not answer within the deadline.
+    pub async fn node_report(&self) -> Result<NodeReport> {
+        let kind = api::request::Kind::NodeReport(api::NodeReport {});
+        let api::response::Kind::NodeReport(done) = self.ask(kind).await? else { return Err(unexpected()) };
+        serde_json::from_slice(&done.json)
+            .map_err(|error| Error::Internal(format!("the node's report cannot be read: {error}")))
+    }
+
     /// A client that knows an index applied before its id was drawn: with it the replay table tells a client that it
     /// has forgotten from one that is new.
     async fn born_over(way: Box<dyn Way>) -> Result<Self> {
@@ -143,6 +164,11 @@ impl Client {
     /// The key-value store.
     pub fn kv(&self) -> Kv {
         Kv::new(self.clone())
+    }
+
+    /// What nodes are to run, and how they say it goes.
+    pub fn assignments(&self) -> AssignmentApi {
+        AssignmentApi::new(self.clone())
     }
 
     /// The cluster as the manager that answers sees it; needs no quorum.
@@ -183,6 +209,19 @@ impl Client {
         let mut full = txn.clone();
         user::qualify(&mut full);
         check_txn(&full).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
+        self.once(txn, |request| api::request::Kind::Write(api::Write { request })).await
+    }
+
+    /// Sends a transaction over assignments, its keys with their sections; applied once, however often it must be sent.
+    pub(crate) async fn transact_work(&self, mut txn: Txn) -> Result<TxnResult> {
+        txn.fence = txn.fence.or(self.fence.map(|term| term.0));
+        let refused = |refusal: quorate_core::state::contract::Refusal| Error::Invalid(refusal.to_string());
+        quorate_core::membership::assign::check(&txn).map_err(refused)?;
+        check_txn(&txn).map_err(refused)?;
+        self.once(txn, |request| api::request::Kind::AssignmentsWrite(api::AssignmentsWrite { request })).await
+    }
+
+    async fn once(&self, txn: Txn, wrap: impl Fn(Bytes) -> api::request::Kind) -> Result<TxnResult> {
         let mut forgotten = false;
         loop {
             let open = self.shared.sequences.open();
@@ -193,12 +232,13 @@ impl Client {
                 txn: Some(txn.clone()),
                 born: open.born,
             };
-            let kind = api::request::Kind::Write(api::Write { request: request.encode_to_vec().into() });
-            match self.ask_noting(kind).await {
-                Ok(api::response::Kind::Write(done)) => {
-                    return TxnResult::decode(done.result)
-                        .map_err(|error| Error::Internal(format!("the answer cannot be read: {error}")));
-                }
+            let read = |result: Bytes| {
+                TxnResult::decode(result)
+                    .map_err(|error| Error::Internal(format!("the answer cannot be read: {error}")))
+            };
+            match self.ask_noting(wrap(request.encode_to_vec().into())).await {
+                Ok(api::response::Kind::Write(done)) => return read(done.result),
+                Ok(api::response::Kind::AssignmentsWrite(done)) => return read(done.result),
                 Ok(_) => return Err(unexpected()),
                 // The managers had forgotten this client, and no earlier copy of this request is on its way: nothing was
                 // done, and it goes again under a fresh id. Once.

@@ -18,13 +18,24 @@ use super::gate::Asker;
 /// | transfer leadership | yes | yes, for an operator | no |
 /// | a forwarded command | no | yes | no |
 /// | rejoin with a fresh store | no | no | yes, for itself |
+/// | become a manager | no | no | yes, for itself |
+/// | what the asked node says of itself | yes | yes | yes |
+/// | write and read assignments and reports | yes | no | no |
+/// | sessions held, addresses met | no | yes | no |
 pub(super) const fn allowed(asker: Asker, kind: &Kind) -> bool {
     match kind {
-        Kind::Write(_) | Kind::Read(_) | Kind::TokenShow(_) => matches!(asker, Asker::Operator),
+        Kind::Write(_)
+        | Kind::Read(_)
+        | Kind::TokenShow(_)
+        | Kind::AssignmentsWrite(_)
+        | Kind::AssignmentsRead(_)
+        | Kind::ReportRead(_) => matches!(asker, Asker::Operator),
         // A manager passes an operator's wish on to the leader.
         Kind::Transfer(_) => matches!(asker, Asker::Operator | Asker::Manager),
-        Kind::Status(_) => true,
-        Kind::Rejoin(_) => matches!(asker, Asker::Node(_)),
-        Kind::MemberStatus(_) | Kind::Command(_) => matches!(asker, Asker::Manager),
+        Kind::Status(_) | Kind::NodeReport(_) => true,
+        Kind::Rejoin(_) | Kind::Enrol(_) => matches!(asker, Asker::Node(_)),
+        Kind::MemberStatus(_) | Kind::Command(_) | Kind::Sessions(_) | Kind::Addresses(_) => {
+            matches!(asker, Asker::Manager)
+        }
     }
 }

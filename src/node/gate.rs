@@ -13,13 +13,13 @@ use quorate_core::consensus::io::{Input, Records};
 use quorate_core::id::{NodeId, RaftId};
 use quorate_transport::{
     Caller, CertRole, Down, Gate, Handler, Hello, IncomingSnapshot, JoinReply, JoinRequest, Lane, PROTOCOL_MAX,
-    PROTOCOL_MIN, Plane, Refused, api,
+    PROTOCOL_MIN, Plane, Refused, Session, api,
 };
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::facts::Facts;
 use super::service::Service;
-use super::snapshots;
+use super::{sessions, snapshots};
 use super::tasks::Call;
 use crate::client::SOFTWARE;
 
@@ -66,8 +66,11 @@ impl Gate for NodeGate {
             Plane::Peer => Self::admit_peer(&records, caller, hello),
             Plane::Client if caller.role == CertRole::Operator => Ok(()),
             Plane::Client => {
-                let known = records.nodes.get(caller.node_id);
-                if known.is_some() { Ok(()) } else { Err(Refused::NotAMember) }
+                let Some(record) = records.nodes.get(caller.node_id) else { return Err(Refused::NotAMember) };
+                if record.key_digest == caller.key_digest.as_slice() {
+                    return Ok(());
+                }
+                Err(Refused::WrongNode("its key is not the one that it joined with".into()))
             }
             Plane::Join | Plane::Local => Ok(()),
         }
@@ -165,6 +168,11 @@ impl Handler for NodeHandler {
             let answer = service.join(source, request).await;
             let _ = reply.send(answer.unwrap_or_else(JoinReply::Refused));
         });
+    }
+
+    fn session(&self, caller: Caller, session: Session) {
+        let Some(service) = self.service.upgrade() else { return };
+        self.runtime.spawn(sessions::serve(service, caller, session));
     }
 
     fn lineage_newer(&self, hello: &Hello) {

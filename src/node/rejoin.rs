@@ -21,10 +21,12 @@ use quorate_core::txn::{Compare, Put, Txn};
 use quorate_transport::{Connector, Hello, Identity, api};
 use tokio::time::Instant;
 
-use super::builder::{NodeBuilder, Prepared, off_thread, open_store, prepared, random};
+use super::builder::{NodeBuilder, Prepared, off_thread, random};
 use super::facts::{Facts, KnownManager, Layout, Stage};
+use super::founding::{open_store, prepared};
 use super::router::{Failure, fail};
 use super::service::{Service, blocking, broken};
+use super::state_file::StateFile;
 use super::stop::StartError;
 use super::records;
 use crate::client::SOFTWARE;
@@ -164,6 +166,12 @@ impl NodeBuilder {
     /// Moves a damaged store aside and begins a fresh one with a store id of its own.
     fn fresh_store(&self) -> Result<(Facts, Identity), StartError> {
         let layout = Layout::new(&self.directory);
+        if StateFile::load(&layout)?.is_some() {
+            return Err(StartError::Directory(format!(
+                "{} is not a manager's: there is no store to replace. Nothing was changed",
+                self.directory.display()
+            )));
+        }
         let identity = Identity::load(&layout.identity()).map_err(|error| {
             StartError::Directory(format!(
                 "{error}. Without its identity file the node cannot come back: join with a token"

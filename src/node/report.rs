@@ -10,11 +10,13 @@ use quorate_core::consensus::io::{RaftRole, Status};
 use quorate_core::id::RaftId;
 use quorate_core::membership::quorum::Quorum;
 use quorate_core::membership::record::{NodeRecord, Role};
+use quorate_core::membership::work::{LivenessRecord, Presence};
 use quorate_transport::api::{self, request, response};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::applier;
+use super::changes::Presences;
 use super::router::{Failure, fail};
 use super::service::{Service, display_name};
 use crate::client::SOFTWARE;
@@ -46,6 +48,8 @@ impl Service {
                 installed: status.snapshots.installed,
                 refused: status.snapshots.refused,
             },
+            sessions: self.workers.table.count() as u64,
+            judged: self.workers.judged.borrow().complete,
         })
     }
 
@@ -75,7 +79,7 @@ impl Service {
     pub(crate) async fn cluster_status(&self) -> ClusterStatus {
         let records = self.records.borrow().clone();
         let others: Vec<RaftId> =
-            records.nodes.iter().filter_map(NodeRecord::raft).filter(|id| *id != self.facts.raft()).collect();
+            records.nodes.members().filter_map(NodeRecord::raft).filter(|id| *id != self.facts.raft()).collect();
         let mut reports = self.reports(&others).await;
         let own = self.member_report().await.ok();
         let status = self.status.borrow().clone();
@@ -87,11 +91,14 @@ impl Service {
         let newest = reports.values().map(|report| report.commit).max().unwrap_or(0);
         let managers: Vec<ManagerStatus> = records
             .nodes
-            .iter()
+            .members()
             .filter(|node| node.role == i32::from(Role::Manager))
             .map(|node| manager_status(node, &status, reports.get(&RaftId(node.raft_id)), shared, newest))
             .collect();
         let alive = |id: RaftId| reports.contains_key(&id);
+        let presence = self.workers.changes.presence().borrow().clone();
+        // What is recorded holds only while a leader judges it.
+        let judged = status.leader.and_then(|leader| reports.get(&leader)).is_some_and(|leader| leader.judged);
         let quorum = Quorum::of(&status.configuration);
         let lineage = records.lineage();
         let mut answer = ClusterStatus {
@@ -115,7 +122,7 @@ impl Service {
                 .nodes
                 .iter()
                 .filter(|node| node.role == i32::from(Role::Worker))
-                .map(worker_status)
+                .map(|node| worker_status(node, &presence, judged))
                 .collect(),
             cluster_version: records.cluster.version,
         };
@@ -179,14 +186,18 @@ fn manager_status(
         hash_revision: state_hash.as_ref().and(shared),
         state_hash,
         snapshots: report.map(|report| report.snapshots).unwrap_or_default(),
+        sessions: report.map_or(0, |report| report.sessions),
     }
 }
 
-fn worker_status(node: &NodeRecord) -> WorkerStatus {
+fn worker_status(node: &NodeRecord, presence: &Presences, judged: bool) -> WorkerStatus {
+    let recorded = node.node_id().and_then(|id| presence.get(id)).filter(|_| judged);
     WorkerStatus {
         id: node.node_id().unwrap_or_default().to_string(),
         name: display_name(node),
         address: node.addresses.first().cloned().unwrap_or_default(),
+        state: recorded.and_then(LivenessRecord::state).map_or("unknown", Presence::name).to_owned(),
+        since_ms: recorded.map_or(0, |recorded| recorded.since_ms),
     }
 }
 

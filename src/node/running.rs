@@ -13,28 +13,30 @@ use quorate_core::consensus::config::{Config, ELECTION_TICKS};
 use quorate_core::consensus::io::{Input, Records, Status, StopCause};
 use quorate_core::consensus::{Consensus, Start as MachineStart};
 use quorate_core::id::RaftId;
-use quorate_core::ports::{LogReader, OpenStore, StateRead, StateReader, StoreResult};
+use quorate_core::ports::{LogReader, OpenStore, StateReader, StoreResult};
 use quorate_core::state::contract::ApplyError;
-use quorate_core::state::{Machine, read};
-use quorate_transport::{
-    BindError, Endpoint, EndpointConfig, EndpointOptions, Gate, Handler, Identity, LocalListener, PeerAddress,
-};
+use quorate_core::state::Machine;
+use quorate_transport::{BindError, Endpoint, EndpointConfig, EndpointOptions, Gate, Handler, Identity, LocalListener};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::applier::Applier;
-use super::builder::{NodeBuilder, off_thread, open_store, prepared, resolve};
+use super::builder::{NodeBuilder, off_thread, resolve};
 use super::changes::Changes;
 use super::facts::{Facts, KnownManager, Layout};
+use super::founding::{open_store, prepared};
 use super::gate::{NodeGate, NodeHandler};
 use super::lead::LeaseWatch;
+pub(super) use super::manager::Manager;
 use super::reach::Reach;
 use super::router::Router;
 use super::service::{Service, StoreAccess};
 use super::stop::{StartError, StopReason};
 use super::tasks::{Call, ConsensusTask, Hands};
-use super::{Inner, Node, housekeeping, identity, log_writer};
-use crate::client::{Client, InProcess};
+use super::work::Work;
+use super::workers::Workers;
+use super::meeting::{self, Met};
+use super::{housekeeping, identity, log_writer, workers};
 use crate::config;
 
 /// Calls that wait for the consensus task.
@@ -82,12 +84,15 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
         )));
     }
     let OpenStore { boot, log, log_reader, state, staging, meta } = open_store(&layout)?;
-    let facts = Facts::load(&*meta)?.filter(Facts::is_ready).ok_or_else(|| {
+    let mut facts = Facts::load(&*meta)?.filter(Facts::is_ready).ok_or_else(|| {
         StartError::Directory(format!(
             "{} was prepared only half; run the same `quorate init` or `quorate join` again, it goes on where it stopped",
             builder.directory.display()
         ))
     })?;
+    if builder.moved(&mut facts.listen, &mut facts.advertise)? {
+        facts.save(&*meta)?;
+    }
     if let Some(repaired) = &boot.repaired {
         tracing::warn!(
             repaired,
@@ -199,6 +204,11 @@ impl Handler for Switchboard {
             handler.join(source, request, reply);
         }
     }
+    fn session(&self, caller: quorate_transport::Caller, session: quorate_transport::Session) {
+        if let Some(handler) = self.0.get() {
+            handler.session(caller, session);
+        }
+    }
     fn lineage_newer(&self, hello: &quorate_transport::Hello) {
         if let Some(handler) = self.0.get() {
             handler.lineage_newer(hello);
@@ -275,7 +285,7 @@ fn endpoint_thread(
 }
 
 /// Starts everything.
-pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
+pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, StartError> {
     let (tick, stable_began, hints) = (builder.tick, Instant::now(), builder.hints.clone());
     let opened = off_thread(move || open(&builder).map(|opened| (opened, builder))).await?;
     let (Opened { facts, identity, machine, store, state, records, changes }, builder) = opened;
@@ -334,6 +344,7 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
 
     let peers = endpoint.peers();
     let reach = Reach::new(peers.clone());
+    let (workers, worker_inboxes) = Workers::new(changes, work);
     let service = Arc::new(Service {
         facts: facts.clone(),
         router: Router { inbox: inbox.clone(), peers: reach.clone(), attempt: tick * 22 },
@@ -342,6 +353,8 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
         status: status.clone(),
         records: records.clone(),
         applier: applier_jobs_in.downgrade(),
+        workers,
+        joins: Semaphore::new(1),
         tick,
     });
     let handler = NodeHandler {
@@ -395,32 +408,26 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     drop(consensus);
     let began = began.await.unwrap_or(stable_began);
 
-    handle.spawn(keep_peers(endpoint.clone(), facts.clone(), hints, records.clone(), Arc::clone(&store.meta)));
+    let (met_out, met) = watch::channel(Arc::default());
+    handle.spawn(meeting::run(Arc::clone(&service), met_out));
+    handle.spawn(keep_peers(endpoint.clone(), facts.clone(), hints, met, records.clone(), Arc::clone(&store.meta)));
     handle.spawn(watching);
     handle.spawn(keep_connected(endpoint.clone(), status.clone(), inbox.clone()));
     handle.spawn(narrate(Arc::clone(&service), status.clone()));
     handle.spawn(housekeeping::run(Arc::clone(&service), builder.history));
+    handle.spawn(workers::run(Arc::clone(&service), worker_inboxes));
     handle.spawn(keep_announced(Arc::clone(&service), status.clone()));
 
-    let own = InProcess::new(service.clone(), handle.clone());
-    let born = read_applied(&*reader.view());
     drop(reader);
-    let id = config::random_id(quorate_core::id::ClientId::from_bytes).map_err(internal)?;
-    let inner = Inner {
+    Ok(Manager {
         prepared: prepared(&facts, None),
         address,
-        client: Client::over(Box::new(own), id, born),
         service,
         runtime: handle,
         inbox,
         lease: LeaseWatch { status, began },
         stopped,
-    };
-    Ok(Node { inner: Arc::new(inner) })
-}
-
-fn read_applied(view: &dyn StateRead) -> u64 {
-    read::status(view).map_or(0, |status| status.applied.0)
+    })
 }
 
 fn drive(
@@ -448,6 +455,7 @@ async fn keep_peers(
     endpoint: Endpoint,
     facts: Facts,
     hints: Vec<String>,
+    mut met: watch::Receiver<Arc<Met>>,
     mut records: watch::Receiver<Arc<Records>>,
     meta: Arc<dyn quorate_core::ports::MetaStore>,
 ) {
@@ -473,16 +481,12 @@ async fn keep_peers(
                 tracing::warn!(%error, "the managers' addresses could not be remembered");
             }
         }
-        let peers = known
-            .iter()
-            .map(|manager| PeerAddress {
-                raft_id: RaftId(manager.raft_id),
-                node_id: quorate_core::id::NodeId::from_slice(&manager.node_id),
-                addresses: manager.addresses.iter().chain(&hints).cloned().collect(),
-            })
-            .collect();
-        endpoint.set_peers(peers);
-        if records.changed().await.is_err() {
+        endpoint.set_peers(meeting::peers(&known, &met.borrow_and_update(), &hints));
+        let changed = tokio::select! {
+            changed = records.changed() => changed,
+            changed = met.changed() => changed,
+        };
+        if changed.is_err() {
             return;
         }
     }
@@ -544,13 +548,13 @@ async fn keep_connected(endpoint: Endpoint, status: watch::Receiver<Arc<Status>>
 }
 
 /// An orderly stop: leadership first.
-pub(super) async fn shutdown(inner: &Inner) {
+pub(super) async fn shutdown(manager: &Manager) {
     let (reply, handed) = oneshot::channel();
     let transfer = async {
-        if inner.inbox.send(Call::Transfer { to: None, reply }).await.is_ok() {
+        if manager.inbox.send(Call::Transfer { to: None, reply }).await.is_ok() {
             let _ = handed.await;
         }
     };
     let _ = tokio::time::timeout(HAND_OVER, transfer).await;
-    let _ = inner.inbox.send(Call::Stop).await;
+    let _ = manager.inbox.send(Call::Stop).await;
 }

@@ -2,8 +2,10 @@
 //!
 //! Owns the two enums with their words and exit codes (design section 13). The library itself never exits.
 
+#[cfg(feature = "manager")]
 use quorate_core::consensus::io::StopCause;
 use quorate_core::ports::StoreError;
+#[cfg(feature = "manager")]
 use quorate_core::state::contract::ApplyError;
 
 /// Why a node stopped.
@@ -41,6 +43,7 @@ impl StopReason {
         }
     }
 
+    #[cfg(feature = "manager")]
     pub(crate) fn of(cause: &StopCause) -> Self {
         match cause {
             StopCause::Store(error) => Self::of_store(error),
@@ -51,6 +54,7 @@ impl StopReason {
         }
     }
 
+    #[cfg(feature = "manager")]
     fn of_store(error: &StoreError) -> Self {
         match error {
             StoreError::Corrupt { .. } | StoreError::NotFound { .. } | StoreError::FormatTooNew { .. } => {
@@ -111,6 +115,9 @@ pub enum StartError {
     /// The cluster did not take the newcomer.
     #[error("{0}")]
     Refused(String),
+    /// The directory, or the role that was asked for, needs a program that was built with the `manager` feature.
+    #[error("{0}")]
+    NotBuiltAsManager(String),
     /// No manager could be reached.
     #[error("{0}")]
     Unavailable(String),
@@ -124,7 +131,12 @@ impl StartError {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Invalid(_) => 2,
-            Self::Directory(_) | Self::InUse(_) | Self::Address(_) | Self::Refused(_) | Self::Internal(_) => 1,
+            Self::Directory(_)
+            | Self::InUse(_)
+            | Self::Address(_)
+            | Self::Refused(_)
+            | Self::NotBuiltAsManager(_)
+            | Self::Internal(_) => 1,
             Self::Damaged(_) => 12,
             Self::Disk(_) => 13,
             Self::Unavailable(_) => 3,

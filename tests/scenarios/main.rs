@@ -10,6 +10,7 @@
     reason = "a test says what it expects and fails loudly"
 )]
 
+mod assignments;
 mod data;
 mod disks;
 mod leadership;
@@ -18,3 +19,4 @@ mod pressure;
 mod quorum;
 mod refusals;
 mod support;
+mod workers;

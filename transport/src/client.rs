@@ -43,13 +43,15 @@ pub struct Connector {
     pub keep_alive: Duration,
     /// Silence after which the connection is given up; default 15 s.
     pub idle: Duration,
+    /// How long an address has for itself before the next one is tried beside it; default 100 ms.
+    pub stagger: Duration,
     /// The socket to use; by default each connection has its own.
     pub socket: Option<ClientSocket>,
 }
 
 impl Default for Connector {
     fn default() -> Self {
-        Self { keep_alive: Duration::from_secs(5), idle: Duration::from_secs(15), socket: None }
+        Self { keep_alive: Duration::from_secs(5), idle: Duration::from_secs(15), stagger: dial::STAGGER, socket: None }
     }
 }
 
@@ -85,7 +87,7 @@ impl Connector {
         let credentials = Arc::new(Credentials::new(identity).map_err(|error| ConnectError::Local(error.to_string()))?);
         let hello = Arc::new(hello);
         let (keep_alive, idle, shared) = (self.keep_alive, self.idle, self.socket.clone());
-        dial::race(addresses, timeout, move |address| {
+        dial::race(addresses, timeout, self.stagger, move |address| {
             let transport = socket::client_transport(keep_alive, idle);
             attempt(address, timeout, transport, credentials.clone(), hello.clone(), shared.clone())
         })

@@ -16,7 +16,7 @@ use crate::socket;
 use crate::tls::{TlsError, Verdict};
 
 /// How long an address has for itself before the next one is tried beside it.
-const STAGGER: Duration = Duration::from_millis(100);
+pub(crate) const STAGGER: Duration = Duration::from_millis(100);
 
 /// Why no connection came about. Nothing was sent that could have changed anything.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -167,7 +167,12 @@ pub(crate) async fn resolve(addresses: &[String]) -> (Vec<SocketAddr>, Vec<Conne
 
 /// Tries all addresses, each a little later than the one before or as soon as that one failed; the first success wins
 /// and the others are dropped.
-pub(crate) async fn race<T, F, A>(addresses: &[String], timeout: Duration, attempt: A) -> Result<T, ConnectError>
+pub(crate) async fn race<T, F, A>(
+    addresses: &[String],
+    timeout: Duration,
+    stagger: Duration,
+    attempt: A,
+) -> Result<T, ConnectError>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, ConnectError>> + Send + 'static,
@@ -189,7 +194,7 @@ where
             break;
         }
         // The last address has nobody to wait for.
-        let stagger = tokio::time::sleep(if left.is_empty() { timeout } else { STAGGER });
+        let next = tokio::time::sleep(if left.is_empty() { timeout } else { stagger });
         tokio::select! {
             biased;
             ended = running.join_next() => match ended {
@@ -201,7 +206,7 @@ where
                 errors.push(late());
                 break;
             }
-            () = stagger => {}
+            () = next => {}
         }
     }
     errors.sort_by_key(ConnectError::rank);

@@ -358,7 +358,7 @@ async fn ask(
     timeout: Duration,
 ) -> Result<Joined, JoinError> {
     let deadline = tokio::time::Instant::now() + timeout;
-    let dialled = dial::race(addresses, timeout, |address| async move {
+    let dialled = dial::race(addresses, timeout, dial::STAGGER, |address| async move {
         dial::fresh(address, timeout, |verdict| tls::join_client(pinned, verdict)).await
     })
     .await?;

@@ -321,7 +321,7 @@ async fn dial_once(shared: &Arc<Shared>, target: &PeerAddress, ours: Hello) -> R
             Ok(Candidate { connection: Some(connection), asked: Some(asked), address })
         }
     };
-    let mut candidate = dial::race(&target.addresses, timeout * 2, attempt).await?;
+    let mut candidate = dial::race(&target.addresses, timeout * 2, dial::STAGGER, attempt).await?;
     let address = candidate.address;
     let (Some(connection), Some(asked)) = (candidate.connection.take(), candidate.asked.take()) else {
         return Err(ConnectError::NoAddress);

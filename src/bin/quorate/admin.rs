@@ -15,24 +15,22 @@ pub(crate) async fn token(role: Role, global: &Global, output: Output) -> Result
     if output.json {
         return output.document(&json!({ "role": role.word(), "token": token }));
     }
-    if role == Role::Manager {
-        // The addresses are only for the reader's comfort: without them the token is just as good.
-        let managers = client.status().await.map_or_else(
-            |_no_status| "HOST:PORT".to_owned(),
-            |status| {
-                let reachable = status.managers.into_iter().filter(|manager| manager.reachable);
-                reachable.map(|manager| manager.address).collect::<Vec<_>>().join(",")
-            },
-        );
-        output.line("Whoever has this token can join as a manager. On the new machine:")?;
-        output.line("")?;
-        output.line(&format!(
-            "  quorate join --data-dir /var/lib/quorate --listen ADDR --manager {managers} --token {token}"
-        ))?;
-        output.line("  quorate run --data-dir /var/lib/quorate")?;
-    } else {
-        output.line("Whoever has this token can join as a worker. This version has no workers yet.")?;
-    }
+    // The addresses are only for the reader's comfort: without them the token is just as good.
+    let managers = client.status().await.map_or_else(
+        |_no_status| "HOST:PORT".to_owned(),
+        |status| {
+            let reachable = status.managers.into_iter().filter(|manager| manager.reachable);
+            reachable.map(|manager| manager.address).collect::<Vec<_>>().join(",")
+        },
+    );
+    // A worker listens nowhere.
+    let listen = if role == Role::Manager { "--listen ADDR " } else { "" };
+    output.line(&format!("Whoever has this token can join as a {}. On the new machine:", role.word()))?;
+    output.line("")?;
+    output.line(&format!(
+        "  quorate join --data-dir /var/lib/quorate {listen}--manager {managers} --token {token}"
+    ))?;
+    output.line("  quorate run --data-dir /var/lib/quorate")?;
     output.line("")?;
     output.line(&token)
 }

@@ -5,6 +5,7 @@
 
 mod admin;
 mod args;
+mod assign;
 mod failure;
 mod foreign;
 mod kv;
@@ -113,6 +114,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             Verb::Run(run) => Box::pin(node::run(run, &global, output)).await,
             Verb::Status => status::run(&global, output).await,
             Verb::Kv(verb) => Box::pin(kv::run(verb, &global, output)).await,
+            Verb::Assign(verb) => Box::pin(assign::run(verb, &global, output)).await,
             Verb::Token(Token::Show { role }) => admin::token(role, &global, output).await,
             Verb::Leader(Leader::Transfer { to }) => admin::transfer(to.as_deref(), &global, output).await,
             Verb::Inspect => node::inspect(&global, output),
