@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 use quorate_core::command::CommandKind;
-use quorate_core::consensus::configurations::Standing;
 use quorate_core::consensus::config::Config;
+use quorate_core::consensus::configurations::Standing;
 use quorate_core::id::RaftId;
 use quorate_core::keyspace::Section;
 use quorate_core::log::Configuration;

@@ -17,7 +17,7 @@ use quorate_core::ports::{Boot, LogReader, StoreError, StoreResult};
 use quorate_core::recovery::{Outcome, RecoveryError, Survivor, Verdict, plan};
 use quorate_core::state::contract::{Outcome as Applied, Refusal};
 use quorate_core::state::read::{self, ReadError, removed_key};
-use quorate_core::state::{COUNTER_JUMP, REVISION_JUMP, Machine};
+use quorate_core::state::{COUNTER_JUMP, Machine, REVISION_JUMP};
 use quorate_core::txn::{Delete, Put, Range, Txn};
 
 /// A log in memory.

@@ -42,11 +42,7 @@ impl FenceRecord {
 
     pub(super) fn of(hello: &Hello, address: &str) -> Self {
         let address = if hello.advertise.is_empty() { address.to_owned() } else { hello.advertise.clone() };
-        Self {
-            lineage: hello.lineage.to_bytes().into(),
-            by: Bytes::copy_from_slice(hello.node_id.as_bytes()),
-            address,
-        }
+        Self { lineage: hello.lineage.to_bytes().into(), by: Bytes::copy_from_slice(hello.node_id.as_bytes()), address }
     }
 
     pub(crate) fn read(stored: Option<Bytes>) -> StoreResult<Option<Self>> {

@@ -24,9 +24,9 @@ use super::builder::{off_thread, random};
 use super::directory::{open_store, resolve};
 use super::facts::{Facts, Layout};
 use super::fence::{self, FenceRecord};
+use super::identity;
 use super::service::display_name;
 use super::stop::StartError;
-use super::identity;
 use crate::client::SOFTWARE;
 use crate::recovery::{AskedManager, RecoveryReport};
 
@@ -242,15 +242,13 @@ impl Recover {
             facts.listen = listen_for(&facts.listen, address);
             facts.advertise.clone_from(address);
         }
-        let write = RecoveryWrite {
-            facts: vec![(Facts::NAME.to_owned(), facts.encode_to_vec().into())],
-            ..outcome.write
-        };
+        let write =
+            RecoveryWrite { facts: vec![(Facts::NAME.to_owned(), facts.encode_to_vec().into())], ..outcome.write };
         state.recover(write)?;
         tracing::warn!(generation = outcome.lineage.generation(), "a new generation of the cluster was begun here");
-        identity
-            .write(&Layout::new(&self.directory).identity())
-            .map_err(|error| StartError::Disk(format!("{error}. The recovery is written; the next start goes on from here")))
+        identity.write(&Layout::new(&self.directory).identity()).map_err(|error| {
+            StartError::Disk(format!("{error}. The recovery is written; the next start goes on from here"))
+        })
     }
 
     /// What there is to say, and what speaks against it.
@@ -272,7 +270,8 @@ struct Against {
 }
 
 fn is_address(text: &str) -> bool {
-    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
+    text.rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
 }
 
 /// Where to listen so that `address` reaches us: as before where that is every address of the machine, with its port.
@@ -318,7 +317,8 @@ async fn ask(opened: &Opened) -> BTreeMap<NodeId, Answer> {
     for known in &opened.facts.managers {
         let Some(id) = NodeId::from_slice(&known.node_id) else { continue };
         let addresses = managers.entry(id).or_default();
-        addresses.extend(known.addresses.iter().filter(|address| !addresses.contains(address)).cloned().collect::<Vec<_>>());
+        addresses
+            .extend(known.addresses.iter().filter(|address| !addresses.contains(address)).cloned().collect::<Vec<_>>());
     }
     if managers.is_empty() {
         return BTreeMap::new();
@@ -335,12 +335,9 @@ fn described(opened: &Opened, address: Option<&str>) -> RecoveryReport {
     let (verdict, next, kept, first) = match &recovery.verdict {
         Verdict::Alone => ("alone", found.lineage.generation(), None, None),
         Verdict::Begun => ("begun", found.lineage.generation(), None, None),
-        Verdict::Write(outcome) => (
-            "recover",
-            outcome.lineage.generation(),
-            Some(outcome.kept_revision.0),
-            Some(outcome.first_revision.0),
-        ),
+        Verdict::Write(outcome) => {
+            ("recover", outcome.lineage.generation(), Some(outcome.kept_revision.0), Some(outcome.first_revision.0))
+        }
     };
     RecoveryReport {
         cluster_id: facts.cluster().to_string(),
@@ -428,7 +425,8 @@ fn weigh(
     alive: &mut Vec<RaftId>,
 ) -> (String, Option<(u8, Against)>) {
     let found = &opened.recovery.findings;
-    let theirs = standing.and_then(|standing| Lineage::from_slice(&standing.lineage)).unwrap_or_else(|| hello.lineage.clone());
+    let theirs =
+        standing.and_then(|standing| Lineage::from_slice(&standing.lineage)).unwrap_or_else(|| hello.lineage.clone());
     let refused = |error: StartError| Against { error, fence: None, final_: false };
     match found.lineage.compare(&theirs) {
         LineageOrder::Older => {
@@ -463,15 +461,21 @@ fn weigh(
     let (term, last) = (Term(standing.last_term), LogIndex(standing.last_index));
     let held = format!("log to {last} of term {term}");
     if standing.leader != 0 {
-        let leader = opened.recovery.records.by_raft_id(RaftId(standing.leader)).map_or_else(
-            || format!("raft id {}", standing.leader),
-            display_name,
-        );
+        let leader = opened
+            .recovery
+            .records
+            .by_raft_id(RaftId(standing.leader))
+            .map_or_else(|| format!("raft id {}", standing.leader), display_name);
         let error = StartError::ClusterAlive(format!(
             "manager {name} runs and {}: the cluster is alive and needs no recovery. Nothing was changed; start this manager, or look at the cluster with `quorate status`. To recover all the same, and fence the others: --despite-peers",
-            if hello.raft_id == RaftId(standing.leader) { "leads".to_owned() } else { format!("follows leader {leader}") }
+            if hello.raft_id == RaftId(standing.leader) {
+                "leads".to_owned()
+            } else {
+                format!("follows leader {leader}")
+            }
         ));
-        let words = if hello.raft_id == RaftId(standing.leader) { "leads".to_owned() } else { format!("follows {leader}") };
+        let words =
+            if hello.raft_id == RaftId(standing.leader) { "leads".to_owned() } else { format!("follows {leader}") };
         return (format!("runs, {words}, {held}"), Some((2, refused(error))));
     }
     if found.is_behind(term, last) {

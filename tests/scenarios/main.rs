@@ -10,6 +10,7 @@
     reason = "a test says what it expects and fails loudly"
 )]
 
+mod assignments;
 mod data;
 mod disks;
 mod leadership;
@@ -21,3 +22,4 @@ mod recovery;
 mod refusals;
 mod stalls;
 mod support;
+mod workers;

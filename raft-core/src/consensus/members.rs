@@ -209,7 +209,8 @@ impl Consensus {
     /// One step towards what the records ask for, if one is due and nothing is in flight.
     fn change_members(&mut self, policy: &SeatPolicy) {
         // A log of an incarnation that was ended is cut before anybody may join: the cut is in no later batch than this.
-        let cut = self.raw.store().start().index >= self.records.recovery.index && self.records.recovery.begun.is_none();
+        let cut =
+            self.raw.store().start().index >= self.records.recovery.index && self.records.recovery.begun.is_none();
         let settled = cut
             && self.raw.raft.commit_to_current_term()
             && !self.raw.raft.has_pending_conf()

@@ -149,7 +149,9 @@ fn read_log(log: &dyn LogReader, boot: &Boot) -> Result<Vec<LogEntry>, RecoveryE
         for entry in part {
             if entry.index != next || entry.term < term {
                 let (found, of) = (entry.index, entry.term);
-                return damaged(format!("entry {found} of term {of} stands where entry {next} of term {term} or later belongs"));
+                return damaged(format!(
+                    "entry {found} of term {of} stands where entry {next} of term {term} or later belongs"
+                ));
             }
             next = next.next();
             term = entry.term;

@@ -114,7 +114,11 @@ pub(crate) fn changes(
     if present.get(&layout::current_key(&own_mark))?.is_some() {
         records.insert(own_mark, None);
     }
-    records.into_iter().map(|(key, value)| present.change(key, value.as_deref(), revision)).collect::<StoreResult<_>>().map(Ok)
+    records
+        .into_iter()
+        .map(|(key, value)| present.change(key, value.as_deref(), revision))
+        .collect::<StoreResult<_>>()
+        .map(Ok)
 }
 
 /// Who `node` is, for the survivor's record.

@@ -13,7 +13,8 @@ use quorate_core::keyspace::Section;
 use quorate_core::log::{Configuration, HardState, LogStart};
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
 use quorate_core::ports::{
-    LogReset, RecoveryWrite, StagedId, StagedSnapshot, StateRead, StateReader, StateStore, StoreError, StoreResult, Visit, WriteSet,
+    LogReset, RecoveryWrite, StagedId, StagedSnapshot, StateRead, StateReader, StateStore, StoreError, StoreResult,
+    Visit, WriteSet,
 };
 use quorate_core::state::contract::{ApplyError, Committed, Outcome, Payload, Refusal, StateStatus};
 use quorate_core::state::{Founding, Machine, SnapshotError, SnapshotReader, SnapshotWriter, found, scan_hash};

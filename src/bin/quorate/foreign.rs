@@ -38,7 +38,10 @@ const VERBS: &[(&[&str], &str)] = &[
     (&["member", "add"], JOIN),
     (&["member", "promote"], PROMOTE),
     (&["member", "remove"], REMOVE),
-    (&["member", "update"], "nothing to do: a manager that comes back at another address announces it; quorate run --manager ADDR adds addresses to try"),
+    (
+        &["member", "update"],
+        "nothing to do: a manager that comes back at another address announces it; quorate run --manager ADDR adds addresses to try",
+    ),
     (&["member"], NODES),
     (&["members"], NODES),
     (&["endpoint"], STATUS),

@@ -71,11 +71,7 @@ fn headline(report: &RecoveryReport, dry_run: bool, output: Output) -> String {
             report.generation
         ),
         _ if dry_run && report.refusal.is_some() => {
-            format!(
-                "{}: {}",
-                output.tint(Tone::Bad, "WOULD BE REFUSED"),
-                report.refusal.as_deref().unwrap_or_default()
-            )
+            format!("{}: {}", output.tint(Tone::Bad, "WOULD BE REFUSED"), report.refusal.as_deref().unwrap_or_default())
         }
         _ if dry_run => format!(
             "{}: nothing speaks against it. Nothing was changed.",
@@ -128,10 +124,15 @@ fn consequences(report: &RecoveryReport) -> String {
     let tail = match (report.unapplied, report.uncommitted) {
         (0, _) => String::new(),
         (unapplied, 0) => format!(", {unapplied} entries of it not applied yet"),
-        (unapplied, above) => format!(", {unapplied} entries of it not applied yet, {above} of them above the commit index"),
+        (unapplied, above) => {
+            format!(", {unapplied} entries of it not applied yet, {above} of them above the commit index")
+        }
     };
     let verb = if report.written { "kept" } else { "keeps" };
-    let mut text = format!("{verb:<8} everything in the log up to entry {}{tail}: all revisions up to {kept}\n", report.last_index);
+    let mut text = format!(
+        "{verb:<8} everything in the log up to entry {}{tail}: all revisions up to {kept}\n",
+        report.last_index
+    );
     let _infallible = writeln!(
         text,
         "unknown  writes after that which only the other managers had acknowledged: they are gone, and nobody can count them"
@@ -154,7 +155,9 @@ fn consequences(report: &RecoveryReport) -> String {
 fn next(report: &RecoveryReport, directory: &str, dry_run: bool) -> String {
     let run = format!("next     quorate run --data-dir {directory}");
     match report.verdict.as_str() {
-        "recover" if report.written => format!("{run}\n         quorate token show manager --data-dir {directory}     (then join two managers again)"),
+        "recover" if report.written => format!(
+            "{run}\n         quorate token show manager --data-dir {directory}     (then join two managers again)"
+        ),
         "recover" if dry_run && report.refusal.is_none() => {
             let rank = "compare the rank on every machine that is left";
             format!("next     {rank}; on the best one  quorate recover --data-dir {directory}")

@@ -12,8 +12,8 @@ use crate::consensus::Consensus;
 use crate::consensus::io::{Status, Ticket};
 use crate::id::{LogIndex, RaftId};
 use crate::ports::{LogBatch, LogReader, LogReset, LogWriter, MetaStore, StagedId, Staging, StateRead, StateReader};
-use crate::state::contract::Committed;
 use crate::state::Machine;
+use crate::state::contract::Committed;
 use crate::testing::MemoryStore;
 
 /// A manager; it outlives its processes.

@@ -88,8 +88,11 @@ impl World {
             return;
         }
         let ours = self.lineage(id);
-        let others: Vec<RaftId> =
-            self.ids().into_iter().filter(|other| *other != id && self.is_up(*other) && self.link_is_up(id, *other)).collect();
+        let others: Vec<RaftId> = self
+            .ids()
+            .into_iter()
+            .filter(|other| *other != id && self.is_up(*other) && self.link_is_up(id, *other))
+            .collect();
         for other in others {
             match ours.compare(&self.lineage(other)) {
                 LineageOrder::Equal | LineageOrder::Forked => {}
@@ -157,7 +160,8 @@ impl World {
             Verdict::Begun => return Ok(Recovering::Begun),
             Verdict::Write(outcome) => outcome,
         };
-        let tail = open.log_reader.entries(findings.applied.next(), open.boot.last.next(), u64::MAX).unwrap_or_default();
+        let tail =
+            open.log_reader.entries(findings.applied.next(), open.boot.last.next(), u64::MAX).unwrap_or_default();
         let checks = &self.checks[member.incarnation.min(self.checks.len() - 1)];
         let held = held(&*view, &tail, &checks.attempted);
         let next = checks.recovered(id, findings.applied.0, &held);
