@@ -52,6 +52,12 @@ pub const CLIENT_SILENCE: Duration = Duration::from_secs(3_600);
 /// A client attempt tries the next manager after one base election timeout (`lan`).
 pub const ATTEMPT: Duration = Duration::from_millis(440);
 
+/// A worker sends its manager something at least so often: what QUIC, and any box between the two, needs to keep the way open.
+pub const WORKER_KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Without a word from a worker for so long its session is over; without a session for so long it is down: three
+/// keep-alives may be lost.
+pub const WORKER_IDLE: Duration = Duration::from_secs(15);
+
 /// 128 bits from the system, as an id.
 pub(crate) fn random_id<T>(wrap: impl FnOnce([u8; 16]) -> T) -> Result<T, Error> {
     let mut bytes = [0; 16];

@@ -7,22 +7,22 @@ mod client;
 pub mod config;
 mod error;
 pub mod membership;
-#[cfg(feature = "manager")]
+#[cfg(feature = "worker")]
 mod node;
 #[cfg(feature = "manager")]
 pub mod recovery;
 pub mod status;
 
 pub use client::{
-    Client, Entry, Identity, Kv, NodeChange, NodeUpdate, Nodes, Policy, PolicyChange, RangeBuilder, RangePage,
-    Recovered, TokenBuilder, Tokens, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation,
+    AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Client, Entry, Identity, ItemReport, Kv, NodeChange,
+    NodeUpdate, Nodes, Policy, PolicyChange, RangeBuilder, RangePage, Recovered, TokenBuilder, Tokens, TxnBuilder,
+    TxnOutcome, WriteBuilder, compare, operation,
 };
 pub use error::{Error, Outcome, Result};
+#[cfg(feature = "worker")]
+pub use node::{AssignmentEvent, Assignments, Item, Node, NodeBuilder, Prepared, Start, StartError, StopReason};
 #[cfg(feature = "manager")]
-pub use node::{
-    Configurations, Fenced, Inspection, Lead, Node, NodeBuilder, Prepared, Recover, Start, StartError, StopReason,
-    fenced, inspect, inspect_configurations,
-};
+pub use node::{Configurations, Fenced, Inspection, Lead, Recover, fenced, inspect, inspect_configurations};
 
 /// The example of the README is compiled like any other.
 #[cfg(all(doctest, feature = "manager"))]

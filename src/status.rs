@@ -148,6 +148,9 @@ pub struct ManagerStatus {
     /// Free bytes beside its store, while they are too few: it takes no writes and neither leads nor votes.
     #[serde(default)]
     pub low_space: Option<u64>,
+    /// Workers that have their session with it; 0 when it did not answer.
+    #[serde(default)]
+    pub sessions: u64,
 }
 
 /// Snapshots in this process's life.
@@ -170,11 +173,69 @@ pub struct WorkerStatus {
     pub id: String,
     /// Its name.
     pub name: String,
-    /// Its address.
+    /// Where it would be reached as a manager.
     pub address: String,
-    /// Whether it is there, as its managers recorded it.
+    /// Whether it is there, as the leader recorded it; unknown when no leader judges it now.
     #[serde(default)]
     pub state: NodeState,
+    /// Since when it is ready or down, milliseconds since 1970; 0 when that is not known.
+    #[serde(default)]
+    pub since_ms: u64,
+}
+
+/// What a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeRole {
+    /// Holds a session with the managers, gets assignments, holds no log.
+    #[default]
+    Worker,
+    /// Holds the replicated log and state.
+    Manager,
+}
+
+impl NodeRole {
+    /// The word on the screen.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::Manager => "manager",
+        }
+    }
+}
+
+/// What one node says of itself: the documented JSON of `quorate status --json` on a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// Node id, base32.
+    pub id: String,
+    /// Its name; its id when it has none.
+    pub name: String,
+    /// The cluster, base32.
+    pub cluster_id: String,
+    /// What it is at the moment.
+    pub role: NodeRole,
+    /// Of a worker: its session; null without one.
+    pub session: Option<SessionReport>,
+    /// The store's revision that its assignments were read at; null when it has never been told any.
+    pub assignments_revision: Option<u64>,
+    /// They are what it had when it last ran; no manager has confirmed them since.
+    pub assignments_stale: bool,
+    /// The ids of its items, ascending.
+    pub items: Vec<String>,
+    /// What is in its way; empty when nothing is.
+    pub trouble: String,
+}
+
+/// A worker's session, seen from the worker.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SessionReport {
+    /// The manager's name.
+    pub manager: String,
+    /// Its address.
+    pub address: String,
+    /// For how long, milliseconds.
+    pub for_ms: u64,
 }
 
 /// What one manager says about itself to another.
@@ -195,6 +256,12 @@ pub(crate) struct MemberReport {
     /// It leads, and what it acknowledges is on more disks than its own.
     #[serde(default)]
     pub(crate) copied: bool,
+    /// Workers with a session here.
+    #[serde(default)]
+    pub(crate) sessions: u64,
+    /// It leads, and every live manager has reported its sessions to it.
+    #[serde(default)]
+    pub(crate) judged: bool,
 }
 
 /// A duration as people say it: `80ms`, `12s`, `4m 12s`, `3h 05m`, `2d 03h`.

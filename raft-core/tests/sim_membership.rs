@@ -72,7 +72,7 @@ fn is_done(world: &World, ticket: quorate_core::consensus::io::Ticket) -> bool {
 }
 
 fn record(world: &World, node: u64) -> Option<NodeRecord> {
-    world.leader_records()?.nodes.into_iter().find(|record| record.name == format!("n{node}"))
+    world.leader_records()?.nodes.into_iter().find(|record| record.name == format!("n{node}")).cloned()
 }
 
 fn is_burnt(world: &World, id: u64) -> bool {

@@ -38,6 +38,8 @@ const fn changes_something(kind: &api::request::Kind) -> bool {
     use api::request::Kind;
     match kind {
         Kind::Write(_)
+        | Kind::AssignmentsWrite(_)
+        | Kind::Enrol(_)
         | Kind::Transfer(_)
         | Kind::Command(_)
         | Kind::Rejoin(_)
@@ -50,6 +52,11 @@ const fn changes_something(kind: &api::request::Kind) -> bool {
         | Kind::TokenRevoke(_)
         | Kind::PolicySet(_) => true,
         Kind::Read(_)
+        | Kind::AssignmentsRead(_)
+        | Kind::ReportRead(_)
+        | Kind::NodeReport(_)
+        | Kind::Sessions(_)
+        | Kind::Addresses(_)
         | Kind::Status(_)
         | Kind::Standing(_)
         | Kind::MemberStatus(_)

@@ -1,47 +1,58 @@
-//! The way to the manager in this very process.
+//! The way to the managers from within a node: the manager in this very process, or the manager that the worker in this
+//! process has its session with.
 //!
-//! Owns nothing but the hop onto the node's own runtime: an embedder that blocks its runtime does not block the node.
+//! Owns nothing but the choice, made anew for each call: a client outlives the roles of its node.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_core::id::ClientId;
 use quorate_transport::api;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
-use super::{Answered, CallError, Reply, Way};
-use crate::node::Service;
+use super::{Answered, CallError, Client, Reply, Way};
+use crate::config;
+use crate::node::{Current, Runtime, StartError};
 
-/// The service of the node in this process, with the rights of its local socket.
-pub(crate) struct InProcess {
-    service: Arc<Service>,
-    runtime: tokio::runtime::Handle,
+/// The node of this process: as a manager with an operator's rights, as a worker with that node's own.
+pub(crate) struct NodeWay {
+    current: watch::Receiver<Current>,
 }
 
-impl InProcess {
-    pub(crate) const fn new(service: Arc<Service>, runtime: tokio::runtime::Handle) -> Self {
-        Self { service, runtime }
+impl NodeWay {
+    pub(crate) const fn new(current: watch::Receiver<Current>) -> Self {
+        Self { current }
+    }
+
+    /// A client over this way.
+    pub(crate) fn client(self) -> Result<Client, StartError> {
+        let born = self.current.borrow().as_ref().map_or(0, Runtime::applied);
+        let id = config::random_id(ClientId::from_bytes).map_err(|error| StartError::Internal(error.to_string()))?;
+        Ok(Client::over(Box::new(self), id, born))
     }
 }
 
-impl Way for InProcess {
+impl Way for NodeWay {
     fn managers(&self) -> usize {
         1
     }
 
-    fn call<'a>(&'a self, request: api::Request, _patience: Duration, _without: &'a BTreeSet<usize>) -> Reply<'a> {
-        if self.service.is_closed() {
-            let message = "this manager has stopped. Nothing was done; ask another one".to_owned();
-            return Box::pin(async move { Err(CallError { unknown: false, message, unreachable: vec![0] }) });
-        }
-        let service = Arc::clone(&self.service);
-        let asked = self.runtime.spawn(async move { service.call(&service.local_asker(&request), request).await });
+    fn call<'a>(&'a self, request: api::Request, patience: Duration, _without: &'a BTreeSet<usize>) -> Reply<'a> {
+        let mut current = self.current.clone();
         Box::pin(async move {
-            let response = asked.await.map_err(|error| {
-                let message = format!("the node stopped: {error}");
-                CallError { unknown: true, message, unreachable: Vec::new() }
-            })?;
-            Ok(Answered { by: 0, response })
+            let until = Instant::now() + Duration::from_millis(request.deadline_ms);
+            let runtime = match timeout_at(until, current.wait_for(Option::is_some)).await {
+                Ok(Ok(current)) => current.clone(),
+                Ok(Err(_stopped)) => {
+                    return Err(CallError::not_sent("this node has stopped. Nothing was done; ask another one"));
+                }
+                Err(_elapsed) => None,
+            };
+            match runtime {
+                Some(runtime) => Ok(Answered { by: 0, response: runtime.call(request, patience).await? }),
+                None => Err(CallError::not_sent("this node is changing its role. Nothing was done; try again")),
+            }
         })
     }
 

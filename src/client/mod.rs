@@ -5,7 +5,8 @@
 //! embedders, the command line and the managers' own leadership tasks.
 
 mod asking;
-#[cfg(feature = "manager")]
+mod assignments;
+#[cfg(feature = "worker")]
 mod in_process;
 mod kv;
 mod nodes;
@@ -32,6 +33,7 @@ use quorate_core::user;
 use quorate_transport::api;
 use tokio::sync::watch;
 
+pub use assignments::{AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, ItemReport};
 pub use kv::{Entry, Kv, RangeBuilder, RangePage, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation};
 pub use nodes::{NodeChange, NodeUpdate, Nodes};
 pub use policy::{Policy, PolicyChange};
@@ -40,11 +42,11 @@ pub use tokens::{TokenBuilder, Tokens};
 
 use crate::config;
 use crate::error::{Error, Result};
-use crate::status::ClusterStatus;
+use crate::status::{ClusterStatus, NodeReport};
 use asking::Failed;
-#[cfg(feature = "manager")]
-pub(crate) use in_process::InProcess;
-#[cfg(feature = "manager")]
+#[cfg(feature = "worker")]
+pub(crate) use in_process::NodeWay;
+#[cfg(feature = "worker")]
 pub(crate) use remote::SOFTWARE;
 use sequence::Sequences;
 
@@ -69,6 +71,19 @@ pub(crate) struct CallError {
     pub(crate) message: String,
     /// The managers, by their numbers, to which no connection came about.
     pub(crate) unreachable: Vec<usize>,
+}
+
+#[cfg(feature = "worker")]
+impl CallError {
+    /// The only manager that there is could not be asked.
+    pub(crate) fn not_sent(message: impl Into<String>) -> Self {
+        Self { unknown: false, message: message.into(), unreachable: vec![0] }
+    }
+
+    /// It was asked, and did not answer.
+    pub(crate) fn unanswered(message: impl Into<String>) -> Self {
+        Self { unknown: true, message: message.into(), unreachable: Vec::new() }
+    }
 }
 
 /// How a request gets to a manager.
@@ -161,6 +176,25 @@ impl Client {
         Self::born_over(Box::new(way)).await
     }
 
+    /// The node behind this client has another role from now on, and has applied `born`: what was asked before was asked
+    /// of others.
+    #[cfg(feature = "worker")]
+    pub(crate) fn renew(&self, born: u64) -> Result<()> {
+        self.shared.sequences.renew(config::random_id(ClientId::from_bytes)?, born);
+        Ok(())
+    }
+
+    /// What the node that is asked says of itself: which role it has, and with whom a worker has its session.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not answer within the deadline.
+    pub async fn node_report(&self) -> Result<NodeReport> {
+        let kind = api::request::Kind::NodeReport(api::NodeReport {});
+        let api::response::Kind::NodeReport(done) = self.ask(kind).await? else { return Err(unexpected()) };
+        serde_json::from_slice(&done.json)
+            .map_err(|error| Error::Internal(format!("the node's report cannot be read: {error}")))
+    }
+
     /// A client that knows an index applied before its id was drawn: with it the replay table tells a client that it
     /// has forgotten from one that is new.
     async fn born_over(way: Box<dyn Way>) -> Result<Self> {
@@ -216,6 +250,11 @@ impl Client {
     /// The key-value store.
     pub fn kv(&self) -> Kv {
         Kv::new(self.clone())
+    }
+
+    /// What nodes are to run, and how they say it goes.
+    pub fn assignments(&self) -> AssignmentApi {
+        AssignmentApi::new(self.clone())
     }
 
     /// The nodes: what there is, promotion, demotion, labels, removal.
@@ -282,6 +321,19 @@ impl Client {
         let mut full = txn.clone();
         user::qualify(&mut full);
         check_txn(&full).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
+        self.once(txn, |request| api::request::Kind::Write(api::Write { request })).await
+    }
+
+    /// Sends a transaction over assignments, its keys with their sections; applied once, however often it must be sent.
+    pub(crate) async fn transact_work(&self, mut txn: Txn) -> Result<TxnResult> {
+        txn.fence = txn.fence.or(self.fence.map(|term| term.0));
+        let refused = |refusal: quorate_core::state::contract::Refusal| Error::Invalid(refusal.to_string());
+        quorate_core::membership::assign::check(&txn).map_err(refused)?;
+        check_txn(&txn).map_err(refused)?;
+        self.once(txn, |request| api::request::Kind::AssignmentsWrite(api::AssignmentsWrite { request })).await
+    }
+
+    async fn once(&self, txn: Txn, wrap: impl Fn(Bytes) -> api::request::Kind) -> Result<TxnResult> {
         let mut forgotten = false;
         self.renew_after_recovery().await?;
         loop {
@@ -293,12 +345,13 @@ impl Client {
                 txn: Some(txn.clone()),
                 born: open.born,
             };
-            let kind = api::request::Kind::Write(api::Write { request: request.encode_to_vec().into() });
-            match self.ask_noting(kind).await {
-                Ok(api::response::Kind::Write(done)) => {
-                    return TxnResult::decode(done.result)
-                        .map_err(|error| Error::Internal(format!("the answer cannot be read: {error}")));
-                }
+            let read = |result: Bytes| {
+                TxnResult::decode(result)
+                    .map_err(|error| Error::Internal(format!("the answer cannot be read: {error}")))
+            };
+            match self.ask_noting(wrap(request.encode_to_vec().into())).await {
+                Ok(api::response::Kind::Write(done)) => return read(done.result),
+                Ok(api::response::Kind::AssignmentsWrite(done)) => return read(done.result),
                 Ok(_) => return Err(unexpected()),
                 // The managers had forgotten this client, and no earlier copy of this request is on its way: nothing was
                 // done, and it goes again under a fresh id. Once.

@@ -12,6 +12,7 @@ use quorate_core::state::Machine;
 use quorate_core::state::contract::{Applied, ApplyError, Committed, Outcome, StateStatus};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
+use super::changes::Changes;
 use super::tasks::Reply;
 
 /// Who waits for the commands of one entry, by position; `None` where the caller is not on this node any more.
@@ -58,6 +59,9 @@ pub(super) struct Applier {
     pub(super) machine: Machine,
     pub(super) staging: Arc<dyn Staging>,
     pub(super) reports: mpsc::Sender<Input>,
+    /// As of the last round that changed one.
+    pub(super) records: Arc<Records>,
+    pub(super) changes: Arc<Changes>,
 }
 
 impl Applier {
@@ -108,6 +112,9 @@ impl Applier {
         match self.machine.apply(entries) {
             Ok(applied) => {
                 let report = self.applied(&applied);
+                if matches!(report, Input::StoreFailed(_)) {
+                    return report;
+                }
                 answer(applied, waiters);
                 match self.machine.compact_some(TRIM_PER_ROUND) {
                     Ok(_) => report,
@@ -121,30 +128,40 @@ impl Applier {
         }
     }
 
-    fn applied(&self, applied: &Applied) -> Input {
-        let records = if applied.records_changed { Some(self.records()) } else { None };
-        match records.transpose() {
-            Ok(records) => Input::Applied { index: applied.index, records: records.map(Arc::new) },
+    fn applied(&mut self, applied: &Applied) -> Input {
+        match self.follow(applied) {
+            Ok(records) => Input::Applied { index: applied.index, records },
             Err(error) => Input::StoreFailed(error),
         }
     }
 
-    fn records(&self) -> StoreResult<Records> {
-        records(&*self.machine.reader().view())
+    /// Tells what changed to whom it concerns; the records, when one of them did.
+    fn follow(&mut self, applied: &Applied) -> StoreResult<Option<Arc<Records>>> {
+        let view = self.machine.reader().view();
+        let records = if applied.records_changed {
+            self.records = Arc::new(self.records.follow(&*view, &applied.changed)?);
+            Some(Arc::clone(&self.records))
+        } else {
+            None
+        };
+        self.changes.told(&*view, applied.revision, &applied.changed)?;
+        Ok(records)
+    }
+
+    fn anew(&mut self) -> StoreResult<Arc<Records>> {
+        let view = self.machine.reader().view();
+        self.records = Arc::new(Records::read(&*view)?);
+        self.changes.installed(&*view, self.machine.status().revision)?;
+        Ok(Arc::clone(&self.records))
     }
 
     fn install(&mut self, staged: StagedId, reset: LogReset) -> Input {
-        let installed = self.machine.install(staged, reset).and_then(|()| self.records().map_err(ApplyError::from));
+        let installed = self.machine.install(staged, reset).and_then(|()| self.anew().map_err(ApplyError::from));
         match installed {
-            Ok(records) => Input::Installed { status: self.machine.status().clone(), records: Arc::new(records) },
+            Ok(records) => Input::Installed { status: self.machine.status().clone(), records },
             Err(error) => Input::ApplyFailed(error),
         }
     }
-}
-
-/// The records that decisions need, from one view.
-pub(super) fn records(view: &dyn StateRead) -> StoreResult<Records> {
-    Records::read(view)
 }
 
 /// Everybody whose command is applied is told; the report to the consensus task may follow later.

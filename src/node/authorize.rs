@@ -23,6 +23,10 @@ use super::gate::Asker;
 /// | a forwarded command | no | yes | no |
 /// | what a manager's log holds | yes | yes | yes |
 /// | rejoin with a fresh store | no | no | yes, for itself |
+/// | become a manager | no | no | yes, for itself |
+/// | what the asked node says of itself | yes | yes | yes |
+/// | write and read assignments and reports | yes | no | no |
+/// | sessions held, addresses met | no | yes | no |
 pub(super) const fn allowed(asker: Asker, kind: &Kind) -> bool {
     match kind {
         Kind::Write(_)
@@ -34,17 +38,21 @@ pub(super) const fn allowed(asker: Asker, kind: &Kind) -> bool {
         | Kind::TokenRevoke(_)
         | Kind::NodeList(_)
         | Kind::NodeUpdate(_)
-        | Kind::PolicyShow(_) => matches!(asker, Asker::Operator),
+        | Kind::PolicyShow(_)
+        | Kind::AssignmentsWrite(_)
+        | Kind::AssignmentsRead(_)
+        | Kind::ReportRead(_) => matches!(asker, Asker::Operator),
         // A manager passes an operator's wish on to the leader.
         Kind::Transfer(_) | Kind::NodeRole(_) | Kind::NodeRemove(_) | Kind::PolicySet(_) => {
             matches!(asker, Asker::Operator | Asker::Manager)
         }
         // Its own record is all that a node gets to see: the handler looks at no other.
         Kind::NodeInspect(_) => true,
-        Kind::NodeLeave(_) => matches!(asker, Asker::Node(_)),
         // Who is to be recovered asks with its node's certificate, and a survivor is chosen by what all of them say.
-        Kind::Status(_) | Kind::Standing(_) => true,
-        Kind::Rejoin(_) => matches!(asker, Asker::Node(_)),
-        Kind::MemberStatus(_) | Kind::Command(_) => matches!(asker, Asker::Manager),
+        Kind::Status(_) | Kind::Standing(_) | Kind::NodeReport(_) => true,
+        Kind::Rejoin(_) | Kind::Enrol(_) | Kind::NodeLeave(_) => matches!(asker, Asker::Node(_)),
+        Kind::MemberStatus(_) | Kind::Command(_) | Kind::Sessions(_) | Kind::Addresses(_) => {
+            matches!(asker, Asker::Manager)
+        }
     }
 }

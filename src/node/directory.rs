@@ -7,11 +7,12 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::Path;
 
 use quorate_core::limits::NAME_BYTES_MAX;
+#[cfg(feature = "manager")]
 use quorate_core::ports::{OpenStore, StoreError};
 use quorate_transport::{Identity, JoinToken};
 
 use super::builder::NodeBuilder;
-use super::facts::{Facts, Layout};
+use super::facts::Layout;
 use super::stop::StartError;
 use crate::config;
 
@@ -46,43 +47,72 @@ impl NodeBuilder {
         Ok((address.to_string(), advertise))
     }
 
-    /// Takes over what was said explicitly; whether that changed anything.
-    pub(super) fn adopt(&self, facts: &mut Facts) -> Result<bool, StartError> {
-        let before = facts.clone();
+    /// Takes over what was said explicitly, before anybody else knows the node.
+    pub(super) fn adopt(
+        &self,
+        name: &mut String,
+        listen: &mut String,
+        advertise: &mut String,
+    ) -> Result<(), StartError> {
         if !self.name.is_empty() {
-            facts.name.clone_from(&self.name);
+            name.clone_from(&self.name);
         }
         let free = |listen: &String| resolve(listen).is_ok_and(|address| address.port() == 0);
         if self.listen.as_ref().is_some_and(|listen| !free(listen)) {
-            (facts.listen, facts.advertise) = self.addresses()?;
+            (*listen, *advertise) = self.addresses()?;
         } else if self.advertise.is_some() {
-            facts.advertise = self.addresses()?.1;
+            *advertise = self.addresses()?.1;
         }
-        Ok(*facts != before)
+        Ok(())
+    }
+
+    /// Takes over an address that is not the one this node had, when it is opened with one: it has moved. Said with every
+    /// start, the same address changes nothing, and neither does "any free port", which was taken when the directory was
+    /// prepared. Whether anything changed.
+    pub(super) fn moved(&self, listen: &mut String, advertise: &mut String) -> Result<bool, StartError> {
+        if !self.moves {
+            return Ok(false);
+        }
+        let before = (listen.clone(), advertise.clone());
+        if let Some(given) = &self.listen {
+            let now = resolve(given)?;
+            if now.port() != 0 && resolve(listen).ok() != Some(now) {
+                *listen = now.to_string();
+                // Listening everywhere says nothing about where that is: the host stays, the port is the new one.
+                *advertise = match advertise.rsplit_once(':') {
+                    Some((host, _)) if now.ip().is_unspecified() => format!("{host}:{}", now.port()),
+                    Some(_) | None => listen.clone(),
+                };
+            }
+        }
+        if let Some(given) = &self.advertise {
+            advertise.clone_from(given);
+        }
+        Ok(before != (listen.clone(), advertise.clone()))
     }
 
     /// A directory that was prepared to the end keeps what it was prepared with: settings that say otherwise are refused
-    /// rather than ignored.
-    pub(super) fn contradicts(&self, facts: &Facts) -> Result<(), StartError> {
+    /// rather than ignored. Only a node that is opened with another address than before has moved.
+    pub(super) fn contradicts(&self, name: &str, listen: &str, advertise: &str) -> Result<(), StartError> {
         let refuse = |what: &str, asked: &str, has: &str| {
             Err(StartError::Contradiction(format!(
                 "{} holds a node whose {what} is {has}, and {asked} was asked for: that is fixed when a directory is prepared. Nothing was changed; leave the option out, or prepare another directory",
                 self.directory.display()
             )))
         };
-        if !self.name.is_empty() && self.name != facts.name {
-            let has = if facts.name.is_empty() { "its node id" } else { &facts.name };
-            return refuse("name", &self.name, has);
+        if !self.name.is_empty() && self.name != name {
+            return refuse("name", &self.name, if name.is_empty() { "its node id" } else { name });
         }
-        if let Some(listen) = &self.listen
-            && !may_be_same(listen, &facts.listen)
+        if self.moves {
+            return Ok(());
+        }
+        if let Some(asked) = &self.listen
+            && !may_be_same(asked, listen)
         {
-            return refuse("listen address", listen, &facts.listen);
+            return refuse("listen address", asked, listen);
         }
         match &self.advertise {
-            Some(advertise) if !may_be_same(advertise, &facts.advertise) => {
-                refuse("advertised address", advertise, &facts.advertise)
-            }
+            Some(asked) if !may_be_same(asked, advertise) => refuse("advertised address", asked, advertise),
             Some(_) | None => Ok(()),
         }
     }
@@ -150,11 +180,13 @@ pub(super) fn check_access(directory: &Path) -> Result<(), StartError> {
 }
 
 /// Opens the store of a directory, or makes it.
+#[cfg(feature = "manager")]
 pub(super) fn open_store(layout: &Layout) -> Result<OpenStore, StartError> {
     open_store_with(layout, quorate_storage::Options::default())
 }
 
 /// As [`open_store`], with the store's own settings.
+#[cfg(feature = "manager")]
 pub(super) fn open_store_with(layout: &Layout, options: quorate_storage::Options) -> Result<OpenStore, StartError> {
     let known = quorate_storage::exists(&layout.store());
     quorate_storage::open(&layout.store(), options).map_err(|error| {

@@ -160,7 +160,7 @@ pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Node, Start};
+    use super::super::{Node, Runtime, Start};
     use super::*;
 
     fn words_of(ending: &Ending) -> String {
@@ -210,7 +210,8 @@ mod tests {
         node.ready().await.unwrap();
         // When one of its keepers fails
         let fails = async { panic!("on purpose") };
-        node.inner.ending.keep(&node.inner.runtime, "does this", fails);
+        let Some(Runtime::Manager(manager)) = node.inner.current.borrow().clone() else { panic!("it is a manager") };
+        manager.ending.keep(&manager.runtime, "does this", fails);
         // Then the node stops with a reason, instead of going on without it
         let reason = node.stopped().await;
         assert_eq!(reason, StopReason::Bug("the task that does this failed: on purpose".into()));

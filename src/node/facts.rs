@@ -61,9 +61,6 @@ pub(crate) struct Facts {
     pub(crate) seed: Bytes,
     #[prost(message, repeated, tag = "11")]
     pub(crate) managers: Vec<KnownManager>,
-    /// PKCS#8, kept only until the join is done, so that a half-made one can be finished.
-    #[prost(bytes = "bytes", tag = "12")]
-    pub(crate) joining_key: Bytes,
 }
 
 impl Facts {

@@ -13,15 +13,15 @@ use quorate_core::consensus::io::{Input, Records};
 use quorate_core::id::{Lineage, NodeId, RaftId};
 use quorate_transport::{
     Caller, CertRole, Down, Gate, Handler, Hello, IncomingSnapshot, JoinReply, JoinRequest, Lane, PROTOCOL_MAX,
-    PROTOCOL_MIN, Plane, Refused, api,
+    PROTOCOL_MIN, Plane, Refused, Session, api,
 };
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::facts::Facts;
 use super::fence::{Fencing, Incarnations};
 use super::service::Service;
-use super::snapshots;
 use super::tasks::Call;
+use super::{sessions, snapshots};
 use crate::client::SOFTWARE;
 
 /// The node's word on connections.
@@ -49,7 +49,7 @@ impl NodeGate {
             // A newcomer knows nobody yet: a manager's certificate of this cluster is what it can check.
             return Ok(());
         }
-        let Some(record) = records.nodes.iter().find(|node| node.node_id() == Some(caller.node_id)) else {
+        let Some(record) = records.nodes.get(caller.node_id) else {
             // A raft id that this member has not heard of is newer than its own state.
             let newer = hello.raft_id.0 >= records.cluster.next_raft_id;
             return if newer { Ok(()) } else { Err(Refused::NotAMember) };
@@ -82,8 +82,11 @@ impl Gate for NodeGate {
             Plane::Peer => Self::admit_peer(&records, caller, hello),
             Plane::Client if caller.role == CertRole::Operator => Ok(()),
             Plane::Client => {
-                let known = records.nodes.iter().any(|node| node.node_id() == Some(caller.node_id));
-                if known { Ok(()) } else { Err(Refused::NotAMember) }
+                let Some(record) = records.nodes.get(caller.node_id) else { return Err(Refused::NotAMember) };
+                if record.key_digest == caller.key_digest.as_slice() {
+                    return Ok(());
+                }
+                Err(Refused::WrongNode("its key is not the one that it joined with".into()))
             }
             Plane::Join | Plane::Local => Ok(()),
         }
@@ -190,6 +193,11 @@ impl Handler for NodeHandler {
             let answer = service.join(source, request).await;
             let _ = reply.send(answer.unwrap_or_else(JoinReply::Refused));
         });
+    }
+
+    fn session(&self, caller: Caller, session: Session) {
+        let Some(service) = self.service.upgrade() else { return };
+        self.runtime.spawn(sessions::serve(service, caller, session));
     }
 
     fn lineage_newer(&self, hello: &Hello) {

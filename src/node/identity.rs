@@ -1,8 +1,8 @@
 //! Whether the other managers still take this node for who it says it is.
 //!
-//! Owns the stop of a node whose store was replaced under its old identity (design section 4, rule 4): its votes and its
-//! log are gone, so it may never act under that raft id again. Never stops a node for what it refuses others. Called by
-//! the running node.
+//! Owns the stop of a node whose raft id is no longer its own: its store was replaced under its old identity (design
+//! section 4, rule 4), so that its votes and its log are gone, or the raft id was taken from it for ever, because it was
+//! demoted or removed. Never stops a node for what it refuses others. Called by the running node.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -22,28 +22,43 @@ use crate::config;
 /// Between two looks; dialling itself is paced by the transport.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// Watches what the dials of this node came to; stops it once a manager says that its store is another one.
-pub(super) async fn keep_identity(facts: Facts, peers: Peers, records: watch::Receiver<Arc<Records>>, ending: Ending) {
-    loop {
-        tokio::time::sleep(EVERY).await;
-        if bound(&facts, &records.borrow()) {
-            // The state that is read here came to this very store: whoever was refused, it was not this node.
+/// Watches what the dials of this node came to, and its own records; stops it once its raft id is none of its own.
+pub(super) async fn keep_identity(
+    facts: Facts,
+    peers: Peers,
+    mut records: watch::Receiver<Arc<Records>>,
+    ending: Ending,
+) {
+    let reason = loop {
+        if let Ok(Err(_stopped)) = tokio::time::timeout(EVERY, records.changed()).await {
             return;
         }
+        let current = records.borrow_and_update().clone();
+        // What the log burnt before a recovery from this very store is taken back by the end of that recovery.
+        let recovering = current.recovery.begun.is_some();
+        if !recovering && current.removed.binary_search(&facts.raft()).is_ok() {
+            break StopReason::Removed;
+        }
+        // The managers that were known at the start, and those that are recorded now.
         let known = facts.managers.iter().map(|manager| RaftId(manager.raft_id));
-        let refused = known.filter_map(|peer| peers.last_failure(peer)).find_map(|error| {
-            let ConnectError::Refused { address, refused: Refused::StoreReplaced } = error.root() else { return None };
-            Some(address.to_string())
+        let known = known.chain(current.nodes.members().filter_map(|node| node.raft()));
+        let refused = known.filter_map(|peer| peers.last_failure(peer)).find_map(|error| match error.root() {
+            // Taken for ever, whatever this store has heard of it so far.
+            ConnectError::Refused { refused: Refused::Removed, .. } => Some(StopReason::Removed),
+            // The state that is read here came to this very store: whoever was refused, it was not this node.
+            ConnectError::Refused { address, refused: Refused::StoreReplaced } if !bound(&facts, &current) => {
+                Some(StopReason::IdentityRefused(format!(
+                    "the manager at {address} knows raft id {} with another store: this directory was wiped, and what this node had promised is gone with it. It never votes again under that identity. Nothing was harmed. Next: move the directory aside and join again with `quorate join`",
+                    facts.raft_id
+                )))
+            }
+            _ => None,
         });
-        if let Some(address) = refused {
-            let why = format!(
-                "the manager at {address} knows raft id {} with another store: this directory was wiped, and what this node had promised is gone with it. It never votes again under that identity. Nothing was harmed. Next: move the directory aside and join again with `quorate join`",
-                facts.raft_id
-            );
-            ending.stop(StopReason::IdentityRefused(why));
-            return;
+        if let Some(reason) = refused {
+            break reason;
         }
-    }
+    };
+    ending.stop(reason);
 }
 
 /// A new certificate for a node whose own has run out, signed with the cluster's CA key out of its own state; none where

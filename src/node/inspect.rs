@@ -10,14 +10,17 @@ use quorate_core::ports::{StateRead, StoreResult};
 use quorate_core::state::{read, scan_hash};
 use serde::Serialize;
 
-use super::builder::prepared;
 use super::directory::{check_access, explained};
 use super::facts::{Facts, Layout};
 use super::fence::FenceRecord;
+use super::founding::prepared;
+use super::newcomer::prepared_of;
+use super::state_file::StateFile;
 use super::stop::StartError;
+use crate::status::NodeRole;
 
 /// A stopped directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[non_exhaustive]
 pub struct Inspection {
     /// Base32; empty before it was founded or joined.
@@ -26,7 +29,9 @@ pub struct Inspection {
     pub node_id: String,
     /// The name; the node id when there is none.
     pub name: String,
-    /// Its number in the Raft configuration.
+    /// "manager" or "worker"; of a join that was cut off, what is known so far.
+    pub role: NodeRole,
+    /// Its number in the Raft configuration; 0 of a worker.
     pub raft_id: u64,
     /// Base32.
     pub store_id: String,
@@ -87,6 +92,9 @@ pub(super) fn lineage(facts: &Facts, state: &dyn StateRead) -> StoreResult<Linea
 pub fn inspect(directory: &Path) -> Result<Inspection, StartError> {
     let layout = Layout::new(directory);
     check_access(directory)?;
+    if let Some(file) = StateFile::load(&layout)? {
+        return Ok(without_store(&file));
+    }
     if !quorate_storage::exists(&layout.store()) {
         return Err(StartError::Directory(format!(
             "{} holds no node; give the --data-dir of one",
@@ -106,6 +114,7 @@ pub fn inspect(directory: &Path) -> Result<Inspection, StartError> {
         cluster_id: if facts.cluster_id.is_empty() { String::new() } else { prepared.cluster_id },
         node_id: prepared.node_id,
         name: prepared.name,
+        role: NodeRole::Manager,
         raft_id: facts.raft_id,
         store_id: facts.store().to_string(),
         generation: lineage.generation(),
@@ -130,4 +139,23 @@ pub fn inspect(directory: &Path) -> Result<Inspection, StartError> {
         ready: facts.is_ready(),
         repaired: store.boot.repaired.clone(),
     })
+}
+
+/// A worker's directory, or one of a join that was cut off: there is no log and no state.
+fn without_store(file: &StateFile) -> Inspection {
+    let prepared = prepared_of(file);
+    Inspection {
+        cluster_id: if file.cluster_id.is_empty() { String::new() } else { prepared.cluster_id },
+        node_id: prepared.node_id,
+        name: prepared.name,
+        role: prepared.role,
+        raft_id: file.raft_id,
+        store_id: file.store().map(|id| id.to_string()).unwrap_or_default(),
+        generation: file.lineage_list().generation(),
+        lineage: file.lineage_list().0.iter().map(ToString::to_string).collect(),
+        listen: file.listen.clone(),
+        advertise: file.advertise.clone(),
+        ready: file.is_ready(),
+        ..Inspection::default()
+    }
 }

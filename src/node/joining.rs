@@ -1,17 +1,18 @@
 //! Newcomers, and a manager's own record.
 //!
-//! Owns what a join does: check the token, dial the newcomer back, give out a raft id from the replicated counter, sign the
-//! newcomer's key. A newcomer that asks twice gets the same answer twice. Every change is one transaction on the cluster's record, so two
-//! joins never get one raft id or one name. Any manager does it; the log decides.
+//! Owns what a join does: check the token, which says the role, dial a manager back and give it a raft id from the
+//! replicated counter, sign the newcomer's key. A newcomer that asks twice gets the same answer twice. Every change is one
+//! transaction on the cluster's record, so two joins never get one raft id or one name. Any manager does it; the log decides.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::{COMMAND_VERSION, Command, CommandKind};
 use quorate_core::consensus::io::{Origin, Records};
-use quorate_core::id::{RaftId, StoreId};
+use quorate_core::id::{NodeId, RaftId, StoreId};
 use quorate_core::limits::NAME_BYTES_MAX;
 use quorate_core::log::Configuration;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
@@ -20,12 +21,13 @@ use quorate_core::txn::{Compare, Put, Txn};
 use quorate_transport::{
     CertRole, CertSubject, ClusterCa, JoinRefused, JoinReply, JoinRequest, Joined, ManagerAddress, api,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
-use super::router::Failure;
+use super::enrolling::manager_at;
+use super::records;
+use super::router::{Failure, fail};
 use super::service::{Service, blocking, broken, display_name};
 use super::tokens::{self, Pass, Tokens};
-use super::{applier, records};
 use crate::client::SOFTWARE;
 use crate::config;
 
@@ -34,18 +36,19 @@ const PATIENCE: Duration = Duration::from_secs(8);
 /// How long a newcomer may take to answer at its own address.
 const DIAL_BACK: Duration = Duration::from_secs(3);
 /// Attempts when somebody else changes the cluster's record at the same time.
-const ATTEMPTS: usize = 16;
+pub(super) const ATTEMPTS: usize = 16;
 
 /// What a join reads, from one view.
-struct Seen {
-    records: Records,
-    cluster_revision: u64,
-    node: Option<(NodeRecord, u64)>,
+pub(super) struct Seen {
+    /// They hold every change of the cluster's record up to `cluster_revision`, and so every join before it.
+    pub(super) records: Arc<Records>,
+    pub(super) cluster_revision: u64,
+    pub(super) node: Option<(NodeRecord, u64)>,
     tokens: Tokens,
-    ca: Option<ClusterCa>,
+    pub(super) ca: Option<ClusterCa>,
 }
 
-fn words(error: Failure) -> JoinRefused {
+pub(super) fn words(error: Failure) -> JoinRefused {
     if matches!(error.code(), api::Code::NoLeader | api::Code::QuorumLost) {
         JoinRefused::NoLeader
     } else {
@@ -54,15 +57,15 @@ fn words(error: Failure) -> JoinRefused {
 }
 
 impl Service {
-    async fn seen(&self, request: &JoinRequest) -> Result<Seen, Failure> {
-        let (reader, node_id) = (self.store()?.reader, request.node_id);
-        blocking(move || {
+    pub(super) async fn seen(&self, node_id: NodeId) -> Result<Seen, Failure> {
+        let reader = self.store()?.reader;
+        let mut seen = blocking(move || {
             let view = reader.view();
             let seen = || -> quorate_core::ports::StoreResult<Seen> {
                 let node = records::value(&*view, NodeRecord::key(node_id))?
                     .and_then(|(bytes, revision)| Some((NodeRecord::decode(bytes).ok()?, revision)));
                 Ok(Seen {
-                    records: applier::records(&*view)?,
+                    records: Arc::default(),
                     cluster_revision: records::value(&*view, ClusterRecord::key())?.map_or(0, |(_, revision)| revision),
                     node,
                     tokens: Tokens::read(&*view)?,
@@ -71,12 +74,28 @@ impl Service {
             };
             seen().map_err(|error| broken(&error))
         })
-        .await
+        .await?;
+        // Kept in memory change by change: reading ten thousand records for each newcomer would be the work of all of them
+        // squared. They may be a moment behind the view.
+        let mut records = self.records.clone();
+        let revision = seen.cluster_revision;
+        let reached = tokio::time::timeout(PATIENCE, records.wait_for(|records| records.revision.0 >= revision)).await;
+        match reached {
+            Ok(Ok(records)) => seen.records = Arc::clone(&records),
+            Ok(Err(_)) => return Err(fail(api::Code::Stopping, "this manager is stopping; ask another one")),
+            Err(_) => {
+                return Err(fail(api::Code::Overloaded, "this manager is too busy. Nothing was changed; try again"));
+            }
+        }
+        Ok(seen)
     }
 
     /// Takes a newcomer in, or says why not.
     pub(super) async fn join(&self, source: SocketAddr, request: JoinRequest) -> Result<JoinReply, JoinRefused> {
         let until = Instant::now() + PATIENCE;
+        if request.renewal {
+            return self.renew(&request, until).await;
+        }
         let address = reachable_address(&request.advertise, source)?;
         if request.name.len() > NAME_BYTES_MAX || request.name.chars().any(char::is_control) {
             return Err(JoinRefused::Malformed(format!(
@@ -85,19 +104,30 @@ impl Service {
             )));
         }
         let mut reached = false;
+        let mut turn = None;
         for _ in 0..ATTEMPTS {
+            // One at a time here: two at once would only make each other try again.
+            if turn.is_none() {
+                let Ok(Ok(permit)) = timeout_at(until, self.joins.acquire()).await else {
+                    return Err(JoinRefused::NoLeader);
+                };
+                turn = Some(permit);
+            }
             self.router.read_index(until).await.map_err(words)?;
-            let seen = self.seen(&request).await.map_err(words)?;
+            let seen = self.seen(request.node_id).await.map_err(words)?;
             let left = |(record, _): &(NodeRecord, u64)| left_behind(record, &seen.records, request.store_id);
             let admitted = seen.node.as_ref().is_some_and(|known| !left(known));
             let pass = seen.tokens.pass(&request.secret, admitted, tokens::unix_now())?;
-            if pass.role == Role::Worker {
-                return Err(JoinRefused::Other("this is the token for workers, and this version takes managers only; join with the manager token, `quorate token show manager` shows it. Nothing was changed".into()));
+            let role = pass.role;
+            if role == Role::Manager && request.store_id.is_none() {
+                return Err(JoinRefused::Other(
+                    "NotBuiltAsManager: the node was built without the `manager` feature; join with the worker token, or with a program that has it. Nothing was changed".into(),
+                ));
             }
             let ca = seen.ca.as_ref().ok_or_else(|| JoinRefused::Other("the cluster has no CA".into()))?;
             // Signing first: a malformed request must not leave a record behind.
-            let subject =
-                CertSubject { cluster: self.facts.cluster(), node_id: request.node_id, role: CertRole::Manager };
+            let certified = if role == Role::Manager { CertRole::Manager } else { CertRole::Worker };
+            let subject = CertSubject { cluster: self.facts.cluster(), node_id: request.node_id, role: certified };
             let certificate = ca
                 .issue(&request.csr, &subject, config::CERTIFICATE, SystemTime::now())
                 .map_err(|error| JoinRefused::Malformed(error.to_string()))?;
@@ -107,6 +137,12 @@ impl Service {
             if let Some((record, _)) = &seen.node {
                 if record.key_digest != digest.as_slice() {
                     return Err(JoinRefused::AlreadyKnown(request.node_id.to_string()));
+                }
+                if (record.role == i32::from(Role::Manager)) != (role == Role::Manager) {
+                    return Err(JoinRefused::AlreadyKnown(format!(
+                        "{} has joined with the token of the other role already; run it as it is, and promote or demote it",
+                        display_name(record)
+                    )));
                 }
                 if admitted {
                     return Ok(self.joined(&seen, RaftId(record.raft_id), &certificate, &request, &address));
@@ -120,22 +156,24 @@ impl Service {
                     request.name
                 )));
             }
-            // A manager that a recovery left behind holds no address any more.
-            let holds = |node: &&NodeRecord| other(node) && !node.lost && node.addresses.contains(&address);
-            if let Some(other) = seen.records.nodes.iter().find(holds) {
+            // A worker listens nowhere; what it would be reached at counts when it is promoted.
+            let other = if role == Role::Manager { manager_at(&seen.records, &address, request.node_id) } else { None };
+            if let Some(other) = other {
                 return Err(JoinRefused::Other(format!(
                     "{} already has the address {address}; choose another --listen or --advertise. Nothing was changed",
                     display_name(other)
                 )));
             }
-            if !reached {
-                // A manager that nobody can dial would hold a seat without being any good for it.
+            if role == Role::Manager && !reached {
+                // A manager that nobody can dial would hold a seat without being any good for it. Others need not wait for
+                // that; what was seen before is old then.
+                drop(turn.take());
                 let dialled = self.peers.dial_back(&address, digest, DIAL_BACK).await;
                 dialled.map_err(|why| JoinRefused::Unreachable(format!("{why}. Nothing was changed")))?;
                 reached = true;
                 continue;
             }
-            let raft_id = RaftId(seen.records.cluster.next_raft_id);
+            let raft_id = RaftId(if role == Role::Manager { seen.records.cluster.next_raft_id } else { 0 });
             let txn = match &seen.node {
                 Some(known) => {
                     let seated = self.status.borrow().configuration.clone();
@@ -146,14 +184,14 @@ impl Service {
             let command = Command::from(CommandKind::System(txn));
             let done = self.router.execute(command, Origin::Here, until).await.map_err(words)?;
             if done.succeeded {
-                tracing::info!(node = %request.node_id, name = request.name, address, %raft_id, "a manager joined");
+                tracing::info!(node = %request.node_id, name = request.name, address, %raft_id, role = role.name(), "a node joined");
                 return Ok(self.joined(&seen, raft_id, &certificate, &request, &address));
             }
         }
         Err(JoinRefused::Other("too many nodes join at the same time; try again".into()))
     }
 
-    fn joined(
+    pub(super) fn joined(
         &self,
         seen: &Seen,
         raft_id: RaftId,
@@ -164,7 +202,7 @@ impl Service {
         let managers = seen
             .records
             .nodes
-            .iter()
+            .members()
             .filter_map(|node| {
                 Some(ManagerAddress {
                     raft_id: node.raft()?,
@@ -172,7 +210,7 @@ impl Service {
                     addresses: node.addresses.clone(),
                 })
             })
-            .filter(|manager| manager.raft_id != raft_id)
+            .filter(|manager| manager.node_id != request.node_id)
             .collect();
         JoinReply::Joined(Box::new(Joined {
             certificate: certificate.to_vec(),
@@ -225,9 +263,10 @@ impl Service {
 }
 
 /// Whether a node that asks to join is known, but no longer with what it comes with: its raft id was taken from it by a
-/// recovery or a removal, or its store is another one than the raft id is bound to.
+/// recovery or a removal, or its store is another one than the raft id is bound to. A worker has neither, and stands as long
+/// as its record does.
 fn left_behind(record: &NodeRecord, records: &Records, store: Option<StoreId>) -> bool {
-    let Some(raft_id) = record.raft() else { return true };
+    let Some(raft_id) = record.raft() else { return record.lost || record.role == i32::from(Role::Manager) };
     let burnt = records.removed.binary_search(&raft_id).is_ok();
     let other_store = record.store().is_some() && record.store() != store;
     record.lost || burnt || other_store
@@ -291,26 +330,35 @@ fn reachable_address(advertise: &str, source: SocketAddr) -> Result<String, Join
 
 /// The transaction that makes the newcomer a member of the records, and counts the use of its token.
 fn admission(seen: &Seen, request: &JoinRequest, address: &str, raft_id: RaftId, digest: &[u8; 32], pass: Pass) -> Txn {
+    let worker = raft_id.0 == 0;
     let mut cluster = seen.records.cluster.clone();
-    cluster.next_raft_id = raft_id.0 + 1;
+    if !worker {
+        cluster.next_raft_id = raft_id.0 + 1;
+    }
     let node = NodeRecord {
         id: Bytes::copy_from_slice(request.node_id.as_bytes()),
         name: request.name.clone(),
         role: pass.role.into(),
         addresses: vec![address.to_owned()],
         raft_id: raft_id.0,
-        store_id: request.store_id.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
+        store_id: request
+            .store_id
+            .filter(|_| !worker)
+            .map(|id| Bytes::copy_from_slice(id.as_bytes()))
+            .unwrap_or_default(),
         command_version: request.command_version,
         software: request.software.clone(),
         key_digest: Bytes::copy_from_slice(digest),
         ..NodeRecord::default()
     };
     let key = NodeRecord::key(request.node_id);
-    let mut compares = pass.compares;
-    compares.push(Compare::mod_revision(ClusterRecord::key(), seen.cluster_revision));
-    compares.push(Compare::absent(key.clone()));
-    let mut then = pass.then;
-    then.push(Put { key: ClusterRecord::key(), value: cluster.to_bytes(), ..Put::default() }.into());
-    then.push(Put { key, value: node.to_bytes(), ..Put::default() }.into());
-    Txn { compares, then, ..Txn::default() }
+    let mut txn = Txn { compares: pass.compares, then: pass.then, ..Txn::default() };
+    txn.compares.push(Compare::absent(key.clone()));
+    // Written by every join that claims a name or a raft id, so that of two such joins one has seen the other.
+    if !worker || !request.name.is_empty() {
+        txn.compares.push(Compare::mod_revision(ClusterRecord::key(), seen.cluster_revision));
+        txn.then.push(Put { key: ClusterRecord::key(), value: cluster.to_bytes(), ..Put::default() }.into());
+    }
+    txn.then.push(Put { key, value: node.to_bytes(), ..Put::default() }.into());
+    txn
 }

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use quorate_core::consensus::config::ELECTION_TICKS;
 use quorate_core::consensus::io::{Input, Records, Status};
-use quorate_core::id::{NodeId, RaftId};
+use quorate_core::id::RaftId;
 use quorate_core::membership::quorum::Quorum;
 use quorate_core::ports::MetaStore;
-use quorate_transport::{Endpoint, PeerAddress};
+use quorate_transport::Endpoint;
 use tokio::sync::{mpsc, watch};
 
 use super::facts::{Facts, KnownManager};
+use super::meeting::{self, Met};
 use super::service::Service;
 use super::tasks::Call;
 use crate::config;
@@ -25,6 +26,7 @@ pub(super) async fn keep_peers(
     endpoint: Endpoint,
     facts: Facts,
     hints: Vec<String>,
+    mut met: watch::Receiver<Arc<Met>>,
     mut records: watch::Receiver<Arc<Records>>,
     meta: Arc<dyn MetaStore>,
 ) {
@@ -33,7 +35,7 @@ pub(super) async fn keep_peers(
         let current = records.borrow_and_update().clone();
         let listed: Vec<KnownManager> = current
             .nodes
-            .iter()
+            .members()
             .filter(|node| node.raft_id != 0 && node.raft_id != facts.raft_id)
             .filter(|node| current.removed.binary_search(&RaftId(node.raft_id)).is_err())
             .map(|node| KnownManager {
@@ -50,16 +52,12 @@ pub(super) async fn keep_peers(
                 tracing::warn!(%error, "the managers' addresses could not be remembered");
             }
         }
-        let peers = known
-            .iter()
-            .map(|manager| PeerAddress {
-                raft_id: RaftId(manager.raft_id),
-                node_id: NodeId::from_slice(&manager.node_id),
-                addresses: manager.addresses.iter().chain(&hints).cloned().collect(),
-            })
-            .collect();
-        endpoint.set_peers(peers);
-        if records.changed().await.is_err() {
+        endpoint.set_peers(meeting::peers(&known, &met.borrow_and_update(), &hints));
+        let changed = tokio::select! {
+            changed = records.changed() => changed,
+            changed = met.changed() => changed,
+        };
+        if changed.is_err() {
             return;
         }
     }

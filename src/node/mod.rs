@@ -1,86 +1,145 @@
 //! The node: core, storage and transport wired together.
 //!
-//! Owns the handle that embedders hold. Everything behind it runs on threads of its own (`quorate-raft`, `quorate-log`,
-//! `quorate-apply`, `quorate-net`): nothing an embedder does to its runtime can cause an election.
+//! Owns the handle that embedders hold, which stays the same while the node is a worker, is promoted and is demoted.
+//! Everything behind it runs on threads of its own (`quorate-node`; of a manager `quorate-raft`, `quorate-log`,
+//! `quorate-apply`, `quorate-net`; of a worker `quorate-net`): nothing an embedder does to its runtime can cause an election.
 
+#[cfg(feature = "manager")]
 mod applier;
+#[cfg(feature = "manager")]
 mod asking;
+#[cfg(feature = "manager")]
+mod assigning;
+#[cfg(feature = "manager")]
 mod authorize;
 mod builder;
+#[cfg(feature = "manager")]
+mod changes;
+#[cfg(feature = "manager")]
 mod configurations;
 mod dialback;
 mod directory;
+#[cfg(feature = "manager")]
 mod ending;
+#[cfg(feature = "manager")]
+mod enrolling;
 mod facts;
+#[cfg(feature = "manager")]
 mod fence;
+mod files;
+#[cfg(feature = "manager")]
+mod founding;
+#[cfg(feature = "manager")]
 mod gate;
+#[cfg(feature = "manager")]
 mod housekeeping;
+#[cfg(feature = "manager")]
 mod identity;
+#[cfg(feature = "manager")]
 mod inspect;
+#[cfg(feature = "manager")]
 mod joining;
+#[cfg(feature = "manager")]
 mod keepers;
+#[cfg(feature = "manager")]
 mod lead;
+#[cfg(feature = "manager")]
 mod leading;
+#[cfg(feature = "manager")]
 mod log_writer;
+#[cfg(feature = "manager")]
+mod manager;
+#[cfg(feature = "manager")]
+mod meeting;
+#[cfg(feature = "manager")]
 mod net;
+mod newcomer;
+#[cfg(feature = "manager")]
 mod nodes;
+#[cfg(feature = "manager")]
 mod policy;
+#[cfg(feature = "manager")]
 mod presence;
+#[cfg(feature = "manager")]
 mod reach;
+#[cfg(feature = "manager")]
 mod records;
+#[cfg(feature = "manager")]
 mod recover;
+#[cfg(feature = "manager")]
 mod rejoin;
+#[cfg(feature = "manager")]
 mod replace;
+#[cfg(feature = "manager")]
 mod report;
+#[cfg(feature = "manager")]
+mod reports;
+#[cfg(feature = "manager")]
 mod router;
+#[cfg(feature = "manager")]
 mod running;
+#[cfg(feature = "manager")]
 mod service;
+#[cfg(feature = "manager")]
+mod sessions;
+#[cfg(feature = "manager")]
 mod snapshots;
+mod state_file;
 mod stop;
+mod supervisor;
+#[cfg(feature = "manager")]
 mod tasks;
+#[cfg(feature = "manager")]
 mod tokens;
+#[cfg(feature = "manager")]
+mod transition;
+mod work;
+mod worker;
+#[cfg(feature = "manager")]
+mod workers;
 
+#[cfg(feature = "manager")]
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub use builder::{NodeBuilder, Prepared, Start};
+#[cfg(feature = "manager")]
 pub use configurations::{Configurations, inspect_configurations};
+#[cfg(feature = "manager")]
 pub use fence::{Fenced, fenced};
+#[cfg(feature = "manager")]
 pub use inspect::{Inspection, inspect};
+#[cfg(feature = "manager")]
 pub use lead::Lead;
+#[cfg(feature = "manager")]
 pub use recover::Recover;
 pub use stop::{StartError, StopReason};
+pub use work::{AssignmentEvent, Assignments, Item};
 
-pub(crate) use service::Service;
+pub(crate) use supervisor::{Current, Runtime};
 
 use crate::client::Client;
+use crate::config;
 use crate::error::{Error, Result};
-use crate::status::ClusterStatus;
-use ending::Ending;
-use lead::LeaseWatch;
-use tasks::Call;
+use crate::status::{ClusterStatus, NodeReport, NodeRole};
+use supervisor::Stop;
+use work::Work;
 
 struct Inner {
     prepared: Prepared,
-    address: SocketAddr,
     client: Client,
-    service: Arc<Service>,
-    runtime: tokio::runtime::Handle,
-    inbox: mpsc::Sender<Call>,
-    ending: Ending,
-    lease: LeaseWatch,
+    current: watch::Receiver<Current>,
+    work: Work,
+    /// Dropped with the last handle: a stop without handing leadership over. Nothing acknowledged is lost.
+    stop: watch::Sender<Stop>,
     stopped: watch::Receiver<Option<StopReason>>,
-}
-
-impl Drop for Inner {
-    /// Without [`Node::shutdown`]: a stop without handing leadership over. Nothing acknowledged is lost.
-    fn drop(&mut self) {
-        self.ending.stop(StopReason::Asked);
-    }
 }
 
 /// A running node. Cheap to clone; it stops when [`shutdown`](Self::shutdown) is called or the last clone is dropped.
@@ -111,38 +170,94 @@ impl Node {
         NodeBuilder::new(directory.as_ref())
     }
 
-    /// A client in this process. With an operator's rights.
+    /// A client in this process: on a manager with an operator's rights, on a worker with that node's own. It stays valid
+    /// when the node changes its role.
     pub fn client(&self) -> Client {
         self.inner.client.clone()
     }
 
-    /// The cluster as this manager sees it; needs no quorum.
-    pub async fn status(&self) -> ClusterStatus {
-        let service = Arc::clone(&self.inner.service);
-        let asked = self.inner.runtime.spawn(async move { service.cluster_status().await });
-        asked.await.unwrap_or_default()
+    /// What this node is at the moment; while it changes its role, what it was prepared as.
+    pub fn role(&self) -> NodeRole {
+        self.inner.current.borrow().as_ref().map_or(self.inner.prepared.role, Runtime::role)
     }
 
-    /// Waits until a leader is known and a linearizable read succeeds here, at most the client's deadline.
+    /// The cluster as this manager sees it, or, on a worker, as its manager does; needs no quorum. Empty when nobody answers.
+    pub async fn status(&self) -> ClusterStatus {
+        let current = self.inner.current.borrow().clone();
+        match current {
+            #[cfg(feature = "manager")]
+            Some(Runtime::Manager(manager)) => manager.status().await,
+            Some(Runtime::Worker(_)) | None => self.inner.client.status().await.unwrap_or_default(),
+        }
+    }
+
+    /// What this node says of itself; asks nobody.
+    pub fn report_of_itself(&self) -> NodeReport {
+        let current = self.inner.current.borrow().clone();
+        match current {
+            #[cfg(feature = "manager")]
+            Some(Runtime::Manager(manager)) => manager.service.node_report(),
+            Some(Runtime::Worker(worker)) => worker.report(),
+            None => NodeReport {
+                id: self.inner.prepared.node_id.clone(),
+                name: self.inner.prepared.name.clone(),
+                cluster_id: self.inner.prepared.cluster_id.clone(),
+                role: self.inner.prepared.role,
+                trouble: "the node is changing its role, or has stopped".into(),
+                ..NodeReport::default()
+            },
+        }
+    }
+
+    /// Waits until a manager knows a leader and a linearizable read succeeds on it, or a worker has a session and its
+    /// assignments are confirmed; at most the client's deadline.
     ///
     /// Cancel safe.
     ///
     /// # Errors
     /// `NoLeader`, `QuorumLost` or `Unavailable` after the deadline; the node goes on trying to reach the others.
     pub async fn ready(&self) -> Result<()> {
-        let until = tokio::time::Instant::now() + crate::config::REQUEST_DEADLINE;
+        let until = Instant::now() + config::REQUEST_DEADLINE;
         loop {
-            match self.inner.client.kv().prefix("").count_only().await {
-                Ok(_) => return Ok(()),
-                Err(error) if error.is_retryable() && tokio::time::Instant::now() < until => {
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            let current = self.inner.current.borrow().clone();
+            let error = match current {
+                #[cfg(feature = "manager")]
+                Some(Runtime::Manager(_)) => match self.inner.client.kv().prefix("").count_only().await {
+                    Ok(_) => return Ok(()),
+                    Err(error) => error,
+                },
+                Some(Runtime::Worker(worker)) => {
+                    let report = worker.report();
+                    if report.session.is_some() && !report.assignments_stale && report.assignments_revision.is_some() {
+                        return Ok(());
+                    }
+                    Error::Unavailable(format!("this worker has no session with a manager yet: {}", report.trouble))
                 }
-                Err(error) => return Err(error),
+                None => Error::Unavailable("the node is changing its role, or has stopped".into()),
+            };
+            if !error.is_retryable() || Instant::now() >= until {
+                return Err(error);
             }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// Runs `work` whenever this node leads, until it returns a value or the node stops.
+    /// What this node is to run: the complete set first, then what changes, whatever role the node has meanwhile. After a
+    /// restart without any manager it gives what the node had, marked stale.
+    pub fn assignments(&self) -> Assignments {
+        self.inner.work.events()
+    }
+
+    /// Notes how an item goes. The newest status of each item reaches the managers as soon as there is a way to one; it
+    /// goes with its item.
+    ///
+    /// # Errors
+    /// `NotFound` when this node has no such item now; `Invalid` when the status is too long.
+    pub fn report(&self, item: &str, status: impl Into<Bytes>) -> Result<()> {
+        self.inner.work.report(item, status.into())
+    }
+
+    /// Runs `work` whenever this node leads, until it returns a value or the node stops. A worker waits for its promotion.
     ///
     /// It begins once everything committed before is applied here. Its future is dropped when the leadership lease
     /// ends, and started again in the next leadership. Every write of [`Lead::client`] carries the fencing token.
@@ -151,18 +266,28 @@ impl Node {
     ///
     /// # Errors
     /// `Unavailable` when the node stopped before the work returned.
-    pub async fn lead<F, Fut, T>(&self, work: F) -> Result<T>
+    #[cfg(feature = "manager")]
+    pub async fn lead<F, Fut, T>(&self, mut work: F) -> Result<T>
     where
         F: FnMut(Lead) -> Fut,
         Fut: Future<Output = T>,
     {
-        let watch = LeaseWatch { status: self.inner.lease.status.clone(), began: self.inner.lease.began };
-        lead::lead(watch, self.client(), work)
-            .await
-            .ok_or_else(|| Error::Unavailable("the node stopped while the work waited for leadership".into()))
+        let mut current = self.inner.current.clone();
+        loop {
+            let runtime = current.borrow_and_update().clone();
+            if let Some(Runtime::Manager(manager)) = runtime
+                && let Some(done) = lead::lead(manager.lease(), self.client(), &mut work).await
+            {
+                return Ok(done);
+            }
+            if current.changed().await.is_err() {
+                let why = "the node stopped while the work waited for leadership";
+                return Err(Error::Unavailable(why.into()));
+            }
+        }
     }
 
-    /// Waits until the node has stopped; everything it held is given back then.
+    /// Waits until the node has stopped; everything it held is given back then. A change of its role is no stop.
     ///
     /// Cancel safe.
     pub async fn stopped(&self) -> StopReason {
@@ -177,21 +302,22 @@ impl Node {
     ///
     /// Cancel safe once polled: the stop goes on.
     pub async fn shutdown(&self) -> StopReason {
-        let inner = Arc::clone(&self.inner);
-        let stopping = self.inner.runtime.spawn(async move { running::shutdown(&inner).await });
-        let _ = stopping.await;
+        self.inner.stop.send_if_modified(|stop| std::mem::replace(stop, Stop::Orderly.max(*stop)) != *stop);
         self.stopped().await
     }
 
     /// Stops at once, without handing leadership over: what a crash of the process would do, for tests. Nothing
     /// acknowledged is lost.
     pub fn abandon(&self) {
-        self.inner.ending.stop(StopReason::Asked);
+        self.inner.stop.send_replace(Stop::Now);
     }
 
-    /// The UDP address it listens on.
+    /// The UDP address it listens on; of a worker, the one it would listen on as a manager.
     pub fn address(&self) -> SocketAddr {
-        self.inner.address
+        let current = self.inner.current.borrow();
+        let prepared = || directory::resolve(&self.inner.prepared.advertise).ok();
+        let address = current.as_ref().and_then(Runtime::address).or_else(prepared);
+        address.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)))
     }
 
     /// The node id, base32.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use quorate_core::id::RaftId;
 use quorate_transport::{
     BindError, Caller, Down, Endpoint, EndpointConfig, EndpointOptions, Gate, Handler, Hello, Identity,
-    IncomingSnapshot, JoinReply, JoinRequest, Lane, LocalListener,
+    IncomingSnapshot, JoinReply, JoinRequest, Lane, LocalListener, Session,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -75,6 +75,11 @@ impl Handler for Switchboard {
     fn join(&self, source: SocketAddr, request: JoinRequest, reply: oneshot::Sender<JoinReply>) {
         if let Some(handler) = self.handler.get() {
             handler.join(source, request, reply);
+        }
+    }
+    fn session(&self, caller: Caller, session: Session) {
+        if let Some(handler) = self.handler.get() {
+            handler.session(caller, session);
         }
     }
     fn lineage_newer(&self, hello: &Hello) {

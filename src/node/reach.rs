@@ -42,6 +42,20 @@ impl Reach {
         self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref()?.silence(peer)
     }
 
+    /// Where the connected peers want to be reached, by their own word.
+    pub(super) fn advertised(&self) -> Vec<(RaftId, String)> {
+        let peers = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let connected = peers.map(|peers| peers.connected()).unwrap_or_default();
+        let told = connected.into_iter().map(|(id, peer)| (id, peer.hello.advertise));
+        told.filter(|(_, address)| !address.is_empty()).collect()
+    }
+
+    /// Who is connected.
+    pub(super) fn connected(&self) -> Vec<RaftId> {
+        let peers = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        peers.map(|peers| peers.connected().into_iter().map(|(id, _)| id).collect()).unwrap_or_default()
+    }
+
     /// The node has stopped.
     pub(super) fn close(&self) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).take();

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::{COMMAND_VERSION, Command, CommandKind};
-use quorate_core::consensus::io::Origin;
+use quorate_core::consensus::io::{Origin, Records};
 use quorate_core::id::{Lineage, NodeId, RaftId, StoreId};
+use quorate_core::membership::nodes::Nodes;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord};
 use quorate_core::ports::StoreError;
 use quorate_core::state::read;
@@ -20,13 +21,15 @@ use quorate_core::txn::{Compare, Put, Txn};
 use quorate_transport::{Connector, Hello, Identity, RequestError, api};
 use tokio::time::Instant;
 
-use super::builder::{NodeBuilder, Prepared, off_thread, prepared, random};
+use super::builder::{NodeBuilder, Prepared, off_thread, random};
 use super::directory::{check_address, explained, open_store};
 use super::facts::{Facts, KnownManager, Layout, Stage};
+use super::founding::prepared;
+use super::records;
 use super::router::{Failure, fail};
 use super::service::{Service, blocking, broken};
+use super::state_file::StateFile;
 use super::stop::StartError;
-use super::{applier, records};
 use crate::client::SOFTWARE;
 use crate::error::Error;
 
@@ -52,12 +55,12 @@ impl Service {
                 let seen = || -> quorate_core::ports::StoreResult<_> {
                     let cluster = records::value(&*view, ClusterRecord::key())?.map_or(0, |(_, revision)| revision);
                     let own = records::value(&*view, NodeRecord::key(node))?.map_or(0, |(_, revision)| revision);
-                    Ok((applier::records(&*view)?, cluster, own))
+                    Ok((Records::read(&*view)?, cluster, own))
                 };
                 seen().map_err(|error| broken(&error))
             })
             .await?;
-            let Some(record) = all.nodes.iter().find(|record| record.node_id() == Some(node)) else {
+            let Some(record) = all.nodes.get(node) else {
                 return Err(fail(api::Code::NotFound, "the cluster has no record of this node; join with a token"));
             };
             let Some(old) = record.raft() else {
@@ -105,7 +108,7 @@ impl Service {
     }
 }
 
-fn answer(nodes: &[NodeRecord], record: &NodeRecord, lineage: Bytes) -> api::RejoinDone {
+fn answer(nodes: &Nodes, record: &NodeRecord, lineage: Bytes) -> api::RejoinDone {
     let known = |node: &NodeRecord| api::Known {
         raft_id: node.raft_id,
         node_id: node.id.clone(),
@@ -116,7 +119,7 @@ fn answer(nodes: &[NodeRecord], record: &NodeRecord, lineage: Bytes) -> api::Rej
         lineage,
         name: record.name.clone(),
         advertise: record.addresses.first().cloned().unwrap_or_default(),
-        managers: nodes.iter().filter(|node| node.raft_id != 0 && node.id != record.id).map(known).collect(),
+        managers: nodes.members().filter(|node| node.raft_id != 0 && node.id != record.id).map(known).collect(),
     }
 }
 
@@ -187,6 +190,12 @@ impl NodeBuilder {
     /// Moves a damaged store aside and begins a fresh one with a store id of its own.
     fn fresh_store(&self) -> Result<(Facts, Identity), StartError> {
         let layout = Layout::new(&self.directory);
+        if StateFile::load(&layout)?.is_some() {
+            return Err(StartError::Directory(format!(
+                "{} is not a manager's: there is no store to replace. Nothing was changed",
+                self.directory.display()
+            )));
+        }
         let identity = Identity::load(&layout.identity()).map_err(|error| {
             StartError::Directory(format!(
                 "{error}. Without its identity file the node cannot come back: join with a token"

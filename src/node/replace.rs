@@ -11,12 +11,13 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::id::{Lineage, LineageOrder, NodeId, StoreId};
 use quorate_core::ports::StoreError;
-use quorate_transport::{ConnectError, Connector, Hello, Identity, JoinToken, KeyPair, Refused, api};
+use quorate_transport::{ConnectError, Connector, Hello, Identity, JoinToken, Refused, api};
 
-use super::builder::{NodeBuilder, Prepared, ask_to_join, finish_join, off_thread, random};
-use super::directory::open_store;
+use super::builder::{NodeBuilder, Prepared, off_thread, random};
 use super::facts::{Facts, Layout, Stage};
 use super::fence::FenceRecord;
+use super::newcomer::{ask_to_join, finish_join};
+use super::state_file::StateFile;
 use super::stop::StartError;
 use crate::client::SOFTWARE;
 use crate::config;
@@ -24,8 +25,8 @@ use crate::status::ClusterStatus;
 
 /// What lies in the directory.
 enum Found {
-    /// A fresh store was begun before: it goes on from there.
-    Begun(Facts),
+    /// The node has begun to come back before: it goes on from there.
+    Begun(Box<StateFile>),
     /// A store that is to be replaced whatever the managers say, with what could be read of it.
     Spent(Option<Facts>),
     /// A sound store: the managers decide.
@@ -54,9 +55,9 @@ impl NodeBuilder {
             self.check_left_behind(&identity, facts, lineage, &managers).await?;
         }
         let builder = self.clone();
-        let (facts, key) = off_thread(move || builder.begin_anew(&identity, found)).await?;
-        let joined = ask_to_join(&facts, &key, &token, &managers, self.patience).await?;
-        off_thread(move || finish_join(&Layout::new(&self.directory), joined)).await
+        let file = off_thread(move || builder.begin_anew(&identity, found)).await?;
+        let joined = ask_to_join(&file, &token, &managers, self.patience).await?;
+        off_thread(move || finish_join(&Layout::new(&self.directory), file, joined)).await
     }
 
     fn find(&self) -> Result<(Identity, Found), StartError> {
@@ -66,6 +67,16 @@ impl NodeBuilder {
                 "{error}. Without its identity file the node cannot come back as itself: join anew with `quorate join`, from an empty directory and under another name"
             ))
         })?;
+        if let Some(file) = StateFile::load(&layout)? {
+            let ours = file.node() == identity.subject().node_id && file.joining_key == identity.key().pkcs8_der();
+            return match file.is_ready() {
+                false if ours => Ok((identity, Found::Begun(Box::new(file)))),
+                _ => Err(StartError::Directory(format!(
+                    "{} is not a manager's: there is no store to replace. Nothing was changed",
+                    self.directory.display()
+                ))),
+            };
+        }
         let store = layout.store();
         if !quorate_storage::exists(&store) {
             // Gone, or an earlier call was stopped right after it had moved it: what it said of the node still counts.
@@ -81,9 +92,7 @@ impl NodeBuilder {
             return Ok((identity, Found::Spent(None)));
         };
         if !facts.is_ready() {
-            let ours = facts.raft_id == 0 && facts.node() == identity.subject().node_id;
-            let begun = ours && facts.joining_key == identity.key().pkcs8_der();
-            return Ok((identity, if begun { Found::Begun(facts) } else { Found::Spent(Some(facts)) }));
+            return Ok((identity, Found::Spent(Some(facts))));
         }
         if FenceRecord::read(store.fact(FenceRecord::NAME)?)?.is_some() {
             return Ok((identity, Found::Spent(Some(facts))));
@@ -160,12 +169,10 @@ impl NodeBuilder {
         Ok(())
     }
 
-    /// Moves what was there aside and begins a fresh store, under the node's own id and key.
-    fn begin_anew(&self, identity: &Identity, found: Found) -> Result<(Facts, KeyPair), StartError> {
-        let key =
-            KeyPair::from_pkcs8(identity.key().pkcs8_der()).map_err(|error| StartError::Internal(error.to_string()))?;
+    /// Moves what was there aside and begins anew, under the node's own id and key.
+    fn begin_anew(&self, identity: &Identity, found: Found) -> Result<StateFile, StartError> {
         let old = match found {
-            Found::Begun(facts) => return Ok((facts, key)),
+            Found::Begun(file) => return Ok(*file),
             Found::Spent(facts) => facts,
             Found::Sound(facts, _) => Some(facts),
         };
@@ -180,8 +187,7 @@ impl NodeBuilder {
             Some(old) if self.listen.is_none() => (old.listen.clone(), self.addresses()?.1),
             _ => self.addresses()?,
         };
-        let store = open_store(&layout)?;
-        let facts = Facts {
+        let file = StateFile {
             stage: Stage::Begun.into(),
             node_id: Bytes::copy_from_slice(NodeId::as_bytes(&identity.subject().node_id)),
             store_id: Bytes::copy_from_slice(random(StoreId::from_bytes)?.as_bytes()),
@@ -189,10 +195,10 @@ impl NodeBuilder {
             listen,
             advertise,
             seed: [random(|bytes| bytes)?, random(|bytes| bytes)?].concat().into(),
-            joining_key: Bytes::copy_from_slice(key.pkcs8_der()),
-            ..Facts::default()
+            joining_key: Bytes::copy_from_slice(identity.key().pkcs8_der()),
+            ..StateFile::default()
         };
-        facts.save(&*store.meta)?;
-        Ok((facts, key))
+        file.save(&layout)?;
+        Ok(file)
     }
 }

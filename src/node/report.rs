@@ -11,15 +11,16 @@ use quorate_core::consensus::io::{RaftRole, Records, Status};
 use quorate_core::id::{NodeId, RaftId};
 use quorate_core::membership::quorum::Quorum;
 use quorate_core::membership::record::{NodeRecord, Role};
+use quorate_core::membership::work::{LivenessRecord, Presence};
 use quorate_transport::api::{self, request, response};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 use super::applier::{self, Hashes};
+use super::changes::Presences;
 use super::nodes::{is_manager, state};
-use super::presence::{self, Presence};
 use super::router::{Failure, fail};
-use super::service::{Service, blocking, broken, display_name};
+use super::service::{Service, display_name};
 use crate::client::SOFTWARE;
 use crate::status::{
     ClusterStatus, ForkStatus, Health, ManagerStatus, MemberReport, RecoveredStatus, SnapshotStatus, WorkerStatus,
@@ -69,6 +70,8 @@ impl Service {
             disk_silent_ms: self.milliseconds(status.disk_silent_ticks),
             low_space: status.low_space,
             copied: status.role == Some(RaftRole::Leader) && !status.single_copy,
+            sessions: self.workers.table.count() as u64,
+            judged: self.workers.judged.borrow().complete,
         })
     }
 
@@ -112,10 +115,20 @@ impl Service {
         if self.facts.name.is_empty() { self.facts.node().to_string() } else { self.facts.name.clone() }
     }
 
-    /// What is recorded of every worker.
-    pub(super) async fn presences(&self) -> Result<BTreeMap<NodeId, Presence>, Failure> {
-        let reader = self.store()?.reader;
-        blocking(move || presence::all(&*reader.view()).map_err(|error| broken(&error))).await
+    /// Whether what is recorded of workers holds: only while a leader judges it. `reports` are of the other managers.
+    pub(super) fn is_judged(&self, leader: Option<RaftId>, reports: &BTreeMap<RaftId, MemberReport>) -> bool {
+        match leader {
+            Some(leader) if leader == self.facts.raft() => self.workers.judged.borrow().complete,
+            Some(leader) => reports.get(&leader).is_some_and(|leader| leader.judged),
+            None => false,
+        }
+    }
+
+    /// What is recorded of one worker, as far as it holds; only the leader can tell.
+    pub(super) fn presence_of(&self, node: NodeId) -> Option<Presence> {
+        let presence = self.workers.changes.presence();
+        let recorded = presence.borrow().get(node).copied();
+        recorded.filter(|_| self.workers.judged.borrow().complete).as_ref().and_then(LivenessRecord::state)
     }
 
     fn silent_ms(&self, id: RaftId) -> Option<u64> {
@@ -126,10 +139,9 @@ impl Service {
     pub(crate) async fn cluster_status(&self) -> ClusterStatus {
         let records = self.records.borrow().clone();
         let others: Vec<RaftId> =
-            records.nodes.iter().filter_map(NodeRecord::raft).filter(|id| *id != self.facts.raft()).collect();
+            records.nodes.members().filter_map(NodeRecord::raft).filter(|id| *id != self.facts.raft()).collect();
         let mut reports = self.reports(&others).await;
         let own = self.member_report().await.ok();
-        let presences = self.presences().await.unwrap_or_default();
         let status = self.status.borrow().clone();
         let revision = own.as_ref().map_or(0, |own| own.revision);
         if let Some(own) = own {
@@ -139,7 +151,7 @@ impl Service {
         let newest = reports.values().map(|report| report.commit).max().unwrap_or(0);
         let managers: Vec<ManagerStatus> = records
             .nodes
-            .iter()
+            .members()
             .filter(|node| is_member(node))
             .map(|node| {
                 let id = RaftId(node.raft_id);
@@ -150,6 +162,8 @@ impl Service {
             .collect();
         let answers = |id: RaftId| reports.get(&id).is_some_and(|report| report.disk_silent_ms == 0);
         let able = |id: RaftId| answers(id) && reports.get(&id).is_some_and(|report| report.low_space.is_none());
+        let presence = self.workers.changes.presence().borrow().clone();
+        let judged = self.is_judged(status.leader, &reports);
         let quorum = Quorum::of(&status.configuration);
         let mut answer = ClusterStatus {
             cluster_id: self.facts.cluster().to_string(),
@@ -170,7 +184,7 @@ impl Service {
                 .nodes
                 .iter()
                 .filter(|node| !is_member(node))
-                .map(|node| worker_status(node, &presences))
+                .map(|node| worker_status(node, &presence, judged))
                 .collect(),
             cluster_version: records.cluster.version,
             forks: self.forks(&records),
@@ -260,6 +274,7 @@ fn manager_status(
         snapshots: report.map(|report| report.snapshots).unwrap_or_default(),
         disk_silent_ms: report.map_or(0, |report| report.disk_silent_ms),
         low_space: report.and_then(|report| report.low_space),
+        sessions: report.map_or(0, |report| report.sessions),
     }
 }
 
@@ -268,13 +283,14 @@ fn is_member(node: &NodeRecord) -> bool {
     is_manager(node) || node.role == i32::from(Role::Manager)
 }
 
-fn worker_status(node: &NodeRecord, presences: &BTreeMap<NodeId, Presence>) -> WorkerStatus {
-    let presence = node.node_id().and_then(|id| presences.get(&id).copied());
+fn worker_status(node: &NodeRecord, presence: &Presences, judged: bool) -> WorkerStatus {
+    let recorded = node.node_id().and_then(|id| presence.get(id)).filter(|_| judged);
     WorkerStatus {
-        state: state(node, false, presence),
+        state: state(node, false, recorded.and_then(LivenessRecord::state)),
         id: node.node_id().unwrap_or_default().to_string(),
         name: display_name(node),
         address: node.addresses.first().cloned().unwrap_or_default(),
+        since_ms: recorded.map_or(0, |recorded| recorded.since_ms),
     }
 }
 

@@ -1,8 +1,8 @@
-//! A node that runs: its threads, what connects them, and how they end.
+//! A manager that runs: its threads, what connects them, and how they end.
 //!
 //! Owns the start-up order (store, machine, threads, endpoint, local socket) and the shutdown order (hand leadership
 //! over, stop taking requests, stop consensus, drain the writers). Each owner of something has one thread and one
-//! inbox; nobody shares a lock.
+//! inbox; nobody shares a lock. Started by the supervisor, whenever the node is a manager.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
@@ -12,7 +12,6 @@ use quorate_core::consensus::config::{Config, DISK_PATIENCE_TICKS_MIN};
 use quorate_core::consensus::io::{Input, Records, StopCause};
 use quorate_core::consensus::pace::TICK_NANOS_MIN;
 use quorate_core::consensus::{Consensus, Start as MachineStart};
-use quorate_core::id::ClientId;
 use quorate_core::membership::plan::SeatTimes;
 use quorate_core::ports::{LogReader, LogWriter, MetaStore, OpenStore, Staging, StateReader, StoreResult};
 use quorate_core::state::Machine;
@@ -21,14 +20,18 @@ use quorate_transport::{Gate, Identity};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::applier::{self, Applier};
-use super::builder::{NodeBuilder, off_thread, prepared};
+use super::applier::Applier;
+use super::builder::{NodeBuilder, off_thread};
+use super::changes::Changes;
 use super::directory::{check_access, open_store_with, resolve};
 use super::ending::{Ending, Threads, Unfinished, contained, spawn};
 use super::facts::{Facts, Layout};
 use super::fence::{self, FenceRecord, Fencing, Incarnations};
+use super::founding::prepared;
 use super::gate::{NodeGate, NodeHandler};
 use super::lead::LeaseWatch;
+pub(super) use super::manager::Manager;
+use super::meeting;
 use super::net::{self, Listening, Net};
 use super::reach::Reach;
 use super::report::Digests;
@@ -36,8 +39,9 @@ use super::router::Router;
 use super::service::{Service, StoreAccess};
 use super::stop::{StartError, StopReason};
 use super::tasks::{Call, ConsensusTask, Hands};
-use super::{Inner, Node, asking, housekeeping, identity, keepers, log_writer};
-use crate::client::{Client, InProcess};
+use super::work::Work;
+use super::workers::{self, Workers};
+use super::{asking, housekeeping, identity, keepers, log_writer};
 use crate::config;
 
 /// Calls that wait for the consensus task.
@@ -57,6 +61,7 @@ struct Opened {
     store: OpenStoreParts,
     state: Machine,
     records: Arc<Records>,
+    changes: Arc<Changes>,
     listen: SocketAddr,
     /// Bytes free beside the store; nothing where that cannot be told.
     free: Option<u64>,
@@ -82,13 +87,13 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
         )));
     }
     let OpenStore { boot, log, log_reader, state, staging, meta } = open_watched(builder, &layout)?;
-    let facts = Facts::load(&*meta)?.filter(Facts::is_ready).ok_or_else(|| {
+    let mut facts = Facts::load(&*meta)?.filter(Facts::is_ready).ok_or_else(|| {
         StartError::Directory(format!(
             "{} was prepared only half; run the same `quorate init` or `quorate join` again, it goes on where it stopped",
             builder.directory.display()
         ))
     })?;
-    builder.contradicts(&facts)?;
+    builder.contradicts(&facts.name, &facts.listen, &facts.advertise)?;
     if let Some(repaired) = &boot.repaired {
         tracing::warn!(
             repaired,
@@ -96,6 +101,9 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
         );
     }
     fence::check(meta.get(FenceRecord::NAME)?, facts.lineage_list().generation(), &builder.directory)?;
+    if builder.moved(&mut facts.listen, &mut facts.advertise)? {
+        facts.save(&*meta)?;
+    }
     let identity = Identity::load(&layout.identity()).map_err(|error| {
         StartError::Directory(format!(
             "{error}. Without it the cluster does not take this node. Nothing was changed; bring the file back, readable by this user"
@@ -106,7 +114,8 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
         ApplyError::NeedsVersion { .. } | ApplyError::Broken { .. } => StartError::Damaged(error.to_string()),
     })?;
     let view = state.reader().view();
-    let records = Arc::new(applier::records(&*view)?);
+    let records = Arc::new(Records::read(&*view)?);
+    let changes = Arc::new(Changes::new(&*view)?);
     let identity = match identity::renewed(&identity, &facts, &*view, std::time::SystemTime::now())? {
         Some(renewed) => {
             renewed.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
@@ -124,7 +133,7 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     let store = OpenStoreParts { log, log_reader, staging, meta };
     let listen = resolve(&facts.listen)?;
     let free = quorate_storage::free_space(&layout.store()).ok();
-    Ok(Opened { facts, identity, machine, seat_times, store, state, records, listen, free })
+    Ok(Opened { facts, identity, machine, seat_times, store, state, records, changes, listen, free })
 }
 
 fn open_watched(builder: &NodeBuilder, layout: &Layout) -> Result<OpenStore, StartError> {
@@ -172,10 +181,11 @@ pub(super) fn read_entries(
 /// Starts everything.
 ///
 /// Cancel safe: what was started by then is stopped.
-pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
+pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, StartError> {
     let (began, hints) = (Instant::now(), builder.hints.clone());
     let opened = off_thread(move || open(&builder).map(|opened| (opened, builder))).await?;
-    let (Opened { facts, identity, machine, seat_times, store, state, records, listen, free }, builder) = opened;
+    let (Opened { facts, identity, machine, seat_times, store, state, records, changes, listen, free }, builder) =
+        opened;
     let ending = Ending::new();
     let unfinished = Unfinished::new(ending.clone());
     let mut threads = Threads::new(ending.clone());
@@ -189,7 +199,6 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     let (applier_jobs_in, applier_jobs) = mpsc::channel(JOBS);
     let (reports_in, reports) = mpsc::channel(REPORTS);
     let reader: Arc<dyn StateReader> = state.reader();
-    let born = state.status().applied.0;
 
     let incarnations = Arc::new(Incarnations::default());
     let gate: Arc<dyn Gate> =
@@ -212,11 +221,18 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
 
     let log_reports = reports_in.clone();
     threads.spawn("quorate-log", move || log_writer::run(store.log, log_jobs, &log_reports))?;
-    let applier = Applier { machine: state, staging: Arc::clone(&store.staging), reports: reports_in };
+    let applier = Applier {
+        machine: state,
+        staging: Arc::clone(&store.staging),
+        reports: reports_in,
+        records: records.borrow().clone(),
+        changes: Arc::clone(&changes),
+    };
     threads.spawn("quorate-apply", move || applier.run(applier_jobs))?;
 
     let peers = endpoint.peers();
     let reach = Reach::new(peers.clone());
+    let (workers, worker_inboxes) = Workers::new(changes, work);
     let service = Arc::new(Service {
         facts: facts.clone(),
         router: Router { inbox: inbox.clone(), peers: reach.clone(), status: status.clone() },
@@ -227,6 +243,8 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
         applier: applier_jobs_in.downgrade(),
         incarnations: Arc::clone(&incarnations),
         digests: Digests::new(),
+        workers,
+        joins: Semaphore::new(1),
         clock: began.into_std(),
         seat_times,
     });
@@ -285,11 +303,14 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     })?;
     drop(consensus);
 
+    let (met_out, met) = watch::channel(Arc::default());
+    ending.keep(&handle, "looks for managers that are missing", meeting::run(Arc::clone(&service), met_out));
     ending.keep(
         &handle,
         "dials the other managers",
-        keepers::keep_peers(endpoint.clone(), facts.clone(), hints, records.clone(), store.meta),
+        keepers::keep_peers(endpoint.clone(), facts.clone(), hints, met, records.clone(), store.meta),
     );
+    ending.keep(&handle, "looks after workers", workers::run(Arc::clone(&service), worker_inboxes));
     ending.keep(
         &handle,
         "asks for lineages",
@@ -312,21 +333,17 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     let store_directory = Layout::new(&builder.directory).store();
     ending.keep(&handle, "looks at the free space", keepers::keep_space(store_directory, inbox.clone()));
 
-    let own = InProcess::new(service.clone(), handle.clone());
-    let id = config::random_id(ClientId::from_bytes).map_err(internal)?;
     unfinished.finished();
-    let inner = Inner {
+    Ok(Manager {
         prepared: prepared(&facts, None),
         address,
-        client: Client::over(Box::new(own), id, born),
         service,
         runtime: handle,
         inbox,
         ending,
         lease: LeaseWatch { status, began },
         stopped,
-    };
-    Ok(Node { inner: Arc::new(inner) })
+    })
 }
 
 fn drive(
@@ -343,13 +360,13 @@ fn drive(
 }
 
 /// An orderly stop: leadership first.
-pub(super) async fn shutdown(inner: &Inner) {
+pub(super) async fn shutdown(manager: &Manager) {
     let (reply, handed) = oneshot::channel();
     let transfer = async {
-        if inner.inbox.send(Call::Transfer { to: None, reply }).await.is_ok() {
+        if manager.inbox.send(Call::Transfer { to: None, reply }).await.is_ok() {
             let _ = handed.await;
         }
     };
     let _ = tokio::time::timeout(HAND_OVER, transfer).await;
-    inner.ending.stop(StopReason::Asked);
+    manager.ending.stop(StopReason::Asked);
 }

@@ -18,7 +18,7 @@ use quorate_core::state::{check_range, check_txn};
 use quorate_core::txn::{Range, TxnResult};
 use quorate_core::user;
 use quorate_transport::api::{self, request, response};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
 use super::facts::Facts;
@@ -27,6 +27,7 @@ use super::gate::Asker;
 use super::reach::Reach;
 use super::report::Digests;
 use super::router::{Failure, Router, fail, refused};
+use super::workers::Workers;
 use super::{applier, authorize};
 
 /// The store as requests see it.
@@ -49,6 +50,9 @@ pub(crate) struct Service {
     /// Weak: the applier ends when the consensus task lets go of it, whoever still holds a client.
     pub(super) applier: mpsc::WeakSender<applier::Job>,
     pub(super) digests: Digests,
+    pub(super) workers: Workers,
+    /// One newcomer is let in at a time.
+    pub(super) joins: Semaphore,
     /// The start of the consensus task's clock.
     pub(super) clock: std::time::Instant,
     /// The odd rule's times where the cluster's record says nothing.
@@ -109,6 +113,24 @@ impl Service {
                 };
                 self.rejoin(node, rejoin, until).await.map(response::Kind::Rejoin)
             }
+            request::Kind::Enrol(enrol) => {
+                let Asker::Node(node) = *asker else {
+                    return Err(fail(api::Code::Denied, "only a node's own certificate can make it a manager"));
+                };
+                self.enrol(node, enrol, until).await.map(response::Kind::Enrol)
+            }
+            request::Kind::NodeReport(_) => {
+                Ok(response::Kind::NodeReport(api::NodeReportDone { json: json(&self.node_report())? }))
+            }
+            request::Kind::AssignmentsWrite(write) => {
+                self.assign(&write.request, until).await.map(response::Kind::AssignmentsWrite)
+            }
+            request::Kind::AssignmentsRead(read) => {
+                self.assigned(read, until).await.map(response::Kind::AssignmentsRead)
+            }
+            request::Kind::ReportRead(read) => self.reported(read, until).await.map(response::Kind::ReportRead),
+            request::Kind::Sessions(told) => self.sessions(told).await.map(response::Kind::Sessions),
+            request::Kind::Addresses(_) => Ok(response::Kind::Addresses(self.addresses_met())),
             request::Kind::Write(write) => {
                 let result = self.write(&write.request, until).await?.encode_to_vec().into();
                 Ok(response::Kind::Write(api::WriteDone { result }))

@@ -2,8 +2,10 @@
 //!
 //! Owns the two enums with their words and exit codes (design section 13). The library itself never exits.
 
+#[cfg(feature = "manager")]
 use quorate_core::consensus::io::StopCause;
 use quorate_core::ports::StoreError;
+#[cfg(feature = "manager")]
 use quorate_core::state::contract::ApplyError;
 
 /// Why a node stopped.
@@ -41,6 +43,7 @@ impl StopReason {
         }
     }
 
+    #[cfg(feature = "manager")]
     pub(crate) fn of(cause: &StopCause) -> Self {
         match cause {
             StopCause::Store(error) => Self::of_store(error),
@@ -51,6 +54,7 @@ impl StopReason {
         }
     }
 
+    #[cfg(feature = "manager")]
     fn of_store(error: &StoreError) -> Self {
         match error {
             StoreError::Corrupt { .. } | StoreError::NotFound { .. } | StoreError::FormatTooNew { .. } => {
@@ -123,6 +127,9 @@ pub enum StartError {
     /// The cluster did not take the newcomer.
     #[error("{0}")]
     Refused(String),
+    /// The directory, or the role that was asked for, needs a program that was built with the `manager` feature.
+    #[error("{0}")]
+    NotBuiltAsManager(String),
     /// No manager could be reached.
     #[error("{0}")]
     Unavailable(String),
@@ -147,6 +154,7 @@ impl StartError {
             | Self::InUse(_)
             | Self::Address(_)
             | Self::Refused(_)
+            | Self::NotBuiltAsManager(_)
             | Self::Unavailable(_)
             | Self::Unknown(_)
             | Self::ClusterAlive(_)
@@ -165,6 +173,7 @@ impl StartError {
             | Self::Disk(_)
             | Self::Address(_)
             | Self::Refused(_)
+            | Self::NotBuiltAsManager(_)
             | Self::ClusterAlive(_)
             | Self::Superseded(_)
             | Self::Forked(_)

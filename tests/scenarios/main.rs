@@ -10,6 +10,7 @@
     reason = "a test says what it expects and fails loudly"
 )]
 
+mod assignments;
 mod crashes;
 mod data;
 mod disks;
@@ -26,3 +27,4 @@ mod stalls;
 mod support;
 mod tails;
 mod tokens;
+mod workers;

@@ -137,6 +137,42 @@ impl Cluster {
         self.members.len() - 1
     }
 
+    /// How a worker joins through any running member.
+    pub async fn joining_as_worker(&self) -> Start {
+        let token = self.any().client().join_token("worker").await.unwrap();
+        Start::OpenOrJoin { token, managers: self.addresses() }
+    }
+
+    /// A worker joins, runs and has its session.
+    pub async fn worker(&self, name: &str) -> Node {
+        let start = self.joining_as_worker().await;
+        let node = self.builder(&self.path(name), name).start(start).await.unwrap();
+        node.ready().await.unwrap();
+        node
+    }
+
+    /// A worker's directory is run again; it may have nobody to talk to.
+    pub async fn worker_again(&self, name: &str) -> Node {
+        self.builder(&self.path(name), "").start(Start::Open).await.unwrap()
+    }
+
+    /// Every running member says the same of a worker.
+    pub async fn sees_worker(&self, name: &str, state: &str) {
+        let until = tokio::time::Instant::now() + BUDGET;
+        loop {
+            let mut seen = Vec::new();
+            for index in self.running() {
+                let workers = self.node(index).status().await.workers;
+                seen.push(workers.into_iter().find(|worker| worker.name == name).map(|worker| worker.state.word()));
+            }
+            if seen.iter().all(|seen| *seen == Some(state)) {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < until, "not within {BUDGET:?}: {name} is {state}, seen is {seen:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     pub fn node(&self, index: usize) -> &Node {
         self.members[index].node.as_ref().expect("the member runs")
     }

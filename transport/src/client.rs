@@ -18,8 +18,23 @@ use crate::identity::Identity;
 use crate::lanes;
 use crate::peers::greet_error;
 use crate::request::{self, RequestError};
+use crate::session::{self, Session};
 use crate::socket;
 use crate::tls::Credentials;
+
+/// One UDP socket that many connections share: for a process that holds many.
+#[derive(Debug, Clone)]
+pub struct ClientSocket(quinn::Endpoint);
+
+impl ClientSocket {
+    /// A socket that reaches addresses of the same family as `towards`. To be called inside a tokio runtime, which carries it.
+    ///
+    /// # Errors
+    /// The machine gave no socket, or there is no runtime.
+    pub fn open(towards: SocketAddr) -> Result<Self, ConnectError> {
+        dial::open(towards).map(Self)
+    }
+}
 
 /// Makes connections on the client plane.
 #[derive(Debug, Clone)]
@@ -28,11 +43,15 @@ pub struct Connector {
     pub keep_alive: Duration,
     /// Silence after which the connection is given up; default 15 s.
     pub idle: Duration,
+    /// How long an address has for itself before the next one is tried beside it; default 100 ms.
+    pub stagger: Duration,
+    /// The socket to use; by default each connection has its own.
+    pub socket: Option<ClientSocket>,
 }
 
 impl Default for Connector {
     fn default() -> Self {
-        Self { keep_alive: Duration::from_secs(5), idle: Duration::from_secs(15) }
+        Self { keep_alive: Duration::from_secs(5), idle: Duration::from_secs(15), stagger: dial::STAGGER, socket: None }
     }
 }
 
@@ -67,9 +86,10 @@ impl Connector {
         identity.subject().check_time(SystemTime::now()).map_err(ConnectError::OwnCertificate)?;
         let credentials = Arc::new(Credentials::new(identity).map_err(|error| ConnectError::Local(error.to_string()))?);
         let hello = Arc::new(hello);
-        let (keep_alive, idle) = (self.keep_alive, self.idle);
-        let (place, inner) = dial::race(addresses, timeout, move |address| {
-            attempt(address, timeout, socket::client_transport(keep_alive, idle), credentials.clone(), hello.clone())
+        let (keep_alive, idle, shared) = (self.keep_alive, self.idle, self.socket.clone());
+        let (place, inner) = dial::race(addresses, timeout, self.stagger, move |address| {
+            let transport = socket::client_transport(keep_alive, idle);
+            attempt(address, timeout, transport, credentials.clone(), hello.clone(), shared.clone())
         })
         .await?;
         Ok(Connection { inner: Arc::new(inner), place })
@@ -82,11 +102,15 @@ async fn attempt(
     transport: Arc<quinn::TransportConfig>,
     credentials: Arc<Credentials>,
     hello: Arc<Hello>,
+    shared: Option<ClientSocket>,
 ) -> Result<Inner, ConnectError> {
-    let dialled =
-        dial::fresh_with(address, timeout, transport, |verdict| credentials.client(Plane::Client, None, verdict))
-            .await?;
-    let connection = dialled.connection;
+    let own = shared.is_none();
+    let endpoint = match shared {
+        Some(ClientSocket(endpoint)) => endpoint,
+        None => dial::open(address)?,
+    };
+    let tls = |verdict: &_| credentials.client(Plane::Client, None, verdict);
+    let connection = dial::on(&endpoint, address, timeout, transport, tls).await?;
     let greeting = async {
         // A client takes whoever its CA certifies as a manager of a fitting lineage: it has no records to check.
         let asked = greet::ask(&connection, Plane::Client, &hello, 0, |_, _| Ok(())).await?;
@@ -96,11 +120,13 @@ async fn attempt(
         .await
         .map_err(|_elapsed| ConnectError::Timeout { address: address.to_string(), after: timeout })?
         .map_err(|error| greet_error(error, address))?;
-    Ok(Inner { endpoint: dialled.endpoint, connection, hello: greeted.hello, address })
+    Ok(Inner { endpoint, own, connection, hello: greeted.hello, address })
 }
 
 struct Inner {
     endpoint: quinn::Endpoint,
+    /// Nobody else uses the endpoint.
+    own: bool,
     connection: quinn::Connection,
     hello: Hello,
     address: SocketAddr,
@@ -108,7 +134,10 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.endpoint.close(codes::DONE.into(), b"the client is done");
+        self.connection.close(codes::DONE.into(), b"the client is done");
+        if self.own {
+            self.endpoint.close(codes::DONE.into(), b"the client is done");
+        }
     }
 }
 
@@ -134,6 +163,19 @@ impl Connection {
     /// [`RequestError::NotSent`]: not executed. [`RequestError::Unknown`]: may have been.
     pub async fn request(&self, body: Bytes, deadline: Duration) -> Result<Bytes, RequestError> {
         request::ask(&self.inner.connection, body, deadline).await
+    }
+
+    /// Opens the session of a worker: one per connection, and only with a worker's certificate.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub async fn session(&self) -> Result<Session, Down> {
+        session::open(&self.inner.connection).await
+    }
+
+    /// UDP datagrams that have arrived on it: while it grows, the manager lives.
+    pub fn heard(&self) -> u64 {
+        self.inner.connection.stats().udp_rx.datagrams
     }
 
     /// Waits until the connection has ended, and says why.
@@ -171,6 +213,8 @@ impl Connection {
     /// Closes and waits until the other side knows, at most 1 s.
     pub async fn close(&self) {
         self.inner.connection.close(codes::DONE.into(), b"the client is done");
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.inner.endpoint.wait_idle()).await;
+        if self.inner.own {
+            let _ = tokio::time::timeout(Duration::from_secs(1), self.inner.endpoint.wait_idle()).await;
+        }
     }
 }

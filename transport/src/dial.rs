@@ -16,7 +16,7 @@ use crate::socket;
 use crate::tls::{TlsError, Verdict};
 
 /// How long an address has for itself before the next one is tried beside it.
-const STAGGER: Duration = Duration::from_millis(100);
+pub(crate) const STAGGER: Duration = Duration::from_millis(100);
 
 /// Why no connection came about. Nothing was sent that could have changed anything.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -170,6 +170,7 @@ pub(crate) async fn resolve(addresses: &[String]) -> (Vec<(usize, SocketAddr)>, 
 pub(crate) async fn race<T, F, A>(
     addresses: &[String],
     timeout: Duration,
+    stagger: Duration,
     attempt: A,
 ) -> Result<(usize, T), ConnectError>
 where
@@ -194,7 +195,7 @@ where
             break;
         }
         // The last address has nobody to wait for.
-        let stagger = tokio::time::sleep(if left.is_empty() { timeout } else { STAGGER });
+        let next = tokio::time::sleep(if left.is_empty() { timeout } else { stagger });
         tokio::select! {
             biased;
             ended = running.join_next() => match ended {
@@ -206,7 +207,7 @@ where
                 errors.push(late());
                 break;
             }
-            () = stagger => {}
+            () = next => {}
         }
     }
     errors.sort_by_key(ConnectError::rank);
@@ -223,21 +224,18 @@ pub(crate) async fn fresh(
     timeout: Duration,
     tls: impl FnOnce(&Verdict) -> Result<Arc<QuicClientConfig>, TlsError>,
 ) -> Result<Dialled, ConnectError> {
-    fresh_with(address, timeout, socket::client_transport(Duration::from_secs(5), Duration::from_secs(15)), tls).await
-}
-
-pub(crate) async fn fresh_with(
-    address: SocketAddr,
-    timeout: Duration,
-    transport: Arc<quinn::TransportConfig>,
-    tls: impl FnOnce(&Verdict) -> Result<Arc<QuicClientConfig>, TlsError>,
-) -> Result<Dialled, ConnectError> {
-    let local = |error: std::io::Error| ConnectError::Local(error.to_string());
-    let socket = socket::bind_client(address).map_err(local)?;
-    let runtime = quinn::default_runtime().ok_or_else(|| ConnectError::Local("no tokio runtime here".to_owned()))?;
-    let endpoint = quinn::Endpoint::new(quinn::EndpointConfig::default(), None, socket, runtime).map_err(local)?;
+    let endpoint = open(address)?;
+    let transport = socket::client_transport(Duration::from_secs(5), Duration::from_secs(15));
     let connection = on(&endpoint, address, timeout, transport, tls).await?;
     Ok(Dialled { endpoint, connection, address })
+}
+
+/// An endpoint on a socket of its own, for dialling only.
+pub(crate) fn open(towards: SocketAddr) -> Result<quinn::Endpoint, ConnectError> {
+    let local = |error: std::io::Error| ConnectError::Local(error.to_string());
+    let socket = socket::bind_client(towards).map_err(local)?;
+    let runtime = quinn::default_runtime().ok_or_else(|| ConnectError::Local("no tokio runtime here".to_owned()))?;
+    quinn::Endpoint::new(quinn::EndpointConfig::default(), None, socket, runtime).map_err(local)
 }
 
 /// Handshake over a given endpoint.

@@ -99,6 +99,6 @@ impl Peers {
                 Ok(())
             }
         };
-        dial::race(&[address.to_owned()], timeout, attempt).await.map(|(_, ())| ())
+        dial::race(&[address.to_owned()], timeout, dial::STAGGER, attempt).await.map(|(_, ())| ())
     }
 }

@@ -26,6 +26,8 @@ pub const SNAPSHOT_HEADER_BYTES_MAX: usize = 1024 * 1024;
 pub const REQUEST_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Largest hello.
 pub const HELLO_BYTES_MAX: usize = 64 * 1024;
+/// Largest message of a session: one item of work with what goes around it.
+pub const SESSION_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Largest join request or answer.
 pub const JOIN_BYTES_MAX: usize = 64 * 1024;
 

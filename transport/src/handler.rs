@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::ca::CertRole;
 use crate::hello::{Hello, Refused};
 use crate::join::{JoinReply, JoinRequest};
+use crate::session::Session;
 
 /// What a connection is for. The ALPN decides, inside the TLS handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -155,7 +156,12 @@ pub trait Handler: Send + Sync + 'static {
     fn snapshot(&self, from: RaftId, incoming: IncomingSnapshot);
     /// A request. Dropping `reply` tells the caller that the outcome is unknown.
     fn request(&self, caller: Caller, body: Bytes, reply: oneshot::Sender<Bytes>);
-    /// A newcomer asks to join; it has proven nothing yet. Compare its secret in constant time ([`crate::TokenSecret::matches`]).
+    /// A worker opens a session. Dropping it ends it. The default takes none.
+    fn session(&self, caller: Caller, session: Session) {
+        drop((caller, session));
+    }
+    /// A newcomer asks to join, or a node to have its certificate renewed ([`JoinRequest::renewal`]); of who it is only the
+    /// signature of its request is proven. Compare its secret in constant time ([`crate::TokenSecret::matches`]).
     fn join(&self, source: SocketAddr, request: JoinRequest, reply: oneshot::Sender<JoinReply>);
     /// A manager of this cluster showed a lineage that continues ours: this node is of an older incarnation.
     fn lineage_newer(&self, hello: &Hello);

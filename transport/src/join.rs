@@ -19,7 +19,7 @@ use crate::hello::{PROTOCOL_MAX, PROTOCOL_MIN, Refused};
 use crate::proto;
 use crate::text::unix_seconds;
 use crate::tls;
-use crate::token::{JoinToken, TokenSecret};
+use crate::token::{CaHash, JoinToken, TokenSecret};
 
 /// How long a newcomer has to take its answer and close.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
@@ -49,6 +49,9 @@ pub struct JoinRequest {
     pub software: String,
     /// Its clock, seconds since 1970: for a refusal that names both clocks.
     pub unix_seconds: u64,
+    /// Not a newcomer: a node of the cluster that wants a certificate for the role it has now. What counts is that its
+    /// request is signed by the key in its record; there is no secret.
+    pub renewal: bool,
 }
 
 impl JoinRequest {
@@ -66,7 +69,14 @@ impl JoinRequest {
             command_version: 0,
             software: String::new(),
             unix_seconds: unix_seconds(SystemTime::now()),
+            renewal: false,
         }
+    }
+
+    /// A request of a node of the cluster for a new certificate, see [`JoinRequest::renewal`].
+    pub fn renewal(csr: Vec<u8>, node_id: NodeId) -> Self {
+        let nothing = JoinToken::new(CaHash::of(&CertificateDer::from(&[][..])), TokenSecret::from_bytes([0; 16]));
+        Self { renewal: true, ..Self::new(&nothing, csr, node_id) }
     }
 
     fn to_wire(&self) -> proto::JoinRequest {
@@ -82,6 +92,7 @@ impl JoinRequest {
             command_version: self.command_version,
             software: self.software.clone(),
             unix_seconds: self.unix_seconds,
+            renewal: self.renewal,
         }
     }
 
@@ -99,6 +110,7 @@ impl JoinRequest {
             command_version: wire.command_version,
             software: wire.software,
             unix_seconds: wire.unix_seconds,
+            renewal: wire.renewal,
         })
     }
 }
@@ -167,6 +179,9 @@ pub enum JoinRefused {
     /// The node id is taken.
     #[error("a node with this id is already in the cluster: {0}")]
     AlreadyKnown(String),
+    /// No record of this node, though it says that it is one of the cluster.
+    #[error("the cluster has no record of this node: it was removed; to come back it joins with a token")]
+    NotAMember,
     /// Too many attempts from this source.
     #[error("too many attempts from this address; wait a few seconds")]
     RateLimited,
@@ -191,6 +206,7 @@ impl JoinRefused {
             Self::Version(text) => (Kind::JoinRefusedVersion, text.as_str()),
             Self::NoLeader => (Kind::JoinRefusedNoLeader, ""),
             Self::AlreadyKnown(text) => (Kind::JoinRefusedAlreadyKnown, text.as_str()),
+            Self::NotAMember => (Kind::JoinRefusedNotAMember, ""),
             Self::RateLimited => (Kind::JoinRefusedRateLimited, ""),
             Self::Malformed(text) => (Kind::JoinRefusedMalformed, text.as_str()),
             Self::Other(text) => (Kind::JoinRefusedOther, text.as_str()),
@@ -210,6 +226,7 @@ impl JoinRefused {
             Kind::JoinRefusedVersion => Self::Version(wire.text),
             Kind::JoinRefusedNoLeader => Self::NoLeader,
             Kind::JoinRefusedAlreadyKnown => Self::AlreadyKnown(wire.text),
+            Kind::JoinRefusedNotAMember => Self::NotAMember,
             Kind::JoinRefusedRateLimited => Self::RateLimited,
             Kind::JoinRefusedMalformed => Self::Malformed(wire.text),
             Kind::JoinRefusedOther => Self::Other(wire.text),
@@ -314,10 +331,34 @@ pub async fn join(
     request: JoinRequest,
     timeout: Duration,
 ) -> Result<Joined, JoinError> {
-    let deadline = tokio::time::Instant::now() + timeout;
-    let pinned = *token.ca_hash();
     let request = JoinRequest { secret: token.secret().clone(), ..request };
-    let (_, dialled) = dial::race(addresses, timeout, |address| async move {
+    ask(addresses, *token.ca_hash(), request, timeout).await
+}
+
+/// Asks for a new certificate for the role that the node has now, by a request that the key in its record has signed. Works
+/// when the node's certificate has expired, and when its role has changed. Checks as [`join`] does.
+///
+/// Cancel safe.
+///
+/// # Errors
+/// See [`JoinError`]; [`JoinRefused::NotAMember`] when the cluster has no record of the node.
+pub async fn renew(
+    addresses: &[String],
+    ca: CaHash,
+    request: JoinRequest,
+    timeout: Duration,
+) -> Result<Joined, JoinError> {
+    ask(addresses, ca, request, timeout).await
+}
+
+async fn ask(
+    addresses: &[String],
+    pinned: CaHash,
+    request: JoinRequest,
+    timeout: Duration,
+) -> Result<Joined, JoinError> {
+    let deadline = tokio::time::Instant::now() + timeout;
+    let (_, dialled) = dial::race(addresses, timeout, dial::STAGGER, |address| async move {
         dial::fresh(address, timeout, |verdict| tls::join_client(pinned, verdict)).await
     })
     .await?;
@@ -364,9 +405,9 @@ fn join_failure(error: &quinn::ConnectionError, address: SocketAddr) -> JoinErro
     }
 }
 
-fn accept_reply(pinned: &crate::token::CaHash, joined: Joined) -> Result<Joined, JoinError> {
+fn accept_reply(pinned: &CaHash, joined: Joined) -> Result<Joined, JoinError> {
     let ca = CertificateDer::from(joined.ca_certificate.as_slice());
-    if crate::token::CaHash::of(&ca) != *pinned {
+    if CaHash::of(&ca) != *pinned {
         return Err(JoinError::BadReply("its CA certificate is not the one that the token names".to_owned()));
     }
     let subject = crate::identity::Subject::of(&CertificateDer::from(joined.certificate.as_slice()))
@@ -401,7 +442,12 @@ pub(crate) async fn serve(shared: &Arc<crate::endpoint::Shared>, connection: &qu
                 let (sender, receiver) = tokio::sync::oneshot::channel();
                 shared.handler.join(source, request, sender);
                 // A handler that gives no answer says that it does not know.
-                receiver.await.ok()?
+                let reply = receiver.await.ok()?;
+                if matches!(reply, JoinReply::Joined(_)) {
+                    // Who knew a secret, or has a record, was no guess: many workers may stand behind one address.
+                    shared.join_limit.give_back(source.ip());
+                }
+                reply
             }
         };
         let frame = frame::encode(FrameKind::JoinReply, &reply.to_wire().encode_to_vec())?;
@@ -443,6 +489,7 @@ mod tests {
             JoinReply::Refused(JoinRefused::BadToken),
             JoinReply::Refused(JoinRefused::Unreachable("10.0.0.9:4701".into())),
             JoinReply::Refused(JoinRefused::NoLeader),
+            JoinReply::Refused(JoinRefused::NotAMember),
         ] {
             assert_eq!(JoinReply::from_wire(reply.to_wire()), Some(reply));
         }

@@ -24,6 +24,7 @@ pub(crate) enum StreamKind {
     Append = 0x12,
     Snapshot = 0x13,
     Request = 0x14,
+    Session = 0x15,
 }
 
 impl StreamKind {
@@ -33,6 +34,7 @@ impl StreamKind {
             0x12 => Some(Self::Append),
             0x13 => Some(Self::Snapshot),
             0x14 => Some(Self::Request),
+            0x15 => Some(Self::Session),
             _ => None,
         }
     }
@@ -43,6 +45,8 @@ impl StreamKind {
             Self::Append => 0,
             Self::Snapshot => -10,
             Self::Request => 5,
+            // Before requests: what a node is to run must not wait behind what it asks.
+            Self::Session => 6,
         }
     }
 
@@ -53,6 +57,7 @@ impl StreamKind {
             Self::Append => &[Self::Append as u8],
             Self::Snapshot => &[Self::Snapshot as u8],
             Self::Request => &[Self::Request as u8],
+            Self::Session => &[Self::Session as u8],
         })
     }
 }

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `ca`, `identity`, `token`, `tls` | who is who |
 //! | `frame`, `hello`, `greet` | the first words, and the form of all others |
-//! | `endpoint`, `peers`, `lanes`, `snapshot`, `request` | the node's port |
+//! | `endpoint`, `peers`, `lanes`, `snapshot`, `request`, `session` | the node's port |
 //! | `dial`, `client`, `join`, `dialback`, `rate`, `local` | the ways in |
 //! | `socket`, `codes` | numbers |
 
@@ -30,6 +30,7 @@ mod local;
 mod peers;
 mod rate;
 mod request;
+mod session;
 mod snapshot;
 mod socket;
 mod text;
@@ -42,6 +43,13 @@ mod proto {
     include!(concat!(env!("OUT_DIR"), "/quorate.wire.v1.rs"));
 }
 
+/// What a worker and its manager tell each other in a session, generated from `proto/session.proto`. Their meaning is
+/// the node's; the wire sees bytes.
+#[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
+pub mod session_api {
+    include!(concat!(env!("OUT_DIR"), "/quorate.session.v1.rs"));
+}
+
 /// Requests and answers, generated from `proto/api.proto`. Their meaning is the node's; the wire sees bytes.
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
 pub mod api {
@@ -49,18 +57,19 @@ pub mod api {
 }
 
 pub use ca::{CaError, CertRole, CertSubject, ClusterCa};
-pub use client::{Connection, Connector};
+pub use client::{ClientSocket, Connection, Connector};
 pub use dial::ConnectError;
 pub use dialback::DialBack;
 pub use endpoint::{Endpoint, EndpointConfig, EndpointOptions};
 pub use handler::{Caller, Down, Gate, Handler, IncomingSnapshot, Lane, Plane, SnapshotPiece};
 pub use hello::{Hello, PROTOCOL_MAX, PROTOCOL_MIN, Refused};
 pub use identity::{CertificateProblem, Identity, IdentityError, KeyPair, Subject};
-pub use join::{JoinError, JoinRefused, JoinReply, JoinRequest, Joined, ManagerAddress, join};
+pub use join::{JoinError, JoinRefused, JoinReply, JoinRequest, Joined, ManagerAddress, join, renew};
 pub use lanes::{QueueLimit, SendError};
 pub use local::{LocalConnection, LocalError, LocalListener};
 pub use peers::{PeerAddress, PeerInfo, Peers};
 pub use request::RequestError;
+pub use session::{Session, SessionReceiver, SessionSender};
 pub use snapshot::SnapshotSendError;
 pub use socket::BindError;
 pub use tls::TlsError;

@@ -16,6 +16,7 @@ use quorate_core::id::{NodeId, RaftId};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
+use crate::ca::CertRole;
 use crate::codes;
 use crate::dial::{self, ConnectError};
 use crate::endpoint::Shared;
@@ -24,6 +25,7 @@ use crate::handler::{Down, Lane, Plane, SnapshotPiece};
 use crate::hello::{Hello, Refused};
 use crate::lanes::{self, LaneQueue, SendError, StreamKind};
 use crate::request::{self, RequestError};
+use crate::session::Session;
 use crate::snapshot::{self, SnapshotSendError};
 
 /// A manager that should be connected.
@@ -354,7 +356,7 @@ async fn dial_once(shared: &Arc<Shared>, target: &PeerAddress, ours: Hello) -> R
             Ok(Candidate { connection: Some(connection), asked: Some(asked), address })
         }
     };
-    let (_, mut candidate) = dial::race(&target.addresses, timeout * 2, attempt).await?;
+    let (_, mut candidate) = dial::race(&target.addresses, timeout * 2, dial::STAGGER, attempt).await?;
     let address = candidate.address;
     let (Some(connection), Some(asked)) = (candidate.connection.take(), candidate.asked.take()) else {
         return Err(ConnectError::NoAddress);
@@ -535,6 +537,7 @@ pub(crate) async fn accept_streams(
     peer: Option<RaftId>,
 ) -> Down {
     let mut tasks = JoinSet::new();
+    let session = Arc::new(AtomicBool::new(false));
     loop {
         let (mut send, mut receive) = tokio::select! {
             accepted = connection.accept_bi() => match accepted {
@@ -545,6 +548,7 @@ pub(crate) async fn accept_streams(
         };
         let (handler, caller, deadline) =
             (shared.handler.clone(), greeted.caller.clone(), shared.options.handshake_deadline);
+        let (connection, session, stall) = (connection.clone(), session.clone(), shared.options.stall_deadline);
         tasks.spawn(async move {
             let mut first = [0; 1];
             let read = tokio::time::timeout(deadline, receive.read_exact(&mut first)).await;
@@ -552,6 +556,12 @@ pub(crate) async fn accept_streams(
                 (Ok(Ok(())), Some(StreamKind::Request), _) => request::serve(handler, caller, send, receive).await,
                 (Ok(Ok(())), Some(StreamKind::Snapshot), Some(from)) => {
                     snapshot::receive(handler, from, send, receive).await;
+                }
+                // A worker's, one per connection.
+                (Ok(Ok(())), Some(StreamKind::Session), None)
+                    if caller.role == CertRole::Worker && !session.swap(true, Ordering::AcqRel) =>
+                {
+                    handler.session(caller, Session::new(connection, send, receive, stall));
                 }
                 // Garbage costs its own stream and nothing else.
                 _ => request::refuse(&mut send, &mut receive, codes::STREAM_PROTOCOL),

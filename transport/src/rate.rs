@@ -26,6 +26,14 @@ impl RateLimit {
         self.allow_at(source, Instant::now())
     }
 
+    /// An attempt that was no guess does not count.
+    pub(crate) fn give_back(&self, source: IpAddr) {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((tokens, _)) = buckets.get_mut(&group(source)) {
+            *tokens = (*tokens + 1).min(self.burst);
+        }
+    }
+
     fn allow_at(&self, source: IpAddr, now: Instant) -> bool {
         let source = group(source);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -74,6 +82,17 @@ mod tests {
         assert!(limit.allow_at(other, at(0)), "another source has its own bucket");
         assert_eq!((0..5).filter(|_| limit.allow_at(source, at(2))).count(), 2);
         assert_eq!((0..9).filter(|_| limit.allow_at(source, at(1000))).count(), 3);
+    }
+
+    #[test]
+    fn an_attempt_that_is_given_back_does_not_count() {
+        let limit = RateLimit::new(2, Duration::from_secs(3_600));
+        let source: IpAddr = "10.0.0.1".parse().unwrap();
+        for _ in 0..100 {
+            assert!(limit.allow(source));
+            limit.give_back(source);
+        }
+        assert!(limit.allow(source) && limit.allow(source) && !limit.allow(source));
     }
 
     #[test]

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::command::Command;
-use crate::id::{Lineage, LogIndex, RaftId, Term};
+use crate::id::{Lineage, LogIndex, RaftId, Revision, Term};
 use crate::log::{Configuration, LogEntry};
+use crate::membership::nodes::Nodes;
 use crate::membership::record::{ClusterRecord, NodeRecord};
-use crate::ports::{LogBatch, LogReset, StagedId, StateRead, StoreError, StoreResult};
+use crate::ports::{LogBatch, LogReset, StagedId, StoreError};
 use crate::state::contract::{ApplyError, Committed, RecoveryStatus, StateStatus};
-use crate::state::read;
 
 /// Monotonic time in nanoseconds since an arbitrary start, the same start for the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -38,27 +38,16 @@ pub struct Records {
     /// The cluster's record.
     pub cluster: ClusterRecord,
     /// Every node.
-    pub nodes: Vec<NodeRecord>,
+    pub nodes: Nodes,
     /// Raft ids taken from their nodes for ever, ascending.
     pub removed: Vec<RaftId>,
     /// The last force-new-cluster.
     pub recovery: RecoveryStatus,
+    /// The store's revision that they were read at: they hold every change up to it.
+    pub revision: Revision,
 }
 
 impl Records {
-    /// The records of a view.
-    ///
-    /// # Errors
-    /// Those of the store; `Corrupt` for a record that cannot be read.
-    pub fn read(view: &dyn StateRead) -> StoreResult<Self> {
-        Ok(Self {
-            cluster: read::cluster(view)?.unwrap_or_default(),
-            nodes: read::nodes(view)?,
-            removed: read::removed(view)?.into_iter().collect(),
-            recovery: read::recovery(view)?,
-        })
-    }
-
     /// The lineage in force; empty when the record is malformed or not there. That of a recovery counts from its
     /// beginning on, whatever the rest of the log still writes into the cluster's record.
     pub fn lineage(&self) -> Lineage {
@@ -67,7 +56,7 @@ impl Records {
 
     /// The node that has `id` as its raft id.
     pub fn by_raft_id(&self, id: RaftId) -> Option<&NodeRecord> {
-        self.nodes.iter().find(|node| node.raft() == Some(id))
+        self.nodes.members().find(|node| node.raft() == Some(id))
     }
 }
 

@@ -35,6 +35,7 @@ pub mod pace;
 mod proposals;
 mod reads;
 mod ready;
+mod records;
 mod seating;
 mod snapshots;
 mod upkeep;

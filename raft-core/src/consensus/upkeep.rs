@@ -27,7 +27,7 @@ impl Consensus {
             return;
         }
         let changes: Vec<RecordChange> =
-            settle::settle(&self.records.nodes, &self.configuration).take(CHANGES_AT_ONCE).collect();
+            settle::settle(self.records.nodes.members(), &self.configuration).take(CHANGES_AT_ONCE).collect();
         // What is left is found when these are applied: they change the records.
         self.members.unsettled = !changes.is_empty() && !self.write_records(changes);
     }

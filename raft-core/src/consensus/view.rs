@@ -9,10 +9,10 @@ use crate::log::Configuration;
 use crate::membership::plan::{ManagerView, SeatPolicy, SeatView, WorkerView};
 use crate::membership::record::{LABEL_LEADER, LABEL_MANAGER, LABEL_ZONE, NodeRecord, Role};
 
-/// Which node records matter for seats; read anew whenever the records changed, because most nodes are plain workers.
+/// Which node records matter for seats; chosen anew whenever the records changed.
 #[derive(Debug, Default)]
 pub(super) struct Roster {
-    /// With a raft id that is not burnt: positions in [`Records::nodes`].
+    /// With a raft id that is not burnt: positions among the members of [`Records::nodes`].
     pub(super) managers: Vec<usize>,
     /// To be managers, without a raft id.
     pub(super) enrolling: Vec<usize>,
@@ -23,7 +23,7 @@ pub(super) struct Roster {
 impl Roster {
     pub(super) fn of(records: &Records) -> Self {
         let mut roster = Self::default();
-        for (position, node) in records.nodes.iter().enumerate() {
+        for (position, node) in records.nodes.members().enumerate() {
             let is_manager = node.role == i32::from(Role::Manager);
             let burnt = records.removed.binary_search(&RaftId(node.raft_id)).is_ok();
             if node.lost || burnt {
@@ -41,7 +41,7 @@ impl Roster {
     }
 
     fn nodes<'a>(records: &'a Records, positions: &'a [usize]) -> impl Iterator<Item = &'a NodeRecord> {
-        positions.iter().filter_map(|position| records.nodes.get(*position))
+        positions.iter().filter_map(|position| records.nodes.member(*position))
     }
 
     pub(super) fn managers<'a>(&'a self, records: &'a Records) -> impl Iterator<Item = &'a NodeRecord> {

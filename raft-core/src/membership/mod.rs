@@ -1,11 +1,15 @@
-//! Membership: node records, who gets a seat, and what follows from it.
+//! Membership: node records, who gets a seat, who is there, and what follows from it.
 //!
-//! Owns the records of nodes, the seat planner, what operators may wish for and what the records become: pure functions
-//! all of them. Never changes a configuration or a record: the consensus machine proposes what they decide. Called by the
-//! leader's consensus machine and by the managers' handlers.
+//! Owns the records of nodes, the seat planner, what operators may wish for, what the records become, and the judgement on
+//! workers' liveness: pure functions all of them. Never changes a configuration or a record: the consensus machine proposes
+//! what they decide. Called by the leader's consensus machine and by the managers' handlers.
 
+pub mod assign;
+pub mod liveness;
+pub mod nodes;
 pub mod plan;
 pub mod quorum;
 pub mod record;
 pub mod settle;
 pub mod wish;
+pub mod work;

@@ -198,8 +198,10 @@ pub struct Applied {
     pub revision: Revision,
     /// The outcomes of the entries somebody waits for, in the order of their commands.
     pub outcomes: Vec<(LogIndex, Vec<Outcome>)>,
-    /// Records outside the user section, or the configuration, changed: read them again.
+    /// Records that decisions are made from (cluster, nodes, raft ids taken for ever), or the configuration, changed.
     pub records_changed: bool,
+    /// The full keys outside the user section that changed, in the order of their changes; a key may be there twice.
+    pub changed: Vec<Bytes>,
 }
 
 /// Where a state stands; read from a view, so it belongs to what the same view answers.

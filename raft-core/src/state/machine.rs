@@ -62,6 +62,7 @@ struct Round {
     writes: WriteSet,
     outcomes: Vec<(LogIndex, Vec<Outcome>)>,
     records_changed: bool,
+    changed: Vec<Bytes>,
 }
 
 impl Machine {
@@ -230,6 +231,7 @@ impl Memory {
             revision: self.status.revision,
             outcomes: round.outcomes,
             records_changed: round.records_changed,
+            changed: round.changed,
         }
     }
 
@@ -368,7 +370,10 @@ impl Memory {
     fn record(&mut self, revision: Revision, changes: Vec<Change>, round: &mut Round) {
         let mut event = Event { changes: Vec::with_capacity(changes.len()) };
         for Change { key, stored, old, new } in changes {
-            round.records_changed |= key.first() != Some(&(Section::User as u8));
+            round.records_changed |= decides(&key);
+            if key.first() != Some(&(Section::User as u8)) {
+                round.changed.push(key.clone());
+            }
             let mut superseded = 0;
             if let Some(old) = old {
                 superseded = old.view().modified;
@@ -454,6 +459,13 @@ impl Memory {
         writes.put(layout::META_PROGRESS, progress.encode_to_vec());
         writes
     }
+}
+
+/// Whether the record of this full key is one that decisions are made from: everything but what users store, and what
+/// is kept for workers by the thousand.
+fn decides(key: &[u8]) -> bool {
+    let beside = [Section::User, Section::Assignment, Section::Liveness, Section::Report];
+    !beside.iter().any(|section| key.first() == Some(&(*section as u8)))
 }
 
 /// Replaces a system record, in the hash and in the store.

@@ -13,6 +13,7 @@ use crate::command::SilentClient;
 use crate::id::{LogIndex, NodeId, RaftId, Revision, Term};
 use crate::keyspace::Section;
 use crate::membership::record::{ClusterRecord, NodeRecord};
+use crate::membership::work::{AssignmentRecord, LivenessRecord, ReportRecord};
 use crate::ports::{StateRead, StoreError, StoreResult, Visit};
 use crate::state::check::check_range;
 use crate::state::contract::{RecoveryStatus, Refusal, StateStatus};
@@ -311,6 +312,14 @@ pub fn removed_key(id: RaftId) -> Bytes {
     Section::Removed.key(&id.0.to_be_bytes())
 }
 
+/// Whether `id` was taken from its node for ever.
+///
+/// # Errors
+/// Those of the store.
+pub fn is_removed(view: &dyn StateRead, id: RaftId) -> StoreResult<bool> {
+    Ok(view.get(&layout::current_key(&removed_key(id)))?.is_some())
+}
+
 /// Every raft id that was taken from its node for ever.
 ///
 /// # Errors
@@ -323,6 +332,68 @@ pub fn removed(view: &dyn StateRead) -> StoreResult<BTreeSet<RaftId>> {
         Ok(Visit::More)
     })?;
     Ok(removed)
+}
+
+/// What is recorded about the presence of every worker, ascending by node id. A record that a newer quorate wrote in a
+/// way that this one does not know is left out: unknown.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub fn liveness(view: &dyn StateRead) -> StoreResult<Vec<(NodeId, LivenessRecord)>> {
+    let mut found = Vec::new();
+    scan_live(view, &Section::Liveness.key(b""), &Section::Liveness.end(), &mut |key, record| {
+        let id = key.get(1..).and_then(NodeId::from_slice).ok_or_else(|| corrupt(key, "no node id"))?;
+        found.push((id, decode(key, record.value)?));
+        Ok(Visit::More)
+    })?;
+    Ok(found)
+}
+
+/// What is recorded about the presence of one worker.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub fn presence(view: &dyn StateRead, id: NodeId) -> StoreResult<Option<LivenessRecord>> {
+    let key = LivenessRecord::key(id);
+    live_value(view, &key)?.map(|value| decode(&key, &value)).transpose()
+}
+
+/// One item of a node, as it lies in the state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AssignedItem {
+    /// Its id, as stored.
+    pub id: Bytes,
+    /// The revision of its last write.
+    pub revision: u64,
+    /// What was written.
+    pub record: AssignmentRecord,
+}
+
+/// Every item of one node, ascending by id. They are bounded by the limits of [`crate::membership::work`].
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub fn assignments(view: &dyn StateRead, node: NodeId) -> StoreResult<Vec<AssignedItem>> {
+    let (from, to) = AssignmentRecord::range(node);
+    let mut items = Vec::new();
+    scan_live(view, &from, &to, &mut |key, record| {
+        let id = Bytes::copy_from_slice(key.get(17..).unwrap_or_default());
+        items.push(AssignedItem { id, revision: record.modified, record: decode(key, record.value)? });
+        Ok(Visit::More)
+    })?;
+    Ok(items)
+}
+
+/// What a node last said of its items, with the revision of that record; `None` when it has said nothing.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub fn report(view: &dyn StateRead, node: NodeId) -> StoreResult<Option<(ReportRecord, u64)>> {
+    let key = ReportRecord::key(node);
+    let stored = layout::current_key(&key);
+    let Some(raw) = view.get(&stored)? else { return Ok(None) };
+    let record = Record::parse(&stored, raw)?.to_key_value(key.clone());
+    Ok(Some((decode(&key, &record.value)?, record.mod_revision)))
 }
 
 /// Clients whose last request is at or below `until`, at most `max` of them: what a leader that saw no more of them for

@@ -12,8 +12,8 @@ use crate::args_membership::{Leave, NodeVerb, PolicyVerb, Token};
 const ABOUT: &str = "\
 quorate: a manager quorum with a replicated key-value store, over QUIC.
 
-A node's directory is prepared once with `init` (the first manager) or `join` (every further one) and then started \
-with `run`. Everything else talks to a running cluster: with --data-dir on the machine of a node, with --connect and \
+A node's directory is prepared once with `init` (the first manager) or `join` (every further node, manager or worker by \
+its token) and then started with `run`. Everything else talks to a running cluster: with --data-dir on the machine of a node, with --connect and \
 --identity from anywhere.";
 
 const EXIT: &str = "\
@@ -82,7 +82,7 @@ Example:
   quorate init --data-dir /var/lib/quorate --listen 10.0.0.1:4701 --name n1
   quorate run --data-dir /var/lib/quorate")]
     Init(Init),
-    /// Prepare the directory of a further manager with a token of the cluster
+    /// Prepare the directory of a further node with a token of the cluster: manager or worker, as the token says
     #[command(after_help = "\
 The token pins the cluster's CA: a manager of another cluster is not trusted. It is visible to other users of this \
 machine while the command runs; give it as `@FILE` or `-` (stdin) to avoid that.
@@ -93,12 +93,15 @@ Example:
   quorate join --data-dir /var/lib/quorate --listen 10.0.0.2:4701 --name n2 \\
     --token @token --manager 10.0.0.1:4701
   quorate run --data-dir /var/lib/quorate
+  quorate join --data-dir /var/lib/quorate --name w1 --token @worker-token --manager 10.0.0.1:4701   # a worker
   quorate join --replace --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # store damaged
   quorate join --replace --token @token --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # fenced")]
     Join(Join),
     /// Run a prepared node in the foreground
     #[command(after_help = "\
-Prints one line on stdout when ready: `ready: NAME ADDRESS raft id N voter|standby, leader X`. Logs go to stderr.
+Prints one line on stdout when ready: `ready: NAME ADDRESS raft id N voter|standby, leader X` on a manager,
+`ready: NAME worker, session with M, assignments at revision R` on a worker. Logs go to stderr.
+A node keeps running when it is promoted or demoted. With --listen or --advertise it has moved, and tells the others.
 SIGTERM and SIGINT hand leadership over and stop cleanly.
 Exits 0 stopped as asked, 10 removed, 11 fenced, 12 store damaged, 13 disk failed, 14 identity refused.
 --force-new-cluster=G ends generation G (`status` and `inspect` say it) and goes on from this directory alone; left behind
@@ -111,6 +114,7 @@ Example:
     /// Show health, what to do, and every manager; needs no quorum
     #[command(after_help = "\
 Answers from the manager asked, also without a quorum. Exits 0 whenever a manager answered; scripts read `health`.
+With --data-dir of a worker, the worker answers for itself: its session, its items.
 
 Example:
   quorate status --data-dir /var/lib/quorate
@@ -145,6 +149,15 @@ anew from another one.
 Example:
   quorate leave --data-dir /var/lib/quorate")]
     Leave(Leave),
+    /// Give items of work to nodes and see what they say of them; for trying out, orchestrators use the library
+    #[command(
+        subcommand,
+        after_help = "\
+Example:
+  quorate assign set w1 web.1 @web.json --data-dir /var/lib/quorate
+  quorate assign ls w1 --data-dir /var/lib/quorate"
+    )]
+    Assign(Assign),
     /// Show, make and take back what lets new nodes in
     #[command(
         subcommand,
@@ -266,11 +279,17 @@ pub(crate) struct Run {
     #[arg(long, value_name = "GENERATION")]
     pub(crate) force_new_cluster: Option<u64>,
     /// With --force-new-cluster: where this manager is reached from now on, if not as before
-    #[arg(long, value_name = "HOST:PORT", requires = "force_new_cluster")]
+    #[arg(long, value_name = "HOST:PORT", requires = "force_new_cluster", conflicts_with = "advertise")]
     pub(crate) address: Option<String>,
     /// With --force-new-cluster: also when other managers are alive or hold more
     #[arg(long, requires = "force_new_cluster")]
     pub(crate) despite_peers: bool,
+    /// Where this node listens from now on (UDP), if it has moved
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<String>,
+    /// Where the others reach it from now on, if it has moved and that is not the address it listens on
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) advertise: Option<String>,
     #[command(flatten)]
     pub(crate) log: LogOptions,
 }
@@ -295,6 +314,44 @@ pub(crate) struct Recover {
     /// Also when other managers are alive or hold more: they are fenced, and what only they hold is lost
     #[arg(long)]
     pub(crate) despite_peers: bool,
+}
+
+/// `assign`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Assign {
+    /// Give a node an item, or write the one it has anew
+    #[command(after_help = "\
+VALUE is text, `-` for stdin, or `@FILE`; it is opaque to quorate.
+
+Example:
+  quorate assign set w1 web.1 @web.json --data-dir /var/lib/quorate")]
+    Set {
+        /// The node: its name or its id
+        node: String,
+        /// What names the item within its node
+        item: String,
+        /// What the node gets: text, - for stdin, or @FILE
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+    },
+    /// Take an item from a node
+    #[command(after_help = "\
+Example:
+  quorate assign rm w1 web.1 --data-dir /var/lib/quorate")]
+    Rm {
+        /// The node: its name or its id
+        node: String,
+        /// The item
+        item: String,
+    },
+    /// List a node's items with what it says of them
+    #[command(after_help = "\
+Example:
+  quorate assign ls w1 --data-dir /var/lib/quorate")]
+    Ls {
+        /// The node: its name or its id
+        node: String,
+    },
 }
 
 /// `kv`.

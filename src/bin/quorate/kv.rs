@@ -229,7 +229,7 @@ fn key(key: String) -> Result<String, Failure> {
 }
 
 /// The value that an argument means.
-fn value(argument: String, literal: bool) -> Result<Vec<u8>, Failure> {
+pub(crate) fn value(argument: String, literal: bool) -> Result<Vec<u8>, Failure> {
     if literal {
         return Ok(argument.into_bytes());
     }

@@ -6,6 +6,7 @@
 mod admin;
 mod args;
 mod args_membership;
+mod assign;
 mod failure;
 mod foreign;
 mod kv;
@@ -122,6 +123,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             Verb::Run(run) => Box::pin(node::run(run, &global, output)).await,
             Verb::Status => status::run(&global, output).await,
             Verb::Kv(verb) => Box::pin(kv::run(verb, &global, output)).await,
+            Verb::Assign(verb) => Box::pin(assign::run(verb, &global, output)).await,
             Verb::Node(verb) => Box::pin(nodes::run(verb, &global, output)).await,
             Verb::Leave(leave) => Box::pin(nodes::leave(leave, &global, output)).await,
             Verb::Token(verb) => Box::pin(tokens::run(verb, &global, output)).await,

@@ -6,6 +6,7 @@
 use std::net::{SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::path::Path;
 
+use quorate::status::NodeRole;
 use quorate::{Node, NodeBuilder, Prepared, Start, StopReason};
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -108,12 +109,13 @@ pub(crate) async fn join(join: Join, global: &Global, output: Output) -> Result<
     if output.json {
         return output.document(&prepared_json(&prepared));
     }
-    output.line(&format!("joined cluster {}; {}", prepared.cluster_id, described(&prepared)))?;
+    let role = prepared.role.word();
+    output.line(&format!("joined cluster {} as a {role}; {}", prepared.cluster_id, described(&prepared)))?;
     output.line(&format!("next: quorate run --data-dir {}", directory.display()))
 }
 
 pub(crate) async fn run(run: Run, global: &Global, output: Output) -> Result<(), Failure> {
-    let mut builder = Node::builder(directory(global)?);
+    let mut builder = builder(directory(global)?, run.listen, run.advertise, None);
     for manager in run.managers {
         builder = builder.manager(manager);
     }
@@ -127,6 +129,9 @@ pub(crate) async fn run(run: Run, global: &Global, output: Output) -> Result<(),
 }
 
 fn described(prepared: &Prepared) -> String {
+    if prepared.role == NodeRole::Worker {
+        return format!("this node is {} ({})", prepared.name, prepared.node_id);
+    }
     format!(
         "this node is {} ({}), raft id {}, at {}",
         prepared.name, prepared.node_id, prepared.raft_id, prepared.advertise
@@ -139,6 +144,7 @@ fn prepared_json(prepared: &Prepared) -> Value {
         "node_id": prepared.node_id,
         "name": prepared.name,
         "address": prepared.advertise,
+        "role": prepared.role.word(),
         "raft_id": prepared.raft_id,
         "operator_identity": prepared.operator_identity,
     })
@@ -193,6 +199,12 @@ async fn announce(node: &Node, output: Output) -> Failure {
         // An error that comes at once must not make a busy loop of this.
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
+    if node.role() == NodeRole::Worker {
+        return match announce_worker(node, output) {
+            Ok(()) => std::future::pending().await,
+            Err(failure) => failure,
+        };
+    }
     let status = node.status().await;
     let id = node.id();
     let (raft_id, seat) = match status.managers.iter().find(|manager| manager.id == id) {
@@ -212,6 +224,18 @@ async fn announce(node: &Node, output: Output) -> Failure {
         Ok(()) => std::future::pending().await,
         Err(failure) => failure,
     }
+}
+
+fn announce_worker(node: &Node, output: Output) -> Result<(), Failure> {
+    let report = node.report_of_itself();
+    let manager = report.session.as_ref().map_or("nobody", |session| session.manager.as_str());
+    let revision = report.assignments_revision.unwrap_or(0);
+    if output.json {
+        return output.document(&json!({
+            "ready": { "name": report.name, "role": "worker", "session": report.session, "assignments_revision": revision }
+        }));
+    }
+    output.line(&format!("ready: {} worker, session with {manager}, assignments at revision {revision}", report.name))
 }
 
 /// SIGTERM and SIGINT, by name.

@@ -5,7 +5,9 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use quorate::status::{ClusterStatus, Health, ManagerStatus, WorkerStatus, ago, at_most, silence};
+use quorate::status::{
+    ClusterStatus, Health, ManagerStatus, NodeReport, NodeRole, WorkerStatus, ago, at_most, silence,
+};
 
 use crate::args::Global;
 use crate::failure::Failure;
@@ -17,6 +19,13 @@ pub(crate) async fn run(global: &Global, output: Output) -> Result<(), Failure> 
         Ok(client) => client,
         Err(failure) => return stopped(failure, global, output),
     };
+    // On a node's own machine that node is asked, and a worker answers for itself.
+    if global.data_dir.is_some() {
+        let report = client.node_report().await?;
+        if report.role == NodeRole::Worker {
+            return worker(&report, output);
+        }
+    }
     let mut status = client.status().await?;
     // By their numbers, so that a manager stands where it stood the last time.
     status.managers.sort_by_key(|manager| manager.raft_id);
@@ -52,6 +61,46 @@ fn stopped(failure: Failure, global: &Global, output: Output) -> Result<(), Fail
         "{word}: {} is of generation {}, the cluster is at generation {}. It is stopped and will not run again.\n  {}",
         fenced.name, fenced.generation, fenced.by_generation, fenced.message
     ))
+}
+
+/// What a worker says of itself.
+fn worker(report: &NodeReport, output: Output) -> Result<(), Failure> {
+    if output.json {
+        let document = serde_json::to_value(report)
+            .map_err(|error| Failure::local(format!("the report cannot be written as JSON: {error}")))?;
+        return output.document(&document);
+    }
+    output.line(&render_worker(report, output))
+}
+
+fn render_worker(report: &NodeReport, output: Output) -> String {
+    let session = match &report.session {
+        Some(session) => format!(
+            "{}: session with {} {} for {}",
+            output.tint(Tone::Good, "WORKER"),
+            session.manager,
+            session.address,
+            ago(Duration::from_millis(session.for_ms))
+        ),
+        None => format!("{}: no session with a manager; its items go on", output.tint(Tone::Warning, "WORKER")),
+    };
+    let assignments = match (report.assignments_revision, report.assignments_stale) {
+        (Some(revision), false) => format!("{} at revision {revision}", count(report.items.len(), "item")),
+        (Some(revision), true) => format!(
+            "{} as of revision {revision}, not confirmed since the last start",
+            count(report.items.len(), "item")
+        ),
+        (None, _) => "never told what to run".to_owned(),
+    };
+    let mut page = format!("{session}, {assignments}.\n");
+    if !report.trouble.is_empty() {
+        let _infallible = writeln!(page, "  trouble  {}", report.trouble);
+    }
+    for item in &report.items {
+        let _infallible = writeln!(page, "  item     {item}");
+    }
+    let _infallible = write!(page, "\nnode {} {}  cluster {}", report.name, report.id, report.cluster_id);
+    page
 }
 
 /// The whole page.

@@ -53,24 +53,19 @@ async fn standing(role: NodeRole, token: &str, words: &str, client: &Client, out
 
 /// How the token is used; the bare token is the last line.
 async fn commands(role: NodeRole, client: &Client, output: Output, token: &str) -> Result<(), Failure> {
-    if role == NodeRole::Worker {
-        output.line("")?;
-        output.line("  (this version has no workers yet)")?;
-    } else {
-        // The addresses are only for the reader's comfort: without them the token is just as good.
-        let managers = client.status().await.map_or_else(
-            |_no_status| "HOST:PORT".to_owned(),
-            |status| {
-                let reachable = status.managers.into_iter().filter(|manager| manager.reachable);
-                reachable.map(|manager| manager.address).collect::<Vec<_>>().join(",")
-            },
-        );
-        output.line("")?;
-        output.line(&format!(
-            "  quorate join --data-dir /var/lib/quorate --listen ADDR --manager {managers} --token {token}"
-        ))?;
-        output.line("  quorate run --data-dir /var/lib/quorate")?;
-    }
+    // The addresses are only for the reader's comfort: without them the token is just as good.
+    let managers = client.status().await.map_or_else(
+        |_no_status| "HOST:PORT".to_owned(),
+        |status| {
+            let reachable = status.managers.into_iter().filter(|manager| manager.reachable);
+            reachable.map(|manager| manager.address).collect::<Vec<_>>().join(",")
+        },
+    );
+    // A worker listens nowhere.
+    let listen = if role == NodeRole::Manager { "--listen ADDR " } else { "" };
+    output.line("")?;
+    output.line(&format!("  quorate join --data-dir /var/lib/quorate {listen}--manager {managers} --token {token}"))?;
+    output.line("  quorate run --data-dir /var/lib/quorate")?;
     output.line("")?;
     output.line(token)
 }

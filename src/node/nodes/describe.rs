@@ -6,9 +6,9 @@ use quorate_core::id::RaftId;
 use quorate_core::log::Configuration;
 use quorate_core::membership::record::{self, NodeRecord};
 use quorate_core::membership::wish::Outlook;
+use quorate_core::membership::work::Presence;
 
 use crate::membership::{Availability, NodeInfo, NodeState, Role, Seat};
-use crate::node::presence::Presence;
 use crate::node::service::display_name;
 
 /// What is seen of a node besides its record.

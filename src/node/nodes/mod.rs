@@ -17,6 +17,7 @@ use quorate_core::id::{NodeId, RaftId};
 use quorate_core::membership::plan::{SeatPolicy, SeatView};
 use quorate_core::membership::record::{Availability, NodeRecord, Role};
 use quorate_core::membership::wish::{self, Outlook, Wish, WishRefused};
+use quorate_core::membership::work::LivenessRecord;
 use quorate_core::state::read;
 use quorate_core::txn::{Compare, Put, Txn};
 use quorate_transport::api::{self, request, response};
@@ -26,9 +27,9 @@ pub(super) use describe::{Observed, info, is_manager, state};
 pub(super) use lookup::find;
 
 use super::gate::Asker;
+use super::records;
 use super::router::{Failure, fail, refused_by};
 use super::service::{Service, blocking, broken, display_name, document};
-use super::{presence, records};
 use crate::membership::{NodeInfo, NodeList, NodeOutcome, NodeState, Rule};
 
 /// Attempts when somebody else changes the same record.
@@ -88,13 +89,15 @@ impl Service {
     /// Every node, from what this manager has.
     pub(super) async fn node_list(&self) -> Result<NodeList, Failure> {
         let records = self.records.borrow().clone();
-        let managers: Vec<RaftId> = records.nodes.iter().filter_map(NodeRecord::raft).collect();
+        let managers: Vec<RaftId> = records.nodes.members().filter_map(NodeRecord::raft).collect();
         let others: Vec<RaftId> = managers.into_iter().filter(|id| *id != self.facts.raft()).collect();
         let reports = self.reports(&others).await;
-        let presences = self.presences().await?;
+        let presence = self.workers.changes.presence().borrow().clone();
         let reader = self.store()?.reader;
         let revision = blocking(move || read::status(&*reader.view()).map_err(|error| broken(&error))).await?.revision;
         let status = self.status.borrow().clone();
+        let judged = self.is_judged(status.leader, &reports);
+        let recorded = |id: NodeId| presence.get(id).filter(|_| judged).and_then(LivenessRecord::state);
         let reachable = |id: RaftId| id == self.facts.raft() || reports.contains_key(&id);
         let seats = self.seats(&status);
         let mut nodes: Vec<NodeInfo> = records
@@ -105,7 +108,7 @@ impl Service {
                     configuration: &status.configuration,
                     leader: status.leader,
                     reachable: node.raft().is_some_and(reachable),
-                    presence: node.node_id().and_then(|id| presences.get(&id).copied()),
+                    presence: node.node_id().and_then(recorded),
                     outlook: self.outlook(seats.as_ref(), node),
                 };
                 info(node, &observed)
@@ -152,12 +155,7 @@ impl Service {
     /// The node as it is now, with the seats around it.
     async fn outcome(&self, id: NodeId, changed: bool) -> Result<NodeOutcome, Failure> {
         let reader = self.store()?.reader;
-        let (record, presence) = blocking(move || {
-            let view = reader.view();
-            let seen = || Ok((read::node(&*view, id)?, presence::of(&*view, id)?));
-            seen().map_err(|error| broken(&error))
-        })
-        .await?;
+        let record = blocking(move || read::node(&*reader.view(), id).map_err(|error| broken(&error))).await?;
         let status = self.status.borrow().clone();
         let seats = (status.configuration.voters.len(), status.configuration.learners.len());
         let gone = || fail(api::Code::NotFound, format!("there is no node {id} any more"));
@@ -166,7 +164,7 @@ impl Service {
             configuration: &status.configuration,
             leader: status.leader,
             reachable: self.is_reachable(&record).await,
-            presence,
+            presence: self.presence_of(id),
             outlook: self.outlook(self.seats(&status).as_ref(), &record),
         };
         let node = info(&record, &observed);
@@ -330,8 +328,7 @@ impl Service {
 
     /// As in Swarm, only who is known to be down is removed without force.
     async fn refuse_what_is_there(&self, node: &NodeRecord) -> Result<(), Failure> {
-        let (reader, id) = (self.store()?.reader, node.node_id().unwrap_or_default());
-        let presence = blocking(move || presence::of(&*reader.view(), id).map_err(|error| broken(&error))).await?;
+        let presence = self.presence_of(node.node_id().unwrap_or_default());
         let (name, state) = (display_name(node), state(node, self.is_reachable(node).await, presence));
         if matches!(state, NodeState::Down | NodeState::Lost) {
             return Ok(());

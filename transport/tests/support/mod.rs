@@ -84,6 +84,7 @@ pub enum Event {
     Snapshot(RaftId, IncomingSnapshot),
     Request(Caller, Bytes, oneshot::Sender<Bytes>),
     Join(SocketAddr, JoinRequest, oneshot::Sender<JoinReply>),
+    Session(Caller, Session),
 }
 
 /// A node that writes down everything; requests are echoed at once unless they begin with `hold`.
@@ -113,6 +114,9 @@ impl Handler for Recorder {
     }
     fn join(&self, source: SocketAddr, request: JoinRequest, reply: oneshot::Sender<JoinReply>) {
         let _ = self.events.send(Event::Join(source, request, reply));
+    }
+    fn session(&self, caller: Caller, session: Session) {
+        let _ = self.events.send(Event::Session(caller, session));
     }
     fn lineage_newer(&self, hello: &Hello) {
         let _ = self.events.send(Event::Newer(hello.clone()));
@@ -241,6 +245,14 @@ impl TestNode {
     pub async fn held_request(&mut self) -> (Caller, Bytes, oneshot::Sender<Bytes>) {
         self.until("a request comes", |event| match event {
             Event::Request(caller, body, reply) => Some((caller, body, reply)),
+            _ => None,
+        })
+        .await
+    }
+
+    pub async fn session(&mut self) -> (Caller, Session) {
+        self.until("a session comes", |event| match event {
+            Event::Session(caller, session) => Some((caller, session)),
             _ => None,
         })
         .await

@@ -108,7 +108,7 @@ impl World {
             let gone = |id: &RaftId| self.members.get(id).is_some_and(|member| member.retired || member.stopped);
             configuration.voters.len() >= 3
                 && !configuration.is_joint()
-                && !configuration.members().iter().any(|id| gone(id))
+                && !configuration.members().iter().any(gone)
         })
     }
 }

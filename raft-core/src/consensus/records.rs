@@ -1,0 +1,62 @@
+//! How the records that decisions need are read, and kept up to date change by change.
+//!
+//! Owns both ways, which must come to the same (a property test compares them). Never writes. Called by the applier after a
+//! round that changed one, and when a state is opened or installed.
+
+use bytes::Bytes;
+
+use super::io::Records;
+use crate::id::{NodeId, RaftId};
+use crate::keyspace::Section;
+use crate::membership::record::ClusterRecord;
+use crate::ports::{StateRead, StoreResult};
+use crate::state::read;
+
+impl Records {
+    /// Reads all of them.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn read(view: &dyn StateRead) -> StoreResult<Self> {
+        Ok(Self {
+            cluster: read::cluster(view)?.unwrap_or_default(),
+            nodes: read::nodes(view)?.into(),
+            removed: read::removed(view)?.into_iter().collect(),
+            recovery: read::recovery(view)?,
+            revision: read::status(view)?.revision,
+        })
+    }
+
+    /// The records after a round that changed the records of these full keys; `view` is the state after it. Costs what
+    /// changed, not what is there.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn follow(&self, view: &dyn StateRead, changed: &[Bytes]) -> StoreResult<Self> {
+        let mut records = self.clone();
+        records.revision = read::status(view)?.revision;
+        // No record under a key of its own: a recovery begins before any command, and ends with one.
+        records.recovery = read::recovery(view)?;
+        for key in changed {
+            if *key == ClusterRecord::key() {
+                records.cluster = read::cluster(view)?.unwrap_or_default();
+            } else if let Some(id) = Section::Node.strip(key).and_then(|id| NodeId::from_slice(&id)) {
+                match read::node(view, id)? {
+                    Some(record) => records.nodes.set(record),
+                    None => records.nodes.remove(id),
+                }
+            } else if let Some(id) = Section::Removed.strip(key).and_then(|id| <[u8; 8]>::try_from(&id[..]).ok()) {
+                let id = RaftId(u64::from_be_bytes(id));
+                let taken = read::is_removed(view, id)?;
+                match records.removed.binary_search(&id) {
+                    Ok(at) if !taken => {
+                        records.removed.remove(at);
+                    }
+                    Err(at) if taken => records.removed.insert(at, id),
+                    Ok(_) | Err(_) => {}
+                }
+            }
+        }
+        Ok(records)
+    }
+}

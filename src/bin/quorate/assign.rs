@@ -1,0 +1,66 @@
+//! `assign`: items of work by hand, to try out what an orchestrator does through the library.
+//!
+//! Owns their words. Called by `main`.
+
+use serde_json::json;
+
+use crate::args::{Assign, Global};
+use crate::failure::Failure;
+use crate::kv;
+use crate::output::{Output, table};
+use crate::target;
+
+pub(crate) async fn run(verb: Assign, global: &Global, output: Output) -> Result<(), Failure> {
+    match verb {
+        Assign::Set { node, item, value } => {
+            let payload = kv::value(value, false)?;
+            let done = target::client(global).await?.assignments().set(&node, &item, payload).await?;
+            if !done.succeeded {
+                return Err(Failure::not_found(format!("{node} was removed meanwhile. Nothing was changed")));
+            }
+            written(output, &node, &item, "given to", done.revision)
+        }
+        Assign::Rm { node, item } => {
+            let done = target::client(global).await?.assignments().remove(&node, &item).await?;
+            written(output, &node, &item, "taken from", done.revision)
+        }
+        Assign::Ls { node } => list(&node, global, output).await,
+    }
+}
+
+fn written(output: Output, node: &str, item: &str, what: &str, revision: u64) -> Result<(), Failure> {
+    if output.json {
+        return output.document(&json!({ "node": node, "item": item, "revision": revision }));
+    }
+    output.line(&format!("{item} {what} {node} at revision {revision}"))
+}
+
+async fn list(node: &str, global: &Global, output: Output) -> Result<(), Failure> {
+    let work = target::client(global).await?.assignments();
+    let (items, report) = (work.get(node).await?, work.reports(node).await?);
+    let status = |id: &str| report.statuses.get(id).map(|status| String::from_utf8_lossy(status).into_owned());
+    if output.json {
+        let items: Vec<_> = items
+            .iter()
+            .map(|item| {
+                json!({
+                    "id": item.id,
+                    "revision": item.revision,
+                    "payload": String::from_utf8_lossy(&item.payload),
+                    "secrets": item.secrets,
+                    "configs": item.configs,
+                    "status": status(&item.id),
+                })
+            })
+            .collect();
+        return output.document(&json!({ "node": node, "items": items, "report_revision": report.revision }));
+    }
+    let rows = items
+        .iter()
+        .map(|item| {
+            let said = status(&item.id).unwrap_or_else(|| "-".into());
+            vec![item.id.clone(), item.revision.to_string(), item.payload.len().to_string(), said]
+        })
+        .collect();
+    output.line(&table(&["ITEM", "REVISION", "BYTES", "STATUS"], &[1, 2], rows))
+}

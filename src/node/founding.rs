@@ -1,0 +1,199 @@
+//! Founding a cluster: the directory of its first manager.
+//!
+//! Owns the preparation, resumable at every step: ids are drawn and synced first, so that a half-made directory is finished
+//! rather than begun anew. Blocks where it says so. Never runs a node.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_core::command::COMMAND_VERSION;
+use quorate_core::id::{ClusterId, Lineage, LineageId, NodeId, RaftId, StoreId};
+use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
+use quorate_core::ports::OpenStore;
+use quorate_core::state::{Founding, found};
+use quorate_transport::{CertRole, CertSubject, ClusterCa, Identity, KeyPair};
+
+use super::builder::{NodeBuilder, Prepared, off_thread, random};
+use super::directory::open_store;
+use super::facts::{Facts, Layout, Stage};
+use super::newcomer::prepared_of;
+use super::records::{CaRecord, TokenRecord, ca_key, token_key};
+use super::state_file::StateFile;
+use super::stop::StartError;
+use crate::client::SOFTWARE;
+use crate::config;
+use crate::status::NodeRole;
+
+impl NodeBuilder {
+    pub(super) async fn prepare_init(self) -> Result<Prepared, StartError> {
+        off_thread(move || self.init_blocking()).await
+    }
+
+    /// Ids and addresses, synced before anything is founded or asked.
+    fn begin(&self, store: &OpenStore) -> Result<Facts, StartError> {
+        if let Some(mut facts) = Facts::load(&*store.meta)? {
+            // Until somebody else knows the node, what is asked for now counts: a taken name or a bad address is mended
+            // by the next attempt.
+            let before = facts.clone();
+            if !facts.is_ready() && facts.raft_id == 0 {
+                self.adopt(&mut facts.name, &mut facts.listen, &mut facts.advertise)?;
+            }
+            if facts != before {
+                facts.save(&*store.meta)?;
+            }
+            return Ok(facts);
+        }
+        let (listen, advertise) = self.addresses()?;
+        let seed = [random(|bytes| bytes)?, random(|bytes| bytes)?].concat();
+        let facts = Facts {
+            stage: Stage::Begun.into(),
+            node_id: Bytes::copy_from_slice(random(NodeId::from_bytes)?.as_bytes()),
+            store_id: Bytes::copy_from_slice(random(StoreId::from_bytes)?.as_bytes()),
+            name: self.name.clone(),
+            listen,
+            advertise,
+            seed: seed.into(),
+            ..Facts::default()
+        };
+        facts.save(&*store.meta)?;
+        Ok(facts)
+    }
+
+    /// A directory that belongs to an existing cluster must never become a new, empty one: what is written there would
+    /// be acknowledged by nobody else, and the certificate that could bring the node back would be gone.
+    fn refuse_to_found(&self, facts: &Facts) -> Result<(), StartError> {
+        if !facts.cluster_id.is_empty() && facts.raft_id == 0 {
+            return Err(self.store_is_gone());
+        }
+        Ok(())
+    }
+
+    pub(super) fn store_is_gone(&self) -> StartError {
+        let directory = self.directory.display();
+        StartError::Directory(format!(
+            "{directory} holds the identity of a node, but its store is gone. Nothing was changed; bring the store back, or let the node come back with a fresh one: quorate join --replace --data-dir {directory} --manager HOST:PORT"
+        ))
+    }
+
+    fn init_blocking(self) -> Result<Prepared, StartError> {
+        let layout = Layout::new(&self.directory);
+        // Of a newcomer the managers see where it is; of the first one nobody does.
+        let nowhere = |advertise: &String| advertise.parse::<SocketAddr>().is_ok_and(|at| at.ip().is_unspecified());
+        if let Some(advertise) = self.advertise.as_ref().filter(|advertise| nowhere(advertise)) {
+            return Err(StartError::Invalid(format!(
+                "nobody can reach a node at {advertise}: advertise an address that the other managers can use. Nothing was changed"
+            )));
+        }
+        match StateFile::load(&layout)? {
+            // Another kind of node, and known: it is run as what it is.
+            Some(file) if file.is_ready() => return Ok(prepared_of(&file)),
+            Some(_) => {
+                return Err(StartError::Directory(format!(
+                    "{} was prepared half to join a cluster. Nothing was changed; run the same join again, or choose another directory",
+                    self.directory.display()
+                )));
+            }
+            None => {}
+        }
+        if layout.identity().exists() && !quorate_storage::exists(&layout.store()) {
+            return Err(self.store_is_gone());
+        }
+        let mut store = open_store(&layout)?;
+        let mut facts = self.begin(&store)?;
+        if facts.is_ready() {
+            return Ok(prepared(&facts, None));
+        }
+        if store.boot.start.index.0 == 0 {
+            self.refuse_to_found(&facts)?;
+            let internal = |error: &dyn std::fmt::Display| StartError::Internal(error.to_string());
+            let cluster = random(ClusterId::from_bytes)?;
+            let now = SystemTime::now();
+            let ca = ClusterCa::create(cluster, now).map_err(|error| internal(&error))?;
+            let identity = issue(&ca, cluster, facts.node(), CertRole::Manager, now)?;
+            let operator = issue(&ca, cluster, random(NodeId::from_bytes)?, CertRole::Operator, now)?;
+            // Files first: they are nobody's until the store says so, and are written anew by the next attempt.
+            identity.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
+            operator.write(&layout.operator()).map_err(|error| StartError::Disk(error.to_string()))?;
+            let lineage = Lineage(vec![random(LineageId::from_bytes)?]);
+            facts.cluster_id = Bytes::copy_from_slice(cluster.as_bytes());
+            facts.lineage = lineage.to_bytes().into();
+            facts.raft_id = 1;
+            facts.save(&*store.meta)?;
+            let founding = founding(&facts, &ca, &identity, self.tick)?;
+            let founded = found(&founding).map_err(|refusal| StartError::Invalid(refusal.to_string()))?;
+            store.state.found(founded.writes, founded.reset)?;
+        }
+        facts.stage = Stage::Ready.into();
+        facts.save(&*store.meta)?;
+        Ok(prepared(&facts, Some(layout.operator())))
+    }
+}
+
+fn issue(
+    ca: &ClusterCa,
+    cluster: ClusterId,
+    node_id: NodeId,
+    role: CertRole,
+    now: SystemTime,
+) -> Result<Identity, StartError> {
+    let internal = |error: String| StartError::Internal(error);
+    let key = KeyPair::generate().map_err(|error| internal(error.to_string()))?;
+    let csr = key.csr().map_err(|error| internal(error.to_string()))?;
+    let certificate = ca
+        .issue(&csr, &CertSubject { cluster, node_id, role }, config::CERTIFICATE, now)
+        .map_err(|error| internal(error.to_string()))?;
+    Identity::new(ca.certificate().clone(), certificate, key).map_err(|error| internal(error.to_string()))
+}
+
+fn founding(facts: &Facts, ca: &ClusterCa, identity: &Identity, tick: Duration) -> Result<Founding, StartError> {
+    let token = || -> Result<Bytes, StartError> {
+        let secret = Bytes::copy_from_slice(&random(|bytes| bytes)?);
+        Ok(TokenRecord { secret }.encode_to_vec().into())
+    };
+    let (certificate, key) = ca.to_parts();
+    let ca = CaRecord { certificate: certificate.into(), key: Bytes::copy_from_slice(&key) };
+    Ok(Founding {
+        cluster: ClusterRecord {
+            cluster_id: facts.cluster_id.clone(),
+            lineage: facts.lineage.clone(),
+            next_raft_id: 2,
+            version: COMMAND_VERSION,
+            max_voters: config::MAX_VOTERS,
+            tick_micros: u64::try_from(tick.as_micros()).unwrap_or(u64::MAX).clamp(1_000, 10_000_000),
+            ..ClusterRecord::default()
+        },
+        node: NodeRecord {
+            id: facts.node_id.clone(),
+            name: facts.name.clone(),
+            role: Role::Manager.into(),
+            addresses: vec![facts.advertise.clone()],
+            raft_id: RaftId(1).0,
+            store_id: facts.store_id.clone(),
+            command_version: COMMAND_VERSION,
+            software: SOFTWARE.to_owned(),
+            key_digest: Bytes::copy_from_slice(&identity.subject().key_digest),
+            ..NodeRecord::default()
+        },
+        records: vec![
+            (token_key(Role::Manager), token()?),
+            (token_key(Role::Worker), token()?),
+            (ca_key(), ca.encode_to_vec().into()),
+        ],
+    })
+}
+
+pub(super) fn prepared(facts: &Facts, operator_identity: Option<PathBuf>) -> Prepared {
+    let node_id = facts.node().to_string();
+    Prepared {
+        cluster_id: facts.cluster().to_string(),
+        name: if facts.name.is_empty() { node_id.clone() } else { facts.name.clone() },
+        node_id,
+        advertise: facts.advertise.clone(),
+        role: NodeRole::Manager,
+        raft_id: facts.raft_id,
+        operator_identity,
+    }
+}

@@ -1,0 +1,254 @@
+//! The newcomer's side of joining, as manager or worker: the token says which, and the newcomer learns it with the answer.
+//!
+//! Owns the preparation of the directory, resumable at every step: ids and key are drawn and synced before anybody sees
+//! them, so that a join that was cut off is asked again as the same node. Never runs a node.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_core::command::COMMAND_VERSION;
+use quorate_core::id::{NodeId, StoreId};
+use quorate_transport::{JoinError, JoinRefused, JoinRequest, JoinToken, Joined, KeyPair};
+
+use super::builder::{NodeBuilder, Prepared, off_thread, random};
+use super::dialback::ListenWhileJoining;
+use super::directory::{check_address, resolve};
+use super::facts::{KnownManager, Layout, Stage};
+use super::state_file::{Settled, StateFile, settle};
+use super::stop::StartError;
+use crate::client::SOFTWARE;
+use crate::status::NodeRole;
+
+/// The newest command version that this program supports as a manager; 0: it cannot be one.
+pub(super) const SUPPORTED: u32 = if cfg!(feature = "manager") { COMMAND_VERSION } else { 0 };
+
+/// How far a directory is.
+enum Begun {
+    /// It holds a node.
+    Known(Prepared),
+    /// To be asked for.
+    Join(Box<StateFile>),
+}
+
+pub(super) fn prepared_of(file: &StateFile) -> Prepared {
+    Prepared {
+        cluster_id: file.cluster().to_string(),
+        node_id: file.node().to_string(),
+        name: file.display_name(),
+        advertise: file.advertise.clone(),
+        role: if file.raft_id == 0 { NodeRole::Worker } else { NodeRole::Manager },
+        raft_id: file.raft_id,
+        operator_identity: None,
+    }
+}
+
+impl NodeBuilder {
+    pub(super) async fn refuse_ready(&self) -> Result<(), StartError> {
+        let builder = self.clone();
+        match off_thread(move || builder.known(&Layout::new(&builder.directory))).await? {
+            Some(known) => Err(StartError::Directory(format!(
+                "{} already holds a node of cluster {}. Nothing was changed; run it with `quorate run --data-dir {}`, or choose another directory",
+                self.directory.display(),
+                known.cluster_id,
+                self.directory.display()
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// The node that the directory holds, if it was prepared to the end.
+    fn known(&self, layout: &Layout) -> Result<Option<Prepared>, StartError> {
+        if let Some(file) = StateFile::load(layout)? {
+            return Ok(file.is_ready().then(|| prepared_of(&file)));
+        }
+        self.known_store(layout)
+    }
+
+    #[cfg(feature = "manager")]
+    fn known_store(&self, layout: &Layout) -> Result<Option<Prepared>, StartError> {
+        use super::directory::open_store;
+        use super::facts::Facts;
+        use super::founding::prepared;
+
+        if !quorate_storage::exists(&layout.store()) {
+            return Ok(None);
+        }
+        let store = open_store(layout)?;
+        match Facts::load(&*store.meta)? {
+            Some(facts) if facts.is_ready() => Ok(Some(prepared(&facts, None))),
+            _ if store.boot.start.index.0 != 0 => Err(StartError::Directory(format!(
+                "{} was prepared half to found a cluster. Nothing was changed; run the same init again, or choose another directory",
+                self.directory.display()
+            ))),
+            _ => Ok(None),
+        }
+    }
+
+    #[cfg(not(feature = "manager"))]
+    fn known_store(&self, layout: &Layout) -> Result<Option<Prepared>, StartError> {
+        if !layout.store().exists() {
+            return Ok(None);
+        }
+        Err(super::state_file::not_a_manager(layout))
+    }
+
+    pub(super) async fn prepare_join(self, token: String, managers: Vec<String>) -> Result<Prepared, StartError> {
+        let token: JoinToken =
+            token.trim().parse().map_err(|error| StartError::Invalid(format!("{error}. Nothing was changed")))?;
+        if managers.is_empty() {
+            return Err(StartError::Invalid("name at least one manager to join through, as host:port".into()));
+        }
+        for manager in &managers {
+            check_address(manager)?;
+        }
+        let builder = self.clone();
+        let file = match off_thread(move || builder.begin_join(&Layout::new(&builder.directory))).await? {
+            Begun::Known(prepared) => {
+                self.contradicts_token(&token)?;
+                return Ok(prepared);
+            }
+            Begun::Join(file) => file,
+        };
+        let joined = ask_to_join(&file, &token, &managers, self.patience).await?;
+        off_thread(move || finish_join(&Layout::new(&self.directory), *file, joined)).await
+    }
+
+    fn begin_join(&self, layout: &Layout) -> Result<Begun, StartError> {
+        if let Some(known) = self.known(layout)? {
+            return Ok(Begun::Known(known));
+        }
+        // The cluster knows this node: as a newcomer it would be there twice, and nobody could be it any more.
+        #[cfg(feature = "manager")]
+        if layout.identity().exists() && !layout.store().exists() && StateFile::load(layout)?.is_none() {
+            return Err(self.store_is_gone());
+        }
+        let file = if let Some(mut file) = StateFile::load(layout)? {
+            // Until somebody else knows the node, what is asked for now counts: a taken name or a bad address is mended by
+            // the next attempt.
+            self.adopt(&mut file.name, &mut file.listen, &mut file.advertise)?;
+            file
+        } else {
+            let (listen, advertise) = self.addresses()?;
+            let key = KeyPair::generate().map_err(|error| StartError::Internal(error.to_string()))?;
+            let store_id = if SUPPORTED == 0 {
+                Bytes::new()
+            } else {
+                Bytes::copy_from_slice(random(StoreId::from_bytes)?.as_bytes())
+            };
+            StateFile {
+                stage: Stage::Begun.into(),
+                node_id: Bytes::copy_from_slice(random(NodeId::from_bytes)?.as_bytes()),
+                store_id,
+                name: self.name.clone(),
+                listen,
+                advertise,
+                seed: [random(|bytes| bytes)?, random(|bytes| bytes)?].concat().into(),
+                joining_key: Bytes::copy_from_slice(key.pkcs8_der()),
+                ..StateFile::default()
+            }
+        };
+        make_directory(layout)?;
+        // Kept before it is shown to anybody.
+        file.save(layout)?;
+        Ok(Begun::Join(Box::new(file)))
+    }
+}
+
+/// The data directory, for its owner alone; one that is there stays as it is.
+fn make_directory(layout: &Layout) -> Result<(), StartError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    if layout.root().is_dir() {
+        return Ok(());
+    }
+    let failed = |error: std::io::Error| StartError::Disk(format!("{}: {error}", layout.root().display()));
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(layout.root()).map_err(failed)?;
+    let parent = layout.root().parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or_else(|| std::path::Path::new("."));
+    std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)
+}
+
+/// Asks to be taken in, and listens meanwhile where the node will listen as a manager: the managers dial back.
+pub(super) async fn ask_to_join(
+    file: &StateFile,
+    token: &JoinToken,
+    managers: &[String],
+    patience: Duration,
+) -> Result<Joined, StartError> {
+    if SUPPORTED == 0 {
+        return ask(file, token, managers, patience, None).await;
+    }
+    let listening = ListenWhileJoining::begin(resolve(&file.listen)?, file.joining_key()?).await?;
+    let joined = ask(file, token, managers, patience, listening.failed()).await;
+    // The port is free again before anybody runs the node on it.
+    listening.end().await;
+    joined
+}
+
+async fn ask(
+    file: &StateFile,
+    token: &JoinToken,
+    managers: &[String],
+    patience: Duration,
+    deaf: Option<&str>,
+) -> Result<Joined, StartError> {
+    let csr = file.joining_key()?.csr().map_err(|error| StartError::Internal(error.to_string()))?;
+    let mut request = JoinRequest::new(token, csr, file.node());
+    request.name.clone_from(&file.name);
+    request.advertise.clone_from(&file.advertise);
+    request.store_id = file.store();
+    request.command_version = SUPPORTED;
+    request.software = SOFTWARE.to_owned();
+    quorate_transport::join(managers, token, request, patience).await.map_err(|error| match error {
+        JoinError::Refused(refused @ (JoinRefused::NoLeader | JoinRefused::RateLimited | JoinRefused::Locked)) => {
+            StartError::Unavailable(refused.to_string())
+        }
+        JoinError::Refused(refused @ JoinRefused::Unreachable(_)) => match deaf {
+            Some(why) => StartError::Address(format!("{why}; and so {refused}")),
+            None => StartError::Refused(refused.to_string()),
+        },
+        JoinError::Refused(refused) => StartError::Refused(refused.to_string()),
+        // Whoever was reached and is not of the token's cluster stays so, however often it is asked.
+        JoinError::Connect(error) if !error.is_retryable() => StartError::Refused(error.to_string()),
+        JoinError::Connect(error) => StartError::Unavailable(error.to_string()),
+        JoinError::Unknown(_) => StartError::Unknown(error.to_string()),
+        JoinError::BadReply(_) => StartError::Refused(error.to_string()),
+    })
+}
+
+/// Takes over what a manager said of the node: certificate, role, the other managers. To be settled then.
+pub(super) fn take_over(file: &mut StateFile, joined: Joined) {
+    file.stage = Stage::Ready.into();
+    file.certificate = joined.certificate.into();
+    file.ca = joined.ca_certificate.into();
+    file.cluster_id = Bytes::copy_from_slice(joined.cluster_id.as_bytes());
+    file.lineage = joined.lineage.to_bytes().into();
+    file.raft_id = joined.raft_id.0;
+    if let Ok(address) = std::str::from_utf8(&joined.extra)
+        && !address.is_empty()
+    {
+        address.clone_into(&mut file.advertise);
+    }
+    file.managers = joined
+        .managers
+        .into_iter()
+        .map(|manager| KnownManager {
+            raft_id: manager.raft_id.0,
+            node_id: Bytes::copy_from_slice(manager.node_id.as_bytes()),
+            addresses: manager.addresses,
+        })
+        .collect();
+}
+
+pub(super) fn finish_join(layout: &Layout, mut file: StateFile, joined: Joined) -> Result<Prepared, StartError> {
+    take_over(&mut file, joined);
+    if file.raft_id == 0 {
+        // The store that was drawn was never made: a worker that is asked to be a manager draws another.
+        file.store_id = Bytes::new();
+    }
+    file.save(layout)?;
+    let prepared = prepared_of(&file);
+    match settle(layout)? {
+        Settled::Store | Settled::Worker(_) => Ok(prepared),
+        Settled::HalfJoined => Err(StartError::Internal("the join was not kept".into())),
+    }
+}

@@ -1,0 +1,473 @@
+//! Workers' sessions, the manager's end.
+//!
+//! Owns who has a session here since when, and the task of each: it tells the worker the managers, what it is asked to be
+//! and what it is to run, from this manager's own applied state and never from one older than what the worker has; and it
+//! hands on what the worker says of its items. Ten thousand of them must cost nothing while nothing changes: a session
+//! wakes only when its own node's records, or the managers, do.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_core::id::{Lineage, LineageOrder, NodeId};
+use quorate_core::membership::nodes::Nodes;
+use quorate_core::membership::record::NodeRecord;
+use quorate_core::membership::work::{ItemStatus, ReportRecord};
+use quorate_core::ports::{StateRead, StoreResult};
+use quorate_core::state::read::{self, AssignedItem};
+use quorate_transport::session_api::{
+    Behind, Down as ToWorker, Item, Manager, Open, Part, Taken, Up, Welcome, down, up,
+};
+use quorate_transport::{Caller, Down, Refused, Session, SessionSender};
+use tokio::sync::{Notify, oneshot, watch};
+
+use super::reports::{Said, Settled};
+use super::service::{Service, blocking, broken};
+use super::work::digest;
+use crate::config;
+
+/// How long a worker may take to open what it has begun.
+const OPEN: Duration = Duration::from_secs(10);
+/// How long a manager that is behind a worker may take to catch up before the worker looks elsewhere.
+const BEHIND: Duration = Duration::from_secs(10);
+/// Changes that come together are told together.
+const GATHER: Duration = Duration::from_millis(20);
+/// Items of so many bytes make a part.
+const PART_BYTES: usize = 1024 * 1024;
+
+struct Entry {
+    number: u64,
+    kick: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Inner {
+    live: BTreeMap<NodeId, Entry>,
+    next: u64,
+    came: Vec<NodeId>,
+    gone: BTreeMap<NodeId, u64>,
+}
+
+/// Who has a session here.
+#[derive(Default)]
+pub(crate) struct SessionTable {
+    inner: Mutex<Inner>,
+    dirty: Notify,
+}
+
+/// What has changed since it was last asked.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Delta {
+    pub(super) came: Vec<NodeId>,
+    /// With how long it had not been heard of, milliseconds.
+    pub(super) gone: Vec<(NodeId, u64)>,
+}
+
+impl SessionTable {
+    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session has begun; one that this node had before is told to end.
+    fn begin(&self, node: NodeId) -> (u64, Arc<Notify>) {
+        let mut inner = self.inner();
+        inner.next += 1;
+        let (number, kick) = (inner.next, Arc::new(Notify::new()));
+        if let Some(old) = inner.live.insert(node, Entry { number, kick: Arc::clone(&kick) }) {
+            old.kick.notify_one();
+        }
+        inner.gone.remove(&node);
+        inner.came.push(node);
+        drop(inner);
+        self.dirty.notify_one();
+        (number, kick)
+    }
+
+    fn end(&self, node: NodeId, number: u64, silent: Duration) {
+        let mut inner = self.inner();
+        if inner.live.get(&node).is_none_or(|entry| entry.number != number) {
+            return;
+        }
+        inner.live.remove(&node);
+        inner.gone.insert(node, u64::try_from(silent.as_millis()).unwrap_or(u64::MAX));
+        drop(inner);
+        self.dirty.notify_one();
+    }
+
+    /// Everybody, and nothing is outstanding any more.
+    pub(super) fn all(&self) -> Vec<NodeId> {
+        let mut inner = self.inner();
+        inner.came.clear();
+        inner.gone.clear();
+        inner.live.keys().copied().collect()
+    }
+
+    /// What has changed since the last of these two questions.
+    pub(super) fn delta(&self) -> Delta {
+        let mut inner = self.inner();
+        let came = std::mem::take(&mut inner.came);
+        let gone = std::mem::take(&mut inner.gone);
+        let mut came: Vec<NodeId> = came.into_iter().filter(|node| inner.live.contains_key(node)).collect();
+        came.sort_unstable();
+        came.dedup();
+        Delta { came, gone: gone.into_iter().collect() }
+    }
+
+    /// Wakes when something has changed.
+    pub(super) async fn changed(&self) {
+        self.dirty.notified().await;
+    }
+
+    /// How many sessions there are.
+    pub(super) fn count(&self) -> usize {
+        self.inner().live.len()
+    }
+}
+
+/// Takes a session off the table, however its task ends.
+struct Registration<'a> {
+    table: &'a SessionTable,
+    node: NodeId,
+    number: u64,
+    silent: Duration,
+}
+
+impl Drop for Registration<'_> {
+    fn drop(&mut self) {
+        self.table.end(self.node, self.number, self.silent);
+    }
+}
+
+/// What every worker is told of the managers.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct ClusterNews {
+    pub(super) manager: String,
+    pub(super) raft_id: u64,
+    pub(super) lineage: Bytes,
+    pub(super) managers: Vec<Manager>,
+}
+
+impl ClusterNews {
+    pub(super) fn managers_of(nodes: &Nodes) -> Vec<Manager> {
+        let managers = nodes.members().filter(|node| node.raft_id != 0 && !node.lost);
+        managers
+            .map(|node| Manager { raft_id: node.raft_id, node_id: node.id.clone(), addresses: node.addresses.clone() })
+            .collect()
+    }
+}
+
+/// What the state says of one node, all from one view.
+pub(super) struct Seen {
+    pub(super) record: Option<NodeRecord>,
+    pub(super) items: Vec<AssignedItem>,
+    pub(super) revision: u64,
+    pub(super) lineage: Lineage,
+    /// The instance of its newest report; 0: none.
+    pub(super) reported: u64,
+}
+
+pub(super) fn see(view: &dyn StateRead, node: NodeId) -> StoreResult<Seen> {
+    Ok(Seen {
+        record: read::node(view, node)?,
+        items: read::assignments(view, node)?,
+        revision: read::status(view)?.revision.0,
+        lineage: read::cluster(view)?.and_then(|cluster| cluster.lineage_list()).unwrap_or_default(),
+        reported: read::report(view, node)?.map_or(0, |(report, _)| report.instance),
+    })
+}
+
+pub(super) fn to_item(item: &AssignedItem) -> Item {
+    Item {
+        id: String::from_utf8_lossy(&item.id).into_owned(),
+        revision: item.revision,
+        payload: item.record.payload.clone(),
+        secrets: item.record.secrets.clone(),
+        configs: item.record.configs.clone(),
+    }
+}
+
+/// How a session ended.
+enum End {
+    /// By the transport, or by the worker.
+    Down(Down),
+    /// This side does not talk to the worker any more.
+    Refuse(Refused),
+}
+
+impl From<Down> for End {
+    fn from(down: Down) -> Self {
+        Self::Down(down)
+    }
+}
+
+/// Serves one session until it ends.
+pub(super) async fn serve(service: Arc<Service>, caller: Caller, session: Session) {
+    let node = caller.node_id;
+    let Session { mut sender, mut receiver } = session;
+    let opened = match tokio::time::timeout(OPEN, receiver.next()).await {
+        Ok(Ok(message)) => match Up::decode(message).map(|message| message.kind) {
+            Ok(Some(up::Kind::Open(open))) => open,
+            Ok(_) | Err(_) => return sender.refuse(&Refused::Malformed),
+        },
+        Ok(Err(_)) | Err(_) => return,
+    };
+    let (number, kick) = service.workers.table.begin(node);
+    let mut registration = Registration { table: &service.workers.table, node, number, silent: Duration::ZERO };
+    tracing::debug!(%node, "session");
+    let feed = Box::pin(Feed::new(&service, node, opened));
+    let end = tokio::select! {
+        end = run(feed, &mut sender, &mut receiver, &service) => end,
+        () = kick.notified() => End::Refuse(Refused::Other("this node has opened another session; two processes must not share its directory".into())),
+    };
+    match end {
+        End::Down(down) => {
+            tracing::debug!(%node, %down, "the session ended");
+            if down == Down::TimedOut {
+                registration.silent = config::WORKER_IDLE;
+            }
+        }
+        End::Refuse(refused) => {
+            tracing::info!(%node, %refused, "the session was ended");
+            sender.refuse(&refused);
+        }
+    }
+}
+
+async fn run(
+    mut feed: std::pin::Pin<Box<Feed<'_>>>,
+    sender: &mut SessionSender,
+    receiver: &mut quorate_transport::SessionReceiver,
+    service: &Service,
+) -> End {
+    if let Err(end) = feed.tell(sender).await {
+        return end;
+    }
+    let mut pending: Option<oneshot::Receiver<Settled>> = None;
+    loop {
+        let settled = async {
+            match &mut pending {
+                Some(pending) => pending.await.ok(),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            message = receiver.next() => {
+                let message = match message {
+                    Ok(message) => message,
+                    Err(down) => return down.into(),
+                };
+                match Up::decode(message).map(|message| message.kind) {
+                    Ok(Some(up::Kind::Report(report))) => {
+                        let items = report.items.into_iter().map(|item| ItemStatus { id: item.id, status: item.status });
+                        let report = ReportRecord { instance: report.instance, sequence: report.sequence, items: items.collect() };
+                        let (reply, answer) = oneshot::channel();
+                        // A full queue slows this worker down, and nobody else.
+                        if service.workers.reports.send(Said { node: feed.node, report, reply }).await.is_err() {
+                            return Down::Ours("the manager stops".into()).into();
+                        }
+                        pending = Some(answer);
+                    }
+                    // From a newer worker, or twice: nothing that this version could do about it.
+                    Ok(Some(up::Kind::Open(_)) | None) => {}
+                    Err(_) => return End::Refuse(Refused::Malformed),
+                }
+            }
+            settled = settled => {
+                pending = None;
+                let kind = match settled {
+                    Some(Settled::Taken(sequence)) => down::Kind::Taken(Taken { sequence }),
+                    Some(Settled::Behind(instance)) => down::Kind::Behind(Behind { instance }),
+                    None => continue,
+                };
+                if let Err(down) = send(sender, kind).await {
+                    return down.into();
+                }
+            }
+            end = feed.changed() => {
+                if let Some(end) = end {
+                    return end;
+                }
+                tokio::time::sleep(GATHER).await;
+                if let Err(end) = feed.tell(sender).await {
+                    return end;
+                }
+            }
+        }
+    }
+}
+
+async fn send(sender: &mut SessionSender, kind: down::Kind) -> Result<(), Down> {
+    sender.send(ToWorker { kind: Some(kind) }.encode_to_vec().into()).await
+}
+
+/// What one worker is told, and what it has been told.
+struct Feed<'a> {
+    service: &'a Service,
+    node: NodeId,
+    open: Open,
+    own: watch::Receiver<u64>,
+    news: watch::Receiver<Arc<ClusterNews>>,
+    welcomed: Option<Welcome>,
+    /// Ids and revisions of the items told.
+    sent: Option<BTreeMap<Bytes, u64>>,
+}
+
+impl<'a> Feed<'a> {
+    fn new(service: &'a Service, node: NodeId, open: Open) -> Self {
+        // Waited on before anything is read: what changes meanwhile is told anew.
+        let (own, news) = (service.workers.changes.of_node(node), service.workers.news.clone());
+        Self { service, node, open, own, news, welcomed: None, sent: None }
+    }
+
+    /// Waits until there may be something to tell.
+    async fn changed(&mut self) -> Option<End> {
+        let changed = tokio::select! {
+            changed = self.own.changed() => changed.is_ok(),
+            changed = self.news.changed() => changed.is_ok(),
+        };
+        (!changed).then(|| Down::Ours("the manager stops".into()).into())
+    }
+
+    async fn see(&mut self) -> Result<Seen, End> {
+        let store = self.service.store().map_err(|_| End::Down(Down::Ours("the manager stops".into())))?;
+        let node = self.node;
+        self.own.borrow_and_update();
+        let seen = blocking(move || see(&*store.reader.view(), node).map_err(|error| broken(&error))).await;
+        seen.map_err(|error| End::Down(Down::Ours(error.message)))
+    }
+
+    /// A worker is told nothing from a state older than what it has.
+    async fn caught_up(&mut self) -> Result<Seen, End> {
+        let mut applied = self.service.workers.changes.revision();
+        let mut seen = self.see().await?;
+        let theirs = Lineage::from_slice(&self.open.lineage).unwrap_or_default();
+        let behind = |seen: &Seen, revision: u64| {
+            seen.lineage.compare(&theirs) == LineageOrder::Equal && seen.revision < revision
+        };
+        if self.welcomed.is_none() && behind(&seen, self.open.revision) {
+            let wanted = self.open.revision;
+            let reached = tokio::time::timeout(BEHIND, applied.wait_for(|revision| revision.0 >= wanted)).await;
+            let reached = reached.is_ok_and(|applied| applied.is_ok());
+            if !reached {
+                let why = format!("this manager is at revision {}, the worker has {wanted}", seen.revision);
+                return Err(End::Refuse(Refused::Busy(why)));
+            }
+            seen = self.see().await?;
+        }
+        Ok(seen)
+    }
+
+    async fn tell(&mut self, sender: &mut SessionSender) -> Result<(), End> {
+        let seen = self.caught_up().await?;
+        let Some(record) = &seen.record else { return Err(End::Refuse(Refused::Removed)) };
+        let news = self.news.borrow_and_update().clone();
+        let welcome = Welcome {
+            manager: news.manager.clone(),
+            raft_id: news.raft_id,
+            lineage: news.lineage.clone(),
+            managers: news.managers.clone(),
+            role: record.role,
+            availability: record.availability,
+            // Only at first: it is what orders a new process after those before it.
+            reported_instance: self.welcomed.as_ref().map_or(seen.reported, |welcomed| welcomed.reported_instance),
+        };
+        if self.welcomed.as_ref() != Some(&welcome) {
+            send(sender, down::Kind::Welcome(welcome.clone())).await?;
+            self.welcomed = Some(welcome);
+        }
+        self.tell_items(&seen, sender).await
+    }
+
+    async fn tell_items(&mut self, seen: &Seen, sender: &mut SessionSender) -> Result<(), End> {
+        let now: BTreeMap<Bytes, u64> = seen.items.iter().map(|item| (item.id.clone(), item.revision)).collect();
+        let part = || Part { lineage: seen.lineage.to_bytes().into(), revision: seen.revision, ..Part::default() };
+        let Some(sent) = &self.sent else {
+            let same = digest(now.iter().map(|(id, revision)| (&id[..], *revision)));
+            if self.open.revision > 0 && self.open.digest == same[..] {
+                send(sender, down::Kind::Part(Part { unchanged: true, last: true, ..part() })).await?;
+            } else {
+                let mut first = Part { complete: true, ..part() };
+                self.tell_parts(&mut first, seen.items.iter(), sender).await?;
+            }
+            self.sent = Some(now);
+            return Ok(());
+        };
+        if *sent == now {
+            return Ok(());
+        }
+        let removed = sent.keys().filter(|id| !now.contains_key(*id));
+        let removed = removed.map(|id| String::from_utf8_lossy(id).into_owned()).collect();
+        let changed: Vec<&AssignedItem> =
+            seen.items.iter().filter(|item| sent.get(&item.id) != Some(&item.revision)).collect();
+        let mut first = Part { removed, ..part() };
+        self.tell_parts(&mut first, changed.into_iter(), sender).await?;
+        self.sent = Some(now);
+        Ok(())
+    }
+
+    /// Sends items in parts that are not too large; the first one carries what `part` holds.
+    async fn tell_parts<'i>(
+        &self,
+        part: &mut Part,
+        items: impl Iterator<Item = &'i AssignedItem>,
+        sender: &mut SessionSender,
+    ) -> Result<(), End> {
+        let mut bytes = 0;
+        for item in items {
+            let item = to_item(item);
+            let size = item.encoded_len();
+            if bytes > 0 && bytes + size > PART_BYTES {
+                let next = Part { items: Vec::new(), removed: Vec::new(), ..part.clone() };
+                send(sender, down::Kind::Part(std::mem::replace(part, next))).await?;
+                bytes = 0;
+            }
+            bytes += size;
+            part.items.push(item);
+        }
+        part.last = true;
+        send(sender, down::Kind::Part(std::mem::take(part))).await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(n: u8) -> NodeId {
+        NodeId::from_bytes([n; 16])
+    }
+
+    #[test]
+    fn what_came_and_went_is_told_once() {
+        let table = SessionTable::default();
+        let (first, _) = table.begin(node(1));
+        let (second, _) = table.begin(node(2));
+        assert_eq!(table.delta(), Delta { came: vec![node(1), node(2)], gone: vec![] });
+        table.end(node(1), first, Duration::from_secs(15));
+        assert_eq!(table.delta(), Delta { came: vec![], gone: vec![(node(1), 15_000)] });
+        // Gone and back before anybody asked: it is there.
+        table.end(node(2), second, Duration::ZERO);
+        let (third, _) = table.begin(node(2));
+        assert_eq!(table.delta(), Delta { came: vec![node(2)], gone: vec![] });
+        // The end of a session that was replaced is no end.
+        table.end(node(2), second, Duration::ZERO);
+        assert_eq!((table.delta(), table.count()), (Delta::default(), 1));
+        table.end(node(2), third, Duration::ZERO);
+        assert_eq!(table.all(), vec![]);
+        assert_eq!(table.delta(), Delta::default());
+    }
+
+    #[tokio::test]
+    async fn a_second_session_of_a_node_ends_the_first() {
+        let table = SessionTable::default();
+        let (_, first) = table.begin(node(1));
+        let (_, second) = table.begin(node(1));
+        first.notified().await;
+        assert_eq!(table.count(), 1);
+        let waited = tokio::time::timeout(Duration::from_millis(1), second.notified()).await;
+        assert!(waited.is_err(), "the second goes on");
+    }
+}

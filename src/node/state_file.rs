@@ -1,0 +1,210 @@
+//! What a node without a store must not forget: a worker, and any node between two roles.
+//!
+//! Owns `node.state`, one small file that is replaced whole. It is there while a node joins, while it is a worker, and while
+//! it changes roles; a manager has its facts in its store. What managers decided (a certificate, a raft id) is written here
+//! first, and then made true by [`settle`], which may be cut off anywhere and is run again at every start. Blocks.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_core::id::{ClusterId, Lineage, NodeId, StoreId};
+use quorate_transport::{Identity, KeyPair};
+
+use super::facts::{KnownManager, Layout, Stage};
+use super::files::{self, FileError};
+use super::stop::StartError;
+
+/// The file's content. Field numbers are for ever.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct StateFile {
+    #[prost(enumeration = "Stage", tag = "1")]
+    pub(crate) stage: i32,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) cluster_id: Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub(crate) lineage: Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub(crate) node_id: Bytes,
+    #[prost(string, tag = "5")]
+    pub(crate) name: String,
+    #[prost(string, tag = "6")]
+    pub(crate) listen: String,
+    #[prost(string, tag = "7")]
+    pub(crate) advertise: String,
+    /// 32 bytes: QUIC's reset and connection-id keys are derived from it.
+    #[prost(bytes = "bytes", tag = "8")]
+    pub(crate) seed: Bytes,
+    #[prost(message, repeated, tag = "9")]
+    pub(crate) managers: Vec<KnownManager>,
+    /// PKCS#8, kept only until the join is done, so that a half-made one can be finished.
+    #[prost(bytes = "bytes", tag = "10")]
+    pub(crate) joining_key: Bytes,
+    /// The store that it will have as a manager: drawn before anybody hears of it. Empty when it never will, or never asked.
+    #[prost(bytes = "bytes", tag = "11")]
+    pub(crate) store_id: Bytes,
+    /// The raft id that it was given: it is a manager once this file is settled.
+    #[prost(uint64, tag = "12")]
+    pub(crate) raft_id: u64,
+    /// A certificate that was given and is not in the identity file yet.
+    #[prost(bytes = "bytes", tag = "13")]
+    pub(crate) certificate: Bytes,
+    /// The CA that came with it.
+    #[prost(bytes = "bytes", tag = "14")]
+    pub(crate) ca: Bytes,
+}
+
+/// What a directory is to be run as.
+#[derive(Debug)]
+pub(crate) enum Settled {
+    /// There is no such file: the store says what this is.
+    Store,
+    /// A worker.
+    Worker(Box<StateFile>),
+    /// A join that was not finished.
+    HalfJoined,
+}
+
+fn path(layout: &Layout) -> PathBuf {
+    layout.root().join("node.state")
+}
+
+impl StateFile {
+    pub(crate) fn load(layout: &Layout) -> Result<Option<Self>, StartError> {
+        let damaged = |what: String| {
+            StartError::Damaged(format!(
+                "{}: {what}. Nothing was changed; move the directory aside and join again",
+                path(layout).display()
+            ))
+        };
+        let bytes = match files::read(&path(layout)) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(None),
+            Err(FileError::Io(error)) => {
+                return Err(StartError::Disk(format!("{} cannot be read: {error}", path(layout).display())));
+            }
+            Err(error @ FileError::Damaged(_)) => return Err(damaged(error.to_string())),
+        };
+        let file = Self::decode(bytes).map_err(|error| damaged(error.to_string()))?;
+        let whole = NodeId::from_slice(&file.node_id).is_some() && file.seed.len() == 32;
+        if whole { Ok(Some(file)) } else { Err(damaged("an id in it has the wrong length".into())) }
+    }
+
+    pub(crate) fn save(&self, layout: &Layout) -> Result<(), StartError> {
+        files::replace(&path(layout), &self.encode_to_vec())
+            .map_err(|error| StartError::Disk(format!("{} cannot be written: {error}", path(layout).display())))
+    }
+
+    #[cfg(feature = "manager")]
+    fn remove(layout: &Layout) -> Result<(), StartError> {
+        files::remove(&path(layout))
+            .map_err(|error| StartError::Disk(format!("{} cannot be removed: {error}", path(layout).display())))
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.stage() == Stage::Ready
+    }
+
+    pub(crate) fn cluster(&self) -> ClusterId {
+        ClusterId::from_slice(&self.cluster_id).unwrap_or_default()
+    }
+
+    pub(crate) fn node(&self) -> NodeId {
+        NodeId::from_slice(&self.node_id).unwrap_or_default()
+    }
+
+    pub(crate) fn store(&self) -> Option<StoreId> {
+        StoreId::from_slice(&self.store_id)
+    }
+
+    pub(crate) fn lineage_list(&self) -> Lineage {
+        Lineage::from_slice(&self.lineage).unwrap_or_default()
+    }
+
+    /// The name, or the node id where there is none.
+    pub(crate) fn display_name(&self) -> String {
+        if self.name.is_empty() { self.node().to_string() } else { self.name.clone() }
+    }
+
+    pub(crate) fn joining_key(&self) -> Result<KeyPair, StartError> {
+        KeyPair::from_pkcs8(&self.joining_key)
+            .map_err(|error| StartError::Damaged(format!("the key kept for joining cannot be read: {error}")))
+    }
+}
+
+/// Makes true what the file says was decided, and says what the directory is to be run as. Cut off anywhere, it is run
+/// again with the same end.
+pub(crate) fn settle(layout: &Layout) -> Result<Settled, StartError> {
+    let Some(mut file) = StateFile::load(layout)? else { return Ok(Settled::Store) };
+    if !file.is_ready() {
+        return Ok(Settled::HalfJoined);
+    }
+    if !file.certificate.is_empty() {
+        let key = if file.joining_key.is_empty() {
+            let old = Identity::load(&layout.identity()).map_err(|error| StartError::Directory(error.to_string()))?;
+            KeyPair::from_pkcs8(old.key().pkcs8_der()).map_err(|error| StartError::Damaged(error.to_string()))?
+        } else {
+            file.joining_key()?
+        };
+        let identity = Identity::new(file.ca.to_vec().into(), file.certificate.to_vec().into(), key)
+            .map_err(|error| StartError::Refused(error.to_string()))?;
+        identity.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
+    }
+    if file.raft_id != 0 {
+        return as_manager(layout, &file);
+    }
+    // A worker holds no log. What is left of a time as a manager, or of an attempt to become one, goes.
+    match std::fs::remove_dir_all(layout.store()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(StartError::Disk(format!(
+                "the log and state of the time as a manager, in {}, cannot be removed: {error}",
+                layout.store().display()
+            )));
+        }
+        Err(_) | Ok(()) => {}
+    }
+    if !file.certificate.is_empty() {
+        (file.certificate, file.ca, file.joining_key) = (Bytes::new(), Bytes::new(), Bytes::new());
+        file.save(layout)?;
+    }
+    Ok(Settled::Worker(Box::new(file)))
+}
+
+#[cfg(feature = "manager")]
+fn as_manager(layout: &Layout, file: &StateFile) -> Result<Settled, StartError> {
+    use super::facts::Facts;
+
+    let store = super::directory::open_store(layout)?;
+    let facts = Facts {
+        stage: Stage::Ready.into(),
+        cluster_id: file.cluster_id.clone(),
+        lineage: file.lineage.clone(),
+        node_id: file.node_id.clone(),
+        raft_id: file.raft_id,
+        store_id: file.store_id.clone(),
+        name: file.name.clone(),
+        listen: file.listen.clone(),
+        advertise: file.advertise.clone(),
+        seed: file.seed.clone(),
+        managers: file.managers.clone(),
+        ..Facts::default()
+    };
+    facts.save(&*store.meta)?;
+    drop(store);
+    StateFile::remove(layout)?;
+    Ok(Settled::Store)
+}
+
+#[cfg(not(feature = "manager"))]
+fn as_manager(layout: &Layout, _file: &StateFile) -> Result<Settled, StartError> {
+    Err(not_a_manager(layout))
+}
+
+/// The directory holds a manager, and this program cannot run one.
+#[cfg(not(feature = "manager"))]
+pub(super) fn not_a_manager(layout: &Layout) -> StartError {
+    StartError::NotBuiltAsManager(format!(
+        "{} holds a manager, and this program was built without the `manager` feature. Nothing was changed; run it with a program that has it",
+        layout.root().display()
+    ))
+}

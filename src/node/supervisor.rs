@@ -1,0 +1,336 @@
+//! What the node is at the moment, and what it is next.
+//!
+//! Owns the one thread that starts a role's runtime, waits for its end and starts the next one: the handle that embedders
+//! hold stays the same while the node is promoted or demoted. Never decides a role: the cluster does, and the directory
+//! says what was decided.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_transport::api;
+use tokio::sync::watch;
+
+use super::builder::{NodeBuilder, Prepared, off_thread};
+use super::directory::{check_access, resolve};
+use super::facts::Layout;
+use super::newcomer::prepared_of;
+#[cfg(feature = "manager")]
+use super::running::Manager;
+use super::state_file::{Settled, settle};
+use super::stop::{StartError, StopReason};
+use super::work::Work;
+use super::worker::{End, Worker, identity_in};
+use super::{Inner, Node};
+use crate::client::{CallError, NodeWay};
+use crate::status::NodeRole;
+
+/// A role's runtime.
+#[derive(Clone)]
+pub(crate) enum Runtime {
+    #[cfg(feature = "manager")]
+    Manager(Arc<Manager>),
+    Worker(Arc<Worker>),
+}
+
+/// What of it the handle and its clients follow; `None` while the node changes roles, and once it has stopped.
+pub(crate) type Current = Option<Runtime>;
+
+impl Runtime {
+    pub(crate) fn role(&self) -> NodeRole {
+        match self {
+            #[cfg(feature = "manager")]
+            Self::Manager(_) => NodeRole::Manager,
+            Self::Worker(_) => NodeRole::Worker,
+        }
+    }
+
+    /// A log index that is applied here; 0 on a worker.
+    pub(crate) fn applied(&self) -> u64 {
+        match self {
+            #[cfg(feature = "manager")]
+            Self::Manager(manager) => manager.applied(),
+            Self::Worker(_) => 0,
+        }
+    }
+
+    /// Asks on behalf of the embedder.
+    pub(crate) async fn call(&self, request: api::Request, patience: Duration) -> Result<api::Response, CallError> {
+        match self {
+            #[cfg(feature = "manager")]
+            Self::Manager(manager) => {
+                let _ = patience;
+                manager.call(request).await
+            }
+            Self::Worker(worker) => {
+                let asked = worker.handle().spawn(super::worker::ask(worker.link.clone(), request, patience));
+                asked.await.map_err(|error| CallError::unanswered(format!("the node stopped: {error}")))?
+            }
+        }
+    }
+
+    fn prepared(&self) -> Prepared {
+        match self {
+            #[cfg(feature = "manager")]
+            Self::Manager(manager) => manager.prepared.clone(),
+            Self::Worker(worker) => prepared_of(&worker.file),
+        }
+    }
+
+    /// Where it listens, or would as a manager.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        match self {
+            #[cfg(feature = "manager")]
+            Self::Manager(manager) => Some(manager.address),
+            Self::Worker(worker) => resolve(&worker.file.listen).ok(),
+        }
+    }
+}
+
+/// How the node is asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stop {
+    No,
+    /// Hand leadership over, say goodbye.
+    Orderly,
+    /// As if the process had died.
+    Now,
+}
+
+/// One process in a worker's directory, or in one that changes roles; a manager's store has a lock of its own.
+fn lock(layout: &Layout) -> Result<File, StartError> {
+    let failed = |error: std::io::Error| {
+        StartError::Directory(format!("{} cannot be locked: {error}. Nothing was changed", layout.root().display()))
+    };
+    let path = layout.root().join("node.lock");
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {
+            // For people who meet the lock.
+            file.set_len(0).map_err(failed)?;
+            file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0).map_err(failed)?;
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => Err(StartError::InUse(format!(
+            "{} is in use by process {}. Nothing was changed; stop the running node first, or talk to it with --data-dir",
+            layout.root().display(),
+            std::fs::read_to_string(&path).unwrap_or_default().trim()
+        ))),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+/// Checks and settles the directory; the lock is held until the node ends.
+fn open(builder: &NodeBuilder) -> Result<(Option<File>, Settled, Work), StartError> {
+    let layout = Layout::new(&builder.directory);
+    check_access(layout.root())?;
+    if !layout.root().exists() {
+        // Opening what is not there says so itself, and makes nothing.
+        return Ok((None, Settled::Store, Work::open(&layout)));
+    }
+    let known = layout.root().join("node.state").exists() || layout.store().exists();
+    let held = if known { Some(lock(&layout)?) } else { None };
+    let settled = settle(&layout)?;
+    if let Settled::HalfJoined = settled {
+        return Err(StartError::Directory(format!(
+            "{} was prepared only half; run the same `quorate join` again, it goes on where it stopped",
+            layout.root().display()
+        )));
+    }
+    Ok((held, settled, Work::open(&layout)))
+}
+
+/// Starts the runtime that the directory asks for.
+async fn start_role(builder: &NodeBuilder, settled: Settled, work: &Work) -> Result<Runtime, StartError> {
+    match settled {
+        Settled::Worker(mut file) => {
+            let layout = Layout::new(&builder.directory);
+            let moving = builder.clone();
+            let (file, identity) = off_thread(move || {
+                moving.contradicts(&file.name, &file.listen, &file.advertise)?;
+                if moving.moved(&mut file.listen, &mut file.advertise)? {
+                    file.save(&layout)?;
+                }
+                let identity = identity_in(&layout)?;
+                Ok((file, identity))
+            })
+            .await?;
+            let worker = Worker::start(builder, *file, identity, work.clone()).await?;
+            Ok(Runtime::Worker(Arc::new(worker)))
+        }
+        #[cfg(feature = "manager")]
+        Settled::Store | Settled::HalfJoined => {
+            let manager = super::running::start(builder.clone(), work.clone()).await?;
+            Ok(Runtime::Manager(Arc::new(manager)))
+        }
+        #[cfg(not(feature = "manager"))]
+        Settled::Store | Settled::HalfJoined => {
+            let layout = Layout::new(&builder.directory);
+            if layout.store().exists() {
+                return Err(super::state_file::not_a_manager(&layout));
+            }
+            Err(StartError::Directory(format!(
+                "{} holds no node; prepare it with `quorate join`",
+                builder.directory.display()
+            )))
+        }
+    }
+}
+
+/// Starts the node as what its directory says.
+pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
+    let opening = builder.clone();
+    let (held, settled, work) = off_thread(move || open(&opening)).await?;
+    let runtime = start_role(&builder, settled, &work).await?;
+    let prepared = runtime.prepared();
+    let current = watch::Sender::new(Some(runtime));
+    let (stop, stopping) = watch::channel(Stop::No);
+    let (stopped_out, stopped) = watch::channel(None);
+    let way = NodeWay::new(current.subscribe());
+    let client = way.client()?;
+    let inner =
+        Inner { prepared, client: client.clone(), current: current.subscribe(), work: work.clone(), stop, stopped };
+    let ending = work.clone();
+    let supervisor = Supervisor { builder, work, current, stopping, client };
+    std::thread::Builder::new()
+        .name("quorate-node".to_owned())
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let reason = match runtime {
+                Ok(runtime) => runtime.block_on(supervisor.run()),
+                Err(error) => StopReason::Bug(format!("cannot start a runtime: {error}")),
+            };
+            drop(held);
+            ending.end();
+            stopped_out.send_replace(Some(reason));
+        })
+        .map_err(|error| StartError::Internal(format!("cannot start a thread: {error}")))?;
+    Ok(Node { inner: Arc::new(inner) })
+}
+
+struct Supervisor {
+    builder: NodeBuilder,
+    work: Work,
+    current: watch::Sender<Current>,
+    stopping: watch::Receiver<Stop>,
+    client: crate::client::Client,
+}
+
+impl Supervisor {
+    async fn run(mut self) -> StopReason {
+        loop {
+            let Some(runtime) = self.current.borrow().clone() else { return StopReason::Asked };
+            let end = self.until_it_ends(&runtime).await;
+            // Whoever follows it now waits for the next one.
+            self.current.send_replace(None);
+            drop(runtime);
+            let next = match end {
+                End::Stopped(reason) => match self.after(reason).await {
+                    Ok(next) => next,
+                    Err(reason) => return reason,
+                },
+                End::Promoted => self.next().await,
+            };
+            match next {
+                Ok(next) => {
+                    if let Err(error) = self.client.renew(next.applied()) {
+                        return StopReason::Bug(error.to_string());
+                    }
+                    self.current.send_replace(Some(next));
+                }
+                Err(reason) => return reason,
+            }
+        }
+    }
+
+    /// Waits for the runtime's end, and brings it about when the node is asked to stop.
+    async fn until_it_ends(&mut self, runtime: &Runtime) -> End {
+        let mut stopping = self.stopping.clone();
+        let asked = async {
+            // A handle that is gone asks for the end, too.
+            let orderly = stopping.wait_for(|stop| *stop != Stop::No).await.is_ok_and(|stop| *stop == Stop::Orderly);
+            match runtime {
+                #[cfg(feature = "manager")]
+                Runtime::Manager(manager) if orderly => {
+                    tokio::select! {
+                        () = manager.shutdown() => {}
+                        _ = stopping.wait_for(|stop| *stop == Stop::Now) => manager.stop_now(),
+                    }
+                }
+                #[cfg(feature = "manager")]
+                Runtime::Manager(manager) => manager.stop_now(),
+                Runtime::Worker(worker) => {
+                    let _ = orderly;
+                    worker.stop();
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        let ended = async {
+            match runtime {
+                #[cfg(feature = "manager")]
+                Runtime::Manager(manager) => End::Stopped(manager.stopped().await),
+                Runtime::Worker(worker) => worker.ended().await,
+            }
+        };
+        tokio::select! {
+            end = ended => end,
+            () = asked => End::Stopped(StopReason::Asked),
+        }
+    }
+
+    /// Whether a role that ended for this reason is the node's end.
+    async fn after(&mut self, reason: StopReason) -> Result<Result<Runtime, StopReason>, StopReason> {
+        #[cfg(feature = "manager")]
+        if reason == StopReason::Removed && !Layout::new(&self.builder.directory).root().join("node.state").exists() {
+            // Said of a manager's raft id; what the node is now is another question.
+            let mut stopping = self.stopping.clone();
+            let told = tokio::select! {
+                told = super::transition::after_removal(&self.builder) => told,
+                _ = stopping.wait_for(|stop| *stop != Stop::No) => Some(StopReason::Asked),
+            };
+            return match told {
+                Some(reason) => Err(reason),
+                None => Ok(self.next().await),
+            };
+        }
+        Err(reason)
+    }
+
+    /// The runtime that the directory asks for now; tried again where that may help.
+    async fn next(&mut self) -> Result<Runtime, StopReason> {
+        let mut pause = Duration::from_millis(500);
+        loop {
+            let layout = Layout::new(&self.builder.directory);
+            let settled = off_thread(move || settle(&layout)).await;
+            let started = match settled {
+                Ok(settled) => start_role(&self.builder, settled, &self.work).await,
+                Err(error) => Err(error),
+            };
+            let error = match started {
+                Ok(runtime) => return Ok(runtime),
+                Err(error) => error,
+            };
+            match error {
+                StartError::Damaged(why) => return Err(StopReason::Damaged(why)),
+                StartError::Disk(why) => return Err(StopReason::DiskFailed(why)),
+                StartError::Superseded(why) => return Err(StopReason::Superseded(why)),
+                error => tracing::error!(%error, "the node's next role cannot be started yet; it is tried again"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = self.stopping.wait_for(|stop| *stop != Stop::No) => return Err(StopReason::Asked),
+            }
+            pause = (pause * 2).min(Duration::from_secs(10));
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! A node changes its role: a worker that is asked to be a manager gets a raft id, a manager that was demoted becomes a
+//! worker again.
+//!
+//! Owns the node's side of both. What the managers decided is on disk before anything is done about it, and
+//! [`super::state_file::settle`] does it, so that a crash anywhere ends in the same role. Both are level-triggered: they
+//! are tried until they are done or no longer asked for.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_core::id::StoreId;
+use quorate_transport::api::{request, response};
+use quorate_transport::{Connection, Identity, JoinError, JoinRefused, api};
+
+use super::builder::{NodeBuilder, off_thread, random};
+use super::facts::{Facts, KnownManager, Layout, Stage};
+use super::newcomer::{SUPPORTED, take_over};
+use super::state_file::StateFile;
+use super::stop::{StartError, StopReason};
+use super::worker::{ask_standing, identity_in};
+use crate::client::SOFTWARE;
+
+/// How long the managers may take to decide.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// First and longest pause between two attempts.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// Asks for a raft id over the worker's own connection; on success the file says what the node is from now on.
+pub(super) async fn enrol(
+    layout: &Layout,
+    file: &StateFile,
+    identity: &Identity,
+    connection: &Connection,
+) -> Result<StateFile, String> {
+    let mut file = file.clone();
+    if file.store_id.is_empty() {
+        // Kept before anybody hears of it: asked again after a crash, it is the same store.
+        let drawn = random(StoreId::from_bytes).map_err(|error| error.to_string())?;
+        file.store_id = Bytes::copy_from_slice(drawn.as_bytes());
+        save(layout, &file).await?;
+    }
+    let csr = identity.key().csr().map_err(|error| error.to_string())?;
+    let kind = request::Kind::Enrol(api::Enrol {
+        store_id: file.store_id.clone(),
+        advertise: file.advertise.clone(),
+        command_version: SUPPORTED,
+        software: SOFTWARE.to_owned(),
+        csr: csr.into(),
+    });
+    let deadline_ms = u64::try_from(PATIENCE.as_millis()).unwrap_or(u64::MAX);
+    let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
+    let answer = connection.request(body, PATIENCE).await.map_err(|error| error.to_string())?;
+    let done = match api::Response::decode(answer).map(|response| response.kind) {
+        Ok(Some(response::Kind::Enrol(done))) => done,
+        Ok(Some(response::Kind::Error(error))) => return Err(error.message),
+        Ok(_) | Err(_) => return Err("the manager's answer cannot be read".into()),
+    };
+    file.raft_id = done.raft_id;
+    file.certificate = done.certificate;
+    file.ca = done.ca;
+    file.lineage = done.lineage;
+    if !done.advertise.is_empty() {
+        file.advertise = done.advertise;
+    }
+    file.managers = done
+        .managers
+        .into_iter()
+        .map(|known| KnownManager { raft_id: known.raft_id, node_id: known.node_id, addresses: known.addresses })
+        .collect();
+    save(layout, &file).await?;
+    tracing::info!(raft_id = file.raft_id, "this node goes on as a manager");
+    Ok(file)
+}
+
+async fn save(layout: &Layout, file: &StateFile) -> Result<(), String> {
+    let (layout, file) = (layout.clone(), file.clone());
+    off_thread(move || file.save(&layout)).await.map_err(|error| error.to_string())
+}
+
+/// The managers say that this manager's raft id is none any more. Asks what the node is now, until somebody tells; when it
+/// returns without a reason to stop, the file says what the node is.
+///
+/// Cancel safe: asked again it comes to the same.
+pub(super) async fn after_removal(builder: &NodeBuilder) -> Option<StopReason> {
+    let mut pause = PAUSE.0;
+    loop {
+        match ask(builder).await {
+            Ok(reason) => return reason,
+            Err(why) => {
+                tracing::warn!(
+                    why,
+                    "the raft id of this manager was taken from it; what the node is now is not known yet"
+                );
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}
+
+/// The role is settled, or there is a reason to stop, or nobody could tell.
+async fn ask(builder: &NodeBuilder) -> Result<Option<StopReason>, String> {
+    let layout = Layout::new(&builder.directory);
+    let read = layout.clone();
+    let (facts, identity) = off_thread(move || {
+        let store = super::directory::open_store(&read)?;
+        let facts = Facts::load(&*store.meta)?;
+        Ok((facts, identity_in(&read)?))
+    })
+    .await
+    .map_err(|error| error.to_string())?;
+    let facts = facts.ok_or("the store has no facts about the node")?;
+    let managers: Vec<String> =
+        facts.managers.iter().flat_map(|manager| &manager.addresses).chain(&builder.hints).cloned().collect();
+    let joined = match ask_standing(&identity, Some(facts.store()), &managers).await {
+        Ok(joined) => joined,
+        Err(JoinError::Refused(JoinRefused::NotAMember)) => return Ok(Some(StopReason::Removed)),
+        Err(JoinError::Refused(refused @ JoinRefused::AlreadyKnown(_))) => {
+            return Ok(Some(StopReason::IdentityRefused(refused.to_string())));
+        }
+        Err(error) => return Err(error.to_string()),
+    };
+    if joined.raft_id.0 != 0 {
+        let why = format!(
+            "the cluster knows this node under raft id {}, and this directory is the one of raft id {}: a copy or a later store is in use elsewhere. Nothing was harmed. Next: move the directory aside and join again with `quorate join`",
+            joined.raft_id, facts.raft_id
+        );
+        return Ok(Some(StopReason::IdentityRefused(why)));
+    }
+    let mut file = StateFile {
+        stage: Stage::Ready.into(),
+        node_id: facts.node_id.clone(),
+        name: facts.name.clone(),
+        listen: facts.listen.clone(),
+        advertise: facts.advertise.clone(),
+        seed: facts.seed.clone(),
+        ..StateFile::default()
+    };
+    take_over(&mut file, *joined);
+    // As a manager it would listen where it did before, whatever the others now call that.
+    file.advertise = facts.advertise;
+    // From here on this is a worker's directory, whatever happens next.
+    off_thread(move || file.save(&layout)).await.map_err(|error: StartError| error.to_string())?;
+    tracing::info!("this node was demoted: it goes on as a worker, without its log");
+    Ok(None)
+}

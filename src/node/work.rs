@@ -1,0 +1,454 @@
+//! What this node is to run, and how it says it goes: the embedder's side of assignments.
+//!
+//! Owns the set of items in force here and the statuses that the embedder gave, for as long as the node lives, whatever
+//! its role is at the moment. The newest complete set is on disk before anybody acts on it, and is there again after a
+//! restart without any manager, marked stale. Fed by the session of a worker, or by a manager's own state; never asks.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_core::id::{Lineage, LineageOrder};
+use quorate_core::membership::work::{REPORT_BYTES_MAX, STATUS_BYTES_MAX};
+use quorate_transport::session_api::{self, Part};
+use tokio::sync::watch;
+
+use super::facts::Layout;
+use super::files;
+use crate::error::{Error, Result};
+
+/// One item of work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Item {
+    /// What names it within its node.
+    pub id: String,
+    /// What the orchestrator wrote; opaque to quorate.
+    pub payload: Bytes,
+    /// The store's revision at which it was last written.
+    pub revision: u64,
+    /// Secrets it refers to, by name.
+    pub secrets: Vec<String>,
+    /// Configs it refers to, by name.
+    pub configs: Vec<String>,
+}
+
+impl From<session_api::Item> for Item {
+    fn from(item: session_api::Item) -> Self {
+        let session_api::Item { id, revision, payload, secrets, configs } = item;
+        Self { id, payload, revision, secrets, configs }
+    }
+}
+
+impl From<&Item> for session_api::Item {
+    fn from(item: &Item) -> Self {
+        let Item { id, payload, revision, secrets, configs } = item.clone();
+        Self { id, revision, payload, secrets, configs }
+    }
+}
+
+/// What an [`Assignments`] gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AssignmentEvent {
+    /// Everything that this node is to run. The first event, and once more when a stale set has been confirmed.
+    #[non_exhaustive]
+    Complete {
+        /// Ascending by id.
+        items: Vec<Item>,
+        /// The store's revision that it was read at.
+        revision: u64,
+        /// It is what this node had when it last ran; no manager has confirmed it since.
+        stale: bool,
+    },
+    /// What has changed since the event before.
+    #[non_exhaustive]
+    Changed {
+        /// New items, and items written anew, ascending by id.
+        added: Vec<Item>,
+        /// The ids of items that are gone, ascending.
+        removed: Vec<String>,
+        /// The store's revision that it was read at.
+        revision: u64,
+    },
+}
+
+/// The set in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Set {
+    /// There is one: a manager has told it, now or before a restart.
+    pub(crate) known: bool,
+    pub(crate) stale: bool,
+    pub(crate) lineage: Lineage,
+    pub(crate) revision: u64,
+    pub(crate) items: BTreeMap<String, Item>,
+}
+
+impl Set {
+    /// What tells two sets apart: ids and revisions of all items.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        digest(self.items.values().map(|item| (item.id.as_bytes(), item.revision)))
+    }
+
+    /// Whether something told by `lineage` at `revision` may replace this.
+    pub(crate) fn admits(&self, lineage: &Lineage, revision: u64) -> bool {
+        match self.lineage.compare(lineage) {
+            LineageOrder::Equal => !self.known || revision >= self.revision,
+            LineageOrder::Older => true,
+            LineageOrder::Newer | LineageOrder::Forked => false,
+        }
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        Part {
+            lineage: self.lineage.to_bytes().into(),
+            revision: self.revision,
+            complete: true,
+            last: true,
+            items: self.items.values().map(session_api::Item::from).collect(),
+            ..Part::default()
+        }
+        .encode_to_vec()
+    }
+
+    fn from_bytes(bytes: Bytes) -> Option<Self> {
+        let part = Part::decode(bytes).ok()?;
+        Some(Self {
+            known: true,
+            stale: true,
+            lineage: Lineage::from_slice(&part.lineage)?,
+            revision: part.revision,
+            items: part.items.into_iter().map(|item| (item.id.clone(), item.into())).collect(),
+        })
+    }
+}
+
+/// What tells two sets apart, from ids and revisions in ascending order of ids.
+pub(crate) fn digest<'a>(items: impl Iterator<Item = (&'a [u8], u64)>) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for (id, revision) in items {
+        hasher.update(&(id.len() as u64).to_be_bytes());
+        hasher.update(id);
+        hasher.update(&revision.to_be_bytes());
+    }
+    *hasher.finalize().as_bytes()
+}
+
+/// The statuses the embedder gave.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Statuses {
+    /// Rises with every change, from 1.
+    pub(crate) sequence: u64,
+    pub(crate) items: BTreeMap<String, Bytes>,
+}
+
+impl Statuses {
+    fn bytes(&self) -> usize {
+        self.items.iter().map(|(id, status)| id.len() + status.len() + 16).sum()
+    }
+
+    /// As it is sent and stored.
+    pub(crate) fn to_report(&self, instance: u64) -> session_api::Report {
+        let item = |(id, status): (&String, &Bytes)| session_api::ItemStatus { id: id.clone(), status: status.clone() };
+        session_api::Report { instance, sequence: self.sequence, items: self.items.iter().map(item).collect() }
+    }
+}
+
+struct Inner {
+    path: PathBuf,
+    set: watch::Sender<Arc<Set>>,
+    statuses: watch::Sender<Arc<Statuses>>,
+    /// Orders this process's reports after those of earlier ones; `None` until somebody has told what those were.
+    instance: Mutex<Option<u64>>,
+    /// The node has stopped.
+    ended: watch::Sender<bool>,
+}
+
+/// The node's work. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Work(Arc<Inner>);
+
+impl Work {
+    /// With what the directory kept. Blocks. What cannot be read is as good as nothing: managers tell it again.
+    pub(crate) fn open(layout: &Layout) -> Self {
+        let path = layout.root().join("assignments");
+        let kept = match files::read(&path) {
+            Ok(bytes) => bytes.and_then(Set::from_bytes),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "the kept assignments cannot be used; managers tell them again");
+                None
+            }
+        };
+        let set = watch::Sender::new(Arc::new(kept.unwrap_or_default()));
+        let (statuses, ended) = (watch::Sender::default(), watch::Sender::new(false));
+        Self(Arc::new(Inner { path, set, statuses, instance: Mutex::new(None), ended }))
+    }
+
+    /// The set in force.
+    pub(crate) fn current(&self) -> Arc<Set> {
+        self.0.set.borrow().clone()
+    }
+
+    /// Puts a set in force: on disk first. One feeder at a time. A set that cannot be kept is in force all the same: what is
+    /// to run must not wait for a disk.
+    pub(crate) async fn put(&self, set: Set) {
+        let before = self.current();
+        if *before == set {
+            return;
+        }
+        let same = before.known && before.items == set.items && before.lineage == set.lineage;
+        let set = Arc::new(set);
+        // A revision alone is not worth a write: what is on disk is a true set of a little earlier.
+        if !same {
+            let (path, bytes) = (self.0.path.clone(), set.to_bytes());
+            let written = tokio::task::spawn_blocking(move || files::replace(&path, &bytes)).await;
+            match written {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(path = %self.0.path.display(), %error, "the assignments could not be kept: after a restart without managers older ones would be in force");
+                }
+                Err(error) => tracing::error!(%error, "the thread that keeps the assignments failed"),
+            }
+        }
+        self.0.set.send_replace(Arc::clone(&set));
+        self.0.statuses.send_if_modified(|statuses| {
+            let gone = statuses.items.keys().any(|id| !set.items.contains_key(id));
+            if gone {
+                let statuses = Arc::make_mut(statuses);
+                statuses.sequence += 1;
+                statuses.items.retain(|id, _| set.items.contains_key(id));
+            }
+            gone
+        });
+    }
+
+    /// Notes the status of an item.
+    pub(crate) fn report(&self, item: &str, status: Bytes) -> Result<()> {
+        if status.len() > STATUS_BYTES_MAX {
+            return Err(Error::Invalid(format!(
+                "the status of {item} has {} bytes, at most {STATUS_BYTES_MAX} are taken. The status before stands",
+                status.len()
+            )));
+        }
+        if !self.0.set.borrow().items.contains_key(item) {
+            return Err(Error::NotFound(format!("{item} is no item of this node; its status was not noted")));
+        }
+        let mut refused = None;
+        self.0.statuses.send_if_modified(|statuses| {
+            if statuses.items.get(item) == Some(&status) {
+                return false;
+            }
+            let before = statuses.items.get(item).map_or(0, |before| item.len() + before.len() + 16);
+            let bytes = statuses.bytes() - before + item.len() + status.len() + 16;
+            if bytes > REPORT_BYTES_MAX {
+                refused = Some(bytes);
+                return false;
+            }
+            let statuses = Arc::make_mut(statuses);
+            statuses.sequence += 1;
+            statuses.items.insert(item.to_owned(), status);
+            true
+        });
+        match refused {
+            None => Ok(()),
+            Some(bytes) => Err(Error::Invalid(format!(
+                "with the status of {item} this node's statuses would have {bytes} bytes, at most {REPORT_BYTES_MAX} are taken. The status before stands"
+            ))),
+        }
+    }
+
+    /// Wakes whenever a status changes.
+    pub(crate) fn statuses(&self) -> watch::Receiver<Arc<Statuses>> {
+        self.0.statuses.subscribe()
+    }
+
+    /// What orders this process's reports, given that the managers have one of `recorded`; chosen once, and again when
+    /// another process turns out to have reported later.
+    pub(crate) fn instance(&self, recorded: u64) -> u64 {
+        let mut instance = self.0.instance.lock().unwrap_or_else(PoisonError::into_inner);
+        *instance.get_or_insert(recorded + 1)
+    }
+
+    /// Somebody reported as `recorded`, and it was not this process.
+    pub(crate) fn overtake(&self, recorded: u64) -> u64 {
+        let mut instance = self.0.instance.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = instance.unwrap_or(0).max(recorded) + 1;
+        *instance = Some(next);
+        next
+    }
+
+    /// A stream for the embedder.
+    pub(crate) fn events(&self) -> Assignments {
+        Assignments { set: self.0.set.subscribe(), given: None, ended: self.0.ended.subscribe() }
+    }
+
+    /// The node has stopped: its streams end.
+    pub(crate) fn end(&self) {
+        self.0.ended.send_replace(true);
+    }
+}
+
+/// What this node is to run: the complete set first, then what changes. Any number of streams may be held; each gives
+/// everything, and none holds up the node: who is slow gets several changes as one.
+#[derive(Debug)]
+#[must_use = "a stream gives nothing until it is asked"]
+pub struct Assignments {
+    set: watch::Receiver<Arc<Set>>,
+    given: Option<Arc<Set>>,
+    ended: watch::Receiver<bool>,
+}
+
+impl Assignments {
+    /// The next event; `None` once the node has stopped.
+    ///
+    /// Cancel safe.
+    pub async fn next(&mut self) -> Option<AssignmentEvent> {
+        loop {
+            let current = self.set.borrow_and_update().clone();
+            let event = step(self.given.as_deref(), &current);
+            if current.known {
+                self.given = Some(current);
+            }
+            if event.is_some() {
+                return event;
+            }
+            tokio::select! {
+                changed = self.set.changed() => changed.ok()?,
+                _ = self.ended.wait_for(|ended| *ended) => return None,
+            }
+        }
+    }
+}
+
+/// What lies between two sets.
+fn step(given: Option<&Set>, current: &Set) -> Option<AssignmentEvent> {
+    if !current.known {
+        return None;
+    }
+    let revision = current.revision;
+    let given = match given {
+        Some(given) if !given.stale || current.stale => given,
+        Some(_) | None => {
+            let items = current.items.values().cloned().collect();
+            return Some(AssignmentEvent::Complete { items, revision, stale: current.stale });
+        }
+    };
+    let added: Vec<Item> =
+        current.items.values().filter(|item| given.items.get(&item.id) != Some(item)).cloned().collect();
+    let removed: Vec<String> = given.items.keys().filter(|id| !current.items.contains_key(*id)).cloned().collect();
+    let changed = !(added.is_empty() && removed.is_empty());
+    changed.then_some(AssignmentEvent::Changed { added, removed, revision })
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_core::id::LineageId;
+
+    use super::*;
+
+    fn item(id: &str, revision: u64) -> Item {
+        Item { id: id.into(), payload: Bytes::from_static(b"run"), revision, secrets: vec![], configs: vec![] }
+    }
+
+    fn lineage(ids: &[u8]) -> Lineage {
+        Lineage(ids.iter().map(|id| LineageId::from_bytes([*id; 16])).collect())
+    }
+
+    fn set(revision: u64, items: &[Item]) -> Set {
+        Set {
+            known: true,
+            stale: false,
+            lineage: lineage(&[1]),
+            revision,
+            items: items.iter().map(|item| (item.id.clone(), item.clone())).collect(),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_complete_set_comes_first_and_then_what_changes_as_one() {
+        let place = tempfile::tempdir().unwrap();
+        let work = Work::open(&Layout::new(place.path()));
+        let mut stream = work.events();
+        work.put(set(5, &[item("a", 3), item("b", 4)])).await;
+        let complete = AssignmentEvent::Complete { items: vec![item("a", 3), item("b", 4)], revision: 5, stale: false };
+        assert_eq!(stream.next().await, Some(complete));
+        // Two changes while nobody looked.
+        work.put(set(6, &[item("a", 3), item("c", 6)])).await;
+        work.put(set(7, &[item("a", 7), item("c", 6)])).await;
+        let changed = AssignmentEvent::Changed {
+            added: vec![item("a", 7), item("c", 6)],
+            removed: vec!["b".into()],
+            revision: 7,
+        };
+        assert_eq!(stream.next().await, Some(changed));
+        // A newer revision of the same set is no event.
+        work.put(set(9, &[item("a", 7), item("c", 6)])).await;
+        work.end();
+        assert_eq!(stream.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn what_was_in_force_is_in_force_after_a_restart_and_marked_stale() {
+        let place = tempfile::tempdir().unwrap();
+        let layout = Layout::new(place.path());
+        let work = Work::open(&layout);
+        work.put(set(5, &[item("a", 3)])).await;
+        drop(work);
+        let work = Work::open(&layout);
+        let mut stream = work.events();
+        let stale = AssignmentEvent::Complete { items: vec![item("a", 3)], revision: 5, stale: true };
+        assert_eq!(stream.next().await, Some(stale));
+        // Confirmed unchanged, it is told again, as fresh.
+        work.put(set(5, &[item("a", 3)])).await;
+        let fresh = AssignmentEvent::Complete { items: vec![item("a", 3)], revision: 5, stale: false };
+        assert_eq!(stream.next().await, Some(fresh));
+        // A damaged file is as good as none.
+        drop(work);
+        std::fs::write(place.path().join("assignments"), b"garbage").unwrap();
+        assert!(!Work::open(&layout).current().known);
+    }
+
+    #[test]
+    fn nothing_older_is_taken() {
+        let have = set(5, &[]);
+        assert!(have.admits(&lineage(&[1]), 5) && have.admits(&lineage(&[1]), 6));
+        assert!(!have.admits(&lineage(&[1]), 4));
+        assert!(have.admits(&lineage(&[1, 2]), 1), "a newer incarnation counts from wherever it stands");
+        assert!(!Set { lineage: lineage(&[1, 2]), ..have.clone() }.admits(&lineage(&[1]), 9), "an older one never");
+        assert!(!have.admits(&lineage(&[2]), 9), "nor another recovery");
+        assert!(Set::default().admits(&lineage(&[1]), 0));
+    }
+
+    #[tokio::test]
+    async fn statuses_are_bounded_and_go_with_their_items() {
+        let place = tempfile::tempdir().unwrap();
+        let work = Work::open(&Layout::new(place.path()));
+        assert!(matches!(work.report("a", Bytes::new()), Err(Error::NotFound(_))));
+        work.put(set(5, &[item("a", 3), item("b", 3)])).await;
+        work.report("a", Bytes::from_static(b"up")).unwrap();
+        work.report("b", Bytes::from_static(b"up")).unwrap();
+        work.report("b", Bytes::from_static(b"up")).unwrap();
+        let statuses = work.statuses();
+        assert_eq!((statuses.borrow().sequence, statuses.borrow().items.len()), (2, 2));
+        let long = Bytes::from(vec![0; STATUS_BYTES_MAX + 1]);
+        assert!(matches!(work.report("a", long), Err(Error::Invalid(_))));
+        work.put(set(6, &[item("b", 3)])).await;
+        assert_eq!((statuses.borrow().sequence, statuses.borrow().items.len()), (3, 1));
+        let many: Vec<Item> = (0..200).map(|n| item(&format!("{n:03}"), 7)).collect();
+        work.put(set(7, &many)).await;
+        let full = Bytes::from(vec![0; STATUS_BYTES_MAX]);
+        let taken = (0..200).take_while(|n| work.report(&format!("{n:03}"), full.clone()).is_ok()).count();
+        assert_eq!(taken, REPORT_BYTES_MAX / (STATUS_BYTES_MAX + 3 + 16));
+    }
+
+    #[test]
+    fn reports_of_this_process_come_after_those_of_earlier_ones() {
+        let place = tempfile::tempdir().unwrap();
+        let work = Work::open(&Layout::new(place.path()));
+        assert_eq!((work.instance(4), work.instance(9)), (5, 5), "chosen once");
+        assert_eq!(work.overtake(7), 8);
+        assert_eq!(work.instance(0), 8);
+    }
+}

@@ -1,0 +1,196 @@
+//! A node as a worker: one session with one of the managers, and what it needs besides.
+//!
+//! Owns the worker's thread with its small runtime, and how it ends. The session itself is [`session`], the local socket is
+//! [`local`]. Started and ended by the supervisor.
+
+mod local;
+mod session;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use quorate_transport::{Connection, Identity, LocalListener, RequestError, api};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+use prost::Message as _;
+
+use super::builder::NodeBuilder;
+use super::facts::Layout;
+use super::state_file::StateFile;
+use super::stop::{StartError, StopReason};
+use super::work::Work;
+use crate::client::CallError;
+use crate::status::{NodeReport, NodeRole, SessionReport};
+
+pub(super) use session::{Times, ask_standing};
+
+/// Why a worker's runtime ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum End {
+    /// The node stops.
+    Stopped(StopReason),
+    /// It was given a raft id: it goes on as a manager.
+    Promoted,
+}
+
+/// What the session's task publishes of itself.
+#[derive(Clone, Default)]
+pub(super) struct Link {
+    /// While there is a session.
+    pub(super) connection: Option<Connection>,
+    /// The manager at the other end, by name; empty until it has said who it is.
+    pub(super) manager: String,
+    /// Since when.
+    pub(super) since: Option<Instant>,
+    /// Why there is none, or what keeps it from becoming a manager.
+    pub(super) trouble: String,
+}
+
+/// A worker that runs.
+pub(crate) struct Worker {
+    pub(super) file: StateFile,
+    handle: tokio::runtime::Handle,
+    pub(super) link: watch::Receiver<Link>,
+    pub(super) work: Work,
+    stop: watch::Sender<bool>,
+    ended: watch::Receiver<Option<End>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Worker {
+    /// Starts it: answers once the local socket is there; the session comes when a manager answers.
+    pub(super) async fn start(
+        builder: &NodeBuilder,
+        file: StateFile,
+        identity: Identity,
+        work: Work,
+    ) -> Result<Self, StartError> {
+        let (stop, stopping) = watch::channel(false);
+        let (link_out, link) = watch::channel(Link::default());
+        let (ended_out, ended) = watch::channel(None);
+        let (started_in, started) = oneshot::channel();
+        let driver = session::Driver::new(builder, file.clone(), Arc::new(identity), work.clone(), link_out);
+        let (directory, socket) = (builder.directory.clone(), local::Socket::new(&file, link.clone(), work.clone()));
+        let run = move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    let _ = started_in.send(Err(StartError::Internal(format!("cannot start a runtime: {error}"))));
+                    return;
+                }
+            };
+            let end = runtime.block_on(async move {
+                let listener = match LocalListener::bind(&directory) {
+                    Ok(listener) => listener,
+                    Err(error) => {
+                        let _ = started_in.send(Err(StartError::InUse(error.to_string())));
+                        return End::Stopped(StopReason::Asked);
+                    }
+                };
+                let _ = started_in.send(Ok(tokio::runtime::Handle::current()));
+                let socket = Arc::new(socket);
+                tokio::select! {
+                    end = driver.run(stopping) => end,
+                    () = listener.serve(Arc::clone(&socket) as Arc<_>, socket) => End::Stopped(StopReason::Asked),
+                }
+            });
+            runtime.shutdown_timeout(Duration::from_secs(2));
+            ended_out.send_replace(Some(end));
+        };
+        let thread = std::thread::Builder::new()
+            .name("quorate-net".to_owned())
+            .spawn(run)
+            .map_err(|error| StartError::Internal(format!("cannot start a thread: {error}")))?;
+        let handle = started.await.unwrap_or_else(|_| Err(StartError::Internal("the worker ended at once".into())))?;
+        Ok(Self { file, handle, link, work, stop, ended, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Asks it to end; the session is closed.
+    pub(super) fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Waits for the end; everything it held is given back then.
+    pub(super) async fn ended(&self) -> End {
+        let mut ended = self.ended.clone();
+        let end = match ended.wait_for(Option::is_some).await {
+            Ok(end) => end.clone().unwrap_or(End::Stopped(StopReason::Asked)),
+            Err(_) => End::Stopped(StopReason::Bug("the worker's thread ended without a word".into())),
+        };
+        // It has nothing left to do; joined so that its memory is back, too.
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = thread.join();
+        }
+        end
+    }
+
+    /// The runtime it lives on.
+    pub(super) fn handle(&self) -> tokio::runtime::Handle {
+        self.handle.clone()
+    }
+
+    /// What it says of itself.
+    pub(super) fn report(&self) -> NodeReport {
+        report(&self.file, &self.link.borrow(), &self.work)
+    }
+}
+
+/// Asks a manager, over the connection of the session, with this node's own rights; waits for a session, at most for
+/// `patience`.
+pub(super) async fn ask(
+    mut link: watch::Receiver<Link>,
+    request: api::Request,
+    patience: Duration,
+) -> Result<api::Response, CallError> {
+    let until = Instant::now() + patience;
+    let waited = timeout_at(until, link.wait_for(|link| link.connection.is_some())).await;
+    let waited = waited.map(|link| link.map(|link| link.connection.clone()));
+    let connection = match waited {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(_stopped)) => None,
+        Err(_elapsed) => {
+            let trouble = link.borrow().trouble.clone();
+            return Err(CallError::not_sent(format!(
+                "this worker has no session with a manager: {trouble}. Nothing was done"
+            )));
+        }
+    };
+    let Some(connection) = connection else {
+        return Err(CallError::not_sent("this worker has stopped. Nothing was done"));
+    };
+    let left = until.saturating_duration_since(Instant::now());
+    let answer = connection.request(request.encode_to_vec().into(), left).await;
+    let body = answer.map_err(|error: RequestError| match error.may_have_executed() {
+        true => CallError::unanswered(error.to_string()),
+        false => CallError::not_sent(error.to_string()),
+    })?;
+    api::Response::decode(body)
+        .map_err(|error| CallError::unanswered(format!("the manager's answer cannot be read: {error}")))
+}
+
+fn report(file: &StateFile, link: &Link, work: &Work) -> NodeReport {
+    let set = work.current();
+    let session = link.connection.as_ref().filter(|_| !link.manager.is_empty()).map(|connection| SessionReport {
+        manager: link.manager.clone(),
+        address: connection.address().to_string(),
+        for_ms: link.since.map_or(0, |since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)),
+    });
+    NodeReport {
+        id: file.node().to_string(),
+        name: file.display_name(),
+        cluster_id: file.cluster().to_string(),
+        role: NodeRole::Worker,
+        session,
+        assignments_revision: set.known.then_some(set.revision),
+        assignments_stale: set.stale,
+        items: set.items.keys().cloned().collect(),
+        trouble: link.trouble.clone(),
+    }
+}
+
+/// The identity in a directory.
+pub(super) fn identity_in(layout: &Layout) -> Result<Identity, StartError> {
+    Identity::load(&layout.identity()).map_err(|error| StartError::Directory(error.to_string()))
+}
