@@ -19,4 +19,5 @@ mod pressure;
 mod quorum;
 mod refusals;
 mod support;
+mod transitions;
 mod workers;
