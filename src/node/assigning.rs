@@ -129,8 +129,10 @@ fn page(reader: &Arc<dyn StateReader>, range: &Range) -> Result<quorate_core::tx
     })
 }
 
-/// Whether each node is known, and how many items it has.
-fn look(reader: &Arc<dyn StateReader>, given: Given) -> Result<Vec<(NodeId, (bool, u64))>, Failure> {
+/// A node, whether it is known, and how many items it has.
+type Seen = (NodeId, (bool, u64));
+
+fn look(reader: &Arc<dyn StateReader>, given: Given) -> Result<Vec<Seen>, Failure> {
     let mut found = Vec::with_capacity(given.len());
     for node in given.into_keys() {
         let known = read::node(&*reader.view(), node).map_err(|error| broken(&error))?.is_some();

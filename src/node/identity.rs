@@ -42,17 +42,20 @@ pub(super) async fn keep_identity(
         // The managers that were known at the start, and those that are recorded now.
         let known = facts.managers.iter().map(|manager| RaftId(manager.raft_id));
         let known = known.chain(current.nodes.members().filter_map(|node| node.raft()));
-        let refused = known.filter_map(|peer| peers.last_failure(peer)).find_map(|error| match error.root() {
-            // Taken for ever, whatever this store has heard of it so far.
-            ConnectError::Refused { refused: Refused::Removed, .. } => Some(StopReason::Removed),
+        let refused = known.filter_map(|peer| peers.last_failure(peer)).find_map(|error| {
+            let ConnectError::Refused { address, refused } = error.root() else { return None };
+            if matches!(refused, Refused::Removed) {
+                // Taken for ever, whatever this store has heard of it so far.
+                return Some(StopReason::Removed);
+            }
             // The state that is read here came to this very store: whoever was refused, it was not this node.
-            ConnectError::Refused { address, refused: Refused::StoreReplaced } if !bound(&facts, &current) => {
-                Some(StopReason::IdentityRefused(format!(
+            let replaced = matches!(refused, Refused::StoreReplaced) && !bound(&facts, &current);
+            replaced.then(|| {
+                StopReason::IdentityRefused(format!(
                     "the manager at {address} knows raft id {} with another store: this directory was wiped, and what this node had promised is gone with it. It never votes again under that identity. Nothing was harmed. Next: move the directory aside and join again with `quorate join`",
                     facts.raft_id
-                )))
-            }
-            _ => None,
+                ))
+            })
         });
         if let Some(reason) = refused {
             break reason;

@@ -73,6 +73,23 @@ impl Manager {
         asked.await.unwrap_or_default()
     }
 
+    /// Writes records as the managers themselves do; whether its conditions held.
+    #[cfg(feature = "testing")]
+    pub(super) async fn system(&self, txn: quorate_core::txn::Txn) -> Result<bool, CallError> {
+        use quorate_core::command::{Command, CommandKind};
+        use quorate_core::consensus::io::Origin;
+
+        let service = Arc::clone(&self.service);
+        let until = tokio::time::Instant::now() + crate::config::REQUEST_DEADLINE;
+        let command = Command::from(CommandKind::System(txn));
+        let asked = self.runtime.spawn(async move { service.router.execute(command, Origin::Here, until).await });
+        match asked.await {
+            Ok(Ok(done)) => Ok(done.succeeded),
+            Ok(Err(error)) => Err(CallError { unknown: false, message: error.message }),
+            Err(error) => Err(CallError { unknown: true, message: error.to_string() }),
+        }
+    }
+
     /// Its leaderships.
     pub(super) fn lease(&self) -> LeaseWatch {
         LeaseWatch { status: self.lease.status.clone(), began: self.lease.began }

@@ -287,6 +287,34 @@ impl Node {
         }
     }
 
+    /// For tests of what this version has no request for: a transaction on the managers' own records, on a manager. Whether
+    /// its conditions held.
+    ///
+    /// # Errors
+    /// `Unavailable` on a worker, or without a leader.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    pub async fn system(&self, txn: quorate_core::txn::Txn) -> Result<bool> {
+        let current = self.inner.current.borrow().clone();
+        match current {
+            Some(Runtime::Manager(manager)) => {
+                manager.system(txn).await.map_err(|error| Error::Unavailable(error.message))
+            }
+            Some(Runtime::Worker(_)) | None => Err(Error::Unavailable("this node is no manager".into())),
+        }
+    }
+
+    /// For tests: the records of all nodes as this manager has them; empty on a worker.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    pub fn records(&self) -> Vec<quorate_core::membership::record::NodeRecord> {
+        let current = self.inner.current.borrow().clone();
+        match current {
+            Some(Runtime::Manager(manager)) => manager.service.records.borrow().nodes.iter().cloned().collect(),
+            Some(Runtime::Worker(_)) | None => Vec::new(),
+        }
+    }
+
     /// Waits until the node has stopped; everything it held is given back then. A change of its role is no stop.
     ///
     /// Cancel safe.

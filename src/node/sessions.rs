@@ -331,7 +331,7 @@ impl<'a> Feed<'a> {
     }
 
     async fn see(&mut self) -> Result<Seen, End> {
-        let store = self.service.store().map_err(|_| End::Down(Down::Ours("the manager stops".into())))?;
+        let store = self.service.store().map_err(|_stopping| End::Down(Down::Ours("the manager stops".into())))?;
         let node = self.node;
         self.own.borrow_and_update();
         let seen = blocking(move || see(&*store.reader.view(), node).map_err(|error| broken(&error))).await;

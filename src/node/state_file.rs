@@ -187,7 +187,6 @@ fn as_manager(layout: &Layout, file: &StateFile) -> Result<Settled, StartError> 
         advertise: file.advertise.clone(),
         seed: file.seed.clone(),
         managers: file.managers.clone(),
-        ..Facts::default()
     };
     facts.save(&*store.meta)?;
     drop(store);

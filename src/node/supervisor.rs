@@ -253,7 +253,7 @@ impl Supervisor {
     }
 
     /// Waits for the runtime's end, and brings it about when the node is asked to stop.
-    async fn until_it_ends(&mut self, runtime: &Runtime) -> End {
+    async fn until_it_ends(&self, runtime: &Runtime) -> End {
         let mut stopping = self.stopping.clone();
         let asked = async {
             // A handle that is gone asks for the end, too.
@@ -320,12 +320,14 @@ impl Supervisor {
                 Ok(runtime) => return Ok(runtime),
                 Err(error) => error,
             };
-            match error {
-                StartError::Damaged(why) => return Err(StopReason::Damaged(why)),
-                StartError::Disk(why) => return Err(StopReason::DiskFailed(why)),
-                StartError::Superseded(why) => return Err(StopReason::Superseded(why)),
-                error => tracing::error!(%error, "the node's next role cannot be started yet; it is tried again"),
+            if let StartError::Damaged(why) = error {
+                return Err(StopReason::Damaged(why));
+            } else if let StartError::Disk(why) = error {
+                return Err(StopReason::DiskFailed(why));
+            } else if let StartError::Superseded(why) = error {
+                return Err(StopReason::Superseded(why));
             }
+            tracing::error!(%error, "the node's next role cannot be started yet; it is tried again");
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 _ = self.stopping.wait_for(|stop| *stop != Stop::No) => return Err(StopReason::Asked),

@@ -27,4 +27,5 @@ mod stalls;
 mod support;
 mod tails;
 mod tokens;
+mod transitions;
 mod workers;

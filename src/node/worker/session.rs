@@ -202,7 +202,7 @@ impl Driver {
         Hello::client(subject.cluster, subject.node_id, self.file.lineage_list(), SOFTWARE)
     }
 
-    async fn connect(&mut self) -> Result<Connection, Ended> {
+    async fn connect(&self) -> Result<Connection, Ended> {
         let connector = Connector {
             keep_alive: self.times.keep_alive,
             idle: self.times.idle,

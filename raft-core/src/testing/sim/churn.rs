@@ -106,9 +106,7 @@ impl World {
         let newest = self.checks.last().and_then(super::check::Checks::newest_configuration);
         newest.is_some_and(|configuration| {
             let gone = |id: &RaftId| self.members.get(id).is_some_and(|member| member.retired || member.stopped);
-            configuration.voters.len() >= 3
-                && !configuration.is_joint()
-                && !configuration.members().iter().any(gone)
+            configuration.voters.len() >= 3 && !configuration.is_joint() && !configuration.members().iter().any(gone)
         })
     }
 }
