@@ -6,6 +6,8 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stdout,
+    clippy::wildcard_enum_match_arm,
     unreachable_pub,
     reason = "a test says what it expects and fails loudly"
 )]
