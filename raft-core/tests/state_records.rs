@@ -108,7 +108,7 @@ fn what_is_kept_for_workers_is_told_and_is_no_record_to_decide_from() {
     assert_eq!(read::report(&*view, node(2)).unwrap(), None);
     // All of it goes with its node, and nothing of another one's.
     let others = AssignmentRecord::key(node(2), "a");
-    changed(&mut member, vec![written(others.clone(), payload.to_bytes())]);
+    changed(&mut member, vec![written(others, payload.to_bytes())]);
     let (_, gone) = changed(&mut member, forget(node(1)));
     assert_eq!(gone, [item("a"), item("b"), ReportRecord::key(node(1))]);
     assert_eq!(read::assignments(&*member.store.view(), node(1)).unwrap(), []);
