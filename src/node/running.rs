@@ -29,7 +29,7 @@ use super::net::{self, Listening, Net};
 use super::reach::Reach;
 use super::report::Digests;
 use super::router::Router;
-use super::service::{Service, StoreAccess};
+use super::service::{self, Service, StoreAccess};
 use super::stop::{StartError, StopReason};
 use super::tasks::{Call, ConsensusTask, Hands};
 use super::{Inner, Node, housekeeping, identity, keepers, log_writer};
@@ -44,6 +44,9 @@ const JOBS: usize = 1_024;
 const REPORTS: usize = 2 * JOBS + 16;
 /// How long an orderly stop waits for a successor.
 const HAND_OVER: Duration = Duration::from_millis(1_500);
+/// How long it waits then at most for the requests under way, most of them on their way to the successor and back: a few
+/// milliseconds, unless the cluster is not well.
+const LINGER: Duration = Duration::from_millis(250);
 
 struct Opened {
     facts: Facts,
@@ -202,6 +205,7 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
         applier: applier_jobs_in.downgrade(),
         digests: Digests::new(),
         tick,
+        under_way: service::under_way(),
     });
     let handler = NodeHandler {
         inbox: inbox.clone(),
@@ -299,7 +303,7 @@ fn drive(
     Ok(runtime.block_on(task.run(ending, calls, reports)))
 }
 
-/// An orderly stop: leadership first.
+/// An orderly stop: leadership first, then what is under way.
 pub(super) async fn shutdown(inner: &Inner) {
     let (reply, handed) = oneshot::channel();
     let transfer = async {
@@ -308,5 +312,6 @@ pub(super) async fn shutdown(inner: &Inner) {
         }
     };
     let _ = tokio::time::timeout(HAND_OVER, transfer).await;
+    inner.service.drain(LINGER).await;
     inner.ending.stop(StopReason::Asked);
 }

@@ -19,7 +19,7 @@ use quorate_core::txn::{Range, TxnResult};
 use quorate_core::user;
 use quorate_transport::JoinToken;
 use quorate_transport::api::{self, request, response};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
 use super::facts::Facts;
@@ -49,6 +49,15 @@ pub(crate) struct Service {
     pub(super) applier: mpsc::WeakSender<applier::Job>,
     pub(super) digests: Digests,
     pub(super) tick: Duration,
+    /// A permit for each request under way; all of them once the node stops.
+    pub(super) under_way: Semaphore,
+}
+
+/// Requests under way at most; far beyond what connections can bring.
+const UNDER_WAY_MAX: u32 = 1 << 24;
+
+pub(super) const fn under_way() -> Semaphore {
+    Semaphore::const_new(UNDER_WAY_MAX as usize)
 }
 
 /// A failed response.
@@ -65,6 +74,13 @@ impl Service {
             .ok_or_else(|| fail(api::Code::Stopping, "this manager has stopped. Nothing was done; ask another one"))
     }
 
+    /// Takes no more requests, and waits at most `patience` for those under way.
+    pub(super) async fn drain(&self, patience: Duration) {
+        if let Ok(Ok(all)) = tokio::time::timeout(patience, self.under_way.acquire_many(UNDER_WAY_MAX)).await {
+            all.forget();
+        }
+    }
+
     /// The node has stopped: the store and the UDP port are given back.
     pub(super) fn close(&self) {
         self.peers.close();
@@ -78,6 +94,9 @@ impl Service {
 
     /// Answers one request; always within its deadline.
     pub(crate) async fn call(&self, asker: &Asker, request: api::Request) -> api::Response {
+        let Ok(_under_way) = self.under_way.try_acquire() else {
+            return failure(api::Code::Stopping, "this manager is stopping. Nothing was done; ask another one");
+        };
         let Some(kind) = request.kind else {
             return failure(
                 api::Code::Invalid,
