@@ -335,6 +335,25 @@ fn a_leader_with_space_refuses_what_voters_low_on_space_would_hold_up() -> Test 
 }
 
 #[test]
+fn a_follower_low_on_space_takes_no_entry_not_even_before_its_leader_knows() -> Test {
+    let mut world = grown(quiet(3), 3);
+    let leader = world.leader().unwrap();
+    let low = followers(&world)[0];
+    let last = world.status(low).unwrap().last;
+    world.set_space(low, 1)?;
+    for sequence in 1..=100 {
+        let ticket = world.propose(leader, sequence)?;
+        let done = world.run_until(ELECTION, |world| is_done(world.reply(ticket)))?;
+        assert!(done);
+        assert_eq!(world.status(low).unwrap().last, last);
+    }
+    world.set_space(low, SPACE_ENOUGH)?;
+    let settled = world.run_until(10 * ELECTION, |world| world.is_settled().is_none())?;
+    assert!(settled, "{:?}", world.is_settled());
+    Ok(())
+}
+
+#[test]
 fn a_standby_low_on_space_gets_no_seat() -> Test {
     // Given two standbys about to be seated, one of them low on space
     let mut world = World::new(quiet(3))?;

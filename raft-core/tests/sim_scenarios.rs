@@ -73,6 +73,31 @@ fn a_transfer_ends_the_lease_before_the_successor_leads() -> Test {
 }
 
 #[test]
+fn leadership_is_not_handed_to_a_member_that_has_just_started_and_would_not_take_it() -> Test {
+    // Given a follower that has been started again, and caught up
+    let mut world = grown(quiet(3), 3);
+    let old = world.leader().unwrap();
+    let [fresh, other] = followers(&world)[..] else { panic!("three members") };
+    world.crash(fresh, 0);
+    world.run_for(ELECTION)?;
+    world.restart(fresh)?;
+    world.run_for(10 * TICK)?;
+    assert_eq!(world.is_settled(), None);
+    // When leadership is sent there, then the leader stays and says why
+    let refused = world.transfer(old, Some(fresh))?;
+    assert!(
+        matches!(world.reply(refused), Some(Reply::Refused(Rejection::Transfer(why))) if why.contains("just now")),
+        "{:?}",
+        world.reply(refused)
+    );
+    // And sent anywhere, it goes to the other one, at once
+    let transfer = world.transfer(old, None)?;
+    world.run_for(2 * TICK)?;
+    assert_eq!(world.reply(transfer), Some(&Reply::Transferred(other)));
+    Ok(())
+}
+
+#[test]
 fn a_call_to_take_over_that_arrives_after_its_transfer_was_given_up_overlaps_no_lease() -> Test {
     // Given a transfer whose call is stuck in the network
     let mut world = grown(quiet(3), 3);

@@ -61,11 +61,9 @@ proptest! {
     fn following_each_round_comes_to_what_a_full_read_finds(rounds in prop::collection::vec(prop::collection::vec(operation(), 1..5), 1..30)) {
         let mut member = Member::founded();
         let mut followed = Records::read(&*member.store.view()).unwrap();
-        let mut index = 2;
-        for operations in rounds {
+        for (index, operations) in (2..).zip(rounds) {
             let commands = operations.into_iter().map(|operation| system(txn([operation]))).collect();
             let applied = member.machine.apply(&[entry(index, commands)]).unwrap();
-            index += 1;
             let view = member.store.view();
             if applied.records_changed {
                 followed = followed.follow(&*view, &applied.changed).unwrap();

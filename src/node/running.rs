@@ -36,7 +36,7 @@ use super::net::{self, Listening, Net};
 use super::reach::Reach;
 use super::report::Digests;
 use super::router::Router;
-use super::service::{Service, StoreAccess};
+use super::service::{self, Service, StoreAccess};
 use super::stop::{StartError, StopReason};
 use super::tasks::{Call, ConsensusTask, Hands};
 use super::work::Work;
@@ -52,6 +52,9 @@ const JOBS: usize = 1_024;
 const REPORTS: usize = 2 * JOBS + 16;
 /// How long an orderly stop waits for a successor.
 const HAND_OVER: Duration = Duration::from_millis(1_500);
+/// How long it waits then at most for the requests under way, most of them on their way to the successor and back: a few
+/// milliseconds, unless the cluster is not well.
+const LINGER: Duration = Duration::from_millis(250);
 
 struct Opened {
     facts: Facts,
@@ -245,6 +248,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         digests: Digests::new(),
         workers,
         joins: Semaphore::new(1),
+        under_way: service::under_way(),
         clock: began.into_std(),
         seat_times,
     });
@@ -359,7 +363,7 @@ fn drive(
     Ok(runtime.block_on(task.run(ending, calls, reports)))
 }
 
-/// An orderly stop: leadership first.
+/// An orderly stop: leadership first, then what is under way.
 pub(super) async fn shutdown(manager: &Manager) {
     let (reply, handed) = oneshot::channel();
     let transfer = async {
@@ -368,5 +372,6 @@ pub(super) async fn shutdown(manager: &Manager) {
         }
     };
     let _ = tokio::time::timeout(HAND_OVER, transfer).await;
+    manager.service.drain(LINGER).await;
     manager.ending.stop(StopReason::Asked);
 }

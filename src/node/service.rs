@@ -57,6 +57,15 @@ pub(crate) struct Service {
     pub(super) clock: std::time::Instant,
     /// The odd rule's times where the cluster's record says nothing.
     pub(super) seat_times: SeatTimes,
+    /// A permit for each request under way; all of them once the node stops.
+    pub(super) under_way: Semaphore,
+}
+
+/// Requests under way at most; far beyond what connections can bring.
+const UNDER_WAY_MAX: u32 = 1 << 24;
+
+pub(super) const fn under_way() -> Semaphore {
+    Semaphore::const_new(UNDER_WAY_MAX as usize)
 }
 
 /// A failed response.
@@ -73,6 +82,13 @@ impl Service {
             .ok_or_else(|| fail(api::Code::Stopping, "this manager has stopped. Nothing was done; ask another one"))
     }
 
+    /// Takes no more requests, and waits at most `patience` for those under way.
+    pub(super) async fn drain(&self, patience: Duration) {
+        if let Ok(Ok(all)) = tokio::time::timeout(patience, self.under_way.acquire_many(UNDER_WAY_MAX)).await {
+            all.forget();
+        }
+    }
+
     /// The node has stopped: the store and the UDP port are given back.
     pub(super) fn close(&self) {
         self.peers.close();
@@ -86,6 +102,9 @@ impl Service {
 
     /// Answers one request; always within its deadline.
     pub(crate) async fn call(&self, asker: &Asker, request: api::Request) -> api::Response {
+        let Ok(_under_way) = self.under_way.try_acquire() else {
+            return failure(api::Code::Stopping, "this manager is stopping. Nothing was done; ask another one");
+        };
         let Some(kind) = request.kind else {
             return failure(
                 api::Code::Invalid,

@@ -26,8 +26,13 @@ use crate::rate::RateLimit;
 use crate::socket::{self, BindError};
 use crate::tls::{CredentialSlot, TlsError, Verdict};
 
-/// How long a shutdown may take.
+/// How long the tasks of an endpoint may take to end.
 const SHUTDOWN: Duration = Duration::from_secs(5);
+/// How long the word that a connection is closed may take to leave, for all of them and for each. QUIC would keep a closed
+/// connection for three times its probe timeout, about 80 ms, to say so again to whoever missed it; such a one notices by
+/// the silence, or by the next start's stateless reset.
+const FAREWELL: Duration = Duration::from_millis(10);
+const FAREWELL_EACH: Duration = Duration::from_micros(50);
 
 /// Times and limits of an endpoint.
 #[derive(Debug, Clone)]
@@ -289,11 +294,13 @@ impl Endpoint {
             if let Some(mut tasks) = tasks {
                 while tasks.join_next().await.is_some() {}
             }
-            self.shared.quinn.wait_idle().await;
         };
+        let open = u32::try_from(self.shared.quinn.open_connections()).unwrap_or(u32::MAX);
+        let farewell = FAREWELL + FAREWELL_EACH.saturating_mul(open);
         if tokio::time::timeout(SHUTDOWN, ended).await.is_err() {
             tracing::warn!("closing the endpoint took over 5 s; what was left of its tasks was cut off");
         }
+        let _ = tokio::time::timeout(farewell.min(SHUTDOWN), self.shared.quinn.wait_idle()).await;
     }
 }
 

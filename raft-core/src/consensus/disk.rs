@@ -5,8 +5,8 @@
 //! touches a disk: the reports of the log writer and the applier, and the driver's looks at the free space, are inputs.
 //!
 //! A failed write is final and somebody else's business; here nothing has failed. A sync that does not return is counted
-//! in ticks, from the last sign of life, and from zero after missed ticks: a process that slept blames no disk. Nothing
-//! is said by a follower before what it wrote is on disk, so a voter that is heard has a disk that answers. Whoever is
+//! in ticks, from the last sign of life: of those that a process slept through only a few count, so that it blames no disk
+//! for its own sleep. Nothing is said by a follower before what it wrote is on disk, so a voter that is heard has a disk that answers. Whoever is
 //! low on space tells the leader with every heartbeat answer, in a field that raft leaves unused there.
 
 use std::collections::BTreeSet;
@@ -83,14 +83,11 @@ impl Consensus {
         (alone || !commits).then_some(Rejection::ReadOnly { low })
     }
 
-    /// Counts how long the disk has been silent. `missed`: we slept, and cannot tell.
-    pub(super) fn tick_disk(&mut self, missed: bool) {
-        let tick = self.tick;
-        let count = |since: &mut Option<u64>, waits: bool| {
-            *since = if waits { since.filter(|_| !missed).or(Some(tick)) } else { None };
-        };
-        count(&mut self.disk.log_since, !self.unpersisted.is_empty());
-        count(&mut self.disk.apply_since, !self.backlog.is_empty());
+    /// Counts how long the disk has been silent.
+    pub(super) fn tick_disk(&mut self) {
+        let count = |since: Option<u64>, waits: bool| if waits { since.or(Some(self.tick)) } else { None };
+        self.disk.log_since = count(self.disk.log_since, !self.unpersisted.is_empty());
+        self.disk.apply_since = count(self.disk.apply_since, !self.backlog.is_empty());
         self.judge_disk();
     }
 

@@ -4,6 +4,8 @@
 //! Without pauses and clock faults a lease ends before another member can lead; with them only the fencing token is
 //! exclusive.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use raft::{ReadState, StateRole, eraftpb};
 
@@ -30,6 +32,8 @@ pub(super) struct Leadership {
     /// `TimeoutNow` left in this term: another member may win at any time, so no lease any more.
     timeout_now_sent: bool,
     last_lease_round: u64,
+    /// When the connection to each came to stand.
+    came: BTreeMap<RaftId, u64>,
     pub(super) pending_cut: Option<LogStart>,
 }
 
@@ -59,6 +63,7 @@ impl Leadership {
             confirmed: None,
             timeout_now_sent: false,
             last_lease_round: 0,
+            came: BTreeMap::new(),
             pending_cut: None,
         }
     }
@@ -194,6 +199,9 @@ impl Consensus {
             self.refuse(ticket, Rejection::Transfer(format!("manager {to} has not been heard of lately")));
         } else if self.is_low_on_space(to) {
             self.refuse(ticket, Rejection::Transfer(format!("manager {to} is low on disk space")));
+        } else if !self.takes_over(to) {
+            let why = format!("manager {to} was connected just now and takes nothing over yet; try again in a moment");
+            self.refuse(ticket, Rejection::Transfer(why));
         } else {
             self.start_transfer(Some(ticket), to);
         }
@@ -210,16 +218,36 @@ impl Consensus {
         self.transfer.is_some()
     }
 
-    /// The other voter (of the incoming half) with the most of the log, heard of lately and with space to write.
+    pub(super) fn note_connected(&mut self, id: RaftId, up: bool) {
+        if up {
+            if self.connected.insert(id) {
+                self.leadership.came.insert(id, self.tick);
+            }
+        } else {
+            self.connected.remove(&id);
+            self.leadership.came.remove(&id);
+        }
+    }
+
+    /// Whether a call to take over would be heard: a member that has just started lets it pass, as any question for its
+    /// vote (rule 8).
+    fn takes_over(&self, id: RaftId) -> bool {
+        self.leadership.came.get(&id).is_none_or(|came| self.tick - came > u64::from(ELECTION_TICKS))
+    }
+
+    /// The other voter (of the incoming half) with the most of the log, heard of lately and with space to write; rather
+    /// one that would take over now.
     pub(super) fn furthest_voter(&self) -> Option<RaftId> {
         self.furthest(self.configuration.voters.iter().copied())
     }
 
     /// Of these the one with the most of the log, heard of lately and with space to write; never this member.
     pub(super) fn furthest(&self, among: impl Iterator<Item = RaftId>) -> Option<RaftId> {
-        among
-            .filter(|id| *id != self.config.id && self.is_heard(*id) && !self.is_low_on_space(*id))
-            .max_by_key(|id| (self.raw.raft.prs().get(id.0).map_or(0, |p| p.matched), std::cmp::Reverse(*id)))
+        among.filter(|id| *id != self.config.id && self.is_heard(*id) && !self.is_low_on_space(*id)).max_by_key(|id| {
+            let matched = self.raw.raft.prs().get(id.0).map_or(0, |progress| progress.matched);
+            let near = matched + self.config.caught_up_entries >= self.raw.raft.raft_log.last_index();
+            (near && self.takes_over(*id), matched, std::cmp::Reverse(*id))
+        })
     }
 
     pub(super) fn on_read(&mut self, ticket: Ticket) {

@@ -253,11 +253,9 @@ impl Consensus {
             Input::SnapshotBuilt { status, view } => self.on_snapshot_built(status, view),
             Input::SnapshotSent { to, delivered } => self.on_snapshot_sent(to, delivered),
             Input::Fetched { number, entries } => self.on_fetched(number, entries),
-            Input::PeerUp(id) => {
-                self.connected.insert(id);
-            }
+            Input::PeerUp(id) => self.note_connected(id, true),
             Input::PeerDown(id) => {
-                self.connected.remove(&id);
+                self.note_connected(id, false);
                 self.raw.report_unreachable(id.0);
             }
             Input::LineagesAsked => self.lineages_asked = true,
@@ -272,7 +270,7 @@ impl Consensus {
         let missed = ticks > TICKS_AT_ONCE_MAX;
         for _ in 0..ticks.min(TICKS_AT_ONCE_MAX) {
             self.tick += 1;
-            self.tick_disk(missed);
+            self.tick_disk();
             if self.may_campaign() {
                 self.raw.tick();
             } else if !self.may_write() {
