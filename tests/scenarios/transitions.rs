@@ -353,6 +353,6 @@ async fn a_worker_whose_disk_was_wiped_does_not_take_its_old_name_by_itself() {
     let start = cluster.joining_as_worker().await;
     let refused = cluster.builder(&cluster.path("w1"), "w1").start(start.clone()).await.unwrap_err();
     assert!(matches!(refused, StartError::Refused(_)), "{refused}");
-    says(&refused, &["w1", "taken", "--replace"]);
+    says(&refused, &["w1", "taken", "--name"]);
     cluster.stop().await;
 }
