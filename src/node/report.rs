@@ -340,7 +340,8 @@ fn tolerance(answer: &ClusterStatus, max_voters: usize) -> String {
     if answer.health == Health::QuorumLost || answer.voters == 0 {
         return String::new();
     }
-    let mut managers: Vec<&ManagerStatus> = answer.managers.iter().collect();
+    // Who was left behind by a recovery does not come back by being started.
+    let mut managers: Vec<&ManagerStatus> = answer.managers.iter().filter(|manager| manager.seat != "lost").collect();
     managers.sort_by_key(|manager| manager.raft_id);
     let (voters, others): (Vec<&ManagerStatus>, Vec<_>) = managers.into_iter().partition(|m| m.seat == "voter");
     let silent: Vec<&ManagerStatus> = voters.into_iter().filter(|manager| !manager.reachable).collect();
@@ -489,6 +490,7 @@ mod tests {
         let (voter, standby) = (("voter", true), ("standby", true));
         for (managers, said_is) in [
             (&[voter][..], "tolerates no loss: join two more managers to tolerate one"),
+            (&[voter, ("lost", false), ("lost", false)], "tolerates no loss: join two more managers to tolerate one"),
             (&[voter, standby], "tolerates no loss: join one more manager to tolerate one"),
             (
                 &[voter, ("standby", false)],
