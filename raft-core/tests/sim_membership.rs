@@ -181,7 +181,7 @@ enum Moment {
 
 #[test]
 fn a_leader_that_dies_in_any_step_of_a_replacement_leaves_it_to_the_next_one() -> Test {
-    use Moment::{Applied, Appended, Committed, LeaveCommitted, LeaveProposed, Proposed};
+    use Moment::{Appended, Applied, Committed, LeaveCommitted, LeaveProposed, Proposed};
     for moment in [Proposed, Appended, Committed, Applied, LeaveProposed, LeaveCommitted] {
         // Given five voters, one of them lost, and a standby
         let mut world = grown(quiet(6));
@@ -545,6 +545,19 @@ fn with_one_voter_a_write_waits_for_the_standbys_disk_until_that_is_silent_for_o
     assert!(done, "later ones do not wait");
     // When it is back and has everything, there are two again
     world.heal();
+    let copied = world.run_until(5000 * MILLIS, |world| !single(world))?;
+    assert!(copied);
+    // When it answers and gets no entries, one write waits for as long, and later ones do not
+    world.hold(Box::new(move |m| m.to == standby && m.kind == "MsgAppend"));
+    let write = world.propose(voter, 4)?;
+    world.run_for(ELECTION)?;
+    assert_eq!((world.reply(write), single(&world)), (None, false));
+    world.run_for(2 * TICK)?;
+    assert!(is_done(&world, write) && single(&world));
+    let write = world.propose(voter, 5)?;
+    let done = world.run_until(20 * MILLIS, |world| is_done(world, write))?;
+    assert!(done);
+    world.release();
     let copied = world.run_until(5000 * MILLIS, |world| !single(world))?;
     let last = world.status(voter).map(|s| (s.applied.0, s.term.0)).unwrap();
     assert!(copied && world.is_durable(standby, last.0, last.1));
