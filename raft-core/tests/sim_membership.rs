@@ -546,6 +546,19 @@ fn with_one_voter_a_write_waits_for_the_standbys_disk_until_that_is_silent_for_o
     // When it is back and has everything, there are two again
     world.heal();
     let copied = world.run_until(5000 * MILLIS, |world| !single(world))?;
+    assert!(copied);
+    // When it answers and gets no entries, one write waits for as long, and later ones do not
+    world.hold(Box::new(move |m| m.to == standby && m.kind == "MsgAppend"));
+    let write = world.propose(voter, 4)?;
+    world.run_for(ELECTION)?;
+    assert_eq!((world.reply(write), single(&world)), (None, false));
+    world.run_for(2 * TICK)?;
+    assert!(is_done(&world, write) && single(&world));
+    let write = world.propose(voter, 5)?;
+    let done = world.run_until(20 * MILLIS, |world| is_done(world, write))?;
+    assert!(done);
+    world.release();
+    let copied = world.run_until(5000 * MILLIS, |world| !single(world))?;
     let last = world.status(voter).map(|s| (s.applied.0, s.term.0)).unwrap();
     assert!(copied && world.is_durable(standby, last.0, last.1));
     Ok(())

@@ -141,11 +141,19 @@ impl Consensus {
         }
     }
 
-    /// Whether what this leader acknowledges now is on its own disk only.
+    /// Whether something that this leader has acknowledged may be on its own disk only.
     pub(super) fn is_single_copy(&self) -> bool {
-        let alone = self.is_leader() && view::is_alone(&self.configuration, self.config.id);
-        let copied = || self.second_copy().is_some_and(|matched| matched >= self.handed.0);
-        alone && !(self.copies.waits && copied())
+        if !self.is_leader() {
+            return false;
+        }
+        if view::is_alone(&self.configuration, self.config.id) {
+            let copied = || self.second_copy().is_some_and(|matched| matched >= self.handed.0);
+            return !(self.copies.waits && copied());
+        }
+        // There are more voters now; what was committed before has to reach one of them.
+        let others = self.raw.raft.prs().iter().filter(|(id, _)| **id != self.config.id.0);
+        let matched = others.map(|(_, progress)| progress.matched).max().unwrap_or(0);
+        matched < self.copies.alone_until.min(self.handed.0)
     }
 
     /// Proposals wait while a standby lags: else it would fall behind so far that it is no longer waited for.

@@ -415,8 +415,8 @@ pub struct Status {
     pub configuration_number: u64,
     /// A configuration entry is in the log and not yet applied.
     pub changing: bool,
-    /// On a leader that is the only voter: what it acknowledges is on its own disk only. False while a standby has
-    /// everything on disk before it is acknowledged, and on everybody else.
+    /// On a leader that is the only voter, or was it a moment ago: something that it acknowledged may be on its own disk
+    /// only. False while a standby has everything on disk before it is acknowledged, and on everybody else.
     pub single_copy: bool,
     /// The leadership that may be acted on.
     pub lease: Option<Lease>,

@@ -68,6 +68,9 @@ impl Consensus {
             self.raw.raft.become_follower(term, 0);
             self.pin_timeout();
         }
+        if self.is_leader() && !self.configuration.is_voter(self.config.id) {
+            self.broken("the_leader_votes", format!("entry {index} led to {:?}", self.configuration));
+        }
         Payload::Configuration { result: Some(self.configuration.clone()), number: self.configuration_number }
     }
 

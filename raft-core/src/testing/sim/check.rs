@@ -151,6 +151,9 @@ impl Checks {
             return broken("ODD", format!("{id} has {:?}", status.configuration));
         }
         if status.role == Some(RaftRole::Leader) {
+            if !status.configuration.is_voter(id) {
+                return broken("the_leader_votes", format!("{id} leads and has {:?}", status.configuration));
+            }
             let first = self.leaders.insert(status.term.0, id);
             match first {
                 None => {
@@ -294,7 +297,8 @@ impl Checks {
         self.configurations.last_key_value().map(|(_, configuration)| configuration)
     }
 
-    /// A leader that is the only voter and does not say `single_copy` acknowledges: a standby has it on disk.
+    /// A leader that does not say `single_copy` acknowledges: a second member has it on disk, also while there is only
+    /// one voter. Says whether there was.
     pub(super) fn copied(
         &self,
         id: RaftId,
@@ -302,14 +306,13 @@ impl Checks {
         index: u64,
         holds: impl Fn(RaftId, u64, u64) -> bool,
     ) -> Result<bool, Broken> {
-        let Configuration { voters, learners, .. } = &status.configuration;
-        let alone = status.role == Some(RaftRole::Leader) && !status.configuration.is_joint() && *voters == [id];
-        let term = self.committed.get(&index).map_or(0, |(term, _)| *term);
-        if !alone || status.single_copy {
+        if status.role != Some(RaftRole::Leader) || status.single_copy {
             return Ok(false);
         }
-        if learners.iter().any(|standby| holds(*standby, index, term)) {
-            return Ok(true);
+        let term = self.committed.get(&index).map_or(0, |(term, _)| *term);
+        let disks = status.configuration.members().into_iter().filter(|member| holds(*member, index, term)).count();
+        if disks >= 2 {
+            return Ok(status.configuration.voters.len() == 1);
         }
         broken(
             "acknowledged_is_on_two_disks",
