@@ -131,6 +131,7 @@ pub(super) fn resolve(address: &str) -> Result<SocketAddr, StartError> {
 }
 
 /// Whether this user can use the directory; one that is not there may be made.
+#[expect(clippy::wildcard_enum_match_arm, reason = "io's kinds are open-ended")]
 pub(super) fn check_access(directory: &Path) -> Result<(), StartError> {
     let Err(error) = std::fs::read_dir(directory) else { return Ok(()) };
     let shown = directory.display();
@@ -152,13 +153,14 @@ pub(super) fn check_access(directory: &Path) -> Result<(), StartError> {
 /// Opens the store of a directory, or makes it.
 pub(super) fn open_store(layout: &Layout) -> Result<OpenStore, StartError> {
     let known = quorate_storage::exists(&layout.store());
-    quorate_storage::open(&layout.store(), quorate_storage::Options::default()).map_err(|error| match error {
-        // Nothing was there that could have failed: it is the place that does not serve.
-        error @ StoreError::Io { .. } if !known => StartError::Directory(format!(
-            "{} cannot be prepared: {error}. Choose a --data-dir that this user can make and write to",
-            layout.root().display()
-        )),
-        error => explained(layout, error),
+    quorate_storage::open(&layout.store(), quorate_storage::Options::default()).map_err(|error| {
+        if !known && matches!(error, StoreError::Io { .. }) {
+            // Nothing was there that could have failed: it is the place that does not serve.
+            let shown = layout.root().display();
+            let place = "Choose a --data-dir that this user can make and write to";
+            return StartError::Directory(format!("{shown} cannot be prepared: {error}. {place}"));
+        }
+        explained(layout, error)
     })
 }
 

@@ -28,7 +28,7 @@ use super::service::{Service, blocking, broken};
 use super::stop::StartError;
 use super::{applier, records};
 use crate::client::SOFTWARE;
-use crate::error::Error;
+use crate::error::{Error, Outcome};
 
 /// Attempts when somebody else changes the cluster's record at the same time.
 const ATTEMPTS: usize = 16;
@@ -126,10 +126,13 @@ fn unavailable(error: &dyn std::fmt::Display) -> StartError {
 
 /// What a manager's refusal means for the command.
 fn refused(error: api::Error) -> StartError {
-    match Error::from_wire(error) {
-        Error::Unknown(why) => StartError::Unknown(format!("{why}. Run the same command again, that is safe")),
-        error if error.is_retryable() => unavailable(&error),
-        error => StartError::Refused(error.to_string()),
+    let error = Error::from_wire(error);
+    if error.outcome() == Outcome::Unknown {
+        StartError::Unknown(format!("{error}. Run the same command again, that is safe"))
+    } else if error.is_retryable() {
+        unavailable(&error)
+    } else {
+        StartError::Refused(error.to_string())
     }
 }
 

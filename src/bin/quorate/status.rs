@@ -101,8 +101,8 @@ fn lost(status: &ClusterStatus, voters: &[&ManagerStatus], output: Output, seats
     );
     let missing: Vec<&&ManagerStatus> = voters.iter().filter(|manager| !manager.reachable).collect();
     let place =
-        |manager: &&&ManagerStatus| format!("{} {} {}", manager.name, manager.address, silence(manager.silent_ms));
-    let places: Vec<String> = missing.iter().map(|manager| place(&manager)).collect();
+        |manager: &ManagerStatus| format!("{} {} {}", manager.name, manager.address, silence(manager.silent_ms));
+    let places: Vec<String> = missing.iter().map(|manager| place(manager)).collect();
     let _infallible = writeln!(page, "  missing  {}", places.join("    "));
     let reachable = voters.len() - missing.len();
     let wanted = (voters.len() / 2 + 1).saturating_sub(reachable);
