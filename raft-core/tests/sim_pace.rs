@@ -91,6 +91,27 @@ fn a_follower_that_was_away_while_the_cluster_became_slower_comes_back_without_a
 }
 
 #[test]
+fn a_follower_counts_as_its_leader_says_from_the_first_heartbeat_it_answers() -> Test {
+    let mut world = grown(SimConfig::quiet(7, 3), 3);
+    let leader = world.leader().unwrap();
+    let away = world.ids().into_iter().find(|id| *id != leader).unwrap();
+    // Given one that was cut off while the others changed to long ticks, and that does not get to apply the new record
+    world.isolate(away);
+    world.hold_apply(away, true);
+    world.command(leader, timing(WAN, 3))?;
+    world.run_for(10_000 * MILLIS)?;
+    assert_eq!(world.status(away).unwrap().leader, None);
+    // When it hears its leader again, by the one heartbeat that ends its silence
+    world.heal();
+    let hears = world.run_until(10_000 * MILLIS, |world| world.status(away).unwrap().leader == Some(leader))?;
+    assert!(hears);
+    // Then the lease that rests on its answer rests on long ticks, with its next short one, long before the next heartbeat.
+    world.run_for(2 * LAN * MILLIS)?;
+    assert_eq!(world.status(away).unwrap().tick.0, WAN * MILLIS);
+    Ok(())
+}
+
+#[test]
 fn a_leader_slows_down_only_when_its_followers_know() -> Test {
     // Given a leader that alone has learnt that the timing is slower: what it sends is lost for less than a timeout
     let mut world = grown(SimConfig::quiet(7, 3), 3);

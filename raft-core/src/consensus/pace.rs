@@ -11,8 +11,10 @@
 //! - A longer length is taken up at once, a shorter one only after one base election timeout in the longer ticks: what
 //!   rested on those has ended by then.
 //!
-//! One gap is known: a member that is restarted within that one timeout after its cluster was made faster has forgotten the
-//! longer ticks. It grants no vote for one (new) base election timeout all the same.
+//! Two gaps are known, both of members that forget the longer ticks in a restart: one that is restarted within that one
+//! timeout after its cluster was made faster, and one that answered a heartbeat with longer ticks and crashes before the
+//! record that asks for them was applied. Either grants no vote for one base election timeout after its start all the same,
+//! but counts that one in the shorter ticks, while a lease may rest on it for one in the longer.
 //!
 //! [`ClusterRecord::tick_micros`]: crate::membership::record::ClusterRecord::tick_micros
 
@@ -40,7 +42,7 @@ pub(super) struct Pace {
     wanted: u64,
     /// The tick since which no more than `wanted` has been wanted.
     wanted_since: u64,
-    /// What the leader's last heartbeat said, and who that was.
+    /// What the last heartbeat said, and whose it was; it counts while that one leads.
     leader: Option<(RaftId, u64)>,
     /// On the leader: what each voter last said, and in which tick.
     said: BTreeMap<RaftId, (u64, u64)>,
@@ -59,9 +61,9 @@ impl Pace {
         self.used
     }
 
-    /// Leadership begins or ends: nothing that was said to or by another leader counts.
+    /// Leadership begins or ends: what was said to another leader counts no more. What a leader said stays: a new one is
+    /// noticed only after its first heartbeat was heard, and the answer to that one counts for its lease already.
     pub(super) fn restart(&mut self) {
-        self.leader = None;
         self.said.clear();
     }
 
