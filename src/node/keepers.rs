@@ -44,15 +44,19 @@ pub(super) async fn keep_peers(
                 addresses: node.addresses.clone(),
             })
             .collect();
-        if !current.nodes.is_empty() && listed != known {
+        let news = !current.nodes.is_empty() && listed != known;
+        if news {
             known = listed;
+        }
+        // Dialled before they are remembered: that waits for the disk.
+        endpoint.set_peers(meeting::peers(&known, &met.borrow_and_update(), &hints));
+        if news {
             let (updated, meta) = (Facts { managers: known.clone(), ..facts.clone() }, Arc::clone(&meta));
             let saved = tokio::task::spawn_blocking(move || updated.save(&*meta)).await;
             if let Ok(Err(error)) = saved {
                 tracing::warn!(%error, "the managers' addresses could not be remembered");
             }
         }
-        endpoint.set_peers(meeting::peers(&known, &met.borrow_and_update(), &hints));
         let changed = tokio::select! {
             changed = records.changed() => changed,
             changed = met.changed() => changed,
