@@ -161,7 +161,6 @@ pub(super) fn resolve(address: &str) -> Result<SocketAddr, StartError> {
 }
 
 /// Whether this user can use the directory; one that is not there may be made.
-#[expect(clippy::wildcard_enum_match_arm, reason = "io's kinds are open-ended")]
 pub(super) fn check_access(directory: &Path) -> Result<(), StartError> {
     let Err(error) = std::fs::read_dir(directory) else { return Ok(()) };
     let shown = directory.display();

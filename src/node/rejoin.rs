@@ -31,7 +31,7 @@ use super::service::{Service, blocking, broken};
 use super::state_file::StateFile;
 use super::stop::StartError;
 use crate::client::SOFTWARE;
-use crate::error::{Error, Outcome};
+use crate::error::Error;
 
 /// Attempts when somebody else changes the cluster's record at the same time.
 const ATTEMPTS: usize = 16;
