@@ -13,8 +13,10 @@ use std::collections::VecDeque;
 use raft::{ProgressState, eraftpb};
 
 use super::config::ELECTION_TICKS;
+use super::io::{Answer, Effect};
+use super::waiters::Owed;
 use super::{Consensus, view};
-use crate::id::RaftId;
+use crate::id::{LogIndex, RaftId, Term};
 
 /// Committed entries that wait for a standby's disk.
 #[derive(Debug)]
@@ -80,10 +82,25 @@ impl Consensus {
             if entries.is_empty() {
                 break;
             }
+            self.disown(&entries);
             self.hand_over(entries);
             any = true;
         }
         any
+    }
+
+    /// What this one voter committed alone and no standby is waited for, because it leads no more, is told to nobody: whoever
+    /// wrote it hears from the next leader whether it stands.
+    fn disown(&mut self, entries: &[eraftpb::Entry]) {
+        if self.is_leader() {
+            return;
+        }
+        let alone = view::is_alone(&self.configuration, self.config.id);
+        for entry in entries.iter().filter(|entry| alone || entry.index <= self.copies.alone_until) {
+            if let Owed::Outcome(tickets) = self.waiters.committed(LogIndex(entry.index), Term(entry.term)) {
+                self.effects.extend(tickets.into_iter().map(|ticket| Effect::Answer { ticket, answer: Answer::Unknown }));
+            }
+        }
     }
 
     /// Up to where entries may be handed over.
