@@ -52,7 +52,7 @@ pub(super) struct Members {
     pub(super) short_since: Option<u64>,
     /// Leadership is not handed over for a seat, or by preference, before.
     pub(super) next_transfer: u64,
-    /// How often this leadership was to be handed over.
+    /// How often leadership was to be handed over since another one led.
     pub(super) transfers: u32,
     /// Records were changed by the entry at this index: until it is applied they are not looked at.
     pub(super) written: LogIndex,
@@ -66,10 +66,16 @@ impl Members {
         Self { roster, ..Self::default() }
     }
 
-    /// Everything is counted from now on: a leadership begins.
+    /// Everything is counted from now on: a leadership begins. How often the one before was to be handed over stays: an
+    /// attempt that failed may have ended it, and must not be made again at once.
     pub(super) fn begin(&mut self, tick: u64) {
-        let roster = std::mem::take(&mut self.roster);
-        *self = Self { watching: tick, unsettled: true, roster, ..Self::default() };
+        let (roster, next_transfer, transfers) = (std::mem::take(&mut self.roster), self.next_transfer, self.transfers);
+        *self = Self { watching: tick, unsettled: true, roster, next_transfer, transfers, ..Self::default() };
+    }
+
+    /// Another member leads: leadership did go.
+    pub(super) const fn handed_over(&mut self) {
+        (self.next_transfer, self.transfers) = (0, 0);
     }
 
     /// Silence that we slept through says nothing about the others.
