@@ -61,7 +61,7 @@ pub struct Config {
     pub seat_times: SeatTimes,
     /// Entries that a standby may be behind and still count as caught up.
     pub caught_up_entries: u64,
-    /// Time after its start, nanoseconds, for which a member does not campaign unless every manager it knows was asked for
+    /// Time after its start, nanoseconds, for which a member neither campaigns nor votes unless every manager it knows was asked for
     /// its lineage before: an old incarnation must not elect itself beside the new one.
     pub ask_nanos: u64,
     /// Time for which the disk may leave work unanswered, nanoseconds, [`DISK_PATIENCE_TICKS_MIN`] at least; after it this

@@ -30,7 +30,7 @@ const OFFER_EVERY_TICKS: u64 = 2 * ELECTION_TICKS as u64;
 pub(super) struct Disk {
     /// The tick since which the log writer has had work and not reported.
     log_since: Option<u64>,
-    /// The same of the applier.
+    /// The same of the applier, which installs snapshots too.
     apply_since: Option<u64>,
     stalled: bool,
     /// Free bytes, while they are too few.
@@ -94,7 +94,8 @@ impl Consensus {
     pub(super) fn tick_disk(&mut self) {
         let count = |since: Option<u64>, waits: bool| if waits { since.or(Some(self.tick)) } else { None };
         self.disk.log_since = count(self.disk.log_since, !self.unpersisted.is_empty());
-        self.disk.apply_since = count(self.disk.apply_since, !self.backlog.is_empty());
+        let applies = !self.backlog.is_empty() || self.installing.is_some();
+        self.disk.apply_since = count(self.disk.apply_since, applies);
         self.judge_disk();
     }
 

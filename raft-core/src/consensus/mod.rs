@@ -277,7 +277,7 @@ impl Consensus {
             self.tick_disk();
             if self.may_campaign() {
                 self.raw.tick();
-            } else if !self.may_write() {
+            } else if !self.may_write() || self.installing.is_some() {
                 // It may not campaign, but it must notice that nobody leads, and free others from its promise.
                 self.raw.raft.election_elapsed += 1;
             }
