@@ -69,9 +69,8 @@ pub(super) async fn lineages(
     }
     loop {
         let connected: BTreeSet<RaftId> = peers.connected().into_iter().map(|(id, _)| id).collect();
-        let answered = |id: &RaftId| {
-            connected.contains(id) || peers.last_failure(*id).is_some_and(|error| says_enough(&error))
-        };
+        let answered =
+            |id: &RaftId| connected.contains(id) || peers.last_failure(*id).is_some_and(|error| says_enough(&error));
         if incarnations.is_superseded() {
             return;
         }
