@@ -15,7 +15,7 @@ use sim_common::{Test, followers, grown, is_done, quiet};
 
 /// How long a disk may be silent.
 fn patience() -> u64 {
-    Config::new(RaftId(1), 0).disk_patience_ticks * TICK
+    Config::new(RaftId(1), 0).disk_patience_nanos
 }
 
 fn silent(world: &World, id: RaftId) -> bool {

@@ -112,6 +112,58 @@ fn a_follower_counts_as_its_leader_says_from_the_first_heartbeat_it_answers() ->
 }
 
 #[test]
+fn a_silent_voter_is_lost_after_the_same_time_whatever_the_timing_becomes_meanwhile() -> Test {
+    for (from, to) in [(LAN, WAN), (WAN, LAN)] {
+        // Given three voters and a standby, and a voter that has been silent for half of the time after which it is lost
+        let mut world = grown(SimConfig::quiet(7, 4), 3);
+        let leader = world.leader().unwrap();
+        world.command(leader, timing(from, 4))?;
+        world.run_for(200_000 * MILLIS)?;
+        let seated = |world: &World| world.status(leader).unwrap().configuration.voters.clone();
+        let silent = seated(&world).into_iter().find(|id| *id != leader).unwrap();
+        world.crash(silent, usize::MAX);
+        let began = world.now();
+        world.run_for(15_000 * MILLIS)?;
+        // When the timing changes
+        world.command(leader, timing(to, 4))?;
+        let replaced = world.run_until(60_000 * MILLIS, |world| !seated(world).contains(&silent))?;
+        // Then its seat goes to the standby when its time is over, no sooner and not much later.
+        let after = (world.now() - began) / MILLIS;
+        assert!(replaced && (29_000..35_000).contains(&after), "{from} to {to}: after {after} ms");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_disk_is_waited_for_and_lineages_are_asked_for_as_long_with_long_ticks_as_with_short_ones() -> Test {
+    // Given a cluster whose record asks for ticks far longer than its members start with
+    let mut world = grown(SimConfig::quiet(7, 3), 3);
+    let leader = world.leader().unwrap();
+    world.command(leader, timing(WAN, 3))?;
+    world.run_for(10_000 * MILLIS)?;
+    // When a disk hangs, then its member is patient for two elections in the long ticks, and not for as many ticks as before
+    world.hold_sync(leader, true);
+    world.propose(leader, 1)?;
+    let began = world.now();
+    let stalled = world.run_until(60_000 * MILLIS, |world| world.status(leader).unwrap().disk_silent_ticks > 0)?;
+    let after = (world.now() - began) / MILLIS;
+    assert!(stalled && (40 * WAN..45 * WAN).contains(&after), "after {after} ms");
+    world.hold_sync(leader, false);
+    // And when one of them is never reached, then those that start again wait for it no longer than two seconds.
+    let away = world.ids().into_iter().find(|id| *id != leader).unwrap();
+    for id in world.ids() {
+        world.crash(id, usize::MAX);
+    }
+    world.isolate(away);
+    for id in world.ids().into_iter().filter(|id| *id != away) {
+        world.restart(id)?;
+    }
+    let led = world.run_until(12_000 * MILLIS, |world| world.leader().is_some())?;
+    assert!(led);
+    Ok(())
+}
+
+#[test]
 fn a_leader_slows_down_only_when_its_followers_know() -> Test {
     // Given a leader that alone has learnt that the timing is slower: what it sends is lost for less than a timeout
     let mut world = grown(SimConfig::quiet(7, 3), 3);

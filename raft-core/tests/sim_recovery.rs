@@ -14,7 +14,7 @@ use quorate_core::log::Configuration;
 use quorate_core::recovery::{Findings, RecoveryError};
 use quorate_core::state::contract::{Outcome, Refusal};
 use quorate_core::state::{COUNTER_JUMP, REVISION_JUMP};
-use quorate_core::testing::sim::{ELECTION, MILLIS, Recovering, Reply, SimConfig, TICK, Violation, World};
+use quorate_core::testing::sim::{ELECTION, MILLIS, Recovering, Reply, SimConfig, Violation, World};
 use quorate_core::txn::{Put, Txn};
 
 type Test = Result<(), Box<Violation>>;
@@ -362,7 +362,7 @@ fn old_managers_that_reach_nobody_wait_the_whole_patience_and_then_go_on() -> Te
         world.restart(*id)?;
     }
     let began = world.now();
-    let patience = Config::new(RaftId(1), 0).ask_ticks * TICK;
+    let patience = Config::new(RaftId(1), 0).ask_nanos;
     let led = world.run_until(patience + 20 * ELECTION, |world| world.leader_of(0).is_some())?;
     // Then they elect one of themselves, and not before they have waited
     assert!(led && world.now() - began > patience, "after {} ms", (world.now() - began) / MILLIS);

@@ -515,3 +515,48 @@ fn a_follower_far_behind_catches_up_from_the_leaders_disk() -> Test {
     assert!(world.status(behind).unwrap().applied > LogIndex(60));
     Ok(())
 }
+
+#[test]
+fn a_member_whose_installation_hangs_names_no_dead_leader_and_takes_no_living_one_for_dead() -> Test {
+    for dies in [false, true] {
+        // Given a follower that was cut off until only a snapshot helps, and whose installation does not end
+        let mut world = grown(SimConfig { log_window: 6, ..quiet(3) }, 3);
+        let leader = world.leader().unwrap();
+        let slow = followers(&world)[0];
+        world.isolate(slow);
+        for sequence in 1..60 {
+            let ticket = world.propose(leader, sequence)?;
+            let done = world.run_until(1000 * MILLIS, |world| is_done(world.reply(ticket)))?;
+            assert!(done);
+        }
+        world.hold_apply(slow, true);
+        let at = |world: &World| world.status(slow).cloned().unwrap();
+        let before = at(&world).last;
+        world.heal();
+        let installs = world.run_until(10 * ELECTION, |world| at(world).last > before)?;
+        assert!(installs);
+        let (installed, term) = (at(&world).snapshots.installed, world.status(leader).unwrap().term);
+        if dies {
+            // When the leader dies
+            world.crash(leader, usize::MAX);
+        }
+        // Then this one knows of it after an election timeout; and else it goes on naming the leader
+        world.run_for(4 * ELECTION)?;
+        assert_eq!(at(&world).snapshots.installed, installed, "it is still being installed");
+        assert_eq!(at(&world).leader, (!dies).then_some(leader));
+        // And it says that its disk does not answer, once it has been patient with it
+        world.run_for(10 * ELECTION)?;
+        assert!(at(&world).disk_silent_ticks > 0);
+        // When the installation ends, then all is well, without an election that was not needed.
+        world.hold_apply(slow, false);
+        if dies {
+            world.restart(leader)?;
+        }
+        let settled = world.run_until(30 * ELECTION, |world| world.is_settled().is_none())?;
+        assert!(settled && at(&world).disk_silent_ticks == 0, "{:?}", world.is_settled());
+        if !dies {
+            assert_eq!(world.status(leader).unwrap().term, term);
+        }
+    }
+    Ok(())
+}

@@ -53,7 +53,7 @@ impl Service {
     }
 }
 
-/// A starting manager campaigns only when every manager it knows has said its lineage or cannot be reached; the machine
+/// A starting manager campaigns and votes only when every manager it knows has said its lineage or cannot be reached; the machine
 /// itself ends the wait after [`PATIENCE`]. One that learns of a newer incarnation never says so: it is about to stop.
 pub(super) async fn lineages(
     endpoint: Endpoint,
@@ -69,7 +69,8 @@ pub(super) async fn lineages(
     }
     loop {
         let connected: BTreeSet<RaftId> = peers.connected().into_iter().map(|(id, _)| id).collect();
-        let answered = |id: &RaftId| connected.contains(id) || peers.last_failure(*id).is_some();
+        let answered =
+            |id: &RaftId| connected.contains(id) || peers.last_failure(*id).is_some_and(|error| says_enough(&error));
         if incarnations.is_superseded() {
             return;
         }
@@ -79,6 +80,41 @@ pub(super) async fn lineages(
         tokio::time::sleep(LOOK).await;
     }
     let _ = inbox.send(Call::Input(Input::LineagesAsked)).await;
+}
+
+/// Whether a failed dial means that nobody is there now, or that the one who is has told of its lineage. Anything else,
+/// as of one that is busy, may hide a newer incarnation.
+fn says_enough(error: &ConnectError) -> bool {
+    match error {
+        ConnectError::NoAddress
+        | ConnectError::Resolve { .. }
+        | ConnectError::PortClosed(_)
+        | ConnectError::Unreachable { .. }
+        | ConnectError::Timeout { .. } => true,
+        ConnectError::Refused { refused, .. } => tells_lineage(refused),
+        ConnectError::OwnCertificate(_)
+        | ConnectError::Certificate { .. }
+        | ConnectError::NotAccepted { .. }
+        | ConnectError::WrongProtocol(_)
+        | ConnectError::Broken { .. }
+        | ConnectError::Local(_) => false,
+        // Any of its addresses may be the one at which it lives.
+        ConnectError::All(errors) => errors.iter().all(says_enough),
+    }
+}
+
+/// Some of it is said only after the lineages were compared.
+const fn tells_lineage(refused: &Refused) -> bool {
+    matches!(
+        refused,
+        Refused::Superseded { .. }
+            | Refused::Forked { .. }
+            | Refused::VersionTooOld { .. }
+            | Refused::VersionTooNew { .. }
+            | Refused::NotAMember
+            | Refused::Removed
+            | Refused::StoreReplaced
+    )
 }
 
 /// The raft ids of the other managers, by the records, or by the files before there are records.
@@ -182,5 +218,27 @@ async fn standing(identity: Arc<Identity>, id: NodeId, addresses: &[String]) -> 
     match reply.ok().and_then(|body| api::Response::decode(body).ok()?.kind) {
         Some(response::Kind::Standing(done)) => Answer::Standing(Box::new(done), theirs),
         _ => Answer::Runs(theirs),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_silence_and_a_word_about_the_lineage_end_the_wait_before_a_campaign() {
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let refused = |refused| ConnectError::Refused { address, refused };
+        let timeout = || ConnectError::Timeout { address: address.to_string(), after: PATIENCE };
+        let superseded = Refused::Superseded { ours: Lineage::default(), theirs: Lineage::default() };
+        for error in [ConnectError::PortClosed(address), timeout(), ConnectError::NoAddress, refused(superseded)] {
+            assert!(says_enough(&error), "{error}");
+        }
+        let busy = || refused(Refused::Busy("full".into()));
+        let broken = ConnectError::Broken { address, why: "reset".into() };
+        let either = ConnectError::All(vec![timeout(), busy()]);
+        for error in [busy(), broken, refused(Refused::Fenced), ConnectError::Local("none".into()), either] {
+            assert!(!says_enough(&error), "{error}");
+        }
     }
 }

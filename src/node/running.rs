@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use quorate_core::consensus::config::{Config, DISK_PATIENCE_TICKS_MIN};
+use quorate_core::consensus::config::Config;
 use quorate_core::consensus::io::{Input, Records, StopCause};
 use quorate_core::consensus::pace::TICK_NANOS_MIN;
 use quorate_core::consensus::{Consensus, Start as MachineStart};
@@ -151,11 +151,10 @@ fn settings(builder: &NodeBuilder, facts: &Facts) -> Result<Config, StartError> 
     settings.tick_nanos = u64::try_from(builder.tick.as_nanos()).unwrap_or(settings.tick_nanos).max(TICK_NANOS_MIN);
     settings.log_window_entries = builder.log_window.max(16);
     settings.log_window_bytes = config::LOG_WINDOW_BYTES;
-    let tick = u128::from(settings.tick_nanos);
-    let ticks = |time: Duration| u64::try_from(time.as_nanos() / tick).unwrap_or(u64::MAX);
-    settings.ask_ticks = ticks(asking::PATIENCE);
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    settings.ask_nanos = nanos(asking::PATIENCE);
     settings.seat_times.stable_ms = u64::try_from(builder.stable.as_millis()).unwrap_or(u64::MAX);
-    settings.disk_patience_ticks = ticks(builder.disk_patience).max(DISK_PATIENCE_TICKS_MIN);
+    settings.disk_patience_nanos = nanos(builder.disk_patience);
     settings.space_low = builder.space_low;
     settings.space_enough = builder.space_enough.max(builder.space_low);
     Ok(settings)

@@ -61,11 +61,12 @@ pub struct Config {
     pub seat_times: SeatTimes,
     /// Entries that a standby may be behind and still count as caught up.
     pub caught_up_entries: u64,
-    /// Ticks after its start for which a member does not campaign unless every manager it knows was asked for its
-    /// lineage before: an old incarnation must not elect itself beside the new one.
-    pub ask_ticks: u64,
-    /// Ticks for which the disk may leave work unanswered; after them this member neither leads nor votes until it answers.
-    pub disk_patience_ticks: u64,
+    /// Time after its start, nanoseconds, for which a member neither campaigns nor votes unless every manager it knows was asked for
+    /// its lineage before: an old incarnation must not elect itself beside the new one.
+    pub ask_nanos: u64,
+    /// Time for which the disk may leave work unanswered, nanoseconds, [`DISK_PATIENCE_TICKS_MIN`] at least; after it this
+    /// member neither leads nor votes until the disk answers.
+    pub disk_patience_nanos: u64,
     /// Free bytes below which this member appends nothing and neither leads nor votes; 0 is no such mark.
     pub space_low: u64,
     /// Free bytes from which it goes on.
@@ -91,8 +92,8 @@ impl Config {
             unpersisted_max: 2,
             seat_times: SeatTimes::DEFAULT,
             caught_up_entries: 256,
-            ask_ticks: 100,
-            disk_patience_ticks: 150,
+            ask_nanos: 2_000_000_000,
+            disk_patience_nanos: 3_000_000_000,
             space_low: 0,
             space_enough: 0,
         }

@@ -13,8 +13,10 @@ use std::collections::VecDeque;
 use raft::{ProgressState, eraftpb};
 
 use super::config::ELECTION_TICKS;
+use super::io::{Answer, Effect};
+use super::waiters::Owed;
 use super::{Consensus, view};
-use crate::id::RaftId;
+use crate::id::{LogIndex, RaftId, Term};
 
 /// Committed entries that wait for a standby's disk.
 #[derive(Debug)]
@@ -80,10 +82,26 @@ impl Consensus {
             if entries.is_empty() {
                 break;
             }
+            self.disown(&entries);
             self.hand_over(entries);
             any = true;
         }
         any
+    }
+
+    /// What this one voter committed alone and no standby is waited for, because it leads no more, is told to nobody: whoever
+    /// wrote it hears from the next leader whether it stands.
+    fn disown(&mut self, entries: &[eraftpb::Entry]) {
+        if self.is_leader() {
+            return;
+        }
+        let alone = view::is_alone(&self.configuration, self.config.id);
+        for entry in entries.iter().filter(|entry| alone || entry.index <= self.copies.alone_until) {
+            if let Owed::Outcome(tickets) = self.waiters.committed(LogIndex(entry.index), Term(entry.term)) {
+                self.effects
+                    .extend(tickets.into_iter().map(|ticket| Effect::Answer { ticket, answer: Answer::Unknown }));
+            }
+        }
     }
 
     /// Up to where entries may be handed over.
@@ -159,5 +177,82 @@ impl Consensus {
     /// Proposals wait while a standby lags: else it would fall behind so far that it is no longer waited for.
     pub(super) fn copies_are_behind(&self) -> bool {
         self.copies.len() as u64 * 2 > self.config.caught_up_entries
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use raft::eraftpb::MessageType;
+
+    use super::super::config::Config;
+    use super::super::io::{Input, Nanos, Origin, Records, Ticket};
+    use super::super::{Start, convert};
+    use super::*;
+    use crate::command::{COMMAND_VERSION, CommandKind};
+    use crate::log::{Configuration, HardState, LogStart};
+    use crate::ports::Boot;
+    use crate::state::contract::StateStatus;
+    use crate::txn::Txn;
+
+    const START: LogStart = LogStart { index: LogIndex(1), term: Term(1) };
+
+    /// Member 1, the only voter, with the standby 2.
+    fn only_voter() -> Consensus {
+        let configuration =
+            Configuration { voters: vec![RaftId(1)], learners: vec![RaftId(2)], ..Configuration::default() };
+        let hard_state = HardState { term: Term(1), vote: RaftId(0), commit: LogIndex(1) };
+        let boot = Boot { hard_state, start: START, last: LogIndex(1), terms: Vec::new(), repaired: None };
+        let state =
+            StateStatus { applied: LogIndex(1), applied_term: Term(1), configuration, ..StateStatus::default() };
+        let mut records = Records::default();
+        records.cluster.version = COMMAND_VERSION;
+        let start = Start { boot, state, records: Arc::new(records), tail: Vec::new() };
+        Consensus::new(Config::new(RaftId(1), 7), start).unwrap()
+    }
+
+    /// Steps, with a disk that answers at once; says what else is to be done.
+    fn step(machine: &mut Consensus, input: Input) -> Vec<Effect> {
+        let mut effects = machine.step(Nanos(0), [input]);
+        let mut done = 0;
+        while done < effects.len() {
+            if let Some(Effect::Persist { number, .. }) = effects.get(done) {
+                let number = *number;
+                effects.extend(machine.step(Nanos(0), [Input::Persisted { number }]));
+            }
+            done += 1;
+        }
+        effects
+    }
+
+    #[test]
+    fn what_waits_for_a_standby_when_leadership_ends_is_told_to_nobody_as_done() {
+        // Given an only voter that leads, and a write that is committed and not on the standby's disk
+        let mut machine = only_voter();
+        step(&mut machine, Input::LineagesAsked);
+        for _ in 0..100 {
+            if !machine.is_leader() {
+                step(&mut machine, Input::Tick(1));
+            }
+        }
+        assert!(machine.is_leader());
+        let (ticket, command) = (Ticket(1), CommandKind::System(Txn::default()).into());
+        let effects = step(&mut machine, Input::Propose { ticket, command, origin: Origin::Here });
+        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Apply { .. })));
+        assert_eq!((machine.copies.len(), machine.waiters.len()), (2, 1));
+        // When it hears of a newer term
+        let term = machine.raw.raft.term + 1;
+        let mut news = eraftpb::Message { from: 2, to: 1, term, ..eraftpb::Message::default() };
+        news.set_msg_type(MessageType::MsgHeartbeatResponse);
+        let body = convert::message_bytes(&news);
+        let effects = step(&mut machine, Input::Message { from: RaftId(2), body });
+        // Then the write is applied, and whoever asked for it is told that its outcome is not known.
+        assert!(!machine.is_leader());
+        let told = |effect: &Effect| matches!(effect, Effect::Answer { ticket: Ticket(1), answer: Answer::Unknown });
+        assert_eq!(effects.iter().filter(|effect| told(effect)).count(), 1);
+        let waited_for =
+            effects.iter().any(|effect| matches!(effect, Effect::Apply { waiters, .. } if !waiters.is_empty()));
+        assert!(!waited_for && machine.copies.len() == 0);
     }
 }

@@ -14,8 +14,9 @@ use std::collections::BTreeSet;
 use raft::eraftpb::{self, MessageType};
 
 use super::Consensus;
-use super::config::ELECTION_TICKS;
+use super::config::{DISK_PATIENCE_TICKS_MIN, ELECTION_TICKS};
 use super::io::{Answer, Effect, Rejection};
+use super::pace::Rescale;
 use crate::id::RaftId;
 use crate::membership::quorum::Quorum;
 
@@ -29,7 +30,7 @@ const OFFER_EVERY_TICKS: u64 = 2 * ELECTION_TICKS as u64;
 pub(super) struct Disk {
     /// The tick since which the log writer has had work and not reported.
     log_since: Option<u64>,
-    /// The same of the applier.
+    /// The same of the applier, which installs snapshots too.
     apply_since: Option<u64>,
     stalled: bool,
     /// Free bytes, while they are too few.
@@ -44,6 +45,12 @@ impl Disk {
     pub(super) fn leadership_changed(&mut self) {
         self.others_low.clear();
         self.next_offer = 0;
+    }
+
+    /// Silence that was counted in ticks of another length.
+    pub(super) fn rescale(&mut self, to: Rescale) {
+        self.log_since = self.log_since.map(|since| to.past(since));
+        self.apply_since = self.apply_since.map(|since| to.past(since));
     }
 
     pub(super) const fn low_space(&self) -> Option<u64> {
@@ -87,7 +94,8 @@ impl Consensus {
     pub(super) fn tick_disk(&mut self) {
         let count = |since: Option<u64>, waits: bool| if waits { since.or(Some(self.tick)) } else { None };
         self.disk.log_since = count(self.disk.log_since, !self.unpersisted.is_empty());
-        self.disk.apply_since = count(self.disk.apply_since, !self.backlog.is_empty());
+        let applies = !self.backlog.is_empty() || self.installing.is_some();
+        self.disk.apply_since = count(self.disk.apply_since, applies);
         self.judge_disk();
     }
 
@@ -103,7 +111,8 @@ impl Consensus {
 
     fn judge_disk(&mut self) {
         let silent = self.disk.silent_ticks(self.tick);
-        let stalled = silent >= self.config.disk_patience_ticks;
+        let patience = self.config.disk_patience_nanos.div_ceil(self.tick_nanos().max(1));
+        let stalled = silent >= patience.max(DISK_PATIENCE_TICKS_MIN);
         if stalled != std::mem::replace(&mut self.disk.stalled, stalled) {
             if stalled {
                 tracing::warn!(

@@ -18,7 +18,11 @@ impl Consensus {
         if message.from != from.0 || message.to != self.config.id.0 || from == self.config.id {
             return;
         }
-        if self.installing.is_some() || self.records.removed.binary_search(&from).is_ok() {
+        if self.records.removed.binary_search(&from).is_ok() {
+            return;
+        }
+        if self.installing.is_some() {
+            self.note_leader_lives(&message);
             return;
         }
         if !is_sound(&message) || !self.may_step(&message) {
@@ -42,6 +46,16 @@ impl Consensus {
         self.note_pace(from, kind, pace);
     }
 
+    /// While a snapshot is installed raft hears nothing, but whoever leads is not to be taken for dead. Nothing is answered,
+    /// so nobody's lease rests on it.
+    fn note_leader_lives(&mut self, message: &eraftpb::Message) {
+        let raft = &mut self.raw.raft;
+        let leads = message.from == raft.leader_id && message.term == raft.term;
+        if leads && matches!(message.msg_type(), MessageType::MsgHeartbeat | MessageType::MsgAppend) {
+            raft.election_elapsed = 0;
+        }
+    }
+
     fn may_step(&self, message: &eraftpb::Message) -> bool {
         let raft = &self.raw.raft;
         let leads = self.is_leader();
@@ -56,9 +70,10 @@ impl Consensus {
             | MessageType::MsgTransferLeader
             | MessageType::MsgSnapshot => false,
             // A member that has just started does not know whom it promised a lease to (rule 8); one that cannot write has
-            // no vote to give, and is of no use as a leader.
+            // no vote to give, and is of no use as a leader. Nor has one that does not know yet whether its incarnation was
+            // ended: an old leader might win with it beside the new one.
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote | MessageType::MsgTimeoutNow => {
-                self.tick >= u64::from(ELECTION_TICKS) && self.may_write()
+                self.tick >= u64::from(ELECTION_TICKS) && self.may_write() && self.has_asked()
             }
             MessageType::MsgAppend => !self.backlog_is_full(),
             MessageType::MsgHeartbeat => true,

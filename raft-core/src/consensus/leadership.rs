@@ -86,6 +86,9 @@ impl Consensus {
         } else {
             was.leaderless_since = None;
         }
+        if leader.is_some_and(|id| id != self.config.id) {
+            self.members.handed_over();
+        }
         let began = leads && !(was.leads && was.term == term);
         was.leader = leader;
         was.term = term;

@@ -1,7 +1,8 @@
 //! Members: who is heard, how long everybody is silent, caught up or on the way, and what the leader does about it.
 //!
 //! Owns the counting, in ticks of this leadership and from messages received (not raft's own activity mark, which is
-//! cleared every election timeout): from zero for each new leader and after missed ticks. What to change is the planner's
+//! cleared every election timeout): from zero for each new leader and after missed ticks, and turned into ticks of the new
+//! length when that changes. What to change is the planner's
 //! decision ([`crate::membership::plan`]); everything here is level-triggered: it is computed anew from what is in force.
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use raft::ProgressState;
 use super::Consensus;
 use super::config::ELECTION_TICKS;
 use super::io::Progress;
+use super::pace::Rescale;
 use super::view::{self, Observed, Roster};
 use crate::id::{LogIndex, NodeId, RaftId};
 use crate::membership::plan::{self, SeatPolicy, SeatView};
@@ -50,7 +52,7 @@ pub(super) struct Members {
     pub(super) short_since: Option<u64>,
     /// Leadership is not handed over for a seat, or by preference, before.
     pub(super) next_transfer: u64,
-    /// How often this leadership was to be handed over.
+    /// How often leadership was to be handed over since another one led.
     pub(super) transfers: u32,
     /// Records were changed by the entry at this index: until it is applied they are not looked at.
     pub(super) written: LogIndex,
@@ -64,10 +66,16 @@ impl Members {
         Self { roster, ..Self::default() }
     }
 
-    /// Everything is counted from now on: a leadership begins.
+    /// Everything is counted from now on: a leadership begins. How often the one before was to be handed over stays: an
+    /// attempt that failed may have ended it, and must not be made again at once.
     pub(super) fn begin(&mut self, tick: u64) {
-        let roster = std::mem::take(&mut self.roster);
-        *self = Self { watching: tick, unsettled: true, roster, ..Self::default() };
+        let (roster, next_transfer, transfers) = (std::mem::take(&mut self.roster), self.next_transfer, self.transfers);
+        *self = Self { watching: tick, unsettled: true, roster, next_transfer, transfers, ..Self::default() };
+    }
+
+    /// Another member leads: leadership did go.
+    pub(super) const fn handed_over(&mut self) {
+        (self.next_transfer, self.transfers) = (0, 0);
     }
 
     /// Silence that we slept through says nothing about the others.
@@ -76,6 +84,28 @@ impl Members {
         self.heard.clear();
         self.waiting.clear();
         self.short_since = None;
+    }
+
+    /// The policy's times are asked for in ticks of the length in use, so what is held against them is counted in those.
+    pub(super) fn rescale(&mut self, to: Rescale) {
+        self.watching = to.past(self.watching);
+        for heard in self.heard.values_mut() {
+            // Heartbeats of a faster pace have yet to come: whoever was heard lately still is.
+            if to.used > to.before || to.tick - heard.at > u64::from(ELECTION_TICKS) {
+                heard.at = to.past(heard.at);
+            }
+            heard.stable_since = heard.stable_since.map(|since| to.past(since));
+        }
+        for waiting in self.waiting.values_mut() {
+            waiting.since = to.past(waiting.since);
+        }
+        for hold in self.holds.values_mut() {
+            hold.until = to.future(hold.until);
+        }
+        for at in self.taken_back.values_mut() {
+            *at = to.past(*at);
+        }
+        self.short_since = self.short_since.map(|since| to.past(since));
     }
 
     /// Since when this leadership has been watching without a break.

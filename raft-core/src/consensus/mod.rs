@@ -77,6 +77,8 @@ pub struct Consensus {
     pace: Pace,
     /// Ticks since the start.
     tick: u64,
+    /// What they add up to, nanoseconds: their length changes.
+    running_nanos: u64,
     /// The timeout drawn for this (term, role), set again after every call into raft.
     timeout: (u64, StateRole, usize),
     records: Arc<Records>,
@@ -186,6 +188,7 @@ impl Consensus {
             entropy,
             now: Nanos(0),
             tick: 0,
+            running_nanos: 0,
             records,
             configuration: state.configuration,
             configuration_number: state.configuration_number,
@@ -270,10 +273,11 @@ impl Consensus {
         let missed = ticks > TICKS_AT_ONCE_MAX;
         for _ in 0..ticks.min(TICKS_AT_ONCE_MAX) {
             self.tick += 1;
+            self.running_nanos = self.running_nanos.saturating_add(self.tick_nanos());
             self.tick_disk();
             if self.may_campaign() {
                 self.raw.tick();
-            } else if !self.may_write() {
+            } else if !self.may_write() || self.installing.is_some() {
                 // It may not campaign, but it must notice that nobody leads, and free others from its promise.
                 self.raw.raft.election_elapsed += 1;
             }
@@ -296,9 +300,13 @@ impl Consensus {
     /// clock runs on.
     fn may_campaign(&self) -> bool {
         let alone = !self.configuration.is_joint() && self.configuration.voters == [self.config.id];
-        let asked = self.lineages_asked || self.tick > self.config.ask_ticks;
-        let free = asked && self.may_write() && self.installing.is_none();
+        let free = self.has_asked() && self.may_write() && self.installing.is_none();
         self.is_leader() || (free && (!alone || self.unpersisted.is_empty()))
+    }
+
+    /// Whether the managers known were asked for their lineage, or for long enough.
+    const fn has_asked(&self) -> bool {
+        self.lineages_asked || self.running_nanos > self.config.ask_nanos
     }
 
     /// tikv raft draws election timeouts from the system's random source; ours are drawn from the input's entropy, one

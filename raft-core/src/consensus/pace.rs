@@ -79,6 +79,34 @@ impl Pace {
     }
 }
 
+/// The length of a tick has changed: what was counted in ticks of the old length, and means a time, is turned into ticks of
+/// the new one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rescale {
+    /// Now.
+    pub(super) tick: u64,
+    pub(super) before: u64,
+    pub(super) used: u64,
+}
+
+impl Rescale {
+    fn ticks(self, ticks: u64) -> u64 {
+        let scaled = u128::from(ticks) * u128::from(self.before) / u128::from(self.used.max(1));
+        u64::try_from(scaled).unwrap_or(u64::MAX)
+    }
+
+    /// A tick in the past. What began before the first tick there could be has begun with it: it counts as shorter, never
+    /// as longer than it was.
+    pub(super) fn past(self, at: u64) -> u64 {
+        self.tick.saturating_sub(self.ticks(self.tick.saturating_sub(at)))
+    }
+
+    /// A tick to come.
+    pub(super) fn future(self, at: u64) -> u64 {
+        if at <= self.tick { at } else { self.tick.saturating_add(self.ticks(at - self.tick)).saturating_add(1) }
+    }
+}
+
 fn asked(default: u64, micros: u64) -> u64 {
     if micros == 0 { default } else { micros.saturating_mul(1_000).clamp(TICK_NANOS_MIN, TICK_NANOS_MAX) }
 }
@@ -122,6 +150,11 @@ impl Consensus {
         };
         self.pace.want(wanted, self.tick);
         self.config.tick_nanos = self.pace.used;
+        if self.pace.used != before {
+            let to = Rescale { tick: self.tick, before, used: self.pace.used };
+            self.members.rescale(to);
+            self.disk.rescale(to);
+        }
         if self.pace.used > before {
             // The lease in force was counted in shorter ticks: it must not wait for the next heartbeat.
             self.renew_lease();
@@ -180,6 +213,20 @@ mod tests {
         assert_eq!(pace.used, WAN);
         pace.want(LAN, 135);
         assert_eq!(pace.used, LAN);
+    }
+
+    #[test]
+    fn a_time_counted_in_ticks_stays_the_same_time_in_ticks_of_another_length() {
+        let slower = Rescale { tick: 10_000, before: LAN, used: WAN };
+        // 15 s ago, and 30 s ahead.
+        assert_eq!(slower.past(10_000 - 750), 10_000 - 100);
+        assert_eq!(slower.future(10_000 + 1_500), 10_000 + 200 + 1);
+        assert_eq!(slower.future(9_000), 9_000);
+        let faster = Rescale { tick: 1_000, before: WAN, used: LAN };
+        assert_eq!(faster.past(900), 250);
+        assert_eq!(faster.future(1_200), 1_000 + 1_500 + 1);
+        // There are no ticks before the first.
+        assert_eq!(faster.past(100), 0);
     }
 
     #[test]

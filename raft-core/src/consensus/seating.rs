@@ -113,8 +113,10 @@ impl Consensus {
             let voters = self.configuration.voters.clone();
             let guard = Guard::new(self.lineage(), self.configuration_number, &self.configuration, &voters);
             self.propose_change(&guard::leave(&guard));
-        } else if let Some(to) = self.furthest_voter() {
-            self.start_transfer(None, to);
+        } else if self.tick >= self.members.next_transfer
+            && let Some(to) = self.furthest_voter()
+        {
+            self.hand_over_to(to);
         }
     }
 
