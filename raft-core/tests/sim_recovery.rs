@@ -370,6 +370,28 @@ fn old_managers_that_reach_nobody_wait_the_whole_patience_and_then_go_on() -> Te
 }
 
 #[test]
+fn a_manager_that_has_not_asked_for_lineages_yet_gives_no_vote_either() -> Test {
+    // Given three that start again, of which two do not reach each other, and so cannot ask each other
+    let mut world = grown(quiet(3), 3);
+    let asks_all = world.leader().unwrap();
+    let [one, other] = others(&world, asks_all)[..] else { panic!("three members") };
+    for id in world.ids() {
+        world.crash(id, usize::MAX);
+    }
+    world.cut(one, other);
+    for id in world.ids() {
+        world.restart(id)?;
+    }
+    let began = world.now();
+    // When the third one, which has asked both, campaigns
+    let patience = Config::new(RaftId(1), 0).ask_nanos;
+    let led = world.run_until(patience + 20 * ELECTION, |world| world.leader().is_some())?;
+    // Then it wins only when one of them has waited for as long as it has to
+    assert!(led && world.now() - began > patience, "after {} ms", (world.now() - began) / MILLIS);
+    Ok(())
+}
+
+#[test]
 fn a_manager_alone_has_nothing_to_recover_and_a_newcomer_without_state_cannot() -> Test {
     let mut world = grown(quiet(1), 1);
     write(&mut world, RaftId(1), 1)?;
