@@ -85,7 +85,6 @@ fn words_of_swarm_and_etcd_are_answered_with_ours_and_exit_2() {
         (&["status", "--endpoints", "a:1"], "--connect"),
         (&["init", "--advertise-addr", "a:1"], "--advertise"),
         (&["init", "--force-new-cluster"], "quorate recover --dry-run"),
-        (&["run", "--data-dir", "d", "--listen", "a:1"], "when a directory is prepared"),
     ] {
         quorate(theirs).exits(2).complains(&[ours]);
     }
