@@ -186,9 +186,11 @@ fn tokens_are_made_listed_used_and_taken_back() {
     assert_eq!((made["uses"].as_u64(), made["expires_unix"].as_u64()), (Some(0), Some(0)));
     let id = made["id"].as_str().unwrap();
     let tokens = on(&nodes[0], &["token", "ls", "--json"]).exits(0).json();
-    let states: Vec<_> =
-        tokens["tokens"].as_array().unwrap().iter().map(|token| token["valid"].as_bool().unwrap()).collect();
-    assert_eq!(states, [true, true, false, true]);
+    // Two that were made within one second come in any order.
+    let dead: Vec<_> =
+        tokens["tokens"].as_array().unwrap().iter().filter(|token| !token["valid"].as_bool().unwrap()).collect();
+    assert!(dead.len() == 1 && dead[0]["id"].as_str() != Some(id), "{tokens}");
+    assert_eq!(tokens["tokens"].as_array().unwrap().len(), 4);
     on(&nodes[0], &["token", "revoke", id]).exits(0);
     join("n3", made["token"].as_str().unwrap()).exits(1).complains(&["revoked"]);
     on(&nodes[0], &["token", "revoke", id]).exits(1).complains(&[id, "quorate token ls"]);
