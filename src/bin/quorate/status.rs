@@ -180,12 +180,23 @@ fn runbook(status: &ClusterStatus, output: Output) -> String {
 
 /// Enough voters answer, and none of them leads.
 fn leaderless(status: &ClusterStatus, output: Output, seats: &str) -> String {
-    format!(
-        "{} for {}: {seats} reachable. Writes are refused until one of them leads. Nothing acknowledged is lost.\n  \
-         next     wait a moment, they are electing. If it stays so, check UDP between the managers, and their logs.\n",
+    let mut page = format!(
+        "{} for {}: {seats} reachable. Writes are refused until one of them leads. Nothing acknowledged is lost.\n",
         output.tint(Tone::Bad, "NO LEADER"),
         ago(Duration::from_millis(status.leaderless_ms))
-    )
+    );
+    say_of_disks(&mut page, status);
+    page.push_str(
+        "  next     wait a moment, they are electing. If it stays so, check UDP between the managers, and their logs.\n",
+    );
+    page
+}
+
+/// What a disk keeps a voter from is nowhere else on the page of a runbook.
+fn say_of_disks(page: &mut String, status: &ClusterStatus) {
+    for line in status.advice.iter().filter(|line| line.starts_with("disk ")) {
+        let _infallible = writeln!(page, "  {line}");
+    }
 }
 
 /// The runbook of a lost quorum.
@@ -196,10 +207,7 @@ fn lost(status: &ClusterStatus, voters: &[&ManagerStatus], output: Output, seats
         "{word} for {}: {seats}. Writes are refused. Nothing acknowledged is lost{workers}.\n",
         ago(Duration::from_millis(status.leaderless_ms))
     );
-    // What a disk keeps a voter from is nowhere else on the page.
-    for line in status.advice.iter().filter(|line| line.starts_with("disk ")) {
-        let _infallible = writeln!(page, "  {line}");
-    }
+    say_of_disks(&mut page, status);
     let missing: Vec<&&ManagerStatus> = voters.iter().filter(|manager| !manager.reachable).collect();
     let place =
         |manager: &&&ManagerStatus| format!("{} {} {}", manager.name, manager.address, silence(manager.silent_ms));
