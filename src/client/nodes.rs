@@ -214,8 +214,12 @@ impl NodeChange {
                 Err(Error::NotFound(_)) if matches!(self.wish, Wish::Remove | Wish::Leave) => {
                     return Ok(NodeOutcome { done: true, ..last });
                 }
-                // A node that has left stops, and with it the way to ask.
-                Err(Error::Unavailable(_) | Error::Denied(_)) if self.wish == Wish::Leave => return Ok(last),
+                // Who has left gets no answers from the others any more, and stops.
+                Err(error)
+                    if self.wish == Wish::Leave && (error.is_retryable() || matches!(error, Error::Denied(_))) =>
+                {
+                    return Ok(last);
+                }
                 Err(error) if error.is_retryable() => {}
                 Err(error) => return Err(error),
             }

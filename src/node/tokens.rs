@@ -100,8 +100,17 @@ pub(super) fn unix_now() -> u64 {
 pub(super) struct Tokens {
     manager: Option<TokenSecret>,
     worker: Option<TokenSecret>,
-    /// With the revision that last wrote each.
-    made: Vec<(MadeToken, u64)>,
+    made: Vec<Kept>,
+}
+
+/// A token that was made, as it lies in the state.
+#[derive(Debug, Clone)]
+struct Kept {
+    token: MadeToken,
+    /// The revision that made it: their order.
+    made: u64,
+    /// The revision that last wrote it.
+    revision: u64,
 }
 
 /// A token that lets its bearer in.
@@ -124,7 +133,7 @@ impl Tokens {
         };
         let made = page.entries.into_iter().map(|entry| {
             let token = MadeToken::decode(entry.value).map_err(|error| records::corrupt("join token", error))?;
-            Ok((token, entry.mod_revision))
+            Ok(Kept { token, made: entry.create_revision, revision: entry.mod_revision })
         });
         Ok(Self {
             manager: records::token(view, Role::Manager)?,
@@ -142,13 +151,13 @@ impl Tokens {
             |standing: &Option<TokenSecret>| standing.as_ref().is_some_and(|token| token.matches(secret.expose()));
         let (manager, worker) = (opens(&self.manager), opens(&self.worker));
         let mut made = None;
-        for token in &self.made {
-            if digest.matches(&token.0.digest) {
-                made = Some(token);
+        for kept in &self.made {
+            if digest.matches(&kept.token.digest) {
+                made = Some(kept);
             }
         }
         let standing = |role| Pass { role, compares: Vec::new(), then: Vec::new() };
-        let (token, revision) = match (manager, worker, made) {
+        let Kept { token, revision, .. } = match (manager, worker, made) {
             (true, _, _) => return Ok(standing(Role::Manager)),
             (_, true, _) => return Ok(standing(Role::Worker)),
             (_, _, Some(made)) => made,
@@ -176,9 +185,8 @@ impl Tokens {
     /// Deletes that make room for one more: tokens that let nobody in any more, the oldest first.
     fn room(&self, now: u64) -> Result<Vec<Op>, Failure> {
         let over = (self.made.len() + 1).saturating_sub(TOKENS_MAX);
-        let mut dead: Vec<&MadeToken> =
-            self.made.iter().map(|(token, _)| token).filter(|token| !token.info(now).valid).collect();
-        dead.sort_by_key(|token| token.created);
+        let mut dead: Vec<&Kept> = self.made.iter().filter(|kept| !kept.token.info(now).valid).collect();
+        dead.sort_by_key(|kept| kept.made);
         if dead.len() < over {
             return Err(refused_by(
                 Rule::TooManyTokens,
@@ -189,7 +197,7 @@ impl Tokens {
             ));
         }
         let gone = dead.into_iter().take(over);
-        Ok(gone.map(|token| Delete { key: MadeToken::key(&token.id), ..Delete::default() }.into()).collect())
+        Ok(gone.map(|kept| Delete { key: MadeToken::key(&kept.token.id), ..Delete::default() }.into()).collect())
     }
 }
 
@@ -246,8 +254,8 @@ impl Service {
         let key = MadeToken::key(&asked.id);
         for _ in 0..ATTEMPTS {
             let (tokens, now) = (self.tokens(until).await?, unix_now());
-            let before = tokens.made.iter().find(|(token, _)| token.id == asked.id);
-            if before.is_some_and(|(token, _)| token.used > 0) {
+            let before = tokens.made.iter().find(|kept| kept.token.id == asked.id);
+            if before.is_some_and(|kept| kept.token.used > 0) {
                 return Err(fail(
                     api::Code::Invalid,
                     "there is a token with this id, and it has been used. Nothing was changed",
@@ -264,7 +272,7 @@ impl Service {
             };
             let mut then = if before.is_some() { Vec::new() } else { tokens.room(now)? };
             then.push(Put { key: key.clone(), value: token.encode_to_vec().into(), ..Put::default() }.into());
-            let compares = vec![Compare::mod_revision(key.clone(), before.map_or(0, |(_, revision)| *revision))];
+            let compares = vec![Compare::mod_revision(key.clone(), before.map_or(0, |kept| kept.revision))];
             let command = Command::from(CommandKind::System(Txn { compares, then, ..Txn::default() }));
             if self.router.execute(command, Origin::Here, until).await?.succeeded {
                 tracing::info!(id = token.id, role = role.name(), "a join token was made");
@@ -291,9 +299,9 @@ impl Service {
                 ..TokenInfo::default()
             })
             .collect();
-        let mut made: Vec<TokenInfo> = tokens.made.iter().map(|(token, _)| token.info(now)).collect();
-        made.sort_by(|a, b| (a.created_unix, &a.id).cmp(&(b.created_unix, &b.id)));
-        list.append(&mut made);
+        let mut made = tokens.made;
+        made.sort_by_key(|kept| kept.made);
+        list.extend(made.iter().map(|kept| kept.token.info(now)));
         document(&list)
     }
 
@@ -332,7 +340,7 @@ mod tests {
         TokenSecret::from_bytes([byte; 16])
     }
 
-    fn made(byte: u8, expires: u64, uses: u64, used: u64) -> (MadeToken, u64) {
+    fn made(byte: u8, expires: u64, uses: u64, used: u64) -> Kept {
         let token = MadeToken {
             id: format!("t{byte}"),
             role: Role::Worker.into(),
@@ -342,10 +350,10 @@ mod tests {
             uses,
             used,
         };
-        (token, 7)
+        Kept { token, made: u64::from(byte), revision: 7 }
     }
 
-    fn tokens(made: Vec<(MadeToken, u64)>) -> Tokens {
+    fn tokens(made: Vec<Kept>) -> Tokens {
         Tokens { manager: Some(secret(1)), worker: Some(secret(2)), made }
     }
 
@@ -366,7 +374,7 @@ mod tests {
         let pass = tokens(vec![made(3, 0, 2, 1)]).pass(&secret(3), false, 0).unwrap();
         assert_eq!(pass.compares, [Compare::mod_revision(MadeToken::key("t3"), 7)]);
         let Some(quorate_core::txn::OpKind::Put(put)) = &pass.then[0].kind else { panic!("a put") };
-        assert_eq!(MadeToken::decode(put.value.clone()).unwrap(), made(3, 0, 2, 2).0);
+        assert_eq!(MadeToken::decode(put.value.clone()).unwrap(), made(3, 0, 2, 2).token);
     }
 
     #[test]
@@ -394,7 +402,7 @@ mod tests {
 
     #[test]
     fn a_list_says_what_is_left_and_holds_no_secret() {
-        let (token, _) = made(3, 100, 5, 2);
+        let token = made(3, 100, 5, 2).token;
         let info = token.info(40);
         assert_eq!((info.expires_in_s, info.uses_left, info.valid), (Some(60), Some(3), true));
         assert!(!token.info(100).valid);

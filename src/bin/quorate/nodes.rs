@@ -293,7 +293,7 @@ pub(crate) async fn leave(leave: Leave, global: &Global, output: Output) -> Resu
             format!("{name}: leaving is recorded; it stops when it has left")
         } else {
             format!(
-                "{name}: leaving is recorded, and the node does not answer any more; `quorate node ls` on another manager shows whether it is gone"
+                "{name}: leaving is recorded, and the node gets no answer from the others any more; `quorate node ls` on another manager shows whether it is gone"
             )
         }
     })
