@@ -25,6 +25,7 @@ mod pressure;
 mod quorum;
 mod recovery;
 mod refusals;
+mod roles;
 mod stalls;
 mod support;
 mod tails;
