@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 #![allow(clippy::print_stdout, reason = "the counts are for people")]
 
+mod sim_common;
+
 use std::collections::BTreeSet;
 
 use quorate_core::command::CommandKind;
@@ -17,28 +19,7 @@ use quorate_core::state::{COUNTER_JUMP, REVISION_JUMP};
 use quorate_core::testing::sim::{ELECTION, MILLIS, Recovering, Reply, SimConfig, Violation, World};
 use quorate_core::txn::{Put, Txn};
 
-type Test = Result<(), Box<Violation>>;
-
-fn quiet(members: u64) -> SimConfig {
-    SimConfig::quiet(7, members)
-}
-
-fn grown(config: SimConfig, voters: usize) -> World {
-    let mut world = World::new(config).unwrap();
-    let grown = world
-        .run_until(30_000 * MILLIS, |world| {
-            let leader = world.leader().and_then(|leader| world.status(leader));
-            leader.is_some_and(|status| status.configuration.voters.len() == voters) && world.is_settled().is_none()
-        })
-        .unwrap_or_else(|violation| panic!("{violation}"));
-    assert!(grown, "{:?}", world.is_settled());
-    world.run_for(2 * ELECTION).unwrap();
-    world
-}
-
-fn is_done(reply: Option<&Reply>) -> bool {
-    matches!(reply, Some(Reply::Outcome(Outcome::Done(_))))
-}
+use sim_common::{Test, grown, is_done, quiet};
 
 fn revision(reply: Option<&Reply>) -> u64 {
     match reply {

@@ -151,6 +151,20 @@ impl NodeRecord {
         StoreId::from_slice(&self.store_id)
     }
 
+    /// As it is once it holds no raft id any more: nothing of its time as a manager stays. What people said of it does.
+    #[must_use]
+    pub fn without_raft_id(&self) -> Self {
+        Self {
+            raft_id: 0,
+            store_id: Bytes::new(),
+            replaces: 0,
+            stands_in: false,
+            forced: false,
+            hold_ms: 0,
+            ..self.clone()
+        }
+    }
+
     /// The value of a label.
     pub fn label(&self, key: &str) -> Option<&str> {
         self.labels.iter().find(|label| label.key == key).map(|label| label.value.as_str())

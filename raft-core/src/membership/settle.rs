@@ -72,7 +72,7 @@ fn settle_one(node: &NodeRecord, configuration: &Configuration) -> Option<Record
     }
     let is_worker = node.role == i32::from(Role::Worker);
     if is_worker && node.raft_id != 0 && !member {
-        return change(node, Settled::Demoted, &worker(node), node.raft());
+        return change(node, Settled::Demoted, &node.without_raft_id(), node.raft());
     }
     let replaced = node.replaces != 0 && !configuration.contains(RaftId(node.replaces));
     let seated = node.stands_in && node.raft().is_some_and(|id| configuration.voters.contains(&id));
@@ -97,19 +97,6 @@ pub fn promote(node: &NodeRecord) -> Option<RecordChange> {
 pub fn take_back(node: &NodeRecord) -> Option<RecordChange> {
     let record = NodeRecord { role: Role::Worker.into(), stands_in: false, ..node.clone() };
     change(node, Settled::TakenBack, &record, None)
-}
-
-/// The record of a manager that has become a worker.
-fn worker(node: &NodeRecord) -> NodeRecord {
-    NodeRecord {
-        raft_id: 0,
-        store_id: Bytes::new(),
-        replaces: 0,
-        stands_in: false,
-        forced: false,
-        hold_ms: 0,
-        ..node.clone()
-    }
 }
 
 fn unchanged(node: &NodeRecord, id: NodeId) -> Compare {

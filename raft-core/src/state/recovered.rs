@@ -58,16 +58,7 @@ fn survivor(now: Option<&NodeRecord>, found: NodeRecord, command: &Recovered) ->
 
 /// A manager that is left behind. What people said of it stays.
 fn left_behind(node: &NodeRecord) -> NodeRecord {
-    NodeRecord {
-        lost: true,
-        raft_id: 0,
-        store_id: Bytes::new(),
-        replaces: 0,
-        stands_in: false,
-        forced: false,
-        hold_ms: 0,
-        ..node.clone()
-    }
+    NodeRecord { lost: true, ..node.without_raft_id() }
 }
 
 /// The changes of the one revision that `command` makes; `Err` inside when it cannot be read.
