@@ -21,7 +21,7 @@ use quorate_transport::api;
 use tokio::time::Instant;
 
 use super::router::{Failure, fail, refused};
-use super::service::{Service, blocking, broken};
+use super::service::{Service, blocking, broken, requested};
 
 fn node_of(id: &[u8]) -> Result<NodeId, Failure> {
     NodeId::from_slice(id).ok_or_else(|| fail(api::Code::Invalid, "a node id must have 16 bytes. Nothing was changed"))
@@ -30,23 +30,15 @@ fn node_of(id: &[u8]) -> Result<NodeId, Failure> {
 impl Service {
     /// Writes items, and user keys with them.
     pub(super) async fn assign(&self, request: &[u8], until: Instant) -> Result<api::AssignmentsWriteDone, Failure> {
-        let mut request = Request::decode(request).map_err(|error| {
-            fail(api::Code::Invalid, format!("the transaction cannot be read: {error}. Nothing was changed"))
-        })?;
-        if request.id().is_none() || request.sequence == 0 {
-            return Err(fail(api::Code::Invalid, "the transaction carries no request id. Nothing was changed"));
-        }
-        let Some(txn) = request.txn.as_mut() else {
-            return Err(fail(api::Code::Invalid, "the request carries no transaction. Nothing was changed"));
-        };
-        let given = assign::check(txn).map_err(|refusal| refused(&refusal))?;
+        let (request, mut txn) = requested(request)?;
+        let given = assign::check(&txn).map_err(|refusal| refused(&refusal))?;
         self.check_given(&given).await?;
         for node in given.keys() {
             // A node that is removed meanwhile gets nothing: the transaction does not succeed then.
             txn.compares.push(Compare::new(NodeRecord::key(*node), Relation::NotEqual, Operand::Version(0)));
         }
-        check_txn(txn).map_err(|refusal| refused(&refusal))?;
-        let command = Command::from(CommandKind::Request(request));
+        check_txn(&txn).map_err(|refusal| refused(&refusal))?;
+        let command = Command::from(CommandKind::Request(Request { txn: Some(txn), ..request }));
         let result = self.router.execute(command, Origin::Here, until).await?;
         Ok(api::AssignmentsWriteDone { result: result.encode_to_vec().into() })
     }

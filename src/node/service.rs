@@ -15,7 +15,7 @@ use quorate_core::membership::plan::SeatTimes;
 use quorate_core::ports::{Staging, StateReader, StoreError};
 use quorate_core::state::read::{self, ReadError};
 use quorate_core::state::{check_range, check_txn};
-use quorate_core::txn::{Range, TxnResult};
+use quorate_core::txn::{Range, Txn, TxnResult};
 use quorate_core::user;
 use quorate_transport::api::{self, request, response};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -66,6 +66,20 @@ const UNDER_WAY_MAX: u32 = 1 << 24;
 
 pub(super) const fn under_way() -> Semaphore {
     Semaphore::const_new(UNDER_WAY_MAX as usize)
+}
+
+/// A client's request with a request id, and the transaction out of it.
+pub(super) fn requested(request: &[u8]) -> Result<(Request, Txn), Failure> {
+    let mut request = Request::decode(request).map_err(|error| {
+        fail(api::Code::Invalid, format!("the transaction cannot be read: {error}. Nothing was changed"))
+    })?;
+    if request.id().is_none() || request.sequence == 0 {
+        return Err(fail(api::Code::Invalid, "the transaction carries no request id. Nothing was changed"));
+    }
+    match request.txn.take() {
+        Some(txn) => Ok((request, txn)),
+        None => Err(fail(api::Code::Invalid, "the request carries no transaction. Nothing was changed")),
+    }
 }
 
 /// A failed response.
@@ -187,18 +201,10 @@ impl Service {
     }
 
     async fn write(&self, request: &[u8], until: Instant) -> Result<TxnResult, Failure> {
-        let mut request = Request::decode(request).map_err(|error| {
-            fail(api::Code::Invalid, format!("the transaction cannot be read: {error}. Nothing was changed"))
-        })?;
-        if request.id().is_none() || request.sequence == 0 {
-            return Err(fail(api::Code::Invalid, "the transaction carries no request id. Nothing was changed"));
-        }
-        let Some(txn) = request.txn.as_mut() else {
-            return Err(fail(api::Code::Invalid, "the request carries no transaction. Nothing was changed"));
-        };
-        user::qualify(txn);
-        check_txn(txn).map_err(|refusal| refused(&refusal))?;
-        let command = Command::from(CommandKind::Request(request));
+        let (request, mut txn) = requested(request)?;
+        user::qualify(&mut txn);
+        check_txn(&txn).map_err(|refusal| refused(&refusal))?;
+        let command = Command::from(CommandKind::Request(Request { txn: Some(txn), ..request }));
         let mut result = self.router.execute(command, Origin::Here, until).await?;
         user::strip_result(&mut result);
         Ok(result)
