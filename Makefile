@@ -8,7 +8,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help ready setup build demo test lint client-only unit doc-test demo-test install deny
+.PHONY: help ready setup build demo test test-long lint client-only unit doc-test demo-test install deny
 
 ifneq ($(wildcard /usr/lib/ccache/.),)
 export PATH := /usr/lib/ccache:$(PATH)
@@ -40,6 +40,12 @@ demo: ready build ## a cluster of real processes that loses its leader (MANAGERS
 
 test: ready lint client-only unit doc-test demo-test ## everything that must hold before a change is merged
 	@echo "make test: all passed"
+
+# The names of the scenarios are those of `make test`; the seeds are fresh ones, and each line that fails says how to repeat it.
+test-long: export QUORATE_KILLS := 1000
+test-long: export QUORATE_ROUNDS := 10
+test-long: export QUORATE_SIM_SEEDS := 3000
+test-long: test ## the same with 1,000 kills, 10 rounds of promotions under kills and 3,000 fresh seeds (hours)
 
 lint:
 	cargo fmt --all --check

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use quorate::Client;
 use quorate::status::{ClusterStatus, SnapshotStatus};
+use quorate_core::testing::sim::Rng;
 use tokio::task::JoinHandle;
 
 use crate::Outcome;
@@ -27,23 +28,6 @@ const DARK: Duration = Duration::from_millis(2_500);
 const AWAY: usize = 400;
 /// Between two looks at the snapshot counters, which die with each process.
 const LOOK: Duration = Duration::from_millis(250);
-
-/// Small and repeatable: splitmix64.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % sides
-    }
-
-    fn member(&mut self) -> usize {
-        usize::try_from(self.roll(MANAGERS as u64)).unwrap()
-    }
-}
 
 /// The newest counters seen of each process life, by name and number of the life.
 type Lives = BTreeMap<(String, u64), SnapshotStatus>;
@@ -81,7 +65,7 @@ impl Round {
 pub struct Nemesis {
     only: Option<Round>,
     darks: u64,
-    dice: Dice,
+    dice: Rng,
     ledger: Arc<Ledger>,
     admins: Vec<Client>,
     lives: Arc<Mutex<Lives>>,
@@ -147,7 +131,7 @@ impl Nemesis {
         Ok(Self {
             only: Round::only(),
             darks: 0,
-            dice: Dice(seed),
+            dice: Rng::stream(seed, 0),
             ledger: Arc::clone(ledger),
             admins,
             lives,
@@ -179,7 +163,7 @@ impl Nemesis {
         while self.kills + if pauses_count { self.pauses } else { 0 } < kills {
             let (wanted, of) = LEADERS_WANTED;
             let behind = self.leader_kills * of < (self.kills + 1) * wanted;
-            let round = match self.dice.roll(100) {
+            let round = match self.dice.between(0, 99) {
                 0..4 => Round::PowerCut,
                 4..8 => Round::Pause,
                 8..12 => Round::Dark,
@@ -300,7 +284,7 @@ impl Nemesis {
     }
 
     async fn anybody(&mut self, fleet: &mut Fleet) -> Outcome {
-        let victim = self.dice.member();
+        let victim = self.dice.index(MANAGERS);
         let killed = self.kill(fleet, &[victim])?;
         self.follower_kills += 1;
         let when = format!("after {} was killed", fleet.members[victim].name);
@@ -312,7 +296,7 @@ impl Nemesis {
     async fn again(&mut self, fleet: &mut Fleet) -> Outcome {
         let victim = self.kill_leader(fleet).await?;
         fleet.restart(victim)?;
-        tokio::time::sleep(Duration::from_millis(self.dice.roll(400))).await;
+        tokio::time::sleep(Duration::from_millis(self.dice.between(0, 400))).await;
         let killed = self.kill(fleet, &[victim])?;
         self.second_kills += 1;
         let when = format!("after {} was killed in its start", fleet.members[victim].name);
@@ -360,7 +344,7 @@ impl Nemesis {
         self.darks += 1;
         tokio::time::sleep(DARK).await;
         // Whoever is back first has the quorum with the survivor.
-        let (first, then) = if self.dice.roll(2) == 0 { (leader, other) } else { (other, leader) };
+        let (first, then) = if self.dice.chance(500) { (leader, other) } else { (other, leader) };
         fleet.restart(first)?;
         fleet.up(first).await?;
         self.acknowledging(fleet, killed, "after two of three were killed and one came back").await?;
@@ -380,9 +364,9 @@ impl Nemesis {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.back(fleet, victim).await?;
-        if self.dice.roll(2) == 0 {
+        if self.dice.chance(500) {
             // In the middle of receiving or installing it.
-            tokio::time::sleep(Duration::from_millis(self.dice.roll(500))).await;
+            tokio::time::sleep(Duration::from_millis(self.dice.between(0, 500))).await;
             let killed = self.kill(fleet, &[victim])?;
             self.second_kills += 1;
             let when = format!("after {} was killed while it caught up", fleet.members[victim].name);
@@ -393,7 +377,7 @@ impl Nemesis {
     }
 
     fn other_than(&mut self, member: usize) -> usize {
-        (member + 1 + usize::try_from(self.dice.roll(2)).unwrap()) % MANAGERS
+        (member + 1 + self.dice.index(2)) % MANAGERS
     }
 
     /// The leader stands still for longer than an election takes, and wakes up deposed.

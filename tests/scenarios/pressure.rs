@@ -8,6 +8,7 @@ use std::time::Duration;
 use prost::Message as _;
 use quorate::Client;
 use quorate_core::command::Request;
+use quorate_core::testing::sim::Rng;
 use quorate_core::txn::{Compare, Delete, Put, Range, Txn};
 use quorate_transport::api;
 use tokio::task::JoinHandle;
@@ -174,20 +175,6 @@ async fn a_member_that_dies_while_it_installs_a_snapshot_comes_back_whole() {
     cluster.stop().await;
 }
 
-/// Numbers that are the same in every run.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.0 >> 33
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next()).unwrap() % end
-    }
-}
-
 /// Well-formed requests of every kind; what is made of them is not.
 fn requests() -> Vec<Vec<u8>> {
     let txn = Txn {
@@ -221,20 +208,20 @@ async fn garbage_from_a_good_identity_hurts_nobody() {
     let leader = cluster.leader().await;
     let term = cluster.any().status().await.term;
     let good = requests();
-    let mut dice = Dice(11);
+    let mut dice = Rng::stream(11, 0);
     let (mut answered, mut sent) = (0, 0);
     for index in [leader, (leader + 1) % 3] {
         let connection = raw(&cluster, index).await;
         let mut bodies = vec![Vec::new(), vec![0], vec![0xff; 4096]];
         for _ in 0..250 {
-            let mut body = good[dice.below(good.len())].clone();
-            match dice.below(4) {
-                0 => body.truncate(dice.below(body.len())),
-                1 => body.extend((0..dice.below(40)).map(|_| u8::try_from(dice.below(256)).unwrap())),
+            let mut body = good[dice.index(good.len())].clone();
+            match dice.index(4) {
+                0 => body.truncate(dice.index(body.len())),
+                1 => body.extend((0..dice.index(40)).map(|_| u8::try_from(dice.index(256)).unwrap())),
                 _ => {
-                    for _ in 0..=dice.below(6) {
-                        let at = dice.below(body.len());
-                        body[at] = u8::try_from(dice.below(256)).unwrap();
+                    for _ in 0..=dice.index(6) {
+                        let at = dice.index(body.len());
+                        body[at] = u8::try_from(dice.index(256)).unwrap();
                     }
                 }
             }

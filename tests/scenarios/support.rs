@@ -58,6 +58,21 @@ impl Cluster {
         }
     }
 
+    /// Nobody yet.
+    pub fn empty() -> Self {
+        if std::env::var_os("QUORATE_TEST_LOG").is_some() {
+            let filter = tracing_subscriber::EnvFilter::from_env("QUORATE_TEST_LOG");
+            let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
+        }
+        let (root, tick) = (tempfile::tempdir().unwrap(), Duration::from_millis(20));
+        Self { members: Vec::new(), root, log_window: 10_000, tick, space_marks: None }
+    }
+
+    /// This node is one of the members from now on.
+    pub fn add(&mut self, directory: PathBuf, node: Node) {
+        self.members.push(Member { directory, node: Some(node) });
+    }
+
     /// One founded manager.
     pub async fn founded() -> Self {
         Self::founded_with_window(10_000).await
@@ -73,16 +88,11 @@ impl Cluster {
     }
 
     async fn founded_with(log_window: u64, tick: Duration) -> Self {
-        if std::env::var_os("QUORATE_TEST_LOG").is_some() {
-            let filter = tracing_subscriber::EnvFilter::from_env("QUORATE_TEST_LOG");
-            let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
-        }
-        let root = tempfile::tempdir().unwrap();
-        let mut cluster = Self { members: Vec::new(), root, log_window, tick, space_marks: None };
-        let directory = cluster.root.path().join("m1");
+        let mut cluster = Self { log_window, tick, ..Self::empty() };
+        let directory = cluster.path("m1");
         let node = cluster.builder(&directory, "m1").start(Start::OpenOrInit).await.unwrap();
         node.ready().await.unwrap();
-        cluster.members.push(Member { directory, node: Some(node) });
+        cluster.add(directory, node);
         cluster
     }
 
@@ -133,7 +143,7 @@ impl Cluster {
     pub async fn join_in(&mut self, directory: PathBuf) -> usize {
         let name = format!("m{}", self.members.len() + 1);
         let node = self.builder(&directory, &name).start(self.joining().await).await.unwrap();
-        self.members.push(Member { directory, node: Some(node) });
+        self.add(directory, node);
         self.members.len() - 1
     }
 
