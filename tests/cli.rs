@@ -2,6 +2,7 @@
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub, reason = "tests")]
 
+#[allow(dead_code, reason = "shared with other tests, which use the rest")]
 mod cli_support;
 
 use std::net::UdpSocket;
@@ -466,8 +467,43 @@ fn a_join_that_cannot_be_is_refused_typed() {
     let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     join("d", &token, &closed).exits(3).complains(&[&closed]);
     assert_eq!(first.status()["managers"].as_array().unwrap().len(), 1, "nobody was taken in");
-    // What was begun is finished by the same command with what was wrong put right.
+    // Nothing of it is left, and the same command with what was wrong put right is a join like any other.
+    for name in ["a", "b", "c", "d"] {
+        assert!(!place.path().join(name).exists(), "{name}");
+    }
     join("b", &token, &first.address).exits(0);
+}
+
+#[test]
+fn a_refused_join_leaves_nothing_behind_and_the_next_one_goes_by_its_own_options() {
+    let place = place();
+    let mut first = Node::init(place.path(), "n1");
+    first.run();
+    let token = first.token("worker");
+    // Given a place where the operator has made one directory, and none below it
+    let given = place.path().join("given");
+    std::fs::create_dir(&given).unwrap();
+    let dir = given.join("a/b");
+    let join = |options: &[&str]| {
+        let base = ["join", "--data-dir", dir.to_str().unwrap(), "--token", &token, "--manager", &first.address];
+        quorate(&[&base[..], options, &["--json"]].concat())
+    };
+    // When a join is refused
+    join(&["--name", "n1", "--listen", "127.0.0.1:1"]).exits(1).complains(&["the name n1 is taken"]);
+    // Then everything that it made is gone, and nothing else
+    assert_eq!(std::fs::read_dir(&given).unwrap().count(), 0);
+    // And the next one remembers nothing of it
+    let joined = join(&["--name", "w1", "--listen", "127.0.0.1:0"]).exits(0).json();
+    assert_eq!(joined["name"], "w1");
+    assert!(!joined["address"].as_str().unwrap().ends_with(":1"), "{joined}");
+    // One that was made before stays, with what is in it.
+    let kept = place.path().join("kept");
+    std::fs::create_dir(&kept).unwrap();
+    std::fs::write(kept.join("notes"), "mine").unwrap();
+    let refused = ["join", "--data-dir", kept.to_str().unwrap(), "--token", &token, "--name", "n1"];
+    quorate(&[&refused[..], &["--listen", "127.0.0.1:0", "--manager", &first.address]].concat()).exits(1);
+    let left: Vec<_> = std::fs::read_dir(&kept).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["notes"]);
 }
 
 #[test]

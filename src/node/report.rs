@@ -31,6 +31,8 @@ use crate::status::{
 const PATIENCE: Duration = Duration::from_millis(800);
 /// How long this manager's own applier is waited for: less, so that one with a silent disk still answers the others.
 const APPLIER_PATIENCE: Duration = Duration::from_millis(400);
+/// For so long a manager that is to go puts down to that that it hears of nobody.
+const GOING: u64 = 10_000;
 /// Questions for digests that may wait for the applier: its queue belongs to the consensus task.
 const QUESTIONS: usize = 4;
 
@@ -187,15 +189,26 @@ impl Service {
                 .map(|node| worker_status(node, &presence, judged))
                 .collect(),
             cluster_version: records.cluster.version,
+            leaving: String::new(),
             forks: self.forks(&records),
             recovered: recovered(&records),
         };
         // Only the leader knows, and one that does not answer confirms nothing.
         let copied = status.leader.and_then(|leader| reports.get(&leader)).is_some_and(|report| report.copied);
         answer.health = health(&answer, &status, quorum.is_alive(answers), copied);
+        if let Some(leaving) = self.leaving().filter(|_| answer.health == Health::QuorumLost) {
+            (answer.health, answer.leaving) = (Health::Degraded, leaving);
+            return answer;
+        }
         answer.tolerance = tolerance(&answer, usize::try_from(records.cluster.max_voters).unwrap_or(usize::MAX));
         answer.advice = advice(&answer);
         answer
+    }
+
+    /// What becomes of this manager, while it is to be none and that is why it may hear of nobody.
+    pub(super) fn leaving(&self) -> Option<String> {
+        let leaving = self.records.borrow().by_raft_id(self.facts.raft()).and_then(leaving);
+        leaving.filter(|_| self.leaderless_ms() < GOING)
     }
 
     /// Managers of another recovery that were met, by name where the records have one.
@@ -208,6 +221,18 @@ impl Service {
             }
         }
         forks
+    }
+}
+
+/// What becomes of a manager that is to be none, once the others do not talk to it any more.
+fn leaving(node: &NodeRecord) -> Option<String> {
+    let name = display_name(node);
+    if node.removing {
+        Some(format!("{name} is being removed, and hears of the others no more: it stops in a moment"))
+    } else if node.role == i32::from(Role::Worker) {
+        Some(format!("{name} is being demoted, and hears of the others no more: it goes on as a worker in a moment"))
+    } else {
+        None
     }
 }
 
@@ -330,8 +355,14 @@ fn spelled(n: usize) -> String {
     ["no", "one", "two", "three", "four", "five"].get(n).map_or_else(|| n.to_string(), |word| (*word).to_owned())
 }
 
+/// Names as people list them: `n1`, `n1 and n2`, `n1, n2 and n3`.
 fn names(managers: &[&ManagerStatus], and: &str) -> String {
-    managers.iter().map(|manager| manager.name.as_str()).collect::<Vec<_>>().join(and)
+    let names: Vec<&str> = managers.iter().map(|manager| manager.name.as_str()).collect();
+    match names.split_last() {
+        Some((last, others)) if !others.is_empty() => format!("{} {and} {last}", others.join(", ")),
+        Some((last, _)) => (*last).to_owned(),
+        None => String::new(),
+    }
 }
 
 /// How many voters may be lost, and what would make it more.
@@ -349,19 +380,25 @@ fn tolerance(answer: &ClusterStatus, max_voters: usize) -> String {
     let full = answer.voters.saturating_sub(1) / 2;
     let more = spelled(full + 1);
     let how = if !silent.is_empty() && now < full {
-        format!("start {} again to tolerate {}", names(&silent, " and "), spelled(full))
+        format!("start {} again to tolerate {}", names(&silent, "and"), spelled(full))
     } else if answer.voters + 2 > max_voters {
         format!("{} voters are the most that this cluster takes; further managers stand by", spelled(answer.voters))
     } else if waiting.len() >= 2 {
-        format!("it tolerates {more} once {} are caught up and have their seats", names(&waiting, " and "))
+        format!("it tolerates {more} once {} are caught up and have their seats", names(&waiting, "and"))
     } else if let Some(missing) = 2_usize.checked_sub(waiting.len()).filter(|missing| away.len() < *missing) {
         let (missing, s) = (missing - away.len(), if missing - away.len() == 1 { "" } else { "s" });
-        let start = if away.is_empty() { String::new() } else { format!("start {} again and ", names(&away, " and ")) };
+        let start = if away.is_empty() { String::new() } else { format!("start {} again and ", names(&away, "and")) };
         format!("{start}join {} more manager{s} to tolerate {more}", spelled(missing))
     } else {
-        format!("start {} again to tolerate {more}", names(&away, " and "))
+        format!("start {} again to tolerate {more}", names(&away, "and"))
     };
-    format!("tolerates {} loss{}: {how}", spelled(now), if now > 1 { "es" } else { "" })
+    // One voter alone is well only while a standby has everything, too.
+    let copied = if answer.health == Health::Ok && answer.voters == 1 {
+        " of a manager, but a standby has every acknowledged write, too"
+    } else {
+        ""
+    };
+    format!("tolerates {} loss{}{copied}: {how}", spelled(now), if now > 1 { "es" } else { "" })
 }
 
 fn advice(answer: &ClusterStatus) -> Vec<String> {
@@ -384,13 +421,7 @@ fn advice(answer: &ClusterStatus) -> Vec<String> {
     }
     lines.extend(answer.managers.iter().filter_map(disk_advice));
     match answer.health {
-        Health::Ok if answer.voters == 1 => {
-            lines.push(
-                "one voter, and a standby has every acknowledged write. next: join one more manager, then one may be lost"
-                    .into(),
-            );
-        }
-        Health::Ok => {}
+        Health::Ok | Health::Fenced | Health::Removed => {}
         Health::ReadOnly => {
             lines.push("writes are refused until then, and go on by themselves; reads go on".into());
         }
@@ -403,7 +434,7 @@ fn advice(answer: &ClusterStatus) -> Vec<String> {
             );
         }
         Health::QuorumLost => {
-            lines.push(format!("next: start {} again", names(&missing, " or ")));
+            lines.push(format!("next: start {} again", names(&missing, "or")));
             lines.push(
                 "writes are refused until then; nothing acknowledged is lost. Keep every directory, wipe nothing"
                     .into(),
@@ -421,7 +452,6 @@ fn advice(answer: &ClusterStatus) -> Vec<String> {
             "next: wait a moment. If this stays, no manager of the cluster is in touch with this one: check UDP between them, or name one with quorate run --manager HOST:PORT".into(),
         ),
         Health::Degraded => lines.push(answer.tolerance.clone()),
-        Health::Fenced => {}
     }
     for fork in &answer.forks {
         lines.insert(0, format!(
@@ -430,7 +460,7 @@ fn advice(answer: &ClusterStatus) -> Vec<String> {
         ));
     }
     if !lost.is_empty() {
-        let names = names(&lost, ", ");
+        let names = names(&lost, "and");
         lines.push(format!(
             "lost in the recovery: {names}. Each may come back with a fresh store: quorate join --replace --token TOKEN --manager {}",
             answer.managers.iter().find(|manager| manager.leader).map_or("HOST:PORT", |leader| &leader.address)
@@ -486,6 +516,34 @@ mod tests {
     }
 
     #[test]
+    fn a_manager_that_is_to_go_says_what_becomes_of_it() {
+        let node = NodeRecord { name: "n4".into(), role: Role::Manager.into(), raft_id: 4, ..NodeRecord::default() };
+        assert_eq!(leaving(&node), None);
+        let demoted = leaving(&NodeRecord { role: Role::Worker.into(), ..node.clone() }).unwrap();
+        assert!(demoted.contains("n4 is being demoted") && demoted.contains("as a worker"), "{demoted}");
+        let removed = leaving(&NodeRecord { removing: true, ..node }).unwrap();
+        assert!(removed.contains("n4 is being removed"), "{removed}");
+    }
+
+    #[test]
+    fn one_voter_with_a_standby_is_well_and_says_what_it_does_not_tolerate() {
+        let manager = |name: &str, raft_id, seat: &str| ManagerStatus {
+            name: name.into(),
+            raft_id,
+            seat: seat.into(),
+            reachable: true,
+            ..ManagerStatus::default()
+        };
+        let managers = vec![manager("n1", 1, "voter"), manager("n2", 2, "standby")];
+        let answer = ClusterStatus { voters: 1, managers, health: Health::Ok, ..ClusterStatus::default() };
+        assert_eq!(
+            tolerance(&answer, 5),
+            "tolerates no loss of a manager, but a standby has every acknowledged write, too: join one more manager to tolerate one"
+        );
+        assert!(advice(&answer).is_empty());
+    }
+
+    #[test]
     fn what_would_raise_the_tolerance_is_said() {
         let (voter, standby) = (("voter", true), ("standby", true));
         for (managers, said_is) in [
@@ -503,6 +561,14 @@ mod tests {
             ),
             (&[voter, voter, voter], "tolerates one loss: join two more managers to tolerate two"),
             (&[voter, voter, ("voter", false)], "tolerates no loss: start n3 again to tolerate one"),
+            (
+                &[("voter", true), ("voter", true), ("voter", true), ("voter", false), ("voter", false)],
+                "tolerates no loss: start n4 and n5 again to tolerate two",
+            ),
+            (
+                &[voter, voter, voter, voter, ("voter", false), ("voter", false), ("voter", false)],
+                "tolerates no loss: start n5, n6 and n7 again to tolerate three",
+            ),
             (&[voter, voter, ("voter", false), standby], "tolerates no loss: start n3 again to tolerate one"),
             (&[voter, voter, voter, standby], "tolerates one loss: join one more manager to tolerate two"),
             (

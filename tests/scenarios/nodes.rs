@@ -220,15 +220,15 @@ async fn only_who_is_down_is_removed_without_force() {
     let refused = nodes.remove(&standby.name).await.unwrap_err();
     assert_eq!(rule(&refused), Some(Rule::NodeReady), "{refused}");
     says(&refused, &[&standby.name, "is ready", "--force", "quorate leave", "Nothing was changed"]);
-    // When it is gone, its removal is recorded, and is not taken back.
+    // When it is gone, its removal is recorded, and no other wish but a promotion stands against it.
     let index = cluster.running().into_iter().find(|index| cluster.node(*index).name() == standby.name).unwrap();
     cluster.kill(index).await;
     let nodes = cluster.any().client().nodes();
     let outcome =
         eventually("it is seen to be down", || async { nodes.remove(&standby.name).detached().await.ok() }).await;
     assert!(outcome.changed);
-    // (It may be gone by now: then there is nobody to promote.)
-    let refused = nodes.promote(&standby.id).await.unwrap_err();
+    // (It may be gone by now: then there is nobody to demote.)
+    let refused = nodes.demote(&standby.id).await.unwrap_err();
     assert!(rule(&refused) == Some(Rule::BeingRemoved) || matches!(refused, Error::NotFound(_)), "{refused}");
     cluster.stop().await;
 }

@@ -49,15 +49,27 @@ pub(crate) struct Global {
     /// The directory of a node on this machine
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// How long to wait for an answer: 10, 2s, 500ms, 1m
-    #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = duration)]
-    pub(crate) timeout: Duration,
+    /// How long to wait for an answer: 10, 2s, 500ms, 1m [default: 10s]
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
+    timeout: Option<Duration>,
     /// Answer as one JSON document on stdout
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// Colours; auto: on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_name = "auto|never|always", value_enum, default_value_t = When::Auto, hide_possible_values = true)]
     pub(crate) color: When,
+}
+
+impl Global {
+    /// How long to wait for an answer.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(quorate::config::REQUEST_DEADLINE)
+    }
+
+    /// How long to wait until a wish is fulfilled: as that wish says, else as for anything, where that is said.
+    pub(crate) fn patience(&self, wait: Option<Duration>) -> Duration {
+        wait.or(self.timeout).unwrap_or(quorate::config::CHANGE_PATIENCE)
+    }
 }
 
 /// When to colour.
@@ -86,7 +98,7 @@ Example:
     #[command(after_help = "\
 The token pins the cluster's CA: a manager of another cluster is not trusted. It is visible to other users of this \
 machine while the command runs; give it as `@FILE` or `-` (stdin) to avoid that.
-A join that was cut off or refused is finished by the same command, with what was wrong put right.
+A join that was refused leaves nothing behind; one that was cut off is finished by the same command.
 
 Example:
   quorate token show manager --data-dir /var/lib/quorate | tail -1 > token   # on n1
@@ -95,7 +107,7 @@ Example:
   quorate run --data-dir /var/lib/quorate
   quorate join --data-dir /var/lib/quorate --name w1 --token @worker-token --manager 10.0.0.1:4701   # a worker
   quorate join --replace --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # store damaged
-  quorate join --replace --token @token --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # fenced")]
+  quorate join --replace --token @token --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # fenced, or removed")]
     Join(Join),
     /// Run a prepared node in the foreground
     #[command(after_help = "\
@@ -114,7 +126,8 @@ Example:
     /// Show health, what to do, and every manager; needs no quorum
     #[command(after_help = "\
 Answers from the manager asked, also without a quorum. Exits 0 whenever a manager answered; scripts read `health`.
-With --data-dir of a worker, the worker answers for itself: its session, its items.
+With --data-dir of a worker, the worker answers for itself: its session, its items. A stopped directory that was fenced, or
+whose node was removed, says so.
 
 Example:
   quorate status --data-dir /var/lib/quorate
@@ -143,8 +156,9 @@ Example:
     /// Take this machine's node out of the cluster, for ever
     #[command(after_help = "\
 Asks over the local socket of the running node. A manager gives up its seat first; when it has left, it stops. Refused for the
-last voter, and where it would end fault tolerance (--force lifts that). The directory stays; to come back, the node joins
-anew from another one.
+last voter, and where it would end fault tolerance (--force lifts that). As long as it waits for something, `quorate node
+promote NODE` takes it back. The directory stays; to come back, the node joins anew: from another directory, or from this one
+with `join --replace --token`.
 
 Example:
   quorate leave --data-dir /var/lib/quorate")]
@@ -195,7 +209,7 @@ Example:
     Inspect(Inspect),
     /// When a majority of the managers is lost for good: go on from this stopped manager alone (force-new-cluster)
     #[command(after_help = "\
-Run --dry-run on every manager that is left: the best survivor has the newest generation, then the highest last term, then
+Run --dry-run on every manager that is left (exit code 1: recover would be refused): the best survivor has the newest generation, then the highest last term, then
 the highest last index; voter or standby does not matter. Then stop the best one's process and recover from its directory.
 Everything on its disk is kept, also what is above its commit index. A write that only lost managers had acknowledged is
 gone. The other managers are fenced when they meet this one, and come back with `join --replace`.
@@ -255,8 +269,8 @@ pub(crate) struct Join {
     #[arg(long, value_name = "TOKEN|@FILE|-", required_unless_present = "replace")]
     pub(crate) token: Option<String>,
     /// Come back with a fresh store under a new raft id; the old store is moved aside, not deleted. Without --token, by the
-    /// node's own certificate, when the store is damaged or gone; with --token also when the cluster has left this manager
-    /// behind: lost or fenced by a recovery, or removed. Name and address stay as recorded
+    /// node's own certificate, when the store is damaged or gone; with --token also when the cluster has left this node
+    /// behind: lost or fenced by a recovery, or removed (a worker, too). Name and address stay as recorded
     #[arg(long, conflicts_with_all = ["name", "run"])]
     pub(crate) replace: bool,
     /// Managers of the cluster, comma separated; one that answers is enough
@@ -336,6 +350,8 @@ Example:
     },
     /// Take an item from a node
     #[command(after_help = "\
+An item that the node does not have is said so, and is no error.
+
 Example:
   quorate assign rm w1 web.1 --data-dir /var/lib/quorate")]
     Rm {
@@ -550,6 +566,18 @@ mod tests {
         for text in ["", "s", "-1", "10x", "25h", "2d", "0", "1e9", "99999999999999999999"] {
             assert!(duration(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_wish_is_waited_for_as_said_and_else_as_for_any_answer() {
+        let patience = |arguments: &[&str], wait| {
+            let global = Cli::parse_from(["quorate", "status"].iter().chain(arguments)).global;
+            (global.timeout().as_secs(), global.patience(wait).as_secs())
+        };
+        let minute = Some(Duration::from_secs(60));
+        assert_eq!(patience(&[], None), (10, 120));
+        assert_eq!(patience(&["--timeout", "5s"], None), (5, 5));
+        assert_eq!(patience(&["--timeout", "5s"], minute), (5, 60));
     }
 
     #[test]

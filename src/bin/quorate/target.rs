@@ -14,6 +14,8 @@ const CONNECT: &str = "QUORATE_CONNECT";
 const IDENTITY: &str = "QUORATE_IDENTITY";
 /// How long a prepared node may not listen yet; opening a store takes a fraction of it.
 const STARTING: Duration = Duration::from_secs(2);
+/// How long a process may take until it shows that it starts a node, where the answer that none does is wanted at once.
+const AT_ONCE: Duration = Duration::from_millis(300);
 
 /// Where to.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,11 +53,14 @@ fn target(global: &Global, env: impl Fn(&str) -> Option<String>) -> Result<Targe
 }
 
 /// A node that was started a moment ago needs a moment until it listens: `quorate run &` and the next line of a script.
-async fn local(directory: &Path, timeout: Duration) -> Result<Client, Failure> {
-    let until = Instant::now() + STARTING.min(timeout);
+/// `unseen`: how long to wait while nobody is seen to run or start it.
+async fn local(directory: &Path, timeout: Duration, unseen: Duration) -> Result<Client, Failure> {
+    let begun = Instant::now();
     loop {
+        let patience = if quorate::runner(directory).is_some() { STARTING } else { unseen };
+        let waits = begun.elapsed() < patience.min(timeout) && directory.join("node.id").exists();
         match Client::local(directory).await {
-            Err(Error::Unavailable(_)) if Instant::now() < until && directory.join("node.id").exists() => {
+            Err(Error::Unavailable(_)) if waits => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             // Asked for a directory that was never a node's: that a node is to be started there would be bad advice.
@@ -73,6 +78,15 @@ async fn local(directory: &Path, timeout: Duration) -> Result<Client, Failure> {
 
 /// A client of the cluster that the options name; every request has the deadline of `--timeout`.
 pub(crate) async fn client(global: &Global) -> Result<Client, Failure> {
+    connected(global, STARTING).await
+}
+
+/// The same, for who wants to know at once that no node runs on a directory.
+pub(crate) async fn client_at_once(global: &Global) -> Result<Client, Failure> {
+    connected(global, AT_ONCE).await
+}
+
+async fn connected(global: &Global, unseen: Duration) -> Result<Client, Failure> {
     let target = target(global, |name| std::env::var(name).ok())?;
     let connected = async {
         match target {
@@ -83,7 +97,7 @@ pub(crate) async fn client(global: &Global) -> Result<Client, Failure> {
                         directory.display()
                     )));
                 }
-                local(&directory, global.timeout).await
+                local(&directory, global.timeout(), unseen).await
             }
             Target::Remote { managers, identity } => {
                 let identity = Identity::load(&identity).map_err(|error| {
@@ -91,7 +105,7 @@ pub(crate) async fn client(global: &Global) -> Result<Client, Failure> {
                         "{error}. Give --identity the operator.id that `quorate init` wrote, as a user who may read it"
                     ))
                 })?;
-                match Client::connect_within(managers, identity, global.timeout).await {
+                match Client::connect_within(managers, identity, global.timeout()).await {
                     Err(Error::Invalid(why)) => Err(Failure::usage(format!("{why}. Nothing was sent"))),
                     connected => Ok(connected?),
                 }
@@ -99,12 +113,12 @@ pub(crate) async fn client(global: &Global) -> Result<Client, Failure> {
         }
     };
     // Resolving names has no deadline of its own; a little more than asked, so that the better message comes first.
-    let patience = global.timeout + Duration::from_millis(500);
+    let patience = global.timeout() + Duration::from_millis(500);
     match tokio::time::timeout(patience, connected).await {
-        Ok(client) => Ok(client?.with_deadline(global.timeout)),
+        Ok(client) => Ok(client?.with_deadline(global.timeout())),
         Err(_elapsed) => Err(Failure::unavailable(format!(
             "no connection within {} ms; nothing was sent",
-            global.timeout.as_millis()
+            global.timeout().as_millis()
         ))),
     }
 }

@@ -7,6 +7,7 @@
 mod describe;
 mod labels;
 mod lookup;
+mod program;
 
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 pub(super) use describe::{Observed, info, is_manager, state};
 pub(super) use lookup::find;
 
+use super::authorize;
 use super::gate::Asker;
 use super::records;
 use super::router::{Failure, fail, refused_by};
@@ -50,21 +52,27 @@ fn refusal(refused: &WishRefused) -> Failure {
     refused_by(rule, refused.to_string())
 }
 
-fn refuse_unwishable(node: &NodeRecord) -> Result<(), Failure> {
-    let name = display_name(node);
-    if node.lost {
-        return Err(refused_by(
-            Rule::NodeLost,
-            format!(
-                "{name} was left behind by a force-new-cluster and is no member any more; `quorate node rm {name}` takes it off the list, and the node itself comes back by `quorate join --replace --token T`. Nothing was changed"
-            ),
-        ));
+fn refuse_lost(node: &NodeRecord) -> Result<(), Failure> {
+    if !node.lost {
+        return Ok(());
     }
+    let name = display_name(node);
+    Err(refused_by(
+        Rule::NodeLost,
+        format!(
+            "{name} was left behind by a force-new-cluster and is no member any more; `quorate node rm {name}` takes it off the list, and the node itself comes back by `quorate join --replace --token T`. Nothing was changed"
+        ),
+    ))
+}
+
+fn refuse_unwishable(node: &NodeRecord) -> Result<(), Failure> {
+    refuse_lost(node)?;
     if node.removing {
+        let name = display_name(node);
         return Err(refused_by(
             Rule::BeingRemoved,
             format!(
-                "{name} is being removed, and that is not taken back; once it is gone it may join again. Nothing was changed"
+                "{name} is being removed. As long as that waits for something, `quorate node promote {name}` takes it back; once it is gone it may join anew. Nothing was changed"
             ),
         ));
     }
@@ -131,7 +139,10 @@ impl Service {
             return None;
         }
         let outlook = wish::outlook(view, policy, RaftId(node.raft_id));
-        let words = outlook.text(|id| self.name_of(id));
+        let mut words = outlook.text(|id| self.name_of(id));
+        if outlook.waits_for_somebody() && (node.removing || node.role == i32::from(Role::Worker)) {
+            words = format!("{words}; `quorate node promote {}` takes the wish back", display_name(node));
+        }
         Some((outlook, words))
     }
 
@@ -142,14 +153,25 @@ impl Service {
         wanted: &str,
         until: Instant,
     ) -> Result<response::Kind, Failure> {
-        // A node may look at itself and at nobody else.
-        let wanted = if let Asker::Node(own) = asker { own.to_string() } else { wanted.to_owned() };
+        let wanted = match asker {
+            Asker::Node(own) => self.itself(*own, wanted)?,
+            Asker::Operator | Asker::Manager => wanted.to_owned(),
+        };
         let kind = request::Kind::NodeInspect(api::NodeInspect { node: wanted.clone() });
         if let Some(answered) = self.by_the_leader(asker, &kind, until).await? {
             return Ok(answered);
         }
         let node = self.node_named(&wanted)?;
         document(&self.outcome(node.node_id().unwrap_or_default(), false).await?)
+    }
+
+    /// The id of the node that asks, if it is itself that it names: it may look at nobody else, and is not told who there is.
+    fn itself(&self, own: NodeId, wanted: &str) -> Result<String, Failure> {
+        let id = own.to_string();
+        if wanted == id || self.node_named(wanted).is_ok_and(|node| node.node_id() == Some(own)) {
+            return Ok(id);
+        }
+        Err(fail(api::Code::Denied, authorize::denied(Asker::Node(own))))
     }
 
     /// The node as it is now, with the seats around it.
@@ -348,10 +370,22 @@ impl Service {
     }
 }
 
+/// A node that is leaving is asked to stay by it: what was wished last counts.
 fn promoted(node: &NodeRecord) -> Rewritten {
-    refuse_unwishable(node)?;
+    refuse_lost(node)?;
+    if node.raft_id == 0 && node.command_version == 0 {
+        let name = display_name(node);
+        return Err(refused_by(
+            Rule::NotBuiltAsManager,
+            format!(
+                "NotBuiltAsManager: {name} runs a program that was built without the `manager` feature, and can be no manager. Nothing was changed; run {name} with a program that has it (its session tells the managers), then ask again"
+            ),
+        ));
+    }
     // By a person: it is not taken back by itself, whatever it was promoted for at first.
-    Ok(Some(NodeRecord { role: Role::Manager.into(), forced: false, stands_in: false, ..node.clone() }))
+    let wished =
+        NodeRecord { role: Role::Manager.into(), forced: false, stands_in: false, removing: false, ..node.clone() };
+    Ok(Some(wished))
 }
 
 fn demoted(node: &NodeRecord, forced: bool) -> Rewritten {
@@ -412,6 +446,22 @@ mod tests {
     }
 
     #[test]
+    fn who_is_to_leave_is_asked_to_stay_by_a_promotion() {
+        let leaving = NodeRecord { removing: true, forced: true, ..manager() };
+        assert_eq!(promoted(&leaving), Ok(Some(manager())));
+    }
+
+    #[test]
+    fn a_node_without_a_manager_in_its_program_is_not_promoted() {
+        let worker = NodeRecord { role: Role::Worker.into(), raft_id: 0, command_version: 0, ..manager() };
+        let refused = promoted(&worker).unwrap_err();
+        assert_eq!(refused.rule, "not_built_as_manager");
+        assert!(refused.message.contains("n1") && refused.message.contains("`manager` feature"), "{refused:?}");
+        let able = NodeRecord { command_version: 1, ..worker };
+        assert!(promoted(&able).is_ok());
+    }
+
+    #[test]
     fn a_wish_that_holds_already_changes_nothing() {
         let worker = NodeRecord { role: Role::Worker.into(), raft_id: 0, ..manager() };
         assert_eq!(promoted(&manager()), Ok(Some(manager())));
@@ -429,11 +479,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_wished_for_a_node_that_goes_or_is_lost() {
+    fn nothing_else_is_wished_for_a_node_that_goes_or_is_lost() {
         let removing = NodeRecord { removing: true, ..manager() };
         let lost = NodeRecord { lost: true, ..manager() };
+        assert_eq!(promoted(&lost).unwrap_err().rule, "node_lost");
         for (node, rule) in [(removing, "being_removed"), (lost, "node_lost")] {
-            assert_eq!(promoted(&node).unwrap_err().rule, rule);
             assert_eq!(demoted(&node, true).unwrap_err().rule, rule);
             assert_eq!(updated(&node, &api::NodeUpdate::default()).unwrap_err().rule, rule);
         }
