@@ -460,9 +460,9 @@ fn advice(answer: &ClusterStatus) -> Vec<String> {
         ));
     }
     if !lost.is_empty() {
-        let names = names(&lost, "and");
+        let (names, who) = (names(&lost, "and"), if lost.len() == 1 { "It" } else { "Each" });
         lines.push(format!(
-            "lost in the recovery: {names}. Each may come back with a fresh store: quorate join --replace --token TOKEN --manager {}",
+            "lost in the recovery: {names}. {who} may come back with a fresh store: quorate join --replace --token TOKEN --manager {}",
             answer.managers.iter().find(|manager| manager.leader).map_or("HOST:PORT", |leader| &leader.address)
         ));
     }
@@ -579,6 +579,18 @@ mod tests {
             assert_eq!(said(managers, 5), said_is);
         }
         assert_eq!(said(&[voter, ("voter", false), ("voter", false)], 5), "", "the runbook says it");
+    }
+
+    #[test]
+    fn who_was_left_behind_is_named_with_the_way_back() {
+        let lost = |name: &str| ManagerStatus { name: name.into(), seat: "lost".into(), ..ManagerStatus::default() };
+        let said = |managers: Vec<ManagerStatus>| {
+            advice(&ClusterStatus { voters: 1, managers, health: Health::Ok, ..ClusterStatus::default() }).concat()
+        };
+        let one = said(vec![lost("n2")]);
+        assert!(one.starts_with("lost in the recovery: n2. It may come back"), "{one}");
+        let three = said(vec![lost("n2"), lost("n3"), lost("n4")]);
+        assert!(three.starts_with("lost in the recovery: n2, n3 and n4. Each may come back"), "{three}");
     }
 
     #[test]

@@ -63,6 +63,9 @@ async fn local(directory: &Path, timeout: Duration, unseen: Duration) -> Result<
             Err(Error::Unavailable(_)) if waits => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
+            Err(Error::Unavailable(_)) if quorate::runner(directory).is_some() => {
+                return Err(Failure::unavailable(silent(directory, quorate::runner(directory))));
+            }
             // Asked for a directory that was never a node's: that a node is to be started there would be bad advice.
             Err(Error::Unavailable(_)) if !directory.join("node.id").exists() => {
                 return Err(Failure::unavailable(format!(
@@ -74,6 +77,15 @@ async fn local(directory: &Path, timeout: Duration, unseen: Duration) -> Result<
             connected => return Ok(connected?),
         }
     }
+}
+
+/// A process holds the directory, and its node is not there to be asked.
+fn silent(directory: &Path, runner: Option<u32>) -> String {
+    let process = runner.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+    format!(
+        "the node on {}{process} does not answer: it is starting, or is between two roles and waits until the managers have told it what it is. Nothing was sent; try again in a moment, and if it stays so look at its log",
+        directory.display()
+    )
 }
 
 /// A client of the cluster that the options name; every request has the deadline of `--timeout`.
@@ -150,6 +162,20 @@ mod tests {
         let from_env = target(&global(&[]), environment).unwrap();
         let managers = vec!["env1:4701".into(), "env2:4701".into()];
         assert_eq!(from_env, Target::Remote { managers, identity: "env.id".into() });
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_a_process_holds_is_never_said_to_be_free() {
+        let place = tempfile::tempdir().unwrap();
+        let patience = Duration::from_millis(10);
+        std::fs::write(place.path().join("node.id"), "").unwrap();
+        let free = local(place.path(), patience, patience).await.unwrap_err();
+        assert!(free.message().contains("no node is running"), "{}", free.message());
+        // Given the lock of a process that is there
+        std::fs::write(place.path().join("node.lock"), std::process::id().to_string()).unwrap();
+        let held = local(place.path(), patience, patience).await.unwrap_err();
+        assert_eq!(held.exit, 3);
+        assert!(held.message().contains("does not answer") && !held.message().contains("quorate run"));
     }
 
     #[test]
