@@ -5,6 +5,8 @@
 //! `quorate-apply`, `quorate-net`; of a worker `quorate-net`): nothing an embedder does to its runtime can cause an election.
 
 #[cfg(feature = "manager")]
+mod advice;
+#[cfg(feature = "manager")]
 mod applier;
 #[cfg(feature = "manager")]
 mod asking;
