@@ -1,6 +1,7 @@
 //! Status: this manager's view, put together without a quorum.
 //!
-//! Owns the questions to the other managers and the words of advice. Called by the service.
+//! Owns the questions to the other managers, and what of their answers goes into it; the words are in [`super::advice`].
+//! Called by the service.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{Global, Init, Join, LogOptions, Run};
+use crate::args::Global;
+use crate::args_node::{Init, Join, LogOptions, Run};
 use crate::failure::Failure;
 use crate::output::{Output, table};
 

@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 
 use quorate::recovery::{AskedManager, RecoveryReport};
 
-use crate::args::{Global, Recover};
+use crate::args::Global;
+use crate::args_node::Recover;
 use crate::failure::Failure;
 use crate::node::directory;
 use crate::output::{Output, Tone, table};
