@@ -256,8 +256,11 @@ async fn a_nodes_own_certificate_shows_it_itself_and_nothing_else() {
     let cluster = Cluster::of(3).await;
     let identity = Identity::load(&cluster.members[1].directory.join("node.id")).unwrap();
     let client = Client::connect(cluster.addresses(), identity).await.unwrap();
-    assert_eq!(client.nodes().inspect("m1").await.unwrap().name, "m2", "whomever it asks for, it sees itself");
+    let itself = client.nodes().inspect("m2").await.unwrap();
+    assert_eq!(client.nodes().inspect(&itself.id).await.unwrap().name, "m2");
     for refused in [
+        client.nodes().inspect("m1").await.map(drop),
+        client.nodes().inspect("nobody").await.map(drop),
         client.nodes().list().await.map(drop),
         client.nodes().promote("m1").await.map(drop),
         client.nodes().remove("m1").forced().detached().await.map(drop),
