@@ -20,7 +20,10 @@ pub use client::{
 };
 pub use error::{Error, Outcome, Result};
 #[cfg(feature = "worker")]
-pub use node::{AssignmentEvent, Assignments, Item, Node, NodeBuilder, Prepared, Start, StartError, StopReason};
+pub use node::{
+    AssignmentEvent, Assignments, Departed, Item, Node, NodeBuilder, Prepared, Start, StartError, StopReason, departed,
+    runner,
+};
 #[cfg(feature = "manager")]
 pub use node::{Configurations, Fenced, Inspection, Lead, Recover, fenced, inspect, inspect_configurations};
 

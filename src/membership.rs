@@ -304,10 +304,12 @@ pub enum Rule {
     TimesDoNotFit,
     /// There are as many tokens as there may be.
     TooManyTokens,
+    /// The node's program has no manager in it.
+    NotBuiltAsManager,
 }
 
 impl Rule {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::EvenMaxVoters,
         Self::LastVoter,
         Self::EndsFaultTolerance,
@@ -320,6 +322,7 @@ impl Rule {
         Self::NotAManager,
         Self::TimesDoNotFit,
         Self::TooManyTokens,
+        Self::NotBuiltAsManager,
     ];
 
     /// The word for scripts, and on the wire.
@@ -337,6 +340,7 @@ impl Rule {
             Self::NotAManager => "not_a_manager",
             Self::TimesDoNotFit => "times_do_not_fit",
             Self::TooManyTokens => "too_many_tokens",
+            Self::NotBuiltAsManager => "not_built_as_manager",
         }
     }
 

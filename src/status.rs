@@ -28,7 +28,7 @@ pub struct ClusterStatus {
     /// How many voters may still be lost, and what would raise that, in words; empty when the quorum is lost.
     #[serde(default)]
     pub tolerance: String,
-    /// One of ok, degraded, single_copy, read_only, quorum_lost, fenced.
+    /// One of ok, degraded, single_copy, read_only, quorum_lost, fenced, removed.
     pub health: Health,
     /// What to do, line by line; empty when nothing is.
     pub advice: Vec<String>,
@@ -46,6 +46,10 @@ pub struct ClusterStatus {
     pub workers: Vec<WorkerStatus>,
     /// The enabled command version.
     pub cluster_version: u32,
+    /// The manager that answered is being demoted or removed and gets no answers from the others any more: in words, what
+    /// becomes of it. Empty for every other manager.
+    #[serde(default)]
+    pub leaving: String,
     /// Managers of another recovery of this cluster that were met: keep one of the two, wipe the other.
     #[serde(default)]
     pub forks: Vec<ForkStatus>,
@@ -93,6 +97,8 @@ pub enum Health {
     QuorumLost,
     /// A stopped directory of a generation that a recovery has ended: it is never run again.
     Fenced,
+    /// A stopped directory of a node that was removed from its cluster.
+    Removed,
 }
 
 impl Health {
@@ -105,6 +111,7 @@ impl Health {
             Self::ReadOnly => "read_only",
             Self::QuorumLost => "quorum_lost",
             Self::Fenced => "fenced",
+            Self::Removed => "removed",
         }
     }
 }
@@ -239,6 +246,7 @@ pub struct SessionReport {
 }
 
 /// What one manager says about itself to another.
+#[cfg(feature = "manager")]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct MemberReport {
     pub(crate) applied: u64,
@@ -264,16 +272,26 @@ pub(crate) struct MemberReport {
     pub(crate) judged: bool,
 }
 
-/// A duration as people say it: `80ms`, `12s`, `4m 12s`, `3h 05m`, `2d 03h`.
-pub fn ago(time: Duration) -> String {
+/// A duration as people say it: `400ms`, `2.5s`, `30s`, `4m 12s`, `5m`, `2h 05m`, `7d`.
+pub fn span(time: Duration) -> String {
     let seconds = time.as_secs();
-    match (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60) {
-        (0, 0, 0, 0) => format!("{}ms", time.as_millis()),
-        (0, 0, 0, seconds) => format!("{seconds}s"),
-        (0, 0, minutes, seconds) => format!("{minutes}m {seconds:02}s"),
-        (0, hours, minutes, _) => format!("{hours}h {minutes:02}m"),
-        (days, hours, _, _) => format!("{days}d {hours:02}h"),
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    let two = |first: u64, unit: &str, second: u64, smaller: &str| {
+        if second == 0 { format!("{first}{unit}") } else { format!("{first}{unit} {second:02}{smaller}") }
+    };
+    match (days, hours, minutes) {
+        _ if seconds == 0 => format!("{}ms", time.as_millis()),
+        (0, 0, 0) if time.subsec_millis() < 100 => format!("{seconds}s"),
+        (0, 0, 0) => format!("{seconds}.{}s", time.subsec_millis() / 100),
+        (0, 0, minutes) => two(minutes, "m", seconds % 60, "s"),
+        (0, hours, minutes) => two(hours, "h", minutes, "m"),
+        (days, hours, _) => two(days, "d", hours, "h"),
     }
+}
+
+/// How long something has lasted: as [`span`], in whole seconds from the first on.
+pub fn ago(time: Duration) -> String {
+    span(if time.as_secs() > 0 { Duration::from_secs(time.as_secs()) } else { time })
 }
 
 /// How old something may be, as people say it: a promise, so it is rounded up.
@@ -299,10 +317,19 @@ mod tests {
 
     #[test]
     fn a_time_is_said_as_people_say_it() {
-        for (seconds, said) in [(12, "12s"), (252, "4m 12s"), (60, "1m 00s"), (3_900, "1h 05m"), (97_200, "1d 03h")] {
-            assert_eq!(ago(Duration::from_secs(seconds)), said);
+        for (ms, said, lasted) in [
+            (80, "80ms", "80ms"),
+            (2_000, "2s", "2s"),
+            (2_500, "2.5s", "2s"),
+            (60_000, "1m", "1m"),
+            (252_900, "4m 12s", "4m 12s"),
+            (7_500_000, "2h 05m", "2h 05m"),
+            (97_200_000, "1d 03h", "1d 03h"),
+            (604_800_000, "7d", "7d"),
+        ] {
+            let time = Duration::from_millis(ms);
+            assert_eq!((span(time).as_str(), ago(time).as_str()), (said, lasted));
         }
-        assert_eq!(ago(Duration::from_millis(80)), "80ms");
         let old = |ms| at_most(Some(Duration::from_millis(ms)));
         assert_eq!(
             (old(80).as_str(), old(4_001).as_str(), old(5_000).as_str()),

@@ -5,25 +5,7 @@
 #[allow(dead_code, reason = "shared with other tests, which use the rest")]
 mod cli_support;
 
-use cli_support::{Node, Said, eventually, quorate};
-
-/// Managers n1, n2, ..., each in its seat where the number is odd.
-fn managers(place: &std::path::Path, count: usize) -> Vec<Node> {
-    let mut nodes = vec![Node::init(place, "n1")];
-    nodes[0].run();
-    for number in 2..=count {
-        let mut node = Node::join(place, &format!("n{number}"), &nodes[0]);
-        node.run();
-        nodes.push(node);
-    }
-    let seats = if count.is_multiple_of(2) { count - 1 } else { count };
-    eventually("all have their seats", || (nodes[0].status()["voters"] == seats).then_some(()));
-    nodes
-}
-
-fn on(node: &Node, arguments: &[&str]) -> Said {
-    quorate(&[arguments, &["--data-dir", node.dir()]].concat())
-}
+use cli_support::{Node, eventually, managers, on, quorate};
 
 #[test]
 fn nodes_are_listed_as_a_table_and_for_scripts_also_without_a_quorum() {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use quorate_core::id::NodeId;
 use quorate_core::keyspace::Section;
 use quorate_core::membership::work::AssignmentRecord;
-use quorate_core::txn::{Compare, Delete, Op, Put, Txn};
+use quorate_core::txn::{Compare, Delete, Op, OpResult, OpResultKind, Put, Txn};
 use quorate_core::user;
 use quorate_transport::api;
 
@@ -61,6 +61,8 @@ pub struct AssignmentOutcome {
     pub succeeded: bool,
     /// The store's revision after it.
     pub revision: u64,
+    /// How many records were removed by it.
+    pub removed: u64,
     /// An earlier copy of this request had been applied; this is its outcome.
     pub replayed: bool,
 }
@@ -263,7 +265,16 @@ impl IntoFuture for AssignmentTxn {
         Box::pin(async move {
             let txn = self.build().await?;
             let result = self.client.transact_work(txn).await?;
-            Ok(AssignmentOutcome { succeeded: result.succeeded, revision: result.revision, replayed: result.replayed })
+            let deleted = |result: &OpResult| match &result.kind {
+                Some(OpResultKind::Delete(delete)) => delete.deleted,
+                _ => 0,
+            };
+            Ok(AssignmentOutcome {
+                succeeded: result.succeeded,
+                revision: result.revision,
+                removed: result.results.iter().map(deleted).sum(),
+                replayed: result.replayed,
+            })
         })
     }
 }

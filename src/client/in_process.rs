@@ -13,16 +13,17 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Answered, CallError, Client, Reply, Way};
 use crate::config;
-use crate::node::{Current, Runtime, StartError};
+use crate::node::{Current, Runtime, StartError, StopReason};
 
 /// The node of this process: as a manager with an operator's rights, as a worker with that node's own.
 pub(crate) struct NodeWay {
     current: watch::Receiver<Current>,
+    stopped: watch::Receiver<Option<StopReason>>,
 }
 
 impl NodeWay {
-    pub(crate) const fn new(current: watch::Receiver<Current>) -> Self {
-        Self { current }
+    pub(crate) const fn new(current: watch::Receiver<Current>, stopped: watch::Receiver<Option<StopReason>>) -> Self {
+        Self { current, stopped }
     }
 
     /// A client over this way.
@@ -54,6 +55,10 @@ impl Way for NodeWay {
                 None => Err(CallError::not_sent("this node is changing its role. Nothing was done; try again")),
             }
         })
+    }
+
+    fn has_left(&self) -> bool {
+        *self.stopped.borrow() == Some(StopReason::Removed)
     }
 
     fn attempt(&self) -> Option<Duration> {

@@ -47,7 +47,7 @@ use asking::Failed;
 #[cfg(feature = "worker")]
 pub(crate) use in_process::NodeWay;
 #[cfg(feature = "worker")]
-pub(crate) use remote::SOFTWARE;
+pub(crate) use remote::{REMOVED_MARK, SOFTWARE};
 use sequence::Sequences;
 
 /// How long a new client waits to learn its birth.
@@ -97,6 +97,11 @@ pub(crate) trait Way: Send + Sync + 'static {
 
     /// How long an attempt may take before another manager is tried; none in process.
     fn attempt(&self) -> Option<Duration>;
+
+    /// Whether the node behind this way was removed from its cluster, and has stopped.
+    fn has_left(&self) -> bool {
+        false
+    }
 
     /// The generation of the cluster that was last met, where the way itself chooses among managers.
     fn generation(&self) -> Option<watch::Receiver<u64>>;
@@ -193,6 +198,11 @@ impl Client {
         let api::response::Kind::NodeReport(done) = self.ask(kind).await? else { return Err(unexpected()) };
         serde_json::from_slice(&done.json)
             .map_err(|error| Error::Internal(format!("the node's report cannot be read: {error}")))
+    }
+
+    /// Whether the node that this client belongs to was removed from its cluster, and has stopped.
+    fn has_left(&self) -> bool {
+        self.shared.way.has_left()
     }
 
     /// A client that knows an index applied before its id was drawn: with it the replay table tells a client that it

@@ -18,6 +18,8 @@ use crate::membership::{Availability, NodeInfo, NodeList, NodeOutcome, Role};
 type Sent<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 type Seen = Box<dyn FnMut(&NodeInfo) + Send>;
 
+/// How long a node that leaves is asked about itself at most.
+const LOOK_AT_ONESELF: Duration = Duration::from_millis(500);
 /// Between two looks at a node whose wish is waited for.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -46,6 +48,15 @@ impl Nodes {
     /// `NotFound`; `Membership` when several nodes answer to the name.
     pub async fn inspect(&self, node: impl Into<String>) -> Result<NodeInfo> {
         self.look(&node.into()).await.map(|outcome| outcome.node)
+    }
+
+    /// `gone` with the seats as they are without that node, where the leader tells them.
+    async fn without(&self, gone: NodeOutcome) -> NodeOutcome {
+        let Ok(Some(leader)) = self.client.status().await.map(|status| status.leader) else { return gone };
+        match self.look(&leader).await {
+            Ok(leader) => NodeOutcome { voters: leader.voters, standbys: leader.standbys, ..gone },
+            Err(_) => gone,
+        }
     }
 
     async fn look(&self, node: &str) -> Result<NodeOutcome> {
@@ -193,12 +204,24 @@ impl NodeChange {
         self.wait(first).await
     }
 
+    /// Waits for a wish that was recorded with this answer, without sending it again: what was wished since counts.
+    ///
+    /// # Errors
+    /// As awaiting it. `Unknown` when it is not fulfilled in time: it stays recorded.
+    pub async fn follow(self, recorded: NodeOutcome) -> Result<NodeOutcome> {
+        self.wait(recorded).await
+    }
+
     /// Until nothing is left to do, as the leader sees it.
     async fn wait(mut self, first: NodeOutcome) -> Result<NodeOutcome> {
         let until = Instant::now() + self.within;
         let id = first.node.id.clone();
         let mut last = first.clone();
+        let client = self.nodes.client.clone();
         loop {
+            if self.wish == Wish::Leave && client.has_left() {
+                return Ok(NodeOutcome { done: true, ..last });
+            }
             if self.is_fulfilled(&last.node)? {
                 return Ok(NodeOutcome { done: true, ..last });
             }
@@ -209,18 +232,17 @@ impl NodeChange {
                 return Err(self.given_up(&last));
             }
             tokio::time::sleep(LOOK).await;
-            match self.nodes.look(&id).await {
+            // Who has left gets no answers from the others any more, and stops: it is not asked for long.
+            let most = if self.wish == Wish::Leave { LOOK_AT_ONESELF } else { client.deadline };
+            let left = until.saturating_duration_since(Instant::now());
+            let nodes = Nodes::new(client.with_deadline(most.min(left).max(LOOK)));
+            match nodes.look(&id).await {
                 Ok(now) => last = NodeOutcome { changed: first.changed, voters_before: first.voters_before, ..now },
                 Err(Error::NotFound(_)) if matches!(self.wish, Wish::Remove | Wish::Leave) => {
-                    return Ok(NodeOutcome { done: true, ..last });
-                }
-                // Who has left gets no answers from the others any more, and stops.
-                Err(error)
-                    if self.wish == Wish::Leave && (error.is_retryable() || matches!(error, Error::Denied(_))) =>
-                {
-                    return Ok(last);
+                    return Ok(NodeOutcome { done: true, ..nodes.without(last).await });
                 }
                 Err(error) if error.is_retryable() => {}
+                Err(Error::Denied(_)) if self.wish == Wish::Leave => {}
                 Err(error) => return Err(error),
             }
         }
@@ -236,6 +258,11 @@ impl NodeChange {
                 if node.removing { " and is being removed" } else { "" }
             ))),
             Wish::Role(_) => Ok(node.settled),
+            Wish::Remove | Wish::Leave if !node.removing => Err(Error::Refused(format!(
+                "the removal of {} was taken back: it is to be a {} now",
+                node.name,
+                node.desired_role.word()
+            ))),
             Wish::Remove | Wish::Leave => Ok(false),
         }
     }

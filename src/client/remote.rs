@@ -4,7 +4,7 @@
 //! request by itself: the client decides.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -228,9 +228,14 @@ impl Way for Remote {
     }
 }
 
+/// The file in a node's directory that says that the node was removed from its cluster. The node itself writes it, when it
+/// stops for that reason.
+pub(crate) const REMOVED_MARK: &str = "node.removed";
+
 /// Over the Unix socket in a node's directory.
 pub(super) struct Local {
     connection: LocalConnection,
+    directory: PathBuf,
 }
 
 impl Local {
@@ -246,7 +251,7 @@ impl Local {
                 | LocalError::Io { .. } => Error::Unavailable(message),
             }
         })?;
-        Ok(Self { connection })
+        Ok(Self { connection, directory: directory.to_owned() })
     }
 }
 
@@ -257,6 +262,10 @@ impl Way for Local {
 
     fn call<'a>(&'a self, request: api::Request, patience: Duration, _without: &'a BTreeSet<usize>) -> Reply<'a> {
         Box::pin(async move { decode(0, self.connection.request(request.encode_to_vec().into(), patience).await?) })
+    }
+
+    fn has_left(&self) -> bool {
+        self.directory.join(REMOVED_MARK).exists()
     }
 
     fn attempt(&self) -> Option<Duration> {

@@ -7,6 +7,18 @@ use quorate_transport::api::request::Kind;
 
 use super::gate::Asker;
 
+/// Why not, for people.
+pub(super) const fn denied(asker: Asker) -> &'static str {
+    match asker {
+        Asker::Node(_) => {
+            "a node's own identity may not do that, and a worker's directory speaks for that worker only. Nothing was done; ask on a manager's machine with --data-dir of the manager, or from here with --connect HOST:PORT --identity operator.id (`quorate init` wrote that file on the first manager)"
+        }
+        Asker::Operator | Asker::Manager => {
+            "this identity may not do that; use an operator's identity file. Nothing was done"
+        }
+    }
+}
+
 /// Whether `asker` may send this kind of request.
 ///
 /// | request | operator | manager (peer plane) | node's certificate |

@@ -13,6 +13,7 @@ use quorate_core::state::read;
 use serde::Serialize;
 
 use super::facts::{Facts, Layout};
+use super::state_file::StateFile;
 use super::stop::StartError;
 
 /// The configurations of one directory, oldest first.
@@ -106,7 +107,12 @@ fn row(entry: &ConfigurationEntry) -> ConfigurationRow {
 pub fn inspect_configurations(directory: &Path) -> Result<Configurations, StartError> {
     let layout = Layout::new(directory);
     if !quorate_storage::exists(&layout.store()) {
-        return Err(StartError::Directory(format!("{} holds no node", directory.display())));
+        let what = if StateFile::load(&layout)?.is_some() {
+            "is a worker's: it holds no log, and so no configurations"
+        } else {
+            "holds no node"
+        };
+        return Err(StartError::Directory(format!("{} {what}. Give the --data-dir of a manager", directory.display())));
     }
     let store = quorate_storage::open_read_only(&layout.store())?;
     let facts = Facts::read(store.fact(Facts::NAME)?)?

@@ -57,8 +57,12 @@ impl NodeBuilder {
         if !self.name.is_empty() {
             name.clone_from(&self.name);
         }
-        let free = |listen: &String| resolve(listen).is_ok_and(|address| address.port() == 0);
-        if self.listen.as_ref().is_some_and(|listen| !free(listen)) {
+        // A free port was taken when the directory was prepared; on another host it is another one.
+        let kept = resolve(listen).ok();
+        let keeps = |asked: &String| {
+            resolve(asked).is_ok_and(|asked| asked.port() == 0 && kept.is_some_and(|kept| kept.ip() == asked.ip()))
+        };
+        if self.listen.as_ref().is_some_and(|asked| !keeps(asked)) {
             (*listen, *advertise) = self.addresses()?;
         } else if self.advertise.is_some() {
             *advertise = self.addresses()?.1;

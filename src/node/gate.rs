@@ -190,8 +190,10 @@ impl Handler for NodeHandler {
     fn join(&self, source: SocketAddr, request: JoinRequest, reply: oneshot::Sender<JoinReply>) {
         let Some(service) = self.service.upgrade() else { return };
         self.runtime.spawn(async move {
-            let answer = service.join(source, request).await;
-            let _ = reply.send(answer.unwrap_or_else(JoinReply::Refused));
+            // Without an answer the newcomer knows that nothing is known.
+            if let Some(answer) = service.join(source, request).await {
+                let _ = reply.send(answer);
+            }
         });
     }
 

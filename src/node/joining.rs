@@ -90,8 +90,23 @@ impl Service {
         Ok(seen)
     }
 
-    /// Takes a newcomer in, or says why not.
-    pub(super) async fn join(&self, source: SocketAddr, request: JoinRequest) -> Result<JoinReply, JoinRefused> {
+    /// Takes a newcomer in, or says why not. No answer when that is not known: a refusal says that nothing was changed.
+    pub(super) async fn join(&self, source: SocketAddr, request: JoinRequest) -> Option<JoinReply> {
+        let mut open = false;
+        match self.take_in(source, request, &mut open).await {
+            Ok(reply) => Some(reply),
+            Err(_) if open => None,
+            Err(refused) => Some(JoinReply::Refused(refused)),
+        }
+    }
+
+    /// `open`: something was proposed of which nobody can say what became of it.
+    async fn take_in(
+        &self,
+        source: SocketAddr,
+        request: JoinRequest,
+        open: &mut bool,
+    ) -> Result<JoinReply, JoinRefused> {
         let until = Instant::now() + PATIENCE;
         if request.renewal {
             return self.renew(&request, until).await;
@@ -138,6 +153,12 @@ impl Service {
                 if record.key_digest != digest.as_slice() {
                     return Err(JoinRefused::AlreadyKnown(request.node_id.to_string()));
                 }
+                if !admitted && role != Role::Manager {
+                    return Err(JoinRefused::Other(format!(
+                        "{} comes back as the manager that it was, and the token is a worker's: give the manager token (`quorate token show manager`). Nothing was changed",
+                        display_name(record)
+                    )));
+                }
                 if (record.role == i32::from(Role::Manager)) != (role == Role::Manager) {
                     return Err(JoinRefused::AlreadyKnown(format!(
                         "{} has joined with the token of the other role already; run it as it is, and promote or demote it",
@@ -182,7 +203,15 @@ impl Service {
                 None => admission(&seen, &request, &address, raft_id, &digest, pass),
             };
             let command = Command::from(CommandKind::System(txn));
-            let done = self.router.execute(command, Origin::Here, until).await.map_err(words)?;
+            let done = match self.router.execute(command, Origin::Here, until).await {
+                Ok(done) => done,
+                // Looked at again: if it was applied, the node is there by then.
+                Err(error) if matches!(error.code(), api::Code::Unknown) => {
+                    *open = true;
+                    continue;
+                }
+                Err(error) => return Err(words(error)),
+            };
             if done.succeeded {
                 tracing::info!(node = %request.node_id, name = request.name, address, %raft_id, role = role.name(), "a node joined");
                 return Ok(self.joined(&seen, raft_id, &certificate, &request, &address));

@@ -92,12 +92,16 @@ pub(super) async fn narrate(service: Arc<Service>, mut status: watch::Receiver<A
             (leaderless, lost) = (false, false);
         } else if !current.configuration.voters.is_empty() && current.leaderless_ticks >= 2 * u64::from(ELECTION_TICKS)
         {
+            let leaving = service.leaving();
             if !std::mem::replace(&mut leaderless, true) {
-                tracing::warn!("no leader: writes are refused until there is one");
+                match &leaving {
+                    Some(leaving) => tracing::info!("{leaving}"),
+                    None => tracing::warn!("no leader: writes are refused until there is one"),
+                }
             }
             // That a manager is gone without a word is noticed later.
             let seen = |id: RaftId| id == current.id || current.connected.contains(&id);
-            if !lost && !Quorum::of(&current.configuration).is_alive(seen) {
+            if !lost && leaving.is_none() && !Quorum::of(&current.configuration).is_alive(seen) {
                 lost = true;
                 let voters = current.configuration.all_voters();
                 let missing: Vec<String> =

@@ -5,6 +5,8 @@
 //! `quorate-apply`, `quorate-net`; of a worker `quorate-net`): nothing an embedder does to its runtime can cause an election.
 
 #[cfg(feature = "manager")]
+mod advice;
+#[cfg(feature = "manager")]
 mod applier;
 #[cfg(feature = "manager")]
 mod asking;
@@ -17,6 +19,7 @@ mod builder;
 mod changes;
 #[cfg(feature = "manager")]
 mod configurations;
+mod departed;
 mod dialback;
 mod directory;
 #[cfg(feature = "manager")]
@@ -45,6 +48,7 @@ mod keepers;
 mod lead;
 #[cfg(feature = "manager")]
 mod leading;
+mod lock;
 #[cfg(feature = "manager")]
 mod log_writer;
 #[cfg(feature = "manager")]
@@ -112,12 +116,14 @@ use tokio::time::Instant;
 pub use builder::{NodeBuilder, Prepared, Start};
 #[cfg(feature = "manager")]
 pub use configurations::{Configurations, inspect_configurations};
+pub use departed::{Departed, departed};
 #[cfg(feature = "manager")]
 pub use fence::{Fenced, fenced};
 #[cfg(feature = "manager")]
 pub use inspect::{Inspection, inspect};
 #[cfg(feature = "manager")]
 pub use lead::Lead;
+pub use lock::runner;
 #[cfg(feature = "manager")]
 pub use recover::Recover;
 pub use stop::{StartError, StopReason};

@@ -1,8 +1,10 @@
 //! The newcomer's side of joining, as manager or worker: the token says which, and the newcomer learns it with the answer.
 //!
 //! Owns the preparation of the directory, resumable at every step: ids and key are drawn and synced before anybody sees
-//! them, so that a join that was cut off is asked again as the same node. Never runs a node.
+//! them, so that a join that was cut off is asked again as the same node. One that was surely refused leaves nothing of
+//! its own behind. Never runs a node.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +13,7 @@ use quorate_core::id::{NodeId, StoreId};
 use quorate_transport::{JoinError, JoinRefused, JoinRequest, JoinToken, Joined, KeyPair};
 
 use super::builder::{NodeBuilder, Prepared, off_thread, random};
+use super::departed::departed;
 use super::dialback::ListenWhileJoining;
 use super::directory::{check_address, resolve};
 use super::facts::{KnownManager, Layout, Stage};
@@ -27,7 +30,46 @@ enum Begun {
     /// It holds a node.
     Known(Prepared),
     /// To be asked for.
-    Join(Box<StateFile>),
+    Join(Box<StateFile>, Made),
+}
+
+/// What a join has made before it asked anybody.
+#[derive(Default)]
+struct Made {
+    file: bool,
+    /// Outermost first.
+    directories: Vec<PathBuf>,
+}
+
+impl Made {
+    /// Nobody has heard of the node: nothing of it is left. What somebody else put there meanwhile stays.
+    fn undo(&self, layout: &Layout) -> Result<(), StartError> {
+        if self.file {
+            StateFile::remove(layout)?;
+        }
+        for directory in self.directories.iter().rev() {
+            if std::fs::remove_dir(directory).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A join that came to nothing.
+pub(super) enum NotTaken {
+    /// The cluster has not heard of the node, or has refused it.
+    Surely(StartError),
+    /// The cluster may have taken it: the same join again is safe, and needs what was kept.
+    Perhaps(StartError),
+}
+
+impl From<NotTaken> for StartError {
+    fn from(not_taken: NotTaken) -> Self {
+        match not_taken {
+            NotTaken::Surely(error) | NotTaken::Perhaps(error) => error,
+        }
+    }
 }
 
 pub(super) fn prepared_of(file: &StateFile) -> Prepared {
@@ -45,15 +87,17 @@ pub(super) fn prepared_of(file: &StateFile) -> Prepared {
 impl NodeBuilder {
     pub(super) async fn refuse_ready(&self) -> Result<(), StartError> {
         let builder = self.clone();
-        match off_thread(move || builder.known(&Layout::new(&builder.directory))).await? {
-            Some(known) => Err(StartError::Directory(format!(
-                "{} already holds a node of cluster {}. Nothing was changed; run it with `quorate run --data-dir {}`, or choose another directory",
-                self.directory.display(),
-                known.cluster_id,
-                self.directory.display()
-            ))),
-            None => Ok(()),
-        }
+        let known = off_thread(move || builder.known(&Layout::new(&builder.directory))).await?;
+        let Some(known) = known else { return Ok(()) };
+        let directory = self.directory.display();
+        let next = match departed(&self.directory) {
+            Some(mark) => mark.message(&self.directory),
+            None => format!("run it with `quorate run --data-dir {directory}`, or choose another directory"),
+        };
+        Err(StartError::Directory(format!(
+            "{directory} already holds a node of cluster {}. Nothing was changed; {next}",
+            known.cluster_id
+        )))
     }
 
     /// The node that the directory holds, if it was prepared to the end.
@@ -102,14 +146,21 @@ impl NodeBuilder {
             check_address(manager)?;
         }
         let builder = self.clone();
-        let file = match off_thread(move || builder.begin_join(&Layout::new(&builder.directory))).await? {
+        let (file, made) = match off_thread(move || builder.begin_join(&Layout::new(&builder.directory))).await? {
             Begun::Known(prepared) => {
                 self.contradicts_token(&token)?;
                 return Ok(prepared);
             }
-            Begun::Join(file) => file,
+            Begun::Join(file, made) => (file, made),
         };
-        let joined = ask_to_join(&file, &token, &managers, self.patience).await?;
+        let joined = match ask_to_join(&file, &token, &managers, self.patience).await {
+            Ok(joined) => joined,
+            Err(NotTaken::Surely(error)) => {
+                off_thread(move || made.undo(&Layout::new(&self.directory))).await?;
+                return Err(error);
+            }
+            Err(NotTaken::Perhaps(error)) => return Err(error),
+        };
         off_thread(move || finish_join(&Layout::new(&self.directory), *file, joined)).await
     }
 
@@ -122,12 +173,13 @@ impl NodeBuilder {
         if layout.identity().exists() && !layout.store().exists() && StateFile::load(layout)?.is_none() {
             return Err(self.store_is_gone());
         }
+        let mut made = Made::default();
         let file = if let Some(mut file) = StateFile::load(layout)? {
-            // Until somebody else knows the node, what is asked for now counts: a taken name or a bad address is mended by
-            // the next attempt.
+            // One that was cut off. Until somebody else knows the node, what is asked for now counts.
             self.adopt(&mut file.name, &mut file.listen, &mut file.advertise)?;
             file
         } else {
+            made.file = true;
             let (listen, advertise) = self.addresses()?;
             let key = KeyPair::generate().map_err(|error| StartError::Internal(error.to_string()))?;
             let store_id = if SUPPORTED == 0 {
@@ -147,24 +199,29 @@ impl NodeBuilder {
                 ..StateFile::default()
             }
         };
-        make_directory(layout)?;
+        made.directories = make_directory(layout)?;
         // Kept before it is shown to anybody.
         file.save(layout)?;
-        Ok(Begun::Join(Box::new(file)))
+        Ok(Begun::Join(Box::new(file), made))
     }
 }
 
-/// The data directory, for its owner alone; one that is there stays as it is.
-fn make_directory(layout: &Layout) -> Result<(), StartError> {
+/// The data directory, for its owner alone; one that is there stays as it is. Answers which directories it made, outermost
+/// first.
+fn make_directory(layout: &Layout) -> Result<Vec<PathBuf>, StartError> {
     use std::os::unix::fs::DirBuilderExt as _;
-    if layout.root().is_dir() {
-        return Ok(());
+    let missing = |directory: &&Path| !directory.as_os_str().is_empty() && !directory.exists();
+    let mut made: Vec<PathBuf> = layout.root().ancestors().take_while(missing).map(Path::to_owned).collect();
+    made.reverse();
+    if made.is_empty() {
+        return Ok(made);
     }
     let failed = |error: std::io::Error| StartError::Disk(format!("{}: {error}", layout.root().display()));
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(layout.root()).map_err(failed)?;
     let parent = layout.root().parent().filter(|parent| !parent.as_os_str().is_empty());
-    let parent = parent.unwrap_or_else(|| std::path::Path::new("."));
-    std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)
+    let parent = parent.unwrap_or_else(|| Path::new("."));
+    std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)?;
+    Ok(made)
 }
 
 /// Asks to be taken in, and listens meanwhile where the node will listen as a manager: the managers dial back.
@@ -173,11 +230,12 @@ pub(super) async fn ask_to_join(
     token: &JoinToken,
     managers: &[String],
     patience: Duration,
-) -> Result<Joined, StartError> {
+) -> Result<Joined, NotTaken> {
     if SUPPORTED == 0 {
         return ask(file, token, managers, patience, None).await;
     }
-    let listening = ListenWhileJoining::begin(resolve(&file.listen)?, file.joining_key()?).await?;
+    let ears = async { ListenWhileJoining::begin(resolve(&file.listen)?, file.joining_key()?).await };
+    let listening = ears.await.map_err(NotTaken::Surely)?;
     let joined = ask(file, token, managers, patience, listening.failed()).await;
     // The port is free again before anybody runs the node on it.
     listening.end().await;
@@ -190,28 +248,31 @@ async fn ask(
     managers: &[String],
     patience: Duration,
     deaf: Option<&str>,
-) -> Result<Joined, StartError> {
-    let csr = file.joining_key()?.csr().map_err(|error| StartError::Internal(error.to_string()))?;
+) -> Result<Joined, NotTaken> {
+    let csr = file.joining_key().and_then(|key| key.csr().map_err(|error| StartError::Internal(error.to_string())));
+    let csr = csr.map_err(NotTaken::Surely)?;
     let mut request = JoinRequest::new(token, csr, file.node());
     request.name.clone_from(&file.name);
     request.advertise.clone_from(&file.advertise);
     request.store_id = file.store();
     request.command_version = SUPPORTED;
     request.software = SOFTWARE.to_owned();
-    quorate_transport::join(managers, token, request, patience).await.map_err(|error| match error {
-        JoinError::Refused(refused @ (JoinRefused::NoLeader | JoinRefused::RateLimited | JoinRefused::Locked)) => {
-            StartError::Unavailable(refused.to_string())
-        }
-        JoinError::Refused(refused @ JoinRefused::Unreachable(_)) => match deaf {
-            Some(why) => StartError::Address(format!("{why}; and so {refused}")),
-            None => StartError::Refused(refused.to_string()),
-        },
-        JoinError::Refused(refused) => StartError::Refused(refused.to_string()),
-        // Whoever was reached and is not of the token's cluster stays so, however often it is asked.
-        JoinError::Connect(error) if !error.is_retryable() => StartError::Refused(error.to_string()),
-        JoinError::Connect(error) => StartError::Unavailable(error.to_string()),
-        JoinError::Unknown(_) => StartError::Unknown(error.to_string()),
-        JoinError::BadReply(_) => StartError::Refused(error.to_string()),
+    quorate_transport::join(managers, token, request, patience).await.map_err(|error| {
+        NotTaken::Surely(match error {
+            JoinError::Refused(refused @ (JoinRefused::NoLeader | JoinRefused::RateLimited | JoinRefused::Locked)) => {
+                StartError::Unavailable(refused.to_string())
+            }
+            JoinError::Refused(refused @ JoinRefused::Unreachable(_)) => match deaf {
+                Some(why) => StartError::Address(format!("{why}; and so {refused}")),
+                None => StartError::Refused(refused.to_string()),
+            },
+            JoinError::Refused(refused) => StartError::Refused(refused.to_string()),
+            // Whoever was reached and is not of the token's cluster stays so, however often it is asked.
+            JoinError::Connect(error) if !error.is_retryable() => StartError::Refused(error.to_string()),
+            JoinError::Connect(error) => StartError::Unavailable(error.to_string()),
+            JoinError::Unknown(_) => return NotTaken::Perhaps(StartError::Unknown(error.to_string())),
+            JoinError::BadReply(_) => return NotTaken::Perhaps(StartError::Refused(error.to_string())),
+        })
     })
 }
 

@@ -26,6 +26,7 @@ use super::facts::{Facts, Layout};
 use super::fence::{self, FenceRecord};
 use super::identity;
 use super::service::display_name;
+use super::state_file::StateFile;
 use super::stop::StartError;
 use crate::client::SOFTWARE;
 use crate::recovery::{AskedManager, RecoveryReport};
@@ -154,11 +155,16 @@ impl Recover {
     }
 
     fn read_only(&self) -> Result<quorate_storage::Inspection, StartError> {
-        let store = Layout::new(&self.directory).store();
+        let layout = Layout::new(&self.directory);
+        let (store, directory) = (layout.store(), self.directory.display());
         if !quorate_storage::exists(&store) {
+            let what = if StateFile::load(&layout)?.is_some() {
+                "is a worker's: it holds no log, and only a manager can be recovered from"
+            } else {
+                "holds no node"
+            };
             return Err(StartError::Directory(format!(
-                "{} holds no node. Nothing was changed; give the directory of a manager that has survived",
-                self.directory.display()
+                "{directory} {what}. Nothing was changed; give the directory of a manager that has survived, on its machine"
             )));
         }
         Ok(quorate_storage::open_read_only(&store)?)

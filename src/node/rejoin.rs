@@ -22,8 +22,10 @@ use quorate_transport::{Connector, Hello, Identity, RequestError, api};
 use tokio::time::Instant;
 
 use super::builder::{NodeBuilder, Prepared, off_thread, random};
+use super::departed::departed;
 use super::directory::{check_address, explained, open_store};
 use super::facts::{Facts, KnownManager, Layout, Stage};
+use super::fence::{self, FenceRecord};
 use super::founding::prepared;
 use super::records;
 use super::router::{Failure, fail};
@@ -190,11 +192,9 @@ impl NodeBuilder {
     /// Moves a damaged store aside and begins a fresh one with a store id of its own.
     fn fresh_store(&self) -> Result<(Facts, Identity), StartError> {
         let layout = Layout::new(&self.directory);
-        if StateFile::load(&layout)?.is_some() {
-            return Err(StartError::Directory(format!(
-                "{} is not a manager's: there is no store to replace. Nothing was changed",
-                self.directory.display()
-            )));
+        if let Some(file) = StateFile::load(&layout)? {
+            let what = if file.is_ready() { "is a worker's" } else { "was prepared only half" };
+            return Err(self.not_by_certificate(&format!("{what}: there is no store to replace")));
         }
         let identity = Identity::load(&layout.identity()).map_err(|error| {
             StartError::Directory(format!(
@@ -205,17 +205,24 @@ impl NodeBuilder {
             false if layout.store().exists() => Err(()),
             false => Ok(None),
             true => match quorate_storage::open_read_only(&layout.store()) {
-                Ok(store) => Facts::read(store.fact(Facts::NAME)?).map_err(|_damaged| ()),
+                Ok(store) => {
+                    let facts = Facts::read(store.fact(Facts::NAME)?).map_err(|_damaged| ());
+                    if let Ok(Some(facts)) = &facts {
+                        let generation = super::inspect::lineage(facts, &*store.state)?.generation();
+                        fence::check(store.fact(FenceRecord::NAME)?, generation, &self.directory)?;
+                    }
+                    facts
+                }
                 Err(StoreError::Corrupt { .. } | StoreError::NotFound { .. }) => Err(()),
                 // Not damage: a newer format, a missing right, a full disk. The raft id must not be burnt for that.
                 Err(error) => return Err(explained(&layout, error)),
             },
         };
         match sound {
-            Ok(Some(facts)) if facts.is_ready() => Err(StartError::Directory(format!(
-                "the store in {} is sound: there is nothing to replace by its certificate alone. Nothing was changed; run it with `quorate run`, or, when the cluster has left this manager behind, give a token as well: quorate join --replace --token TOKEN",
-                self.directory.display()
-            ))),
+            Ok(Some(facts)) if facts.is_ready() => {
+                Err(self
+                    .not_by_certificate("holds a sound store: there is nothing to replace by its certificate alone"))
+            }
             Ok(Some(facts)) if facts.node() == identity.subject().node_id && facts.raft_id == 0 => {
                 Ok((facts, identity))
             }
@@ -226,6 +233,18 @@ impl NodeBuilder {
                 Ok((self.begin_fresh(&layout, &identity)?, identity))
             }
         }
+    }
+
+    /// The refusal to give a directory a fresh store by the node's certificate: what it is, and what to do instead.
+    fn not_by_certificate(&self, what: &str) -> StartError {
+        let directory = self.directory.display();
+        let next = match departed(&self.directory) {
+            Some(mark) => mark.message(&self.directory),
+            None => format!(
+                "run it with `quorate run --data-dir {directory}`; if the cluster has removed it or left it behind, that says so, and it comes back with a token: quorate join --replace --token TOKEN --manager HOST:PORT --data-dir {directory}"
+            ),
+        };
+        StartError::Directory(format!("{directory} {what}. Nothing was changed; {next}"))
     }
 
     /// The old store stays, under a name that says so.

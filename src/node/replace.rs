@@ -1,8 +1,8 @@
-//! A manager that its cluster has left behind comes back: with a fresh store and a token, under a new raft id.
+//! A node that its cluster has left behind comes back: with a fresh store and a token, under a new raft id.
 //!
-//! Owns the newcomer's side for managers that are lost, fenced, removed or wiped (design section 5): the node keeps its id and
-//! its key, its old store is moved aside and never deleted, and the join plane takes it in as it takes a newcomer. A store
-//! in good standing is never moved. The managers' side is in [`super::joining`].
+//! Owns the newcomer's side for managers that are lost, fenced, removed or wiped (design section 5), and for workers that
+//! were removed: the node keeps its id and its key, its old store is moved aside and never deleted, and the join plane takes
+//! it in as it takes a newcomer. A store in good standing is never moved. The managers' side is in [`super::joining`].
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -14,6 +14,7 @@ use quorate_core::ports::StoreError;
 use quorate_transport::{ConnectError, Connector, Hello, Identity, JoinToken, Refused, api};
 
 use super::builder::{NodeBuilder, Prepared, off_thread, random};
+use super::departed;
 use super::facts::{Facts, Layout, Stage};
 use super::fence::FenceRecord;
 use super::newcomer::{ask_to_join, finish_join};
@@ -31,17 +32,19 @@ enum Found {
     Spent(Option<Facts>),
     /// A sound store: the managers decide.
     Sound(Facts, Lineage),
+    /// A worker's: the managers decide.
+    Worker(Box<StateFile>),
 }
 
 impl NodeBuilder {
-    /// Brings a manager back that its cluster has left behind: lost or fenced by a recovery, removed, or with its store
-    /// damaged or gone. Its old store is moved aside (never deleted), and the node joins with `token` under a new raft id,
-    /// keeping its node id, name and address. `managers` are `host:port`.
+    /// Brings a node back that its cluster has left behind: a manager that is lost or fenced by a recovery, or whose store is
+    /// damaged or gone, and any node that was removed. Its old store is moved aside (never deleted), and the node joins with
+    /// `token` under a new raft id, keeping its node id, name and address. `managers` are `host:port`.
     ///
     /// Not cancel safe: dropped half-way, the same call goes on where it stopped.
     ///
     /// # Errors
-    /// `Directory` when there is no identity, or the node is a manager in good standing; `Refused` or `Unavailable` from the
+    /// `Directory` when there is no identity, or the node is in good standing; `Refused` or `Unavailable` from the
     /// managers.
     pub async fn replace(self, token: &str, managers: Vec<String>) -> Result<Prepared, StartError> {
         let token: JoinToken =
@@ -51,8 +54,16 @@ impl NodeBuilder {
         }
         let builder = self.clone();
         let (identity, found) = off_thread(move || builder.find()).await?;
-        if let Found::Sound(facts, lineage) = &found {
-            self.check_left_behind(&identity, facts, lineage, &managers).await?;
+        match &found {
+            Found::Sound(facts, lineage) => {
+                let known = Known { node: facts.node(), raft_id: facts.raft_id };
+                self.check_left_behind(&identity, known, lineage, &managers).await?;
+            }
+            Found::Worker(file) => {
+                let known = Known { node: file.node(), raft_id: 0 };
+                self.check_left_behind(&identity, known, &file.lineage_list(), &managers).await?;
+            }
+            Found::Begun(_) | Found::Spent(_) => {}
         }
         let builder = self.clone();
         let file = off_thread(move || builder.begin_anew(&identity, found)).await?;
@@ -71,8 +82,9 @@ impl NodeBuilder {
             let ours = file.node() == identity.subject().node_id && file.joining_key == identity.key().pkcs8_der();
             return match file.is_ready() {
                 false if ours => Ok((identity, Found::Begun(Box::new(file)))),
+                true if file.raft_id == 0 => Ok((identity, Found::Worker(Box::new(file)))),
                 _ => Err(StartError::Directory(format!(
-                    "{} is not a manager's: there is no store to replace. Nothing was changed",
+                    "{} is between two states. Nothing was changed; finish the join that was begun, or `quorate run` it, which goes on from there",
                     self.directory.display()
                 ))),
             };
@@ -108,11 +120,11 @@ impl NodeBuilder {
         Facts::read(store.fact(Facts::NAME).ok()?).ok()?
     }
 
-    /// A sound store is replaced only when the cluster itself has left it behind.
+    /// What is sound is replaced only when the cluster itself has left it behind.
     async fn check_left_behind(
         &self,
         identity: &Identity,
-        facts: &Facts,
+        known: Known,
         lineage: &Lineage,
         managers: &[String],
     ) -> Result<(), StartError> {
@@ -140,7 +152,8 @@ impl NodeBuilder {
                 return if refused { Ok(()) } else { Err(StartError::Unavailable(error.to_string())) };
             }
         };
-        if lineage.compare(&connection.remote_hello().lineage) == LineageOrder::Older {
+        // A worker goes over to the newer incarnation by itself.
+        if known.raft_id != 0 && lineage.compare(&connection.remote_hello().lineage) == LineageOrder::Older {
             return Ok(());
         }
         let kind = Some(api::request::Kind::Status(api::Status {}));
@@ -157,16 +170,21 @@ impl NodeBuilder {
             Ok(Some(api::response::Kind::Error(error))) => return Err(StartError::Refused(error.message)),
             Ok(_) | Err(_) => return Err(internal("the manager's answer cannot be read".into())),
         };
-        let id = facts.node().to_string();
-        let member = status.managers.iter().find(|manager| manager.id == id);
-        if member.is_some_and(|manager| manager.raft_id == facts.raft_id && manager.seat != "lost") {
-            return Err(StartError::Directory(format!(
-                "the store in {} is sound, and the cluster counts on it as raft id {}: there is nothing to replace. Nothing was changed; run it with `quorate run`",
-                self.directory.display(),
-                facts.raft_id
-            )));
-        }
-        Ok(())
+        let id = known.node.to_string();
+        let directory = self.directory.display();
+        let manager = status.managers.iter().find(|manager| manager.id == id && manager.seat != "lost");
+        let counts = match manager {
+            Some(manager) if manager.raft_id == known.raft_id => {
+                format!("the store in {directory} is sound, and the cluster counts on it as raft id {}", known.raft_id)
+            }
+            _ if known.raft_id == 0 && (manager.is_some() || status.workers.iter().any(|worker| worker.id == id)) => {
+                format!("the node in {directory} is of the cluster, and in good standing")
+            }
+            Some(_) | None => return Ok(()),
+        };
+        Err(StartError::Directory(format!(
+            "{counts}: there is nothing to replace. Nothing was changed; run it with `quorate run --data-dir {directory}`"
+        )))
     }
 
     /// Moves what was there aside and begins anew, under the node's own id and key.
@@ -175,6 +193,7 @@ impl NodeBuilder {
             Found::Begun(file) => return Ok(*file),
             Found::Spent(facts) => facts,
             Found::Sound(facts, _) => Some(facts),
+            Found::Worker(file) => Some(file.as_facts()),
         };
         let layout = Layout::new(&self.directory);
         if layout.store().exists() {
@@ -199,6 +218,15 @@ impl NodeBuilder {
             ..StateFile::default()
         };
         file.save(&layout)?;
+        departed::forget(&layout);
         Ok(file)
     }
+}
+
+/// The node as its own directory knows it.
+#[derive(Clone, Copy)]
+struct Known {
+    node: NodeId,
+    /// 0 of a worker.
+    raft_id: u64,
 }

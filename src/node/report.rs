@@ -1,6 +1,7 @@
 //! Status: this manager's view, put together without a quorum.
 //!
-//! Owns the questions to the other managers and the words of advice. Called by the service.
+//! Owns the questions to the other managers, and what of their answers goes into it; the words are in [`super::advice`].
+//! Called by the service.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +17,7 @@ use quorate_transport::api::{self, request, response};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
+use super::advice::{advice, health, leaving, tolerance};
 use super::applier::{self, Hashes};
 use super::changes::Presences;
 use super::nodes::{is_manager, state};
@@ -24,13 +26,14 @@ use super::service::{Service, display_name};
 use crate::client::SOFTWARE;
 use crate::status::{
     ClusterStatus, ForkStatus, Health, ManagerStatus, MemberReport, RecoveredStatus, SnapshotStatus, WorkerStatus,
-    silence,
 };
 
 /// How long the others are waited for.
 const PATIENCE: Duration = Duration::from_millis(800);
 /// How long this manager's own applier is waited for: less, so that one with a silent disk still answers the others.
 const APPLIER_PATIENCE: Duration = Duration::from_millis(400);
+/// For so long a manager that is to go puts down to that that it hears of nobody.
+const GOING: u64 = 10_000;
 /// Questions for digests that may wait for the applier: its queue belongs to the consensus task.
 const QUESTIONS: usize = 4;
 
@@ -187,15 +190,26 @@ impl Service {
                 .map(|node| worker_status(node, &presence, judged))
                 .collect(),
             cluster_version: records.cluster.version,
+            leaving: String::new(),
             forks: self.forks(&records),
             recovered: recovered(&records),
         };
         // Only the leader knows, and one that does not answer confirms nothing.
         let copied = status.leader.and_then(|leader| reports.get(&leader)).is_some_and(|report| report.copied);
         answer.health = health(&answer, &status, quorum.is_alive(answers), copied);
+        if let Some(leaving) = self.leaving().filter(|_| answer.health == Health::QuorumLost) {
+            (answer.health, answer.leaving) = (Health::Degraded, leaving);
+            return answer;
+        }
         answer.tolerance = tolerance(&answer, usize::try_from(records.cluster.max_voters).unwrap_or(usize::MAX));
         answer.advice = advice(&answer);
         answer
+    }
+
+    /// What becomes of this manager, while it is to be none and that is why it may hear of nobody.
+    pub(super) fn leaving(&self) -> Option<String> {
+        let leaving = self.records.borrow().by_raft_id(self.facts.raft()).and_then(leaving);
+        leaving.filter(|_| self.leaderless_ms() < GOING)
     }
 
     /// Managers of another recovery that were met, by name where the records have one.
@@ -291,242 +305,5 @@ fn worker_status(node: &NodeRecord, presence: &Presences, judged: bool) -> Worke
         name: display_name(node),
         address: node.addresses.first().cloned().unwrap_or_default(),
         since_ms: recorded.map_or(0, |recorded| recorded.since_ms),
-    }
-}
-
-/// The reachable managers' digests at one revision differ: never by quorate's own doing, unless it has a defect.
-fn diverged(answer: &ClusterStatus) -> bool {
-    let mut hashes = answer.managers.iter().filter_map(|manager| manager.state_hash.as_ref());
-    hashes.next().is_some_and(|first| hashes.any(|other| other != first))
-}
-
-/// `disks_answer`: those of a majority of the voters. `copied`: what is acknowledged is on more disks than one.
-fn health(answer: &ClusterStatus, status: &Status, disks_answer: bool, copied: bool) -> Health {
-    let follows = status.leader.is_some() || status.role == Some(RaftRole::Leader);
-    let whole =
-        |manager: &ManagerStatus| manager.reachable && manager.disk_silent_ms == 0 && manager.low_space.is_none();
-    let voters_whole = answer.managers.iter().all(|manager| manager.seat != "voter" || whole(manager));
-    if answer.voters == 0 {
-        // A newcomer that nobody has told of the cluster yet cannot know how that is.
-        Health::Degraded
-    } else if answer.fault_tolerance < 0 && disks_answer {
-        // With space there would be a majority.
-        Health::ReadOnly
-    } else if answer.fault_tolerance < 0 || !follows {
-        Health::QuorumLost
-    } else if !answer.forks.is_empty() {
-        Health::Degraded
-    } else if answer.voters == 1 && !copied {
-        Health::SingleCopy
-    } else if voters_whole && !diverged(answer) {
-        Health::Ok
-    } else {
-        Health::Degraded
-    }
-}
-
-/// Small numbers as people say them.
-fn spelled(n: usize) -> String {
-    ["no", "one", "two", "three", "four", "five"].get(n).map_or_else(|| n.to_string(), |word| (*word).to_owned())
-}
-
-fn names(managers: &[&ManagerStatus], and: &str) -> String {
-    managers.iter().map(|manager| manager.name.as_str()).collect::<Vec<_>>().join(and)
-}
-
-/// How many voters may be lost, and what would make it more.
-fn tolerance(answer: &ClusterStatus, max_voters: usize) -> String {
-    let Ok(now) = usize::try_from(answer.fault_tolerance) else { return String::new() };
-    if answer.health == Health::QuorumLost || answer.voters == 0 {
-        return String::new();
-    }
-    // Who was left behind by a recovery does not come back by being started.
-    let mut managers: Vec<&ManagerStatus> = answer.managers.iter().filter(|manager| manager.seat != "lost").collect();
-    managers.sort_by_key(|manager| manager.raft_id);
-    let (voters, others): (Vec<&ManagerStatus>, Vec<_>) = managers.into_iter().partition(|m| m.seat == "voter");
-    let silent: Vec<&ManagerStatus> = voters.into_iter().filter(|manager| !manager.reachable).collect();
-    let (waiting, away): (Vec<&ManagerStatus>, Vec<_>) = others.into_iter().partition(|manager| manager.reachable);
-    let full = answer.voters.saturating_sub(1) / 2;
-    let more = spelled(full + 1);
-    let how = if !silent.is_empty() && now < full {
-        format!("start {} again to tolerate {}", names(&silent, " and "), spelled(full))
-    } else if answer.voters + 2 > max_voters {
-        format!("{} voters are the most that this cluster takes; further managers stand by", spelled(answer.voters))
-    } else if waiting.len() >= 2 {
-        format!("it tolerates {more} once {} are caught up and have their seats", names(&waiting, " and "))
-    } else if let Some(missing) = 2_usize.checked_sub(waiting.len()).filter(|missing| away.len() < *missing) {
-        let (missing, s) = (missing - away.len(), if missing - away.len() == 1 { "" } else { "s" });
-        let start = if away.is_empty() { String::new() } else { format!("start {} again and ", names(&away, " and ")) };
-        format!("{start}join {} more manager{s} to tolerate {more}", spelled(missing))
-    } else {
-        format!("start {} again to tolerate {more}", names(&away, " and "))
-    };
-    format!("tolerates {} loss{}: {how}", spelled(now), if now > 1 { "es" } else { "" })
-}
-
-fn advice(answer: &ClusterStatus) -> Vec<String> {
-    let (lost, members): (Vec<&ManagerStatus>, Vec<&ManagerStatus>) =
-        answer.managers.iter().partition(|manager| manager.seat == "lost");
-    let mut missing: Vec<&ManagerStatus> = members.iter().copied().filter(|manager| !manager.reachable).collect();
-    missing.sort_by_key(|manager| manager.raft_id);
-    let mut lines: Vec<String> = missing
-        .iter()
-        .map(|manager| {
-            let silent = silence(manager.silent_ms);
-            format!("missing  {} {} {silent} ({})", manager.name, manager.address, manager.seat)
-        })
-        .collect();
-    // Only a voter helps a quorum.
-    missing.retain(|manager| manager.seat == "voter");
-    if diverged(answer) {
-        let revision = answer.managers.iter().find_map(|manager| manager.hash_revision).unwrap_or(answer.revision);
-        lines.insert(0, format!("DIVERGED: managers hold different state at revision {revision}; the table shows which. A directory was rolled back by a copy or a restored disk, or quorate has a defect. Stop writing, keep every directory, wipe nothing"));
-    }
-    lines.extend(answer.managers.iter().filter_map(disk_advice));
-    match answer.health {
-        Health::Ok if answer.voters == 1 => {
-            lines.push(
-                "one voter, and a standby has every acknowledged write. next: join one more manager, then one may be lost"
-                    .into(),
-            );
-        }
-        Health::Ok => {}
-        Health::ReadOnly => {
-            lines.push("writes are refused until then, and go on by themselves; reads go on".into());
-        }
-        Health::QuorumLost if missing.is_empty() && answer.fault_tolerance < 0 => {
-            lines.push("writes are refused until the disks answer, and go on by themselves".into());
-        }
-        Health::QuorumLost if missing.is_empty() => {
-            lines.push(
-                "next: wait a moment, the managers are electing a leader. If this stays, look at their logs".into(),
-            );
-        }
-        Health::QuorumLost => {
-            lines.push(format!("next: start {} again", names(&missing, " or ")));
-            lines.push(
-                "writes are refused until then; nothing acknowledged is lost. Keep every directory, wipe nothing"
-                    .into(),
-            );
-            lines.push(
-                "only if their disks are gone for good: stop this node, then  quorate recover --dry-run --data-dir DIR"
-                    .into(),
-            );
-        }
-        Health::SingleCopy => {
-            lines.push("one voter: if its disk is lost, the cluster is lost".into());
-            lines.push(answer.tolerance.clone());
-        }
-        Health::Degraded if answer.voters == 0 => lines.push(
-            "next: wait a moment. If this stays, no manager of the cluster is in touch with this one: check UDP between them, or name one with quorate run --manager HOST:PORT".into(),
-        ),
-        Health::Degraded => lines.push(answer.tolerance.clone()),
-        Health::Fenced => {}
-    }
-    for fork in &answer.forks {
-        lines.insert(0, format!(
-            "FORKED: {} {} is of another recovery of this cluster (generation {}), and the two do not talk to each other. next: decide which one to keep, stop the other and wipe it",
-            fork.name, fork.address, fork.generation
-        ));
-    }
-    if !lost.is_empty() {
-        let names = names(&lost, ", ");
-        lines.push(format!(
-            "lost in the recovery: {names}. Each may come back with a fresh store: quorate join --replace --token TOKEN --manager {}",
-            answer.managers.iter().find(|manager| manager.leader).map_or("HOST:PORT", |leader| &leader.address)
-        ));
-    }
-    lines
-}
-
-/// What a manager's disk keeps it from, and what to do about it.
-fn disk_advice(manager: &ManagerStatus) -> Option<String> {
-    let name = &manager.name;
-    if manager.disk_silent_ms > 0 {
-        let seconds = manager.disk_silent_ms / 1_000;
-        return Some(format!(
-            "disk {name} has not answered for {seconds} s: {name} neither leads nor votes until it does. next: look at that disk and what lies behind it; nothing acknowledged is lost"
-        ));
-    }
-    let free = manager.low_space? >> 20;
-    Some(format!(
-        "disk {name} is low on space, {free} MiB free: {name} takes no writes and neither leads nor votes. next: free space beside its data, or enlarge its disk"
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_newcomer_that_knows_no_cluster_yet_does_not_call_its_quorum_lost() {
-        let answer = ClusterStatus { leaderless_ms: 140, ..ClusterStatus::default() };
-        assert_eq!(health(&answer, &Status::default(), false, false), Health::Degraded);
-        assert_eq!(tolerance(&answer, 5), "");
-        assert!(advice(&answer)[0].contains("--manager HOST:PORT"));
-    }
-
-    /// Managers n1, n2, ... as `(seat, reachable)`.
-    fn said(managers: &[(&str, bool)], max_voters: usize) -> String {
-        let voters = managers.iter().filter(|(seat, _)| *seat == "voter").count();
-        let alive = managers.iter().filter(|(seat, reachable)| *seat == "voter" && *reachable).count();
-        let managers = managers
-            .iter()
-            .enumerate()
-            .map(|(index, (seat, reachable))| ManagerStatus {
-                name: format!("n{}", index + 1),
-                raft_id: index as u64 + 1,
-                seat: (*seat).into(),
-                reachable: *reachable,
-                ..ManagerStatus::default()
-            })
-            .collect();
-        let fault_tolerance = i64::try_from(alive).unwrap() - i64::try_from(voters / 2 + 1).unwrap();
-        tolerance(&ClusterStatus { voters, managers, fault_tolerance, ..ClusterStatus::default() }, max_voters)
-    }
-
-    #[test]
-    fn what_would_raise_the_tolerance_is_said() {
-        let (voter, standby) = (("voter", true), ("standby", true));
-        for (managers, said_is) in [
-            (&[voter][..], "tolerates no loss: join two more managers to tolerate one"),
-            (&[voter, ("lost", false), ("lost", false)], "tolerates no loss: join two more managers to tolerate one"),
-            (&[voter, standby], "tolerates no loss: join one more manager to tolerate one"),
-            (
-                &[voter, ("standby", false)],
-                "tolerates no loss: start n2 again and join one more manager to tolerate one",
-            ),
-            (&[voter, standby, ("joining", false)], "tolerates no loss: start n3 again to tolerate one"),
-            (
-                &[voter, standby, standby],
-                "tolerates no loss: it tolerates one once n2 and n3 are caught up and have their seats",
-            ),
-            (&[voter, voter, voter], "tolerates one loss: join two more managers to tolerate two"),
-            (&[voter, voter, ("voter", false)], "tolerates no loss: start n3 again to tolerate one"),
-            (&[voter, voter, ("voter", false), standby], "tolerates no loss: start n3 again to tolerate one"),
-            (&[voter, voter, voter, standby], "tolerates one loss: join one more manager to tolerate two"),
-            (
-                &[voter; 5],
-                "tolerates two losses: five voters are the most that this cluster takes; further managers stand by",
-            ),
-        ] {
-            assert_eq!(said(managers, 5), said_is);
-        }
-        assert_eq!(said(&[voter, ("voter", false), ("voter", false)], 5), "", "the runbook says it");
-    }
-
-    #[test]
-    fn a_missing_manager_is_told_with_its_silence() {
-        let missing = ManagerStatus {
-            name: "n3".into(),
-            address: "10.0.0.3:4701".into(),
-            seat: "voter".into(),
-            silent_ms: Some(12_400),
-            ..ManagerStatus::default()
-        };
-        let mut status = ClusterStatus { managers: vec![missing], ..ClusterStatus::default() };
-        assert_eq!(advice(&status)[0], "missing  n3 10.0.0.3:4701 silent 12s (voter)");
-        status.managers[0].silent_ms = None;
-        assert_eq!(advice(&status)[0], "missing  n3 10.0.0.3:4701 not heard of yet (voter)");
     }
 }

@@ -126,10 +126,7 @@ impl Service {
             );
         };
         if !authorize::allowed(*asker, &kind) {
-            return failure(
-                api::Code::Denied,
-                "this identity may not do that; use an operator's identity file. Nothing was done",
-            );
+            return failure(api::Code::Denied, authorize::denied(*asker));
         }
         let patience = Duration::from_millis(request.deadline_ms).min(Duration::from_secs(600));
         match self.answer(asker, kind, Instant::now() + patience).await {

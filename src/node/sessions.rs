@@ -216,6 +216,8 @@ pub(super) async fn serve(service: Arc<Service>, caller: Caller, session: Sessio
     let (number, kick) = service.workers.table.begin(node);
     let mut registration = Registration { table: &service.workers.table, node, number, silent: Duration::ZERO };
     tracing::debug!(%node, "session");
+    let (noting, version, software) = (Arc::clone(&service), opened.command_version, opened.software.clone());
+    tokio::spawn(async move { noting.note_program(node, version, &software).await });
     let feed = Box::pin(Feed::new(&service, node, opened));
     let end = tokio::select! {
         end = run(feed, &mut sender, &mut receiver, &service) => end,

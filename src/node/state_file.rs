@@ -95,8 +95,7 @@ impl StateFile {
             .map_err(|error| StartError::Disk(format!("{} cannot be written: {error}", path(layout).display())))
     }
 
-    #[cfg(feature = "manager")]
-    fn remove(layout: &Layout) -> Result<(), StartError> {
+    pub(super) fn remove(layout: &Layout) -> Result<(), StartError> {
         files::remove(&path(layout))
             .map_err(|error| StartError::Disk(format!("{} cannot be removed: {error}", path(layout).display())))
     }
@@ -119,6 +118,24 @@ impl StateFile {
 
     pub(crate) fn lineage_list(&self) -> Lineage {
         Lineage::from_slice(&self.lineage).unwrap_or_default()
+    }
+
+    /// The same as a manager keeps it in its store.
+    #[cfg(feature = "manager")]
+    pub(crate) fn as_facts(&self) -> super::facts::Facts {
+        super::facts::Facts {
+            stage: Stage::Ready.into(),
+            cluster_id: self.cluster_id.clone(),
+            lineage: self.lineage.clone(),
+            node_id: self.node_id.clone(),
+            raft_id: self.raft_id,
+            store_id: self.store_id.clone(),
+            name: self.name.clone(),
+            listen: self.listen.clone(),
+            advertise: self.advertise.clone(),
+            seed: self.seed.clone(),
+            managers: self.managers.clone(),
+        }
     }
 
     /// The name, or the node id where there is none.
@@ -172,23 +189,8 @@ pub(crate) fn settle(layout: &Layout) -> Result<Settled, StartError> {
 
 #[cfg(feature = "manager")]
 fn as_manager(layout: &Layout, file: &StateFile) -> Result<Settled, StartError> {
-    use super::facts::Facts;
-
     let store = super::directory::open_store(layout)?;
-    let facts = Facts {
-        stage: Stage::Ready.into(),
-        cluster_id: file.cluster_id.clone(),
-        lineage: file.lineage.clone(),
-        node_id: file.node_id.clone(),
-        raft_id: file.raft_id,
-        store_id: file.store_id.clone(),
-        name: file.name.clone(),
-        listen: file.listen.clone(),
-        advertise: file.advertise.clone(),
-        seed: file.seed.clone(),
-        managers: file.managers.clone(),
-    };
-    facts.save(&*store.meta)?;
+    file.as_facts().save(&*store.meta)?;
     drop(store);
     StateFile::remove(layout)?;
     Ok(Settled::Store)

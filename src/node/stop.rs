@@ -71,7 +71,7 @@ impl std::fmt::Display for StopReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Asked => f.write_str("stopped as asked"),
-            Self::Removed => f.write_str("this node was removed from the cluster; to come back it joins with a token"),
+            Self::Removed => f.write_str("this node was removed from the cluster, and its directory stays as it is. To come back it joins anew: `quorate join` into another directory, or `quorate join --replace --token TOKEN --manager HOST:PORT` from this one"),
             Self::Superseded(why) => f.write_str(why),
             Self::Damaged(why) => write!(
                 f,

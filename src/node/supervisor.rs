@@ -4,9 +4,8 @@
 //! hold stays the same while the node is promoted or demoted. Never decides a role: the cluster does, and the directory
 //! says what was decided.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +13,10 @@ use quorate_transport::api;
 use tokio::sync::watch;
 
 use super::builder::{NodeBuilder, Prepared, off_thread};
+use super::departed;
 use super::directory::{check_access, resolve};
 use super::facts::Layout;
+use super::lock::lock;
 use super::newcomer::prepared_of;
 #[cfg(feature = "manager")]
 use super::running::Manager;
@@ -99,36 +100,6 @@ pub(super) enum Stop {
     Now,
 }
 
-/// One process in a worker's directory, or in one that changes roles; a manager's store has a lock of its own.
-fn lock(layout: &Layout) -> Result<File, StartError> {
-    let failed = |error: std::io::Error| {
-        StartError::Directory(format!("{} cannot be locked: {error}. Nothing was changed", layout.root().display()))
-    };
-    let path = layout.root().join("node.lock");
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => {
-            // For people who meet the lock.
-            file.set_len(0).map_err(failed)?;
-            file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0).map_err(failed)?;
-            Ok(file)
-        }
-        Err(TryLockError::WouldBlock) => Err(StartError::InUse(format!(
-            "{} is in use by process {}. Nothing was changed; stop the running node first, or talk to it with --data-dir",
-            layout.root().display(),
-            std::fs::read_to_string(&path).unwrap_or_default().trim()
-        ))),
-        Err(TryLockError::Error(error)) => Err(failed(error)),
-    }
-}
-
 /// Checks and settles the directory; the lock is held until the node ends.
 fn open(builder: &NodeBuilder) -> Result<(Option<File>, Settled, Work), StartError> {
     let layout = Layout::new(&builder.directory);
@@ -139,6 +110,10 @@ fn open(builder: &NodeBuilder) -> Result<(Option<File>, Settled, Work), StartErr
     }
     let known = layout.root().join("node.state").exists() || layout.store().exists();
     let held = if known { Some(lock(&layout)?) } else { None };
+    if held.is_some() {
+        // Whether it still is one that was removed, it is told anew.
+        departed::forget(&layout);
+    }
     let settled = settle(&layout)?;
     if let Settled::HalfJoined = settled {
         return Err(StartError::Directory(format!(
@@ -195,8 +170,9 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     let current = watch::Sender::new(Some(runtime));
     let (stop, stopping) = watch::channel(Stop::No);
     let (stopped_out, stopped) = watch::channel(None);
-    let way = NodeWay::new(current.subscribe());
+    let way = NodeWay::new(current.subscribe(), stopped.clone());
     let client = way.client()?;
+    let (named, layout) = (prepared.clone(), Layout::new(&builder.directory));
     let inner =
         Inner { prepared, client: client.clone(), current: current.subscribe(), work: work.clone(), stop, stopped };
     let ending = work.clone();
@@ -209,6 +185,9 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
                 Ok(runtime) => runtime.block_on(supervisor.run()),
                 Err(error) => StopReason::Bug(format!("cannot start a runtime: {error}")),
             };
+            if reason == StopReason::Removed {
+                departed::note(&layout, &named);
+            }
             drop(held);
             ending.end();
             stopped_out.send_replace(Some(reason));

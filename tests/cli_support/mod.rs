@@ -96,6 +96,25 @@ pub fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// A command on a node's own machine.
+pub fn on(node: &Node, arguments: &[&str]) -> Said {
+    quorate(&[arguments, &["--data-dir", node.dir()]].concat())
+}
+
+/// Managers n1, n2, ..., each in its seat where the number is odd.
+pub fn managers(place: &Path, count: usize) -> Vec<Node> {
+    let mut nodes = vec![Node::init(place, "n1")];
+    nodes[0].run();
+    for number in 2..=count {
+        let mut node = Node::join(place, &format!("n{number}"), &nodes[0]);
+        node.run();
+        nodes.push(node);
+    }
+    let seats = if count.is_multiple_of(2) { count - 1 } else { count };
+    eventually("all have their seats", || (nodes[0].status()["voters"] == seats).then_some(()));
+    nodes
+}
+
 /// A node's directory, prepared, and its process while it runs.
 pub struct Node {
     pub directory: PathBuf,
@@ -123,14 +142,24 @@ impl Node {
     }
 
     pub fn join(place: &Path, name: &str, first: &Self) -> Self {
-        let token = quorate(&["token", "show", "manager", "--data-dir", first.dir()]).exits(0);
-        let token = token.stdout.lines().next_back().unwrap().to_owned();
+        Self::join_as("manager", place, name, first)
+    }
+
+    /// As manager or worker.
+    pub fn join_as(role: &str, place: &Path, name: &str, first: &Self) -> Self {
+        let token = first.token(role);
         let directory = place.join(name);
         let path = directory.to_str().unwrap();
         let base = ["join", "--data-dir", path, "--listen", "127.0.0.1:0", "--name", name, "--json"];
         let joined = quorate(&[&base[..], &["--token", &token, "--manager", &first.address]].concat()).exits(0);
         let address = joined.json()["address"].as_str().unwrap().to_owned();
         Self { directory, address, child: None, ready: String::new() }
+    }
+
+    /// The standing token of a role, as this running manager shows it.
+    pub fn token(&self, role: &str) -> String {
+        let said = quorate(&["token", "show", role, "--data-dir", self.dir()]).exits(0);
+        said.stdout.lines().next_back().unwrap().to_owned()
     }
 
     pub fn dir(&self) -> &str {
@@ -194,14 +223,24 @@ impl Node {
         child.wait().unwrap();
     }
 
+    /// It ends by itself; answers the exit code.
+    #[track_caller]
+    pub fn ends(&mut self) -> Option<i32> {
+        let mut child = self.child.take().unwrap();
+        eventually("the node stops", || child.try_wait().unwrap()).code()
+    }
+
+    /// What it logged since it was started last.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.with_extension("log")).unwrap()
+    }
+
     /// SIGTERM; answers the exit code.
     #[track_caller]
     pub fn terminate(&mut self) -> Option<i32> {
         let sent = Command::new("sh").args(["-c", &format!("kill -TERM {}", self.pid())]).status().unwrap();
         assert!(sent.success());
-        let mut child = self.child.take().unwrap();
-        let status = eventually("the node stops", || child.try_wait().unwrap());
-        status.code()
+        self.ends()
     }
 
     pub fn status(&self) -> Value {

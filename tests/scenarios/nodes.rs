@@ -220,15 +220,15 @@ async fn only_who_is_down_is_removed_without_force() {
     let refused = nodes.remove(&standby.name).await.unwrap_err();
     assert_eq!(rule(&refused), Some(Rule::NodeReady), "{refused}");
     says(&refused, &[&standby.name, "is ready", "--force", "quorate leave", "Nothing was changed"]);
-    // When it is gone, its removal is recorded, and is not taken back.
+    // When it is gone, its removal is recorded, and no other wish but a promotion stands against it.
     let index = cluster.running().into_iter().find(|index| cluster.node(*index).name() == standby.name).unwrap();
     cluster.kill(index).await;
     let nodes = cluster.any().client().nodes();
     let outcome =
         eventually("it is seen to be down", || async { nodes.remove(&standby.name).detached().await.ok() }).await;
     assert!(outcome.changed);
-    // (It may be gone by now: then there is nobody to promote.)
-    let refused = nodes.promote(&standby.id).await.unwrap_err();
+    // (It may be gone by now: then there is nobody to demote.)
+    let refused = nodes.demote(&standby.id).await.unwrap_err();
     assert!(rule(&refused) == Some(Rule::BeingRemoved) || matches!(refused, Error::NotFound(_)), "{refused}");
     cluster.stop().await;
 }
@@ -256,8 +256,11 @@ async fn a_nodes_own_certificate_shows_it_itself_and_nothing_else() {
     let cluster = Cluster::of(3).await;
     let identity = Identity::load(&cluster.members[1].directory.join("node.id")).unwrap();
     let client = Client::connect(cluster.addresses(), identity).await.unwrap();
-    assert_eq!(client.nodes().inspect("m1").await.unwrap().name, "m2", "whomever it asks for, it sees itself");
+    let itself = client.nodes().inspect("m2").await.unwrap();
+    assert_eq!(client.nodes().inspect(&itself.id).await.unwrap().name, "m2");
     for refused in [
+        client.nodes().inspect("m1").await.map(drop),
+        client.nodes().inspect("nobody").await.map(drop),
         client.nodes().list().await.map(drop),
         client.nodes().promote("m1").await.map(drop),
         client.nodes().remove("m1").forced().detached().await.map(drop),

@@ -352,7 +352,7 @@ async fn old_managers_started_together_are_fenced_and_come_back_with_a_token() {
     for index in &old {
         let before = inspect(&cluster.members[*index].directory).unwrap();
         let without = cluster.builder_of(*index).rejoin(managers.clone()).await.unwrap_err();
-        says(&without, &["--token", "Nothing was changed"]);
+        says(&without, &["is fenced", "--token", "Nothing in it was changed"]);
         let prepared = cluster.builder_of_as_recorded(*index).replace(&token, managers.clone()).await.unwrap();
         assert!(prepared.raft_id > 1 << 32, "{prepared:?}");
         assert_eq!((prepared.node_id, prepared.name), (before.node_id, before.name));

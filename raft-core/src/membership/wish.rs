@@ -65,6 +65,24 @@ pub enum WishRefused {
     },
 }
 
+impl WishRefused {
+    /// The same of a wish that is recorded and cannot be fulfilled yet: what it waits for.
+    fn waiting(self) -> String {
+        match self {
+            Self::LastVoter { .. } => "waits for another manager: as the last voter it can only hand its seat on. Start a manager that is down, or join or promote one; once that has caught up, the seat moves".to_owned(),
+            Self::EndsFaultTolerance { from, to } => format!(
+                "waits for another manager to take its seat: without one {to} of {from} voters would be left, and no loss would be survived any more. Join or promote one (or label a worker quorate.manager=yes), or ask again with --force"
+            ),
+            Self::QuorumAtRisk { reachable, needed } => no_majority(reachable, needed),
+            Self::EvenMaxVoters(refused) => refused.to_string(),
+        }
+    }
+}
+
+fn no_majority(reachable: usize, needed: usize) -> String {
+    format!("waits for a majority: {reachable} voters reachable, {needed} needed")
+}
+
 /// Members planned for at most until a view comes to rest: each change moves at least one, and none moves twice.
 const CHANGES_MAX: usize = 64;
 
@@ -258,6 +276,11 @@ fn waits_for_a_seat(seats: &Seats<'_>, view: &SeatView, policy: &SeatPolicy, tar
 }
 
 impl Outlook {
+    /// Whether nothing happens until somebody does something, or somebody else arrives.
+    pub const fn waits_for_somebody(&self) -> bool {
+        matches!(self, Self::WaitsFor(_) | Self::WaitsForWorker | Self::NoQuorum { .. } | Self::Stuck(_))
+    }
+
     /// In words, with names for raft ids.
     pub fn text(&self, name: impl Fn(RaftId) -> String) -> String {
         let steps = |change: &SeatChange| {
@@ -292,10 +315,8 @@ impl Outlook {
                 "lost, and nobody can take its seat: join or promote a manager, or label a worker quorate.manager=yes"
                     .to_owned()
             }
-            Self::NoQuorum { reachable, needed } => {
-                format!("waits for a majority: {reachable} voters reachable, {needed} needed")
-            }
-            Self::Stuck(refused) => refused.to_string(),
+            Self::NoQuorum { reachable, needed } => no_majority(*reachable, *needed),
+            Self::Stuck(refused) => refused.waiting(),
         }
     }
 }

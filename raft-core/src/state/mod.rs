@@ -42,6 +42,8 @@
 //! A sum over all live records, the replay table and the system records; see [`scan_hash`]. The digest right after each
 //! revision's command is the same on every member however it got there ([`Machine::hashes`]).
 
+#[cfg(feature = "consensus")]
+mod beginning;
 mod check;
 pub mod contract;
 mod execute;
@@ -57,12 +59,12 @@ mod snapshot;
 mod stored;
 mod trim;
 
+#[cfg(feature = "consensus")]
+pub(crate) use beginning::{beginning, found_record};
 pub use check::{check_range, check_txn};
 pub use found::{FOUNDED, Founded, Founding, found};
 pub use hash::scan_hash;
 pub use machine::Machine;
 pub use recovered::{COUNTER_JUMP, REVISION_JUMP};
-#[cfg(feature = "consensus")]
-pub(crate) use recovered::{beginning, found_record};
 pub use snapshot::{SNAPSHOT_VERSION, SnapshotError, SnapshotReader, SnapshotWriter};
 pub use trim::Trimmed;

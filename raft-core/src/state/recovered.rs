@@ -1,26 +1,24 @@
-//! What the first and the last act of a force-new-cluster do to the state (design section 6, points 2 and 3).
+//! What the last act of a force-new-cluster does to the state (design section 6, points 2 and 3).
 //!
-//! Owns the records that begin one, who is lost, which raft ids are burnt, and how far the counters jump. Never decides whether the act counts: the
-//! machine knows which recovery was begun. Called by the machine at apply, and by the rehearsal of a recovery.
+//! Owns who is lost, which raft ids are burnt, and how far the counters jump. Never decides whether the act counts: the
+//! machine knows which recovery was begun ([`super::beginning`]). Called by the machine at apply.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use prost::Message;
+use prost::Message as _;
 
 use crate::command::Recovered;
-use crate::id::{Lineage, NodeId, RaftId};
+use crate::id::RaftId;
 use crate::keyspace::Section;
-use crate::log::Configuration;
 use crate::membership::record::{ClusterRecord, NodeRecord, Role};
-use crate::ports::{StateRead, StoreResult, Visit, WriteSet};
+use crate::ports::{StoreResult, Visit};
 use crate::state::check::malformed;
 use crate::state::contract::Refusal;
 use crate::state::execute::{Change, Pending, Present};
-use crate::state::hash::Lanes;
 use crate::state::layout;
-use crate::state::read::{self, removed_key};
-use crate::state::stored::{StoredConfiguration, StoredRecovery, decode};
+use crate::state::read::removed_key;
+use crate::state::stored::decode;
 
 /// How far the revision jumps: further than any lost manager can have written.
 pub const REVISION_JUMP: u64 = 1_000_000_000_000;
@@ -110,44 +108,4 @@ pub(crate) fn changes(
         .map(|(key, value)| present.change(key, value.as_deref(), revision))
         .collect::<StoreResult<_>>()
         .map(Ok)
-}
-
-/// Who `node` is, for the survivor's record.
-pub(crate) fn found_record(now: Option<&NodeRecord>, id: NodeId, template: &NodeRecord) -> NodeRecord {
-    let mut found = now.cloned().unwrap_or_else(|| template.clone());
-    found.id = Bytes::copy_from_slice(id.as_bytes());
-    found.store_id.clone_from(&template.store_id);
-    found
-}
-
-/// The records that begin a recovery: the configuration {`own`} under the next number, and the longer lineage. The state
-/// hash follows them.
-///
-/// # Errors
-/// Those of the store; `Corrupt` for a record that cannot be read.
-pub(crate) fn beginning(view: &dyn StateRead, own: RaftId, lineage: &Lineage) -> StoreResult<WriteSet> {
-    let status = read::status(view)?;
-    let mut progress = read::progress(view)?.unwrap_or_default();
-    let number = status.configuration_number + 1;
-    let alone = Configuration { voters: vec![own], ..Configuration::default() };
-    let before = match view.get(layout::SYSTEM_RECOVERY)? {
-        Some(bytes) => decode::<StoredRecovery>(layout::SYSTEM_RECOVERY, &bytes)?,
-        None => StoredRecovery::default(),
-    };
-    let recovery = StoredRecovery { begun: lineage.to_bytes().into(), configuration_number: number, ..before };
-    let mut lanes = Lanes::from_digest(&status.hash);
-    let mut writes = WriteSet::default();
-    for (key, record) in [
-        (layout::SYSTEM_CONFIGURATION, StoredConfiguration::new(&alone, number).encode_to_vec()),
-        (layout::SYSTEM_RECOVERY, recovery.encode_to_vec()),
-    ] {
-        if let Some(old) = view.get(key)? {
-            lanes.remove(Lanes::of(key, &old));
-        }
-        lanes.add(Lanes::of(key, &record));
-        writes.put(key, record);
-    }
-    progress.hash = Bytes::copy_from_slice(&lanes.digest());
-    writes.put(layout::META_PROGRESS, progress.encode_to_vec());
-    Ok(writes)
 }

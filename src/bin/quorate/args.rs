@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::args_kv::Kv;
 use crate::args_membership::{Leave, NodeVerb, PolicyVerb, Token};
+use crate::args_node::{Init, Inspect, Join, Recover, Run};
 
 const ABOUT: &str = "\
 quorate: a manager quorum with a replicated key-value store, over QUIC.
@@ -49,15 +51,27 @@ pub(crate) struct Global {
     /// The directory of a node on this machine
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// How long to wait for an answer: 10, 2s, 500ms, 1m
-    #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = duration)]
-    pub(crate) timeout: Duration,
+    /// How long to wait for an answer: 10, 2s, 500ms, 1m [default: 10s]
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
+    timeout: Option<Duration>,
     /// Answer as one JSON document on stdout
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// Colours; auto: on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_name = "auto|never|always", value_enum, default_value_t = When::Auto, hide_possible_values = true)]
     pub(crate) color: When,
+}
+
+impl Global {
+    /// How long to wait for an answer.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(quorate::config::REQUEST_DEADLINE)
+    }
+
+    /// How long to wait until a wish is fulfilled: as that wish says, else as for anything, where that is said.
+    pub(crate) fn patience(&self, wait: Option<Duration>) -> Duration {
+        wait.or(self.timeout).unwrap_or(quorate::config::CHANGE_PATIENCE)
+    }
 }
 
 /// When to colour.
@@ -86,7 +100,7 @@ Example:
     #[command(after_help = "\
 The token pins the cluster's CA: a manager of another cluster is not trusted. It is visible to other users of this \
 machine while the command runs; give it as `@FILE` or `-` (stdin) to avoid that.
-A join that was cut off or refused is finished by the same command, with what was wrong put right.
+A join that was refused leaves nothing behind; one that was cut off is finished by the same command.
 
 Example:
   quorate token show manager --data-dir /var/lib/quorate | tail -1 > token   # on n1
@@ -95,7 +109,7 @@ Example:
   quorate run --data-dir /var/lib/quorate
   quorate join --data-dir /var/lib/quorate --name w1 --token @worker-token --manager 10.0.0.1:4701   # a worker
   quorate join --replace --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # store damaged
-  quorate join --replace --token @token --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # fenced")]
+  quorate join --replace --token @token --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # fenced, or removed")]
     Join(Join),
     /// Run a prepared node in the foreground
     #[command(after_help = "\
@@ -114,7 +128,8 @@ Example:
     /// Show health, what to do, and every manager; needs no quorum
     #[command(after_help = "\
 Answers from the manager asked, also without a quorum. Exits 0 whenever a manager answered; scripts read `health`.
-With --data-dir of a worker, the worker answers for itself: its session, its items.
+With --data-dir of a worker, the worker answers for itself: its session, its items. A stopped directory that was fenced, or
+whose node was removed, says so.
 
 Example:
   quorate status --data-dir /var/lib/quorate
@@ -143,8 +158,9 @@ Example:
     /// Take this machine's node out of the cluster, for ever
     #[command(after_help = "\
 Asks over the local socket of the running node. A manager gives up its seat first; when it has left, it stops. Refused for the
-last voter, and where it would end fault tolerance (--force lifts that). The directory stays; to come back, the node joins
-anew from another one.
+last voter, and where it would end fault tolerance (--force lifts that). As long as it waits for something, `quorate node
+promote NODE` takes it back. The directory stays; to come back, the node joins anew: from another directory, or from this one
+with `join --replace --token`.
 
 Example:
   quorate leave --data-dir /var/lib/quorate")]
@@ -195,7 +211,7 @@ Example:
     Inspect(Inspect),
     /// When a majority of the managers is lost for good: go on from this stopped manager alone (force-new-cluster)
     #[command(after_help = "\
-Run --dry-run on every manager that is left: the best survivor has the newest generation, then the highest last term, then
+Run --dry-run on every manager that is left (exit code 1: recover would be refused): the best survivor has the newest generation, then the highest last term, then
 the highest last index; voter or standby does not matter. Then stop the best one's process and recover from its directory.
 Everything on its disk is kept, also what is above its commit index. A write that only lost managers had acknowledged is
 gone. The other managers are fenced when they meet this one, and come back with `join --replace`.
@@ -207,113 +223,6 @@ Example:
   quorate recover --data-dir /var/lib/quorate
   quorate run --data-dir /var/lib/quorate")]
     Recover(Recover),
-}
-
-/// Options of a node that runs on.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct LogOptions {
-    /// What to log to stderr: a level, or a filter such as quorate=debug,warn (raft=debug: the library below)
-    #[arg(long, value_name = "FILTER", env = "QUORATE_LOG", default_value = "info")]
-    pub(crate) log: String,
-    /// Log as JSON lines
-    #[arg(long)]
-    pub(crate) log_json: bool,
-}
-
-/// `init`.
-#[derive(Debug, Args)]
-pub(crate) struct Init {
-    /// Where this node listens (UDP), for example 10.0.0.1:4701 or [::]:4701
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) listen: Option<String>,
-    /// Where the others reach it, if that is not the address it listens on
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) advertise: Option<String>,
-    /// A name for people; the node id when not given
-    #[arg(long)]
-    pub(crate) name: Option<String>,
-    /// Go on as `run` does; on a directory that is prepared already, just run (what contradicts it is refused)
-    #[arg(long)]
-    pub(crate) run: bool,
-    #[command(flatten)]
-    pub(crate) log: LogOptions,
-}
-
-/// `join`.
-#[derive(Debug, Args)]
-pub(crate) struct Join {
-    /// Where this node listens (UDP), for example 10.0.0.2:4701 or [::]:4701
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) listen: Option<String>,
-    /// Where the others reach it, if that is not the address it listens on
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) advertise: Option<String>,
-    /// A name for people; the node id when not given
-    #[arg(long)]
-    pub(crate) name: Option<String>,
-    /// The join token, or @FILE, or - for stdin
-    #[arg(long, value_name = "TOKEN|@FILE|-", required_unless_present = "replace")]
-    pub(crate) token: Option<String>,
-    /// Come back with a fresh store under a new raft id; the old store is moved aside, not deleted. Without --token, by the
-    /// node's own certificate, when the store is damaged or gone; with --token also when the cluster has left this manager
-    /// behind: lost or fenced by a recovery, or removed. Name and address stay as recorded
-    #[arg(long, conflicts_with_all = ["name", "run"])]
-    pub(crate) replace: bool,
-    /// Managers of the cluster, comma separated; one that answers is enough
-    #[arg(long = "manager", value_name = "HOST:PORT[,..]", value_delimiter = ',', required = true)]
-    pub(crate) managers: Vec<String>,
-    /// Go on as `run` does; on a directory that is prepared already, just run (what contradicts it is refused)
-    #[arg(long)]
-    pub(crate) run: bool,
-    #[command(flatten)]
-    pub(crate) log: LogOptions,
-}
-
-/// `run`.
-#[derive(Debug, Args)]
-pub(crate) struct Run {
-    /// Further managers to try, when the known addresses no longer hold
-    #[arg(long = "manager", value_name = "HOST:PORT[,..]", value_delimiter = ',')]
-    pub(crate) managers: Vec<String>,
-    /// Recover first (see `quorate recover`), when the directory is of exactly this generation; beyond it, just run
-    #[arg(long, value_name = "GENERATION")]
-    pub(crate) force_new_cluster: Option<u64>,
-    /// With --force-new-cluster: where this manager is reached from now on, if not as before
-    #[arg(long, value_name = "HOST:PORT", requires = "force_new_cluster", conflicts_with = "advertise")]
-    pub(crate) address: Option<String>,
-    /// With --force-new-cluster: also when other managers are alive or hold more
-    #[arg(long, requires = "force_new_cluster")]
-    pub(crate) despite_peers: bool,
-    /// Where this node listens from now on (UDP), if it has moved
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) listen: Option<String>,
-    /// Where the others reach it from now on, if it has moved and that is not the address it listens on
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) advertise: Option<String>,
-    #[command(flatten)]
-    pub(crate) log: LogOptions,
-}
-
-/// `inspect`.
-#[derive(Debug, Args)]
-pub(crate) struct Inspect {
-    /// Every Raft configuration in the directory: both halves, index, term, and whether it took effect
-    #[arg(long)]
-    pub(crate) configurations: bool,
-}
-
-/// `recover`.
-#[derive(Debug, Args)]
-pub(crate) struct Recover {
-    /// Only say what would be kept and what speaks against it; reads only
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// Where this manager is reached from now on, if not as before
-    #[arg(long, value_name = "HOST:PORT")]
-    pub(crate) address: Option<String>,
-    /// Also when other managers are alive or hold more: they are fenced, and what only they hold is lost
-    #[arg(long)]
-    pub(crate) despite_peers: bool,
 }
 
 /// `assign`.
@@ -336,6 +245,8 @@ Example:
     },
     /// Take an item from a node
     #[command(after_help = "\
+An item that the node does not have is said so, and is no error.
+
 Example:
   quorate assign rm w1 web.1 --data-dir /var/lib/quorate")]
     Rm {
@@ -352,145 +263,6 @@ Example:
         /// The node: its name or its id
         node: String,
     },
-}
-
-/// `kv`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Kv {
-    /// Write one key
-    #[command(after_help = "\
-VALUE is text, `-` for stdin, or `@FILE`; with --literal it is taken as it stands. Up to 1 MiB.
-A write that got no answer exits 4: it may have been done; read the key.
-
-Example:
-  quorate kv put app/config @config.yaml --data-dir /var/lib/quorate
-  echo hello | quorate kv put greeting - --connect 10.0.0.1:4701 --identity operator.id")]
-    Put(Put),
-    /// Read one key
-    #[command(after_help = "\
-Prints the value and nothing else. An absent key exits 1.
-Linearizable: it sees every write that was acknowledged before it began. With --serializable the asked manager answers \
-from what it has, without a quorum, and may be behind. It says by how much at most, on stderr or as `age_ms`: every write \
-that was acknowledged longer ago is in it (null: not known, it has not heard from a quorum since it was started).
-
-Example:
-  quorate kv get app/config --data-dir /var/lib/quorate > config.yaml")]
-    Get(Get),
-    /// List keys in order
-    #[command(after_help = "\
-All pages are read at one revision. With --limit, the last line says how to go on: --after KEY --revision R.
---keys-only prints one key a line, for scripts: control characters, backslashes and bytes that are no text are escaped \
-(\\n, \\u{1b}, \\\\, \\xff), with --raw printed as they are. --json is exact in any case.
-
-Example:
-  quorate kv ls --prefix app/ --keys-only --data-dir /var/lib/quorate
-  quorate kv ls --prefix app/ --count --data-dir /var/lib/quorate")]
-    Ls(Ls),
-    /// Remove one key, or all with a prefix
-    #[command(after_help = "\
-Says how many keys were removed; none is not an error.
-
-Example:
-  quorate kv del app/config --data-dir /var/lib/quorate
-  quorate kv del --prefix app/ --data-dir /var/lib/quorate")]
-    Del(Del),
-    /// Write one key only if it is as expected (compare and set)
-    #[command(after_help = "\
-When it does not match, nothing is written, the exit code is 1, and the message says the current revision.
-
-Example:
-  quorate kv cas lock me --expect-absent --data-dir /var/lib/quorate
-  quorate kv cas app/config @new.yaml --expect-revision 42 --data-dir /var/lib/quorate")]
-    Cas(Cas),
-}
-
-/// `kv put`.
-#[derive(Debug, Args)]
-pub(crate) struct Put {
-    /// The key, up to 4 KiB
-    pub(crate) key: String,
-    /// The value: text, - for stdin, or @FILE
-    #[arg(allow_hyphen_values = true)]
-    pub(crate) value: String,
-    /// Take VALUE as it stands, also when it is - or begins with @
-    #[arg(long)]
-    pub(crate) literal: bool,
-}
-
-/// `kv get`.
-#[derive(Debug, Args)]
-pub(crate) struct Get {
-    /// The key
-    pub(crate) key: String,
-    /// Read as of this revision
-    #[arg(long, value_name = "N")]
-    pub(crate) revision: Option<u64>,
-    /// Let the asked manager answer alone: no quorum needed, may be behind
-    #[arg(long)]
-    pub(crate) serializable: bool,
-}
-
-/// `kv ls`.
-#[derive(Debug, Args)]
-pub(crate) struct Ls {
-    /// Only keys that begin with this
-    #[arg(long, default_value = "", hide_default_value = true)]
-    pub(crate) prefix: String,
-    /// At most so many
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) limit: Option<u64>,
-    /// Go on behind this key
-    #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
-    pub(crate) after: String,
-    /// Leave the values out
-    #[arg(long)]
-    pub(crate) keys_only: bool,
-    /// With --keys-only: print keys as they are, also what a terminal takes for a command
-    #[arg(long, requires = "keys_only")]
-    pub(crate) raw: bool,
-    /// Only say how many there are
-    #[arg(long, conflicts_with_all = ["limit", "keys_only", "after"])]
-    pub(crate) count: bool,
-    /// Read as of this revision
-    #[arg(long, value_name = "N")]
-    pub(crate) revision: Option<u64>,
-    /// Let the asked manager answer alone: no quorum needed, may be behind
-    #[arg(long)]
-    pub(crate) serializable: bool,
-}
-
-/// `kv del`.
-#[derive(Debug, Args)]
-#[command(group(clap::ArgGroup::new("what").required(true).args(["key", "prefix"])))]
-pub(crate) struct Del {
-    /// The key
-    pub(crate) key: Option<String>,
-    /// Every key that begins with this
-    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    pub(crate) prefix: Option<String>,
-}
-
-/// `kv cas`.
-#[derive(Debug, Args)]
-#[command(group(clap::ArgGroup::new("expected").required(true).args(["expect_revision", "expect_absent", "expect_value"])))]
-pub(crate) struct Cas {
-    /// The key
-    pub(crate) key: String,
-    /// The new value: text, - for stdin, or @FILE
-    #[arg(allow_hyphen_values = true)]
-    pub(crate) value: String,
-    /// Take VALUE as it stands, also when it is - or begins with @
-    #[arg(long)]
-    pub(crate) literal: bool,
-    /// The key was last written at this revision (its mod_revision)
-    #[arg(long, value_name = "N")]
-    pub(crate) expect_revision: Option<u64>,
-    /// The key does not exist
-    #[arg(long)]
-    pub(crate) expect_absent: bool,
-    /// The key has exactly this value now
-    #[arg(long, value_name = "VALUE", allow_hyphen_values = true)]
-    pub(crate) expect_value: Option<String>,
 }
 
 /// `leader`.
@@ -550,6 +322,18 @@ mod tests {
         for text in ["", "s", "-1", "10x", "25h", "2d", "0", "1e9", "99999999999999999999"] {
             assert!(duration(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_wish_is_waited_for_as_said_and_else_as_for_any_answer() {
+        let patience = |arguments: &[&str], wait| {
+            let global = Cli::parse_from(["quorate", "status"].iter().chain(arguments)).global;
+            (global.timeout().as_secs(), global.patience(wait).as_secs())
+        };
+        let minute = Some(Duration::from_secs(60));
+        assert_eq!(patience(&[], None), (10, 120));
+        assert_eq!(patience(&["--timeout", "5s"], None), (5, 5));
+        assert_eq!(patience(&["--timeout", "5s"], minute), (5, 60));
     }
 
     #[test]

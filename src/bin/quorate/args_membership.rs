@@ -47,8 +47,8 @@ Example:
     },
     /// Make nodes managers
     #[command(after_help = "\
-Always accepted. A manager gets a seat when the number of voters stays odd with it, else it stands by; the answer says which,
-and what it waits for. A node that is a manager already is said to be one, and that is no error.
+Accepted always but of a node whose program has no manager built in. A manager gets a seat when the number of voters stays odd with it, else it stands by; the answer says which,
+and what it waits for. A node that is a manager already is said to be one, and that is no error. One that is to leave stays by it.
 
 Example:
   quorate node promote n4 n5 --data-dir /var/lib/quorate
@@ -90,7 +90,7 @@ Example:
     /// Remove a node for ever
     #[command(after_help = "\
 Its raft id is never used again. A manager is demoted first, with the same refusals as `node demote`. A node that is not known
-to be down needs --force.
+to be down needs --force. As long as a removal waits for something, `node promote` takes it back.
 
 Example:
   quorate node rm n3 --data-dir /var/lib/quorate
@@ -112,9 +112,9 @@ pub(crate) struct Wait {
     /// Answer as soon as the wish is recorded; it is fulfilled without anybody waiting
     #[arg(long)]
     pub(crate) detach: bool,
-    /// How long to wait until it is fulfilled
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = day, conflicts_with = "detach")]
-    pub(crate) wait: Duration,
+    /// How long to wait until it is fulfilled [default: 2m, or --timeout where that is given]
+    #[arg(long, value_name = "TIME", value_parser = day, conflicts_with = "detach")]
+    pub(crate) wait: Option<Duration>,
 }
 
 /// `node update`.

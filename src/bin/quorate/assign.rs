@@ -22,6 +22,14 @@ pub(crate) async fn run(verb: Assign, global: &Global, output: Output) -> Result
         }
         Assign::Rm { node, item } => {
             let done = target::client(global).await?.assignments().remove(&node, &item).await?;
+            if output.json {
+                let (revision, removed) = (done.revision, done.removed);
+                return output
+                    .document(&json!({ "node": node, "item": item, "revision": revision, "removed": removed }));
+            }
+            if done.removed == 0 {
+                return output.line(&format!("{node} has no item {item}: nothing to take from it"));
+            }
             written(output, &node, &item, "taken from", done.revision)
         }
         Assign::Ls { node } => list(&node, global, output).await,

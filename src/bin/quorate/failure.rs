@@ -44,6 +44,11 @@ impl Failure {
         Self::not_done(exit::REFUSED, "local", message)
     }
 
+    /// A rule says no, by this name.
+    pub(crate) fn refused(kind: &'static str, message: impl Into<String>) -> Self {
+        Self::not_done(exit::REFUSED, kind, message)
+    }
+
     /// There is no such thing.
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::not_done(exit::REFUSED, "not_found", message)

@@ -9,7 +9,8 @@ use data_encoding::BASE64;
 use quorate::{Client, Entry, RangeBuilder, RangePage, compare, operation};
 use serde_json::{Map, Value, json};
 
-use crate::args::{Cas, Del, Get, Global, Kv, Ls, Put};
+use crate::args::Global;
+use crate::args_kv::{Cas, Del, Get, Kv, Ls, Put};
 use crate::failure::Failure;
 use crate::output::{Output, escaped, preview, table};
 use crate::target;

@@ -5,7 +5,9 @@
 
 mod admin;
 mod args;
+mod args_kv;
 mod args_membership;
+mod args_node;
 mod assign;
 mod failure;
 mod foreign;
@@ -24,7 +26,8 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _};
 
-use args::{Cli, Inspect, Leader, Verb, When};
+use args::{Cli, Leader, Verb, When};
+use args_node::Inspect;
 use failure::Failure;
 use output::Output;
 

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{Global, Init, Join, LogOptions, Run};
+use crate::args::Global;
+use crate::args_node::{Init, Join, LogOptions, Run};
 use crate::failure::Failure;
 use crate::output::{Output, table};
 
@@ -83,7 +84,7 @@ pub(crate) async fn init(init: Init, global: &Global, output: Output) -> Result<
 pub(crate) async fn join(join: Join, global: &Global, output: Output) -> Result<(), Failure> {
     let directory = directory(global)?;
     if join.replace {
-        let builder = builder(directory, join.listen, join.advertise, None).patience(global.timeout);
+        let builder = builder(directory, join.listen, join.advertise, None).patience(global.timeout());
         let prepared = match &join.token {
             Some(argument) => Box::pin(builder.replace(&token(argument)?, join.managers)).await?,
             None => builder.rejoin(join.managers).await?,
@@ -91,15 +92,16 @@ pub(crate) async fn join(join: Join, global: &Global, output: Output) -> Result<
         if output.json {
             return output.document(&prepared_json(&prepared));
         }
-        output.line(&format!("came back with a fresh store; {}", described(&prepared)))?;
-        return output.line(&format!(
-            "the old store was moved aside, not deleted. next: quorate run --data-dir {}",
-            directory.display()
-        ));
+        let (how, store) = match prepared.role {
+            NodeRole::Worker => ("as a worker", ""),
+            NodeRole::Manager => ("with a fresh store", "the old store was moved aside, not deleted. "),
+        };
+        output.line(&format!("came back {how}; {}", described(&prepared)))?;
+        return output.line(&format!("{store}next: quorate run --data-dir {}", directory.display()));
     }
     let token = token(join.token.as_deref().unwrap_or_default())?;
     let listen = join.listen.clone();
-    let builder = builder(directory, join.listen, join.advertise, join.name).patience(global.timeout);
+    let builder = builder(directory, join.listen, join.advertise, join.name).patience(global.timeout());
     if join.run {
         let start = Start::OpenOrJoin { token, managers: join.managers };
         return run_on(builder, start, &join.log, output).await;
@@ -274,11 +276,22 @@ pub(crate) fn inspect(global: &Global, output: Output) -> Result<(), Failure> {
     if output.json {
         return output.document(&document);
     }
-    let Value::Object(fields) = document else {
-        return output.line(&document.to_string());
-    };
-    let rows = fields.into_iter().map(|(name, value)| vec![name.replace('_', " "), plain(&value)]).collect();
-    output.line(&table(&["WHAT", "VALUE"], &[], rows))
+    output.line(&inspected(document))
+}
+
+/// What of an inspection is said of a directory without a log and a state.
+const OF_A_WORKER: [&str; 9] =
+    ["cluster_id", "node_id", "name", "role", "generation", "lineage", "listen", "advertise", "ready"];
+
+fn inspected(document: Value) -> String {
+    let Value::Object(fields) = document else { return document.to_string() };
+    let worker = fields.get("role").and_then(Value::as_str) == Some("worker");
+    let rows = fields
+        .into_iter()
+        .filter(|(name, _)| !worker || OF_A_WORKER.contains(&name.as_str()))
+        .map(|(name, value)| vec![name.replace('_', " "), plain(&value)])
+        .collect();
+    table(&["WHAT", "VALUE"], &[], rows)
 }
 
 fn plain(value: &Value) -> String {
@@ -293,6 +306,16 @@ fn plain(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_worker_nothing_is_said_that_only_a_manager_has() {
+        let inspection =
+            |role: &str| json!({ "name": "w1", "role": role, "raft_id": 0, "state_hash": "", "voters": [] });
+        let text = inspected(inspection("worker"));
+        assert_eq!(text.lines().count(), 3, "{text}");
+        assert!(text.contains("w1") && !text.contains("hash"), "{text}");
+        assert_eq!(inspected(inspection("manager")).lines().count(), 6);
+    }
 
     #[test]
     fn a_token_is_taken_from_the_last_line() {

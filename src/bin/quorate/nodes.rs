@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use quorate::membership::{Availability, NodeInfo, NodeList, NodeOutcome, Role, Seat};
+use quorate::status::span;
 use quorate::{Client, Error, NodeChange};
 use serde_json::{Value, json};
 
 use crate::args::Global;
 use crate::args_membership::{AvailabilityWord, Leave, NodeVerb, Update, Wait};
 use crate::failure::Failure;
-use crate::output::{Output, span, table};
+use crate::output::{Output, table};
 use crate::target;
 
 pub(crate) async fn run(verb: NodeVerb, global: &Global, output: Output) -> Result<(), Failure> {
@@ -29,7 +30,8 @@ pub(crate) async fn run(verb: NodeVerb, global: &Global, output: Output) -> Resu
         NodeVerb::Update(update) => self::update(update, global, output).await,
         NodeVerb::Rm { node, force, wait } => {
             let client = target::client(global).await?;
-            let outcome = waited(forced(client.nodes().remove(node), force), &wait, output).await?;
+            let within = global.patience(wait.wait);
+            let outcome = waited(forced(client.nodes().remove(node), force), &wait, within, output).await?;
             answer(&outcome, output, || removed(&outcome))
         }
     }
@@ -55,7 +57,8 @@ async fn list(global: &Global, output: Output) -> Result<(), Failure> {
 fn render(list: &NodeList) -> String {
     let rows = list.nodes.iter().map(row).collect();
     let header = ["NAME", "ID", "ADDRESS", "ROLE", "SEAT", "STATE", "AVAILABILITY", "RAFT ID", "VERSION", "LABELS"];
-    let age = if list.age_ms == 0 { String::new() } else { format!(", {} old", span(list.age_ms)) };
+    let age =
+        if list.age_ms == 0 { String::new() } else { format!(", {} old", span(Duration::from_millis(list.age_ms))) };
     format!("{}\n\nas {} knows it at revision {}{age}", table(&header, &[7], rows), list.answered_by, list.revision)
 }
 
@@ -116,7 +119,10 @@ fn described(node: &NodeInfo) -> String {
         ("version", node.version.clone()),
     ];
     if node.replacement_paused_ms > 0 {
-        rows.push(("replacement", format!("paused for {} of each leadership", span(node.replacement_paused_ms))));
+        rows.push((
+            "replacement",
+            format!("paused for {} of each leadership", span(Duration::from_millis(node.replacement_paused_ms))),
+        ));
     }
     if node.stands_in {
         rows.push(("stands in", "promoted in place of a lost voter".to_owned()));
@@ -132,20 +138,26 @@ fn forced(change: NodeChange, force: bool) -> NodeChange {
     if force { change.forced() } else { change }
 }
 
-/// Sends a wish and waits for it, with its progress on a terminal.
-async fn waited(change: NodeChange, wait: &Wait, output: Output) -> Result<NodeOutcome, Error> {
+/// Sends a wish, and waits for it unless that is not asked for.
+async fn waited(change: NodeChange, wait: &Wait, within: Duration, output: Output) -> Result<NodeOutcome, Error> {
     if wait.detach {
         return change.detached().await;
     }
-    let progress = progress(output);
-    let shown = progress.clone();
-    let change = change.within(wait.wait).watch(move |node| {
-        let outlook = node.outlook.as_deref().unwrap_or("waiting");
-        shown.set_message(format!("{}: {outlook}", node.name));
-    });
+    let (change, progress) = shown(change.within(within), output);
     let outcome = change.await;
     progress.finish_and_clear();
     outcome
+}
+
+/// With its progress on a terminal.
+fn shown(change: NodeChange, output: Output) -> (NodeChange, ProgressBar) {
+    let progress = progress(output);
+    let shown = progress.clone();
+    let change = change.watch(move |node| {
+        let outlook = node.outlook.as_deref().unwrap_or("waiting");
+        shown.set_message(format!("{}: {outlook}", node.name));
+    });
+    (change, progress)
 }
 
 /// A line that moves, where somebody sees it.
@@ -180,13 +192,13 @@ async fn change(
     }
     if !wait.detach {
         for recorded in &mut outcomes {
-            match waited(wish(&client, &recorded.node.id), wait, output).await {
-                Ok(done) => {
-                    let (changed, voters_before) = (recorded.changed, recorded.voters_before);
-                    *recorded = NodeOutcome { changed, voters_before, ..done };
-                }
+            let change = wish(&client, &recorded.node.id).within(global.patience(wait.wait));
+            let (change, progress) = shown(change, output);
+            match change.follow(recorded.clone()).await {
+                Ok(done) => *recorded = done,
                 Err(error) => failures.push(error.into()),
             }
+            progress.finish_and_clear();
         }
     }
     let documents = json!({ "nodes": document(&outcomes)? });
@@ -269,7 +281,7 @@ async fn update(update: Update, global: &Global, output: Output) -> Result<(), F
         let labels = if node.labels.is_empty() { "no labels".to_owned() } else { labels(node) };
         let held = match node.replacement_paused_ms {
             0 => String::new(),
-            ms => format!(", not replaced for {}", span(ms)),
+            ms => format!(", not replaced for {}", span(Duration::from_millis(ms))),
         };
         let word = if outcome.changed { "updated" } else { "as it was" };
         format!("{} {word}: {}, {labels}{held}", node.name, node.availability.word())
@@ -284,16 +296,15 @@ pub(crate) async fn leave(leave: Leave, global: &Global, output: Output) -> Resu
         ));
     }
     let client = target::client(global).await?;
-    let outcome = waited(forced(client.nodes().leave(), leave.force), &leave.wait, output).await?;
+    let within = global.patience(leave.wait.wait);
+    let outcome = waited(forced(client.nodes().leave(), leave.force), &leave.wait, within, output).await?;
     answer(&outcome, output, || {
         let name = &outcome.node.name;
         if outcome.done {
-            format!("{name} has left the cluster; its directory is as it was, and no longer of use")
-        } else if leave.wait.detach {
-            format!("{name}: leaving is recorded; it stops when it has left")
+            format!("{name} has left the cluster, and its node stops; the directory stays as it is")
         } else {
             format!(
-                "{name}: leaving is recorded, and the node gets no answer from the others any more; `quorate node ls` on another manager shows whether it is gone"
+                "{name}: leaving is recorded; it stops when it has left. As long as that waits, `quorate node promote {name}` takes it back"
             )
         }
     })

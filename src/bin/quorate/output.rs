@@ -112,23 +112,6 @@ pub(crate) fn table(header: &[&str], numbers: &[usize], rows: Vec<Vec<String>>) 
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
-/// A duration as people say it: `400ms`, `30s`, `4m 12s`, `5m`, `2h 05m`, `7d`.
-pub(crate) fn span(ms: u64) -> String {
-    let seconds = ms / 1_000;
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
-    let two = |first: u64, unit: &str, second: u64, smaller: &str| {
-        if second == 0 { format!("{first}{unit}") } else { format!("{first}{unit} {second:02}{smaller}") }
-    };
-    match (days, hours, minutes) {
-        _ if seconds == 0 => format!("{ms}ms"),
-        (0, 0, 0) if ms.is_multiple_of(1_000) => format!("{seconds}s"),
-        (0, 0, 0) => format!("{}.{}s", seconds, ms % 1_000 / 100),
-        (0, 0, minutes) => two(minutes, "m", seconds % 60, "s"),
-        (0, hours, minutes) => two(hours, "h", minutes, "m"),
-        (days, hours, _) => two(days, "d", hours, "h"),
-    }
-}
-
 /// Bytes as a person can read them on one line; `most` characters of them.
 pub(crate) fn preview(bytes: &[u8], most: usize) -> String {
     let text = String::from_utf8_lossy(bytes);
@@ -187,21 +170,6 @@ mod tests {
             ("\u{202e}exe".as_bytes(), "\\u{202e}exe"),
         ] {
             assert_eq!(escaped(bytes), shown);
-        }
-    }
-
-    #[test]
-    fn a_duration_is_said_as_people_say_it() {
-        for (ms, said) in [
-            (400, "400ms"),
-            (2_000, "2s"),
-            (2_500, "2.5s"),
-            (300_000, "5m"),
-            (252_000, "4m 12s"),
-            (7_500_000, "2h 05m"),
-            (604_800_000, "7d"),
-        ] {
-            assert_eq!(span(ms), said);
         }
     }
 

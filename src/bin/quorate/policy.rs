@@ -2,12 +2,15 @@
 //!
 //! Owns their words. Called by `main`.
 
+use std::time::Duration;
+
 use quorate::membership::PolicyInfo;
+use quorate::status::span;
 
 use crate::args::Global;
 use crate::args_membership::{PolicySet, PolicyVerb, Switch};
 use crate::failure::Failure;
-use crate::output::{Output, span, table};
+use crate::output::{Output, table};
 use crate::target;
 
 pub(crate) async fn run(verb: PolicyVerb, global: &Global, output: Output) -> Result<(), Failure> {
@@ -49,15 +52,19 @@ fn render(policy: &PolicyInfo) -> String {
     let tick_ms = policy.tick_micros / 1_000;
     let rows = vec![
         vec!["max-voters".into(), policy.max_voters.to_string(), "further managers stand by".into()],
-        vec!["lost-after".into(), span(policy.lost_after_ms), "a voter silent for so long is replaced".into()],
+        vec![
+            "lost-after".into(),
+            span(Duration::from_millis(policy.lost_after_ms)),
+            "a voter silent for so long is replaced".into(),
+        ],
         vec![
             "promote-after".into(),
-            span(policy.promote_after_ms),
+            span(Duration::from_millis(policy.promote_after_ms)),
             "without a standby, a worker labelled quorate.manager=yes is promoted".into(),
         ],
         vec![
             "stable".into(),
-            span(policy.stable_ms),
+            span(Duration::from_millis(policy.stable_ms)),
             "a standby is caught up for so long before it gets a seat".into(),
         ],
         vec![
@@ -68,7 +75,7 @@ fn render(policy: &PolicyInfo) -> String {
         vec![
             "timing".into(),
             policy.timing.clone(),
-            format!("tick {tick_ms}ms, base election timeout {}", span(policy.election_ms)),
+            format!("tick {tick_ms}ms, base election timeout {}", span(Duration::from_millis(policy.election_ms))),
         ],
     ];
     table(&["SETTING", "VALUE", "MEANING"], &[], rows)

@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 
 use quorate::recovery::{AskedManager, RecoveryReport};
 
-use crate::args::{Global, Recover};
+use crate::args::Global;
+use crate::args_node::Recover;
 use crate::failure::Failure;
 use crate::node::directory;
 use crate::output::{Output, Tone, table};
@@ -18,12 +19,23 @@ pub(crate) async fn run(recover: Recover, global: &Global, output: Output) -> Re
         wish = wish.address(address);
     }
     let report = if recover.dry_run { wish.dry_run().await? } else { wish.run().await? };
-    if output.json {
-        let document = serde_json::to_value(&report)
-            .map_err(|error| Failure::local(format!("the report cannot be written as JSON: {error}")))?;
-        return output.document(&document);
+    let document = serde_json::to_value(&report)
+        .map_err(|error| Failure::local(format!("the report cannot be written as JSON: {error}")))?;
+    if !output.json {
+        output.line(&render(&report, &directory.display().to_string(), recover.dry_run, output))?;
     }
-    output.line(&render(&report, &directory.display().to_string(), recover.dry_run, output))
+    if would_be_refused(&report, recover.dry_run) {
+        // What speaks against it is the first thing on the page, and a field of the document.
+        let words =
+            "a recovery from this directory would be refused, for the reason that is given first. Nothing was changed";
+        return Err(Failure::refused("would_be_refused", words).with(document));
+    }
+    if output.json { output.document(&document) } else { Ok(()) }
+}
+
+/// A dry run ends as the recovery would.
+fn would_be_refused(report: &RecoveryReport, dry_run: bool) -> bool {
+    dry_run && report.verdict == "recover" && report.refusal.is_some()
 }
 
 /// The whole page.

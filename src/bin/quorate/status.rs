@@ -15,7 +15,7 @@ use crate::output::{Output, Tone, table};
 use crate::target;
 
 pub(crate) async fn run(global: &Global, output: Output) -> Result<(), Failure> {
-    let client = match target::client(global).await {
+    let client = match target::client_at_once(global).await {
         Ok(client) => client,
         Err(failure) => return stopped(failure, global, output),
     };
@@ -30,31 +30,32 @@ pub(crate) async fn run(global: &Global, output: Output) -> Result<(), Failure> 
     // By their numbers, so that a manager stands where it stood the last time.
     status.managers.sort_by_key(|manager| manager.raft_id);
     if output.json {
-        let document = serde_json::to_value(&status)
-            .map_err(|error| Failure::local(format!("the status cannot be written as JSON: {error}")))?;
-        return output.document(&document);
+        return document(&status, output);
     }
     output.line(&render(&status, output))
 }
 
-/// Nobody answers. A directory that is fenced says so itself: nobody will ever run on it again.
+/// Nobody answers. A directory that is fenced, or whose node was removed, says so itself: nobody runs on it as it is.
 fn stopped(failure: Failure, global: &Global, output: Output) -> Result<(), Failure> {
     let directory = global.data_dir.as_deref().filter(|directory| directory.is_dir());
+    if let Some((mark, directory)) = directory.and_then(|directory| Some((quorate::departed(directory)?, directory))) {
+        return removed(&mark, &mark.message(directory), output);
+    }
     let Some(fenced) = directory.and_then(|directory| quorate::fenced(directory).ok().flatten()) else {
         return Err(failure);
     };
     if output.json {
-        let status = ClusterStatus {
-            cluster_id: fenced.cluster_id,
-            generation: fenced.generation,
-            health: Health::Fenced,
-            advice: vec![fenced.message],
-            answered_by: fenced.name,
-            ..ClusterStatus::default()
-        };
-        let document = serde_json::to_value(&status)
-            .map_err(|error| Failure::local(format!("the status cannot be written as JSON: {error}")))?;
-        return output.document(&document);
+        return document(
+            &ClusterStatus {
+                cluster_id: fenced.cluster_id,
+                generation: fenced.generation,
+                health: Health::Fenced,
+                advice: vec![fenced.message],
+                answered_by: fenced.name,
+                ..ClusterStatus::default()
+            },
+            output,
+        );
     }
     let word = output.tint(Tone::Bad, "FENCED");
     output.line(&format!(
@@ -63,12 +64,36 @@ fn stopped(failure: Failure, global: &Global, output: Output) -> Result<(), Fail
     ))
 }
 
+fn removed(mark: &quorate::Departed, message: &str, output: Output) -> Result<(), Failure> {
+    if output.json {
+        return document(
+            &ClusterStatus {
+                cluster_id: mark.cluster_id.clone(),
+                health: Health::Removed,
+                advice: vec![message.to_owned()],
+                answered_by: mark.name.clone(),
+                ..ClusterStatus::default()
+            },
+            output,
+        );
+    }
+    output.line(&format!(
+        "{}: {} is of its cluster no more, and is stopped.\n  {message}",
+        output.tint(Tone::Bad, "REMOVED"),
+        mark.name
+    ))
+}
+
+fn document(status: &impl serde::Serialize, output: Output) -> Result<(), Failure> {
+    let document = serde_json::to_value(status)
+        .map_err(|error| Failure::local(format!("the status cannot be written as JSON: {error}")))?;
+    output.document(&document)
+}
+
 /// What a worker says of itself.
 fn worker(report: &NodeReport, output: Output) -> Result<(), Failure> {
     if output.json {
-        let document = serde_json::to_value(report)
-            .map_err(|error| Failure::local(format!("the report cannot be written as JSON: {error}")))?;
-        return output.document(&document);
+        return document(report, output);
     }
     output.line(&render_worker(report, output))
 }
@@ -145,6 +170,10 @@ fn runbook(status: &ClusterStatus, output: Output) -> String {
     let also = if standbys == 0 { String::new() } else { format!(", {}", count(standbys, "standby manager")) };
     let mut page = match status.health {
         Health::Ok => format!("{}: {seats} reachable{also}.", output.tint(Tone::Good, "OK")),
+        Health::Degraded if !status.leaving.is_empty() => {
+            let word = output.tint(Tone::Warning, "LEAVING");
+            format!("{word}: {}. Ask another manager how the cluster is.", status.leaving)
+        }
         Health::Degraded if status.voters == 0 => {
             let word = output.tint(Tone::Warning, "DEGRADED");
             format!("{word}: {} has not heard from its cluster yet.", status.answered_by)
@@ -154,6 +183,7 @@ fn runbook(status: &ClusterStatus, output: Output) -> String {
         }
         Health::SingleCopy => format!("{}: 1 voter{also}.", output.tint(Tone::Warning, "SINGLE COPY")),
         Health::Fenced => output.tint(Tone::Bad, "FENCED"),
+        Health::Removed => output.tint(Tone::Bad, "REMOVED"),
         Health::ReadOnly => {
             format!(
                 "{}: writes are refused for lack of disk space; {seats} reachable{also}.",
@@ -347,6 +377,18 @@ mod tests {
         newcomer.answered_by = "n2".into();
         let page = render(&newcomer, output());
         assert!(page.starts_with("DEGRADED: n2 has not heard from its cluster yet.\n"), "{page}");
+    }
+
+    #[test]
+    fn a_manager_that_is_to_go_calls_nothing_lost() {
+        let mut status = cluster(&[("n1", false), ("n2", false), ("n3", false)], Health::Degraded);
+        status.leaving = "n4 is being demoted, and hears of the others no more".into();
+        let page = render(&status, output());
+        assert!(
+            page.starts_with("LEAVING: n4 is being demoted, and hears of the others no more. Ask another"),
+            "{page}"
+        );
+        assert!(!page.contains("recover"), "{page}");
     }
 
     #[test]

@@ -14,6 +14,8 @@ const CONNECT: &str = "QUORATE_CONNECT";
 const IDENTITY: &str = "QUORATE_IDENTITY";
 /// How long a prepared node may not listen yet; opening a store takes a fraction of it.
 const STARTING: Duration = Duration::from_secs(2);
+/// How long a process may take until it shows that it starts a node, where the answer that none does is wanted at once.
+const AT_ONCE: Duration = Duration::from_millis(300);
 
 /// Where to.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,12 +53,18 @@ fn target(global: &Global, env: impl Fn(&str) -> Option<String>) -> Result<Targe
 }
 
 /// A node that was started a moment ago needs a moment until it listens: `quorate run &` and the next line of a script.
-async fn local(directory: &Path, timeout: Duration) -> Result<Client, Failure> {
-    let until = Instant::now() + STARTING.min(timeout);
+/// `unseen`: how long to wait while nobody is seen to run or start it.
+async fn local(directory: &Path, timeout: Duration, unseen: Duration) -> Result<Client, Failure> {
+    let begun = Instant::now();
     loop {
+        let patience = if quorate::runner(directory).is_some() { STARTING } else { unseen };
+        let waits = begun.elapsed() < patience.min(timeout) && directory.join("node.id").exists();
         match Client::local(directory).await {
-            Err(Error::Unavailable(_)) if Instant::now() < until && directory.join("node.id").exists() => {
+            Err(Error::Unavailable(_)) if waits => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(Error::Unavailable(_)) if quorate::runner(directory).is_some() => {
+                return Err(Failure::unavailable(silent(directory, quorate::runner(directory))));
             }
             // Asked for a directory that was never a node's: that a node is to be started there would be bad advice.
             Err(Error::Unavailable(_)) if !directory.join("node.id").exists() => {
@@ -71,8 +79,26 @@ async fn local(directory: &Path, timeout: Duration) -> Result<Client, Failure> {
     }
 }
 
+/// A process holds the directory, and its node is not there to be asked.
+fn silent(directory: &Path, runner: Option<u32>) -> String {
+    let process = runner.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+    format!(
+        "the node on {}{process} does not answer: it is starting, or is between two roles and waits until the managers have told it what it is. Nothing was sent; try again in a moment, and if it stays so look at its log",
+        directory.display()
+    )
+}
+
 /// A client of the cluster that the options name; every request has the deadline of `--timeout`.
 pub(crate) async fn client(global: &Global) -> Result<Client, Failure> {
+    connected(global, STARTING).await
+}
+
+/// The same, for who wants to know at once that no node runs on a directory.
+pub(crate) async fn client_at_once(global: &Global) -> Result<Client, Failure> {
+    connected(global, AT_ONCE).await
+}
+
+async fn connected(global: &Global, unseen: Duration) -> Result<Client, Failure> {
     let target = target(global, |name| std::env::var(name).ok())?;
     let connected = async {
         match target {
@@ -83,7 +109,7 @@ pub(crate) async fn client(global: &Global) -> Result<Client, Failure> {
                         directory.display()
                     )));
                 }
-                local(&directory, global.timeout).await
+                local(&directory, global.timeout(), unseen).await
             }
             Target::Remote { managers, identity } => {
                 let identity = Identity::load(&identity).map_err(|error| {
@@ -91,7 +117,7 @@ pub(crate) async fn client(global: &Global) -> Result<Client, Failure> {
                         "{error}. Give --identity the operator.id that `quorate init` wrote, as a user who may read it"
                     ))
                 })?;
-                match Client::connect_within(managers, identity, global.timeout).await {
+                match Client::connect_within(managers, identity, global.timeout()).await {
                     Err(Error::Invalid(why)) => Err(Failure::usage(format!("{why}. Nothing was sent"))),
                     connected => Ok(connected?),
                 }
@@ -99,12 +125,12 @@ pub(crate) async fn client(global: &Global) -> Result<Client, Failure> {
         }
     };
     // Resolving names has no deadline of its own; a little more than asked, so that the better message comes first.
-    let patience = global.timeout + Duration::from_millis(500);
+    let patience = global.timeout() + Duration::from_millis(500);
     match tokio::time::timeout(patience, connected).await {
-        Ok(client) => Ok(client?.with_deadline(global.timeout)),
+        Ok(client) => Ok(client?.with_deadline(global.timeout())),
         Err(_elapsed) => Err(Failure::unavailable(format!(
             "no connection within {} ms; nothing was sent",
-            global.timeout.as_millis()
+            global.timeout().as_millis()
         ))),
     }
 }
@@ -136,6 +162,20 @@ mod tests {
         let from_env = target(&global(&[]), environment).unwrap();
         let managers = vec!["env1:4701".into(), "env2:4701".into()];
         assert_eq!(from_env, Target::Remote { managers, identity: "env.id".into() });
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_a_process_holds_is_never_said_to_be_free() {
+        let place = tempfile::tempdir().unwrap();
+        let patience = Duration::from_millis(10);
+        std::fs::write(place.path().join("node.id"), "").unwrap();
+        let free = local(place.path(), patience, patience).await.unwrap_err();
+        assert!(free.message().contains("no node is running"), "{}", free.message());
+        // Given the lock of a process that is there
+        std::fs::write(place.path().join("node.lock"), std::process::id().to_string()).unwrap();
+        let held = local(place.path(), patience, patience).await.unwrap_err();
+        assert_eq!(held.exit, 3);
+        assert!(held.message().contains("does not answer") && !held.message().contains("quorate run"));
     }
 
     #[test]

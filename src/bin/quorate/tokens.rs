@@ -2,14 +2,17 @@
 //!
 //! Owns their words. Never prints a secret but as the last line of an answer that was asked for it. Called by `main`.
 
+use std::time::Duration;
+
 use quorate::Client;
 use quorate::membership::{NewToken, Role as NodeRole, TokenInfo};
+use quorate::status::span;
 use serde_json::{Value, json};
 
 use crate::args::Global;
 use crate::args_membership::{Create, Role, Token};
 use crate::failure::Failure;
-use crate::output::{Output, span, table};
+use crate::output::{Output, table};
 use crate::target;
 
 const fn role(role: Role) -> NodeRole {
@@ -88,8 +91,9 @@ async fn create(create: Create, client: &Client, output: Output) -> Result<(), F
         1 => "one node".to_owned(),
         n => format!("{n} nodes"),
     };
-    let ends =
-        info.expires_in_s.map_or_else(|| "until it is revoked".to_owned(), |s| format!("for {}", span(s * 1_000)));
+    let ends = info
+        .expires_in_s
+        .map_or_else(|| "until it is revoked".to_owned(), |s| format!("for {}", span(Duration::from_secs(s))));
     output.line(&format!(
         "Token {} lets {uses} in as a {}, {ends}. It is shown this once.",
         info.id,
@@ -118,7 +122,7 @@ fn render(tokens: &[TokenInfo]) -> String {
             let ends = match token.expires_in_s {
                 None => "never".to_owned(),
                 Some(0) => "is over".to_owned(),
-                Some(seconds) => format!("in {}", span(seconds * 1_000)),
+                Some(seconds) => format!("in {}", span(Duration::from_secs(seconds))),
             };
             let left = match token.uses_left {
                 None => "any".to_owned(),

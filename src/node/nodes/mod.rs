@@ -7,6 +7,8 @@
 mod describe;
 mod labels;
 mod lookup;
+mod program;
+mod wished;
 
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use quorate_core::command::{Command, CommandKind};
 use quorate_core::consensus::io::{Origin, RaftRole, Status};
 use quorate_core::id::{NodeId, RaftId};
 use quorate_core::membership::plan::{SeatPolicy, SeatView};
-use quorate_core::membership::record::{Availability, NodeRecord, Role};
+use quorate_core::membership::record::{NodeRecord, Role};
 use quorate_core::membership::wish::{self, Outlook, Wish, WishRefused};
 use quorate_core::membership::work::LivenessRecord;
 use quorate_core::state::read;
@@ -26,6 +28,9 @@ use tokio::time::Instant;
 pub(super) use describe::{Observed, info, is_manager, state};
 pub(super) use lookup::find;
 
+use wished::{demoted, promoted, updated};
+
+use super::authorize;
 use super::gate::Asker;
 use super::records;
 use super::router::{Failure, fail, refused_by};
@@ -48,27 +53,6 @@ fn refusal(refused: &WishRefused) -> Failure {
         WishRefused::QuorumAtRisk { .. } => Rule::QuorumAtRisk,
     };
     refused_by(rule, refused.to_string())
-}
-
-fn refuse_unwishable(node: &NodeRecord) -> Result<(), Failure> {
-    let name = display_name(node);
-    if node.lost {
-        return Err(refused_by(
-            Rule::NodeLost,
-            format!(
-                "{name} was left behind by a force-new-cluster and is no member any more; `quorate node rm {name}` takes it off the list, and the node itself comes back by `quorate join --replace --token T`. Nothing was changed"
-            ),
-        ));
-    }
-    if node.removing {
-        return Err(refused_by(
-            Rule::BeingRemoved,
-            format!(
-                "{name} is being removed, and that is not taken back; once it is gone it may join again. Nothing was changed"
-            ),
-        ));
-    }
-    Ok(())
 }
 
 impl Service {
@@ -131,7 +115,10 @@ impl Service {
             return None;
         }
         let outlook = wish::outlook(view, policy, RaftId(node.raft_id));
-        let words = outlook.text(|id| self.name_of(id));
+        let mut words = outlook.text(|id| self.name_of(id));
+        if outlook.waits_for_somebody() && (node.removing || node.role == i32::from(Role::Worker)) {
+            words = format!("{words}; `quorate node promote {}` takes the wish back", display_name(node));
+        }
         Some((outlook, words))
     }
 
@@ -142,14 +129,25 @@ impl Service {
         wanted: &str,
         until: Instant,
     ) -> Result<response::Kind, Failure> {
-        // A node may look at itself and at nobody else.
-        let wanted = if let Asker::Node(own) = asker { own.to_string() } else { wanted.to_owned() };
+        let wanted = match asker {
+            Asker::Node(own) => self.itself(*own, wanted)?,
+            Asker::Operator | Asker::Manager => wanted.to_owned(),
+        };
         let kind = request::Kind::NodeInspect(api::NodeInspect { node: wanted.clone() });
         if let Some(answered) = self.by_the_leader(asker, &kind, until).await? {
             return Ok(answered);
         }
         let node = self.node_named(&wanted)?;
         document(&self.outcome(node.node_id().unwrap_or_default(), false).await?)
+    }
+
+    /// The id of the node that asks, if it is itself that it names: it may look at nobody else, and is not told who there is.
+    fn itself(&self, own: NodeId, wanted: &str) -> Result<String, Failure> {
+        let id = own.to_string();
+        if wanted == id || self.node_named(wanted).is_ok_and(|node| node.node_id() == Some(own)) {
+            return Ok(id);
+        }
+        Err(fail(api::Code::Denied, authorize::denied(Asker::Node(own))))
     }
 
     /// The node as it is now, with the seats around it.
@@ -345,124 +343,5 @@ impl Service {
                 "{name} {found}: {gently}, or let it go by itself (`quorate leave` on its machine), or ask again with --force. Nothing was changed"
             ),
         ))
-    }
-}
-
-fn promoted(node: &NodeRecord) -> Rewritten {
-    refuse_unwishable(node)?;
-    // By a person: it is not taken back by itself, whatever it was promoted for at first.
-    Ok(Some(NodeRecord { role: Role::Manager.into(), forced: false, stands_in: false, ..node.clone() }))
-}
-
-fn demoted(node: &NodeRecord, forced: bool) -> Rewritten {
-    refuse_unwishable(node)?;
-    let is_worker = node.role == i32::from(Role::Worker);
-    if is_worker && node.raft_id == 0 {
-        return Ok(None);
-    }
-    let forced = forced || (is_worker && node.forced);
-    Ok(Some(NodeRecord { role: Role::Worker.into(), forced, stands_in: false, ..node.clone() }))
-}
-
-fn updated(node: &NodeRecord, update: &api::NodeUpdate) -> Rewritten {
-    refuse_unwishable(node)?;
-    let mut updated = node.clone();
-    labels::apply(&mut updated, update)?;
-    if !update.availability.is_empty() {
-        let availability = Availability::from_name(&update.availability).ok_or_else(|| {
-            let given: String = update.availability.chars().take(40).collect();
-            fail(
-                api::Code::Invalid,
-                format!("there is no availability `{given}`; say active, pause or drain. Nothing was changed"),
-            )
-        })?;
-        updated.availability = availability.into();
-    }
-    if let Some(hold_ms) = update.hold_ms {
-        if u128::from(hold_ms) > HOLD_MAX.as_millis() {
-            return Err(refused_by(
-                Rule::TimesDoNotFit,
-                format!(
-                    "a replacement may be paused for 24 hours at most; who stays away longer is better removed (`quorate node rm {}`). Nothing was changed",
-                    display_name(node)
-                ),
-            ));
-        }
-        if hold_ms > 0 && node.role != i32::from(Role::Manager) {
-            return Err(refused_by(
-                Rule::NotAManager,
-                format!("{} is no manager: nobody would replace it. Nothing was changed", display_name(node)),
-            ));
-        }
-        if hold_ms > 0 || node.hold_ms > 0 {
-            updated.hold_ms = hold_ms;
-            // The leader counts anew, also for the same time once more.
-            updated.hold_serial += 1;
-        }
-    }
-    Ok(Some(updated))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn manager() -> NodeRecord {
-        NodeRecord { name: "n1".into(), role: Role::Manager.into(), raft_id: 1, ..NodeRecord::default() }
-    }
-
-    #[test]
-    fn a_wish_that_holds_already_changes_nothing() {
-        let worker = NodeRecord { role: Role::Worker.into(), raft_id: 0, ..manager() };
-        assert_eq!(promoted(&manager()), Ok(Some(manager())));
-        assert_eq!(demoted(&worker, true), Ok(None));
-        // A demotion that is under way stays as forced as it was asked for.
-        let leaving = NodeRecord { role: Role::Worker.into(), forced: true, ..manager() };
-        assert_eq!(demoted(&leaving, false), Ok(Some(leaving.clone())));
-        assert_eq!(promoted(&leaving).unwrap().unwrap(), manager(), "and may be taken back");
-    }
-
-    #[test]
-    fn who_stands_in_for_somebody_and_is_promoted_by_a_person_stays() {
-        let stand_in = NodeRecord { stands_in: true, ..manager() };
-        assert_eq!(promoted(&stand_in), Ok(Some(manager())));
-    }
-
-    #[test]
-    fn nothing_is_wished_for_a_node_that_goes_or_is_lost() {
-        let removing = NodeRecord { removing: true, ..manager() };
-        let lost = NodeRecord { lost: true, ..manager() };
-        for (node, rule) in [(removing, "being_removed"), (lost, "node_lost")] {
-            assert_eq!(promoted(&node).unwrap_err().rule, rule);
-            assert_eq!(demoted(&node, true).unwrap_err().rule, rule);
-            assert_eq!(updated(&node, &api::NodeUpdate::default()).unwrap_err().rule, rule);
-        }
-    }
-
-    #[test]
-    fn a_pause_of_the_replacement_is_counted_anew_each_time_it_is_asked_for() {
-        let asked = |node: &NodeRecord, hold_ms: u64| {
-            updated(node, &api::NodeUpdate { hold_ms: Some(hold_ms), ..api::NodeUpdate::default() })
-        };
-        let held = asked(&manager(), 60_000).unwrap().unwrap();
-        assert_eq!((held.hold_ms, held.hold_serial), (60_000, 1));
-        let again = asked(&held, 60_000).unwrap().unwrap();
-        assert_eq!((again.hold_ms, again.hold_serial), (60_000, 2));
-        let over = asked(&again, 0).unwrap().unwrap();
-        assert_eq!((over.hold_ms, over.hold_serial), (0, 3));
-        assert_eq!(asked(&over, 0), Ok(Some(over.clone())));
-        assert_eq!(asked(&manager(), 25 * 3_600_000).unwrap_err().rule, "times_do_not_fit");
-        let worker = NodeRecord { role: Role::Worker.into(), ..manager() };
-        assert_eq!(asked(&worker, 1).unwrap_err().rule, "not_a_manager");
-    }
-
-    #[test]
-    fn an_availability_is_one_of_three_words() {
-        let asked = |word: &str| {
-            updated(&manager(), &api::NodeUpdate { availability: word.into(), ..api::NodeUpdate::default() })
-        };
-        assert_eq!(asked("drain").unwrap().unwrap().availability, i32::from(Availability::Drain));
-        assert_eq!(asked("").unwrap().unwrap().availability, i32::from(Availability::Active));
-        assert!(asked("gone").unwrap_err().message.contains("active, pause or drain"));
     }
 }

@@ -1,0 +1,55 @@
+//! What the first act of a force-new-cluster does to the state (design section 6, point 2).
+//!
+//! Owns the records that begin one; what follows from them at apply is in [`super::recovered`]. Pure. Called by a recovery.
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::id::{Lineage, NodeId, RaftId};
+use crate::log::Configuration;
+use crate::membership::record::NodeRecord;
+use crate::ports::{StateRead, StoreResult, WriteSet};
+use crate::state::hash::Lanes;
+use crate::state::layout;
+use crate::state::read;
+use crate::state::stored::{StoredConfiguration, StoredRecovery, decode};
+
+/// Who `node` is, for the survivor's record.
+pub(crate) fn found_record(now: Option<&NodeRecord>, id: NodeId, template: &NodeRecord) -> NodeRecord {
+    let mut found = now.cloned().unwrap_or_else(|| template.clone());
+    found.id = Bytes::copy_from_slice(id.as_bytes());
+    found.store_id.clone_from(&template.store_id);
+    found
+}
+
+/// The records that begin a recovery: the configuration {`own`} under the next number, and the longer lineage. The state
+/// hash follows them.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub(crate) fn beginning(view: &dyn StateRead, own: RaftId, lineage: &Lineage) -> StoreResult<WriteSet> {
+    let status = read::status(view)?;
+    let mut progress = read::progress(view)?.unwrap_or_default();
+    let number = status.configuration_number + 1;
+    let alone = Configuration { voters: vec![own], ..Configuration::default() };
+    let before = match view.get(layout::SYSTEM_RECOVERY)? {
+        Some(bytes) => decode::<StoredRecovery>(layout::SYSTEM_RECOVERY, &bytes)?,
+        None => StoredRecovery::default(),
+    };
+    let recovery = StoredRecovery { begun: lineage.to_bytes().into(), configuration_number: number, ..before };
+    let mut lanes = Lanes::from_digest(&status.hash);
+    let mut writes = WriteSet::default();
+    for (key, record) in [
+        (layout::SYSTEM_CONFIGURATION, StoredConfiguration::new(&alone, number).encode_to_vec()),
+        (layout::SYSTEM_RECOVERY, recovery.encode_to_vec()),
+    ] {
+        if let Some(old) = view.get(key)? {
+            lanes.remove(Lanes::of(key, &old));
+        }
+        lanes.add(Lanes::of(key, &record));
+        writes.put(key, record);
+    }
+    progress.hash = Bytes::copy_from_slice(&lanes.digest());
+    writes.put(layout::META_PROGRESS, progress.encode_to_vec());
+    Ok(writes)
+}
