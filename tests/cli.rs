@@ -2,6 +2,7 @@
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub, reason = "tests")]
 
+#[allow(dead_code, reason = "shared with other tests, which use the rest")]
 mod cli_support;
 
 use std::net::UdpSocket;

@@ -61,6 +61,8 @@ mod policy;
 #[cfg(feature = "manager")]
 mod presence;
 #[cfg(feature = "manager")]
+mod raft_ids;
+#[cfg(feature = "manager")]
 mod reach;
 #[cfg(feature = "manager")]
 mod records;
@@ -68,8 +70,11 @@ mod records;
 mod recover;
 #[cfg(feature = "manager")]
 mod rejoin;
+mod renewal;
 #[cfg(feature = "manager")]
 mod replace;
+#[cfg(feature = "manager")]
+mod replacing;
 #[cfg(feature = "manager")]
 mod report;
 #[cfg(feature = "manager")]
@@ -122,6 +127,8 @@ pub use lead::Lead;
 pub use recover::Recover;
 pub use stop::{StartError, StopReason};
 pub use work::{AssignmentEvent, Assignments, Item};
+#[cfg(feature = "testing")]
+pub use worker::{SharedSocket, WorkerSession};
 
 pub(crate) use supervisor::{Current, Runtime};
 

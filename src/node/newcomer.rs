@@ -3,8 +3,6 @@
 //! Owns the preparation of the directory, resumable at every step: ids and key are drawn and synced before anybody sees
 //! them, so that a join that was cut off is asked again as the same node. Never runs a node.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use quorate_core::command::COMMAND_VERSION;
 use quorate_core::id::{NodeId, StoreId};
@@ -92,7 +90,30 @@ impl NodeBuilder {
         Err(super::state_file::not_a_manager(layout))
     }
 
+    /// Prepares an empty directory for the worker of this builder's name, whose own disk is gone for good, and returns: the
+    /// node keeps its id, its labels, its assignments and what was reported of them, and gets a key of its own. Who comes
+    /// back with the old disk is refused from then on. `token` is a worker's.
+    ///
+    /// Not cancel safe: dropped half-way, the same call goes on where it stopped.
+    ///
+    /// # Errors
+    /// `Refused` while the old one runs, or when there is no worker of that name; else as for [`join`](Self::join).
+    pub async fn join_in_place(self, token: &str, managers: Vec<String>) -> Result<Prepared, StartError> {
+        self.check().await?;
+        if self.name.is_empty() {
+            return Err(StartError::Invalid(
+                "name the worker whose place this node takes (--name NAME). Nothing was changed".into(),
+            ));
+        }
+        self.refuse_ready().await?;
+        self.prepare(token, managers, true).await
+    }
+
     pub(super) async fn prepare_join(self, token: String, managers: Vec<String>) -> Result<Prepared, StartError> {
+        self.prepare(&token, managers, false).await
+    }
+
+    async fn prepare(self, token: &str, managers: Vec<String>, in_place: bool) -> Result<Prepared, StartError> {
         let token: JoinToken =
             token.trim().parse().map_err(|error| StartError::Invalid(format!("{error}. Nothing was changed")))?;
         if managers.is_empty() {
@@ -109,7 +130,7 @@ impl NodeBuilder {
             }
             Begun::Join(file) => file,
         };
-        let joined = ask_to_join(&file, &token, &managers, self.patience).await?;
+        let joined = self.ask_to_join(&file, &token, &managers, in_place).await?;
         off_thread(move || finish_join(&Layout::new(&self.directory), *file, joined)).await
     }
 
@@ -167,38 +188,49 @@ fn make_directory(layout: &Layout) -> Result<(), StartError> {
     std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)
 }
 
-/// Asks to be taken in, and listens meanwhile where the node will listen as a manager: the managers dial back.
-pub(super) async fn ask_to_join(
-    file: &StateFile,
-    token: &JoinToken,
-    managers: &[String],
-    patience: Duration,
-) -> Result<Joined, StartError> {
-    if SUPPORTED == 0 {
-        return ask(file, token, managers, patience, None).await;
+impl NodeBuilder {
+    /// Asks to be taken in, and listens meanwhile where the node will listen as a manager: the managers dial back.
+    pub(super) async fn ask_to_join(
+        &self,
+        file: &StateFile,
+        token: &JoinToken,
+        managers: &[String],
+        in_place: bool,
+    ) -> Result<Joined, StartError> {
+        let csr = file.joining_key()?.csr().map_err(|error| StartError::Internal(error.to_string()))?;
+        let mut request = JoinRequest::new(token, csr, file.node(), self.certificates.clock);
+        request.name.clone_from(&file.name);
+        request.advertise.clone_from(&file.advertise);
+        request.store_id = file.store();
+        request.command_version = SUPPORTED;
+        request.software = SOFTWARE.to_owned();
+        request.in_place = in_place;
+        if SUPPORTED == 0 {
+            return self.ask(request, token, managers, None).await;
+        }
+        let listening = ListenWhileJoining::begin(resolve(&file.listen)?, file.joining_key()?).await?;
+        let joined = self.ask(request, token, managers, listening.failed()).await;
+        // The port is free again before anybody runs the node on it.
+        listening.end().await;
+        joined
     }
-    let listening = ListenWhileJoining::begin(resolve(&file.listen)?, file.joining_key()?).await?;
-    let joined = ask(file, token, managers, patience, listening.failed()).await;
-    // The port is free again before anybody runs the node on it.
-    listening.end().await;
-    joined
+
+    async fn ask(
+        &self,
+        request: JoinRequest,
+        token: &JoinToken,
+        managers: &[String],
+        deaf: Option<&str>,
+    ) -> Result<Joined, StartError> {
+        let clock = self.certificates.clock;
+        let asked = quorate_transport::join(managers, token, request, self.patience, clock).await;
+        asked.map_err(|error| explained(error, deaf))
+    }
 }
 
-async fn ask(
-    file: &StateFile,
-    token: &JoinToken,
-    managers: &[String],
-    patience: Duration,
-    deaf: Option<&str>,
-) -> Result<Joined, StartError> {
-    let csr = file.joining_key()?.csr().map_err(|error| StartError::Internal(error.to_string()))?;
-    let mut request = JoinRequest::new(token, csr, file.node());
-    request.name.clone_from(&file.name);
-    request.advertise.clone_from(&file.advertise);
-    request.store_id = file.store();
-    request.command_version = SUPPORTED;
-    request.software = SOFTWARE.to_owned();
-    quorate_transport::join(managers, token, request, patience).await.map_err(|error| match error {
+/// Why a node was not taken in; `deaf` is why nobody could dial it back.
+fn explained(error: JoinError, deaf: Option<&str>) -> StartError {
+    match error {
         JoinError::Refused(refused @ (JoinRefused::NoLeader | JoinRefused::RateLimited | JoinRefused::Locked)) => {
             StartError::Unavailable(refused.to_string())
         }
@@ -212,7 +244,7 @@ async fn ask(
         JoinError::Connect(error) => StartError::Unavailable(error.to_string()),
         JoinError::Unknown(_) => StartError::Unknown(error.to_string()),
         JoinError::BadReply(_) => StartError::Refused(error.to_string()),
-    })
+    }
 }
 
 /// Takes over what a manager said of the node: certificate, role, the other managers. To be settled then.
@@ -221,6 +253,8 @@ pub(super) fn take_over(file: &mut StateFile, joined: Joined) {
     file.certificate = joined.certificate.into();
     file.ca = joined.ca_certificate.into();
     file.cluster_id = Bytes::copy_from_slice(joined.cluster_id.as_bytes());
+    // Its own, or that of the node whose place it has taken.
+    file.node_id = Bytes::copy_from_slice(joined.node_id.as_bytes());
     file.lineage = joined.lineage.to_bytes().into();
     file.raft_id = joined.raft_id.0;
     if let Ok(address) = std::str::from_utf8(&joined.extra)

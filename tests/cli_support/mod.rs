@@ -133,6 +133,11 @@ impl Node {
         Self { directory, address, child: None, ready: String::new() }
     }
 
+    /// A directory that was prepared otherwise.
+    pub const fn of(directory: PathBuf) -> Self {
+        Self { directory, address: String::new(), child: None, ready: String::new() }
+    }
+
     pub fn dir(&self) -> &str {
         self.directory.to_str().unwrap()
     }
@@ -201,6 +206,14 @@ impl Node {
         assert!(sent.success());
         let mut child = self.child.take().unwrap();
         let status = eventually("the node stops", || child.try_wait().unwrap());
+        status.code()
+    }
+
+    /// Waits until it ends by itself; answers the exit code.
+    #[track_caller]
+    pub fn ends(&mut self) -> Option<i32> {
+        let mut child = self.child.take().unwrap();
+        let status = eventually("the node ends", || child.try_wait().unwrap());
         status.code()
     }
 

@@ -42,6 +42,8 @@ pub struct Cluster {
     tick: Duration,
     /// Of members that start from now on; the library's own where nothing is said.
     pub space_marks: Option<(u64, u64)>,
+    /// Of the certificates that members make; the library's own where nothing is said.
+    certificate_life: Option<Duration>,
 }
 
 impl Cluster {
@@ -52,6 +54,10 @@ impl Cluster {
             .tick(self.tick)
             .log_window(self.log_window)
             .stable(Duration::from_millis(200));
+        let builder = match self.certificate_life {
+            Some(life) => builder.certificate_life(life),
+            None => builder,
+        };
         match self.space_marks {
             Some((low, enough)) => builder.space_marks(low, enough),
             None => builder,
@@ -64,21 +70,26 @@ impl Cluster {
     }
 
     pub async fn founded_with_window(log_window: u64) -> Self {
-        Self::founded_with(log_window, Duration::from_millis(20)).await
+        Self::founded_with(log_window, Duration::from_millis(20), None).await
     }
 
     /// A cluster of `count` managers with longer ticks: for what must not depend on how busy the machine is.
     pub async fn unhurried(count: usize, tick: Duration) -> Self {
-        Self::founded_with(10_000, tick).await.grow(count).await
+        Self::founded_with(10_000, tick, None).await.grow(count).await
     }
 
-    async fn founded_with(log_window: u64, tick: Duration) -> Self {
+    /// A cluster of `count` managers whose certificates hold for so long.
+    pub async fn with_certificates(count: usize, life: Duration) -> Self {
+        Self::founded_with(10_000, Duration::from_millis(20), Some(life)).await.grow(count).await
+    }
+
+    async fn founded_with(log_window: u64, tick: Duration, certificate_life: Option<Duration>) -> Self {
         if std::env::var_os("QUORATE_TEST_LOG").is_some() {
             let filter = tracing_subscriber::EnvFilter::from_env("QUORATE_TEST_LOG");
             let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         }
         let root = tempfile::tempdir().unwrap();
-        let mut cluster = Self { members: Vec::new(), root, log_window, tick, space_marks: None };
+        let mut cluster = Self { members: Vec::new(), root, log_window, tick, space_marks: None, certificate_life };
         let directory = cluster.root.path().join("m1");
         let node = cluster.builder(&directory, "m1").start(Start::OpenOrInit).await.unwrap();
         node.ready().await.unwrap();

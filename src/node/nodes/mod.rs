@@ -131,7 +131,10 @@ impl Service {
             return None;
         }
         let outlook = wish::outlook(view, policy, RaftId(node.raft_id));
-        let words = outlook.text(|id| self.name_of(id));
+        let mut words = outlook.text(|id| self.name_of(id));
+        if outlook == Outlook::Enrolling && !node.hindrance.is_empty() {
+            words = format!("waits: {}", node.hindrance);
+        }
         Some((outlook, words))
     }
 
