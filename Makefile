@@ -8,7 +8,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help ready setup build demo test test-long lint client-only unit doc-test demo-test install deny
+.PHONY: help ready setup build demo test test-long lint client-only unit doc-test demo-test install deny bench-sessions
 
 ifneq ($(wildcard /usr/lib/ccache/.),)
 export PATH := /usr/lib/ccache:$(PATH)
@@ -84,3 +84,9 @@ install: build ## put the binary into PREFIX/bin (PREFIX=/usr/local)
 deny: ## licences, bans, sources and advisories of all dependencies
 	@cargo deny --version >/dev/null 2>&1 || { echo "make deny needs cargo-deny: cargo install --locked cargo-deny"; exit 1; }
 	cargo deny --workspace --features cli,testing check
+
+# Sessions of many workers with three real managers: memory, processor, the log, a killed worker, a killed manager.
+SESSIONS ?= 1000
+bench-sessions: ready ## what many workers cost three managers (SESSIONS=10000); prints figures
+	@contrib/build $(SELECTION) --bin quorate --example sessions
+	@"$(TARGET)/release/examples/sessions" --sessions $(SESSIONS)

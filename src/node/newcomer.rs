@@ -5,7 +5,6 @@
 //! its own behind. Never runs a node.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::command::COMMAND_VERSION;
@@ -136,7 +135,30 @@ impl NodeBuilder {
         Err(super::state_file::not_a_manager(layout))
     }
 
+    /// Prepares an empty directory for the worker of this builder's name, whose own disk is gone for good, and returns: the
+    /// node keeps its id, its labels, its assignments and what was reported of them, and gets a key of its own. Who comes
+    /// back with the old disk is refused from then on. `token` is a worker's.
+    ///
+    /// Not cancel safe: dropped half-way, the same call goes on where it stopped.
+    ///
+    /// # Errors
+    /// `Refused` while the old one runs, or when there is no worker of that name; else as for [`join`](Self::join).
+    pub async fn join_in_place(self, token: &str, managers: Vec<String>) -> Result<Prepared, StartError> {
+        self.check().await?;
+        if self.name.is_empty() {
+            return Err(StartError::Invalid(
+                "name the worker whose place this node takes (--name NAME). Nothing was changed".into(),
+            ));
+        }
+        self.refuse_ready().await?;
+        self.prepare(token, managers, true).await
+    }
+
     pub(super) async fn prepare_join(self, token: String, managers: Vec<String>) -> Result<Prepared, StartError> {
+        self.prepare(&token, managers, false).await
+    }
+
+    async fn prepare(self, token: &str, managers: Vec<String>, in_place: bool) -> Result<Prepared, StartError> {
         let token: JoinToken =
             token.trim().parse().map_err(|error| StartError::Invalid(format!("{error}. Nothing was changed")))?;
         if managers.is_empty() {
@@ -153,7 +175,7 @@ impl NodeBuilder {
             }
             Begun::Join(file, made) => (file, made),
         };
-        let joined = match ask_to_join(&file, &token, &managers, self.patience).await {
+        let joined = match self.ask_to_join(&file, &token, &managers, in_place).await {
             Ok(joined) => joined,
             Err(NotTaken::Surely(error)) => {
                 off_thread(move || made.undo(&Layout::new(&self.directory))).await?;
@@ -224,55 +246,64 @@ fn make_directory(layout: &Layout) -> Result<Vec<PathBuf>, StartError> {
     Ok(made)
 }
 
-/// Asks to be taken in, and listens meanwhile where the node will listen as a manager: the managers dial back.
-pub(super) async fn ask_to_join(
-    file: &StateFile,
-    token: &JoinToken,
-    managers: &[String],
-    patience: Duration,
-) -> Result<Joined, NotTaken> {
-    if SUPPORTED == 0 {
-        return ask(file, token, managers, patience, None).await;
+impl NodeBuilder {
+    /// Asks to be taken in, and listens meanwhile where the node will listen as a manager: the managers dial back.
+    pub(super) async fn ask_to_join(
+        &self,
+        file: &StateFile,
+        token: &JoinToken,
+        managers: &[String],
+        in_place: bool,
+    ) -> Result<Joined, NotTaken> {
+        let csr = file.joining_key().and_then(|key| key.csr().map_err(|error| StartError::Internal(error.to_string())));
+        let csr = csr.map_err(NotTaken::Surely)?;
+        let mut request = JoinRequest::new(token, csr, file.node(), self.certificates.clock);
+        request.name.clone_from(&file.name);
+        request.advertise.clone_from(&file.advertise);
+        request.store_id = file.store();
+        request.command_version = SUPPORTED;
+        request.software = SOFTWARE.to_owned();
+        request.in_place = in_place;
+        if SUPPORTED == 0 {
+            return self.ask(request, token, managers, None).await;
+        }
+        let ears = async { ListenWhileJoining::begin(resolve(&file.listen)?, file.joining_key()?).await };
+        let listening = ears.await.map_err(NotTaken::Surely)?;
+        let joined = self.ask(request, token, managers, listening.failed()).await;
+        // The port is free again before anybody runs the node on it.
+        listening.end().await;
+        joined
     }
-    let ears = async { ListenWhileJoining::begin(resolve(&file.listen)?, file.joining_key()?).await };
-    let listening = ears.await.map_err(NotTaken::Surely)?;
-    let joined = ask(file, token, managers, patience, listening.failed()).await;
-    // The port is free again before anybody runs the node on it.
-    listening.end().await;
-    joined
+
+    async fn ask(
+        &self,
+        request: JoinRequest,
+        token: &JoinToken,
+        managers: &[String],
+        deaf: Option<&str>,
+    ) -> Result<Joined, NotTaken> {
+        let clock = self.certificates.clock;
+        let asked = quorate_transport::join(managers, token, request, self.patience, clock).await;
+        asked.map_err(|error| explained(error, deaf))
+    }
 }
 
-async fn ask(
-    file: &StateFile,
-    token: &JoinToken,
-    managers: &[String],
-    patience: Duration,
-    deaf: Option<&str>,
-) -> Result<Joined, NotTaken> {
-    let csr = file.joining_key().and_then(|key| key.csr().map_err(|error| StartError::Internal(error.to_string())));
-    let csr = csr.map_err(NotTaken::Surely)?;
-    let mut request = JoinRequest::new(token, csr, file.node());
-    request.name.clone_from(&file.name);
-    request.advertise.clone_from(&file.advertise);
-    request.store_id = file.store();
-    request.command_version = SUPPORTED;
-    request.software = SOFTWARE.to_owned();
-    quorate_transport::join(managers, token, request, patience).await.map_err(|error| {
-        NotTaken::Surely(match error {
-            JoinError::Refused(refused @ (JoinRefused::NoLeader | JoinRefused::RateLimited | JoinRefused::Locked)) => {
-                StartError::Unavailable(refused.to_string())
-            }
-            JoinError::Refused(refused @ JoinRefused::Unreachable(_)) => match deaf {
-                Some(why) => StartError::Address(format!("{why}; and so {refused}")),
-                None => StartError::Refused(refused.to_string()),
-            },
-            JoinError::Refused(refused) => StartError::Refused(refused.to_string()),
-            // Whoever was reached and is not of the token's cluster stays so, however often it is asked.
-            JoinError::Connect(error) if !error.is_retryable() => StartError::Refused(error.to_string()),
-            JoinError::Connect(error) => StartError::Unavailable(error.to_string()),
-            JoinError::Unknown(_) => return NotTaken::Perhaps(StartError::Unknown(error.to_string())),
-            JoinError::BadReply(_) => return NotTaken::Perhaps(StartError::Refused(error.to_string())),
-        })
+/// Why a node was not taken in; `deaf` is why nobody could dial it back.
+fn explained(error: JoinError, deaf: Option<&str>) -> NotTaken {
+    NotTaken::Surely(match error {
+        JoinError::Refused(refused @ (JoinRefused::NoLeader | JoinRefused::RateLimited | JoinRefused::Locked)) => {
+            StartError::Unavailable(refused.to_string())
+        }
+        JoinError::Refused(refused @ JoinRefused::Unreachable(_)) => match deaf {
+            Some(why) => StartError::Address(format!("{why}; and so {refused}")),
+            None => StartError::Refused(refused.to_string()),
+        },
+        JoinError::Refused(refused) => StartError::Refused(refused.to_string()),
+        // Whoever was reached and is not of the token's cluster stays so, however often it is asked.
+        JoinError::Connect(error) if !error.is_retryable() => StartError::Refused(error.to_string()),
+        JoinError::Connect(error) => StartError::Unavailable(error.to_string()),
+        JoinError::Unknown(_) => return NotTaken::Perhaps(StartError::Unknown(error.to_string())),
+        JoinError::BadReply(_) => return NotTaken::Perhaps(StartError::Refused(error.to_string())),
     })
 }
 
@@ -282,6 +313,8 @@ pub(super) fn take_over(file: &mut StateFile, joined: Joined) {
     file.certificate = joined.certificate.into();
     file.ca = joined.ca_certificate.into();
     file.cluster_id = Bytes::copy_from_slice(joined.cluster_id.as_bytes());
+    // Its own, or that of the node whose place it has taken.
+    file.node_id = Bytes::copy_from_slice(joined.node_id.as_bytes());
     file.lineage = joined.lineage.to_bytes().into();
     file.raft_id = joined.raft_id.0;
     if let Ok(address) = std::str::from_utf8(&joined.extra)

@@ -16,8 +16,7 @@ use quorate_core::id::{Lineage, NodeId, RaftId, StoreId};
 use quorate_core::membership::nodes::Nodes;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord};
 use quorate_core::ports::StoreError;
-use quorate_core::state::read;
-use quorate_core::txn::{Compare, Put, Txn};
+use quorate_core::txn::Txn;
 use quorate_transport::{Connector, Hello, Identity, RequestError, api};
 use tokio::time::Instant;
 
@@ -27,11 +26,11 @@ use super::directory::{check_address, explained, open_store};
 use super::facts::{Facts, KnownManager, Layout, Stage};
 use super::fence::{self, FenceRecord};
 use super::founding::prepared;
-use super::records;
 use super::router::{Failure, fail};
 use super::service::{Service, blocking, broken};
 use super::state_file::StateFile;
 use super::stop::StartError;
+use super::{raft_ids, records};
 use crate::client::SOFTWARE;
 use crate::error::Error;
 
@@ -75,11 +74,10 @@ impl Service {
             // A raft id that never got the seat hands its claim on.
             let inherited = RaftId(record.replaces);
             let replaces = if !seated.is_voter(old) && seated.is_voter(inherited) { inherited } else { old };
-            let mut cluster = all.cluster.clone();
-            let fresh = cluster.next_raft_id;
-            cluster.next_raft_id += 1;
+            let mut txn = Txn::default();
+            let fresh = raft_ids::draw(&mut txn, &all, cluster_revision);
             let mut updated = record.clone();
-            updated.raft_id = fresh;
+            updated.raft_id = fresh.0;
             updated.replaces = replaces.0;
             updated.store_id = rejoin.store_id.clone();
             updated.command_version = rejoin.command_version;
@@ -87,23 +85,12 @@ impl Service {
             if !rejoin.advertise.is_empty() {
                 updated.addresses = vec![rejoin.advertise.clone()];
             }
-            let put = |key: Bytes, value: Bytes| Put { key, value, ..Put::default() }.into();
-            let txn = Txn {
-                compares: vec![
-                    Compare::mod_revision(ClusterRecord::key(), cluster_revision),
-                    Compare::mod_revision(NodeRecord::key(node), node_revision),
-                ],
-                then: vec![
-                    put(ClusterRecord::key(), cluster.to_bytes()),
-                    put(NodeRecord::key(node), updated.to_bytes()),
-                    put(read::removed_key(old), Bytes::from_static(b"replaced")),
-                ],
-                ..Txn::default()
-            };
+            raft_ids::write(&mut txn, node, &updated, node_revision);
+            raft_ids::burn(&mut txn, old);
             let done = self.router.execute(Command::from(CommandKind::System(txn)), Origin::Here, until).await?;
             if done.succeeded {
-                tracing::info!(%node, %old, fresh, "a manager came back with a fresh store");
-                return Ok(answer(&all.nodes, &updated, cluster.lineage));
+                tracing::info!(%node, %old, %fresh, "a manager came back with a fresh store");
+                return Ok(answer(&all.nodes, &updated, all.cluster.lineage.clone()));
             }
         }
         Err(fail(api::Code::Overloaded, "too many membership changes at the same time. Nothing was changed; try again"))

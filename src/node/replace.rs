@@ -5,7 +5,6 @@
 //! it in as it takes a newcomer. A store in good standing is never moved. The managers' side is in [`super::joining`].
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -17,7 +16,7 @@ use super::builder::{NodeBuilder, Prepared, off_thread, random};
 use super::departed;
 use super::facts::{Facts, Layout, Stage};
 use super::fence::FenceRecord;
-use super::newcomer::{ask_to_join, finish_join};
+use super::newcomer::finish_join;
 use super::state_file::StateFile;
 use super::stop::StartError;
 use crate::client::SOFTWARE;
@@ -67,7 +66,7 @@ impl NodeBuilder {
         }
         let builder = self.clone();
         let file = off_thread(move || builder.begin_anew(&identity, found)).await?;
-        let joined = ask_to_join(&file, &token, &managers, self.patience).await?;
+        let joined = self.ask_to_join(&file, &token, &managers, false).await?;
         off_thread(move || finish_join(&Layout::new(&self.directory), file, joined)).await
     }
 
@@ -75,7 +74,7 @@ impl NodeBuilder {
         let layout = Layout::new(&self.directory);
         let identity = Identity::load(&layout.identity()).map_err(|error| {
             StartError::Directory(format!(
-                "{error}. Without its identity file the node cannot come back as itself: join anew with `quorate join`, from an empty directory and under another name"
+                "{error}. Without its identity file the node cannot come back as itself: join anew with `quorate join` from an empty directory, under another name, or, if it was a worker, under its own with `quorate join --replace --name NAME --token TOKEN`"
             ))
         })?;
         if let Some(file) = StateFile::load(&layout)? {
@@ -129,7 +128,7 @@ impl NodeBuilder {
         managers: &[String],
     ) -> Result<(), StartError> {
         let internal = |error: String| StartError::Internal(error);
-        if identity.subject().check_time(SystemTime::now()).is_err() {
+        if identity.subject().check_time(self.certificates.clock.now()).is_err() {
             // Nobody would talk to it as itself; the token alone decides.
             return Ok(());
         }

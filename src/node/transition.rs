@@ -11,9 +11,11 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::id::StoreId;
 use quorate_transport::api::{request, response};
-use quorate_transport::{Connection, Identity, JoinError, JoinRefused, api};
+use quorate_transport::{Connection, Identity, JoinError, JoinRefused, KeyPair, api};
 
 use super::builder::{NodeBuilder, off_thread, random};
+use super::dialback::ListenWhileJoining;
+use super::directory::resolve;
 use super::facts::{Facts, KnownManager, Layout, Stage};
 use super::newcomer::{SUPPORTED, take_over};
 use super::state_file::StateFile;
@@ -41,6 +43,11 @@ pub(super) async fn enrol(
         save(layout, &file).await?;
     }
     let csr = identity.key().csr().map_err(|error| error.to_string())?;
+    // A manager must be reached where it will listen: they dial back before they give anything out.
+    let key = KeyPair::from_pkcs8(identity.key().pkcs8_der()).map_err(|error| error.to_string())?;
+    let listen = resolve(&file.listen).map_err(|error| error.to_string())?;
+    let listening = ListenWhileJoining::begin(listen, key).await.map_err(|error| error.to_string())?;
+    let deaf = listening.failed().map(str::to_owned);
     let kind = request::Kind::Enrol(api::Enrol {
         store_id: file.store_id.clone(),
         advertise: file.advertise.clone(),
@@ -50,10 +57,15 @@ pub(super) async fn enrol(
     });
     let deadline_ms = u64::try_from(PATIENCE.as_millis()).unwrap_or(u64::MAX);
     let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
-    let answer = connection.request(body, PATIENCE).await.map_err(|error| error.to_string())?;
+    let answer = connection.request(body, PATIENCE).await;
+    // The port is free again before the manager binds it.
+    listening.end().await;
+    let answer = answer.map_err(|error| error.to_string())?;
     let done = match api::Response::decode(answer).map(|response| response.kind) {
         Ok(Some(response::Kind::Enrol(done))) => done,
-        Ok(Some(response::Kind::Error(error))) => return Err(error.message),
+        Ok(Some(response::Kind::Error(error))) => {
+            return Err(deaf.map_or(error.message.clone(), |why| format!("{why}; and so: {}", error.message)));
+        }
         Ok(_) | Err(_) => return Err("the manager's answer cannot be read".into()),
     };
     file.raft_id = done.raft_id;
@@ -113,7 +125,7 @@ async fn ask(builder: &NodeBuilder) -> Result<Option<StopReason>, String> {
     let facts = facts.ok_or("the store has no facts about the node")?;
     let managers: Vec<String> =
         facts.managers.iter().flat_map(|manager| &manager.addresses).chain(&builder.hints).cloned().collect();
-    let joined = match ask_standing(&identity, Some(facts.store()), &managers).await {
+    let joined = match ask_standing(&identity, Some(facts.store()), &managers, builder.certificates.clock).await {
         Ok(joined) => joined,
         Err(JoinError::Refused(JoinRefused::NotAMember)) => return Ok(Some(StopReason::Removed)),
         Err(JoinError::Refused(refused @ JoinRefused::AlreadyKnown(_))) => {

@@ -162,6 +162,11 @@ impl Node {
         said.stdout.lines().next_back().unwrap().to_owned()
     }
 
+    /// A directory that was prepared otherwise.
+    pub const fn of(directory: PathBuf) -> Self {
+        Self { directory, address: String::new(), child: None, ready: String::new() }
+    }
+
     pub fn dir(&self) -> &str {
         self.directory.to_str().unwrap()
     }
@@ -241,6 +246,14 @@ impl Node {
         let sent = Command::new("sh").args(["-c", &format!("kill -TERM {}", self.pid())]).status().unwrap();
         assert!(sent.success());
         self.ends()
+    }
+
+    /// Waits until it ends by itself; answers the exit code.
+    #[track_caller]
+    pub fn ends(&mut self) -> Option<i32> {
+        let mut child = self.child.take().unwrap();
+        let status = eventually("the node ends", || child.try_wait().unwrap());
+        status.code()
     }
 
     pub fn status(&self) -> Value {

@@ -1,10 +1,14 @@
 //! A node as a worker: one session with one of the managers, and what it needs besides.
 //!
-//! Owns the worker's thread with its small runtime, and how it ends. The session itself is [`session`], the local socket is
-//! [`local`]. Started and ended by the supervisor.
+//! Owns the worker's thread with its small runtime, and how it ends. The session itself is [`session`], its certificate [`standing`], the local
+//! socket [`local`]. Started and ended by the supervisor.
 
+#[cfg(feature = "testing")]
+mod fleet;
+mod items;
 mod local;
 mod session;
+mod standing;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -24,7 +28,10 @@ use super::work::Work;
 use crate::client::CallError;
 use crate::status::{NodeReport, NodeRole, SessionReport};
 
-pub(super) use session::{Times, ask_standing};
+#[cfg(feature = "testing")]
+pub use fleet::{SharedSocket, WorkerSession};
+pub(super) use session::Times;
+pub(super) use standing::ask_standing;
 
 /// Why a worker's runtime ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +49,8 @@ pub(super) struct Link {
     pub(super) connection: Option<Connection>,
     /// The manager at the other end, by name; empty until it has said who it is.
     pub(super) manager: String,
+    /// Sessions that have begun in this process.
+    pub(super) begun: u64,
     /// Since when.
     pub(super) since: Option<Instant>,
     /// Why there is none, or what keeps it from becoming a manager.
