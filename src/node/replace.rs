@@ -67,8 +67,9 @@ impl NodeBuilder {
             ))
         })?;
         if let Some(file) = StateFile::load(&layout)? {
-            let ours = file.node() == identity.subject().node_id && file.joining_key == identity.key().pkcs8_der();
-            return match file.is_ready() {
+            let ours =
+                file.facts.node() == identity.subject().node_id && file.joining_key == identity.key().pkcs8_der();
+            return match file.facts.is_ready() {
                 false if ours => Ok((identity, Found::Begun(Box::new(file)))),
                 _ => Err(StartError::Directory(format!(
                     "{} is not a manager's: there is no store to replace. Nothing was changed",
@@ -186,7 +187,7 @@ impl NodeBuilder {
             Some(old) if self.listen.is_none() => (old.listen.clone(), self.addresses()?.1),
             _ => self.addresses()?,
         };
-        let file = StateFile {
+        let facts = Facts {
             stage: Stage::Begun.into(),
             node_id: Bytes::copy_from_slice(NodeId::as_bytes(&identity.subject().node_id)),
             store_id: Bytes::copy_from_slice(random(StoreId::from_bytes)?.as_bytes()),
@@ -194,6 +195,10 @@ impl NodeBuilder {
             listen,
             advertise,
             seed: [random(|bytes| bytes)?, random(|bytes| bytes)?].concat().into(),
+            ..Facts::default()
+        };
+        let file = StateFile {
+            facts,
             joining_key: Bytes::copy_from_slice(identity.key().pkcs8_der()),
             ..StateFile::default()
         };
