@@ -15,6 +15,8 @@ use crate::{Told, told};
 
 /// UDP sockets that the workers share.
 const SOCKETS: usize = 64;
+/// Workers that look for their first manager at the same time.
+const AT_ONCE: usize = 100;
 /// How long one may take to join: many want to.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -80,9 +82,15 @@ impl Fleet {
         let towards = self.managers.first().and_then(|address| address.parse().ok()).ok_or("no manager")?;
         let sockets: Vec<SharedSocket> =
             (0..SOCKETS).map(|_| SharedSocket::open(towards)).collect::<Result<_, _>>().map_err(told)?;
+        let mut opening = JoinSet::new();
         for (member, socket) in self.members.iter_mut().zip(sockets.iter().cycle()) {
-            let session = WorkerSession::start(Node::builder(&member.directory), socket).await;
-            member.session = Some(session.map_err(told)?);
+            let session = WorkerSession::start(Node::builder(&member.directory), socket).await.map_err(told)?;
+            opening.spawn(session.ready());
+            member.session = Some(session);
+            // All handshakes of all workers at once would measure this process, which has to do all of their ends.
+            while opening.len() >= AT_ONCE {
+                let _ = opening.join_next().await;
+            }
         }
         Ok(())
     }

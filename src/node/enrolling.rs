@@ -13,8 +13,8 @@ use quorate_core::txn::Txn;
 use quorate_transport::{CertRole, CertSubject, ClusterCa, JoinRefused, JoinReply, JoinRequest, Subject, api};
 use tokio::time::Instant;
 
-use super::joining::{ATTEMPTS, DIAL_BACK, Seen, words};
-use super::raft_ids;
+use super::joining::{DIAL_BACK, Seen, words};
+use super::raft_ids::{self, Attempts};
 use super::renewal::Terms;
 use super::router::{Failure, fail};
 use super::service::{Service, display_name};
@@ -51,7 +51,8 @@ impl Service {
             return Err(fail(api::Code::Invalid, "the store id must be 16 bytes. Nothing was changed"));
         };
         let mut reached = false;
-        for _ in 0..ATTEMPTS {
+        let mut attempts = Attempts::until(until);
+        while attempts.another().await {
             self.router.read_index(until).await?;
             let seen = self.seen(node).await?;
             let Some((record, revision)) = &seen.node else {

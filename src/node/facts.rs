@@ -35,7 +35,7 @@ pub(crate) struct KnownManager {
     pub(crate) addresses: Vec<String>,
 }
 
-/// The facts, one record. Field numbers are for ever.
+/// The facts, one record: in the store of a manager, and in the state file of every other node. Field numbers are for ever.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Facts {
     #[prost(enumeration = "Stage", tag = "1")]
@@ -99,6 +99,11 @@ impl Facts {
 
     pub(crate) fn store(&self) -> StoreId {
         StoreId::from_slice(&self.store_id).unwrap_or_default()
+    }
+
+    /// The name, or the node id where there is none.
+    pub(crate) fn display_name(&self) -> String {
+        if self.name.is_empty() { self.node().to_string() } else { self.name.clone() }
     }
 
     pub(crate) const fn raft(&self) -> RaftId {

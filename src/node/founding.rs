@@ -90,7 +90,7 @@ impl NodeBuilder {
         }
         match StateFile::load(&layout)? {
             // Another kind of node, and known: it is run as what it is.
-            Some(file) if file.is_ready() => return Ok(prepared_of(&file)),
+            Some(file) if file.facts.is_ready() => return Ok(prepared_of(&file)),
             Some(_) => {
                 return Err(StartError::Directory(format!(
                     "{} was prepared half to join a cluster. Nothing was changed; run the same join again, or choose another directory",

@@ -20,18 +20,17 @@ use quorate_transport::{CertRole, ClusterCa, JoinRefused, JoinReply, JoinRequest
 use tokio::time::{Instant, timeout_at};
 
 use super::enrolling::{certify, manager_at};
+use super::raft_ids::{self, Attempts};
+use super::records;
 use super::router::{Failure, fail};
 use super::service::{Service, blocking, broken, display_name};
 use super::tokens::{self, Tokens};
-use super::{raft_ids, records};
 use crate::client::SOFTWARE;
 
 /// How long the cluster may take to decide about a newcomer.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How long a newcomer may take to answer at its own address.
 pub(super) const DIAL_BACK: Duration = Duration::from_secs(3);
-/// Attempts when somebody else changes the cluster's record at the same time.
-pub(super) const ATTEMPTS: usize = 16;
 
 /// What a join reads, from one view.
 pub(super) struct Seen {
@@ -118,7 +117,8 @@ impl Service {
         }
         let mut reached = false;
         let mut turn = None;
-        for _ in 0..ATTEMPTS {
+        let mut attempts = Attempts::until(until);
+        while attempts.another().await {
             // One at a time here: two at once would only make each other try again.
             if turn.is_none() {
                 let Ok(Ok(permit)) = timeout_at(until, self.joins.acquire()).await else {

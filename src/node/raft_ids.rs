@@ -1,7 +1,10 @@
 //! Raft ids, drawn and burnt: the parts of a transaction that every way to a seat shares.
 //!
-//! Owns that no raft id is given out twice (the counter is compared and raised in the transaction that gives one out) and that
-//! one whose store is gone is never heard again. Pure. Called by joining, enrolling and rejoining.
+//! Owns that no raft id is given out twice (the counter is compared and raised in the transaction that gives one out), that one
+//! whose store is gone is never heard again, and how long it is tried where somebody else was faster. Called by joining,
+//! enrolling and rejoining.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::consensus::io::Records;
@@ -9,6 +12,33 @@ use quorate_core::id::{NodeId, RaftId};
 use quorate_core::membership::record::{ClusterRecord, NodeRecord};
 use quorate_core::state::read;
 use quorate_core::txn::{Compare, Op, Put, Txn};
+use tokio::time::Instant;
+
+use crate::config;
+
+/// Longest pause before it is tried again.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Attempts at a transaction that somebody else may be faster with: as many as the deadline leaves time for, the second and
+/// later ones after a random moment, so that managers that let many in at the same time do not stay in step.
+pub(super) struct Attempts {
+    until: Instant,
+    begun: bool,
+}
+
+impl Attempts {
+    pub(super) const fn until(until: Instant) -> Self {
+        Self { until, begun: false }
+    }
+
+    /// Whether there is another one; waits for its moment.
+    pub(super) async fn another(&mut self) -> bool {
+        if std::mem::replace(&mut self.begun, true) {
+            tokio::time::sleep(PAUSE.mul_f64(config::chance())).await;
+        }
+        Instant::now() < self.until
+    }
+}
 
 fn put(key: Bytes, value: Bytes) -> Op {
     Put { key, value, ..Put::default() }.into()

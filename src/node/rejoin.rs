@@ -26,16 +26,14 @@ use super::directory::{check_address, explained, open_store};
 use super::facts::{Facts, KnownManager, Layout, Stage};
 use super::fence::{self, FenceRecord};
 use super::founding::prepared;
+use super::raft_ids::{self, Attempts};
+use super::records;
 use super::router::{Failure, fail};
 use super::service::{Service, blocking, broken};
 use super::state_file::StateFile;
 use super::stop::StartError;
-use super::{raft_ids, records};
 use crate::client::SOFTWARE;
 use crate::error::Error;
-
-/// Attempts when somebody else changes the cluster's record at the same time.
-const ATTEMPTS: usize = 16;
 
 impl Service {
     /// Gives the node that asks a new raft id for its fresh store. Asked twice for one store, it answers twice the same.
@@ -48,7 +46,8 @@ impl Service {
         let Some(store) = StoreId::from_slice(&rejoin.store_id) else {
             return Err(fail(api::Code::Invalid, "the store id must be 16 bytes. Nothing was changed"));
         };
-        for _ in 0..ATTEMPTS {
+        let mut attempts = Attempts::until(until);
+        while attempts.another().await {
             self.router.read_index(until).await?;
             let reader = self.store()?.reader;
             let (all, cluster_revision, node_revision) = blocking(move || {

@@ -59,8 +59,8 @@ impl NodeBuilder {
                 self.check_left_behind(&identity, known, lineage, &managers).await?;
             }
             Found::Worker(file) => {
-                let known = Known { node: file.node(), raft_id: 0 };
-                self.check_left_behind(&identity, known, &file.lineage_list(), &managers).await?;
+                let known = Known { node: file.facts.node(), raft_id: 0 };
+                self.check_left_behind(&identity, known, &file.facts.lineage_list(), &managers).await?;
             }
             Found::Begun(_) | Found::Spent(_) => {}
         }
@@ -78,8 +78,9 @@ impl NodeBuilder {
             ))
         })?;
         if let Some(file) = StateFile::load(&layout)? {
-            let ours = file.node() == identity.subject().node_id && file.joining_key == identity.key().pkcs8_der();
-            return match file.is_ready() {
+            let ours =
+                file.facts.node() == identity.subject().node_id && file.joining_key == identity.key().pkcs8_der();
+            return match file.facts.is_ready() {
                 false if ours => Ok((identity, Found::Begun(Box::new(file)))),
                 true if file.raft_id == 0 => Ok((identity, Found::Worker(Box::new(file)))),
                 _ => Err(StartError::Directory(format!(
@@ -192,7 +193,7 @@ impl NodeBuilder {
             Found::Begun(file) => return Ok(*file),
             Found::Spent(facts) => facts,
             Found::Sound(facts, _) => Some(facts),
-            Found::Worker(file) => Some(file.as_facts()),
+            Found::Worker(file) => Some(file.facts),
         };
         let layout = Layout::new(&self.directory);
         if layout.store().exists() {
@@ -205,7 +206,7 @@ impl NodeBuilder {
             Some(old) if self.listen.is_none() => (old.listen.clone(), self.addresses()?.1),
             _ => self.addresses()?,
         };
-        let file = StateFile {
+        let facts = Facts {
             stage: Stage::Begun.into(),
             node_id: Bytes::copy_from_slice(NodeId::as_bytes(&identity.subject().node_id)),
             store_id: Bytes::copy_from_slice(random(StoreId::from_bytes)?.as_bytes()),
@@ -213,6 +214,10 @@ impl NodeBuilder {
             listen,
             advertise,
             seed: [random(|bytes| bytes)?, random(|bytes| bytes)?].concat().into(),
+            ..Facts::default()
+        };
+        let file = StateFile {
+            facts,
             joining_key: Bytes::copy_from_slice(identity.key().pkcs8_der()),
             ..StateFile::default()
         };

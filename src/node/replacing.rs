@@ -16,8 +16,8 @@ use quorate_transport::{CertRole, JoinRefused, JoinReply, JoinRequest};
 use tokio::time::Instant;
 
 use super::enrolling::certify;
-use super::joining::{ATTEMPTS, words};
-use super::raft_ids;
+use super::joining::words;
+use super::raft_ids::{self, Attempts};
 use super::service::{Service, display_name};
 use super::tokens;
 use crate::config;
@@ -30,7 +30,8 @@ impl Service {
         address: &str,
         until: Instant,
     ) -> Result<JoinReply, JoinRefused> {
-        for _ in 0..ATTEMPTS {
+        let mut attempts = Attempts::until(until);
+        while attempts.another().await {
             self.router.read_index(until).await.map_err(words)?;
             let seen = self.seen(request.node_id).await.map_err(words)?;
             // Before anything is said of names: that the bearer has a token at all.

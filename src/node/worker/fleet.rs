@@ -82,9 +82,12 @@ impl WorkerSession {
     /// Waits for a session.
     ///
     /// Cancel safe.
-    pub async fn ready(&self) {
+    pub fn ready(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut link = self.link.clone();
-        let _ended = link.wait_for(|link| link.connection.is_some() && !link.manager.is_empty()).await;
+        async move {
+            let welcomed = link.wait_for(|link| link.connection.is_some() && !link.manager.is_empty());
+            let _ = welcomed.await.is_ok();
+        }
     }
 
     /// Why it has none, in words; empty while it has one.

@@ -187,9 +187,9 @@ fn report(file: &StateFile, link: &Link, work: &Work) -> NodeReport {
         for_ms: link.since.map_or(0, |since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)),
     });
     NodeReport {
-        id: file.node().to_string(),
-        name: file.display_name(),
-        cluster_id: file.cluster().to_string(),
+        id: file.facts.node().to_string(),
+        name: file.facts.display_name(),
+        cluster_id: file.facts.cluster().to_string(),
         role: NodeRole::Worker,
         session,
         assignments_revision: set.known.then_some(set.revision),

@@ -33,7 +33,10 @@ use crate::node::stop::{StartError, StopReason};
 use crate::node::work::Work;
 
 /// How long one round over all managers may take.
-const DIAL: Duration = Duration::from_secs(4);
+const DIAL: Duration = Duration::from_secs(6);
+/// How long a manager has for itself before the next one is dialled beside it. One that thousands come to at once takes its time,
+/// and asking all of them would make it three times as many; the one that was just lost is asked last in any case.
+const STAGGER: Duration = Duration::from_secs(2);
 /// How long a manager may take to say who it is.
 const WELCOME: Duration = Duration::from_secs(10);
 /// Between two attempts to become a manager.
@@ -177,7 +180,7 @@ impl Driver {
     /// Where managers may be: all that are known, in an order of this attempt's own, then the hints.
     fn addresses(&self) -> Vec<String> {
         let mut managers: Vec<(bool, f64, &KnownManager)> =
-            self.file.managers.iter().map(|known| (self.avoid == Some(known.raft_id), chance(), known)).collect();
+            self.file.facts.managers.iter().map(|known| (self.avoid == Some(known.raft_id), chance(), known)).collect();
         managers.sort_by(|(a, x, _), (b, y, _)| a.cmp(b).then(x.total_cmp(y)));
         let known = managers.into_iter().flat_map(|(_, _, known)| known.addresses.iter());
         known.chain(&self.hints).cloned().collect()
@@ -185,15 +188,14 @@ impl Driver {
 
     fn hello(&self) -> Hello {
         let subject = self.papers.identity().subject();
-        Hello::client(subject.cluster, subject.node_id, self.file.lineage_list(), SOFTWARE)
+        Hello::client(subject.cluster, subject.node_id, self.file.facts.lineage_list(), SOFTWARE)
     }
 
     async fn connect(&self) -> Result<Connection, Ended> {
         let connector = Connector {
             keep_alive: self.times.keep_alive,
             idle: self.times.idle,
-            // A manager that thousands come to at once takes its time; asking the next one beside it would be no help.
-            stagger: Duration::from_secs(1),
+            stagger: STAGGER,
             socket: self.socket.clone(),
             clock: self.papers.clock(),
         };
@@ -234,7 +236,7 @@ impl Driver {
             instance: 0,
             command_version: SUPPORTED,
             software: SOFTWARE.to_owned(),
-            advertise: self.file.advertise.clone(),
+            advertise: self.file.facts.advertise.clone(),
         };
         if let Err(down) = send(&mut sender, up::Kind::Open(open)).await {
             return lost(&down);
@@ -359,11 +361,11 @@ impl Driver {
     async fn note(&mut self, welcome: &Welcome) {
         let mut file = self.file.clone();
         if let Some(lineage) = Lineage::from_slice(&welcome.lineage)
-            && file.lineage_list().compare(&lineage) == LineageOrder::Older
+            && file.facts.lineage_list().compare(&lineage) == LineageOrder::Older
         {
-            let (from, to) = (file.lineage_list().generation(), lineage.generation());
+            let (from, to) = (file.facts.lineage_list().generation(), lineage.generation());
             tracing::warn!(from, to, "the cluster was recovered: this worker goes on with the new incarnation");
-            file.lineage = lineage.to_bytes().into();
+            file.facts.lineage = lineage.to_bytes().into();
         }
         let managers: Vec<KnownManager> = welcome
             .managers
@@ -375,7 +377,7 @@ impl Driver {
             })
             .collect();
         if !managers.is_empty() {
-            file.managers = managers;
+            file.facts.managers = managers;
         }
         if file != self.file {
             if let Err(error) = self.keep(file.clone()).await {
