@@ -15,6 +15,7 @@ mod processes;
 mod proof;
 mod reading;
 mod recovery;
+mod remains;
 mod replacement;
 mod story;
 mod watching;

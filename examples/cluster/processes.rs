@@ -1,17 +1,16 @@
 //! The nodes as processes: managers of the real `quorate` binary, workers of this program (see `worker`).
 //!
-//! Owns every process that the demo starts, what these start themselves, and the directory they live in: all of it is gone
-//! when this is dropped, also after a panic or ctrl-c. Never talks to a node but by the binary and by signals. Called by
-//! the chapters.
+//! Owns the commands that are run, the nodes' names and addresses, and what they print. Never talks to a node but by the
+//! binary and by signals. All of it is gone when this is dropped, see `remains`. Called by the chapters.
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::UdpSocket;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use crate::remains::{Remains, kill_groups};
 use crate::story::Story;
 
 /// Errors of the demo are sentences.
@@ -40,63 +39,6 @@ pub(crate) struct Done {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// Each with the name of its node; a command has none.
-    running: Vec<(String, Child)>,
-    /// Everything is being ended: nothing new is started.
-    closed: bool,
-    /// The cluster is left as it is.
-    held: bool,
-}
-
-/// What must not outlive the demo.
-#[derive(Debug)]
-pub(crate) struct Remains {
-    directory: PathBuf,
-    state: Mutex<State>,
-}
-
-impl Remains {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends every process and removes the directory; the second time there is nothing left to do.
-    pub(crate) fn clean(&self) {
-        let mut state = self.state();
-        if state.held || std::mem::replace(&mut state.closed, true) {
-            return;
-        }
-        // Each is the head of a group, with the items that a worker has started.
-        let groups: Vec<String> = state.running.iter().map(|(_, child)| format!("-{}", child.id())).collect();
-        if !groups.is_empty() {
-            let kill = format!("kill -KILL {}", groups.join(" "));
-            let _gone_already = Command::new("sh").args(["-c", &kill]).stderr(Stdio::null()).status();
-        }
-        for (_, mut child) in state.running.drain(..) {
-            let _gone_already = child.kill();
-            let _gone_already = child.wait();
-        }
-        let _gone_already = std::fs::remove_dir_all(&self.directory);
-    }
-
-    /// Starts a process that [`Self::clean`] knows of from its first moment.
-    fn spawn(&self, name: &str, command: &mut Command) -> Told<(u32, Option<ChildStdout>, Option<ChildStderr>)> {
-        let mut state = self.state();
-        if state.closed {
-            return Err("the demo is being ended".into());
-        }
-        // A ctrl-c in the terminal is for the demo, which then ends what it started.
-        let spawned = command.current_dir(&self.directory).stdin(Stdio::null()).process_group(0).spawn();
-        let mut child =
-            spawned.map_err(|error| format!("cannot start {}: {error}", command.get_program().to_string_lossy()))?;
-        let (pid, stdout, stderr) = (child.id(), child.stdout.take(), child.stderr.take());
-        state.running.push((name.to_owned(), child));
-        Ok((pid, stdout, stderr))
-    }
 }
 
 /// The cluster of processes.
@@ -135,7 +77,7 @@ impl Processes {
         let mut members = sockets.iter().enumerate().map(member).collect::<Told<Vec<_>>>()?;
         let workers = members.split_off(managers);
         let directory = tempfile::Builder::new().prefix("quorate-demo-").tempdir_in(disk()).map_err(io)?.keep();
-        let remains = Arc::new(Remains { directory, state: Mutex::default() });
+        let remains = Arc::new(Remains::new(directory));
         Ok(Self { binary, own, managers: members, workers, remains })
     }
 
@@ -145,7 +87,7 @@ impl Processes {
     }
 
     pub(crate) fn directory(&self) -> &Path {
-        &self.remains.directory
+        self.remains.directory()
     }
 
     /// Where the two programs lie, for a PATH.
@@ -170,13 +112,7 @@ impl Processes {
 
     /// Name and pid of every node that runs.
     pub(crate) fn pids(&self) -> Vec<(String, u32)> {
-        let state = self.remains.state();
-        state
-            .running
-            .iter()
-            .filter(|(name, _)| !name.is_empty())
-            .map(|(name, child)| (name.clone(), child.id()))
-            .collect()
+        self.remains.pids()
     }
 
     /// The pid of a node that was started and not ended by the demo.
@@ -274,7 +210,10 @@ impl Processes {
         self.signal(story, "TERM", &[pid])?;
         match self.reap(pid)? {
             Some(0) => Ok(sent.elapsed()),
-            code => Err(format!("{name} did not stop orderly: {}; its log ends:\n{}", exit(code), self.tail(name))),
+            code => {
+                kill_groups([pid]);
+                Err(format!("{name} did not stop orderly: {}; its log ends:\n{}", exit(code), self.tail(name)))
+            }
         }
     }
 
@@ -294,7 +233,7 @@ impl Processes {
     fn reap(&self, pid: u32) -> Told<Option<i32>> {
         let until = Instant::now() + PATIENCE;
         loop {
-            if let Some(code) = self.ended(pid)? {
+            if let Some(code) = self.remains.ended(pid)? {
                 return Ok(code);
             }
             if Instant::now() > until {
@@ -304,28 +243,15 @@ impl Processes {
         }
     }
 
-    /// Whether the process is gone, and with which exit code; it is forgotten then.
-    fn ended(&self, pid: u32) -> Told<Option<Option<i32>>> {
-        let mut state = self.remains.state();
-        let Some(at) = state.running.iter().position(|(_, child)| child.id() == pid) else {
-            return Err(format!("process {pid} does not run"));
-        };
-        let ended = state.running.get_mut(at).and_then(|(_, child)| child.try_wait().ok().flatten());
-        if ended.is_some() {
-            state.running.remove(at);
-        }
-        Ok(ended.map(|status| status.code()))
-    }
-
     /// The process that was started as this node is the one that runs.
     pub(crate) fn check_runs(&self, name: &str, pid: u32) -> Told<()> {
         let now = self.pid(name)?;
         if now != pid {
             return Err(format!("{name} was process {pid} and is process {now}"));
         }
-        match self.ended(pid)? {
+        match self.remains.died(pid) {
             None => Ok(()),
-            Some(code) => Err(format!("{name} ended by itself: {}; its log ends:\n{}", exit(code), self.tail(name))),
+            Some(how) => Err(format!("{name} ended by itself: {how}; its log ends:\n{}", self.tail(name))),
         }
     }
 
@@ -349,7 +275,7 @@ impl Processes {
 
     /// Leaves processes and directory as they are.
     pub(crate) fn hold(&self) {
-        self.remains.state().held = true;
+        self.remains.hold();
     }
 }
 

@@ -30,8 +30,9 @@ struct Running {
 
 /// Runs the node in `directory` until it is told to stop or stops by itself; its exit codes are those of `quorate run`.
 pub(crate) fn run(directory: &Path) -> ExitCode {
-    let filter = EnvFilter::new("info");
-    let _logs_already = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let colored = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::new("info")).with_writer(std::io::stderr);
+    let _logs_already = log.with_ansi(colored).try_init();
     let ended = tokio::runtime::Runtime::new()
         .map_err(|error| error.to_string())
         .and_then(|runtime| runtime.block_on(agent(directory)));
