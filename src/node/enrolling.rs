@@ -21,7 +21,7 @@ use super::service::{Service, display_name};
 use crate::config;
 
 /// A certificate for this role, and the digest of its key.
-fn certify(ca: &ClusterCa, csr: &[u8], node: NodeId, role: CertRole) -> Result<(Vec<u8>, [u8; 32]), String> {
+pub(super) fn certify(ca: &ClusterCa, csr: &[u8], node: NodeId, role: CertRole) -> Result<(Vec<u8>, [u8; 32]), String> {
     let subject = CertSubject { cluster: ca.cluster_id(), node_id: node, role };
     let certificate =
         ca.issue(csr, &subject, config::CERTIFICATE, SystemTime::now()).map_err(|error| error.to_string())?;

@@ -1,4 +1,4 @@
-//! The join plane: how a node without a certificate gets one.
+//! The join plane: how a node without a certificate gets one, or is told how it stands.
 //!
 //! Owns both ends of the one exchange there is. The newcomer sends nothing before it has seen the CA that its token names.
 //! Nothing else can be reached on this plane: one connection, one request, one answer. Never compares a secret: the
@@ -17,6 +17,7 @@ use crate::dial::{self, ConnectError};
 use crate::frame::{self, FrameKind};
 use crate::hello::{PROTOCOL_MAX, PROTOCOL_MIN, Refused};
 use crate::proto;
+use crate::standing::NodeStanding;
 use crate::text::unix_seconds;
 use crate::tls;
 use crate::token::{CaHash, JoinToken, TokenSecret};
@@ -52,6 +53,8 @@ pub struct JoinRequest {
     /// Not a newcomer: a node of the cluster that wants a certificate for the role it has now. What counts is that its
     /// request is signed by the key in its record; there is no secret.
     pub renewal: bool,
+    /// It only asks how the cluster counts on it, with the same proof; see [`crate::standing()`].
+    pub standing: bool,
 }
 
 impl JoinRequest {
@@ -70,6 +73,7 @@ impl JoinRequest {
             software: String::new(),
             unix_seconds: unix_seconds(SystemTime::now()),
             renewal: false,
+            standing: false,
         }
     }
 
@@ -93,6 +97,7 @@ impl JoinRequest {
             software: self.software.clone(),
             unix_seconds: self.unix_seconds,
             renewal: self.renewal,
+            standing: self.standing,
         }
     }
 
@@ -111,6 +116,7 @@ impl JoinRequest {
             software: wire.software,
             unix_seconds: wire.unix_seconds,
             renewal: wire.renewal,
+            standing: wire.standing,
         })
     }
 }
@@ -241,6 +247,8 @@ pub enum JoinReply {
     Joined(Box<Joined>),
     /// Not taken; nothing was changed.
     Refused(JoinRefused),
+    /// It only asked.
+    Standing(NodeStanding),
 }
 
 impl JoinReply {
@@ -266,6 +274,7 @@ impl JoinReply {
                 extra: joined.extra.clone(),
             }),
             Self::Refused(refused) => Outcome::Refused(refused.to_wire()),
+            Self::Standing(standing) => Outcome::Standing(standing.to_wire()),
         };
         proto::JoinReply { outcome: Some(outcome) }
     }
@@ -274,6 +283,7 @@ impl JoinReply {
         use proto::join_reply::Outcome;
         Some(match wire.outcome? {
             Outcome::Refused(refused) => Self::Refused(JoinRefused::from_wire(refused)),
+            Outcome::Standing(standing) => Self::Standing(NodeStanding::from_wire(standing)?),
             Outcome::Joined(joined) => Self::Joined(Box::new(Joined {
                 certificate: joined.certificate.to_vec(),
                 ca_certificate: joined.ca_certificate.to_vec(),
@@ -332,7 +342,7 @@ pub async fn join(
     timeout: Duration,
 ) -> Result<Joined, JoinError> {
     let request = JoinRequest { secret: token.secret().clone(), ..request };
-    ask(addresses, *token.ca_hash(), request, timeout).await
+    joined(addresses, *token.ca_hash(), request, timeout).await
 }
 
 /// Asks for a new certificate for the role that the node has now, by a request that the key in its record has signed. Works
@@ -348,15 +358,31 @@ pub async fn renew(
     request: JoinRequest,
     timeout: Duration,
 ) -> Result<Joined, JoinError> {
-    ask(addresses, ca, request, timeout).await
+    joined(addresses, ca, request, timeout).await
 }
 
-async fn ask(
+async fn joined(
     addresses: &[String],
     pinned: CaHash,
     request: JoinRequest,
     timeout: Duration,
 ) -> Result<Joined, JoinError> {
+    match ask(addresses, pinned, request, timeout).await? {
+        JoinReply::Joined(joined) => accept_reply(&pinned, *joined),
+        JoinReply::Refused(refused) => Err(JoinError::Refused(refused)),
+        JoinReply::Standing(_) => {
+            Err(JoinError::BadReply("it says how the node stands, which was not asked".to_owned()))
+        }
+    }
+}
+
+/// Connects to the first that answers and holds this CA, and asks.
+pub(crate) async fn ask(
+    addresses: &[String],
+    pinned: CaHash,
+    request: JoinRequest,
+    timeout: Duration,
+) -> Result<JoinReply, JoinError> {
     let deadline = tokio::time::Instant::now() + timeout;
     let (_, dialled) = dial::race(addresses, timeout, dial::STAGGER, |address| async move {
         dial::fresh(address, timeout, |verdict| tls::join_client(pinned, verdict)).await
@@ -391,10 +417,7 @@ async fn ask(
     connection.close(crate::codes::DONE.into(), b"");
     // The close frame is on its way; waiting for its three round trips would only delay the caller.
     drop(endpoint);
-    match reply? {
-        JoinReply::Refused(refused) => Err(JoinError::Refused(refused)),
-        JoinReply::Joined(joined) => accept_reply(&pinned, *joined),
-    }
+    reply
 }
 
 fn join_failure(error: &quinn::ConnectionError, address: SocketAddr) -> JoinError {
@@ -443,7 +466,7 @@ pub(crate) async fn serve(shared: &Arc<crate::endpoint::Shared>, connection: &qu
                 shared.handler.join(source, request, sender);
                 // A handler that gives no answer says that it does not know.
                 let reply = receiver.await.ok()?;
-                if matches!(reply, JoinReply::Joined(_)) {
+                if matches!(reply, JoinReply::Joined(_) | JoinReply::Standing(_)) {
                     // Who knew a secret, or has a record, was no guess: many workers may stand behind one address.
                     shared.join_limit.give_back(source.ip());
                 }
@@ -490,6 +513,7 @@ mod tests {
             JoinReply::Refused(JoinRefused::Unreachable("10.0.0.9:4701".into())),
             JoinReply::Refused(JoinRefused::NoLeader),
             JoinReply::Refused(JoinRefused::NotAMember),
+            JoinReply::Standing(NodeStanding { lineage: Lineage::default(), record: None }),
         ] {
             assert_eq!(JoinReply::from_wire(reply.to_wire()), Some(reply));
         }
