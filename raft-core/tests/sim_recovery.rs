@@ -15,9 +15,10 @@ use quorate_core::keyspace::Section;
 use quorate_core::log::Configuration;
 use quorate_core::recovery::{Findings, RecoveryError};
 use quorate_core::state::contract::{Outcome, Refusal};
+use quorate_core::state::read::{self, ReadError};
 use quorate_core::state::{COUNTER_JUMP, REVISION_JUMP};
 use quorate_core::testing::sim::{ELECTION, MILLIS, Recovering, Reply, SimConfig, Violation, World};
-use quorate_core::txn::{Put, Txn};
+use quorate_core::txn::{Put, Range, Txn};
 
 use sim_common::{Test, grown, is_done, quiet};
 
@@ -276,6 +277,45 @@ fn old_managers_that_go_on_and_the_new_incarnation_accept_nothing_of_each_other(
 }
 
 #[test]
+fn a_revision_that_a_reader_saw_and_that_was_lost_never_comes_again_with_another_value() -> Test {
+    // Given a manager that is taken for the only survivor while the others went on: what they acknowledged since is lost
+    let mut world = grown(quiet(3), 3);
+    let leader = world.leader().unwrap();
+    let kept = write(&mut world, leader, 1)?;
+    world.run_for(ELECTION)?;
+    let survivor = others(&world, leader)[0];
+    // It is killed without waiting for their last writes
+    world.crash(survivor, 0);
+    let mut seen = Vec::new();
+    for sequence in 2..=12 {
+        seen.push(write(&mut world, leader, sequence)?);
+    }
+    for id in others(&world, survivor) {
+        world.crash(id, usize::MAX);
+    }
+    // Then the report claims what its disk has, and no more
+    let (_, claimed, first) = written(world.recover(survivor)?);
+    assert_eq!(claimed, kept);
+    world.restart(survivor)?;
+    alone(&mut world, survivor)?;
+    // When the new incarnation writes more than was lost
+    let written = (100..120).map(|sequence| write(&mut world, survivor, sequence)).collect::<Result<Vec<_>, _>>()?;
+    // Then no revision that anybody saw is used again, and who asks for one is told what was kept
+    assert!(written.iter().all(|revision| *revision > first) && seen.iter().all(|revision| *revision < first));
+    let view = world.view(survivor).unwrap();
+    for revision in seen {
+        let range = Range { key: Section::User.key(b"any"), revision, ..Range::default() };
+        let refused = read::range(&*view, &range);
+        assert!(
+            matches!(&refused, Err(ReadError::Refused(Refusal::NewGeneration { asked, kept_revision }))
+                if (*asked, *kept_revision) == (revision, kept)),
+            "{refused:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
 fn two_recoveries_of_one_cluster_do_not_talk_and_nothing_is_fenced() -> Test {
     let mut world = grown(quiet(3), 3);
     let leader = world.leader().unwrap();
@@ -382,6 +422,21 @@ fn a_manager_alone_has_nothing_to_recover_and_a_newcomer_without_state_cannot() 
     let led = world.run_until(20 * ELECTION, |world| world.has_lease(RaftId(1)))?;
     assert!(led);
     assert_eq!((world.incarnation(RaftId(1)), world.records(RaftId(1)).unwrap().lineage().generation()), (0, 1));
+    // Nor has one that was recovered, however often it is told to
+    let mut left = grown(quiet(3), 3);
+    for id in left.ids() {
+        left.crash(id, usize::MAX);
+    }
+    written(left.recover(RaftId(2))?);
+    left.restart(RaftId(2))?;
+    alone(&mut left, RaftId(2))?;
+    for _ in 0..3 {
+        left.crash(RaftId(2), usize::MAX);
+        assert_eq!(left.recover(RaftId(2))?, Recovering::Alone);
+        left.restart(RaftId(2))?;
+        alone(&mut left, RaftId(2))?;
+        assert_eq!(left.records(RaftId(2)).unwrap().lineage().generation(), 2);
+    }
     world.isolate(RaftId(1));
     let (fresh, _) = world.join(RaftId(1))?;
     world.crash(fresh, usize::MAX);

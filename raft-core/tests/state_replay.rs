@@ -45,6 +45,45 @@ fn a_retry_after_later_writes_of_the_same_client_gets_its_first_outcome() {
 }
 
 #[test]
+fn a_wish_worked_out_anew_for_what_somebody_else_wished_meanwhile_is_not_applied_again() {
+    // Given a promotion that was applied, its answer lost, and a demotion by somebody else after it
+    let mut member = Member::founded();
+    let now = |member: &Member| member.machine.status().revision.0;
+    let becomes = |role: &str, revision: u64| {
+        let compares = vec![Compare::mod_revision(key("node"), revision)];
+        Txn { compares, ..txn([put("node", role), Range { key: key("node"), ..Range::default() }.into()]) }
+    };
+    let promoted = member.done(request(1, 1, 0, becomes("manager", 0)));
+    let at = now(&member);
+    assert!(member.done(request(2, 1, 0, becomes("worker", at))).succeeded);
+    // When the promotion comes once more, worked out by another leader from what is there now
+    let at = now(&member);
+    let again = member.done(request(1, 1, 0, becomes("manager", at)));
+    // Then it is answered with what it wrote the first time, and the demotion stands
+    assert_eq!(again, TxnResult { replayed: true, ..promoted });
+    assert_eq!(version(&member, "node"), 2);
+    let read = Range { key: key("node"), ..Range::default() };
+    assert_eq!(&read::range(&*member.store.view(), &read).unwrap().entries[0].value[..], b"worker");
+    member.check();
+}
+
+#[test]
+fn a_wish_that_was_settled_as_not_done_is_not_done_by_a_copy_that_comes_late() {
+    // Given a wish that was refused, and settled so before that was said
+    let mut member = Member::founded();
+    let nothing = Txn { compares: vec![Compare::mod_revision(key("node"), u64::MAX)], ..Txn::default() };
+    let before = member.machine.status().revision;
+    assert!(!member.done(request(1, 1, 0, nothing)).succeeded);
+    assert_eq!(member.machine.status().revision, before, "it makes no revision");
+    // When an earlier copy of it, which would have been done, comes out of the network
+    let late = member.done(request(1, 1, 0, count("node")));
+    // Then it does nothing
+    assert!(late.replayed && !late.succeeded);
+    assert_eq!(version(&member, "node"), 0);
+    member.check();
+}
+
+#[test]
 fn a_retry_in_the_same_entry_and_in_the_same_round_is_seen() {
     let mut member = Member::founded();
     let same = vec![request(1, 1, 0, count("a")), request(1, 1, 0, count("a"))];

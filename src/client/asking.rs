@@ -16,13 +16,15 @@ use crate::error::{Error, Result};
 pub(super) enum Failed {
     /// The managers no longer know the client, and no other copy of the request is on its way: nothing was done.
     Forgotten(Error),
+    /// What the request was to change has changed meanwhile: nothing was done, and no copy of it ever will be.
+    Overtaken(Error),
     Final(Error),
 }
 
 impl Failed {
     pub(super) fn into_error(self) -> Error {
         match self {
-            Self::Forgotten(error) | Self::Final(error) => error,
+            Self::Forgotten(error) | Self::Overtaken(error) | Self::Final(error) => error,
         }
     }
 }
@@ -71,9 +73,12 @@ const fn changes_something(kind: &api::request::Kind) -> bool {
 impl Client {
     /// Asks until there is an answer, a refusal, or the deadline. A lost quorum is told once a [`Round`] agrees on it,
     /// unless an attempt is open: only the managers can tell what became of that, and they may be back in time.
-    pub(super) async fn ask_noting(&self, kind: api::request::Kind) -> Result<api::response::Kind, Failed> {
+    pub(super) async fn ask_noting(
+        &self,
+        kind: api::request::Kind,
+        until: Instant,
+    ) -> Result<api::response::Kind, Failed> {
         let way = &self.shared.way;
-        let until = Instant::now() + self.deadline;
         let changes = changes_something(&kind);
         let mut open = false;
         let mut round = Round::default();
@@ -97,6 +102,9 @@ impl Client {
                     let may_be_done = matches!(error.code(), api::Code::Unknown);
                     if matches!(error.code(), api::Code::Expired) && !open {
                         return Err(Failed::Forgotten(Error::from_wire(error)));
+                    }
+                    if matches!(error.code(), api::Code::Conflict) {
+                        return Err(Failed::Overtaken(Error::from_wire(error)));
                     }
                     let error = Error::from_wire(error);
                     if !(repeatable && (error.is_retryable() || may_be_done)) {

@@ -1,6 +1,6 @@
 //! The client: one type, in process or over QUIC.
 //!
-//! Owns request ids, retries within the deadline, and the choice of manager. Never decides an outcome: a write that
+//! Owns request ids, retries within the deadline, and the choice of manager. Never decides an outcome: a write or a wish that
 //! was not answered is sent again with the same request id, and the replay table makes it count once. Called by
 //! embedders, the command line and the managers' own leadership tasks.
 
@@ -10,6 +10,9 @@ mod assignments;
 mod in_process;
 mod kv;
 mod nodes;
+#[cfg(test)]
+#[cfg(feature = "manager")]
+mod once_tests;
 mod policy;
 mod remote;
 mod round;
@@ -32,6 +35,7 @@ use quorate_core::txn::{Range, Txn, TxnResult};
 use quorate_core::user;
 use quorate_transport::api;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub use assignments::{AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, ItemReport};
 pub use kv::{Entry, Kv, RangeBuilder, RangePage, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation};
@@ -48,7 +52,7 @@ use asking::Failed;
 pub(crate) use in_process::NodeWay;
 #[cfg(feature = "worker")]
 pub(crate) use remote::{REMOVED_MARK, SOFTWARE};
-use sequence::Sequences;
+use sequence::{OpenRequest, Sequences};
 
 /// How long a new client waits to learn its birth.
 const BORN_PATIENCE: Duration = Duration::from_secs(1);
@@ -284,9 +288,15 @@ impl Client {
 
     /// Asks for a documented JSON document.
     async fn document<T: serde::de::DeserializeOwned>(&self, kind: api::request::Kind) -> Result<T> {
-        let api::response::Kind::Document(done) = self.ask(kind).await? else { return Err(unexpected()) };
-        serde_json::from_slice(&done.json)
-            .map_err(|error| Error::Internal(format!("the answer cannot be read: {error}")))
+        document(self.ask(kind).await?)
+    }
+
+    /// Sends a wish that is answered with a documented JSON document.
+    async fn wished<T: serde::de::DeserializeOwned>(
+        &self,
+        wrap: impl Fn(Option<api::Once>) -> api::request::Kind,
+    ) -> Result<T> {
+        document(self.wish(wrap).await?)
     }
 
     /// The cluster as the manager that answers sees it; needs no quorum.
@@ -331,7 +341,7 @@ impl Client {
         let mut full = txn.clone();
         user::qualify(&mut full);
         check_txn(&full).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
-        self.once(txn, |request| api::request::Kind::Write(api::Write { request })).await
+        self.write(txn, |request| api::request::Kind::Write(api::Write { request })).await
     }
 
     /// Sends a transaction over assignments, its keys with their sections; applied once, however often it must be sent.
@@ -340,14 +350,11 @@ impl Client {
         let refused = |refusal: quorate_core::state::contract::Refusal| Error::Invalid(refusal.to_string());
         quorate_core::membership::assign::check(&txn).map_err(refused)?;
         check_txn(&txn).map_err(refused)?;
-        self.once(txn, |request| api::request::Kind::AssignmentsWrite(api::AssignmentsWrite { request })).await
+        self.write(txn, |request| api::request::Kind::AssignmentsWrite(api::AssignmentsWrite { request })).await
     }
 
-    async fn once(&self, txn: Txn, wrap: impl Fn(Bytes) -> api::request::Kind) -> Result<TxnResult> {
-        let mut forgotten = false;
-        self.renew_after_recovery().await?;
-        loop {
-            let open = self.shared.sequences.open();
+    async fn write(&self, txn: Txn, wrap: impl Fn(Bytes) -> api::request::Kind) -> Result<TxnResult> {
+        let request = |open: &OpenRequest| {
             let request = Request {
                 client: Bytes::copy_from_slice(open.id.client.as_bytes()),
                 sequence: open.id.sequence,
@@ -355,27 +362,58 @@ impl Client {
                 txn: Some(txn.clone()),
                 born: open.born,
             };
-            let read = |result: Bytes| {
-                TxnResult::decode(result)
-                    .map_err(|error| Error::Internal(format!("the answer cannot be read: {error}")))
-            };
-            match self.ask_noting(wrap(request.encode_to_vec().into())).await {
-                Ok(api::response::Kind::Write(done)) => return read(done.result),
-                Ok(api::response::Kind::AssignmentsWrite(done)) => return read(done.result),
-                Ok(_) => return Err(unexpected()),
+            wrap(request.encode_to_vec().into())
+        };
+        let answer = self.once(request).await?;
+        let result = if let api::response::Kind::Write(done) = answer {
+            done.result
+        } else if let api::response::Kind::AssignmentsWrite(done) = answer {
+            done.result
+        } else {
+            return Err(unexpected());
+        };
+        TxnResult::decode(result).map_err(|error| Error::Internal(format!("the answer cannot be read: {error}")))
+    }
+
+    /// Sends a wish about nodes, tokens or policy; applied once, however often it must be sent.
+    async fn wish(&self, wrap: impl Fn(Option<api::Once>) -> api::request::Kind) -> Result<api::response::Kind> {
+        let fence = self.fence.map(|term| term.0);
+        self.once(move |open| {
+            wrap(Some(api::Once {
+                client: Bytes::copy_from_slice(open.id.client.as_bytes()),
+                sequence: open.id.sequence,
+                low_water: open.low_water,
+                born: open.born,
+                fence,
+            }))
+        })
+        .await
+    }
+
+    /// Asks under a request id, the same one for every copy.
+    async fn once(&self, wrap: impl Fn(&OpenRequest) -> api::request::Kind) -> Result<api::response::Kind> {
+        let until = Instant::now() + self.deadline;
+        let mut forgotten = false;
+        self.renew_after_recovery().await?;
+        loop {
+            let open = self.shared.sequences.open();
+            match self.ask_noting(wrap(&open), until).await {
+                Ok(answer) => return Ok(answer),
                 // The managers had forgotten this client, and no earlier copy of this request is on its way: nothing was
                 // done, and it goes again under a fresh id. Once.
                 Err(Failed::Forgotten(_)) if !std::mem::replace(&mut forgotten, true) => {
                     let born = born(&*self.shared.way).await;
                     self.shared.sequences.renew(config::random_id(ClientId::from_bytes)?, born);
                 }
-                Err(Failed::Forgotten(error) | Failed::Final(error)) => return Err(error),
+                // Somebody else was faster: it was not done, and no copy of it will be.
+                Err(Failed::Overtaken(_)) if Instant::now() < until => {}
+                Err(failed) => return Err(failed.into_error()),
             }
         }
     }
 
     pub(crate) async fn ask(&self, kind: api::request::Kind) -> Result<api::response::Kind> {
-        self.ask_noting(kind).await.map_err(Failed::into_error)
+        self.ask_noting(kind, Instant::now() + self.deadline).await.map_err(Failed::into_error)
     }
 }
 
@@ -389,6 +427,11 @@ async fn born(way: &dyn Way) -> u64 {
         // Who may not read, or gets no answer now, is told so by what it asks next.
         Ok(_) | Err(_) => 0,
     }
+}
+
+fn document<T: serde::de::DeserializeOwned>(answer: api::response::Kind) -> Result<T> {
+    let api::response::Kind::Document(done) = answer else { return Err(unexpected()) };
+    serde_json::from_slice(&done.json).map_err(|error| Error::Internal(format!("the answer cannot be read: {error}")))
 }
 
 fn unexpected() -> Error {

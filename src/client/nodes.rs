@@ -112,6 +112,16 @@ enum Wish {
 }
 
 impl Wish {
+    fn request(self, node: String, forced: bool, once: Option<api::Once>) -> request::Kind {
+        match self {
+            Self::Role(role) => {
+                request::Kind::NodeRole(api::NodeRole { node, role: role.word().to_owned(), forced, once })
+            }
+            Self::Remove => request::Kind::NodeRemove(api::NodeRemove { node, forced, leaving: false, once }),
+            Self::Leave => request::Kind::NodeLeave(api::NodeLeave { forced, once }),
+        }
+    }
+
     const fn name(self) -> &'static str {
         match self {
             Self::Role(Role::Manager) => "promotion",
@@ -176,29 +186,10 @@ impl NodeChange {
         self
     }
 
-    fn request(&self) -> request::Kind {
-        let (node, forced) = (self.node.clone(), self.forced);
-        match self.wish {
-            Wish::Role(role) => request::Kind::NodeRole(api::NodeRole { node, role: role.word().to_owned(), forced }),
-            Wish::Remove => request::Kind::NodeRemove(api::NodeRemove { node, forced, leaving: false }),
-            Wish::Leave => request::Kind::NodeLeave(api::NodeLeave { forced }),
-        }
-    }
-
-    async fn send(mut self) -> Result<NodeOutcome> {
-        if self.wish == Wish::Remove {
-            // By its id, a removal that is asked for twice cannot meet another node, and not to find it is to have removed it.
-            self.node = self.nodes.inspect(self.node.clone()).await?.id;
-        }
-        let first: NodeOutcome = match self.nodes.client.document(self.request()).await {
-            Ok(outcome) => outcome,
-            Err(Error::NotFound(_)) if self.wish == Wish::Remove => {
-                let node = NodeInfo { id: self.node.clone(), name: self.node, ..NodeInfo::default() };
-                return Ok(NodeOutcome { node, changed: true, done: true, ..NodeOutcome::default() });
-            }
-            Err(error) => return Err(error),
-        };
-        if self.detached {
+    async fn send(self) -> Result<NodeOutcome> {
+        let (wish, node, forced) = (self.wish, self.node.clone(), self.forced);
+        let first: NodeOutcome = self.nodes.client.wished(|once| wish.request(node.clone(), forced, once)).await?;
+        if self.detached || first.done {
             return Ok(first);
         }
         self.wait(first).await
@@ -330,7 +321,8 @@ impl IntoFuture for NodeUpdate {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let outcome: NodeOutcome = self.client.document(request::Kind::NodeUpdate(self.update)).await?;
+            let wrap = |once| request::Kind::NodeUpdate(api::NodeUpdate { once, ..self.update.clone() });
+            let outcome: NodeOutcome = self.client.wished(wrap).await?;
             Ok(NodeOutcome { done: true, ..outcome })
         })
     }

@@ -92,6 +92,9 @@ impl IntoFuture for PolicyChange {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { self.client.document(request::Kind::PolicySet(self.set)).await })
+        Box::pin(async move {
+            let wrap = |once| request::Kind::PolicySet(api::PolicySet { once, ..self.set.clone() });
+            self.client.wished(wrap).await
+        })
     }
 }

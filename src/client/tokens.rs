@@ -1,12 +1,13 @@
 //! Join tokens as an operator sees them.
 //!
-//! Owns the ids of new tokens, so that asking twice makes one. Never sees the secret of a token but when it is made or
-//! shown. Called by embedders and the command line.
+//! Owns what is drawn for new tokens, id and secret. Never sees the secret of a token but when it is made or shown. Called
+//! by embedders and the command line.
 
 use std::future::IntoFuture;
 use std::pin::Pin;
 use std::time::Duration;
 
+use bytes::Bytes;
 use quorate_transport::api::{self, request, response};
 
 use super::{Client, unexpected};
@@ -30,7 +31,8 @@ impl Tokens {
     /// # Errors
     /// `Denied` unless the identity is an operator's.
     pub async fn show(&self, role: Role) -> Result<String> {
-        self.token(request::Kind::TokenShow(api::TokenShow { role: role.word().to_owned() })).await
+        let show = api::TokenShow { role: role.word().to_owned() };
+        revealed(self.client.ask(request::Kind::TokenShow(show)).await?)
     }
 
     /// Gives a role another standing token, and answers it. The old one lets nobody in any more; who is in stays in.
@@ -38,12 +40,10 @@ impl Tokens {
     /// # Errors
     /// See [`Error`].
     pub async fn rotate(&self, role: Role) -> Result<String> {
-        self.token(request::Kind::TokenRotate(api::TokenRotate { role: role.word().to_owned() })).await
-    }
-
-    async fn token(&self, kind: request::Kind) -> Result<String> {
-        let response::Kind::Token(done) = self.client.ask(kind).await? else { return Err(unexpected()) };
-        Ok(done.token)
+        let (role, secret) = (role.word().to_owned(), drawn()?);
+        let wrap =
+            |once| request::Kind::TokenRotate(api::TokenRotate { role: role.clone(), secret: secret.clone(), once });
+        revealed(self.client.wish(wrap).await?)
     }
 
     /// Makes a token for a role: valid for 24 hours and one node, unless said otherwise.
@@ -64,14 +64,19 @@ impl Tokens {
     /// # Errors
     /// `NotFound` when there is none with this id.
     pub async fn revoke(&self, id: &str) -> Result<()> {
-        // Asked first, so that the revocation itself may be sent twice.
-        if id.is_empty() || !self.list().await?.iter().any(|token| token.id == id) {
-            return Err(Error::NotFound(format!(
-                "there is no token `{id}`; `quorate token ls` lists them. A role's standing token is changed with `quorate token rotate`. Nothing was changed"
-            )));
-        }
-        self.client.document(request::Kind::TokenRevoke(api::TokenRevoke { id: id.to_owned() })).await
+        let wrap = |once| request::Kind::TokenRevoke(api::TokenRevoke { id: id.to_owned(), once });
+        self.client.wished(wrap).await
     }
+}
+
+fn revealed(answer: response::Kind) -> Result<String> {
+    let response::Kind::Token(done) = answer else { return Err(unexpected()) };
+    Ok(done.token)
+}
+
+/// A new token's secret is drawn here, so that every copy of a request is answered with the same token.
+fn drawn() -> Result<Bytes> {
+    config::random_id(|bytes: [u8; 16]| Bytes::copy_from_slice(&bytes))
 }
 
 /// A token being put together; await it to make it.
@@ -119,8 +124,10 @@ impl IntoFuture for TokenBuilder {
             };
             let id = config::random_id(|bytes: [u8; 16]| bytes)?;
             let id = data_encoding::BASE32_NOPAD_NOCASE.encode(&id).to_ascii_lowercase().chars().take(8).collect();
-            let create = api::TokenCreate { id, role: self.role.word().to_owned(), ttl_s, uses: self.uses };
-            self.client.document(request::Kind::TokenCreate(create)).await
+            let (role, secret) = (self.role.word().to_owned(), drawn()?);
+            let create = api::TokenCreate { id, role, ttl_s, uses: self.uses, secret, once: None };
+            let wrap = |once| request::Kind::TokenCreate(api::TokenCreate { once, ..create.clone() });
+            self.client.wished(wrap).await
         })
     }
 }

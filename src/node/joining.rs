@@ -105,6 +105,9 @@ impl Service {
         if request.renewal {
             return self.renew(&request, until).await;
         }
+        if request.standing {
+            return self.how_it_stands(&request, until).await;
+        }
         let address = reachable_address(&request.advertise, source)?;
         if request.name.len() > NAME_BYTES_MAX || request.name.chars().any(char::is_control) {
             return Err(JoinRefused::Malformed(format!(

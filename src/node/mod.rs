@@ -35,6 +35,8 @@ mod founding;
 #[cfg(feature = "manager")]
 mod gate;
 #[cfg(feature = "manager")]
+mod hand_over;
+#[cfg(feature = "manager")]
 mod housekeeping;
 #[cfg(feature = "manager")]
 mod identity;
@@ -60,6 +62,8 @@ mod net;
 mod newcomer;
 #[cfg(feature = "manager")]
 mod nodes;
+#[cfg(feature = "manager")]
+mod once;
 #[cfg(feature = "manager")]
 mod policy;
 #[cfg(feature = "manager")]

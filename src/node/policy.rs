@@ -6,23 +6,20 @@
 use std::time::Duration;
 
 use prost::Message as _;
-use quorate_core::command::{Command, CommandKind};
 use quorate_core::consensus::config::election_nanos;
-use quorate_core::consensus::io::Origin;
 use quorate_core::membership::record::ClusterRecord;
-use quorate_core::txn::{Compare, Put, Txn};
+use quorate_core::txn::{Compare, Txn};
 use quorate_transport::api::{self, request, response};
 use tokio::time::Instant;
 
 use super::gate::Asker;
+use super::once;
 use super::records;
 use super::router::{Failure, fail, refused_by};
 use super::service::{Service, blocking, broken, document};
 use crate::config;
 use crate::membership::{PolicyInfo, Rule};
 
-/// Attempts when somebody else changes the cluster's record.
-const ATTEMPTS: usize = 16;
 /// A voter is lost after so many base election timeouts at the earliest: less, and an election or a slow disk costs a seat.
 const LOST_AFTER_ELECTIONS: u64 = 10;
 /// Longest of the times, milliseconds.
@@ -119,35 +116,29 @@ impl Service {
         asked: api::PolicySet,
         until: Instant,
     ) -> Result<response::Kind, Failure> {
-        if let Some(answered) = self.by_the_leader(asker, &request::Kind::PolicySet(asked), until).await? {
+        if let Some(answered) = self.by_the_leader(asker, &request::Kind::PolicySet(asked.clone()), until).await? {
             return Ok(answered);
         }
-        if let Some(max) = asked.max_voters {
-            self.check_max_voters(max)?;
-        }
-        for _ in 0..ATTEMPTS {
+        let planned = async {
+            if let Some(max) = asked.max_voters {
+                self.check_max_voters(max)?;
+            }
             let (cluster, revision) = self.cluster_record().await?;
             let updated = updated(&cluster, &asked)?;
-            if updated == cluster {
-                return document(&in_force(&cluster));
-            }
-            let put = Put { key: ClusterRecord::key(), value: updated.to_bytes(), ..Put::default() };
-            let txn = Txn {
-                compares: vec![Compare::mod_revision(ClusterRecord::key(), revision)],
-                then: vec![put.into()],
-                ..Txn::default()
-            };
-            if self.router.execute(Command::from(CommandKind::System(txn)), Origin::Here, until).await?.succeeded {
-                let policy = in_force(&updated);
-                tracing::info!(?policy, "the cluster's policy was changed");
-                return document(&policy);
-            }
-            self.router.read_index(until).await?;
+            let compares = vec![Compare::mod_revision(ClusterRecord::key(), revision)];
+            let txn = Txn { compares, ..once::write(ClusterRecord::key(), updated.to_bytes(), false) };
+            Ok((updated != cluster).then_some(txn))
+        };
+        let planned = planned.await;
+        let wished = self.once(asked.once, planned, until).await?;
+        let policy = match wished.written() {
+            Some(written) => in_force(&ClusterRecord::decode(written.value.clone()).map_err(unreadable)?),
+            None => in_force(&self.cluster_record().await?.0),
+        };
+        if wished.is_done() {
+            tracing::info!(?policy, "the cluster's policy was changed");
         }
-        Err(fail(
-            api::Code::Overloaded,
-            "too many changes of the cluster's record at the same time. Nothing was changed; try again",
-        ))
+        document(&policy)
     }
 
     async fn cluster_record(&self) -> Result<(ClusterRecord, u64), Failure> {
@@ -155,12 +146,14 @@ impl Service {
         let found =
             blocking(move || records::value(&*reader.view(), ClusterRecord::key()).map_err(|error| broken(&error)))
                 .await?;
-        let read = |(bytes, revision)| Ok((ClusterRecord::decode(bytes)?, revision));
         let missing = || fail(api::Code::Internal, "the cluster's record is not there yet; ask another manager");
-        found.ok_or_else(missing).and_then(|found| {
-            read(found).map_err(|error: prost::DecodeError| fail(api::Code::Internal, error.to_string()))
-        })
+        let (bytes, revision) = found.ok_or_else(missing)?;
+        Ok((ClusterRecord::decode(bytes).map_err(unreadable)?, revision))
     }
+}
+
+fn unreadable(error: prost::DecodeError) -> Failure {
+    fail(api::Code::Internal, format!("the cluster's record cannot be read: {error}"))
 }
 
 #[cfg(test)]
@@ -205,8 +198,8 @@ mod tests {
         // A slower timing asks for more, at once.
         let quick = ClusterRecord { lost_after_ms: 5_000, ..cluster() };
         let wan = api::PolicySet { tick_micros: Some(150_000), ..api::PolicySet::default() };
-        assert!(refused(&quick, wan).contains("--lost-after 30s"));
-        assert!(updated(&quick, &api::PolicySet { lost_after_ms: Some(30_000), ..wan }).is_ok());
+        assert!(refused(&quick, wan.clone()).contains("--lost-after 30s"));
+        assert!(updated(&quick, &api::PolicySet { lost_after_ms: Some(30_000), ..wan.clone() }).is_ok());
         assert!(updated(&cluster(), &wan).is_ok(), "the defaults fit");
         refused(&cluster(), lost_after(0));
         refused(&cluster(), lost_after(TIME_MS_MAX + 1));

@@ -179,7 +179,7 @@ impl NodeBuilder {
     fn fresh_store(&self) -> Result<(Facts, Identity), StartError> {
         let layout = Layout::new(&self.directory);
         if let Some(file) = StateFile::load(&layout)? {
-            let what = if file.is_ready() { "is a worker's" } else { "was prepared only half" };
+            let what = if file.facts.is_ready() { "is a worker's" } else { "was prepared only half" };
             return Err(self.not_by_certificate(&format!("{what}: there is no store to replace")));
         }
         let identity = Identity::load(&layout.identity()).map_err(|error| {

@@ -2,26 +2,27 @@
 //!
 //! Owns the newcomer's side for managers that are lost, fenced, removed or wiped (design section 5), and for workers that
 //! were removed: the node keeps its id and its key, its old store is moved aside and never deleted, and the join plane takes
-//! it in as it takes a newcomer. A store in good standing is never moved. The managers' side is in [`super::joining`].
-
-use std::sync::Arc;
+//! it in as it takes a newcomer. A store in good standing is never moved: that is asked first, of a quorum. The managers'
+//! side is the answer to that question; the rest of it is in [`super::joining`].
 
 use bytes::Bytes;
-use prost::Message as _;
-use quorate_core::id::{Lineage, LineageOrder, NodeId, StoreId};
+use quorate_core::id::{Lineage, LineageOrder, NodeId, RaftId, StoreId};
 use quorate_core::ports::StoreError;
-use quorate_transport::{ConnectError, Connector, Hello, Identity, JoinToken, Refused, api};
+use quorate_transport::{
+    CertRole, Identity, JoinError, JoinRefused, JoinReply, JoinRequest, JoinToken, NodeStanding, StandingRecord,
+};
+use tokio::time::Instant;
 
 use super::builder::{NodeBuilder, Prepared, off_thread, random};
 use super::departed;
+use super::enrolling::certify;
 use super::facts::{Facts, Layout, Stage};
 use super::fence::FenceRecord;
+use super::joining::words;
 use super::newcomer::finish_join;
+use super::service::{Service, display_name};
 use super::state_file::StateFile;
 use super::stop::StartError;
-use crate::client::SOFTWARE;
-use crate::config;
-use crate::status::ClusterStatus;
 
 /// What lies in the directory.
 enum Found {
@@ -35,6 +36,69 @@ enum Found {
     Worker(Box<StateFile>),
 }
 
+impl Service {
+    /// How the cluster counts on the node that asks, by everything that was acknowledged before. Writes nothing.
+    pub(super) async fn how_it_stands(&self, request: &JoinRequest, until: Instant) -> Result<JoinReply, JoinRefused> {
+        self.router.read_index(until).await.map_err(words)?;
+        let seen = self.seen(request.node_id).await.map_err(words)?;
+        let ca = seen.ca.as_ref().ok_or_else(|| JoinRefused::Other("the cluster has no CA".into()))?;
+        let signed = certify(ca, &request.csr, request.node_id, CertRole::Worker, self.certificates);
+        let (_, digest) = signed.map_err(JoinRefused::Malformed)?;
+        let record = match &seen.node {
+            Some((record, _)) if record.key_digest != digest.as_slice() => {
+                return Err(JoinRefused::AlreadyKnown(format!("{} is known with another key", display_name(record))));
+            }
+            Some((record, _)) => {
+                let raft_id = record.raft().unwrap_or_default();
+                Some(StandingRecord { raft_id, store_id: record.store(), lost: record.lost })
+            }
+            None => None,
+        };
+        Ok(JoinReply::Standing(NodeStanding { lineage: self.lineage(), record }))
+    }
+}
+
+/// Whether the cluster has left behind what is sound in a directory; else why it is not moved, and what to do.
+fn is_left_behind(facts: &Facts, ours: &Lineage, standing: &NodeStanding) -> Result<(), String> {
+    if facts.raft_id == 0 {
+        // A worker, which goes over to the newer incarnation by itself.
+        return match standing.record {
+            None => Ok(()),
+            Some(_) => Err(
+                "it is of the cluster, in good standing: there is nothing to replace. Nothing was changed; run it with `quorate run`".into(),
+            ),
+        };
+    }
+    match ours.compare(&standing.lineage) {
+        LineageOrder::Older => return Ok(()),
+        LineageOrder::Newer => {
+            return Err(format!(
+                "of generation {}; the managers that were asked are of generation {}, which that one has ended: it is they who were left behind. Nothing was changed; run it with `quorate run`",
+                ours.generation(),
+                standing.lineage.generation()
+            ));
+        }
+        LineageOrder::Equal | LineageOrder::Forked => {}
+    }
+    let Some(record) = standing.record else { return Ok(()) };
+    if record.lost {
+        return Ok(());
+    }
+    if record.raft_id == RaftId(0) {
+        return Err(
+            "the node is a worker now, or on its way to be a manager under another raft id: it gives its store up by itself. Nothing was changed; run it with `quorate run`".into(),
+        );
+    }
+    let bound = record.store_id.is_none_or(|store| store == facts.store());
+    if record.raft_id == facts.raft() && bound {
+        return Err(format!(
+            "the cluster counts on it as raft id {}: there is nothing to replace. Nothing was changed; run it with `quorate run`",
+            facts.raft_id
+        ));
+    }
+    Ok(())
+}
+
 impl NodeBuilder {
     /// Brings a node back that its cluster has left behind: a manager that is lost or fenced by a recovery, or whose store is
     /// damaged or gone, and any node that was removed. Its old store is moved aside (never deleted), and the node joins with
@@ -43,8 +107,8 @@ impl NodeBuilder {
     /// Not cancel safe: dropped half-way, the same call goes on where it stopped.
     ///
     /// # Errors
-    /// `Directory` when there is no identity, or the node is in good standing; `Refused` or `Unavailable` from the
-    /// managers.
+    /// `Directory` when there is no identity, or the node is in good standing; `Refused` or `Unavailable` from the managers,
+    /// also when no quorum says how the node stands. Nothing was changed then.
     pub async fn replace(self, token: &str, managers: Vec<String>) -> Result<Prepared, StartError> {
         let token: JoinToken =
             token.trim().parse().map_err(|error| StartError::Invalid(format!("{error}. Nothing was changed")))?;
@@ -55,12 +119,11 @@ impl NodeBuilder {
         let (identity, found) = off_thread(move || builder.find()).await?;
         match &found {
             Found::Sound(facts, lineage) => {
-                let known = Known { node: facts.node(), raft_id: facts.raft_id };
-                self.check_left_behind(&identity, known, lineage, &managers).await?;
+                self.check_left_behind(&identity, facts, lineage, &token, &managers).await?;
             }
             Found::Worker(file) => {
-                let known = Known { node: file.facts.node(), raft_id: 0 };
-                self.check_left_behind(&identity, known, &file.facts.lineage_list(), &managers).await?;
+                let facts = &file.facts;
+                self.check_left_behind(&identity, facts, &facts.lineage_list(), &token, &managers).await?;
             }
             Found::Begun(_) | Found::Spent(_) => {}
         }
@@ -82,7 +145,7 @@ impl NodeBuilder {
                 file.facts.node() == identity.subject().node_id && file.joining_key == identity.key().pkcs8_der();
             return match file.facts.is_ready() {
                 false if ours => Ok((identity, Found::Begun(Box::new(file)))),
-                true if file.raft_id == 0 => Ok((identity, Found::Worker(Box::new(file)))),
+                true if file.facts.raft_id == 0 => Ok((identity, Found::Worker(Box::new(file)))),
                 _ => Err(StartError::Directory(format!(
                     "{} is between two states. Nothing was changed; finish the join that was begun, or `quorate run` it, which goes on from there",
                     self.directory.display()
@@ -120,71 +183,45 @@ impl NodeBuilder {
         Facts::read(store.fact(Facts::NAME).ok()?).ok()?
     }
 
-    /// What is sound is replaced only when the cluster itself has left it behind.
+    /// What is sound is replaced only when the cluster itself has left it behind. What one manager knows is no answer: it may
+    /// lag. A quorum confirms what is answered here, and no certificate is needed to ask.
     async fn check_left_behind(
         &self,
         identity: &Identity,
-        known: Known,
+        facts: &Facts,
         lineage: &Lineage,
+        token: &JoinToken,
         managers: &[String],
     ) -> Result<(), StartError> {
-        let internal = |error: String| StartError::Internal(error);
-        if identity.subject().check_time(self.certificates.clock.now()).is_err() {
-            // Nobody would talk to it as itself; the token alone decides.
-            return Ok(());
-        }
-        let pem = identity.to_pem();
-        let identity =
-            Identity::from_pem(pem.as_bytes(), &self.directory).map_err(|error| internal(error.to_string()))?;
-        let subject = identity.subject();
-        let hello = Hello::client(subject.cluster, subject.node_id, Lineage::default(), SOFTWARE);
-        let connected = Connector::connect(managers, Arc::new(identity), hello, config::REQUEST_DEADLINE).await;
-        let connection = match connected {
-            Ok(connection) => connection,
-            Err(error) => {
-                let refused = matches!(
-                    error.root(),
-                    ConnectError::Refused {
-                        refused: Refused::Removed | Refused::NotAMember | Refused::StoreReplaced,
-                        ..
-                    }
-                );
-                return if refused { Ok(()) } else { Err(StartError::Unavailable(error.to_string())) };
+        let csr = identity.key().csr().map_err(|error| StartError::Internal(error.to_string()))?;
+        let node = identity.subject().node_id;
+        let asked =
+            quorate_transport::standing(managers, *token.ca_hash(), csr, node, self.patience, self.certificates.clock)
+                .await;
+        let standing = asked.map_err(|error| self.not_answered(&error))?;
+        let what = if facts.raft_id == 0 { "worker" } else { "store" };
+        is_left_behind(facts, lineage, &standing).map_err(|why| {
+            StartError::Directory(format!("the {what} in {} is sound, and {why}", self.directory.display()))
+        })
+    }
+
+    /// Without an answer that a quorum stands behind nothing is moved.
+    fn not_answered(&self, error: &JoinError) -> StartError {
+        let sound = format!("what is in {} is sound, and nothing was changed", self.directory.display());
+        let why = match error {
+            JoinError::Refused(refused @ JoinRefused::AlreadyKnown(_)) => {
+                return StartError::Refused(format!("{refused}; {sound}"));
             }
+            JoinError::Connect(error) if !error.is_retryable() => {
+                return StartError::Refused(format!("{error}; {sound}"));
+            }
+            JoinError::Refused(refused) => refused.to_string(),
+            JoinError::Unknown(why) => format!("no answer ({why})"),
+            JoinError::Connect(_) | JoinError::BadReply(_) => error.to_string(),
         };
-        // A worker goes over to the newer incarnation by itself.
-        if known.raft_id != 0 && lineage.compare(&connection.remote_hello().lineage) == LineageOrder::Older {
-            return Ok(());
-        }
-        let kind = Some(api::request::Kind::Status(api::Status {}));
-        let deadline_ms = u64::try_from(config::REQUEST_DEADLINE.as_millis()).unwrap_or(u64::MAX);
-        let body = api::Request { deadline_ms, kind }.encode_to_vec().into();
-        let reply = connection
-            .request(body, config::REQUEST_DEADLINE)
-            .await
-            .map_err(|error| StartError::Unavailable(error.to_string()))?;
-        let status: ClusterStatus = match api::Response::decode(reply).map(|response| response.kind) {
-            Ok(Some(api::response::Kind::Status(done))) => {
-                serde_json::from_slice(&done.json).map_err(|error| internal(error.to_string()))?
-            }
-            Ok(Some(api::response::Kind::Error(error))) => return Err(StartError::Refused(error.message)),
-            Ok(_) | Err(_) => return Err(internal("the manager's answer cannot be read".into())),
-        };
-        let id = known.node.to_string();
-        let directory = self.directory.display();
-        let manager = status.managers.iter().find(|manager| manager.id == id && manager.seat != "lost");
-        let counts = match manager {
-            Some(manager) if manager.raft_id == known.raft_id => {
-                format!("the store in {directory} is sound, and the cluster counts on it as raft id {}", known.raft_id)
-            }
-            _ if known.raft_id == 0 && (manager.is_some() || status.workers.iter().any(|worker| worker.id == id)) => {
-                format!("the node in {directory} is of the cluster, and in good standing")
-            }
-            Some(_) | None => return Ok(()),
-        };
-        Err(StartError::Directory(format!(
-            "{counts}: there is nothing to replace. Nothing was changed; run it with `quorate run --data-dir {directory}`"
-        )))
+        StartError::Unavailable(format!(
+            "{why}. Whether the cluster has left this node behind is not known: {sound}. Ask again when the cluster has a leader, or name other managers"
+        ))
     }
 
     /// Moves what was there aside and begins anew, under the node's own id and key.
@@ -227,10 +264,5 @@ impl NodeBuilder {
     }
 }
 
-/// The node as its own directory knows it.
-#[derive(Clone, Copy)]
-struct Known {
-    node: NodeId,
-    /// 0 of a worker.
-    raft_id: u64,
-}
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,7 @@ use super::facts::{Facts, Layout};
 use super::fence::{self, FenceRecord, Fencing, Incarnations};
 use super::founding::prepared;
 use super::gate::{NodeGate, NodeHandler};
+use super::hand_over::hand_over;
 use super::lead::LeaseWatch;
 pub(super) use super::manager::Manager;
 use super::meeting;
@@ -50,10 +51,8 @@ const INBOX: usize = 8_192;
 /// jobs, so a writer can always report, and the consensus task never waits for one that waits for it.
 const JOBS: usize = 1_024;
 const REPORTS: usize = 2 * JOBS + 16;
-/// How long an orderly stop waits for a successor.
-const HAND_OVER: Duration = Duration::from_millis(1_500);
-/// How long it waits then at most for the requests under way, most of them on their way to the successor and back: a few
-/// milliseconds, unless the cluster is not well.
+/// How long an orderly stop, leadership handed over, waits at most for the requests under way, most of them on their way to
+/// the successor and back: a few milliseconds, unless the cluster is not well.
 const LINGER: Duration = Duration::from_millis(250);
 
 struct Opened {
@@ -374,13 +373,7 @@ fn drive(
 
 /// An orderly stop: leadership first, then what is under way.
 pub(super) async fn shutdown(manager: &Manager) {
-    let (reply, handed) = oneshot::channel();
-    let transfer = async {
-        if manager.inbox.send(Call::Transfer { to: None, reply }).await.is_ok() {
-            let _ = handed.await;
-        }
-    };
-    let _ = tokio::time::timeout(HAND_OVER, transfer).await;
+    hand_over(&manager.inbox, &manager.service.status).await;
     manager.service.drain(LINGER).await;
     manager.ending.stop(StopReason::Asked);
 }

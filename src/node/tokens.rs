@@ -8,8 +8,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use prost::Message as _;
-use quorate_core::command::{Command, CommandKind};
-use quorate_core::consensus::io::Origin;
 use quorate_core::keyspace::{Section, prefix_end};
 use quorate_core::membership::record::Role;
 use quorate_core::ports::{StateRead, StoreResult};
@@ -19,10 +17,10 @@ use quorate_transport::api::{self, response};
 use quorate_transport::{JoinRefused, JoinToken, TokenSecret};
 use tokio::time::Instant;
 
+use super::once;
 use super::records::{self, TokenRecord};
 use super::router::{Failure, fail, refused_by};
 use super::service::{Service, blocking, broken, document};
-use crate::config;
 use crate::membership::{NewToken, Role as PublicRole, Rule, TokenInfo};
 
 /// Most tokens kept besides the standing ones.
@@ -31,8 +29,6 @@ const TOKENS_MAX: usize = 256;
 const TTL_S_MAX: u64 = 365 * 86_400;
 /// Most uses of a token.
 const USES_MAX: u64 = 100_000;
-/// Attempts when somebody else writes the same token.
-const ATTEMPTS: usize = 16;
 /// Where they lie in [`Section::Identity`].
 const MADE: &[u8] = b"made-token/";
 
@@ -182,6 +178,21 @@ impl Tokens {
         })
     }
 
+    /// What makes this one; its id is its own.
+    fn with(&self, token: &MadeToken, now: u64) -> Result<Txn, Failure> {
+        if self.made.iter().any(|kept| kept.token.id == token.id) {
+            return Err(fail(
+                api::Code::Invalid,
+                format!("there is a token with the id {} already. Nothing was changed", token.id),
+            ));
+        }
+        let key = MadeToken::key(&token.id);
+        let mut txn = once::write(key.clone(), token.encode_to_vec().into(), false);
+        txn.then.extend(self.room(now)?);
+        txn.compares.push(Compare::absent(key));
+        Ok(txn)
+    }
+
     /// Deletes that make room for one more: tokens that let nobody in any more, the oldest first.
     fn room(&self, now: u64) -> Result<Vec<Op>, Failure> {
         let over = (self.made.len() + 1).saturating_sub(TOKENS_MAX);
@@ -230,19 +241,21 @@ impl Service {
     }
 
     /// Gives a role another standing token; the old one lets nobody in any more.
-    pub(super) async fn token_rotate(&self, role: &str, until: Instant) -> Result<response::Kind, Failure> {
-        let role = records::role_named(role)?;
-        let secret = drawn()?;
-        let record = TokenRecord { secret: Bytes::copy_from_slice(secret.expose()) };
+    pub(super) async fn token_rotate(
+        &self,
+        asked: api::TokenRotate,
+        until: Instant,
+    ) -> Result<response::Kind, Failure> {
+        let role = records::role_named(&asked.role)?;
+        let secret = drawn(&asked.secret)?;
+        let record = TokenRecord { secret: asked.secret };
         let put = Put { key: records::token_key(role), value: record.encode_to_vec().into(), ..Put::default() };
-        let command = Command::from(CommandKind::System(Txn::of(put)));
-        self.router.execute(command, Origin::Here, until).await?;
+        self.once(asked.once, Ok(Some(Txn::of(put))), until).await?;
         tracing::info!(role = role.name(), "the join token was rotated");
         Ok(response::Kind::Token(api::TokenDone { token: self.revealed(secret).await? }))
     }
 
-    /// Makes a token for a time and a number of uses. Asked again with the same id, it is made anew: the one before was
-    /// shown to nobody.
+    /// Makes a token for a time and a number of uses.
     pub(super) async fn token_create(
         &self,
         asked: api::TokenCreate,
@@ -250,40 +263,26 @@ impl Service {
     ) -> Result<response::Kind, Failure> {
         let role = records::role_named(&asked.role)?;
         check_create(&asked)?;
-        let secret = drawn()?;
-        let key = MadeToken::key(&asked.id);
-        for _ in 0..ATTEMPTS {
-            let (tokens, now) = (self.tokens(until).await?, unix_now());
-            let before = tokens.made.iter().find(|kept| kept.token.id == asked.id);
-            if before.is_some_and(|kept| kept.token.used > 0) {
-                return Err(fail(
-                    api::Code::Invalid,
-                    "there is a token with this id, and it has been used. Nothing was changed",
-                ));
-            }
-            let token = MadeToken {
-                id: asked.id.clone(),
-                role: role.into(),
-                digest: Bytes::copy_from_slice(secret.digest().as_bytes()),
-                created: now,
-                expires: if asked.ttl_s == 0 { 0 } else { now + asked.ttl_s },
-                uses: asked.uses,
-                used: 0,
-            };
-            let mut then = if before.is_some() { Vec::new() } else { tokens.room(now)? };
-            then.push(Put { key: key.clone(), value: token.encode_to_vec().into(), ..Put::default() }.into());
-            let compares = vec![Compare::mod_revision(key.clone(), before.map_or(0, |kept| kept.revision))];
-            let command = Command::from(CommandKind::System(Txn { compares, then, ..Txn::default() }));
-            if self.router.execute(command, Origin::Here, until).await?.succeeded {
-                tracing::info!(id = token.id, role = role.name(), "a join token was made");
-                let made = NewToken { token: self.revealed(secret).await?, info: token.info(now) };
-                return document(&made);
-            }
-        }
-        Err(fail(
-            api::Code::Overloaded,
-            "too many changes of this token at the same time. Nothing was changed; try again",
-        ))
+        let secret = drawn(&asked.secret)?;
+        let (tokens, now) = (self.tokens(until).await?, unix_now());
+        let token = MadeToken {
+            id: asked.id,
+            role: role.into(),
+            digest: Bytes::copy_from_slice(secret.digest().as_bytes()),
+            created: now,
+            expires: if asked.ttl_s == 0 { 0 } else { now + asked.ttl_s },
+            uses: asked.uses,
+            used: 0,
+        };
+        let wished = self.once(asked.once, tokens.with(&token, now).map(Some), until).await?;
+        // As the first copy of the request made it.
+        let token = match wished.written().map(|written| MadeToken::decode(written.value.clone())) {
+            Some(Ok(made)) => made,
+            Some(Err(error)) => return Err(broken(&records::corrupt("join token", error))),
+            None => token,
+        };
+        tracing::info!(id = token.id, role = role.name(), "a join token was made");
+        document(&NewToken { token: self.revealed(secret).await?, info: token.info(now) })
     }
 
     /// Every token, without its secret.
@@ -305,17 +304,38 @@ impl Service {
         document(&list)
     }
 
-    /// Takes a token back; one that is not there is taken back already.
-    pub(super) async fn token_revoke(&self, id: &str, until: Instant) -> Result<response::Kind, Failure> {
-        let delete = Delete { key: MadeToken::key(id), ..Delete::default() };
-        self.router.execute(Command::from(CommandKind::System(Txn::of(delete))), Origin::Here, until).await?;
-        tracing::info!(id, "a join token was revoked");
+    /// Takes a token back.
+    pub(super) async fn token_revoke(
+        &self,
+        asked: api::TokenRevoke,
+        until: Instant,
+    ) -> Result<response::Kind, Failure> {
+        let tokens = self.tokens(until).await?;
+        let planned = match tokens.made.iter().any(|kept| kept.token.id == asked.id) {
+            true => Ok(Some(Txn::of(Delete { key: MadeToken::key(&asked.id), ..Delete::default() }))),
+            false => Err(fail(
+                api::Code::NotFound,
+                format!(
+                    "there is no token `{}`; `quorate token ls` lists them. A role's standing token is changed with `quorate token rotate`. Nothing was changed",
+                    asked.id.chars().take(40).collect::<String>()
+                ),
+            )),
+        };
+        self.once(asked.once, planned, until).await?;
+        tracing::info!(id = asked.id, "a join token was revoked");
         document(&())
     }
 }
 
-fn drawn() -> Result<TokenSecret, Failure> {
-    config::random_id(TokenSecret::from_bytes).map_err(|error| fail(api::Code::Internal, error.to_string()))
+/// The secret that the asker drew for a new token.
+fn drawn(secret: &[u8]) -> Result<TokenSecret, Failure> {
+    let secret: [u8; 16] = secret.try_into().map_err(|_length| {
+        fail(
+            api::Code::Invalid,
+            "the secret of a new token has 16 bytes, drawn by who asks for it. Nothing was changed",
+        )
+    })?;
+    Ok(TokenSecret::from_bytes(secret))
 }
 
 fn check_create(asked: &api::TokenCreate) -> Result<(), Failure> {
@@ -412,8 +432,9 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_has_limits() {
-        let asked =
-            |id: &str, ttl_s, uses| check_create(&api::TokenCreate { id: id.into(), role: String::new(), ttl_s, uses });
+        let asked = |id: &str, ttl_s, uses| {
+            check_create(&api::TokenCreate { id: id.into(), ttl_s, uses, ..Default::default() })
+        };
         assert!(asked("abc123", TTL_S_MAX, USES_MAX).is_ok());
         for (id, ttl_s, uses) in [("", 1, 1), ("a/b", 1, 1), ("a", TTL_S_MAX + 1, 1), ("a", 1, USES_MAX + 1)] {
             assert!(asked(id, ttl_s, uses).unwrap_err().message.contains("Nothing was changed"));

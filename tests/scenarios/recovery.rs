@@ -375,6 +375,28 @@ async fn old_managers_started_together_are_fenced_and_come_back_with_a_token() {
     cluster.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sound_store_is_not_moved_on_the_word_of_a_manager_without_a_quorum() {
+    // Given a manager of three that stands alone: what it knows may be old
+    let mut cluster = Cluster::of(3).await;
+    let token = cluster.token().await;
+    for index in [1, 2] {
+        cluster.kill(index).await;
+    }
+    let managers = cluster.addresses();
+    // When another one is to be replaced through it
+    let refused = cluster.builder_of_as_recorded(1).replace(&token, managers).await.unwrap_err();
+    // Then it is refused, with what to do, and its data is where it was
+    assert!(matches!(refused, StartError::Unavailable(_)), "{refused:?}");
+    says(&refused, &["is not known", "nothing was changed", "when the cluster has a leader"]);
+    assert!(!cluster.members[1].directory.join("store.old-1").exists());
+    for index in [1, 2] {
+        cluster.restart(index).await;
+    }
+    three_voters(&cluster).await;
+    cluster.stop().await;
+}
+
 /// Awaits both at once.
 async fn futures<F: Future<Output = T>, T>([one, two]: [F; 2]) -> [T; 2] {
     let (one, two) = tokio::join!(one, two);

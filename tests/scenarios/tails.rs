@@ -50,9 +50,13 @@ impl Disk {
         Self { store, configuration: status.configuration, number: status.configuration_number, records }
     }
 
-    /// The payload of an entry that changes the configuration jointly: made for exactly what is in force here.
+    /// The payload of an entry that changes the voters jointly.
     fn joint(&mut self, steps: Vec<SeatStep>) -> Bytes {
-        let change = SeatChange::Joint { steps };
+        self.change(SeatChange::Joint { steps })
+    }
+
+    /// The payload of a configuration entry: made for exactly what is in force here.
+    fn change(&mut self, change: SeatChange) -> Bytes {
         let after = change.apply_to(&self.configuration);
         let lineage = self.records.lineage().current().unwrap();
         let guard = Guard::new(lineage, self.number, &self.configuration, &after.voters);
@@ -192,6 +196,26 @@ async fn a_voter_in_a_joint_configuration_is_a_survivor() {
     for id in STRANGERS {
         assert!(records.removed.contains(&id), "{:?}", records.removed);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_lineage_tells_an_old_change_that_fits_from_one_of_the_new_incarnation() {
+    // Given the lone voter of two managers, whose log ends in two changes of standbys: the second was made for the
+    // voters and for the very number that the recovery puts in force
+    let (mut cluster, _) = all_killed(2).await;
+    let directory = cluster.members[0].directory.clone();
+    let mut disk = Disk::of(&directory);
+    assert_eq!(disk.configuration.voters, [RaftId(1)]);
+    let entries = STRANGERS.map(|id| {
+        let data = disk.change(SeatChange::Learner { step: SeatStep::AddLearner(id) });
+        (EntryKind::Config, data)
+    });
+    let number = disk.number;
+    disk.append(entries.into(), 2);
+    drop(disk);
+    recovers(&mut cluster, 0, 0).await;
+    let found = inspect_configurations(&directory).unwrap();
+    assert!(found.in_force.number < number, "neither took effect: {found:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,4 @@
-//! The join plane: how a node without a certificate gets one.
+//! The join plane: how a node without a certificate gets one, or is told how it stands.
 //!
 //! Owns both ends of the one exchange there is. The newcomer sends nothing before it has seen the CA that its token names.
 //! Nothing else can be reached on this plane: one connection, one request, one answer. Never compares a secret: the
@@ -18,6 +18,7 @@ use crate::dial::{self, ConnectError};
 use crate::frame::{self, FrameKind};
 use crate::hello::{PROTOCOL_MAX, PROTOCOL_MIN, Refused};
 use crate::proto;
+use crate::standing::NodeStanding;
 use crate::text::unix_seconds;
 use crate::tls;
 use crate::token::{CaHash, JoinToken, TokenSecret};
@@ -55,6 +56,8 @@ pub struct JoinRequest {
     pub renewal: bool,
     /// A newcomer that takes over the name, and everything that goes by it, of a worker whose disk is gone.
     pub in_place: bool,
+    /// It only asks how the cluster counts on it, with the same proof; see [`crate::standing()`].
+    pub standing: bool,
 }
 
 impl JoinRequest {
@@ -74,6 +77,7 @@ impl JoinRequest {
             unix_seconds: unix_seconds(clock.now()),
             renewal: false,
             in_place: false,
+            standing: false,
         }
     }
 
@@ -98,6 +102,7 @@ impl JoinRequest {
             unix_seconds: self.unix_seconds,
             renewal: self.renewal,
             in_place: self.in_place,
+            standing: self.standing,
         }
     }
 
@@ -117,6 +122,7 @@ impl JoinRequest {
             unix_seconds: wire.unix_seconds,
             renewal: wire.renewal,
             in_place: wire.in_place,
+            standing: wire.standing,
         })
     }
 }
@@ -247,6 +253,8 @@ pub enum JoinReply {
     Joined(Box<Joined>),
     /// Not taken; nothing was changed.
     Refused(JoinRefused),
+    /// It only asked.
+    Standing(NodeStanding),
 }
 
 impl JoinReply {
@@ -272,6 +280,7 @@ impl JoinReply {
                 extra: joined.extra.clone(),
             }),
             Self::Refused(refused) => Outcome::Refused(refused.to_wire()),
+            Self::Standing(standing) => Outcome::Standing(standing.to_wire()),
         };
         proto::JoinReply { outcome: Some(outcome) }
     }
@@ -280,6 +289,7 @@ impl JoinReply {
         use proto::join_reply::Outcome;
         Some(match wire.outcome? {
             Outcome::Refused(refused) => Self::Refused(JoinRefused::from_wire(refused)),
+            Outcome::Standing(standing) => Self::Standing(NodeStanding::from_wire(standing)?),
             Outcome::Joined(joined) => Self::Joined(Box::new(Joined {
                 certificate: joined.certificate.to_vec(),
                 ca_certificate: joined.ca_certificate.to_vec(),
@@ -339,7 +349,7 @@ pub async fn join(
     clock: Clock,
 ) -> Result<Joined, JoinError> {
     let request = JoinRequest { secret: token.secret().clone(), ..request };
-    ask(addresses, *token.ca_hash(), request, timeout, clock).await
+    joined(addresses, *token.ca_hash(), request, timeout, clock).await
 }
 
 /// Asks for a new certificate for the role that the node has now, by a request that the key in its record has signed. Works
@@ -356,16 +366,33 @@ pub async fn renew(
     timeout: Duration,
     clock: Clock,
 ) -> Result<Joined, JoinError> {
-    ask(addresses, ca, request, timeout, clock).await
+    joined(addresses, ca, request, timeout, clock).await
 }
 
-async fn ask(
+async fn joined(
     addresses: &[String],
     pinned: CaHash,
     request: JoinRequest,
     timeout: Duration,
     clock: Clock,
 ) -> Result<Joined, JoinError> {
+    match ask(addresses, pinned, request, timeout, clock).await? {
+        JoinReply::Joined(joined) => accept_reply(&pinned, *joined, clock),
+        JoinReply::Refused(refused) => Err(JoinError::Refused(refused)),
+        JoinReply::Standing(_) => {
+            Err(JoinError::BadReply("it says how the node stands, which was not asked".to_owned()))
+        }
+    }
+}
+
+/// Connects to the first that answers and holds this CA, and asks.
+pub(crate) async fn ask(
+    addresses: &[String],
+    pinned: CaHash,
+    request: JoinRequest,
+    timeout: Duration,
+    clock: Clock,
+) -> Result<JoinReply, JoinError> {
     let deadline = tokio::time::Instant::now() + timeout;
     let (_, dialled) = dial::race(addresses, timeout, dial::STAGGER, |address| async move {
         dial::fresh(address, timeout, |verdict| tls::join_client(pinned, clock, verdict)).await
@@ -400,10 +427,7 @@ async fn ask(
     connection.close(crate::codes::DONE.into(), b"");
     // The close frame is on its way; waiting for its three round trips would only delay the caller.
     drop(endpoint);
-    match reply? {
-        JoinReply::Refused(refused) => Err(JoinError::Refused(refused)),
-        JoinReply::Joined(joined) => accept_reply(&pinned, *joined, clock),
-    }
+    reply
 }
 
 fn join_failure(error: &quinn::ConnectionError, address: SocketAddr) -> JoinError {
@@ -452,7 +476,7 @@ pub(crate) async fn serve(shared: &Arc<crate::endpoint::Shared>, connection: &qu
                 shared.handler.join(source, request, sender);
                 // A handler that gives no answer says that it does not know.
                 let reply = receiver.await.ok()?;
-                if matches!(reply, JoinReply::Joined(_)) {
+                if matches!(reply, JoinReply::Joined(_) | JoinReply::Standing(_)) {
                     // Who knew a secret, or has a record, was no guess: many workers may stand behind one address.
                     shared.join_limit.give_back(source.ip());
                 }
@@ -499,6 +523,7 @@ mod tests {
             JoinReply::Refused(JoinRefused::Unreachable("10.0.0.9:4701".into())),
             JoinReply::Refused(JoinRefused::NoLeader),
             JoinReply::Refused(JoinRefused::NotAMember),
+            JoinReply::Standing(NodeStanding { lineage: Lineage::default(), record: None }),
         ] {
             assert_eq!(JoinReply::from_wire(reply.to_wire()), Some(reply));
         }

@@ -4,6 +4,7 @@
 //! Without pauses and clock faults a lease ends before another member can lead; with them only the fencing token is
 //! exclusive.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -152,6 +153,7 @@ impl Consensus {
 
     fn abort_transfer(&mut self) {
         let Some(transfer) = self.transfer.take() else { return };
+        self.members.lets_pass(transfer.to);
         if let Some(ticket) = transfer.ticket.filter(|_| !self.is_leader() || self.leadership.timeout_now_sent) {
             // Called upon to take over, it may still do so.
             self.effects.push(Effect::Answer { ticket, answer: Answer::Unknown });
@@ -239,7 +241,7 @@ impl Consensus {
     }
 
     /// The other voter (of the incoming half) with the most of the log, heard of lately and with space to write; rather
-    /// one that would take over now.
+    /// one that would take over now, and first of all one that has not let it pass before.
     pub(super) fn furthest_voter(&self) -> Option<RaftId> {
         self.furthest(self.configuration.voters.iter().copied())
     }
@@ -249,7 +251,8 @@ impl Consensus {
         among.filter(|id| *id != self.config.id && self.is_heard(*id) && !self.is_low_on_space(*id)).max_by_key(|id| {
             let matched = self.raw.raft.prs().get(id.0).map_or(0, |progress| progress.matched);
             let near = matched + self.config.caught_up_entries >= self.raw.raft.raft_log.last_index();
-            (near && self.takes_over(*id), matched, std::cmp::Reverse(*id))
+            let let_pass = Reverse(self.members.times_let_pass(*id));
+            (let_pass, near && self.takes_over(*id), matched, Reverse(*id))
         })
     }
 
@@ -351,15 +354,19 @@ impl Consensus {
             return Rejection::ReadOnly { low: vec![self.config.id] };
         }
         let reachable = |id: RaftId| id == self.config.id || self.connected.contains(&id);
-        let voters = self.configuration.all_voters();
-        let missing: Vec<RaftId> = voters.iter().copied().filter(|id| !reachable(*id)).collect();
+        let missing_of = |voters: &[RaftId]| voters.iter().copied().filter(|id| !reachable(*id)).collect::<Vec<_>>();
         let leaderless_ticks = self.leadership.leaderless_ticks(self.tick);
-        let count = voters.len() - missing.len();
-        if Quorum::of(&self.configuration).is_alive(reachable) {
-            Rejection::NoLeader { leaderless_ticks, reachable: count, voters: voters.len(), missing }
-        } else {
-            let needed = Quorum::majority(self.configuration.voters.len());
-            Rejection::QuorumLost { leaderless_ticks, reachable: count, voters: voters.len(), needed, missing }
+        // Of a joint configuration it is one half that misses its majority, and its voters that are to be started.
+        let outgoing = Some(&self.configuration.voters_outgoing).filter(|half| !half.is_empty());
+        for half in std::iter::once(&self.configuration.voters).chain(outgoing) {
+            let (missing, voters, needed) = (missing_of(half), half.len(), Quorum::majority(half.len()));
+            let reachable = voters - missing.len();
+            if reachable < needed {
+                return Rejection::QuorumLost { leaderless_ticks, reachable, voters, needed, missing };
+            }
         }
+        let voters = self.configuration.all_voters();
+        let missing = missing_of(&voters);
+        Rejection::NoLeader { leaderless_ticks, reachable: voters.len() - missing.len(), voters: voters.len(), missing }
     }
 }

@@ -54,6 +54,8 @@ pub(super) struct Members {
     pub(super) next_transfer: u64,
     /// How often leadership was to be handed over since another one led.
     pub(super) transfers: u32,
+    /// How often each member let that pass since then: it goes to another one first.
+    let_pass: BTreeMap<RaftId, u32>,
     /// Records were changed by the entry at this index: until it is applied they are not looked at.
     pub(super) written: LogIndex,
     /// Records or configuration have changed: they may have to be brought in line.
@@ -66,16 +68,28 @@ impl Members {
         Self { roster, ..Self::default() }
     }
 
-    /// Everything is counted from now on: a leadership begins. How often the one before was to be handed over stays: an
-    /// attempt that failed may have ended it, and must not be made again at once.
+    /// Everything is counted from now on: a leadership begins. How often the one before was to be handed over, and who
+    /// let it pass, stays: an attempt that failed may have ended it, and must not be made again at once.
     pub(super) fn begin(&mut self, tick: u64) {
-        let (roster, next_transfer, transfers) = (std::mem::take(&mut self.roster), self.next_transfer, self.transfers);
-        *self = Self { watching: tick, unsettled: true, roster, next_transfer, transfers, ..Self::default() };
+        let (next_transfer, transfers) = (self.next_transfer, self.transfers);
+        let (roster, let_pass) = (std::mem::take(&mut self.roster), std::mem::take(&mut self.let_pass));
+        *self = Self { watching: tick, unsettled: true, roster, next_transfer, transfers, let_pass, ..Self::default() };
     }
 
     /// Another member leads: leadership did go.
-    pub(super) const fn handed_over(&mut self) {
+    pub(super) fn handed_over(&mut self) {
         (self.next_transfer, self.transfers) = (0, 0);
+        self.let_pass.clear();
+    }
+
+    /// Called upon to take over, `id` did not.
+    pub(super) fn lets_pass(&mut self, id: RaftId) {
+        *self.let_pass.entry(id).or_default() += 1;
+    }
+
+    /// How often `id` let leadership pass since another member led.
+    pub(super) fn times_let_pass(&self, id: RaftId) -> u32 {
+        self.let_pass.get(&id).copied().unwrap_or_default()
     }
 
     /// Silence that we slept through says nothing about the others.
@@ -222,6 +236,7 @@ impl Consensus {
                 silent_ticks: self.silent_ticks(id),
                 waiting_ticks: self.waiting_ticks(node),
                 held: self.is_held(node),
+                let_pass: self.members.times_let_pass(id),
             };
             view::manager(node, observed, policy)
         };

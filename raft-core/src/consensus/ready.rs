@@ -31,6 +31,34 @@ const BACKLOG_ROUNDS_MAX: usize = 256;
 /// Readies handed to the log writer and not on disk, above which the same holds, for the same reason.
 const UNPERSISTED_MAX: usize = 512;
 
+/// Messages held back until one write is on disk, above which further ones are dropped: lost messages, which raft allows
+/// for. Only a disk that hangs brings that many about.
+const HELD_BACK_MAX: usize = 1_024;
+/// Confirmations of read rounds among them: a disk that is only slow is synced long before there are so many.
+const CONFIRMATIONS_MAX: usize = 64;
+
+/// One more message waits for the disk. A leader asks again and again, however long the disk hangs: of answers to its
+/// heartbeats the newest counts, and of the confirmations of its read rounds the newest few.
+fn hold_back(held: &mut Vec<eraftpb::Message>, message: eraftpb::Message) {
+    if message.msg_type() == MessageType::MsgHeartbeatResponse {
+        let confirms = !message.context.is_empty();
+        let is_alike = |old: &eraftpb::Message| {
+            old.msg_type() == MessageType::MsgHeartbeatResponse
+                && old.to == message.to
+                && old.context.is_empty() != confirms
+        };
+        let max = if confirms { CONFIRMATIONS_MAX } else { 1 };
+        if held.iter().filter(|old| is_alike(old)).count() >= max
+            && let Some(oldest) = held.iter().position(is_alike)
+        {
+            held.remove(oldest);
+        }
+    }
+    if held.len() < HELD_BACK_MAX {
+        held.push(message);
+    }
+}
+
 impl Consensus {
     /// Takes everything that raft has ready.
     pub(super) fn drive(&mut self) {
@@ -105,9 +133,7 @@ impl Consensus {
     /// A Ready without anything that must be synced: its messages wait only for the Readies before it.
     fn after_the_disk(&mut self, number: u64, messages: Vec<eraftpb::Message>) {
         match self.unpersisted.back_mut() {
-            Some(last) => {
-                last.messages.extend(messages);
-            }
+            Some(last) => messages.into_iter().for_each(|message| hold_back(&mut last.messages, message)),
             None => {
                 self.raw.on_persist_ready(number);
                 self.pin_timeout();
@@ -296,5 +322,46 @@ impl Consensus {
             self.raw.on_entries_fetched(context);
         }
         self.raw.store().forget_fetched();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: MessageType, to: u64, context: &[u8]) -> eraftpb::Message {
+        let mut message = eraftpb::Message { to, context: context.to_vec(), ..eraftpb::Message::default() };
+        message.set_msg_type(kind);
+        message
+    }
+
+    #[test]
+    fn what_a_disk_that_hangs_holds_back_is_bounded_and_the_newest_answers_are_kept() {
+        // Given a vote and an acknowledgement that wait for the disk
+        let mut held = Vec::new();
+        hold_back(&mut held, message(MessageType::MsgRequestVoteResponse, 2, b""));
+        hold_back(&mut held, message(MessageType::MsgAppendResponse, 3, b""));
+        // When two that take each other for the leader send heartbeats for an hour
+        for round in 0..45_000_u32 {
+            for from in [2, 3] {
+                hold_back(&mut held, message(MessageType::MsgHeartbeatResponse, from, b""));
+                hold_back(&mut held, message(MessageType::MsgHeartbeatResponse, from, &round.to_be_bytes()));
+            }
+        }
+        // Then vote and acknowledgement are still the first to leave, and of the answers the newest are there
+        assert_eq!(held.len(), 2 + 2 * (1 + CONFIRMATIONS_MAX));
+        assert_eq!(held[0].msg_type(), MessageType::MsgRequestVoteResponse);
+        assert_eq!(held[1].msg_type(), MessageType::MsgAppendResponse);
+        for from in [2, 3] {
+            let of = |message: &&eraftpb::Message| message.to == from && message.context.len() == 4;
+            let rounds: Vec<&[u8]> = held.iter().filter(of).map(|message| &message.context[..]).collect();
+            assert_eq!(rounds.first(), Some(&&(45_000 - CONFIRMATIONS_MAX as u32).to_be_bytes()[..]));
+            assert_eq!(rounds.last(), Some(&&44_999_u32.to_be_bytes()[..]));
+        }
+        // Whatever else comes is bounded, too
+        for _ in 0..2 * HELD_BACK_MAX {
+            hold_back(&mut held, message(MessageType::MsgAppendResponse, 3, b""));
+        }
+        assert_eq!(held.len(), HELD_BACK_MAX);
     }
 }

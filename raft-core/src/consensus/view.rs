@@ -68,11 +68,12 @@ pub(super) struct Observed {
     pub(super) silent_ticks: u64,
     pub(super) waiting_ticks: u64,
     pub(super) held: bool,
+    pub(super) let_pass: u32,
 }
 
 /// One manager in the planner's eyes.
 pub(super) fn manager(node: &NodeRecord, observed: Observed, policy: &SeatPolicy) -> ManagerView {
-    let Observed { leader, connected, caught_up, stable_ticks, silent_ticks, waiting_ticks, held } = observed;
+    let Observed { leader, connected, caught_up, stable_ticks, silent_ticks, waiting_ticks, held, let_pass } = observed;
     ManagerView {
         raft_id: RaftId(node.raft_id),
         replaces: (node.replaces != 0).then_some(RaftId(node.replaces)),
@@ -87,6 +88,7 @@ pub(super) fn manager(node: &NodeRecord, observed: Observed, policy: &SeatPolicy
         removing: node.removing,
         forced: node.forced,
         held,
+        let_pass,
         stands_in: node.stands_in,
         preferred: node.is_labelled(LABEL_LEADER),
         zone: node.label(LABEL_ZONE).unwrap_or_default().to_owned(),
@@ -121,6 +123,7 @@ impl Status {
                     silent_ticks: *silent_ticks,
                     waiting_ticks: *waiting_ticks,
                     held: false,
+                    let_pass: 0,
                 },
                 None => Observed {
                     leader: self.leader == Some(id),

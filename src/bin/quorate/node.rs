@@ -126,7 +126,7 @@ async fn take_place(directory: &Path, join: Join, global: &Global, output: Outpu
             "--replace with --name takes the place of a worker whose disk is gone, and needs its role's token: --token TOKEN. Without --name, --replace brings this very node back",
         ));
     };
-    let builder = builder(directory, join.listen, join.advertise, join.name).patience(global.timeout);
+    let builder = builder(directory, join.listen, join.advertise, join.name).patience(global.timeout());
     let prepared = Box::pin(builder.join_in_place(&token(&argument)?, join.managers)).await?;
     if output.json {
         return output.document(&prepared_json(&prepared));

@@ -2,7 +2,7 @@
 //!
 //! Owns the wishes: what is asked for is written into a node's record, in one transaction on the record as it was, and
 //! refused at once when it can never be done. What follows from a wish is the leader's, which goes by the records and the
-//! configuration. Every request may be made twice. Called by the service.
+//! configuration. Every wish is applied once ([`super::once`]). Called by the service.
 
 mod describe;
 mod labels;
@@ -13,15 +13,15 @@ mod wished;
 use std::time::Duration;
 
 use prost::Message as _;
-use quorate_core::command::{Command, CommandKind};
-use quorate_core::consensus::io::{Origin, RaftRole, Status};
+use quorate_core::consensus::io::{RaftRole, Status};
 use quorate_core::id::{NodeId, RaftId};
+use quorate_core::keyspace::Section;
 use quorate_core::membership::plan::{SeatPolicy, SeatView};
 use quorate_core::membership::record::{NodeRecord, Role};
 use quorate_core::membership::wish::{self, Outlook, Wish, WishRefused};
 use quorate_core::membership::work::LivenessRecord;
 use quorate_core::state::read;
-use quorate_core::txn::{Compare, Put, Txn};
+use quorate_core::txn::{Compare, Txn};
 use quorate_transport::api::{self, request, response};
 use tokio::time::Instant;
 
@@ -32,13 +32,12 @@ use wished::{demoted, promoted, updated};
 
 use super::authorize;
 use super::gate::Asker;
+use super::once;
 use super::records;
 use super::router::{Failure, fail, refused_by};
 use super::service::{Service, blocking, broken, display_name, document};
 use crate::membership::{NodeInfo, NodeList, NodeOutcome, NodeState, Rule};
 
-/// Attempts when somebody else changes the same record.
-const ATTEMPTS: usize = 16;
 /// Longest time for which a manager is kept from being replaced: what takes longer is no maintenance.
 const HOLD_MAX: Duration = Duration::from_secs(24 * 3_600);
 
@@ -180,41 +179,42 @@ impl Service {
         }
     }
 
-    /// Lets `change` say what the record becomes, and writes that unless somebody was faster: then again. Answers whether
-    /// anything was written.
-    async fn rewrite(
+    /// What `change` makes of the record that is named, as it is now.
+    async fn rewritten(
         &self,
-        id: NodeId,
-        until: Instant,
+        node: &NodeRecord,
         change: impl Fn(&NodeRecord) -> Rewritten,
-    ) -> Result<bool, Failure> {
-        for _ in 0..ATTEMPTS {
-            let (reader, key) = (self.store()?.reader, NodeRecord::key(id));
-            let current = key.clone();
-            let found =
-                blocking(move || records::value(&*reader.view(), current).map_err(|error| broken(&error))).await?;
-            let Some((bytes, revision)) = found else {
-                return Err(fail(api::Code::NotFound, format!("there is no node {id} any more. Nothing was changed")));
-            };
-            let record = NodeRecord::decode(bytes).map_err(|error| {
-                fail(api::Code::Internal, format!("the record of node {id} cannot be read: {error}"))
-            })?;
-            let Some(updated) = change(&record)?.filter(|updated| *updated != record) else { return Ok(false) };
-            let txn = Txn {
-                compares: vec![Compare::mod_revision(key.clone(), revision)],
-                then: vec![Put { key, value: updated.to_bytes(), ..Put::default() }.into()],
-                ..Txn::default()
-            };
-            let done = self.router.execute(Command::from(CommandKind::System(txn)), Origin::Here, until).await?;
-            if done.succeeded {
-                return Ok(true);
-            }
-            self.router.read_index(until).await?;
-        }
-        Err(fail(
-            api::Code::Overloaded,
-            "too many changes of this node at the same time. Nothing was changed; try again",
-        ))
+    ) -> Result<Option<Txn>, Failure> {
+        let id = node.node_id().unwrap_or_default();
+        let (reader, key) = (self.store()?.reader, NodeRecord::key(id));
+        let current = key.clone();
+        let found = blocking(move || records::value(&*reader.view(), current).map_err(|error| broken(&error))).await?;
+        let Some((bytes, revision)) = found else {
+            return Err(fail(api::Code::NotFound, format!("there is no node {id} any more. Nothing was changed")));
+        };
+        let record = NodeRecord::decode(bytes)
+            .map_err(|error| fail(api::Code::Internal, format!("the record of node {id} cannot be read: {error}")))?;
+        let Some(updated) = change(&record)?.filter(|updated| *updated != record) else { return Ok(None) };
+        let compares = vec![Compare::mod_revision(key.clone(), revision)];
+        Ok(Some(Txn { compares, ..once::write(key, updated.to_bytes(), true) }))
+    }
+
+    /// Writes what was planned for the node that is named. Answers which node it is, and whether anything was written.
+    async fn settle(
+        &self,
+        wanted: &str,
+        id: Option<api::Once>,
+        planned: Result<Option<Txn>, Failure>,
+        until: Instant,
+    ) -> Result<(NodeId, bool), Failure> {
+        let wished = self.once(id, planned, until).await?;
+        // A copy of the wish is answered with the node that was meant when the first one came.
+        let written = wished.written().and_then(|record| NodeId::from_slice(&Section::Node.strip(&record.key)?));
+        let node = match written {
+            Some(id) => id,
+            None => self.node_named(wanted)?.node_id().unwrap_or_default(),
+        };
+        Ok((node, wished.is_done()))
     }
 
     /// Refuses what can never be done with a manager's seat.
@@ -241,27 +241,27 @@ impl Service {
         until: Instant,
     ) -> Result<response::Kind, Failure> {
         let role = records::role_named(&wanted.role)?;
-        let forced = wanted.forced;
-        let kind = request::Kind::NodeRole(wanted.clone());
-        if let Some(answered) = self.by_the_leader(asker, &kind, until).await? {
+        if let Some(answered) = self.by_the_leader(asker, &request::Kind::NodeRole(wanted.clone()), until).await? {
             return Ok(answered);
         }
-        let node = self.node_named(&wanted.node)?;
-        let id = node.node_id().unwrap_or_default();
-        let changed = self
-            .rewrite(id, until, |node| match role {
-                Role::Manager => promoted(node),
+        let api::NodeRole { node, forced, once, .. } = wanted;
+        let planned = async {
+            let record = self.node_named(&node)?;
+            self.rewritten(&record, |record| match role {
+                Role::Manager => promoted(record),
                 Role::Worker => {
-                    let updated = demoted(node, forced)?;
-                    if updated.as_ref().is_some_and(|updated| updated != node) {
-                        self.check_wish(node, Wish::Demote { forced })?;
+                    let updated = demoted(record, forced)?;
+                    if updated.as_ref().is_some_and(|updated| updated != record) {
+                        self.check_wish(record, Wish::Demote { forced })?;
                     }
                     Ok(updated)
                 }
             })
-            .await?;
+            .await
+        };
+        let (id, changed) = self.settle(&node, once, planned.await, until).await?;
         if changed {
-            tracing::info!(node = display_name(&node), role = role.name(), forced, "a node's desired role was changed");
+            tracing::info!(node, role = role.name(), forced, "a node's desired role was changed");
         }
         document(&self.outcome(id, changed).await?)
     }
@@ -269,8 +269,12 @@ impl Service {
     /// Changes what people say about a node.
     pub(super) async fn node_update(&self, update: api::NodeUpdate, until: Instant) -> Result<response::Kind, Failure> {
         self.router.read_index(until).await?;
-        let id = self.node_named(&update.node)?.node_id().unwrap_or_default();
-        let changed = self.rewrite(id, until, |node| updated(node, &update)).await?;
+        let planned = async {
+            let record = self.node_named(&update.node)?;
+            self.rewritten(&record, |record| updated(record, &update)).await
+        };
+        let planned = planned.await;
+        let (id, changed) = self.settle(&update.node, update.once, planned, until).await?;
         if changed {
             // It was applied where the leader is: the answer shows it, too.
             self.router.read_index(until).await?;
@@ -282,7 +286,7 @@ impl Service {
     pub(super) async fn node_leave(
         &self,
         asker: &Asker,
-        forced: bool,
+        leave: api::NodeLeave,
         until: Instant,
     ) -> Result<response::Kind, Failure> {
         let Asker::Node(own) = asker else {
@@ -291,7 +295,8 @@ impl Service {
                 "a node leaves by itself: ask on its own machine, with --data-dir. Others are taken off with `quorate node rm`",
             ));
         };
-        self.node_remove(asker, api::NodeRemove { node: own.to_string(), forced, leaving: true }, until).await
+        let api::NodeLeave { forced, once } = leave;
+        self.node_remove(asker, api::NodeRemove { node: own.to_string(), forced, leaving: true, once }, until).await
     }
 
     /// Removes a node, or rather wishes for it.
@@ -301,29 +306,36 @@ impl Service {
         wanted: api::NodeRemove,
         until: Instant,
     ) -> Result<response::Kind, Failure> {
-        let kind = request::Kind::NodeRemove(wanted.clone());
-        if let Some(answered) = self.by_the_leader(asker, &kind, until).await? {
+        if let Some(answered) = self.by_the_leader(asker, &request::Kind::NodeRemove(wanted.clone()), until).await? {
             return Ok(answered);
         }
-        let node = self.node_named(&wanted.node)?;
-        let id = node.node_id().unwrap_or_default();
-        if !(wanted.forced || wanted.leaving || node.removing || node.lost) {
-            self.refuse_what_is_there(&node).await?;
-        }
-        let forced = wanted.forced;
-        let changed = self
-            .rewrite(id, until, |node| {
-                let updated = NodeRecord { removing: true, forced: node.forced || forced, ..node.clone() };
-                if updated != *node && !node.lost {
-                    self.check_wish(node, Wish::Remove { forced })?;
+        let api::NodeRemove { node, forced, leaving, once } = wanted;
+        let planned = async {
+            let record = self.node_named(&node)?;
+            if !(forced || leaving || record.removing || record.lost) {
+                self.refuse_what_is_there(&record).await?;
+            }
+            self.rewritten(&record, |record| {
+                let updated = NodeRecord { removing: true, forced: record.forced || forced, ..record.clone() };
+                if updated != *record && !record.lost {
+                    self.check_wish(record, Wish::Remove { forced })?;
                 }
                 Ok(Some(updated))
             })
-            .await?;
+            .await
+        };
+        let (id, changed) = self.settle(&node, once, planned.await, until).await?;
         if changed {
-            tracing::info!(node = display_name(&node), forced, leaving = wanted.leaving, "a node is being removed");
+            tracing::info!(node, forced, leaving, "a node is being removed");
         }
-        document(&self.outcome(id, changed).await?)
+        match self.outcome(id, changed).await {
+            // What was wished for is done already.
+            Err(error) if changed && matches!(error.code(), api::Code::NotFound) => {
+                let node = NodeInfo { id: id.to_string(), name: node, ..NodeInfo::default() };
+                document(&NodeOutcome { node, changed, done: true, ..NodeOutcome::default() })
+            }
+            outcome => document(&outcome?),
+        }
     }
 
     /// As in Swarm, only who is known to be down is removed without force.

@@ -71,6 +71,6 @@ pub fn preferred_leader(view: &SeatView, policy: &SeatPolicy) -> Option<RaftId> 
         .wanted()
         .filter(|manager| seats.is_voter(manager.raft_id) && is_preferred(manager) && manager.is_ready())
         .filter(|manager| manager.stable_ticks >= PREFERRED_AFTER.saturating_mul(policy.stable))
-        .min_by_key(|manager| (Reverse(manager.stable_ticks), manager.raft_id))
+        .min_by_key(|manager| (manager.let_pass, Reverse(manager.stable_ticks), manager.raft_id))
         .map(|manager| manager.raft_id)
 }

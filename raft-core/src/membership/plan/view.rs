@@ -39,6 +39,8 @@ pub struct ManagerView {
     pub stands_in: bool,
     /// A preferred leader.
     pub preferred: bool,
+    /// How often leadership was to be handed to it and did not go, since another member led.
+    pub let_pass: u32,
     /// Where it stands; empty is not said.
     pub zone: String,
 }

@@ -74,6 +74,8 @@ impl DurableLog {
 pub(super) struct Checks {
     leaders: BTreeMap<u64, RaftId>,
     committed: BTreeMap<u64, (u64, [u8; 32])>,
+    /// By the term of who handed it over: the newest entry, committed in that term at the latest.
+    committed_in: BTreeMap<u64, u64>,
     configurations: BTreeMap<u64, Configuration>,
     hashes: BTreeMap<u64, [u8; 32]>,
     votes: BTreeMap<(RaftId, u64), RaftId>,
@@ -122,6 +124,7 @@ impl Checks {
     pub(super) fn recovered(&self, survivor: RaftId, applied: u64, held: &BTreeSet<(u64, u64)>) -> Self {
         let mut next = self.clone();
         next.committed.retain(|index, _| *index <= applied);
+        next.committed_in.values_mut().for_each(|index| *index = (*index).min(applied));
         let alone = Configuration { voters: vec![survivor], ..Configuration::default() };
         next.configurations = [(0, alone)].into();
         next.hashes.clear();
@@ -130,6 +133,9 @@ impl Checks {
         next.acked.retain(|write, _| held.contains(write));
         next.revisions.retain(|_, write| held.contains(write));
         next.floor = next.revisions.last_key_value().map_or(0, |(revision, _)| *revision);
+        // What was acknowledged further on is lost, and nobody can be as of a moment of the incarnation that it ended.
+        next.acked_index = next.acked_index.min(applied);
+        next.known.clear();
         next
     }
 
@@ -158,12 +164,13 @@ impl Checks {
             match first {
                 None => {
                     self.elections += 1;
-                    let newest = self.committed.last_key_value().map_or(0, |(index, _)| *index);
+                    // A leader of an earlier term that a late vote makes one need not have what a later one committed.
+                    let newest = self.committed_in.range(..status.term.0).map(|(_, index)| *index).max().unwrap_or(0);
                     if status.last.0 < newest {
                         return broken(
                             "leader_completeness",
                             format!(
-                                "{id} leads term {} with {} entries, {newest} is committed",
+                                "{id} leads term {} with {} entries, {newest} was committed before",
                                 status.term, status.last
                             ),
                         );
@@ -239,8 +246,10 @@ impl Checks {
         self.leases.get(&id).is_some_and(|(_, until)| *until > now)
     }
 
-    /// An entry was handed to an applier: it is committed.
-    pub(super) fn committed(&mut self, id: RaftId, entry: &Committed) -> Check {
+    /// An entry was handed to an applier by a member in this term: it is committed.
+    pub(super) fn committed(&mut self, id: RaftId, term: u64, entry: &Committed) -> Check {
+        let newest = self.committed_in.entry(term).or_default();
+        *newest = entry.index.0.max(*newest);
         let this = (entry.term.0, digest(entry));
         if let Some(first) = self.committed.insert(entry.index.0, this)
             && first != this

@@ -227,8 +227,9 @@ impl World {
             Effect::Apply { entries, waiters } => {
                 let span = (entries.first().map(|entry| entry.index.0), entries.last().map(|entry| entry.index.0));
                 self.trace.line(self.now, &format!("{id} hands over {span:?} waiters {}", waiters.len()));
+                let term = self.process(id).map_or(0, |process| process.consensus.status().term.0);
                 for entry in &entries {
-                    self.checks_of(id).committed(id, entry)?;
+                    self.checks_of(id).committed(id, term, entry)?;
                 }
                 self.apply_later(id, boot, Job::Apply { entries, waiters });
             }

@@ -5,6 +5,7 @@
 //! directed scenarios, and by the world when connections change.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -231,10 +232,14 @@ impl World {
         members.max_by_key(|id| self.status(*id).map(|status| status.term))
     }
 
+    /// The state of a member that is up, as it is now.
+    pub fn view(&self, id: RaftId) -> Option<Arc<dyn StateRead>> {
+        Some(self.members.get(&id)?.process.as_ref()?.reader.view())
+    }
+
     /// The records of a member that is up.
     pub fn records(&self, id: RaftId) -> Option<Records> {
-        let process = self.members.get(&id)?.process.as_ref()?;
-        Records::read(&*process.reader.view()).ok()
+        Records::read(&*self.view(id)?).ok()
     }
 
     /// Where the log of a member that is up begins, as it is on its disk.
