@@ -7,11 +7,14 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+#[cfg(feature = "manager")]
 use prost::Message as _;
 use quorate_core::id::{ClusterId, Lineage, NodeId, RaftId, StoreId};
+#[cfg(feature = "manager")]
 use quorate_core::ports::{MetaStore, StoreError, StoreResult};
 
 /// Under which name the facts lie in the meta store.
+#[cfg(feature = "manager")]
 const NAME: &str = "node";
 
 /// How far the preparation of a directory has come.
@@ -63,6 +66,8 @@ pub(crate) struct Facts {
     pub(crate) managers: Vec<KnownManager>,
 }
 
+/// In the store.
+#[cfg(feature = "manager")]
 impl Facts {
     pub(crate) fn load(meta: &dyn MetaStore) -> StoreResult<Option<Self>> {
         Self::read(meta.get(NAME)?)
@@ -84,7 +89,10 @@ impl Facts {
     pub(crate) fn save(&self, meta: &dyn MetaStore) -> StoreResult<()> {
         meta.put(&[(NAME, self.encode_to_vec().into())])
     }
+}
 
+#[cfg_attr(not(feature = "manager"), allow(dead_code, reason = "who is no manager keeps its facts otherwise"))]
+impl Facts {
     pub(crate) fn is_ready(&self) -> bool {
         self.stage() == Stage::Ready
     }
@@ -135,6 +143,7 @@ impl Layout {
         self.0.join("node.id")
     }
 
+    #[cfg(feature = "manager")]
     pub(crate) fn operator(&self) -> PathBuf {
         self.0.join("operator.id")
     }
