@@ -8,7 +8,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help ready setup build demo test test-long lint client-only unit doc-test demo-test install deny
+.PHONY: help ready setup build demo test test-long lint client-only unit doc-test demo-test install deny bench-sessions
 
 ifneq ($(wildcard /usr/lib/ccache/.),)
 export PATH := /usr/lib/ccache:$(PATH)
@@ -35,7 +35,8 @@ build:
 	@contrib/build $(SELECTION) --bin quorate --example cluster
 
 # BREAK=1 puts a write on the list that was never sent: the demo must fail then. HOLD=1 leaves the cluster running.
-demo: ready build ## a cluster of real processes that loses its leader (MANAGERS=5, HOLD=1, BREAK=1)
+# SHORT=1 is what the tests run: the same story with less load.
+demo: ready build ## real processes lose a leader, a voter, all managers but one (MANAGERS=5, HOLD=1, BREAK=1, SHORT=1)
 	@"$(TARGET)/release/examples/cluster" --managers $(MANAGERS) $(if $(BREAK),--break) $(if $(HOLD),--hold) $(if $(SHORT),--short)
 
 test: ready lint client-only unit doc-test demo-test ## everything that must hold before a change is merged
@@ -60,7 +61,7 @@ unit:
 		cargo nextest run $(SELECTION); \
 	else \
 		echo "cargo-nextest is not installed: running cargo test instead"; \
-		cargo test $(SELECTION) --lib --bins --tests; \
+		cargo test $(SELECTION) --lib --bins --tests --example cluster; \
 	fi
 
 doc-test:
@@ -84,3 +85,9 @@ install: build ## put the binary into PREFIX/bin (PREFIX=/usr/local)
 deny: ## licences, bans, sources and advisories of all dependencies
 	@cargo deny --version >/dev/null 2>&1 || { echo "make deny needs cargo-deny: cargo install --locked cargo-deny"; exit 1; }
 	cargo deny --workspace --features cli,testing check
+
+# Sessions of many workers with three real managers: memory, processor, the log, a killed worker, a killed manager.
+SESSIONS ?= 1000
+bench-sessions: ready ## what many workers cost three managers (SESSIONS=10000); prints figures
+	@contrib/build $(SELECTION) --bin quorate --example sessions
+	@"$(TARGET)/release/examples/sessions" --sessions $(SESSIONS)

@@ -72,6 +72,14 @@ pub(crate) fn random_u64() -> Result<u64, Error> {
     random_id(|[a, b, c, d, e, f, g, h, ..]| u64::from_be_bytes([a, b, c, d, e, f, g, h]))
 }
 
+/// A number from 0 to 1.
+#[cfg(feature = "worker")]
+pub(crate) fn chance() -> f64 {
+    let mut bytes = [0; 4];
+    let drawn = getrandom::fill(&mut bytes).map(|()| u32::from_be_bytes(bytes));
+    f64::from(drawn.unwrap_or(u32::MAX / 2)) / f64::from(u32::MAX)
+}
+
 /// Whether this is `host:port` with a port; says what is wrong with it otherwise. Nothing is resolved.
 pub(crate) fn check_address(text: &str) -> Result<(), String> {
     let wrong = |why: &str| Err(format!("`{text}` is no HOST:PORT: {why}; write for example 10.0.0.1:{PORT}"));

@@ -27,6 +27,12 @@ pub use node::{
 #[cfg(feature = "manager")]
 pub use node::{Configurations, Fenced, Inspection, Lead, Recover, fenced, inspect, inspect_configurations};
 
+/// What tests and benches of this crate hold besides; no part of the crate without the feature `testing`.
+#[cfg(feature = "testing")]
+pub mod testing {
+    pub use crate::node::{SharedSocket, WorkerSession};
+}
+
 /// The example of the README is compiled like any other.
 #[cfg(all(doctest, feature = "manager"))]
 #[doc = include_str!("../README.md")]

@@ -209,6 +209,49 @@ fn a_newcomer_that_cannot_be_reached_is_refused_and_nothing_is_changed() {
 }
 
 #[test]
+fn a_worker_whose_disk_is_gone_gets_another_and_its_promotion_says_what_it_waits_for() {
+    let place = tempfile::tempdir().unwrap();
+    let nodes = managers(place.path(), 1);
+    let token = on(&nodes[0], &["token", "show", "worker"]).exits(0).stdout;
+    let token = token.lines().next_back().unwrap();
+    let closed = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let at = |name: &str| place.path().join(name).to_str().unwrap().to_owned();
+    let join = |directory: &str, more: &[&str]| {
+        let base = ["join", "--data-dir", directory, "--listen", "127.0.0.1:0", "--token", token];
+        quorate(&[&base[..], &["--manager", &nodes[0].address], more].concat())
+    };
+    // Given a worker that was promoted and cannot be reached.
+    join(&at("w1"), &["--name", "w1", "--advertise", &closed]).exits(0);
+    let mut worker = Node::of(place.path().join("w1"));
+    worker.run();
+    on(&nodes[0], &["node", "promote", "w1", "--timeout", "2s"]).exits(4).complains(&["w1"]);
+    eventually("why it waits", || {
+        let shown = on(&nodes[0], &["node", "inspect", "w1"]).exits(0).stdout;
+        (shown.contains("waits: n1 could not reach this node") && shown.contains("--advertise")).then_some(())
+    });
+    on(&nodes[0], &["node", "demote", "w1"]).exits(0);
+    // When its disk is gone: its name is taken, and taken over only on request, with the right token.
+    worker.kill();
+    join(&at("new"), &["--name", "w1"]).exits(1).complains(&["w1", "taken", "join --replace --name"]);
+    eventually("it is down", || {
+        let node = on(&nodes[0], &["node", "inspect", "w1", "--json"]).exits(0).json();
+        (node["state"] == "down").then_some(())
+    });
+    let replace = ["join", "--data-dir", &at("new"), "--replace", "--name", "w1", "--manager", &nodes[0].address];
+    quorate(&replace).exits(2).complains(&["--token"]);
+    let said = join(&at("new"), &["--replace", "--name", "w1"]).exits(0).stdout;
+    assert!(said.contains("took the place of w1") && said.contains("quorate run --data-dir"), "{said}");
+    let mut again = Node::of(place.path().join("new"));
+    again.run();
+    assert!(again.ready.contains("w1"), "{}", again.ready);
+    let list = on(&nodes[0], &["node", "ls", "--json"]).exits(0).json();
+    assert_eq!(list["nodes"].as_array().unwrap().len(), 2);
+    // Then the old disk is refused: exit code 14.
+    worker.start(&["run"]);
+    assert_eq!(worker.ends(), Some(14));
+}
+
+#[test]
 fn the_policy_is_shown_and_set_and_wrong_settings_are_refused() {
     let place = tempfile::tempdir().unwrap();
     let nodes = managers(place.path(), 1);

@@ -1,62 +1,54 @@
-//! The managers as processes of the real `quorate` binary.
+//! The nodes as processes: managers of the real `quorate` binary, workers of this program (see `worker`).
 //!
-//! Owns every process that the demo starts and the directory they live in: both are gone when this is dropped, also
-//! after a panic or ctrl-c. Never talks to a manager but by the binary and by signals. Called by the chapters.
+//! Owns the commands that are run, the nodes' names and addresses, and what they print. Never talks to a node but by the
+//! binary and by signals. All of it is gone when this is dropped, see `remains`. Called by the chapters.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read};
 use std::net::UdpSocket;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use crate::remains::{Remains, kill_groups};
 use crate::story::Story;
 
 /// Errors of the demo are sentences.
 pub(crate) type Told<T> = Result<T, String>;
 
-/// How long a manager may take to be ready, and to stop.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a node may take to be ready, and to stop, and a command to end.
+const PATIENCE: Duration = Duration::from_secs(45);
+/// How much of a log is shown.
+const LOG_LINES: usize = 12;
+/// How many workers there are.
+const WORKERS: usize = 2;
 
-/// One manager.
+/// One node.
 #[derive(Debug, Clone)]
-pub(crate) struct Manager {
+pub(crate) struct Member {
     pub(crate) name: String,
     pub(crate) address: String,
+    /// It begins as a worker: a process of this program, which embeds the node.
+    pub(crate) embedded: bool,
 }
 
-/// What must not outlive the demo.
+/// What a command said.
 #[derive(Debug)]
-pub(crate) struct Remains {
-    directory: PathBuf,
-    running: Mutex<Vec<(usize, Child)>>,
-    held: Mutex<bool>,
-}
-
-impl Remains {
-    fn running(&self) -> MutexGuard<'_, Vec<(usize, Child)>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends every process and removes the directory; the second time there is nothing left to do.
-    pub(crate) fn clean(&self) {
-        if *self.held.lock().unwrap_or_else(PoisonError::into_inner) {
-            return;
-        }
-        for (_, mut child) in self.running().drain(..) {
-            let _gone_already = child.kill();
-            let _gone_already = child.wait();
-        }
-        let _gone_already = std::fs::remove_dir_all(&self.directory);
-    }
+pub(crate) struct Done {
+    /// None when a signal ended it.
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 /// The cluster of processes.
 #[derive(Debug)]
 pub(crate) struct Processes {
     binary: PathBuf,
-    pub(crate) managers: Vec<Manager>,
+    /// This program.
+    own: PathBuf,
+    pub(crate) managers: Vec<Member>,
+    pub(crate) workers: Vec<Member>,
     remains: Arc<Remains>,
 }
 
@@ -67,26 +59,26 @@ impl Drop for Processes {
 }
 
 impl Processes {
-    /// A directory on a real disk and a free port for each manager; nothing runs yet.
-    pub(crate) fn prepare(binary: &Path, count: usize) -> Told<Self> {
+    /// A directory on a real disk and a free port for each node; nothing runs yet.
+    pub(crate) fn prepare(binary: &Path, managers: usize) -> Told<Self> {
         let io = |error: std::io::Error| format!("cannot prepare the demo: {error}");
         let binary = binary.canonicalize().map_err(|error| {
             format!("there is no quorate binary at {}: {error}; make demo builds it", binary.display())
         })?;
+        let own = std::env::current_exe().map_err(io)?;
         // All sockets are open at once, so that no port comes twice.
         let sockets: Vec<UdpSocket> =
-            (0..count).map(|_| UdpSocket::bind("127.0.0.1:0")).collect::<Result<_, _>>().map_err(io)?;
-        let managers = sockets
-            .iter()
-            .enumerate()
-            .map(|(index, socket)| {
-                let address = socket.local_addr().map_err(io)?.to_string();
-                Ok(Manager { name: format!("n{}", index + 1), address })
-            })
-            .collect::<Told<Vec<_>>>()?;
+            (0..managers + WORKERS).map(|_| UdpSocket::bind("127.0.0.1:0")).collect::<Result<_, _>>().map_err(io)?;
+        let member = |(index, socket): (usize, &UdpSocket)| {
+            let embedded = index >= managers;
+            let name = if embedded { format!("w{}", index + 1 - managers) } else { format!("n{}", index + 1) };
+            Ok(Member { name, address: socket.local_addr().map_err(io)?.to_string(), embedded })
+        };
+        let mut members = sockets.iter().enumerate().map(member).collect::<Told<Vec<_>>>()?;
+        let workers = members.split_off(managers);
         let directory = tempfile::Builder::new().prefix("quorate-demo-").tempdir_in(disk()).map_err(io)?.keep();
-        let remains = Arc::new(Remains { directory, running: Mutex::new(Vec::new()), held: Mutex::new(false) });
-        Ok(Self { binary, managers, remains })
+        let remains = Arc::new(Remains::new(directory));
+        Ok(Self { binary, own, managers: members, workers, remains })
     }
 
     /// For whoever has to clean up when the demo is interrupted.
@@ -95,11 +87,13 @@ impl Processes {
     }
 
     pub(crate) fn directory(&self) -> &Path {
-        &self.remains.directory
+        self.remains.directory()
     }
 
-    pub(crate) fn binary(&self) -> &Path {
-        &self.binary
+    /// Where the two programs lie, for a PATH.
+    pub(crate) fn places(&self) -> String {
+        let places = [&self.binary, &self.own].map(|program| program.parent().unwrap_or(program).display().to_string());
+        places.join(":")
     }
 
     pub(crate) fn identity(&self) -> PathBuf {
@@ -110,66 +104,74 @@ impl Processes {
         self.managers.iter().map(|manager| manager.address.clone()).collect()
     }
 
-    pub(crate) fn manager(&self, index: usize) -> Told<&Manager> {
-        self.managers.get(index).ok_or_else(|| format!("there is no manager number {index}"))
+    /// The node of this name.
+    pub(crate) fn member(&self, name: &str) -> Told<&Member> {
+        let known = self.managers.iter().chain(&self.workers).find(|member| member.name == name);
+        known.ok_or_else(|| format!("there is talk of a node `{name}` that the demo did not start"))
     }
 
-    /// The place of the manager with this name.
-    pub(crate) fn named(&self, name: &str) -> Told<usize> {
-        self.managers
-            .iter()
-            .position(|manager| manager.name == name)
-            .ok_or_else(|| format!("the status names a manager `{name}` that the demo did not start"))
+    /// Name and pid of every node that runs.
+    pub(crate) fn pids(&self) -> Vec<(String, u32)> {
+        self.remains.pids()
     }
 
-    /// Pid and name of everything that runs.
-    pub(crate) fn pids(&self) -> Vec<(usize, u32)> {
-        self.remains.running().iter().map(|(index, child)| (*index, child.id())).collect()
+    /// The pid of a node that was started and not ended by the demo.
+    pub(crate) fn pid(&self, name: &str) -> Told<u32> {
+        let running = self.pids().into_iter().find(|(running, _)| running == name);
+        running.map(|(_, pid)| pid).ok_or_else(|| format!("{name} does not run"))
     }
 
-    fn pid(&self, index: usize) -> Told<u32> {
-        let running = self.pids().into_iter().find(|(running, _)| *running == index);
-        running.map(|(_, pid)| pid).ok_or_else(|| format!("manager number {index} does not run"))
-    }
-
-    /// Runs the binary to its end and answers what it printed.
-    pub(crate) fn quorate(&self, story: &Story, arguments: &[&str]) -> Told<String> {
-        let shown = shown(arguments);
+    /// Runs the binary to its end, whatever that is.
+    pub(crate) fn command(&self, story: &Story, arguments: &[&str]) -> Told<Done> {
+        let shown = shown("quorate", arguments);
         story.command(&shown, None);
-        let done = Command::new(&self.binary)
-            .args(arguments)
-            .current_dir(self.directory())
-            .output()
-            .map_err(|error| format!("cannot run `{shown}`: {error}"))?;
-        if !done.status.success() {
-            let error = String::from_utf8_lossy(&done.stderr);
-            return Err(format!("`{shown}` ended with {}: {}", done.status, error.trim()));
-        }
-        String::from_utf8(done.stdout).map_err(|_not_text| format!("`{shown}` did not print text"))
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let (pid, stdout, stderr) = self.remains.spawn("", &mut command)?;
+        let (stdout, stderr) = (collect(stdout), collect(stderr));
+        let code = self.reap(pid).map_err(|error| format!("`{shown}`: {error}"))?;
+        let text = |thread: std::thread::JoinHandle<String>| thread.join().unwrap_or_default();
+        Ok(Done { code, stdout: text(stdout), stderr: text(stderr) })
     }
 
-    /// Starts a prepared manager and waits for its line; answers that line.
-    pub(crate) fn start(&self, story: &Story, index: usize) -> Told<String> {
-        let name = &self.manager(index)?.name;
-        let arguments = ["run", "--data-dir", name];
+    /// Runs the binary to its good end and answers what it printed.
+    pub(crate) fn quorate(&self, story: &Story, arguments: &[&str]) -> Told<String> {
+        let done = self.command(story, arguments)?;
+        if done.code == Some(0) {
+            return Ok(done.stdout);
+        }
+        let command = shown("quorate", arguments);
+        Err(format!("`{command}` ended with {}: {}", exit(done.code), done.stderr.trim()))
+    }
+
+    /// Runs the binary, which has to end with this exit code; answers the message.
+    pub(crate) fn refused(&self, story: &Story, arguments: &[&str], code: i32) -> Told<String> {
+        let done = self.command(story, arguments)?;
+        let message = done.stderr.lines().last().unwrap_or_default().to_owned();
+        story.say(&message);
+        if done.code == Some(code) {
+            story.say(&format!("(exit code {code})"));
+            return Ok(message);
+        }
+        let command = shown("quorate", arguments);
+        Err(format!("`{command}` should have ended with exit code {code}, and ended with {}", exit(done.code)))
+    }
+
+    /// Starts a prepared node and waits for its line; answers that line.
+    pub(crate) fn start(&self, story: &Story, name: &str) -> Told<String> {
+        let member = self.member(name)?;
+        let (program, shown_as, verb) =
+            if member.embedded { (&self.own, "cluster", "worker") } else { (&self.binary, "quorate", "run") };
+        let arguments = [verb, "--data-dir", name];
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.log(name))
             .map_err(|error| format!("cannot open the log of {name}: {error}"))?;
-        let mut child = Command::new(&self.binary)
-            .args(arguments)
-            .current_dir(self.directory())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            // A ctrl-c in the terminal is for the demo, which then stops its managers.
-            .process_group(0)
-            .spawn()
-            .map_err(|error| format!("cannot start {name}: {error}"))?;
-        story.command(&format!("{} 2>>{name}.log", shown(&arguments)), Some(child.id()));
-        let stdout = child.stdout.take();
-        self.remains.running().push((index, child));
+        let mut command = Command::new(program);
+        command.args(arguments).stdout(Stdio::piped()).stderr(log);
+        let (pid, stdout, _) = self.remains.spawn(name, &mut command)?;
+        story.command(&format!("{} 2>>{name}.log", shown(shown_as, &arguments)), Some(pid));
         let (sender, ready) = mpsc::channel();
         std::thread::spawn(move || {
             for line in stdout.into_iter().flat_map(|stdout| BufReader::new(stdout).lines()).map_while(Result::ok) {
@@ -190,30 +192,34 @@ impl Processes {
         }
     }
 
-    /// SIGKILL: the process has no chance to say anything. Answers when it was sent.
-    pub(crate) fn kill(&self, story: &Story, index: usize) -> Told<Instant> {
-        let pid = self.pid(index)?;
+    /// SIGKILL: these processes have no chance to say anything. Answers when it was sent.
+    pub(crate) fn kill(&self, story: &Story, names: &[&str]) -> Told<Instant> {
+        let pids = names.iter().map(|name| self.pid(name)).collect::<Told<Vec<_>>>()?;
         let sent = Instant::now();
-        self.signal(story, "KILL", pid)?;
-        self.reap(index)?;
+        self.signal(story, "KILL", &pids)?;
+        for pid in pids {
+            self.reap(pid)?;
+        }
         Ok(sent)
     }
 
     /// SIGTERM: it hands over what it has and stops. Answers how long that took.
-    pub(crate) fn stop(&self, story: &Story, index: usize) -> Told<Duration> {
-        let pid = self.pid(index)?;
+    pub(crate) fn stop(&self, story: &Story, name: &str) -> Told<Duration> {
+        let pid = self.pid(name)?;
         let sent = Instant::now();
-        self.signal(story, "TERM", pid)?;
-        let name = &self.manager(index)?.name;
-        let status = self.reap(index)?;
-        if status == Some(0) {
-            return Ok(sent.elapsed());
+        self.signal(story, "TERM", &[pid])?;
+        match self.reap(pid)? {
+            Some(0) => Ok(sent.elapsed()),
+            code => {
+                kill_groups([pid]);
+                Err(format!("{name} did not stop orderly: {}; its log ends:\n{}", exit(code), self.tail(name)))
+            }
         }
-        Err(format!("{name} did not stop orderly: exit code {status:?}; its log ends:\n{}", self.tail(name)))
     }
 
-    fn signal(&self, story: &Story, signal: &str, pid: u32) -> Told<()> {
-        let command = format!("kill -{signal} {pid}");
+    fn signal(&self, story: &Story, signal: &str, pids: &[u32]) -> Told<()> {
+        let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
+        let command = format!("kill -{signal} {}", pids.join(" "));
         story.command(&command, None);
         // Every shell has this `kill`; a program of that name is not on every machine.
         let done = Command::new("sh").args(["-c", &command]).status();
@@ -224,23 +230,28 @@ impl Processes {
     }
 
     /// Waits until the process is gone; none when a signal ended it.
-    fn reap(&self, index: usize) -> Told<Option<i32>> {
+    fn reap(&self, pid: u32) -> Told<Option<i32>> {
         let until = Instant::now() + PATIENCE;
         loop {
-            let mut running = self.remains.running();
-            let Some(at) = running.iter().position(|(running, _)| *running == index) else {
-                return Err(format!("manager number {index} does not run"));
-            };
-            let ended = running.get_mut(at).and_then(|(_, child)| child.try_wait().ok().flatten());
-            if let Some(status) = ended {
-                running.remove(at);
-                return Ok(status.code());
+            if let Some(code) = self.remains.ended(pid)? {
+                return Ok(code);
             }
-            drop(running);
             if Instant::now() > until {
-                return Err(format!("manager number {index} did not end within {} s", PATIENCE.as_secs()));
+                return Err(format!("process {pid} did not end within {} s", PATIENCE.as_secs()));
             }
             std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The process that was started as this node is the one that runs.
+    pub(crate) fn check_runs(&self, name: &str, pid: u32) -> Told<()> {
+        let now = self.pid(name)?;
+        if now != pid {
+            return Err(format!("{name} was process {pid} and is process {now}"));
+        }
+        match self.remains.died(pid) {
+            None => Ok(()),
+            Some(how) => Err(format!("{name} ended by itself: {how}; its log ends:\n{}", self.tail(name))),
         }
     }
 
@@ -248,20 +259,39 @@ impl Processes {
         self.directory().join(format!("{name}.log"))
     }
 
-    /// The last lines of a manager's log.
-    pub(crate) fn tail(&self, name: &str) -> String {
+    /// The last lines of a node's log.
+    fn tail(&self, name: &str) -> String {
         let log = std::fs::read_to_string(self.log(name)).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
-        lines.get(lines.len().saturating_sub(15)..).unwrap_or_default().join("\n")
+        lines.get(lines.len().saturating_sub(LOG_LINES)..).unwrap_or_default().join("\n")
+    }
+
+    /// The end of each node's log, for whoever has to find out what went wrong: the logs go with the directory.
+    pub(crate) fn logs(&self) -> String {
+        let members = self.managers.iter().chain(&self.workers).filter(|member| self.log(&member.name).exists());
+        let ends = members.map(|member| format!("\n   {}.log ends:\n{}", member.name, self.tail(&member.name)));
+        ends.collect::<Vec<_>>().join("\n")
     }
 
     /// Leaves processes and directory as they are.
     pub(crate) fn hold(&self) {
-        *self.remains.held.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.remains.hold();
     }
 }
 
-fn shown(arguments: &[&str]) -> String {
+fn collect(pipe: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _what_there_is = pipe.map(|mut pipe| pipe.read_to_end(&mut bytes));
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+fn exit(code: Option<i32>) -> String {
+    code.map_or_else(|| "a signal".to_owned(), |code| format!("exit code {code}"))
+}
+
+fn shown(program: &str, arguments: &[&str]) -> String {
     let quoted = arguments.iter().map(|argument| {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=@[]".contains(c);
         if !argument.is_empty() && argument.chars().all(plain) {
@@ -270,7 +300,7 @@ fn shown(arguments: &[&str]) -> String {
             format!("'{argument}'")
         }
     });
-    std::iter::once("quorate".to_owned()).chain(quoted).collect::<Vec<_>>().join(" ")
+    std::iter::once(program.to_owned()).chain(quoted).collect::<Vec<_>>().join(" ")
 }
 
 /// Where temporary files go; not into memory, because then a sync would cost nothing and prove nothing.

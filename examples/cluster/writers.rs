@@ -18,6 +18,9 @@ use crate::processes::Told;
 /// Everything that writers write begins with this.
 pub(crate) const PREFIX: &str = "load/";
 
+/// The lists are called so, each with the number of its writer.
+const LIST: &str = "acknowledged-by-writer-";
+
 /// A write that was acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Acknowledged {
@@ -47,6 +50,15 @@ struct Shared {
     unknown: AtomicU64,
 }
 
+/// How the writers write.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Round {
+    pub(crate) number: u32,
+    pub(crate) writers: usize,
+    /// After each acknowledgement.
+    pub(crate) pause: Duration,
+}
+
 /// Running writers.
 #[derive(Debug)]
 pub(crate) struct Writers {
@@ -67,8 +79,14 @@ pub(crate) struct Report {
 }
 
 impl Writers {
-    /// Starts `count` writers, each with a client of its own over QUIC.
-    pub(crate) async fn start(count: usize, managers: &[String], identity: &Path, lists: &Path) -> Told<Self> {
+    /// Starts writers, each with a client of its own over QUIC. No two rounds write the same keys; all go on with the same
+    /// lists.
+    pub(crate) async fn start(
+        Round { number: round, writers: count, pause }: Round,
+        managers: &[String],
+        identity: &Path,
+        lists: &Path,
+    ) -> Told<Self> {
         let shared = Arc::new(Shared::default());
         let mut writers = Self { shared, tasks: Vec::new(), lists: Vec::new() };
         for number in 1..=count {
@@ -76,14 +94,20 @@ impl Writers {
             let client = Client::connect(managers.to_vec(), identity)
                 .await
                 .map_err(|error| format!("writer {number} cannot connect: {error}"))?;
-            let path = lists.join(format!("acknowledged-by-writer-{number}"));
+            let path = lists.join(format!("{LIST}{number}"));
             let list = OpenOptions::new()
                 .create(true)
                 .append(true)
                 .open(&path)
                 .map_err(|error| format!("cannot open {}: {error}", path.display()))?;
             writers.lists.push(path);
-            writers.tasks.push(tokio::spawn(write(number, client, list, Arc::clone(&writers.shared))));
+            writers.tasks.push(tokio::spawn(write(
+                format!("{PREFIX}round-{round}/writer-{number}"),
+                pause,
+                client,
+                list,
+                Arc::clone(&writers.shared),
+            )));
         }
         Ok(writers)
     }
@@ -116,6 +140,11 @@ impl Writers {
 }
 
 impl Report {
+    /// How many were acknowledged.
+    pub(crate) fn acknowledged(&self) -> usize {
+        self.times.len()
+    }
+
     /// Acknowledgements per second, over all writers.
     pub(crate) fn rate(&self) -> f64 {
         match (self.times.iter().min(), self.times.iter().max()) {
@@ -128,19 +157,22 @@ impl Report {
     }
 }
 
-async fn write(number: usize, client: Client, mut list: File, shared: Arc<Shared>) -> Told<()> {
+async fn write(below: String, pause: Duration, client: Client, mut list: File, shared: Arc<Shared>) -> Told<()> {
     let kv = client.kv();
     let mut sequence: u64 = 0;
     while !shared.stop.load(Ordering::Relaxed) {
         sequence += 1;
-        let key = format!("{PREFIX}writer-{number}/{sequence:07}");
-        let value = format!("write {sequence} of writer {number}");
+        let key = format!("{below}/{sequence:07}");
+        let value = format!("write {sequence}");
         match kv.put(key.clone(), value.clone()).await {
             Ok(done) => {
                 let acknowledged = Acknowledged { key, value, revision: done.revision };
                 let kept = list.write_all(acknowledged.line().as_bytes()).and_then(|()| list.sync_data());
-                kept.map_err(|error| format!("writer {number} cannot keep its list: {error}"))?;
+                kept.map_err(|error| format!("{below} cannot keep its list: {error}"))?;
                 shared.times.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
             }
             Err(error) => {
                 let counter = match error.outcome() {
@@ -167,11 +199,17 @@ fn longest_gap(times: &[Instant], since: Instant) -> Option<Duration> {
         .max()
 }
 
-/// Reads the lists from disk, as a writer that was restarted would.
-pub(crate) fn read_lists(lists: &[PathBuf]) -> Told<Vec<Acknowledged>> {
+/// Reads all lists from disk, as a writer that was restarted would.
+pub(crate) fn read_lists(lists: &Path) -> Told<Vec<Acknowledged>> {
+    let unreadable = |error: std::io::Error| format!("cannot read {}: {error}", lists.display());
     let mut all = Vec::new();
-    for path in lists {
-        let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    for entry in std::fs::read_dir(lists).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(LIST)) {
+            continue;
+        }
+        let text =
+            std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
         for line in text.lines() {
             let entry = Acknowledged::parse(line);
             all.push(entry.ok_or_else(|| format!("{} has a line that is no acknowledgement: {line}", path.display()))?);

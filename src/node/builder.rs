@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::directory::check_access;
 #[cfg(feature = "manager")]
 use super::recover::Recover;
+use super::renewal::Terms;
 use super::stop::StartError;
 use super::worker::Times;
 use super::{Node, supervisor};
@@ -81,6 +82,7 @@ pub struct NodeBuilder {
     pub(super) space_enough: u64,
     #[cfg(feature = "manager")]
     pub(super) probe: Probe,
+    pub(super) certificates: Terms,
 }
 
 /// Called at named points of what the store does; tests hold it up there.
@@ -119,6 +121,7 @@ impl NodeBuilder {
             space_enough: config::SPACE_ENOUGH,
             #[cfg(feature = "manager")]
             probe: Probe::default(),
+            certificates: Terms::default(),
         }
     }
 
@@ -219,6 +222,21 @@ impl NodeBuilder {
     #[cfg(all(feature = "testing", feature = "manager"))]
     pub fn store_probe(mut self, probe: Arc<dyn Fn(&'static str) + Send + Sync>) -> Self {
         self.probe = Probe(Some(probe));
+        self
+    }
+
+    /// How long the certificates hold that this node makes as a manager: its own, and those of nodes that join or renew
+    /// through it.
+    #[cfg(all(feature = "testing", feature = "manager"))]
+    pub const fn certificate_life(mut self, life: Duration) -> Self {
+        self.certificates.life = life;
+        self
+    }
+
+    /// By how much this node's clock is ahead of the system's, where certificates are made and checked; negative is behind.
+    #[cfg(feature = "testing")]
+    pub const fn clock_ahead(mut self, seconds: i64) -> Self {
+        self.certificates.clock = quorate_transport::Clock::ahead(seconds);
         self
     }
 

@@ -1,38 +1,42 @@
 //! Nodes of the cluster whose role changes: the managers' side.
 //!
 //! Owns two answers. A worker that is asked to be a manager gets a raft id for its store and a manager's certificate
-//! (`Enrol`). A node that asks on the join plane who it is gets a certificate for the role it has now, proven by the key in
+//! (`Enrol`), once a manager has reached it at the address that it will have; until then it is written down what hinders it. A node that asks on the join plane who it is gets a certificate for the role it has now, proven by the key in
 //! its record; without a record it is told that it was removed. Asked twice, both answer twice the same.
-
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use quorate_core::command::{Command, CommandKind};
 use quorate_core::consensus::io::{Origin, Records};
 use quorate_core::id::{NodeId, RaftId, StoreId};
-use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
-use quorate_core::txn::{Compare, Put, Txn};
+use quorate_core::membership::record::{NodeRecord, Role};
+use quorate_core::txn::Txn;
 use quorate_transport::{CertRole, CertSubject, ClusterCa, JoinRefused, JoinReply, JoinRequest, Subject, api};
 use tokio::time::Instant;
 
-use super::joining::{ATTEMPTS, Seen, words};
+use super::joining::{DIAL_BACK, Seen, words};
+use super::raft_ids::{self, Attempts};
+use super::renewal::Terms;
 use super::router::{Failure, fail};
 use super::service::{Service, display_name};
-use crate::config;
 
 /// A certificate for this role, and the digest of its key.
-fn certify(ca: &ClusterCa, csr: &[u8], node: NodeId, role: CertRole) -> Result<(Vec<u8>, [u8; 32]), String> {
+pub(super) fn certify(
+    ca: &ClusterCa,
+    csr: &[u8],
+    node: NodeId,
+    role: CertRole,
+    terms: Terms,
+) -> Result<(Vec<u8>, [u8; 32]), String> {
     let subject = CertSubject { cluster: ca.cluster_id(), node_id: node, role };
-    let certificate =
-        ca.issue(csr, &subject, config::CERTIFICATE, SystemTime::now()).map_err(|error| error.to_string())?;
+    let certificate = ca.issue(csr, &subject, terms.life, terms.clock.now()).map_err(|error| error.to_string())?;
     let digest = Subject::of(&certificate).map_err(|problem| problem.to_string())?.key_digest;
     Ok((certificate.to_vec(), digest))
 }
 
 /// The manager that has this address, other than `node`.
-pub(super) fn manager_at<'a>(records: &'a Records, address: &String, node: NodeId) -> Option<&'a NodeRecord> {
+pub(super) fn manager_at<'a>(records: &'a Records, address: &str, node: NodeId) -> Option<&'a NodeRecord> {
     let mut managers = records.nodes.members().filter(|other| other.raft_id != 0 && other.node_id() != Some(node));
-    managers.find(|other| other.addresses.contains(address))
+    managers.find(|other| other.addresses.iter().any(|known| known == address))
 }
 
 impl Service {
@@ -46,14 +50,16 @@ impl Service {
         let Some(store) = StoreId::from_slice(&enrol.store_id) else {
             return Err(fail(api::Code::Invalid, "the store id must be 16 bytes. Nothing was changed"));
         };
-        for _ in 0..ATTEMPTS {
+        let mut reached = false;
+        let mut attempts = Attempts::until(until);
+        while attempts.another().await {
             self.router.read_index(until).await?;
             let seen = self.seen(node).await?;
             let Some((record, revision)) = &seen.node else {
                 return Err(fail(api::Code::NotFound, "the cluster has no record of this node; join with a token"));
             };
             let ca = seen.ca.as_ref().ok_or_else(|| fail(api::Code::Internal, "the cluster has no CA"))?;
-            let (certificate, digest) = certify(ca, &enrol.csr, node, CertRole::Manager)
+            let (certificate, digest) = certify(ca, &enrol.csr, node, CertRole::Manager, self.certificates)
                 .map_err(|why| fail(api::Code::Invalid, format!("{why}. Nothing was changed")))?;
             if record.key_digest != digest.as_slice() {
                 return Err(fail(api::Code::Denied, "the key is not the one that this node joined with"));
@@ -76,39 +82,41 @@ impl Service {
                 self.rejoin(node, rejoin, until).await?;
                 continue;
             }
-            if let Some(other) = manager_at(&seen.records, &enrol.advertise, node) {
-                return Err(fail(
-                    api::Code::Refused,
-                    format!(
-                        "{} already has the address {}; start this node with another --listen or --advertise. It stays a worker, nothing was changed",
-                        display_name(other),
-                        enrol.advertise
-                    ),
-                ));
+            let known = record.addresses.first().map_or("", String::as_str);
+            let address = if enrol.advertise.is_empty() { known } else { &enrol.advertise };
+            let hindrance = match manager_at(&seen.records, address, node) {
+                Some(other) => Some(format!(
+                    "{} already has the address {address}; start this node with another --listen or --advertise",
+                    display_name(other)
+                )),
+                // A manager that nobody can dial would hold a seat without being any good for it. What was seen before is
+                // old then.
+                None if reached => None,
+                None => match self.peers.dial_back(address, digest, DIAL_BACK).await {
+                    Ok(()) => {
+                        reached = true;
+                        continue;
+                    }
+                    Err(why) => Some(format!(
+                        "{} could not reach this node: {why}; start it with the right --advertise (or --listen) address, and open its UDP port",
+                        self.own_name()
+                    )),
+                },
+            };
+            if let Some(hindrance) = hindrance {
+                self.note_hindrance(node, record, *revision, &hindrance, until).await;
+                return Err(fail(api::Code::Refused, format!("{hindrance}. It stays a worker, nothing was changed")));
             }
-            let mut cluster = seen.records.cluster.clone();
-            let raft_id = RaftId(cluster.next_raft_id);
-            cluster.next_raft_id += 1;
+            let mut txn = Txn::default();
+            let raft_id = raft_ids::draw(&mut txn, &seen.records, seen.cluster_revision);
             let mut updated = record.clone();
             updated.raft_id = raft_id.0;
             updated.store_id = enrol.store_id.clone();
             updated.command_version = enrol.command_version;
             updated.software.clone_from(&enrol.software);
-            if !enrol.advertise.is_empty() {
-                updated.addresses = vec![enrol.advertise.clone()];
-            }
-            let put = |key: Bytes, value: Bytes| Put { key, value, ..Put::default() }.into();
-            let txn = Txn {
-                compares: vec![
-                    Compare::mod_revision(ClusterRecord::key(), seen.cluster_revision),
-                    Compare::mod_revision(NodeRecord::key(node), *revision),
-                ],
-                then: vec![
-                    put(ClusterRecord::key(), cluster.to_bytes()),
-                    put(NodeRecord::key(node), updated.to_bytes()),
-                ],
-                ..Txn::default()
-            };
+            updated.addresses = vec![address.to_owned()];
+            updated.hindrance.clear();
+            raft_ids::write(&mut txn, node, &updated, *revision);
             let done = self.router.execute(Command::from(CommandKind::System(txn)), Origin::Here, until).await?;
             if done.succeeded {
                 tracing::info!(node = display_name(&updated), %raft_id, "a worker becomes a manager");
@@ -116,6 +124,19 @@ impl Service {
             }
         }
         Err(fail(api::Code::Overloaded, "too many membership changes at the same time. Nothing was changed; try again"))
+    }
+
+    /// Writes down why a promotion waits, for whoever asks any manager about it. The node asks again and again: written is
+    /// only what is new.
+    async fn note_hindrance(&self, node: NodeId, record: &NodeRecord, revision: u64, why: &str, until: Instant) {
+        if record.hindrance == why {
+            return;
+        }
+        let mut txn = Txn::default();
+        raft_ids::write(&mut txn, node, &NodeRecord { hindrance: why.to_owned(), ..record.clone() }, revision);
+        if let Err(error) = self.router.execute(Command::from(CommandKind::System(txn)), Origin::Here, until).await {
+            tracing::debug!(error = error.message, "why a promotion waits is written down later");
+        }
     }
 
     /// Says who a node of the cluster is now, with a certificate that says so. Writes nothing.
@@ -131,7 +152,8 @@ impl Service {
         }
         let ca = seen.ca.as_ref().ok_or_else(|| JoinRefused::Other("the cluster has no CA".into()))?;
         let role = if record.raft_id == 0 { CertRole::Worker } else { CertRole::Manager };
-        let (certificate, digest) = certify(ca, &request.csr, request.node_id, role).map_err(JoinRefused::Malformed)?;
+        let (certificate, digest) =
+            certify(ca, &request.csr, request.node_id, role, self.certificates).map_err(JoinRefused::Malformed)?;
         if record.key_digest != digest.as_slice() {
             return Err(JoinRefused::AlreadyKnown(format!(
                 "{} is known with another key; move the directory aside and join again",
@@ -146,7 +168,7 @@ impl Service {
             )));
         }
         let address = record.addresses.first().cloned().unwrap_or_default();
-        Ok(self.joined(&seen, RaftId(record.raft_id), &certificate, request, &address))
+        Ok(self.joined(&seen, (request.node_id, RaftId(record.raft_id)), &certificate, &address))
     }
 
     /// Where this manager has met others: what their hellos said over connections that stand, else their records.

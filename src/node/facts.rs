@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 #[cfg(feature = "manager")]
 use prost::Message as _;
-use quorate_core::id::{ClusterId, Lineage, NodeId, RaftId, StoreId};
+use quorate_core::id::{ClusterId, Lineage, NodeId};
+#[cfg(feature = "manager")]
+use quorate_core::id::{RaftId, StoreId};
 #[cfg(feature = "manager")]
 use quorate_core::ports::{MetaStore, StoreError, StoreResult};
 
@@ -38,7 +40,7 @@ pub(crate) struct KnownManager {
     pub(crate) addresses: Vec<String>,
 }
 
-/// The facts, one record. Field numbers are for ever.
+/// The facts, one record: in the store of a manager, and in the state file of every other node. Field numbers are for ever.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Facts {
     #[prost(enumeration = "Stage", tag = "1")]
@@ -91,7 +93,6 @@ impl Facts {
     }
 }
 
-#[cfg_attr(not(feature = "manager"), allow(dead_code, reason = "who is no manager keeps its facts otherwise"))]
 impl Facts {
     pub(crate) fn is_ready(&self) -> bool {
         self.stage() == Stage::Ready
@@ -105,10 +106,17 @@ impl Facts {
         NodeId::from_slice(&self.node_id).unwrap_or_default()
     }
 
+    #[cfg(feature = "manager")]
     pub(crate) fn store(&self) -> StoreId {
         StoreId::from_slice(&self.store_id).unwrap_or_default()
     }
 
+    /// The name, or the node id where there is none.
+    pub(crate) fn display_name(&self) -> String {
+        if self.name.is_empty() { self.node().to_string() } else { self.name.clone() }
+    }
+
+    #[cfg(feature = "manager")]
     pub(crate) const fn raft(&self) -> RaftId {
         RaftId(self.raft_id)
     }
@@ -117,6 +125,7 @@ impl Facts {
         Lineage::from_slice(&self.lineage).unwrap_or_default()
     }
 
+    #[cfg(feature = "manager")]
     pub(crate) fn seed_array(&self) -> [u8; 32] {
         self.seed.as_ref().try_into().unwrap_or_default()
     }

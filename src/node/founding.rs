@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -21,6 +21,7 @@ use super::directory::open_store;
 use super::facts::{Facts, Layout, Stage};
 use super::newcomer::prepared_of;
 use super::records::{CaRecord, TokenRecord, ca_key, token_key};
+use super::renewal::Terms;
 use super::state_file::StateFile;
 use super::stop::StartError;
 use crate::client::SOFTWARE;
@@ -89,7 +90,7 @@ impl NodeBuilder {
         }
         match StateFile::load(&layout)? {
             // Another kind of node, and known: it is run as what it is.
-            Some(file) if file.is_ready() => return Ok(prepared_of(&file)),
+            Some(file) if file.facts.is_ready() => return Ok(prepared_of(&file)),
             Some(_) => {
                 return Err(StartError::Directory(format!(
                     "{} was prepared half to join a cluster. Nothing was changed; run the same join again, or choose another directory",
@@ -110,10 +111,11 @@ impl NodeBuilder {
             self.refuse_to_found(&facts)?;
             let internal = |error: &dyn std::fmt::Display| StartError::Internal(error.to_string());
             let cluster = random(ClusterId::from_bytes)?;
-            let now = SystemTime::now();
-            let ca = ClusterCa::create(cluster, now).map_err(|error| internal(&error))?;
-            let identity = issue(&ca, cluster, facts.node(), CertRole::Manager, now)?;
-            let operator = issue(&ca, cluster, random(NodeId::from_bytes)?, CertRole::Operator, now)?;
+            let terms = self.certificates;
+            let operators = Terms { life: config::CERTIFICATE, ..terms };
+            let ca = ClusterCa::create(cluster, terms.clock.now()).map_err(|error| internal(&error))?;
+            let identity = issue(&ca, cluster, facts.node(), CertRole::Manager, terms)?;
+            let operator = issue(&ca, cluster, random(NodeId::from_bytes)?, CertRole::Operator, operators)?;
             // Files first: they are nobody's until the store says so, and are written anew by the next attempt.
             identity.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
             operator.write(&layout.operator()).map_err(|error| StartError::Disk(error.to_string()))?;
@@ -137,13 +139,13 @@ fn issue(
     cluster: ClusterId,
     node_id: NodeId,
     role: CertRole,
-    now: SystemTime,
+    terms: Terms,
 ) -> Result<Identity, StartError> {
     let internal = |error: String| StartError::Internal(error);
     let key = KeyPair::generate().map_err(|error| internal(error.to_string()))?;
     let csr = key.csr().map_err(|error| internal(error.to_string()))?;
     let certificate = ca
-        .issue(&csr, &CertSubject { cluster, node_id, role }, config::CERTIFICATE, now)
+        .issue(&csr, &CertSubject { cluster, node_id, role }, terms.life, terms.clock.now())
         .map_err(|error| internal(error.to_string()))?;
     Identity::new(ca.certificate().clone(), certificate, key).map_err(|error| internal(error.to_string()))
 }

@@ -1,26 +1,33 @@
-//! Whether the other managers still take this node for who it says it is.
+//! A manager's identity: whether the others still take it for who it says it is, and its certificate.
 //!
 //! Owns the stop of a node whose raft id is no longer its own: its store was replaced under its old identity (design
 //! section 4, rule 4), so that its votes and its log are gone, or the raft id was taken from it for ever, because it was
-//! demoted or removed. Never stops a node for what it refuses others. Called by the running node.
+//! demoted or removed. Owns the renewal of a manager's certificate, which it signs itself with the CA key out of its own
+//! state: nobody is asked and nothing is written to the log. Never stops a node for what it refuses others. Called by the
+//! running node.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use quorate_core::consensus::io::Records;
 use quorate_core::id::RaftId;
 use quorate_core::ports::StateRead;
-use quorate_transport::{CertificateProblem, ConnectError, Identity, Peers, Refused};
+use quorate_transport::{CertificateProblem, ConnectError, Endpoint, Identity, Peers, Refused};
 use tokio::sync::watch;
 
+use super::builder::off_thread;
 use super::ending::Ending;
-use super::facts::Facts;
+use super::facts::{Facts, Layout};
 use super::records;
+use super::renewal::{self, Terms};
+use super::service::Service;
 use super::stop::{StartError, StopReason};
-use crate::config;
 
 /// Between two looks; dialling itself is paced by the transport.
 const EVERY: Duration = Duration::from_millis(500);
+/// Between two looks at the clock while the certificate holds.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(60);
 
 /// Watches what the dials of this node came to, and its own records; stops it once its raft id is none of its own.
 pub(super) async fn keep_identity(
@@ -64,31 +71,80 @@ pub(super) async fn keep_identity(
     ending.stop(reason);
 }
 
-/// A new certificate for a node whose own has run out, signed with the cluster's CA key out of its own state; none where
-/// the old one still holds, and none for a node that its own records do not know as a manager (design section 9).
+/// A new certificate for a node whose own has run out; none where the old one still holds, or where [`signed`] makes none.
 pub(super) fn renewed(
     identity: &Identity,
     facts: &Facts,
     state: &dyn StateRead,
-    now: SystemTime,
+    terms: Terms,
 ) -> Result<Option<Identity>, StartError> {
-    if !matches!(identity.subject().check_time(now), Err(CertificateProblem::Expired { .. })) {
+    if !matches!(identity.subject().check_time(terms.clock.now()), Err(CertificateProblem::Expired { .. })) {
         return Ok(None);
     }
+    signed(identity, facts, state, terms)
+}
+
+/// A new certificate for this manager's key, signed with the cluster's CA key out of its own state; none for a node that its
+/// own records do not know as a manager (design section 9).
+fn signed(
+    identity: &Identity,
+    facts: &Facts,
+    state: &dyn StateRead,
+    terms: Terms,
+) -> Result<Option<Identity>, StartError> {
     let known = Records::read(state)?;
     let removed = known.removed.binary_search(&facts.raft()).is_ok();
     let Some(ca) = records::ca(state)?.filter(|_| !removed && known.by_raft_id(facts.raft()).is_some()) else {
         return Ok(None);
     };
     let internal = |error: &dyn std::fmt::Display| {
-        StartError::Internal(format!(
-            "the node's certificate has run out and cannot be renewed: {error}. Nothing was changed"
-        ))
+        StartError::Internal(format!("the node's certificate cannot be renewed: {error}. Nothing was changed"))
     };
     let csr = identity.key().csr().map_err(|error| internal(&error))?;
     let certificate =
-        ca.issue(&csr, &identity.subject().named(), config::CERTIFICATE, now).map_err(|error| internal(&error))?;
+        ca.issue(&csr, &identity.subject().named(), terms.life, terms.clock.now()).map_err(|error| internal(&error))?;
     identity.renewed(certificate).map(Some).map_err(|error| internal(&error))
+}
+
+/// Renews the certificate of a running manager at half its life. The new one is on disk before it is shown; connections that
+/// stand go on, and every handshake from then on has the new one.
+pub(super) async fn keep_certificate(service: Arc<Service>, endpoint: Endpoint, directory: PathBuf) {
+    let terms = service.certificates;
+    let mut due = renewal::due_of_known(endpoint.identity().subject());
+    loop {
+        while let Ok(left) = due.duration_since(terms.clock.now())
+            && !left.is_zero()
+        {
+            // In steps: a machine that slept, and a clock that was set, are noticed.
+            tokio::time::sleep(left.min(LOOK_AT_CLOCK)).await;
+        }
+        let current = endpoint.identity();
+        due = terms.clock.now() + renewal::pause(current.subject());
+        let Ok(store) = service.store() else { return };
+        let (facts, layout, old) = (service.facts.clone(), Layout::new(&directory), Arc::clone(&current));
+        let written = off_thread(move || {
+            let Some(fresh) = signed(&old, &facts, &*store.reader.view(), terms)? else { return Ok(None) };
+            fresh.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
+            Ok(Some(Arc::new(fresh)))
+        })
+        .await;
+        let fresh = match written {
+            Ok(Some(fresh)) => fresh,
+            // Not a manager by its own records, or not yet: the others say what it is.
+            Ok(None) => continue,
+            Err(error) => {
+                tracing::warn!(%error, "the certificate was not renewed; it is tried again");
+                continue;
+            }
+        };
+        match endpoint.set_identity(Arc::clone(&fresh)) {
+            Ok(()) => {
+                due = renewal::due_of_new(fresh.subject(), terms.clock);
+                tracing::info!("the certificate was renewed");
+            }
+            Err(error) => tracing::warn!(%error, "the renewed certificate is not used; it is tried again"),
+        }
+    }
 }
 
 /// Whether this store's own records bind this raft id to this store.

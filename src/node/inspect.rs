@@ -145,17 +145,17 @@ pub fn inspect(directory: &Path) -> Result<Inspection, StartError> {
 fn without_store(file: &StateFile) -> Inspection {
     let prepared = prepared_of(file);
     Inspection {
-        cluster_id: if file.cluster_id.is_empty() { String::new() } else { prepared.cluster_id },
+        cluster_id: if file.facts.cluster_id.is_empty() { String::new() } else { prepared.cluster_id },
         node_id: prepared.node_id,
         name: prepared.name,
         role: prepared.role,
-        raft_id: file.raft_id,
+        raft_id: file.facts.raft_id,
         store_id: file.store().map(|id| id.to_string()).unwrap_or_default(),
-        generation: file.lineage_list().generation(),
-        lineage: file.lineage_list().0.iter().map(ToString::to_string).collect(),
-        listen: file.listen.clone(),
-        advertise: file.advertise.clone(),
-        ready: file.is_ready(),
+        generation: file.facts.lineage_list().generation(),
+        lineage: file.facts.lineage_list().0.iter().map(ToString::to_string).collect(),
+        listen: file.facts.listen.clone(),
+        advertise: file.facts.advertise.clone(),
+        ready: file.facts.is_ready(),
         ..Inspection::default()
     }
 }

@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -14,29 +14,23 @@ use quorate_core::command::{COMMAND_VERSION, Command, CommandKind};
 use quorate_core::consensus::io::{Origin, Records};
 use quorate_core::id::{NodeId, RaftId, StoreId};
 use quorate_core::limits::NAME_BYTES_MAX;
-use quorate_core::log::Configuration;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
-use quorate_core::state::read;
 use quorate_core::txn::{Compare, Put, Txn};
-use quorate_transport::{
-    CertRole, CertSubject, ClusterCa, JoinRefused, JoinReply, JoinRequest, Joined, ManagerAddress, api,
-};
+use quorate_transport::{CertRole, ClusterCa, JoinRefused, JoinReply, JoinRequest, Joined, ManagerAddress, api};
 use tokio::time::{Instant, timeout_at};
 
-use super::enrolling::manager_at;
+use super::enrolling::{certify, manager_at};
+use super::raft_ids::{self, Attempts};
 use super::records;
 use super::router::{Failure, fail};
 use super::service::{Service, blocking, broken, display_name};
-use super::tokens::{self, Pass, Tokens};
+use super::tokens::{self, Tokens};
 use crate::client::SOFTWARE;
-use crate::config;
 
 /// How long the cluster may take to decide about a newcomer.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How long a newcomer may take to answer at its own address.
-const DIAL_BACK: Duration = Duration::from_secs(3);
-/// Attempts when somebody else changes the cluster's record at the same time.
-pub(super) const ATTEMPTS: usize = 16;
+pub(super) const DIAL_BACK: Duration = Duration::from_secs(3);
 
 /// What a join reads, from one view.
 pub(super) struct Seen {
@@ -44,7 +38,7 @@ pub(super) struct Seen {
     pub(super) records: Arc<Records>,
     pub(super) cluster_revision: u64,
     pub(super) node: Option<(NodeRecord, u64)>,
-    tokens: Tokens,
+    pub(super) tokens: Tokens,
     pub(super) ca: Option<ClusterCa>,
 }
 
@@ -118,9 +112,13 @@ impl Service {
                 request.name.len()
             )));
         }
+        if request.in_place {
+            return self.join_in_place(&request, &address, until).await;
+        }
         let mut reached = false;
         let mut turn = None;
-        for _ in 0..ATTEMPTS {
+        let mut attempts = Attempts::until(until);
+        while attempts.another().await {
             // One at a time here: two at once would only make each other try again.
             if turn.is_none() {
                 let Ok(Ok(permit)) = timeout_at(until, self.joins.acquire()).await else {
@@ -142,13 +140,8 @@ impl Service {
             let ca = seen.ca.as_ref().ok_or_else(|| JoinRefused::Other("the cluster has no CA".into()))?;
             // Signing first: a malformed request must not leave a record behind.
             let certified = if role == Role::Manager { CertRole::Manager } else { CertRole::Worker };
-            let subject = CertSubject { cluster: self.facts.cluster(), node_id: request.node_id, role: certified };
-            let certificate = ca
-                .issue(&request.csr, &subject, config::CERTIFICATE, SystemTime::now())
-                .map_err(|error| JoinRefused::Malformed(error.to_string()))?;
-            let digest = quorate_transport::Subject::of(&certificate)
-                .map_err(|problem| JoinRefused::Malformed(problem.to_string()))?
-                .key_digest;
+            let (certificate, digest) = certify(ca, &request.csr, request.node_id, certified, self.certificates)
+                .map_err(JoinRefused::Malformed)?;
             if let Some((record, _)) = &seen.node {
                 if record.key_digest != digest.as_slice() {
                     return Err(JoinRefused::AlreadyKnown(request.node_id.to_string()));
@@ -166,14 +159,20 @@ impl Service {
                     )));
                 }
                 if admitted {
-                    return Ok(self.joined(&seen, RaftId(record.raft_id), &certificate, &request, &address));
+                    let is = (request.node_id, RaftId(record.raft_id));
+                    return Ok(self.joined(&seen, is, &certificate, &address));
                 }
             }
             let other = |node: &&NodeRecord| node.node_id() != Some(request.node_id);
             let named = |node: &NodeRecord| node.name == request.name;
             if !request.name.is_empty() && seen.records.nodes.iter().filter(other).any(named) {
+                let way_out = if role == Role::Worker {
+                    "; or, when that node is a worker whose disk is gone for good, take its place with `quorate join --replace --name NAME --token TOKEN`"
+                } else {
+                    ""
+                };
                 return Err(JoinRefused::Other(format!(
-                    "the name {} is taken; choose another with --name. Nothing was changed",
+                    "the name {} is taken; choose another with --name{way_out}. Nothing was changed",
                     request.name
                 )));
             }
@@ -194,14 +193,30 @@ impl Service {
                 reached = true;
                 continue;
             }
-            let raft_id = RaftId(if role == Role::Manager { seen.records.cluster.next_raft_id } else { 0 });
-            let txn = match &seen.node {
-                Some(known) => {
-                    let seated = self.status.borrow().configuration.clone();
-                    readmission(&seen, known, &request, &address, raft_id, &seated, pass)
+            let mut txn = Txn { compares: pass.compares, then: pass.then, ..Txn::default() };
+            let raft_id = if role == Role::Manager {
+                raft_ids::draw(&mut txn, &seen.records, seen.cluster_revision)
+            } else {
+                if !request.name.is_empty() {
+                    raft_ids::claim(&mut txn, &seen.records.cluster, seen.cluster_revision);
                 }
-                None => admission(&seen, &request, &address, raft_id, &digest, pass),
+                RaftId(0)
             };
+            match &seen.node {
+                Some((known, revision)) => {
+                    let seated = self.status.borrow().configuration.clone();
+                    let old = known.raft().unwrap_or_default();
+                    let node = readmitted(known, &request, &address, raft_id, seated.is_voter(old));
+                    raft_ids::write(&mut txn, request.node_id, &node, *revision);
+                    if old != RaftId(0) {
+                        raft_ids::burn(&mut txn, old);
+                    }
+                }
+                None => {
+                    let node = admitted_as(role, &request, &address, raft_id, &digest);
+                    raft_ids::write(&mut txn, request.node_id, &node, 0);
+                }
+            }
             let command = Command::from(CommandKind::System(txn));
             let done = match self.router.execute(command, Origin::Here, until).await {
                 Ok(done) => done,
@@ -214,7 +229,7 @@ impl Service {
             };
             if done.succeeded {
                 tracing::info!(node = %request.node_id, name = request.name, address, %raft_id, role = role.name(), "a node joined");
-                return Ok(self.joined(&seen, raft_id, &certificate, &request, &address));
+                return Ok(self.joined(&seen, (request.node_id, raft_id), &certificate, &address));
             }
         }
         Err(JoinRefused::Other("too many nodes join at the same time; try again".into()))
@@ -223,9 +238,8 @@ impl Service {
     pub(super) fn joined(
         &self,
         seen: &Seen,
-        raft_id: RaftId,
+        (node_id, raft_id): (NodeId, RaftId),
         certificate: &[u8],
-        request: &JoinRequest,
         address: &str,
     ) -> JoinReply {
         let managers = seen
@@ -239,14 +253,14 @@ impl Service {
                     addresses: node.addresses.clone(),
                 })
             })
-            .filter(|manager| manager.node_id != request.node_id)
+            .filter(|manager| manager.node_id != node_id)
             .collect();
         JoinReply::Joined(Box::new(Joined {
             certificate: certificate.to_vec(),
             ca_certificate: seen.ca.as_ref().map(|ca| ca.certificate().to_vec()).unwrap_or_default(),
             cluster_id: self.facts.cluster(),
             lineage: seen.records.lineage(),
-            node_id: request.node_id,
+            node_id,
             raft_id,
             managers,
             extra: Bytes::copy_from_slice(address.as_bytes()),
@@ -301,26 +315,15 @@ fn left_behind(record: &NodeRecord, records: &Records, store: Option<StoreId>) -
     record.lost || burnt || other_store
 }
 
-/// The transaction that gives a known node a new raft id for its fresh store. A seat that the old one still holds is handed
-/// on, as for a damaged store.
-fn readmission(
-    seen: &Seen,
-    (record, revision): &(NodeRecord, u64),
-    request: &JoinRequest,
-    address: &str,
-    raft_id: RaftId,
-    seated: &Configuration,
-    pass: Pass,
-) -> Txn {
-    let mut cluster = seen.records.cluster.clone();
-    cluster.next_raft_id = raft_id.0 + 1;
-    let old = record.raft().unwrap_or_default();
-    let node = NodeRecord {
+/// A known node with a new raft id for its fresh store. A seat that the old one still holds is handed on, as for a damaged
+/// store.
+fn readmitted(known: &NodeRecord, request: &JoinRequest, address: &str, raft_id: RaftId, seated: bool) -> NodeRecord {
+    NodeRecord {
         role: Role::Manager.into(),
-        name: if request.name.is_empty() { record.name.clone() } else { request.name.clone() },
+        name: if request.name.is_empty() { known.name.clone() } else { request.name.clone() },
         addresses: vec![address.to_owned()],
         raft_id: raft_id.0,
-        replaces: if seated.is_voter(old) { old.0 } else { 0 },
+        replaces: if seated { known.raft_id } else { 0 },
         store_id: request.store_id.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
         command_version: request.command_version,
         software: request.software.clone(),
@@ -328,19 +331,8 @@ fn readmission(
         forced: false,
         lost: false,
         stands_in: false,
-        ..record.clone()
-    };
-    let key = NodeRecord::key(request.node_id);
-    let put = |key: Bytes, value: Bytes| Put { key, value, ..Put::default() }.into();
-    let mut then = pass.then;
-    then.extend([put(ClusterRecord::key(), cluster.to_bytes()), put(key.clone(), node.to_bytes())]);
-    if old != RaftId(0) {
-        then.push(put(read::removed_key(old), Bytes::from_static(b"replaced")));
+        ..known.clone()
     }
-    let mut compares = pass.compares;
-    compares.push(Compare::mod_revision(ClusterRecord::key(), seen.cluster_revision));
-    compares.push(Compare::mod_revision(key, *revision));
-    Txn { compares, then, ..Txn::default() }
 }
 
 /// `host:port`, with an unspecified host replaced by where the request came from.
@@ -357,37 +349,19 @@ fn reachable_address(advertise: &str, source: SocketAddr) -> Result<String, Join
     }
 }
 
-/// The transaction that makes the newcomer a member of the records, and counts the use of its token.
-fn admission(seen: &Seen, request: &JoinRequest, address: &str, raft_id: RaftId, digest: &[u8; 32], pass: Pass) -> Txn {
-    let worker = raft_id.0 == 0;
-    let mut cluster = seen.records.cluster.clone();
-    if !worker {
-        cluster.next_raft_id = raft_id.0 + 1;
-    }
-    let node = NodeRecord {
+/// The record of a newcomer. A worker has no store that anything could be bound to.
+fn admitted_as(role: Role, request: &JoinRequest, address: &str, raft_id: RaftId, digest: &[u8; 32]) -> NodeRecord {
+    let store = request.store_id.filter(|_| role == Role::Manager);
+    NodeRecord {
         id: Bytes::copy_from_slice(request.node_id.as_bytes()),
         name: request.name.clone(),
-        role: pass.role.into(),
+        role: role.into(),
         addresses: vec![address.to_owned()],
         raft_id: raft_id.0,
-        store_id: request
-            .store_id
-            .filter(|_| !worker)
-            .map(|id| Bytes::copy_from_slice(id.as_bytes()))
-            .unwrap_or_default(),
+        store_id: store.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
         command_version: request.command_version,
         software: request.software.clone(),
         key_digest: Bytes::copy_from_slice(digest),
         ..NodeRecord::default()
-    };
-    let key = NodeRecord::key(request.node_id);
-    let mut txn = Txn { compares: pass.compares, then: pass.then, ..Txn::default() };
-    txn.compares.push(Compare::absent(key.clone()));
-    // Written by every join that claims a name or a raft id, so that of two such joins one has seen the other.
-    if !worker || !request.name.is_empty() {
-        txn.compares.push(Compare::mod_revision(ClusterRecord::key(), seen.cluster_revision));
-        txn.then.push(Put { key: ClusterRecord::key(), value: cluster.to_bytes(), ..Put::default() }.into());
     }
-    txn.then.push(Put { key, value: node.to_bytes(), ..Put::default() }.into());
-    txn
 }

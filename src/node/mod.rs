@@ -65,6 +65,8 @@ mod policy;
 #[cfg(feature = "manager")]
 mod presence;
 #[cfg(feature = "manager")]
+mod raft_ids;
+#[cfg(feature = "manager")]
 mod reach;
 #[cfg(feature = "manager")]
 mod records;
@@ -72,8 +74,11 @@ mod records;
 mod recover;
 #[cfg(feature = "manager")]
 mod rejoin;
+mod renewal;
 #[cfg(feature = "manager")]
 mod replace;
+#[cfg(feature = "manager")]
+mod replacing;
 #[cfg(feature = "manager")]
 mod report;
 #[cfg(feature = "manager")]
@@ -128,6 +133,8 @@ pub use lock::runner;
 pub use recover::Recover;
 pub use stop::{StartError, StopReason};
 pub use work::{AssignmentEvent, Assignments, Item};
+#[cfg(feature = "testing")]
+pub use worker::{SharedSocket, WorkerSession};
 
 pub(crate) use supervisor::{Current, Runtime};
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_core::id::RaftId;
 use quorate_transport::{
-    BindError, Caller, Down, Endpoint, EndpointConfig, EndpointOptions, Gate, Handler, Hello, Identity,
+    BindError, Caller, Clock, Down, Endpoint, EndpointConfig, EndpointOptions, Gate, Handler, Hello, Identity,
     IncomingSnapshot, JoinReply, JoinRequest, Lane, LocalListener, Session,
 };
 use tokio::sync::{oneshot, watch};
@@ -38,6 +38,7 @@ pub(super) struct Net {
     pub(super) seed: [u8; 32],
     pub(super) directory: PathBuf,
     pub(super) ending: Ending,
+    pub(super) clock: Clock,
 }
 
 /// Handlers need the endpoint and the endpoint needs its handler: what arrives before they meet is lost, as on a network.
@@ -119,7 +120,7 @@ async fn serve(net: Net, listening: oneshot::Sender<Result<Listening, StartError
         seed: net.seed,
         gate: Arc::clone(&net.gate),
         handler: Arc::clone(&switchboard) as Arc<dyn Handler>,
-        options: EndpointOptions::default(),
+        options: EndpointOptions { clock: net.clock, ..EndpointOptions::default() },
     });
     let endpoint = match bound {
         Ok(endpoint) => endpoint,

@@ -5,7 +5,6 @@
 //! its own behind. Never runs a node.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::command::COMMAND_VERSION;
@@ -16,7 +15,7 @@ use super::builder::{NodeBuilder, Prepared, off_thread, random};
 use super::departed::departed;
 use super::dialback::ListenWhileJoining;
 use super::directory::{check_address, resolve};
-use super::facts::{KnownManager, Layout, Stage};
+use super::facts::{Facts, KnownManager, Layout, Stage};
 use super::state_file::{Settled, StateFile, settle};
 use super::stop::StartError;
 use crate::client::SOFTWARE;
@@ -74,12 +73,12 @@ impl From<NotTaken> for StartError {
 
 pub(super) fn prepared_of(file: &StateFile) -> Prepared {
     Prepared {
-        cluster_id: file.cluster().to_string(),
-        node_id: file.node().to_string(),
-        name: file.display_name(),
-        advertise: file.advertise.clone(),
-        role: if file.raft_id == 0 { NodeRole::Worker } else { NodeRole::Manager },
-        raft_id: file.raft_id,
+        cluster_id: file.facts.cluster().to_string(),
+        node_id: file.facts.node().to_string(),
+        name: file.facts.display_name(),
+        advertise: file.facts.advertise.clone(),
+        role: if file.facts.raft_id == 0 { NodeRole::Worker } else { NodeRole::Manager },
+        raft_id: file.facts.raft_id,
         operator_identity: None,
     }
 }
@@ -103,7 +102,7 @@ impl NodeBuilder {
     /// The node that the directory holds, if it was prepared to the end.
     fn known(&self, layout: &Layout) -> Result<Option<Prepared>, StartError> {
         if let Some(file) = StateFile::load(layout)? {
-            return Ok(file.is_ready().then(|| prepared_of(&file)));
+            return Ok(file.facts.is_ready().then(|| prepared_of(&file)));
         }
         self.known_store(layout)
     }
@@ -111,7 +110,6 @@ impl NodeBuilder {
     #[cfg(feature = "manager")]
     fn known_store(&self, layout: &Layout) -> Result<Option<Prepared>, StartError> {
         use super::directory::open_store;
-        use super::facts::Facts;
         use super::founding::prepared;
 
         if !quorate_storage::exists(&layout.store()) {
@@ -136,7 +134,30 @@ impl NodeBuilder {
         Err(super::state_file::not_a_manager(layout))
     }
 
+    /// Prepares an empty directory for the worker of this builder's name, whose own disk is gone for good, and returns: the
+    /// node keeps its id, its labels, its assignments and what was reported of them, and gets a key of its own. Who comes
+    /// back with the old disk is refused from then on. `token` is a worker's.
+    ///
+    /// Not cancel safe: dropped half-way, the same call goes on where it stopped.
+    ///
+    /// # Errors
+    /// `Refused` while the old one runs, or when there is no worker of that name; else as for [`join`](Self::join).
+    pub async fn join_in_place(self, token: &str, managers: Vec<String>) -> Result<Prepared, StartError> {
+        self.check().await?;
+        if self.name.is_empty() {
+            return Err(StartError::Invalid(
+                "name the worker whose place this node takes (--name NAME). Nothing was changed".into(),
+            ));
+        }
+        self.refuse_ready().await?;
+        self.prepare(token, managers, true).await
+    }
+
     pub(super) async fn prepare_join(self, token: String, managers: Vec<String>) -> Result<Prepared, StartError> {
+        self.prepare(&token, managers, false).await
+    }
+
+    async fn prepare(self, token: &str, managers: Vec<String>, in_place: bool) -> Result<Prepared, StartError> {
         let token: JoinToken =
             token.trim().parse().map_err(|error| StartError::Invalid(format!("{error}. Nothing was changed")))?;
         if managers.is_empty() {
@@ -153,7 +174,7 @@ impl NodeBuilder {
             }
             Begun::Join(file, made) => (file, made),
         };
-        let joined = match ask_to_join(&file, &token, &managers, self.patience).await {
+        let joined = match self.ask_to_join(&file, &token, &managers, in_place).await {
             Ok(joined) => joined,
             Err(NotTaken::Surely(error)) => {
                 off_thread(move || made.undo(&Layout::new(&self.directory))).await?;
@@ -175,8 +196,9 @@ impl NodeBuilder {
         }
         let mut made = Made::default();
         let file = if let Some(mut file) = StateFile::load(layout)? {
-            // One that was cut off. Until somebody else knows the node, what is asked for now counts.
-            self.adopt(&mut file.name, &mut file.listen, &mut file.advertise)?;
+            // Until somebody else knows the node, what is asked for now counts: a taken name or a bad address is mended by
+            // the next attempt.
+            self.adopt(&mut file.facts.name, &mut file.facts.listen, &mut file.facts.advertise)?;
             file
         } else {
             made.file = true;
@@ -187,7 +209,7 @@ impl NodeBuilder {
             } else {
                 Bytes::copy_from_slice(random(StoreId::from_bytes)?.as_bytes())
             };
-            StateFile {
+            let facts = Facts {
                 stage: Stage::Begun.into(),
                 node_id: Bytes::copy_from_slice(random(NodeId::from_bytes)?.as_bytes()),
                 store_id,
@@ -195,9 +217,9 @@ impl NodeBuilder {
                 listen,
                 advertise,
                 seed: [random(|bytes| bytes)?, random(|bytes| bytes)?].concat().into(),
-                joining_key: Bytes::copy_from_slice(key.pkcs8_der()),
-                ..StateFile::default()
-            }
+                ..Facts::default()
+            };
+            StateFile { facts, joining_key: Bytes::copy_from_slice(key.pkcs8_der()), ..StateFile::default() }
         };
         made.directories = make_directory(layout)?;
         // Kept before it is shown to anybody.
@@ -224,72 +246,83 @@ fn make_directory(layout: &Layout) -> Result<Vec<PathBuf>, StartError> {
     Ok(made)
 }
 
-/// Asks to be taken in, and listens meanwhile where the node will listen as a manager: the managers dial back.
-pub(super) async fn ask_to_join(
-    file: &StateFile,
-    token: &JoinToken,
-    managers: &[String],
-    patience: Duration,
-) -> Result<Joined, NotTaken> {
-    if SUPPORTED == 0 {
-        return ask(file, token, managers, patience, None).await;
+impl NodeBuilder {
+    /// Asks to be taken in, and listens meanwhile where the node will listen as a manager: the managers dial back.
+    pub(super) async fn ask_to_join(
+        &self,
+        file: &StateFile,
+        token: &JoinToken,
+        managers: &[String],
+        in_place: bool,
+    ) -> Result<Joined, NotTaken> {
+        let csr = file.joining_key().and_then(|key| key.csr().map_err(|error| StartError::Internal(error.to_string())));
+        let csr = csr.map_err(NotTaken::Surely)?;
+        let mut request = JoinRequest::new(token, csr, file.facts.node(), self.certificates.clock);
+        request.name.clone_from(&file.facts.name);
+        request.advertise.clone_from(&file.facts.advertise);
+        request.store_id = file.store();
+        request.command_version = SUPPORTED;
+        request.software = SOFTWARE.to_owned();
+        request.in_place = in_place;
+        if SUPPORTED == 0 {
+            return self.ask(request, token, managers, None).await;
+        }
+        let ears = async { ListenWhileJoining::begin(resolve(&file.facts.listen)?, file.joining_key()?).await };
+        let listening = ears.await.map_err(NotTaken::Surely)?;
+        let joined = self.ask(request, token, managers, listening.failed()).await;
+        // The port is free again before anybody runs the node on it.
+        listening.end().await;
+        joined
     }
-    let ears = async { ListenWhileJoining::begin(resolve(&file.listen)?, file.joining_key()?).await };
-    let listening = ears.await.map_err(NotTaken::Surely)?;
-    let joined = ask(file, token, managers, patience, listening.failed()).await;
-    // The port is free again before anybody runs the node on it.
-    listening.end().await;
-    joined
+
+    async fn ask(
+        &self,
+        request: JoinRequest,
+        token: &JoinToken,
+        managers: &[String],
+        deaf: Option<&str>,
+    ) -> Result<Joined, NotTaken> {
+        let clock = self.certificates.clock;
+        let asked = quorate_transport::join(managers, token, request, self.patience, clock).await;
+        asked.map_err(|error| explained(error, deaf))
+    }
 }
 
-async fn ask(
-    file: &StateFile,
-    token: &JoinToken,
-    managers: &[String],
-    patience: Duration,
-    deaf: Option<&str>,
-) -> Result<Joined, NotTaken> {
-    let csr = file.joining_key().and_then(|key| key.csr().map_err(|error| StartError::Internal(error.to_string())));
-    let csr = csr.map_err(NotTaken::Surely)?;
-    let mut request = JoinRequest::new(token, csr, file.node());
-    request.name.clone_from(&file.name);
-    request.advertise.clone_from(&file.advertise);
-    request.store_id = file.store();
-    request.command_version = SUPPORTED;
-    request.software = SOFTWARE.to_owned();
-    quorate_transport::join(managers, token, request, patience).await.map_err(|error| {
-        NotTaken::Surely(match error {
-            JoinError::Refused(refused @ (JoinRefused::NoLeader | JoinRefused::RateLimited | JoinRefused::Locked)) => {
-                StartError::Unavailable(refused.to_string())
-            }
-            JoinError::Refused(refused @ JoinRefused::Unreachable(_)) => match deaf {
-                Some(why) => StartError::Address(format!("{why}; and so {refused}")),
-                None => StartError::Refused(refused.to_string()),
-            },
-            JoinError::Refused(refused) => StartError::Refused(refused.to_string()),
-            // Whoever was reached and is not of the token's cluster stays so, however often it is asked.
-            JoinError::Connect(error) if !error.is_retryable() => StartError::Refused(error.to_string()),
-            JoinError::Connect(error) => StartError::Unavailable(error.to_string()),
-            JoinError::Unknown(_) => return NotTaken::Perhaps(StartError::Unknown(error.to_string())),
-            JoinError::BadReply(_) => return NotTaken::Perhaps(StartError::Refused(error.to_string())),
-        })
+/// Why a node was not taken in; `deaf` is why nobody could dial it back.
+fn explained(error: JoinError, deaf: Option<&str>) -> NotTaken {
+    NotTaken::Surely(match error {
+        JoinError::Refused(refused @ (JoinRefused::NoLeader | JoinRefused::RateLimited | JoinRefused::Locked)) => {
+            StartError::Unavailable(refused.to_string())
+        }
+        JoinError::Refused(refused @ JoinRefused::Unreachable(_)) => match deaf {
+            Some(why) => StartError::Address(format!("{why}; and so {refused}")),
+            None => StartError::Refused(refused.to_string()),
+        },
+        JoinError::Refused(refused) => StartError::Refused(refused.to_string()),
+        // Whoever was reached and is not of the token's cluster stays so, however often it is asked.
+        JoinError::Connect(error) if !error.is_retryable() => StartError::Refused(error.to_string()),
+        JoinError::Connect(error) => StartError::Unavailable(error.to_string()),
+        JoinError::Unknown(_) => return NotTaken::Perhaps(StartError::Unknown(error.to_string())),
+        JoinError::BadReply(_) => return NotTaken::Perhaps(StartError::Refused(error.to_string())),
     })
 }
 
 /// Takes over what a manager said of the node: certificate, role, the other managers. To be settled then.
 pub(super) fn take_over(file: &mut StateFile, joined: Joined) {
-    file.stage = Stage::Ready.into();
+    file.facts.stage = Stage::Ready.into();
     file.certificate = joined.certificate.into();
     file.ca = joined.ca_certificate.into();
-    file.cluster_id = Bytes::copy_from_slice(joined.cluster_id.as_bytes());
-    file.lineage = joined.lineage.to_bytes().into();
-    file.raft_id = joined.raft_id.0;
+    file.facts.cluster_id = Bytes::copy_from_slice(joined.cluster_id.as_bytes());
+    // Its own, or that of the node whose place it has taken.
+    file.facts.node_id = Bytes::copy_from_slice(joined.node_id.as_bytes());
+    file.facts.lineage = joined.lineage.to_bytes().into();
+    file.facts.raft_id = joined.raft_id.0;
     if let Ok(address) = std::str::from_utf8(&joined.extra)
         && !address.is_empty()
     {
-        address.clone_into(&mut file.advertise);
+        address.clone_into(&mut file.facts.advertise);
     }
-    file.managers = joined
+    file.facts.managers = joined
         .managers
         .into_iter()
         .map(|manager| KnownManager {
@@ -302,9 +335,9 @@ pub(super) fn take_over(file: &mut StateFile, joined: Joined) {
 
 pub(super) fn finish_join(layout: &Layout, mut file: StateFile, joined: Joined) -> Result<Prepared, StartError> {
     take_over(&mut file, joined);
-    if file.raft_id == 0 {
+    if file.facts.raft_id == 0 {
         // The store that was drawn was never made: a worker that is asked to be a manager draws another.
-        file.store_id = Bytes::new();
+        file.facts.store_id = Bytes::new();
     }
     file.save(layout)?;
     let prepared = prepared_of(&file);

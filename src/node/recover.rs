@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -25,6 +24,7 @@ use super::directory::{open_store, resolve};
 use super::facts::{Facts, Layout};
 use super::fence::{self, FenceRecord};
 use super::identity;
+use super::renewal::Terms;
 use super::service::display_name;
 use super::state_file::StateFile;
 use super::stop::StartError;
@@ -217,7 +217,7 @@ impl Recover {
         let layout = Layout::new(&self.directory);
         let identity = Identity::load(&layout.identity()).map_err(|error| StartError::Directory(error.to_string()))?;
         // One that ran out while the cluster was down is no obstacle: it is renewed from the CA in the state.
-        let identity = identity::renewed(&identity, &facts, &*state, SystemTime::now())?.unwrap_or(identity);
+        let identity = identity::renewed(&identity, &facts, &*state, Terms::default())?.unwrap_or(identity);
         let survivor = Survivor {
             boot,
             state,

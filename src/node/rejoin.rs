@@ -16,8 +16,7 @@ use quorate_core::id::{Lineage, NodeId, RaftId, StoreId};
 use quorate_core::membership::nodes::Nodes;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord};
 use quorate_core::ports::StoreError;
-use quorate_core::state::read;
-use quorate_core::txn::{Compare, Put, Txn};
+use quorate_core::txn::Txn;
 use quorate_transport::{Connector, Hello, Identity, RequestError, api};
 use tokio::time::Instant;
 
@@ -27,6 +26,7 @@ use super::directory::{check_address, explained, open_store};
 use super::facts::{Facts, KnownManager, Layout, Stage};
 use super::fence::{self, FenceRecord};
 use super::founding::prepared;
+use super::raft_ids::{self, Attempts};
 use super::records;
 use super::router::{Failure, fail};
 use super::service::{Service, blocking, broken};
@@ -34,9 +34,6 @@ use super::state_file::StateFile;
 use super::stop::StartError;
 use crate::client::SOFTWARE;
 use crate::error::Error;
-
-/// Attempts when somebody else changes the cluster's record at the same time.
-const ATTEMPTS: usize = 16;
 
 impl Service {
     /// Gives the node that asks a new raft id for its fresh store. Asked twice for one store, it answers twice the same.
@@ -49,7 +46,8 @@ impl Service {
         let Some(store) = StoreId::from_slice(&rejoin.store_id) else {
             return Err(fail(api::Code::Invalid, "the store id must be 16 bytes. Nothing was changed"));
         };
-        for _ in 0..ATTEMPTS {
+        let mut attempts = Attempts::until(until);
+        while attempts.another().await {
             self.router.read_index(until).await?;
             let reader = self.store()?.reader;
             let (all, cluster_revision, node_revision) = blocking(move || {
@@ -75,11 +73,10 @@ impl Service {
             // A raft id that never got the seat hands its claim on.
             let inherited = RaftId(record.replaces);
             let replaces = if !seated.is_voter(old) && seated.is_voter(inherited) { inherited } else { old };
-            let mut cluster = all.cluster.clone();
-            let fresh = cluster.next_raft_id;
-            cluster.next_raft_id += 1;
+            let mut txn = Txn::default();
+            let fresh = raft_ids::draw(&mut txn, &all, cluster_revision);
             let mut updated = record.clone();
-            updated.raft_id = fresh;
+            updated.raft_id = fresh.0;
             updated.replaces = replaces.0;
             updated.store_id = rejoin.store_id.clone();
             updated.command_version = rejoin.command_version;
@@ -87,23 +84,12 @@ impl Service {
             if !rejoin.advertise.is_empty() {
                 updated.addresses = vec![rejoin.advertise.clone()];
             }
-            let put = |key: Bytes, value: Bytes| Put { key, value, ..Put::default() }.into();
-            let txn = Txn {
-                compares: vec![
-                    Compare::mod_revision(ClusterRecord::key(), cluster_revision),
-                    Compare::mod_revision(NodeRecord::key(node), node_revision),
-                ],
-                then: vec![
-                    put(ClusterRecord::key(), cluster.to_bytes()),
-                    put(NodeRecord::key(node), updated.to_bytes()),
-                    put(read::removed_key(old), Bytes::from_static(b"replaced")),
-                ],
-                ..Txn::default()
-            };
+            raft_ids::write(&mut txn, node, &updated, node_revision);
+            raft_ids::burn(&mut txn, old);
             let done = self.router.execute(Command::from(CommandKind::System(txn)), Origin::Here, until).await?;
             if done.succeeded {
-                tracing::info!(%node, %old, fresh, "a manager came back with a fresh store");
-                return Ok(answer(&all.nodes, &updated, cluster.lineage));
+                tracing::info!(%node, %old, %fresh, "a manager came back with a fresh store");
+                return Ok(answer(&all.nodes, &updated, all.cluster.lineage.clone()));
             }
         }
         Err(fail(api::Code::Overloaded, "too many membership changes at the same time. Nothing was changed; try again"))
@@ -193,7 +179,7 @@ impl NodeBuilder {
     fn fresh_store(&self) -> Result<(Facts, Identity), StartError> {
         let layout = Layout::new(&self.directory);
         if let Some(file) = StateFile::load(&layout)? {
-            let what = if file.is_ready() { "is a worker's" } else { "was prepared only half" };
+            let what = if file.facts.is_ready() { "is a worker's" } else { "was prepared only half" };
             return Err(self.not_by_certificate(&format!("{what}: there is no store to replace")));
         }
         let identity = Identity::load(&layout.identity()).map_err(|error| {

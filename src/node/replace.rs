@@ -5,7 +5,6 @@
 //! it in as it takes a newcomer. A store in good standing is never moved. The managers' side is in [`super::joining`].
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -17,7 +16,7 @@ use super::builder::{NodeBuilder, Prepared, off_thread, random};
 use super::departed;
 use super::facts::{Facts, Layout, Stage};
 use super::fence::FenceRecord;
-use super::newcomer::{ask_to_join, finish_join};
+use super::newcomer::finish_join;
 use super::state_file::StateFile;
 use super::stop::StartError;
 use crate::client::SOFTWARE;
@@ -60,14 +59,14 @@ impl NodeBuilder {
                 self.check_left_behind(&identity, known, lineage, &managers).await?;
             }
             Found::Worker(file) => {
-                let known = Known { node: file.node(), raft_id: 0 };
-                self.check_left_behind(&identity, known, &file.lineage_list(), &managers).await?;
+                let known = Known { node: file.facts.node(), raft_id: 0 };
+                self.check_left_behind(&identity, known, &file.facts.lineage_list(), &managers).await?;
             }
             Found::Begun(_) | Found::Spent(_) => {}
         }
         let builder = self.clone();
         let file = off_thread(move || builder.begin_anew(&identity, found)).await?;
-        let joined = ask_to_join(&file, &token, &managers, self.patience).await?;
+        let joined = self.ask_to_join(&file, &token, &managers, false).await?;
         off_thread(move || finish_join(&Layout::new(&self.directory), file, joined)).await
     }
 
@@ -75,14 +74,15 @@ impl NodeBuilder {
         let layout = Layout::new(&self.directory);
         let identity = Identity::load(&layout.identity()).map_err(|error| {
             StartError::Directory(format!(
-                "{error}. Without its identity file the node cannot come back as itself: join anew with `quorate join`, from an empty directory and under another name"
+                "{error}. Without its identity file the node cannot come back as itself: join anew with `quorate join` from an empty directory, under another name, or, if it was a worker, under its own with `quorate join --replace --name NAME --token TOKEN`"
             ))
         })?;
         if let Some(file) = StateFile::load(&layout)? {
-            let ours = file.node() == identity.subject().node_id && file.joining_key == identity.key().pkcs8_der();
-            return match file.is_ready() {
+            let ours =
+                file.facts.node() == identity.subject().node_id && file.joining_key == identity.key().pkcs8_der();
+            return match file.facts.is_ready() {
                 false if ours => Ok((identity, Found::Begun(Box::new(file)))),
-                true if file.raft_id == 0 => Ok((identity, Found::Worker(Box::new(file)))),
+                true if file.facts.raft_id == 0 => Ok((identity, Found::Worker(Box::new(file)))),
                 _ => Err(StartError::Directory(format!(
                     "{} is between two states. Nothing was changed; finish the join that was begun, or `quorate run` it, which goes on from there",
                     self.directory.display()
@@ -129,7 +129,7 @@ impl NodeBuilder {
         managers: &[String],
     ) -> Result<(), StartError> {
         let internal = |error: String| StartError::Internal(error);
-        if identity.subject().check_time(SystemTime::now()).is_err() {
+        if identity.subject().check_time(self.certificates.clock.now()).is_err() {
             // Nobody would talk to it as itself; the token alone decides.
             return Ok(());
         }
@@ -193,7 +193,7 @@ impl NodeBuilder {
             Found::Begun(file) => return Ok(*file),
             Found::Spent(facts) => facts,
             Found::Sound(facts, _) => Some(facts),
-            Found::Worker(file) => Some(file.as_facts()),
+            Found::Worker(file) => Some(file.facts),
         };
         let layout = Layout::new(&self.directory);
         if layout.store().exists() {
@@ -206,7 +206,7 @@ impl NodeBuilder {
             Some(old) if self.listen.is_none() => (old.listen.clone(), self.addresses()?.1),
             _ => self.addresses()?,
         };
-        let file = StateFile {
+        let facts = Facts {
             stage: Stage::Begun.into(),
             node_id: Bytes::copy_from_slice(NodeId::as_bytes(&identity.subject().node_id)),
             store_id: Bytes::copy_from_slice(random(StoreId::from_bytes)?.as_bytes()),
@@ -214,6 +214,10 @@ impl NodeBuilder {
             listen,
             advertise,
             seed: [random(|bytes| bytes)?, random(|bytes| bytes)?].concat().into(),
+            ..Facts::default()
+        };
+        let file = StateFile {
+            facts,
             joining_key: Bytes::copy_from_slice(identity.key().pkcs8_der()),
             ..StateFile::default()
         };

@@ -119,7 +119,7 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     let view = state.reader().view();
     let records = Arc::new(Records::read(&*view)?);
     let changes = Arc::new(Changes::new(&*view)?);
-    let identity = match identity::renewed(&identity, &facts, &*view, std::time::SystemTime::now())? {
+    let identity = match identity::renewed(&identity, &facts, &*view, builder.certificates)? {
         Some(renewed) => {
             renewed.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
             tracing::warn!("the node's certificate had run out while it was off: it has signed itself a new one");
@@ -215,6 +215,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         seed: facts.seed_array(),
         directory: builder.directory.clone(),
         ending: ending.clone(),
+        clock: builder.certificates.clock,
     };
     threads.spawn("quorate-net-main", move || net::run(net, listening_in, stopping_net))?;
     let Listening { endpoint, handle } =
@@ -247,6 +248,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         digests: Digests::new(),
         workers,
         joins: Semaphore::new(1),
+        certificates: builder.certificates,
         under_way: service::under_way(),
         clock: began.into_std(),
         seat_times,
@@ -331,6 +333,11 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         &handle,
         "watches whether the others know this node",
         identity::keep_identity(facts.clone(), peers, records, ending.clone()),
+    );
+    ending.keep(
+        &handle,
+        "renews the certificate",
+        identity::keep_certificate(Arc::clone(&service), endpoint.clone(), builder.directory.clone()),
     );
     ending.keep(&handle, "notes who is connected", keepers::keep_connected(endpoint, status.clone(), inbox.clone()));
     ending.keep(&handle, "tells the log who leads", keepers::narrate(Arc::clone(&service), status.clone()));

@@ -25,6 +25,7 @@ use super::facts::Facts;
 use super::fence::Incarnations;
 use super::gate::Asker;
 use super::reach::Reach;
+use super::renewal::Terms;
 use super::report::Digests;
 use super::router::{Failure, Router, fail, refused};
 use super::workers::Workers;
@@ -57,6 +58,8 @@ pub(crate) struct Service {
     pub(super) clock: std::time::Instant,
     /// The odd rule's times where the cluster's record says nothing.
     pub(super) seat_times: SeatTimes,
+    /// What certificates are made with here.
+    pub(super) certificates: Terms,
     /// A permit for each request under way; all of them once the node stops.
     pub(super) under_way: Semaphore,
 }

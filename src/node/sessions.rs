@@ -218,7 +218,7 @@ pub(super) async fn serve(service: Arc<Service>, caller: Caller, session: Sessio
     tracing::debug!(%node, "session");
     let (noting, version, software) = (Arc::clone(&service), opened.command_version, opened.software.clone());
     tokio::spawn(async move { noting.note_program(node, version, &software).await });
-    let feed = Box::pin(Feed::new(&service, node, opened));
+    let feed = Box::pin(Feed::new(&service, node, caller.key_digest, opened));
     let end = tokio::select! {
         end = run(feed, &mut sender, &mut receiver, &service) => end,
         () = kick.notified() => End::Refuse(Refused::Other("this node has opened another session; two processes must not share its directory".into())),
@@ -308,6 +308,8 @@ async fn send(sender: &mut SessionSender, kind: down::Kind) -> Result<(), Down> 
 struct Feed<'a> {
     service: &'a Service,
     node: NodeId,
+    /// Of the key that it has shown.
+    key: [u8; 32],
     open: Open,
     own: watch::Receiver<u64>,
     news: watch::Receiver<Arc<ClusterNews>>,
@@ -317,10 +319,10 @@ struct Feed<'a> {
 }
 
 impl<'a> Feed<'a> {
-    fn new(service: &'a Service, node: NodeId, open: Open) -> Self {
+    fn new(service: &'a Service, node: NodeId, key: [u8; 32], open: Open) -> Self {
         // Waited on before anything is read: what changes meanwhile is told anew.
         let (own, news) = (service.workers.changes.of_node(node), service.workers.news.clone());
-        Self { service, node, open, own, news, welcomed: None, sent: None }
+        Self { service, node, key, open, own, news, welcomed: None, sent: None }
     }
 
     /// Waits until there may be something to tell.
@@ -364,6 +366,9 @@ impl<'a> Feed<'a> {
     async fn tell(&mut self, sender: &mut SessionSender) -> Result<(), End> {
         let seen = self.caught_up().await?;
         let Some(record) = &seen.record else { return Err(End::Refuse(Refused::Removed)) };
+        if record.key_digest != self.key.as_slice() {
+            return Err(End::Refuse(Refused::WrongNode("another disk has taken this node's place".into())));
+        }
         let news = self.news.borrow_and_update().clone();
         let welcome = Welcome {
             manager: news.manager.clone(),

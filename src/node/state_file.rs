@@ -8,49 +8,29 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use prost::Message as _;
-use quorate_core::id::{ClusterId, Lineage, NodeId, StoreId};
+use quorate_core::id::{NodeId, StoreId};
 use quorate_transport::{Identity, KeyPair};
 
-use super::facts::{KnownManager, Layout, Stage};
+use super::facts::{Facts, Layout};
 use super::files::{self, FileError};
 use super::stop::StartError;
 
 /// The file's content. Field numbers are for ever.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct StateFile {
-    #[prost(enumeration = "Stage", tag = "1")]
-    pub(crate) stage: i32,
-    #[prost(bytes = "bytes", tag = "2")]
-    pub(crate) cluster_id: Bytes,
-    #[prost(bytes = "bytes", tag = "3")]
-    pub(crate) lineage: Bytes,
-    #[prost(bytes = "bytes", tag = "4")]
-    pub(crate) node_id: Bytes,
-    #[prost(string, tag = "5")]
-    pub(crate) name: String,
-    #[prost(string, tag = "6")]
-    pub(crate) listen: String,
-    #[prost(string, tag = "7")]
-    pub(crate) advertise: String,
-    /// 32 bytes: QUIC's reset and connection-id keys are derived from it.
-    #[prost(bytes = "bytes", tag = "8")]
-    pub(crate) seed: Bytes,
-    #[prost(message, repeated, tag = "9")]
-    pub(crate) managers: Vec<KnownManager>,
+    /// As they will lie in the store, should the node be a manager one day. The store id is drawn before anybody hears of it,
+    /// and empty when there never will be one, or it was never asked for; with a raft id the node is a manager once this
+    /// file is settled.
+    #[prost(message, required, tag = "1")]
+    pub(crate) facts: Facts,
     /// PKCS#8, kept only until the join is done, so that a half-made one can be finished.
-    #[prost(bytes = "bytes", tag = "10")]
+    #[prost(bytes = "bytes", tag = "2")]
     pub(crate) joining_key: Bytes,
-    /// The store that it will have as a manager: drawn before anybody hears of it. Empty when it never will, or never asked.
-    #[prost(bytes = "bytes", tag = "11")]
-    pub(crate) store_id: Bytes,
-    /// The raft id that it was given: it is a manager once this file is settled.
-    #[prost(uint64, tag = "12")]
-    pub(crate) raft_id: u64,
     /// A certificate that was given and is not in the identity file yet.
-    #[prost(bytes = "bytes", tag = "13")]
+    #[prost(bytes = "bytes", tag = "3")]
     pub(crate) certificate: Bytes,
     /// The CA that came with it.
-    #[prost(bytes = "bytes", tag = "14")]
+    #[prost(bytes = "bytes", tag = "4")]
     pub(crate) ca: Bytes,
 }
 
@@ -86,7 +66,7 @@ impl StateFile {
             Err(error @ FileError::Damaged(_)) => return Err(damaged(error.to_string())),
         };
         let file = Self::decode(bytes).map_err(|error| damaged(error.to_string()))?;
-        let whole = NodeId::from_slice(&file.node_id).is_some() && file.seed.len() == 32;
+        let whole = NodeId::from_slice(&file.facts.node_id).is_some() && file.facts.seed.len() == 32;
         if whole { Ok(Some(file)) } else { Err(damaged("an id in it has the wrong length".into())) }
     }
 
@@ -100,47 +80,9 @@ impl StateFile {
             .map_err(|error| StartError::Disk(format!("{} cannot be removed: {error}", path(layout).display())))
     }
 
-    pub(crate) fn is_ready(&self) -> bool {
-        self.stage() == Stage::Ready
-    }
-
-    pub(crate) fn cluster(&self) -> ClusterId {
-        ClusterId::from_slice(&self.cluster_id).unwrap_or_default()
-    }
-
-    pub(crate) fn node(&self) -> NodeId {
-        NodeId::from_slice(&self.node_id).unwrap_or_default()
-    }
-
+    /// The store that it has or will have as a manager.
     pub(crate) fn store(&self) -> Option<StoreId> {
-        StoreId::from_slice(&self.store_id)
-    }
-
-    pub(crate) fn lineage_list(&self) -> Lineage {
-        Lineage::from_slice(&self.lineage).unwrap_or_default()
-    }
-
-    /// The same as a manager keeps it in its store.
-    #[cfg(feature = "manager")]
-    pub(crate) fn as_facts(&self) -> super::facts::Facts {
-        super::facts::Facts {
-            stage: Stage::Ready.into(),
-            cluster_id: self.cluster_id.clone(),
-            lineage: self.lineage.clone(),
-            node_id: self.node_id.clone(),
-            raft_id: self.raft_id,
-            store_id: self.store_id.clone(),
-            name: self.name.clone(),
-            listen: self.listen.clone(),
-            advertise: self.advertise.clone(),
-            seed: self.seed.clone(),
-            managers: self.managers.clone(),
-        }
-    }
-
-    /// The name, or the node id where there is none.
-    pub(crate) fn display_name(&self) -> String {
-        if self.name.is_empty() { self.node().to_string() } else { self.name.clone() }
+        StoreId::from_slice(&self.facts.store_id)
     }
 
     pub(crate) fn joining_key(&self) -> Result<KeyPair, StartError> {
@@ -153,7 +95,7 @@ impl StateFile {
 /// again with the same end.
 pub(crate) fn settle(layout: &Layout) -> Result<Settled, StartError> {
     let Some(mut file) = StateFile::load(layout)? else { return Ok(Settled::Store) };
-    if !file.is_ready() {
+    if !file.facts.is_ready() {
         return Ok(Settled::HalfJoined);
     }
     if !file.certificate.is_empty() {
@@ -167,7 +109,7 @@ pub(crate) fn settle(layout: &Layout) -> Result<Settled, StartError> {
             .map_err(|error| StartError::Refused(error.to_string()))?;
         identity.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
     }
-    if file.raft_id != 0 {
+    if file.facts.raft_id != 0 {
         return as_manager(layout, &file);
     }
     // A worker holds no log. What is left of a time as a manager, or of an attempt to become one, goes.
@@ -190,7 +132,7 @@ pub(crate) fn settle(layout: &Layout) -> Result<Settled, StartError> {
 #[cfg(feature = "manager")]
 fn as_manager(layout: &Layout, file: &StateFile) -> Result<Settled, StartError> {
     let store = super::directory::open_store(layout)?;
-    file.as_facts().save(&*store.meta)?;
+    file.facts.save(&*store.meta)?;
     drop(store);
     StateFile::remove(layout)?;
     Ok(Settled::Store)

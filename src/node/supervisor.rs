@@ -85,7 +85,7 @@ impl Runtime {
         match self {
             #[cfg(feature = "manager")]
             Self::Manager(manager) => Some(manager.address),
-            Self::Worker(worker) => resolve(&worker.file.listen).ok(),
+            Self::Worker(worker) => resolve(&worker.file.facts.listen).ok(),
         }
     }
 }
@@ -131,8 +131,8 @@ async fn start_role(builder: &NodeBuilder, settled: Settled, work: &Work) -> Res
             let layout = Layout::new(&builder.directory);
             let moving = builder.clone();
             let (file, identity) = off_thread(move || {
-                moving.contradicts(&file.name, &file.listen, &file.advertise)?;
-                if moving.moved(&mut file.listen, &mut file.advertise)? {
+                moving.contradicts(&file.facts.name, &file.facts.listen, &file.facts.advertise)?;
+                if moving.moved(&mut file.facts.listen, &mut file.facts.advertise)? {
                     file.save(&layout)?;
                 }
                 let identity = identity_in(&layout)?;

@@ -11,10 +11,12 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::id::StoreId;
 use quorate_transport::api::{request, response};
-use quorate_transport::{Connection, Identity, JoinError, JoinRefused, api};
+use quorate_transport::{Connection, Identity, JoinError, JoinRefused, KeyPair, api};
 
 use super::builder::{NodeBuilder, off_thread, random};
-use super::facts::{Facts, KnownManager, Layout, Stage};
+use super::dialback::ListenWhileJoining;
+use super::directory::resolve;
+use super::facts::{Facts, KnownManager, Layout};
 use super::newcomer::{SUPPORTED, take_over};
 use super::state_file::StateFile;
 use super::stop::{StartError, StopReason};
@@ -34,42 +36,52 @@ pub(super) async fn enrol(
     connection: &Connection,
 ) -> Result<StateFile, String> {
     let mut file = file.clone();
-    if file.store_id.is_empty() {
+    if file.facts.store_id.is_empty() {
         // Kept before anybody hears of it: asked again after a crash, it is the same store.
         let drawn = random(StoreId::from_bytes).map_err(|error| error.to_string())?;
-        file.store_id = Bytes::copy_from_slice(drawn.as_bytes());
+        file.facts.store_id = Bytes::copy_from_slice(drawn.as_bytes());
         save(layout, &file).await?;
     }
     let csr = identity.key().csr().map_err(|error| error.to_string())?;
+    // A manager must be reached where it will listen: they dial back before they give anything out.
+    let key = KeyPair::from_pkcs8(identity.key().pkcs8_der()).map_err(|error| error.to_string())?;
+    let listen = resolve(&file.facts.listen).map_err(|error| error.to_string())?;
+    let listening = ListenWhileJoining::begin(listen, key).await.map_err(|error| error.to_string())?;
+    let deaf = listening.failed().map(str::to_owned);
     let kind = request::Kind::Enrol(api::Enrol {
-        store_id: file.store_id.clone(),
-        advertise: file.advertise.clone(),
+        store_id: file.facts.store_id.clone(),
+        advertise: file.facts.advertise.clone(),
         command_version: SUPPORTED,
         software: SOFTWARE.to_owned(),
         csr: csr.into(),
     });
     let deadline_ms = u64::try_from(PATIENCE.as_millis()).unwrap_or(u64::MAX);
     let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
-    let answer = connection.request(body, PATIENCE).await.map_err(|error| error.to_string())?;
+    let answer = connection.request(body, PATIENCE).await;
+    // The port is free again before the manager binds it.
+    listening.end().await;
+    let answer = answer.map_err(|error| error.to_string())?;
     let done = match api::Response::decode(answer).map(|response| response.kind) {
         Ok(Some(response::Kind::Enrol(done))) => done,
-        Ok(Some(response::Kind::Error(error))) => return Err(error.message),
+        Ok(Some(response::Kind::Error(error))) => {
+            return Err(deaf.map_or(error.message.clone(), |why| format!("{why}; and so: {}", error.message)));
+        }
         Ok(_) | Err(_) => return Err("the manager's answer cannot be read".into()),
     };
-    file.raft_id = done.raft_id;
+    file.facts.raft_id = done.raft_id;
     file.certificate = done.certificate;
     file.ca = done.ca;
-    file.lineage = done.lineage;
+    file.facts.lineage = done.lineage;
     if !done.advertise.is_empty() {
-        file.advertise = done.advertise;
+        file.facts.advertise = done.advertise;
     }
-    file.managers = done
+    file.facts.managers = done
         .managers
         .into_iter()
         .map(|known| KnownManager { raft_id: known.raft_id, node_id: known.node_id, addresses: known.addresses })
         .collect();
     save(layout, &file).await?;
-    tracing::info!(raft_id = file.raft_id, "this node goes on as a manager");
+    tracing::info!(raft_id = file.facts.raft_id, "this node goes on as a manager");
     Ok(file)
 }
 
@@ -113,7 +125,7 @@ async fn ask(builder: &NodeBuilder) -> Result<Option<StopReason>, String> {
     let facts = facts.ok_or("the store has no facts about the node")?;
     let managers: Vec<String> =
         facts.managers.iter().flat_map(|manager| &manager.addresses).chain(&builder.hints).cloned().collect();
-    let joined = match ask_standing(&identity, Some(facts.store()), &managers).await {
+    let joined = match ask_standing(&identity, Some(facts.store()), &managers, builder.certificates.clock).await {
         Ok(joined) => joined,
         Err(JoinError::Refused(JoinRefused::NotAMember)) => return Ok(Some(StopReason::Removed)),
         Err(JoinError::Refused(refused @ JoinRefused::AlreadyKnown(_))) => {
@@ -128,18 +140,12 @@ async fn ask(builder: &NodeBuilder) -> Result<Option<StopReason>, String> {
         );
         return Ok(Some(StopReason::IdentityRefused(why)));
     }
-    let mut file = StateFile {
-        stage: Stage::Ready.into(),
-        node_id: facts.node_id.clone(),
-        name: facts.name.clone(),
-        listen: facts.listen.clone(),
-        advertise: facts.advertise.clone(),
-        seed: facts.seed.clone(),
-        ..StateFile::default()
-    };
+    // What was of the time as a manager stays behind: the managers say anew what counts of it.
+    let kept = Facts { raft_id: 0, store_id: Bytes::new(), ..facts.clone() };
+    let mut file = StateFile { facts: kept, ..StateFile::default() };
     take_over(&mut file, *joined);
     // As a manager it would listen where it did before, whatever the others now call that.
-    file.advertise = facts.advertise;
+    file.facts.advertise = facts.advertise;
     // From here on this is a worker's directory, whatever happens next.
     off_thread(move || file.save(&layout)).await.map_err(|error: StartError| error.to_string())?;
     tracing::info!("this node was demoted: it goes on as a worker, without its log");

@@ -162,6 +162,11 @@ impl Node {
         said.stdout.lines().next_back().unwrap().to_owned()
     }
 
+    /// A directory that was prepared otherwise.
+    pub const fn of(directory: PathBuf) -> Self {
+        Self { directory, address: String::new(), child: None, ready: String::new() }
+    }
+
     pub fn dir(&self) -> &str {
         self.directory.to_str().unwrap()
     }

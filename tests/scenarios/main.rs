@@ -13,6 +13,7 @@
 )]
 
 mod assignments;
+mod certificates;
 mod crashes;
 mod data;
 mod disks;

@@ -42,6 +42,8 @@ pub struct Cluster {
     tick: Duration,
     /// Of members that start from now on; the library's own where nothing is said.
     pub space_marks: Option<(u64, u64)>,
+    /// Of the certificates that members make; the library's own where nothing is said.
+    certificate_life: Option<Duration>,
 }
 
 impl Cluster {
@@ -52,6 +54,10 @@ impl Cluster {
             .tick(self.tick)
             .log_window(self.log_window)
             .stable(Duration::from_millis(200));
+        let builder = match self.certificate_life {
+            Some(life) => builder.certificate_life(life),
+            None => builder,
+        };
         match self.space_marks {
             Some((low, enough)) => builder.space_marks(low, enough),
             None => builder,
@@ -65,7 +71,7 @@ impl Cluster {
             let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         }
         let (root, tick) = (tempfile::tempdir().unwrap(), Duration::from_millis(20));
-        Self { members: Vec::new(), root, log_window: 10_000, tick, space_marks: None }
+        Self { members: Vec::new(), root, log_window: 10_000, tick, space_marks: None, certificate_life: None }
     }
 
     /// This node is one of the members from now on.
@@ -79,16 +85,21 @@ impl Cluster {
     }
 
     pub async fn founded_with_window(log_window: u64) -> Self {
-        Self::founded_with(log_window, Duration::from_millis(20)).await
+        Self::founded_with(log_window, Duration::from_millis(20), None).await
     }
 
     /// A cluster of `count` managers with longer ticks: for what must not depend on how busy the machine is.
     pub async fn unhurried(count: usize, tick: Duration) -> Self {
-        Self::founded_with(10_000, tick).await.grow(count).await
+        Self::founded_with(10_000, tick, None).await.grow(count).await
     }
 
-    async fn founded_with(log_window: u64, tick: Duration) -> Self {
-        let mut cluster = Self { log_window, tick, ..Self::empty() };
+    /// A cluster of `count` managers whose certificates hold for so long.
+    pub async fn with_certificates(count: usize, life: Duration) -> Self {
+        Self::founded_with(10_000, Duration::from_millis(20), Some(life)).await.grow(count).await
+    }
+
+    async fn founded_with(log_window: u64, tick: Duration, certificate_life: Option<Duration>) -> Self {
+        let mut cluster = Self { log_window, tick, certificate_life, ..Self::empty() };
         let directory = cluster.path("m1");
         let node = cluster.builder(&directory, "m1").start(Start::OpenOrInit).await.unwrap();
         node.ready().await.unwrap();

@@ -195,6 +195,49 @@ async fn a_promotion_that_cannot_be_carried_out_says_why_and_the_worker_goes_on(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_nobody_can_reach_gets_no_raft_id_and_whoever_asks_is_told_why() {
+    let cluster = Cluster::founded().await;
+    // Given a worker that says of itself that it is where it is not.
+    let nowhere = closed_port();
+    let start = cluster.joining_as_worker().await;
+    let builder = cluster.builder(&cluster.path("w1"), "w1").advertise(&nowhere);
+    let worker = builder.start(start).await.unwrap();
+    cluster.sees_worker("w1", "ready").await;
+    // When it is promoted.
+    let client = cluster.any().client();
+    client.nodes().promote("w1").detached().await.unwrap();
+    // Then it is told what hinders it, and so is everybody who asks about it.
+    let hindered = eventually("why it waits", || async {
+        let node = client.nodes().inspect("w1").await.ok()?;
+        node.outlook.clone().filter(|outlook| outlook.contains("reach")).map(|_| node)
+    })
+    .await;
+    says(hindered.outlook.as_ref().unwrap(), &["waits", "m1", "could not reach", &nowhere, "--advertise"]);
+    assert!(!hindered.settled && hindered.raft_id == 0);
+    let trouble = eventually("its own word", || async {
+        let trouble = worker.report_of_itself().trouble;
+        (!trouble.is_empty()).then_some(trouble)
+    })
+    .await;
+    says(&trouble, &["could not reach", &nowhere, "stays a worker", "nothing was changed"]);
+    // Nothing was given out for it, however often it asked, and what hinders it is written down once.
+    let before = cluster.any().status().await.revision;
+    tokio::time::sleep(std::time::Duration::from_secs(12)).await;
+    assert_eq!(cluster.any().status().await.revision, before);
+    assert_eq!((worker.role(), record(&cluster, "w1").raft_id), (NodeRole::Worker, 0));
+    // Opened with the right address it becomes a manager, under the first raft id that is given out.
+    worker.shutdown().await;
+    let free = closed_port();
+    let builder = cluster.builder(&cluster.path("w1"), "").listen(&free).advertise(&free);
+    let worker = builder.start(Start::Open).await.unwrap();
+    becomes(&worker, NodeRole::Manager).await;
+    let record = record(&cluster, "w1");
+    assert_eq!((record.raft_id, record.hindrance.as_str(), record.addresses.as_slice()), (2, "", &[free][..]));
+    worker.shutdown().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_demoted_manager_goes_on_as_a_worker_without_its_log_and_may_be_promoted_again() {
     let mut cluster = Cluster::founded().await;
     cluster.join().await;
@@ -344,15 +387,65 @@ async fn a_manager_that_moved_is_found_again_and_so_are_all_of_them_with_one_hin
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_whose_disk_was_wiped_does_not_take_its_old_name_by_itself() {
+async fn a_worker_whose_disk_was_wiped_takes_its_old_name_only_when_it_is_asked_to() {
     let cluster = Cluster::founded().await;
     let worker = cluster.worker("w1").await;
-    worker.shutdown().await;
-    std::fs::remove_dir_all(cluster.path("w1")).unwrap();
-    // The name stands for a node that the cluster still knows.
-    let start = cluster.joining_as_worker().await;
-    let refused = cluster.builder(&cluster.path("w1"), "w1").start(start.clone()).await.unwrap_err();
+    let client = cluster.any().client();
+    client.nodes().update("w1").label("zone", "east").await.unwrap();
+    client.assignments().set("w1", "a", "1").await.unwrap();
+    eventually("the item", || async { worker.report("a", "up").ok() }).await;
+    eventually("its status", || async { client.assignments().reports("w1").await.ok()?.statuses.get("a").cloned() })
+        .await;
+    cluster.sees_worker("w1", "ready").await;
+    let Start::OpenOrJoin { token, managers } = cluster.joining_as_worker().await else { panic!("a join") };
+    let anew = |name: &str| cluster.builder(&cluster.path("anew"), name);
+    // The name stands for a node that the cluster knows: a newcomer does not take it by itself.
+    let refused = anew("w1").join(&token, managers.clone()).await.unwrap_err();
     assert!(matches!(refused, StartError::Refused(_)), "{refused}");
-    says(&refused, &["w1", "taken", "--name"]);
+    says(&refused, &["w1", "taken", "--name", "join --replace --name", "Nothing was changed"]);
+    // Nor is it taken from a node that runs.
+    let refused = anew("w1").join_in_place(&token, managers.clone()).await.unwrap_err();
+    says(&refused, &["w1", "running", "stop it", "Nothing was changed"]);
+    // When its disk is gone, and another one is told to take its place.
+    worker.shutdown().await;
+    std::fs::rename(cluster.path("w1"), cluster.path("old")).unwrap();
+    cluster.sees_worker("w1", "down").await;
+    let manager_token = cluster.token().await;
+    let refused = anew("w1").join_in_place(&manager_token, managers.clone()).await.unwrap_err();
+    says(&refused, &["w1", "worker", "token show worker"]);
+    let id = record(&cluster, "w1").node_id();
+    let prepared = anew("w1").join_in_place(&token, managers.clone()).await.unwrap();
+    assert_eq!((prepared.name.as_str(), prepared.node_id), ("w1", id.unwrap().to_string()));
+    // Asked again the directory is there already, and is not taken for another's.
+    let refused = anew("w1").join_in_place(&token, managers.clone()).await.unwrap_err();
+    says(&refused, &["already holds a node", "quorate run"]);
+    let node = anew("").start(Start::Open).await.unwrap();
+    node.ready().await.unwrap();
+    // Then it is that node: labels, items and what was reported of them are as they were, and work goes on.
+    assert_eq!(record(&cluster, "w1").label("zone"), Some("east"));
+    assert_eq!(cluster.any().status().await.workers.len(), 1);
+    let mut stream = node.assignments();
+    let AssignmentEvent::Complete { items, stale, .. } = next(&mut stream).await else {
+        panic!("a complete set was due")
+    };
+    assert_eq!((items.len(), items[0].id.as_str(), stale), (1, "a", false));
+    node.report("a", "up again").unwrap();
+    eventually("the new status", || async {
+        let reports = client.assignments().reports("w1").await.ok()?;
+        (reports.statuses.get("a")? == "up again").then_some(())
+    })
+    .await;
+    cluster.sees_worker("w1", "ready").await;
+    // The old disk is nobody's any more, and stops by itself.
+    let old = cluster.builder(&cluster.path("old"), "").start(Start::Open).await.unwrap();
+    let StopReason::IdentityRefused(why) = stopped(&old).await else { panic!("it goes on") };
+    says(&why, &["another key", "move the directory aside"]);
+    cluster.sees_worker("w1", "ready").await;
+    // What is no worker's place is not taken: a name that nobody has, and a manager's.
+    let none = cluster.builder(&cluster.path("none"), "w9").join_in_place(&token, managers.clone()).await.unwrap_err();
+    says(&none, &["w9", "without --replace"]);
+    let manager = cluster.builder(&cluster.path("none"), "m1").join_in_place(&token, managers).await.unwrap_err();
+    says(&manager, &["m1", "manager", "quorate node rm m1"]);
+    node.shutdown().await;
     cluster.stop().await;
 }

@@ -1,7 +1,11 @@
 //! Workers: joining, sessions, who is there, and what a worker does without managers.
 
-use quorate::status::NodeRole;
-use quorate::{Error, Start, StopReason};
+use std::time::Duration;
+
+use quorate::status::{ClusterStatus, NodeRole};
+use quorate::testing::{SharedSocket, WorkerSession};
+use quorate::{Error, Node, Start, StopReason};
+use tokio::task::JoinSet;
 
 use crate::support::{Cluster, eventually, says};
 
@@ -53,7 +57,7 @@ async fn a_worker_moves_on_when_its_manager_goes_and_nobody_calls_it_down() {
     let mut cluster = Cluster::of(3).await;
     let worker = cluster.worker("w1").await;
     cluster.sees_worker("w1", "ready").await;
-    let since = |status: &quorate::status::ClusterStatus| status.workers[0].since_ms;
+    let since = |status: &ClusterStatus| status.workers[0].since_ms;
     let before = since(&cluster.any().status().await);
     // When the manager that it has its session with is gone, twice over.
     for _ in 0..2 {
@@ -103,15 +107,90 @@ async fn workers_cost_the_log_nothing_while_they_are_idle() {
         cluster.sees_worker(&format!("w{number}"), "ready").await;
     }
     // When nothing happens for several keep-alives and reports.
-    let applied = |status: quorate::status::ClusterStatus| -> Vec<u64> {
-        status.managers.iter().map(|manager| manager.applied).collect()
-    };
+    let applied =
+        |status: ClusterStatus| -> Vec<u64> { status.managers.iter().map(|manager| manager.applied).collect() };
     let before = applied(cluster.any().status().await);
-    tokio::time::sleep(std::time::Duration::from_secs(8)).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
     // Then no entry came into the log.
     assert_eq!(applied(cluster.any().status().await), before);
     for worker in workers {
         worker.shutdown().await;
+    }
+    cluster.stop().await;
+}
+
+/// Many workers join, and hold their sessions over a few sockets.
+async fn many(cluster: &Cluster, count: usize) -> Vec<WorkerSession> {
+    let Start::OpenOrJoin { token, managers } = cluster.joining_as_worker().await else { panic!("a join") };
+    let mut joining = JoinSet::new();
+    for number in 0..count {
+        let name = format!("w{number}");
+        let builder = cluster.builder(&cluster.path(&name), &name).patience(crate::support::BUDGET);
+        let (token, managers) = (token.clone(), managers.clone());
+        joining.spawn(async move { builder.join(&token, managers).await.unwrap() });
+        if joining.len() >= 8 {
+            joining.join_next().await.unwrap().unwrap();
+        }
+    }
+    joining.join_all().await;
+    let socket = SharedSocket::open(cluster.node(0).address()).unwrap();
+    let mut sessions = Vec::new();
+    for number in 0..count {
+        let session = WorkerSession::start(Node::builder(cluster.path(&format!("w{number}"))), &socket).await.unwrap();
+        sessions.push(session);
+    }
+    sessions
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_of_workers_renew_for_nothing_and_survive_the_leader_and_none_is_told_down() {
+    const COUNT: usize = 200;
+    // Given many workers with sessions, whose certificates hold for a while.
+    let mut cluster = Cluster::with_certificates(3, Duration::from_secs(40)).await;
+    let sessions = many(&cluster, COUNT).await;
+    let presence = |status: &ClusterStatus| -> Vec<(String, &'static str, u64)> {
+        status.workers.iter().map(|worker| (worker.id.clone(), worker.state.word(), worker.since_ms)).collect()
+    };
+    let log = |status: &ClusterStatus| -> Vec<u64> { status.managers.iter().map(|manager| manager.applied).collect() };
+    let before = eventually("all are ready, everywhere", || async {
+        let status = cluster.any().status().await;
+        let ready = status.workers.iter().filter(|worker| worker.state.word() == "ready").count();
+        let held: u64 = status.managers.iter().map(|manager| manager.sessions).sum();
+        let level = log(&status).windows(2).all(|pair| pair[0] == pair[1]);
+        (ready == COUNT && held == COUNT as u64 && level).then_some(status)
+    })
+    .await;
+    // When all of them have renewed their certificates.
+    let first = |number: usize| std::fs::read(cluster.path(&format!("w{number}")).join("node.id")).unwrap();
+    let certificates: Vec<Vec<u8>> = (0..COUNT).map(first).collect();
+    eventually("all have another certificate", || async {
+        (0..COUNT).all(|number| first(number) != certificates[number]).then_some(())
+    })
+    .await;
+    // Then the log is as it was, every session is the first one, and nothing else was written down.
+    let after = cluster.any().status().await;
+    assert_eq!((log(&after), presence(&after)), (log(&before), presence(&before)));
+    assert_eq!(sessions.iter().map(WorkerSession::begun).sum::<u64>(), COUNT as u64);
+    // When the leader dies with its share of the sessions.
+    let leader = cluster.leader().await;
+    let name = cluster.node(leader).name();
+    assert!(sessions.iter().any(|session| session.manager().as_deref() == Some(&name)), "nobody was with {name}");
+    cluster.kill(leader).await;
+    // Then they all find another manager, and all the while nobody was told down or recorded anew.
+    eventually("all have sessions with the others", || async {
+        let elsewhere = |session: &WorkerSession| session.manager().is_some_and(|manager| manager != name);
+        sessions.iter().all(elsewhere).then_some(())
+    })
+    .await;
+    eventually("the new leader has heard of all of them", || async {
+        let status = cluster.any().status().await;
+        let known = status.workers.iter().all(|worker| worker.state.word() != "unknown");
+        (status.leader.is_some() && known).then_some(())
+    })
+    .await;
+    assert_eq!(presence(&cluster.any().status().await), presence(&before));
+    for session in sessions {
+        assert_eq!(session.shutdown().await, StopReason::Asked);
     }
     cluster.stop().await;
 }

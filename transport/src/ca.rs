@@ -20,8 +20,9 @@ use crate::token::CaHash;
 
 /// How long a cluster's root certificate holds.
 const ROOT_VALIDITY: Duration = Duration::from_secs(20 * 365 * 86_400);
-/// How far before its issue a certificate begins: covers clocks that are behind by less.
-const BACKDATE: Duration = Duration::from_secs(3_600);
+/// How far before its issue a certificate begins: covers clocks that are behind its issuer's by less. Twice the hour that must be
+/// survived: the first manager's clock may be ahead while another's is behind.
+pub(crate) const BACKDATE: Duration = Duration::from_secs(2 * 3_600);
 /// Longest signing request that is looked at, bytes.
 const CSR_BYTES_MAX: usize = 16 * 1024;
 
@@ -100,7 +101,7 @@ pub struct ClusterCa {
 }
 
 impl ClusterCa {
-    /// Makes the root of a new cluster. It holds for 20 years from `now`, less the hour it is backdated.
+    /// Makes the root of a new cluster. It holds for 20 years from `now`, less the two hours it is backdated.
     ///
     /// # Errors
     /// No random bits, or signing failed.
@@ -166,7 +167,7 @@ impl ClusterCa {
         CaHash::of(&self.certificate)
     }
 
-    /// Signs the public key of `csr_der` for `subject`, valid from an hour before `now` for `validity` after it, at most as
+    /// Signs the public key of `csr_der` for `subject`, valid from two hours before `now` for `validity` after it, at most as
     /// long as the root itself. Names, extensions and usages asked for in the request are not looked at.
     ///
     /// # Errors

@@ -5,10 +5,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::clock::Clock;
 use crate::codes;
 use crate::dial::{self, ConnectError};
 use crate::greet;
@@ -32,7 +33,7 @@ impl ClientSocket {
     /// # Errors
     /// The machine gave no socket, or there is no runtime.
     pub fn open(towards: SocketAddr) -> Result<Self, ConnectError> {
-        dial::open(towards).map(Self)
+        dial::open_shared(towards).map(Self)
     }
 }
 
@@ -47,11 +48,19 @@ pub struct Connector {
     pub stagger: Duration,
     /// The socket to use; by default each connection has its own.
     pub socket: Option<ClientSocket>,
+    /// The clock that certificates are checked by; default the system's.
+    pub clock: Clock,
 }
 
 impl Default for Connector {
     fn default() -> Self {
-        Self { keep_alive: Duration::from_secs(5), idle: Duration::from_secs(15), stagger: dial::STAGGER, socket: None }
+        Self {
+            keep_alive: Duration::from_secs(5),
+            idle: Duration::from_secs(15),
+            stagger: dial::STAGGER,
+            socket: None,
+            clock: Clock::default(),
+        }
     }
 }
 
@@ -83,8 +92,9 @@ impl Connector {
         hello: Hello,
         timeout: Duration,
     ) -> Result<Connection, ConnectError> {
-        identity.subject().check_time(SystemTime::now()).map_err(ConnectError::OwnCertificate)?;
-        let credentials = Arc::new(Credentials::new(identity).map_err(|error| ConnectError::Local(error.to_string()))?);
+        let credentials = Credentials::new(identity, self.clock);
+        let credentials = Arc::new(credentials.map_err(|error| ConnectError::Local(error.to_string()))?);
+        credentials.check_time().map_err(ConnectError::OwnCertificate)?;
         let hello = Arc::new(hello);
         let (keep_alive, idle, shared) = (self.keep_alive, self.idle, self.socket.clone());
         let (place, inner) = dial::race(addresses, timeout, self.stagger, move |address| {

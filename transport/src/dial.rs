@@ -232,8 +232,17 @@ pub(crate) async fn fresh(
 
 /// An endpoint on a socket of its own, for dialling only.
 pub(crate) fn open(towards: SocketAddr) -> Result<quinn::Endpoint, ConnectError> {
+    on_socket(socket::bind_client(towards))
+}
+
+/// An endpoint on a socket that many connections share, for dialling only.
+pub(crate) fn open_shared(towards: SocketAddr) -> Result<quinn::Endpoint, ConnectError> {
+    on_socket(socket::bind_many(towards))
+}
+
+fn on_socket(socket: std::io::Result<std::net::UdpSocket>) -> Result<quinn::Endpoint, ConnectError> {
     let local = |error: std::io::Error| ConnectError::Local(error.to_string());
-    let socket = socket::bind_client(towards).map_err(local)?;
+    let socket = socket.map_err(local)?;
     let runtime = quinn::default_runtime().ok_or_else(|| ConnectError::Local("no tokio runtime here".to_owned()))?;
     quinn::Endpoint::new(quinn::EndpointConfig::default(), None, socket, runtime).map_err(local)
 }

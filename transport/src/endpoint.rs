@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::ca::CertRole;
+use crate::clock::Clock;
 use crate::codes;
 use crate::greet::{self, GreetError};
 use crate::handler::{Caller, Gate, Handler, Plane};
@@ -67,6 +68,8 @@ pub struct EndpointOptions {
     pub control_queue: QueueLimit,
     /// Append messages waiting per peer, default 1024 or 32 MiB.
     pub append_queue: QueueLimit,
+    /// The clock that certificates are checked by, default the system's.
+    pub clock: Clock,
 }
 
 impl Default for EndpointOptions {
@@ -87,6 +90,7 @@ impl Default for EndpointOptions {
             join_refill: Duration::from_secs(1),
             control_queue: QueueLimit { messages: 4_096, bytes: 4 * 1024 * 1024 },
             append_queue: QueueLimit { messages: 1_024, bytes: 32 * 1024 * 1024 },
+            clock: Clock::default(),
         }
     }
 }
@@ -113,6 +117,8 @@ pub(crate) struct Shared {
     pub(crate) handler: Arc<dyn Handler>,
     pub(crate) credentials: CredentialSlot,
     pub(crate) options: EndpointOptions,
+    /// Of every connection that is taken.
+    accept_transport: Arc<quinn::TransportConfig>,
     pub(crate) instance: u64,
     pub(crate) registry: Registry,
     pub(crate) join_limit: RateLimit,
@@ -213,9 +219,10 @@ impl Endpoint {
     pub fn bind(config: EndpointConfig) -> Result<Self, BindError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_none| BindError::NoRuntime)?;
         let udp = socket::bind(config.listen)?;
-        let credentials = CredentialSlot::new(config.identity)?;
+        let credentials = CredentialSlot::new(config.identity, config.options.clock)?;
         let mut server = quinn::ServerConfig::with_crypto(credentials.current().server(&Verdict::default())?);
-        server.transport_config(socket::accept_transport(&config.options));
+        let accept_transport = socket::accept_transport(&config.options);
+        server.transport_config(Arc::clone(&accept_transport));
         let address = |source| BindError::Address { address: config.listen, source };
         let quinn = quinn::Endpoint::new(
             socket::endpoint_config(&config.seed),
@@ -239,6 +246,7 @@ impl Endpoint {
             runtime,
             tasks: Mutex::new(Some(JoinSet::new())),
             closed: watch::Sender::new(false),
+            accept_transport,
             options,
         });
         shared.spawn_vital("takes incoming connections", accept_loop(shared.clone()));
@@ -338,7 +346,7 @@ async fn serve(shared: Arc<Shared>, incoming: quinn::Incoming, permit: OwnedSema
         }
     };
     let mut config = quinn::ServerConfig::with_crypto(crypto);
-    config.transport_config(socket::accept_transport(&shared.options));
+    config.transport_config(Arc::clone(&shared.accept_transport));
     let Ok(connecting) = incoming.accept_with(Arc::new(config)) else { return };
     let connection = match tokio::time::timeout_at(deadline, connecting).await {
         Ok(Ok(connection)) => connection,
@@ -395,6 +403,9 @@ async fn serve(shared: Arc<Shared>, incoming: quinn::Incoming, permit: OwnedSema
         }
     };
     drop(permit);
+    if greeted.caller.role != CertRole::Worker {
+        socket::allow_many_requests(&connection);
+    }
     if plane == Plane::Peer {
         // Whether it was taken or a better connection was kept: nothing is left to do here.
         let _ = peers::start(&shared, connection, greeted, false);

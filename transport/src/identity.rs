@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quorate_core::id::{ClusterId, NodeId};
 use rcgen::{CertificateParams, PKCS_ED25519, PublicKeyData};
@@ -169,6 +169,17 @@ impl Subject {
         } else {
             Ok(())
         }
+    }
+
+    /// When it was issued, by its issuer's clock: it begins somewhat before that.
+    pub fn issued(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(self.not_before) + crate::ca::BACKDATE
+    }
+
+    /// How long it holds from its issue.
+    pub fn life(&self) -> Duration {
+        let end = UNIX_EPOCH + Duration::from_secs(self.not_after);
+        end.duration_since(self.issued()).unwrap_or_default()
     }
 
     /// The part that a CA decides.

@@ -6,13 +6,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
 use quorate_core::id::{ClusterId, Lineage, NodeId, RaftId, StoreId};
 use rustls_pki_types::CertificateDer;
 
+use crate::clock::Clock;
 use crate::dial::{self, ConnectError};
 use crate::frame::{self, FrameKind};
 use crate::hello::{PROTOCOL_MAX, PROTOCOL_MIN, Refused};
@@ -52,11 +53,13 @@ pub struct JoinRequest {
     /// Not a newcomer: a node of the cluster that wants a certificate for the role it has now. What counts is that its
     /// request is signed by the key in its record; there is no secret.
     pub renewal: bool,
+    /// A newcomer that takes over the name, and everything that goes by it, of a worker whose disk is gone.
+    pub in_place: bool,
 }
 
 impl JoinRequest {
-    /// A request with the versions of this build and the clock of now.
-    pub fn new(token: &JoinToken, csr: Vec<u8>, node_id: NodeId) -> Self {
+    /// A request with the versions of this build and what the clock says now.
+    pub fn new(token: &JoinToken, csr: Vec<u8>, node_id: NodeId, clock: Clock) -> Self {
         Self {
             secret: token.secret().clone(),
             csr,
@@ -68,15 +71,16 @@ impl JoinRequest {
             protocol_max: PROTOCOL_MAX,
             command_version: 0,
             software: String::new(),
-            unix_seconds: unix_seconds(SystemTime::now()),
+            unix_seconds: unix_seconds(clock.now()),
             renewal: false,
+            in_place: false,
         }
     }
 
     /// A request of a node of the cluster for a new certificate, see [`JoinRequest::renewal`].
-    pub fn renewal(csr: Vec<u8>, node_id: NodeId) -> Self {
+    pub fn renewal(csr: Vec<u8>, node_id: NodeId, clock: Clock) -> Self {
         let nothing = JoinToken::new(CaHash::of(&CertificateDer::from(&[][..])), TokenSecret::from_bytes([0; 16]));
-        Self { renewal: true, ..Self::new(&nothing, csr, node_id) }
+        Self { renewal: true, ..Self::new(&nothing, csr, node_id, clock) }
     }
 
     fn to_wire(&self) -> proto::JoinRequest {
@@ -93,6 +97,7 @@ impl JoinRequest {
             software: self.software.clone(),
             unix_seconds: self.unix_seconds,
             renewal: self.renewal,
+            in_place: self.in_place,
         }
     }
 
@@ -111,6 +116,7 @@ impl JoinRequest {
             software: wire.software,
             unix_seconds: wire.unix_seconds,
             renewal: wire.renewal,
+            in_place: wire.in_place,
         })
     }
 }
@@ -330,9 +336,10 @@ pub async fn join(
     token: &JoinToken,
     request: JoinRequest,
     timeout: Duration,
+    clock: Clock,
 ) -> Result<Joined, JoinError> {
     let request = JoinRequest { secret: token.secret().clone(), ..request };
-    ask(addresses, *token.ca_hash(), request, timeout).await
+    ask(addresses, *token.ca_hash(), request, timeout, clock).await
 }
 
 /// Asks for a new certificate for the role that the node has now, by a request that the key in its record has signed. Works
@@ -347,8 +354,9 @@ pub async fn renew(
     ca: CaHash,
     request: JoinRequest,
     timeout: Duration,
+    clock: Clock,
 ) -> Result<Joined, JoinError> {
-    ask(addresses, ca, request, timeout).await
+    ask(addresses, ca, request, timeout, clock).await
 }
 
 async fn ask(
@@ -356,10 +364,11 @@ async fn ask(
     pinned: CaHash,
     request: JoinRequest,
     timeout: Duration,
+    clock: Clock,
 ) -> Result<Joined, JoinError> {
     let deadline = tokio::time::Instant::now() + timeout;
     let (_, dialled) = dial::race(addresses, timeout, dial::STAGGER, |address| async move {
-        dial::fresh(address, timeout, |verdict| tls::join_client(pinned, verdict)).await
+        dial::fresh(address, timeout, |verdict| tls::join_client(pinned, clock, verdict)).await
     })
     .await?;
     let (endpoint, connection) = (dialled.endpoint, dialled.connection);
@@ -393,7 +402,7 @@ async fn ask(
     drop(endpoint);
     match reply? {
         JoinReply::Refused(refused) => Err(JoinError::Refused(refused)),
-        JoinReply::Joined(joined) => accept_reply(&pinned, *joined),
+        JoinReply::Joined(joined) => accept_reply(&pinned, *joined, clock),
     }
 }
 
@@ -405,7 +414,7 @@ fn join_failure(error: &quinn::ConnectionError, address: SocketAddr) -> JoinErro
     }
 }
 
-fn accept_reply(pinned: &CaHash, joined: Joined) -> Result<Joined, JoinError> {
+fn accept_reply(pinned: &CaHash, joined: Joined, clock: Clock) -> Result<Joined, JoinError> {
     let ca = CertificateDer::from(joined.ca_certificate.as_slice());
     if CaHash::of(&ca) != *pinned {
         return Err(JoinError::BadReply("its CA certificate is not the one that the token names".to_owned()));
@@ -415,7 +424,7 @@ fn accept_reply(pinned: &CaHash, joined: Joined) -> Result<Joined, JoinError> {
     if subject.cluster != joined.cluster_id || subject.node_id != joined.node_id {
         return Err(JoinError::BadReply("its certificate names another cluster or node".to_owned()));
     }
-    subject.check_time(SystemTime::now()).map_err(|problem| JoinError::BadReply(problem.to_string()))?;
+    subject.check_time(clock.now()).map_err(|problem| JoinError::BadReply(problem.to_string()))?;
     Ok(joined)
 }
 

@@ -16,6 +16,7 @@ pub mod frame;
 
 mod ca;
 mod client;
+mod clock;
 mod codes;
 mod dial;
 mod dialback;
@@ -58,6 +59,7 @@ pub mod api {
 
 pub use ca::{CaError, CertRole, CertSubject, ClusterCa};
 pub use client::{ClientSocket, Connection, Connector};
+pub use clock::Clock;
 pub use dial::ConnectError;
 pub use dialback::DialBack;
 pub use endpoint::{Endpoint, EndpointConfig, EndpointOptions};

@@ -327,7 +327,7 @@ async fn dial_loop(shared: Arc<Shared>, target: PeerAddress, wake: Arc<Notify>, 
 
 async fn dial_once(shared: &Arc<Shared>, target: &PeerAddress, ours: Hello) -> Result<(), ConnectError> {
     let credentials = shared.credentials.current();
-    credentials.identity.subject().check_time(std::time::SystemTime::now()).map_err(ConnectError::OwnCertificate)?;
+    credentials.check_time().map_err(ConnectError::OwnCertificate)?;
     let timeout = shared.options.handshake_deadline;
     let (node, expected) = (target.node_id, target.raft_id);
     let ours = Arc::new(ours);

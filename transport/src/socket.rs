@@ -24,8 +24,12 @@ const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
 /// Unacknowledged bytes of one connection: more than append and snapshot stream together may have under way.
 const SEND_WINDOW: u64 = 16 * 1024 * 1024;
-/// Requests in flight on one connection.
+/// Requests in flight on one connection. QUIC keeps an entry for each stream that the other side may open, whether it does or
+/// not: 1024 cost about 90 KiB.
 const BIDI_STREAMS: u32 = 1024;
+/// As long as it is not known who calls, and on a worker's connection, of which a manager may have thousands: its session,
+/// and a few requests beside it.
+const BIDI_STREAMS_FEW: u32 = 32;
 /// Lanes; snapshots and requests are bidirectional.
 const UNI_STREAMS: u32 = 8;
 
@@ -105,6 +109,14 @@ pub(crate) fn bind_client(target: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
+/// A socket that carries the connections of many clients, with buffers like a node's: what comes for all of them comes here.
+pub(crate) fn bind_many(target: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::from(bind_client(target)?);
+    // Best effort: the kernel clips to its own limits.
+    let _ = socket.set_recv_buffer_size(UDP_BUFFER_BYTES).and(socket.set_send_buffer_size(UDP_BUFFER_BYTES));
+    Ok(socket.into())
+}
+
 /// Reset key and connection ids out of the node's seed: after a restart the same node recognises packets of connections
 /// that it no longer has, and tells the sender so at once instead of leaving it to the idle timeout.
 pub(crate) fn endpoint_config(seed: &[u8; 32]) -> EndpointConfig {
@@ -121,7 +133,7 @@ pub(crate) fn endpoint_config(seed: &[u8; 32]) -> EndpointConfig {
     config
 }
 
-fn transport(idle: Duration, keep_alive: Option<Duration>) -> TransportConfig {
+fn transport(idle: Duration, keep_alive: Option<Duration>, bidi: u32, uni: u32) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         // A configured time over 2^62 ms does not exist; then there is none.
@@ -132,8 +144,8 @@ fn transport(idle: Duration, keep_alive: Option<Duration>) -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(SEND_WINDOW)
-        .max_concurrent_bidi_streams(VarInt::from_u32(BIDI_STREAMS))
-        .max_concurrent_uni_streams(VarInt::from_u32(UNI_STREAMS))
+        .max_concurrent_bidi_streams(VarInt::from_u32(bidi))
+        .max_concurrent_uni_streams(VarInt::from_u32(uni))
         // Many short streams of one priority: first come, first served is cheaper and as fair.
         .send_fairness(false)
         // Datagrams are not used.
@@ -143,16 +155,21 @@ fn transport(idle: Duration, keep_alive: Option<Duration>) -> TransportConfig {
 
 /// What a manager uses that dials a manager.
 pub(crate) fn peer_transport(options: &EndpointOptions) -> Arc<TransportConfig> {
-    Arc::new(transport(options.peer_idle, Some(options.peer_keep_alive)))
+    Arc::new(transport(options.peer_idle, Some(options.peer_keep_alive), BIDI_STREAMS, UNI_STREAMS))
 }
 
-/// What a client uses.
+/// What a client uses. Nobody opens a stream to a client.
 pub(crate) fn client_transport(keep_alive: Duration, idle: Duration) -> Arc<TransportConfig> {
-    Arc::new(transport(idle, Some(keep_alive)))
+    Arc::new(transport(idle, Some(keep_alive), 0, 0))
 }
 
 /// What the accepting side uses: the plane is not known when it is needed. Of two idle timeouts the shorter holds, so a
 /// peer's 5 s win; the dialler sends the keep-alives.
 pub(crate) fn accept_transport(options: &EndpointOptions) -> Arc<TransportConfig> {
-    Arc::new(transport(options.client_idle.max(options.peer_idle), None))
+    Arc::new(transport(options.client_idle.max(options.peer_idle), None, BIDI_STREAMS_FEW, UNI_STREAMS))
+}
+
+/// The caller is known, and one that asks much.
+pub(crate) fn allow_many_requests(connection: &quinn::Connection) {
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(BIDI_STREAMS));
 }

@@ -20,6 +20,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherEr
 use sha2::{Digest as _, Sha256};
 
 use crate::ca::CertRole;
+use crate::clock::Clock;
 use crate::handler::Plane;
 use crate::identity::{CertificateProblem, Identity, KeyPair, Subject, dns_name};
 use crate::token::CaHash;
@@ -78,21 +79,27 @@ fn roots(ca: &CertificateDer<'_>) -> Result<Arc<RootCertStore>, TlsError> {
 /// What an endpoint shows and trusts at one moment.
 pub(crate) struct Credentials {
     pub(crate) identity: Arc<Identity>,
+    clock: Clock,
     roots: Arc<RootCertStore>,
     certified: Arc<CertifiedKey>,
 }
 
 impl Credentials {
-    pub(crate) fn new(identity: Arc<Identity>) -> Result<Self, TlsError> {
+    pub(crate) fn new(identity: Arc<Identity>, clock: Clock) -> Result<Self, TlsError> {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key().pkcs8_der().to_vec()));
         let key = provider().key_provider.load_private_key(key).map_err(TlsError::of)?;
         // The root travels with the certificate: a newcomer finds in the chain what its token names.
         let chain = vec![identity.certificate().clone(), identity.ca().clone()];
-        Ok(Self { roots: roots(identity.ca())?, certified: Arc::new(CertifiedKey::new(chain, key)), identity })
+        Ok(Self { roots: roots(identity.ca())?, certified: Arc::new(CertifiedKey::new(chain, key)), identity, clock })
     }
 
     fn cluster(&self) -> ClusterId {
         self.identity.subject().cluster
+    }
+
+    /// Whether the own certificate holds now: one that does not need not be shown to anybody.
+    pub(crate) fn check_time(&self) -> Result<(), CertificateProblem> {
+        self.identity.subject().check_time(self.clock.now())
     }
 
     /// For one incoming connection; the verdict is that connection's own.
@@ -103,7 +110,7 @@ impl Credentials {
             .build()
             .map_err(TlsError::of)?;
         let verifier = ClientVerifier { inner, cluster: self.cluster(), verdict: verdict.clone() };
-        let mut config = rustls::ServerConfig::builder_with_provider(provider())
+        let mut config = rustls::ServerConfig::builder_with_details(provider(), Arc::new(self.clock))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(TlsError::of)?
             .with_client_cert_verifier(Arc::new(verifier))
@@ -129,15 +136,16 @@ impl Credentials {
             node,
             verdict: verdict.clone(),
         };
-        let config = client_builder(verifier)?.with_client_cert_resolver(Arc::new(Own(self.certified.clone())));
+        let config =
+            client_builder(verifier, self.clock)?.with_client_cert_resolver(Arc::new(Own(self.certified.clone())));
         finish_client(config, plane.alpn())
     }
 }
 
 /// For a newcomer: no certificate of its own, and only the pinned CA is good enough.
-pub(crate) fn join_client(pinned: CaHash, verdict: &Verdict) -> Result<Arc<QuicClientConfig>, TlsError> {
+pub(crate) fn join_client(pinned: CaHash, clock: Clock, verdict: &Verdict) -> Result<Arc<QuicClientConfig>, TlsError> {
     let verifier = ServerVerifier { trust: Trust::Pinned(pinned), cluster: None, node: None, verdict: verdict.clone() };
-    finish_client(client_builder(verifier)?.with_no_client_auth(), Plane::Join.alpn())
+    finish_client(client_builder(verifier, clock)?.with_no_client_auth(), Plane::Join.alpn())
 }
 
 /// For a newcomer that is dialled back: it shows nothing but the key of its join request.
@@ -163,7 +171,8 @@ pub(crate) fn dial_back_server(
 /// For a manager that dials a newcomer back: only the holder of this key is good enough.
 pub(crate) fn dial_back_client(key: [u8; 32], verdict: &Verdict) -> Result<Arc<QuicClientConfig>, TlsError> {
     let verifier = ServerVerifier { trust: Trust::Key(key), cluster: None, node: None, verdict: verdict.clone() };
-    finish_client(client_builder(verifier)?.with_no_client_auth(), DIAL_BACK_ALPN)
+    // The key is all that is looked at: no clock counts.
+    finish_client(client_builder(verifier, Clock::default())?.with_no_client_auth(), DIAL_BACK_ALPN)
 }
 
 /// The handshake itself proves that the other side holds the private half.
@@ -176,8 +185,9 @@ fn check_key(end_entity: &CertificateDer<'_>, digest: &[u8; 32]) -> Result<(), C
 
 fn client_builder(
     verifier: ServerVerifier,
+    clock: Clock,
 ) -> Result<rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert>, TlsError> {
-    Ok(rustls::ClientConfig::builder_with_provider(provider())
+    Ok(rustls::ClientConfig::builder_with_details(provider(), Arc::new(clock))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(TlsError::of)?
         .dangerous()
@@ -195,8 +205,8 @@ fn finish_client(mut config: rustls::ClientConfig, alpn: &[u8]) -> Result<Arc<Qu
 pub(crate) struct CredentialSlot(RwLock<Arc<Credentials>>);
 
 impl CredentialSlot {
-    pub(crate) fn new(identity: Arc<Identity>) -> Result<Self, TlsError> {
-        Ok(Self(RwLock::new(Arc::new(Credentials::new(identity)?))))
+    pub(crate) fn new(identity: Arc<Identity>, clock: Clock) -> Result<Self, TlsError> {
+        Ok(Self(RwLock::new(Arc::new(Credentials::new(identity, clock)?))))
     }
 
     pub(crate) fn current(&self) -> Arc<Credentials> {
@@ -204,7 +214,7 @@ impl CredentialSlot {
     }
 
     pub(crate) fn replace(&self, identity: Arc<Identity>) -> Result<(), TlsError> {
-        let fresh = Arc::new(Credentials::new(identity)?);
+        let fresh = Arc::new(Credentials::new(identity, self.current().clock)?);
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }

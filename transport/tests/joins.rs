@@ -17,7 +17,7 @@ fn join_request(token: &JoinToken, key: &KeyPair) -> JoinRequest {
     JoinRequest {
         name: "n5".into(),
         advertise: "0.0.0.0:4701".into(),
-        ..JoinRequest::new(token, key.csr().unwrap(), node_id(5))
+        ..JoinRequest::new(token, key.csr().unwrap(), node_id(5), Clock::default())
     }
 }
 
@@ -27,7 +27,7 @@ async fn a_newcomer_with_the_token_gets_a_certificate_that_works() {
     let mut node = Setup::new(&cluster, 1).start();
     let (token, key) = (cluster.token(), KeyPair::generate().unwrap());
     let addresses = [closed_port().to_string(), node.address.clone()];
-    let joining = join(&addresses, &token, join_request(&token, &key), PATIENCE);
+    let joining = join(&addresses, &token, join_request(&token, &key), PATIENCE, Clock::default());
     let serving = async {
         let (source, request, reply) = node.newcomer().await;
         assert!(source.ip().is_loopback());
@@ -67,7 +67,9 @@ async fn a_token_of_another_ca_sends_nothing_to_the_manager() {
     let mut node = Setup::new(&cluster, 1).start();
     let (token, key) = (other.token(), KeyPair::generate().unwrap());
     let error =
-        join(std::slice::from_ref(&node.address), &token, join_request(&token, &key), PATIENCE).await.unwrap_err();
+        join(std::slice::from_ref(&node.address), &token, join_request(&token, &key), PATIENCE, Clock::default())
+            .await
+            .unwrap_err();
     assert!(
         matches!(&error, JoinError::Connect(ConnectError::Certificate { problem: CertificateProblem::NotPinned, .. })),
         "{error:?}"
@@ -83,7 +85,7 @@ async fn a_refused_token_is_told_as_such_and_a_silent_manager_leaves_it_unknown(
     let key = KeyPair::generate().unwrap();
     let wrong = JoinToken::new(cluster.ca.hash(), TokenSecret::from_bytes([1; 16]));
     let addresses = [node.address.clone()];
-    let joining = join(&addresses, &wrong, join_request(&wrong, &key), PATIENCE);
+    let joining = join(&addresses, &wrong, join_request(&wrong, &key), PATIENCE, Clock::default());
     let serving = async {
         let (_, request, reply) = node.newcomer().await;
         assert!(!request.secret.matches(cluster.token().secret().expose()));
@@ -91,7 +93,7 @@ async fn a_refused_token_is_told_as_such_and_a_silent_manager_leaves_it_unknown(
     };
     let (refused, ()) = within("the join", async { tokio::join!(joining, serving) }).await;
     assert_eq!(refused, Err(JoinError::Refused(JoinRefused::BadToken)));
-    let joining = join(&addresses, &wrong, join_request(&wrong, &key), PATIENCE);
+    let joining = join(&addresses, &wrong, join_request(&wrong, &key), PATIENCE, Clock::default());
     let dropping = async { drop(node.newcomer().await) };
     let (unknown, ()) = within("the join", async { tokio::join!(joining, dropping) }).await;
     assert!(matches!(unknown, Err(JoinError::Unknown(_))), "{unknown:?}");
@@ -104,7 +106,7 @@ async fn a_reply_with_another_ca_or_for_another_node_is_not_accepted() {
     let (token, key) = (cluster.token(), KeyPair::generate().unwrap());
     for (ca, named) in [(&other.ca, 5), (&cluster.ca, 6)] {
         let addresses = [node.address.clone()];
-        let joining = join(&addresses, &token, join_request(&token, &key), PATIENCE);
+        let joining = join(&addresses, &token, join_request(&token, &key), PATIENCE, Clock::default());
         let serving = async {
             let (_, request, reply) = node.newcomer().await;
             let subject = CertSubject { cluster: cluster.id, node_id: node_id(named), role: CertRole::Worker };
@@ -137,7 +139,7 @@ async fn one_source_may_not_try_tokens_without_end() {
     let (token, key) = (cluster.token(), KeyPair::generate().unwrap());
     let addresses = [node.address.clone()];
     for _ in 0..2 {
-        let joining = join(&addresses, &token, join_request(&token, &key), PATIENCE);
+        let joining = join(&addresses, &token, join_request(&token, &key), PATIENCE, Clock::default());
         let serving = async {
             let (_, _, reply) = node.newcomer().await;
             reply.send(JoinReply::Refused(JoinRefused::BadToken)).unwrap();
@@ -145,7 +147,7 @@ async fn one_source_may_not_try_tokens_without_end() {
         let (refused, ()) = within("the join", async { tokio::join!(joining, serving) }).await;
         assert_eq!(refused, Err(JoinError::Refused(JoinRefused::BadToken)));
     }
-    let third = join(&addresses, &token, join_request(&token, &key), PATIENCE).await;
+    let third = join(&addresses, &token, join_request(&token, &key), PATIENCE, Clock::default()).await;
     assert_eq!(third, Err(JoinError::Refused(JoinRefused::RateLimited)));
     assert!(node.events.try_recv().is_err(), "the handler was not asked");
 }

@@ -130,6 +130,9 @@ pub struct NodeRecord {
     /// Promoted by the leader in place of a lost voter: taken back when it does not catch up.
     #[prost(bool, tag = "18")]
     pub stands_in: bool,
+    /// Why it is no manager yet though it is asked to be one, as the manager said that refused it; for people.
+    #[prost(string, tag = "19")]
+    pub hindrance: String,
 }
 
 impl NodeRecord {

@@ -109,7 +109,9 @@ Example:
   quorate run --data-dir /var/lib/quorate
   quorate join --data-dir /var/lib/quorate --name w1 --token @worker-token --manager 10.0.0.1:4701   # a worker
   quorate join --replace --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # store damaged
-  quorate join --replace --token @token --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # fenced, or removed")]
+  quorate join --replace --token @token --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # fenced, or removed
+  quorate join --replace --name w1 --token @worker-token --data-dir /var/lib/quorate \\
+    --manager 10.0.0.1:4701                                         # a worker whose disk is gone")]
     Join(Join),
     /// Run a prepared node in the foreground
     #[command(after_help = "\

@@ -51,8 +51,10 @@ pub(crate) struct Join {
     pub(crate) token: Option<String>,
     /// Come back with a fresh store under a new raft id; the old store is moved aside, not deleted. Without --token, by the
     /// node's own certificate, when the store is damaged or gone; with --token also when the cluster has left this node
-    /// behind: lost or fenced by a recovery, or removed (a worker, too). Name and address stay as recorded
-    #[arg(long, conflicts_with_all = ["name", "run"])]
+    /// behind: lost or fenced by a recovery, or removed (a worker, too). Name and address stay as recorded. With --token and --name on
+    /// an empty directory: take the place of the worker of that name, whose disk is gone for good; its labels and assignments
+    /// stay, and the old disk is refused from then on
+    #[arg(long, conflicts_with = "run")]
     pub(crate) replace: bool,
     /// Managers of the cluster, comma separated; one that answers is enough
     #[arg(long = "manager", value_name = "HOST:PORT[,..]", value_delimiter = ',', required = true)]
@@ -85,6 +87,10 @@ pub(crate) struct Run {
     /// Where the others reach it from now on, if it has moved and that is not the address it listens on
     #[arg(long, value_name = "ADDR")]
     pub(crate) advertise: Option<String>,
+    /// How many seconds the certificates hold that this manager makes
+    #[cfg(feature = "testing")]
+    #[arg(long, value_name = "SECONDS", hide = true)]
+    pub(crate) certificate_life: Option<u64>,
     #[command(flatten)]
     pub(crate) log: LogOptions,
 }

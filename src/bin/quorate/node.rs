@@ -83,6 +83,9 @@ pub(crate) async fn init(init: Init, global: &Global, output: Output) -> Result<
 
 pub(crate) async fn join(join: Join, global: &Global, output: Output) -> Result<(), Failure> {
     let directory = directory(global)?;
+    if join.replace && join.name.is_some() {
+        return take_place(directory, join, global, output).await;
+    }
     if join.replace {
         let builder = builder(directory, join.listen, join.advertise, None).patience(global.timeout());
         let prepared = match &join.token {
@@ -116,6 +119,23 @@ pub(crate) async fn join(join: Join, global: &Global, output: Output) -> Result<
     output.line(&format!("next: quorate run --data-dir {}", directory.display()))
 }
 
+/// `join --replace --name`: the place of a worker whose disk is gone.
+async fn take_place(directory: &Path, join: Join, global: &Global, output: Output) -> Result<(), Failure> {
+    let Some(argument) = join.token else {
+        return Err(Failure::usage(
+            "--replace with --name takes the place of a worker whose disk is gone, and needs its role's token: --token TOKEN. Without --name, --replace brings this very node back",
+        ));
+    };
+    let builder = builder(directory, join.listen, join.advertise, join.name).patience(global.timeout());
+    let prepared = Box::pin(builder.join_in_place(&token(&argument)?, join.managers)).await?;
+    if output.json {
+        return output.document(&prepared_json(&prepared));
+    }
+    output.line(&format!("took the place of {}; {}", prepared.name, described(&prepared)))?;
+    output.line("its labels and assignments are as they were; the disk it had before is refused from now on")?;
+    output.line(&format!("next: quorate run --data-dir {}", directory.display()))
+}
+
 pub(crate) async fn run(run: Run, global: &Global, output: Output) -> Result<(), Failure> {
     let mut builder = builder(directory(global)?, run.listen, run.advertise, None);
     for manager in run.managers {
@@ -126,6 +146,10 @@ pub(crate) async fn run(run: Run, global: &Global, output: Output) -> Result<(),
     }
     if let Some(address) = run.address {
         builder = builder.advertise(address);
+    }
+    #[cfg(feature = "testing")]
+    if let Some(seconds) = run.certificate_life {
+        builder = builder.certificate_life(std::time::Duration::from_secs(seconds));
     }
     run_on(builder, Start::Open, &run.log, output).await
 }

@@ -118,6 +118,8 @@ impl Service {
         let mut words = outlook.text(|id| self.name_of(id));
         if outlook.waits_for_somebody() && (node.removing || node.role == i32::from(Role::Worker)) {
             words = format!("{words}; `quorate node promote {}` takes the wish back", display_name(node));
+        } else if outlook == Outlook::Enrolling && !node.hindrance.is_empty() {
+            words = format!("waits: {}", node.hindrance);
         }
         Some((outlook, words))
     }

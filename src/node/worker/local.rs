@@ -68,7 +68,10 @@ impl Gate for Socket {
 
     fn hello(&self) -> Hello {
         let lineage = self.work.current().lineage.clone();
-        Hello { raft_id: RaftId(0), ..Hello::client(self.file.cluster(), self.file.node(), lineage, SOFTWARE) }
+        Hello {
+            raft_id: RaftId(0),
+            ..Hello::client(self.file.facts.cluster(), self.file.facts.node(), lineage, SOFTWARE)
+        }
     }
 }
 

@@ -1,10 +1,14 @@
 //! A node as a worker: one session with one of the managers, and what it needs besides.
 //!
-//! Owns the worker's thread with its small runtime, and how it ends. The session itself is [`session`], the local socket is
-//! [`local`]. Started and ended by the supervisor.
+//! Owns the worker's thread with its small runtime, and how it ends. The session itself is [`session`], its certificate [`standing`], the local
+//! socket [`local`]. Started and ended by the supervisor.
 
+#[cfg(feature = "testing")]
+mod fleet;
+mod items;
 mod local;
 mod session;
+mod standing;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -24,9 +28,11 @@ use super::work::Work;
 use crate::client::CallError;
 use crate::status::{NodeReport, NodeRole, SessionReport};
 
+#[cfg(feature = "testing")]
+pub use fleet::{SharedSocket, WorkerSession};
 pub(super) use session::Times;
 #[cfg(feature = "manager")]
-pub(super) use session::ask_standing;
+pub(super) use standing::ask_standing;
 
 /// Why a worker's runtime ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +50,8 @@ pub(super) struct Link {
     pub(super) connection: Option<Connection>,
     /// The manager at the other end, by name; empty until it has said who it is.
     pub(super) manager: String,
+    /// Sessions that have begun in this process.
+    pub(super) begun: u64,
     /// Since when.
     pub(super) since: Option<Instant>,
     /// Why there is none, or what keeps it from becoming a manager.
@@ -181,9 +189,9 @@ fn report(file: &StateFile, link: &Link, work: &Work) -> NodeReport {
         for_ms: link.since.map_or(0, |since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)),
     });
     NodeReport {
-        id: file.node().to_string(),
-        name: file.display_name(),
-        cluster_id: file.cluster().to_string(),
+        id: file.facts.node().to_string(),
+        name: file.facts.display_name(),
+        cluster_id: file.facts.cluster().to_string(),
         role: NodeRole::Worker,
         session,
         assignments_revision: set.known.then_some(set.revision),

@@ -1,0 +1,179 @@
+//! The managers, real processes, and what they cost. They end when this is dropped.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::Told;
+
+/// Memory and processor time of a process.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Usage {
+    pub(crate) mebibytes: f64,
+    pub(crate) cpu: Duration,
+}
+
+/// As the system counts them.
+pub(crate) fn usage_of(pid: u32) -> Usage {
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let rss = read("status").lines().find_map(|line| {
+        let kib = line.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()?;
+        Some(kib / 1024.0)
+    });
+    let stat = read("stat");
+    // After the name in parentheses: state is the first field, user and system time the 12th and 13th, in hundredths.
+    let fields: Vec<&str> =
+        stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+    Usage { mebibytes: rss.unwrap_or(0.0), cpu: Duration::from_millis((ticks(11) + ticks(12)) * 10) }
+}
+
+struct Manager {
+    name: String,
+    address: String,
+    child: Option<Child>,
+}
+
+/// The processes; they go when this is dropped.
+pub(crate) struct Managers {
+    binary: PathBuf,
+    place: TempDir,
+    managers: Vec<Manager>,
+    /// Of the certificates that they make, seconds.
+    life: Option<u64>,
+}
+
+impl Drop for Managers {
+    fn drop(&mut self) {
+        for manager in &mut self.managers {
+            if let Some(mut child) = manager.child.take() {
+                let _gone_already = child.kill();
+                let _gone_already = child.wait();
+            }
+        }
+    }
+}
+
+fn beside() -> Told<PathBuf> {
+    let own = std::env::current_exe().map_err(|error| error.to_string())?;
+    let release = own.parent().and_then(Path::parent).ok_or("this program has no directory")?;
+    Ok(release.join("quorate"))
+}
+
+impl Managers {
+    /// Three managers, each with its directory, one after the other.
+    pub(crate) fn start(binary: Option<&Path>, life: Option<u64>) -> Told<Self> {
+        let binary = binary.map_or_else(beside, |path| Ok(path.to_owned()))?;
+        let place =
+            tempfile::Builder::new().prefix("quorate-sessions-").tempdir().map_err(|error| error.to_string())?;
+        let mut managers = Self { binary, place, managers: Vec::new(), life };
+        for number in 1..=3 {
+            managers.prepare(number)?;
+            managers.run(number - 1)?;
+        }
+        Ok(managers)
+    }
+
+    fn directory(&self, name: &str) -> PathBuf {
+        self.place.path().join(name)
+    }
+
+    pub(crate) fn operator(&self) -> PathBuf {
+        self.directory("n1").join("operator.id")
+    }
+
+    /// In the order of [`usage`](Self::usage).
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.managers.iter().map(|manager| manager.name.as_str())
+    }
+
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.managers.iter().map(|manager| manager.address.clone()).collect()
+    }
+
+    fn quorate(&self, directory: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).arg("--data-dir").arg(directory).stdin(Stdio::null());
+        command
+    }
+
+    fn done(mut command: Command) -> Told<String> {
+        let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)))
+    }
+
+    fn prepare(&mut self, number: usize) -> Told<()> {
+        let name = format!("n{number}");
+        let directory = self.directory(&name);
+        let common = ["--listen", "127.0.0.1:0", "--name", &name, "--json"];
+        let made = if let Some(first) = self.managers.first() {
+            let show = self.quorate(&self.directory("n1"), &["token", "show", "manager"]);
+            let token = Self::done(show)?.lines().next_back().unwrap_or_default().to_owned();
+            let join = [&["join"], &common[..], &["--token", &token, "--manager", &first.address]].concat();
+            Self::done(self.quorate(&directory, &join))?
+        } else {
+            Self::done(self.quorate(&directory, &[&["init"], &common[..]].concat()))?
+        };
+        let made: serde_json::Value = serde_json::from_str(&made).map_err(|error| error.to_string())?;
+        let address = made["address"].as_str().unwrap_or_default().to_owned();
+        self.managers.push(Manager { name, address, child: None });
+        Ok(())
+    }
+
+    fn spawn(&self, name: &str) -> Told<Child> {
+        let directory = self.directory(name);
+        let log = std::fs::File::create(directory.with_extension("log")).map_err(|error| error.to_string())?;
+        let mut command = self.quorate(&directory, &["run", "--log", "warn"]);
+        if let Some(life) = self.life {
+            command.args(["--certificate-life", &life.to_string()]);
+        }
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().map_err(|error| error.to_string())?;
+        let mut ready = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            let _said_by_the_log = BufReader::new(stdout).read_line(&mut ready);
+        }
+        if ready.starts_with("ready") {
+            return Ok(child);
+        }
+        let _gone_already = child.kill();
+        let _gone_already = child.wait();
+        let log = std::fs::read_to_string(directory.with_extension("log")).unwrap_or_default();
+        Err(format!("{name} was not ready: {log}"))
+    }
+
+    fn run(&mut self, index: usize) -> Told<()> {
+        let name = self.managers.get(index).map(|manager| manager.name.clone()).unwrap_or_default();
+        let child = self.spawn(&name)?;
+        if let Some(manager) = self.managers.get_mut(index) {
+            manager.child = Some(child);
+        }
+        Ok(())
+    }
+
+    /// A worker as a process of its own, which joins first if it is new.
+    pub(crate) fn worker(&self, name: &str, token: &str, new: bool) -> Told<Child> {
+        if new {
+            let managers = self.addresses().join(",");
+            let join = ["join", "--listen", "127.0.0.1:0", "--name", name, "--token", token, "--manager", &managers];
+            Self::done(self.quorate(&self.directory(name), &join))?;
+        }
+        self.spawn(name)
+    }
+
+    pub(crate) fn kill(&mut self, name: &str) -> Told<()> {
+        let manager = self.managers.iter_mut().find(|manager| manager.name == name);
+        let child = manager.and_then(|manager| manager.child.as_mut()).ok_or("no such manager")?;
+        child.kill().and_then(|()| child.wait()).map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    pub(crate) fn usage(&self) -> Vec<Usage> {
+        let children = self.managers.iter().filter_map(|manager| manager.child.as_ref());
+        children.map(|child| usage_of(child.id())).collect()
+    }
+}

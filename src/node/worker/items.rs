@@ -1,0 +1,88 @@
+//! What goes through a worker's session: its items down, their statuses up.
+//!
+//! Owns a set on its way, part by part, and the pace at which statuses are sent. Takes nothing that is older than what the
+//! worker has. Called by [`super::session`].
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use quorate_core::id::Lineage;
+use quorate_transport::SessionSender;
+use quorate_transport::session_api::{Part, up};
+use tokio::sync::watch;
+
+use crate::node::work::{Item, Set, Work};
+
+/// Statuses are sent at most so often.
+const STATUSES_EVERY: Duration = Duration::from_millis(200);
+
+/// Sends what the embedder says of its items, all of it each time, and again when an earlier process turns out to have said
+/// more.
+pub(super) async fn report(mut sender: SessionSender, work: Work, mut instance: watch::Receiver<u64>) {
+    let mut statuses = work.statuses();
+    let mut sent = (0, 0);
+    loop {
+        let (now, instance_now) = (statuses.borrow_and_update().clone(), *instance.borrow_and_update());
+        let order = (instance_now, now.sequence);
+        // Nothing said yet in this process: what an earlier one said stands.
+        if now.sequence > 0 && order != sent {
+            if super::session::send(&mut sender, up::Kind::Report(now.to_report(instance_now))).await.is_err() {
+                return;
+            }
+            sent = order;
+        }
+        tokio::time::sleep(STATUSES_EVERY).await;
+        let changed = tokio::select! {
+            changed = statuses.changed() => changed,
+            changed = instance.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
+    }
+}
+
+/// A set or a difference on its way, part by part.
+#[derive(Default)]
+pub(super) struct Parts {
+    /// What has come of it, by id; `None` until the first part.
+    coming: Option<BTreeMap<String, Item>>,
+}
+
+impl Parts {
+    pub(super) async fn take(&mut self, work: &Work, part: Part) -> Result<(), String> {
+        let Some(lineage) = Lineage::from_slice(&part.lineage) else {
+            return Err("a set came with a malformed lineage".into());
+        };
+        let have = work.current();
+        if !have.admits(&lineage, part.revision) {
+            return Err(format!(
+                "the manager told a set of revision {} in generation {}, this worker has one of revision {} in generation {}: it is behind",
+                part.revision,
+                lineage.generation(),
+                have.revision,
+                have.lineage.generation()
+            ));
+        }
+        if part.unchanged {
+            work.put(Set { known: true, stale: false, lineage, revision: part.revision, items: have.items.clone() })
+                .await;
+            return Ok(());
+        }
+        let mut items = match self.coming.take() {
+            Some(items) => items,
+            None if part.complete => BTreeMap::new(),
+            None => have.items.clone(),
+        };
+        for id in &part.removed {
+            items.remove(id);
+        }
+        items.extend(part.items.into_iter().map(|item| (item.id.clone(), Item::from(item))));
+        if part.last {
+            work.put(Set { known: true, stale: false, lineage, revision: part.revision, items }).await;
+        } else {
+            self.coming = Some(items);
+        }
+        Ok(())
+    }
+}

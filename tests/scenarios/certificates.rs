@@ -1,0 +1,203 @@
+//! Certificates: renewed by managers and workers while everything goes on, and clocks that differ.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use quorate::status::ClusterStatus;
+use quorate::{Node, Start, StopReason};
+use quorate_transport::{Identity, Subject};
+
+use crate::support::{BUDGET, Cluster, eventually, says};
+
+/// A life of certificates that passes many times in a test, and bears a machine that stands still for seconds.
+const SHORT: Duration = Duration::from_secs(8);
+
+/// What the certificate in a node's directory says.
+fn certificate(directory: &Path) -> Subject {
+    *Identity::load(&directory.join("node.id")).expect("an identity").subject()
+}
+
+/// Waits until the certificate in a directory is another one than this.
+async fn renewed(directory: &Path, since: &Subject) -> Subject {
+    eventually(&format!("the certificate in {} is renewed", directory.display()), || async {
+        let now = certificate(directory);
+        // Of the same key and for the same role, that is all that may change.
+        assert_eq!((now.key_digest, now.named()), (since.key_digest, since.named()));
+        (now.not_after > since.not_after).then_some(now)
+    })
+    .await
+}
+
+fn applied(status: &ClusterStatus) -> Vec<u64> {
+    status.managers.iter().map(|manager| manager.applied).collect()
+}
+
+fn since(status: &ClusterStatus) -> Vec<(String, &'static str, u64)> {
+    let mut seen: Vec<_> =
+        status.workers.iter().map(|worker| (worker.name.clone(), worker.state.word(), worker.since_ms)).collect();
+    seen.sort();
+    seen
+}
+
+/// A newcomer to the network's end of one manager: whoever shakes hands with it now sees the certificate of now.
+async fn shakes_hands(cluster: &Cluster, index: usize) {
+    let (pinned, address) = (cluster.token().await, cluster.node(index).address().to_string());
+    let directory = cluster.path(&format!("stranger-{}", SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos()));
+    // A name that is taken: refused, and nothing is changed; but by a manager whose certificate holds.
+    let refused = cluster.builder(&directory, "m1").join(&pinned, vec![address]).await.unwrap_err();
+    says(&refused, &["m1", "taken"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn managers_and_workers_renew_their_certificates_for_ever_and_nothing_else_happens() {
+    // Given three managers and two workers whose certificates hold for a few seconds.
+    let cluster = Cluster::with_certificates(3, SHORT).await;
+    let workers = [cluster.worker("w1").await, cluster.worker("w2").await];
+    for name in ["w1", "w2"] {
+        cluster.sees_worker(name, "ready").await;
+    }
+    let term = cluster.any().status().await.term;
+    let before = eventually("what has just happened is applied everywhere", || async {
+        let (one, two) = (cluster.any().status().await, cluster.any().status().await);
+        let level = applied(&one).windows(2).all(|pair| pair[0] == pair[1]);
+        (level && applied(&one) == applied(&two)).then_some(two)
+    })
+    .await;
+    // When several lives have passed.
+    let mut directories: Vec<_> = cluster.members.iter().map(|member| member.directory.clone()).collect();
+    directories.extend([cluster.path("w1"), cluster.path("w2")]);
+    let mut held: Vec<Subject> = directories.iter().map(|directory| certificate(directory)).collect();
+    for _ in 0..4 {
+        for (directory, held) in directories.iter().zip(&mut held) {
+            *held = renewed(directory, held).await;
+        }
+    }
+    // Then the log has not grown by it, nobody was told anything, the leader is the same, and the sessions are the first ones.
+    let after = cluster.any().status().await;
+    assert_eq!((applied(&after), after.term), (applied(&before), term));
+    assert_eq!(since(&after), since(&before));
+    assert_eq!(after.managers.iter().filter(|manager| manager.reachable).count(), 3);
+    for worker in &workers {
+        assert!(worker.report_of_itself().session.unwrap().for_ms >= u64::try_from(SHORT.as_millis()).unwrap());
+    }
+    // Who shakes hands anew meets certificates that hold: strangers, clients, and managers among themselves.
+    for index in 0..3 {
+        shakes_hands(&cluster, index).await;
+        cluster.outside(&[index]).await.status().await.unwrap();
+    }
+    for worker in workers {
+        assert_eq!(worker.shutdown().await, StopReason::Asked);
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn renewals_go_on_over_the_death_of_managers_and_over_restarts() {
+    let mut cluster = Cluster::with_certificates(3, SHORT).await;
+    let worker = cluster.worker("w1").await;
+    let directory = cluster.path("w1");
+    let mut held = certificate(&directory);
+    // When the manager that a worker has its session with dies, it renews at another.
+    let with = worker.report_of_itself().session.unwrap().manager;
+    let gone = cluster.running().into_iter().find(|index| cluster.node(*index).name() == with).unwrap();
+    cluster.kill(gone).await;
+    for _ in 0..2 {
+        held = renewed(&directory, &held).await;
+    }
+    worker.ready().await.unwrap();
+    // One that was off for longer than its certificate holds signs itself another at start, and is taken by the others.
+    let old = certificate(&cluster.members[gone].directory);
+    eventually("its certificate has run out", || async { old.check_time(SystemTime::now()).is_err().then_some(()) })
+        .await;
+    cluster.restart(gone).await;
+    cluster.settled(3).await;
+    assert!(certificate(&cluster.members[gone].directory).not_after > old.not_after);
+    // So does a worker, which asks for it.
+    worker.shutdown().await;
+    let old = certificate(&directory);
+    eventually("its certificate has run out", || async { old.check_time(SystemTime::now()).is_err().then_some(()) })
+        .await;
+    let worker = cluster.worker_again("w1").await;
+    worker.ready().await.unwrap();
+    renewed(&directory, &old).await;
+    // A promoted one goes on renewing as a manager.
+    cluster.any().client().nodes().promote("w1").await.unwrap();
+    let mut manager = certificate(&directory);
+    assert_eq!(manager.role.name(), "manager");
+    for _ in 0..2 {
+        manager = renewed(&directory, &manager).await;
+    }
+    worker.shutdown().await;
+    cluster.stop().await;
+}
+
+/// Opens a stopped node's directory with a clock that is off.
+async fn open_with_clock(cluster: &Cluster, directory: &Path, ahead: i64) -> Node {
+    cluster.builder(directory, "").clock_ahead(ahead).start(Start::Open).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_an_hour_off_hinders_neither_joining_nor_renewing() {
+    const HOUR: i64 = 3_600;
+    // Given certificates whose half has passed for whoever is an hour ahead.
+    let mut cluster = Cluster::with_certificates(1, Duration::from_secs(90 * 60)).await;
+    // When managers and workers join whose clocks are an hour off, either way.
+    let mut workers = Vec::new();
+    for ahead in [HOUR, -HOUR] {
+        let directory = cluster.path(&format!("m{}", cluster.members.len() + 1));
+        let name = format!("m{}", cluster.members.len() + 1);
+        let builder = cluster.builder(&directory, &name).clock_ahead(ahead);
+        let node = builder.start(cluster.joining().await).await.unwrap();
+        cluster.members.push(crate::support::Member { directory, node: Some(node) });
+        let (directory, name) = (cluster.path(&format!("w{ahead}")), format!("w{ahead}"));
+        let builder = cluster.builder(&directory, &name).clock_ahead(ahead);
+        let Start::OpenOrJoin { token, .. } = cluster.joining_as_worker().await else { panic!("a join") };
+        // By the one whose clock is right.
+        let start = Start::OpenOrJoin { token, managers: vec![cluster.node(0).address().to_string()] };
+        let worker = builder.start(start).await.unwrap();
+        worker.ready().await.unwrap();
+        workers.push((worker, directory, name, ahead));
+    }
+    // Then they are all there, and each of the managers lets others in.
+    cluster.settled(3).await;
+    for (index, ahead) in [HOUR, -HOUR, 0].into_iter().enumerate() {
+        shakes_hands(&cluster, index).await;
+        let start = Start::OpenOrJoin {
+            token: cluster.any().client().join_token("worker").await.unwrap(),
+            managers: vec![cluster.node(index).address().to_string()],
+        };
+        let name = format!("late{index}");
+        let worker = cluster.builder(&cluster.path(&name), &name).clock_ahead(ahead).start(start).await.unwrap();
+        worker.ready().await.unwrap();
+        worker.shutdown().await;
+    }
+    // Who is ahead finds its certificate half spent and renews it, once; the others' are taken as they are.
+    let ahead = (cluster.members[1].directory.clone(), workers[0].1.clone());
+    let (manager, worker) = (certificate(&ahead.0), certificate(&ahead.1));
+    cluster.kill(1).await;
+    cluster.members[1].node = Some(open_with_clock(&cluster, &ahead.0, HOUR).await);
+    cluster.settled(3).await;
+    let renewed_manager = renewed(&ahead.0, &manager).await;
+    let mut running = Vec::new();
+    for (worker, directory, name, ahead) in workers {
+        worker.shutdown().await;
+        let worker = open_with_clock(&cluster, &directory, ahead).await;
+        worker.ready().await.unwrap();
+        cluster.sees_worker(&name, "ready").await;
+        running.push(worker);
+    }
+    let renewed_worker = renewed(&ahead.1, &worker).await;
+    for index in 0..3 {
+        shakes_hands(&cluster, index).await;
+    }
+    assert_eq!((certificate(&ahead.0), certificate(&ahead.1)), (renewed_manager, renewed_worker), "renewed once");
+    // Whose clock is far behind is told so, with both clocks.
+    let token = cluster.any().client().join_token("worker").await.unwrap();
+    let far = cluster.builder(&cluster.path("far"), "far").clock_ahead(-30 * 24 * HOUR);
+    let refused = far.patience(BUDGET).join(&token, cluster.addresses()).await.unwrap_err();
+    says(&refused, &["issuer's clock", "the clock here says", "set the clock"]);
+    for worker in running {
+        worker.shutdown().await;
+    }
+    cluster.stop().await;
+}
