@@ -84,7 +84,7 @@ fn what_would_end_the_cluster_exits_1_and_names_the_rule_and_the_way_out() {
         &["leave", "--json"],
         &["leave", "--force", "--json"],
     ] {
-        let said = on(&nodes[0], arguments).exits(1).complains(&["last voter", "Nothing was changed"]).json();
+        let said = on(&nodes[0], arguments).exits(1).complains(&["n1 is the last voter", "Nothing was changed"]).json();
         assert_eq!((said["rule"].as_str(), said["error"]["outcome"].as_str()), (Some("last_voter"), Some("not_done")));
     }
     // A node that is there is not taken away by accident.

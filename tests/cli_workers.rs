@@ -37,6 +37,19 @@ fn through_a_workers_directory_only_that_worker_is_seen_and_others_are_pointed_e
 }
 
 #[test]
+fn what_only_reads_is_never_said_to_have_perhaps_been_done() {
+    let place = tempfile::tempdir().unwrap();
+    let mut nodes = managers(place.path(), 1);
+    let mut worker = Node::join_as("worker", place.path(), "w1", &nodes[0]);
+    worker.run();
+    // Given a worker whose manager is gone without a word
+    nodes[0].kill();
+    let said = on(&worker, &["node", "inspect", "w1", "--timeout", "1s"]).exits(3);
+    assert!(said.stderr.contains("not done within 1 s"), "{said:?}");
+    assert!(!said.stderr.contains("may or may not"), "{said:?}");
+}
+
+#[test]
 fn a_stopped_workers_directory_says_what_it_is_and_what_it_is_not() {
     let place = tempfile::tempdir().unwrap();
     let nodes = managers(place.path(), 1);

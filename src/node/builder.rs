@@ -5,6 +5,7 @@
 //! does.
 
 use std::path::{Path, PathBuf};
+#[cfg(feature = "manager")]
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,14 +80,17 @@ pub struct NodeBuilder {
     pub(super) disk_patience: Duration,
     pub(super) space_low: u64,
     pub(super) space_enough: u64,
+    #[cfg(feature = "manager")]
     pub(super) probe: Probe,
     pub(super) certificates: Terms,
 }
 
 /// Called at named points of what the store does; tests hold it up there.
+#[cfg(feature = "manager")]
 #[derive(Clone, Default)]
 pub(super) struct Probe(pub(super) Option<Arc<dyn Fn(&'static str) + Send + Sync>>);
 
+#[cfg(feature = "manager")]
 impl std::fmt::Debug for Probe {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Probe").field(&self.0.is_some()).finish()
@@ -115,6 +119,7 @@ impl NodeBuilder {
             disk_patience: config::DISK_PATIENCE,
             space_low: config::SPACE_LOW,
             space_enough: config::SPACE_ENOUGH,
+            #[cfg(feature = "manager")]
             probe: Probe::default(),
             certificates: Terms::default(),
         }
@@ -214,7 +219,7 @@ impl NodeBuilder {
 
     /// Calls `probe` at named points of what the store does, on the thread that does it: where it does not return, the
     /// disk does not answer.
-    #[cfg(feature = "testing")]
+    #[cfg(all(feature = "testing", feature = "manager"))]
     pub fn store_probe(mut self, probe: Arc<dyn Fn(&'static str) + Send + Sync>) -> Self {
         self.probe = Probe(Some(probe));
         self
@@ -222,7 +227,7 @@ impl NodeBuilder {
 
     /// How long the certificates hold that this node makes as a manager: its own, and those of nodes that join or renew
     /// through it.
-    #[cfg(feature = "testing")]
+    #[cfg(all(feature = "testing", feature = "manager"))]
     pub const fn certificate_life(mut self, life: Duration) -> Self {
         self.certificates.life = life;
         self

@@ -206,6 +206,7 @@ pub(super) fn open_store_with(layout: &Layout, options: quorate_storage::Options
 }
 
 /// What is wrong with the store of a directory, with the directory's name.
+#[cfg(feature = "manager")]
 pub(super) fn explained(layout: &Layout, error: StoreError) -> StartError {
     let shown = layout.root().display();
     match error {

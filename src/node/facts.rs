@@ -7,11 +7,16 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+#[cfg(feature = "manager")]
 use prost::Message as _;
-use quorate_core::id::{ClusterId, Lineage, NodeId, RaftId, StoreId};
+use quorate_core::id::{ClusterId, Lineage, NodeId};
+#[cfg(feature = "manager")]
+use quorate_core::id::{RaftId, StoreId};
+#[cfg(feature = "manager")]
 use quorate_core::ports::{MetaStore, StoreError, StoreResult};
 
 /// Under which name the facts lie in the meta store.
+#[cfg(feature = "manager")]
 const NAME: &str = "node";
 
 /// How far the preparation of a directory has come.
@@ -63,6 +68,8 @@ pub(crate) struct Facts {
     pub(crate) managers: Vec<KnownManager>,
 }
 
+/// In the store.
+#[cfg(feature = "manager")]
 impl Facts {
     pub(crate) fn load(meta: &dyn MetaStore) -> StoreResult<Option<Self>> {
         Self::read(meta.get(NAME)?)
@@ -84,7 +91,9 @@ impl Facts {
     pub(crate) fn save(&self, meta: &dyn MetaStore) -> StoreResult<()> {
         meta.put(&[(NAME, self.encode_to_vec().into())])
     }
+}
 
+impl Facts {
     pub(crate) fn is_ready(&self) -> bool {
         self.stage() == Stage::Ready
     }
@@ -97,6 +106,7 @@ impl Facts {
         NodeId::from_slice(&self.node_id).unwrap_or_default()
     }
 
+    #[cfg(feature = "manager")]
     pub(crate) fn store(&self) -> StoreId {
         StoreId::from_slice(&self.store_id).unwrap_or_default()
     }
@@ -106,6 +116,7 @@ impl Facts {
         if self.name.is_empty() { self.node().to_string() } else { self.name.clone() }
     }
 
+    #[cfg(feature = "manager")]
     pub(crate) const fn raft(&self) -> RaftId {
         RaftId(self.raft_id)
     }
@@ -114,6 +125,7 @@ impl Facts {
         Lineage::from_slice(&self.lineage).unwrap_or_default()
     }
 
+    #[cfg(feature = "manager")]
     pub(crate) fn seed_array(&self) -> [u8; 32] {
         self.seed.as_ref().try_into().unwrap_or_default()
     }
@@ -140,6 +152,7 @@ impl Layout {
         self.0.join("node.id")
     }
 
+    #[cfg(feature = "manager")]
     pub(crate) fn operator(&self) -> PathBuf {
         self.0.join("operator.id")
     }

@@ -16,13 +16,16 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 
 /// What certificates are made with here.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(feature = "manager"), derive(Default))]
 pub(super) struct Terms {
-    /// How long one holds.
+    /// How long one holds that this node makes, as a manager.
+    #[cfg(feature = "manager")]
     pub(super) life: Duration,
     /// This node's clock.
     pub(super) clock: Clock,
 }
 
+#[cfg(feature = "manager")]
 impl Default for Terms {
     fn default() -> Self {
         Self { life: config::CERTIFICATE, clock: Clock::default() }

@@ -296,13 +296,13 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
             Err(left) if reason == StopReason::Asked => StopReason::DiskFailed(left),
             Ok(()) | Err(_) => reason,
         };
-        match &reason {
-            StopReason::Asked => tracing::debug!("consensus stopped as asked"),
+        if reason == StopReason::Asked {
+            tracing::debug!("consensus stopped as asked");
+        } else if reason == StopReason::Removed {
             // Demoted or removed: what the node is now it asks next, and says then.
-            StopReason::Removed => {
-                tracing::info!("the raft id of this manager was taken from it: it is a manager no more")
-            }
-            reason => tracing::error!(%reason, "the node stops"),
+            tracing::info!("the raft id of this manager was taken from it: it is a manager no more");
+        } else {
+            tracing::error!(%reason, "the node stops");
         }
         closing.close();
         drop(closing);

@@ -214,8 +214,8 @@ impl Supervisor {
             drop(runtime);
             let next = match end {
                 End::Stopped(reason) => match self.after(reason).await {
-                    Ok(next) => next,
-                    Err(reason) => return reason,
+                    None => self.next().await,
+                    Some(reason) => return reason,
                 },
                 End::Promoted => self.next().await,
             };
@@ -267,22 +267,19 @@ impl Supervisor {
         }
     }
 
-    /// Whether a role that ended for this reason is the node's end.
-    async fn after(&mut self, reason: StopReason) -> Result<Result<Runtime, StopReason>, StopReason> {
+    /// Why the node ends, now that a role of it has ended for this reason; none when it goes on in another one.
+    #[cfg_attr(not(feature = "manager"), expect(clippy::unused_async, reason = "a worker's role ends with the node"))]
+    async fn after(&self, reason: StopReason) -> Option<StopReason> {
         #[cfg(feature = "manager")]
         if reason == StopReason::Removed && !Layout::new(&self.builder.directory).root().join("node.state").exists() {
             // Said of a manager's raft id; what the node is now is another question.
             let mut stopping = self.stopping.clone();
-            let told = tokio::select! {
+            return tokio::select! {
                 told = super::transition::after_removal(&self.builder) => told,
                 _ = stopping.wait_for(|stop| *stop != Stop::No) => Some(StopReason::Asked),
             };
-            return match told {
-                Some(reason) => Err(reason),
-                None => Ok(self.next().await),
-            };
         }
-        Err(reason)
+        Some(reason)
     }
 
     /// The runtime that the directory asks for now; tried again where that may help.

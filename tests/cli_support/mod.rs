@@ -248,14 +248,6 @@ impl Node {
         self.ends()
     }
 
-    /// Waits until it ends by itself; answers the exit code.
-    #[track_caller]
-    pub fn ends(&mut self) -> Option<i32> {
-        let mut child = self.child.take().unwrap();
-        let status = eventually("the node ends", || child.try_wait().unwrap());
-        status.code()
-    }
-
     pub fn status(&self) -> Value {
         quorate(&["status", "--json", "--data-dir", self.dir()]).exits(0).json()
     }

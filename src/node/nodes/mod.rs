@@ -222,7 +222,12 @@ impl Service {
         let Some(target) = node.raft() else { return Ok(()) };
         let policy = self.seat_policy()?;
         let view = self.seat_view(&self.status.borrow().clone(), &policy);
-        wish::check(&view, &policy, target, wish).map_err(|refused| refusal(&refused))
+        wish::check(&view, &policy, target, wish).map_err(|refused| {
+            // People know a manager by its name.
+            let failure = refusal(&refused);
+            let message = failure.message.replace(&format!("manager {target} "), &format!("{} ", display_name(node)));
+            Failure { message, ..failure }
+        })
     }
 
     /// Refuses a number of voters that may not be.

@@ -31,6 +31,7 @@ use crate::status::{NodeReport, NodeRole, SessionReport};
 #[cfg(feature = "testing")]
 pub use fleet::{SharedSocket, WorkerSession};
 pub(super) use session::Times;
+#[cfg(feature = "manager")]
 pub(super) use standing::ask_standing;
 
 /// Why a worker's runtime ended.
@@ -171,9 +172,10 @@ pub(super) async fn ask(
     };
     let left = until.saturating_duration_since(Instant::now());
     let answer = connection.request(request.encode_to_vec().into(), left).await;
-    let body = answer.map_err(|error: RequestError| match error.may_have_executed() {
-        true => CallError::unanswered(error.to_string()),
-        false => CallError::not_sent(error.to_string()),
+    // What it means for the outcome depends on the request: the client says it.
+    let body = answer.map_err(|error| match error {
+        RequestError::Unknown(why) => CallError::unanswered(why),
+        RequestError::NotSent(why) => CallError::not_sent(why),
     })?;
     api::Response::decode(body)
         .map_err(|error| CallError::unanswered(format!("the manager's answer cannot be read: {error}")))

@@ -403,7 +403,7 @@ impl Driver {
 
     #[cfg(not(feature = "manager"))]
     #[expect(clippy::unused_async, reason = "the same call as where it can be done")]
-    async fn enrol(&mut self, _connection: &Connection) -> Result<(), String> {
+    async fn enrol(&self, _connection: &Connection) -> Result<(), String> {
         Err("NotBuiltAsManager: this program was built without the `manager` feature; it stays a worker. Take the promotion back, or run this node with a program that has it".into())
     }
 }
