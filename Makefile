@@ -88,6 +88,6 @@ deny: ## licences, bans, sources and advisories of all dependencies
 
 # Sessions of many workers with three real managers: memory, processor, the log, a killed worker, a killed manager.
 SESSIONS ?= 1000
-bench-sessions: ready ## what many workers cost three managers (SESSIONS=10000); prints figures
+bench-sessions: ready ## what many workers cost three managers (SESSIONS=10000, BENCH="more options")
 	@contrib/build $(SELECTION) --bin quorate --example sessions
-	@"$(TARGET)/release/examples/sessions" --sessions $(SESSIONS)
+	@"$(TARGET)/release/examples/sessions" --sessions $(SESSIONS) $(BENCH)

@@ -224,7 +224,7 @@ fn a_worker_whose_disk_is_gone_gets_another_and_its_promotion_says_what_it_waits
     join(&at("w1"), &["--name", "w1", "--advertise", &closed]).exits(0);
     let mut worker = Node::of(place.path().join("w1"));
     worker.run();
-    on(&nodes[0], &["node", "promote", "w1", "--timeout", "2s"]).exits(4).complains(&["w1"]);
+    on(&nodes[0], &["node", "promote", "w1", "--wait", "3s"]).exits(4).complains(&["w1", "is recorded and not done"]);
     eventually("why it waits", || {
         let shown = on(&nodes[0], &["node", "inspect", "w1"]).exits(0).stdout;
         (shown.contains("waits: n1 could not reach this node") && shown.contains("--advertise")).then_some(())

@@ -5,7 +5,7 @@
 //! of its own; they share a few UDP sockets, which a real worker does not, and which makes no difference to a manager. Fails
 //! when something is not as it must be: the log grew, a worker was told down, a session did not come back.
 //! `make bench-sessions SESSIONS=10000` runs it.
-
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that prints what it has measured")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its figures are what it is run for")]
 
 mod fleet;

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use quorate::status::ClusterStatus;
-use quorate::{Node, Start, StopReason};
+use quorate::{Start, StopReason};
 use quorate_transport::{Identity, Subject};
 
-use crate::support::{BUDGET, Cluster, eventually, says};
+use crate::support::{Cluster, Member, eventually, says};
 
 /// A life of certificates that passes many times in a test, and bears a machine that stands still for seconds.
 const SHORT: Duration = Duration::from_secs(8);
@@ -131,72 +131,65 @@ async fn renewals_go_on_over_the_death_of_managers_and_over_restarts() {
     cluster.stop().await;
 }
 
-/// Opens a stopped node's directory with a clock that is off.
-async fn open_with_clock(cluster: &Cluster, directory: &Path, ahead: i64) -> Node {
-    cluster.builder(directory, "").clock_ahead(ahead).start(Start::Open).await.unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clock_that_is_an_hour_off_hinders_neither_joining_nor_renewing() {
     const HOUR: i64 = 3_600;
     // Given certificates whose half has passed for whoever is an hour ahead.
     let mut cluster = Cluster::with_certificates(1, Duration::from_secs(90 * 60)).await;
-    // When managers and workers join whose clocks are an hour off, either way.
+    let manager_token = cluster.token().await;
+    let worker_token = cluster.any().client().join_token("worker").await.unwrap();
+    let right = vec![cluster.node(0).address().to_string()];
+    // When managers and workers join whose clocks are an hour off, either way, by one whose clock is right.
     let mut workers = Vec::new();
     for ahead in [HOUR, -HOUR] {
-        let directory = cluster.path(&format!("m{}", cluster.members.len() + 1));
-        let name = format!("m{}", cluster.members.len() + 1);
-        let builder = cluster.builder(&directory, &name).clock_ahead(ahead);
-        let node = builder.start(cluster.joining().await).await.unwrap();
-        cluster.members.push(crate::support::Member { directory, node: Some(node) });
-        let (directory, name) = (cluster.path(&format!("w{ahead}")), format!("w{ahead}"));
-        let builder = cluster.builder(&directory, &name).clock_ahead(ahead);
-        let Start::OpenOrJoin { token, .. } = cluster.joining_as_worker().await else { panic!("a join") };
-        // By the one whose clock is right.
-        let start = Start::OpenOrJoin { token, managers: vec![cluster.node(0).address().to_string()] };
-        let worker = builder.start(start).await.unwrap();
-        worker.ready().await.unwrap();
-        workers.push((worker, directory, name, ahead));
+        let (manager, worker) = (format!("m{}", cluster.members.len() + 1), format!("w{ahead}"));
+        for (name, token) in [(&manager, &manager_token), (&worker, &worker_token)] {
+            let directory = cluster.path(name);
+            let builder = cluster.builder(&directory, name).clock_ahead(ahead);
+            builder.clone().join(token, right.clone()).await.unwrap();
+            let first = certificate(&directory);
+            let node = builder.start(Start::Open).await.unwrap();
+            node.ready().await.unwrap();
+            if ahead > 0 {
+                // Then who is ahead finds its certificate half spent, and renews it.
+                renewed(&directory, &first).await;
+            }
+            if *name == manager {
+                cluster.members.push(Member { directory, node: Some(node) });
+            } else {
+                cluster.sees_worker(name, "ready").await;
+                workers.push(node);
+            }
+        }
     }
-    // Then they are all there, and each of the managers lets others in.
+    // They are all there, in their seats; each of the managers lets others in, whatever their clocks say.
     cluster.settled(3).await;
-    for (index, ahead) in [HOUR, -HOUR, 0].into_iter().enumerate() {
+    // No two of them are further apart than the hour: the certificates hold for an hour and a half only.
+    for (index, ahead) in [-HOUR, 0, 0].into_iter().enumerate() {
         shakes_hands(&cluster, index).await;
-        let start = Start::OpenOrJoin {
-            token: cluster.any().client().join_token("worker").await.unwrap(),
-            managers: vec![cluster.node(index).address().to_string()],
-        };
+        let managers = vec![cluster.node(index).address().to_string()];
         let name = format!("late{index}");
+        let start = Start::OpenOrJoin { token: worker_token.clone(), managers };
         let worker = cluster.builder(&cluster.path(&name), &name).clock_ahead(ahead).start(start).await.unwrap();
         worker.ready().await.unwrap();
         worker.shutdown().await;
     }
-    // Who is ahead finds its certificate half spent and renews it, once; the others' are taken as they are.
-    let ahead = (cluster.members[1].directory.clone(), workers[0].1.clone());
-    let (manager, worker) = (certificate(&ahead.0), certificate(&ahead.1));
-    cluster.kill(1).await;
-    cluster.members[1].node = Some(open_with_clock(&cluster, &ahead.0, HOUR).await);
-    cluster.settled(3).await;
-    let renewed_manager = renewed(&ahead.0, &manager).await;
-    let mut running = Vec::new();
-    for (worker, directory, name, ahead) in workers {
-        worker.shutdown().await;
-        let worker = open_with_clock(&cluster, &directory, ahead).await;
-        worker.ready().await.unwrap();
-        cluster.sees_worker(&name, "ready").await;
-        running.push(worker);
-    }
-    let renewed_worker = renewed(&ahead.1, &worker).await;
-    for index in 0..3 {
+    // They find each other again after a restart, with the certificates that their own clocks made or took.
+    for (index, ahead) in [(1, HOUR), (2, -HOUR)] {
+        cluster.kill(index).await;
+        let builder = cluster.builder(&cluster.members[index].directory, "").clock_ahead(ahead);
+        cluster.members[index].node = Some(builder.start(Start::Open).await.unwrap());
+        cluster.settled(3).await;
         shakes_hands(&cluster, index).await;
     }
-    assert_eq!((certificate(&ahead.0), certificate(&ahead.1)), (renewed_manager, renewed_worker), "renewed once");
+    for worker in &workers {
+        worker.ready().await.unwrap();
+    }
     // Whose clock is far behind is told so, with both clocks.
-    let token = cluster.any().client().join_token("worker").await.unwrap();
     let far = cluster.builder(&cluster.path("far"), "far").clock_ahead(-30 * 24 * HOUR);
-    let refused = far.patience(BUDGET).join(&token, cluster.addresses()).await.unwrap_err();
+    let refused = far.join(&worker_token, right).await.unwrap_err();
     says(&refused, &["issuer's clock", "the clock here says", "set the clock"]);
-    for worker in running {
+    for worker in workers {
         worker.shutdown().await;
     }
     cluster.stop().await;

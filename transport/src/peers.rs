@@ -425,6 +425,7 @@ pub(crate) fn start(
         registry.live.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
         shared.handler.peer_down(id, reason);
     }
+    let caller = greeted.caller.clone();
     // Spawned first: once the endpoint stops, nothing may become live that nobody watches.
     let run = run(shared.clone(), live.clone(), greeted);
     registry.live.write().unwrap_or_else(PoisonError::into_inner).insert(id, live.clone());
@@ -435,6 +436,11 @@ pub(crate) fn start(
     }
     shared.handler.peer_up(id);
     registry.wake(id);
+    // Who was removed between its hello and now was not yet live when the set of peers was gone through: nobody else would
+    // ever tell it.
+    if let Err(refused) = shared.gate.admit(caller.plane, &caller, &live.hello) {
+        greet::close(&live.connection, &refused);
+    }
     Ok(())
 }
 

@@ -355,7 +355,7 @@ mod tests {
         for from in [2, 3] {
             let of = |message: &&eraftpb::Message| message.to == from && message.context.len() == 4;
             let rounds: Vec<&[u8]> = held.iter().filter(of).map(|message| &message.context[..]).collect();
-            assert_eq!(rounds.first(), Some(&&(45_000 - CONFIRMATIONS_MAX as u32).to_be_bytes()[..]));
+            assert_eq!(rounds.first(), Some(&&(45_000 - u32::try_from(CONFIRMATIONS_MAX).unwrap()).to_be_bytes()[..]));
             assert_eq!(rounds.last(), Some(&&44_999_u32.to_be_bytes()[..]));
         }
         // Whatever else comes is bounded, too

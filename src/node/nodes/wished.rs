@@ -62,7 +62,8 @@ pub(super) fn demoted(node: &NodeRecord, forced: bool) -> Rewritten {
         return Ok(None);
     }
     let forced = forced || (is_worker && node.forced);
-    Ok(Some(NodeRecord { role: Role::Worker.into(), forced, stands_in: false, ..node.clone() }))
+    let hindrance = String::new();
+    Ok(Some(NodeRecord { role: Role::Worker.into(), forced, stands_in: false, hindrance, ..node.clone() }))
 }
 
 pub(super) fn updated(node: &NodeRecord, update: &api::NodeUpdate) -> Rewritten {
