@@ -6,7 +6,6 @@
 //! when something is not as it must be: the log grew, a worker was told down, a session did not come back.
 //! `make bench-sessions SESSIONS=10000` runs it.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that prints what it has measured")]
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "its figures are what it is run for")]
 
 mod fleet;
 mod managers;
