@@ -1,4 +1,4 @@
-//! Leadership that is handed over and let pass: the next attempt goes to somebody else.
+//! Leadership that is handed over, let pass, or lost: the next attempt goes to somebody else, and nobody waits for ever.
 #![cfg(all(feature = "testing", feature = "consensus"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
@@ -171,5 +171,27 @@ fn who_let_leadership_pass_is_asked_again_when_all_others_have() -> Test {
     // Then they are asked in turn
     let [first, second, third, fourth] = called.borrow()[..] else { panic!("{called:?}") };
     assert!(first != second && first == third && second == fourth, "{called:?}");
+    Ok(())
+}
+
+#[test]
+fn who_waits_on_a_deposed_leader_for_an_entry_that_is_cut_off_is_told_without_further_writes() -> Test {
+    // Given a leader that is cut off with five entries of its own
+    let mut world = resting(3, false, 20);
+    let old = RaftId(1);
+    world.isolate(old);
+    let mut waiting = Vec::new();
+    for sequence in 1..=5 {
+        waiting.push(world.propose(old, sequence)?);
+        world.run_for(2 * MILLIS)?;
+    }
+    // When another leads, whose log is shorter, and the old one hears of it
+    assert!(world.run_until(6 * ELECTION, |world| led_by_another(world, old))?);
+    world.heal();
+    // Then everybody who waits is told, though nobody writes anything any more
+    let told = world.run_until(6 * ELECTION, |world| waiting.iter().all(|ticket| world.reply(*ticket).is_some()))?;
+    let replies: Vec<_> = waiting.iter().map(|ticket| world.reply(*ticket)).collect();
+    assert!(told, "{replies:?}");
+    assert!(replies.iter().all(|reply| !matches!(reply, Some(Reply::Outcome(_)))), "{replies:?}");
     Ok(())
 }

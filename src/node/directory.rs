@@ -9,7 +9,7 @@ use std::path::Path;
 use quorate_core::limits::NAME_BYTES_MAX;
 #[cfg(feature = "manager")]
 use quorate_core::ports::{OpenStore, StoreError};
-use quorate_transport::{Identity, JoinToken};
+use quorate_transport::{CaHash, Identity, JoinToken};
 
 use super::builder::NodeBuilder;
 use super::facts::Layout;
@@ -123,9 +123,14 @@ impl NodeBuilder {
 
     /// A token of another cluster than the one that the directory's node is in.
     pub(super) fn contradicts_token(&self, token: &JoinToken) -> Result<(), StartError> {
+        self.contradicts_ca(*token.ca_hash())
+    }
+
+    /// The same, by the hash of the other cluster's CA.
+    pub(super) fn contradicts_ca(&self, ca: CaHash) -> Result<(), StartError> {
         // An identity that cannot be read is told when the node starts.
         let Ok(identity) = Identity::load(&Layout::new(&self.directory).identity()) else { return Ok(()) };
-        if identity.ca_hash() == *token.ca_hash() {
+        if identity.ca_hash() == ca {
             return Ok(());
         }
         Err(StartError::Contradiction(format!(

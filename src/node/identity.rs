@@ -13,7 +13,7 @@ use std::time::Duration;
 use quorate_core::consensus::io::Records;
 use quorate_core::id::RaftId;
 use quorate_core::ports::StateRead;
-use quorate_transport::{CertificateProblem, ConnectError, Endpoint, Identity, Peers, Refused};
+use quorate_transport::{ConnectError, Endpoint, Identity, Peers, Refused};
 use tokio::sync::watch;
 
 use super::builder::off_thread;
@@ -71,14 +71,14 @@ pub(super) async fn keep_identity(
     ending.stop(reason);
 }
 
-/// A new certificate for a node whose own has run out; none where the old one still holds, or where [`signed`] makes none.
+/// A new certificate for a node whose own has run out, or was made by a clock that was far ahead; none where it holds, or where [`signed`] makes none.
 pub(super) fn renewed(
     identity: &Identity,
     facts: &Facts,
     state: &dyn StateRead,
     terms: Terms,
 ) -> Result<Option<Identity>, StartError> {
-    if !matches!(identity.subject().check_time(terms.clock.now()), Err(CertificateProblem::Expired { .. })) {
+    if identity.subject().check_time(terms.clock.now()).is_ok() {
         return Ok(None);
     }
     signed(identity, facts, state, terms)
@@ -115,8 +115,12 @@ pub(super) async fn keep_certificate(service: Arc<Service>, endpoint: Endpoint, 
         while let Ok(left) = due.duration_since(terms.clock.now())
             && !left.is_zero()
         {
-            // In steps: a machine that slept, and a clock that was set, are noticed.
+            // In steps: a machine that slept, and a clock that was set, are noticed. By a clock that was set back after it had
+            // been far ahead, the certificate made meanwhile does not hold yet, for nobody.
             tokio::time::sleep(left.min(LOOK_AT_CLOCK)).await;
+            if endpoint.identity().subject().check_time(terms.clock.now()).is_err() {
+                break;
+            }
         }
         let current = endpoint.identity();
         due = terms.clock.now() + renewal::pause(current.subject());

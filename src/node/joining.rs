@@ -116,7 +116,7 @@ impl Service {
             )));
         }
         if request.in_place {
-            return self.join_in_place(&request, &address, until).await;
+            return self.join_in_place(&request, &address, until, open).await;
         }
         let mut reached = false;
         let mut turn = None;

@@ -54,6 +54,16 @@ fn nothing() -> Txn {
     Txn { compares: vec![Compare::mod_revision(ClusterRecord::key(), u64::MAX)], ..Txn::default() }
 }
 
+/// What went wrong once the wish had been settled: it stands, so that nobody may be told that nothing was done. A copy of it
+/// that is sent now is answered out of the replay table.
+pub(super) fn already_settled(error: Failure) -> Failure {
+    tracing::debug!(error = error.message, "a wish is settled, and what came of it cannot be told");
+    fail(
+        api::Code::Unknown,
+        "the wish is recorded, and this manager cannot say what came of it; look with `quorate node ls`",
+    )
+}
+
 impl Service {
     /// Settles the wish with this request id: writes what was `planned` for it (`Ok(None)`: there is nothing to write),
     /// unless an earlier copy of it was faster.

@@ -133,7 +133,7 @@ impl Service {
         let wished = self.once(asked.once, planned, until).await?;
         let policy = match wished.written() {
             Some(written) => in_force(&ClusterRecord::decode(written.value.clone()).map_err(unreadable)?),
-            None => in_force(&self.cluster_record().await?.0),
+            None => in_force(&self.cluster_record().await.map_err(once::already_settled)?.0),
         };
         if wished.is_done() {
             tracing::info!(?policy, "the cluster's policy was changed");

@@ -60,16 +60,10 @@ impl Service {
 
 /// Whether the cluster has left behind what is sound in a directory; else why it is not moved, and what to do.
 fn is_left_behind(facts: &Facts, ours: &Lineage, standing: &NodeStanding) -> Result<(), String> {
-    if facts.raft_id == 0 {
-        // A worker, which goes over to the newer incarnation by itself.
-        return match standing.record {
-            None => Ok(()),
-            Some(_) => Err(
-                "it is of the cluster, in good standing: there is nothing to replace. Nothing was changed; run it with `quorate run`".into(),
-            ),
-        };
-    }
+    let is_worker = facts.raft_id == 0;
     match ours.compare(&standing.lineage) {
+        // A worker goes over to the newer incarnation by itself.
+        LineageOrder::Older if is_worker => {}
         LineageOrder::Older => return Ok(()),
         LineageOrder::Newer => {
             return Err(format!(
@@ -81,6 +75,11 @@ fn is_left_behind(facts: &Facts, ours: &Lineage, standing: &NodeStanding) -> Res
         LineageOrder::Equal | LineageOrder::Forked => {}
     }
     let Some(record) = standing.record else { return Ok(()) };
+    if is_worker {
+        return Err(
+            "it is of the cluster, in good standing: there is nothing to replace. Nothing was changed; run it with `quorate run`".into(),
+        );
+    }
     if record.lost {
         return Ok(());
     }
@@ -116,7 +115,13 @@ impl NodeBuilder {
             return Err(StartError::Invalid("name at least one manager to join through, as host:port".into()));
         }
         let builder = self.clone();
-        let (identity, found) = off_thread(move || builder.find()).await?;
+        let ca = *token.ca_hash();
+        let (identity, found) = off_thread(move || {
+            // Another cluster has no record of the node, and no say about its store.
+            builder.contradicts_ca(ca)?;
+            builder.find()
+        })
+        .await?;
         match &found {
             Found::Sound(facts, lineage) => {
                 self.check_left_behind(&identity, facts, lineage, &token, &managers).await?;

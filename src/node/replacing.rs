@@ -1,7 +1,8 @@
 //! A worker whose disk is gone comes back under its old name: another disk takes over the node's record.
 //!
 //! Owns when that is allowed and what it changes: in the one transaction of the join the record gets the newcomer's key, and
-//! nothing else. Labels, availability, assignments and the statuses of items go by the record, and so stay with the name;
+//! loses the label `quorate.manager`: an operator said of the old one, and not of whoever holds a worker's token, that it may
+//! be a manager. Nothing else changes. The other labels, availability, assignments and the statuses of items go by the record, and so stay with the name;
 //! whoever comes with the old disk has a key that is nobody's any more. Managers never come back this way: a raft id is
 //! bound to one store. The newcomer's side is in [`super::newcomer`]. Called by joining.
 
@@ -9,10 +10,10 @@ use bytes::Bytes;
 use quorate_core::command::{Command, CommandKind};
 use quorate_core::consensus::io::Origin;
 use quorate_core::id::RaftId;
-use quorate_core::membership::record::{NodeRecord, Role};
+use quorate_core::membership::record::{LABEL_MANAGER, NodeRecord, Role};
 use quorate_core::membership::work::{LivenessRecord, Presence};
 use quorate_core::txn::Txn;
-use quorate_transport::{CertRole, JoinRefused, JoinReply, JoinRequest};
+use quorate_transport::{CertRole, JoinRefused, JoinReply, JoinRequest, api};
 use tokio::time::Instant;
 
 use super::enrolling::certify;
@@ -24,11 +25,13 @@ use crate::config;
 
 impl Service {
     /// Gives the newcomer the place of the worker whose name it has, or says why not. Asked twice it answers twice the same.
+    /// `open`: something was proposed of which nobody can say what became of it.
     pub(super) async fn join_in_place(
         &self,
         request: &JoinRequest,
         address: &str,
         until: Instant,
+        open: &mut bool,
     ) -> Result<JoinReply, JoinRefused> {
         let mut attempts = Attempts::until(until);
         while attempts.another().await {
@@ -56,16 +59,26 @@ impl Service {
             }
             self.is_gone(record)?;
             let mut txn = Txn { compares: pass.compares, then: pass.then, ..Txn::default() };
-            let node = NodeRecord {
+            let mut node = NodeRecord {
                 key_digest: Bytes::copy_from_slice(&digest),
                 addresses: vec![address.to_owned()],
                 command_version: request.command_version,
                 software: request.software.clone(),
                 ..record.clone()
             };
+            // An operator gave it to the node with the other key.
+            node.set_label(LABEL_MANAGER.0, None);
             raft_ids::write(&mut txn, id, &node, *revision);
             let command = Command::from(CommandKind::System(txn));
-            let done = self.router.execute(command, Origin::Here, until).await.map_err(words)?;
+            let done = match self.router.execute(command, Origin::Here, until).await {
+                Ok(done) => done,
+                // Looked at again: if it was applied, the record has this key by then.
+                Err(error) if matches!(error.code(), api::Code::Unknown) => {
+                    *open = true;
+                    continue;
+                }
+                Err(error) => return Err(words(error)),
+            };
             if done.succeeded {
                 tracing::info!(node = display_name(record), "a worker came back with another disk");
                 return Ok(self.joined(&seen, (id, RaftId(0)), &certificate, address));

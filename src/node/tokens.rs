@@ -17,7 +17,7 @@ use quorate_transport::api::{self, response};
 use quorate_transport::{JoinRefused, JoinToken, TokenSecret};
 use tokio::time::Instant;
 
-use super::once;
+use super::once::{self, already_settled};
 use super::records::{self, TokenRecord};
 use super::router::{Failure, fail, refused_by};
 use super::service::{Service, blocking, broken, document};
@@ -252,7 +252,7 @@ impl Service {
         let put = Put { key: records::token_key(role), value: record.encode_to_vec().into(), ..Put::default() };
         self.once(asked.once, Ok(Some(Txn::of(put))), until).await?;
         tracing::info!(role = role.name(), "the join token was rotated");
-        Ok(response::Kind::Token(api::TokenDone { token: self.revealed(secret).await? }))
+        Ok(response::Kind::Token(api::TokenDone { token: self.revealed(secret).await.map_err(already_settled)? }))
     }
 
     /// Makes a token for a time and a number of uses.
@@ -282,7 +282,7 @@ impl Service {
             None => token,
         };
         tracing::info!(id = token.id, role = role.name(), "a join token was made");
-        document(&NewToken { token: self.revealed(secret).await?, info: token.info(now) })
+        document(&NewToken { token: self.revealed(secret).await.map_err(already_settled)?, info: token.info(now) })
     }
 
     /// Every token, without its secret.

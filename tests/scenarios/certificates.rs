@@ -12,18 +12,21 @@ use crate::support::{Cluster, Member, eventually, says};
 /// A life of certificates that passes many times in a test, and bears a machine that stands still for seconds.
 const SHORT: Duration = Duration::from_secs(8);
 
-/// What the certificate in a node's directory says.
-fn certificate(directory: &Path) -> Subject {
-    *Identity::load(&directory.join("node.id")).expect("an identity").subject()
+/// The certificate in a node's directory: what it says, and the file. Two of one second say the same.
+struct Held(Subject, Vec<u8>);
+
+fn certificate(directory: &Path) -> Held {
+    let path = directory.join("node.id");
+    Held(*Identity::load(&path).expect("an identity").subject(), std::fs::read(&path).unwrap())
 }
 
 /// Waits until the certificate in a directory is another one than this.
-async fn renewed(directory: &Path, since: &Subject) -> Subject {
+async fn renewed(directory: &Path, since: &Held) -> Held {
     eventually(&format!("the certificate in {} is renewed", directory.display()), || async {
         let now = certificate(directory);
         // Of the same key and for the same role, that is all that may change.
-        assert_eq!((now.key_digest, now.named()), (since.key_digest, since.named()));
-        (now.not_after > since.not_after).then_some(now)
+        assert_eq!((now.0.key_digest, now.0.named()), (since.0.key_digest, since.0.named()));
+        (now.1 != since.1 && now.0.not_after >= since.0.not_after).then_some(now)
     })
     .await
 }
@@ -66,7 +69,7 @@ async fn managers_and_workers_renew_their_certificates_for_ever_and_nothing_else
     // When several lives have passed.
     let mut directories: Vec<_> = cluster.members.iter().map(|member| member.directory.clone()).collect();
     directories.extend([cluster.path("w1"), cluster.path("w2")]);
-    let mut held: Vec<Subject> = directories.iter().map(|directory| certificate(directory)).collect();
+    let mut held: Vec<Held> = directories.iter().map(|directory| certificate(directory)).collect();
     for _ in 0..4 {
         for (directory, held) in directories.iter().zip(&mut held) {
             *held = renewed(directory, held).await;
@@ -107,15 +110,15 @@ async fn renewals_go_on_over_the_death_of_managers_and_over_restarts() {
     worker.ready().await.unwrap();
     // One that was off for longer than its certificate holds signs itself another at start, and is taken by the others.
     let old = certificate(&cluster.members[gone].directory);
-    eventually("its certificate has run out", || async { old.check_time(SystemTime::now()).is_err().then_some(()) })
+    eventually("its certificate has run out", || async { old.0.check_time(SystemTime::now()).is_err().then_some(()) })
         .await;
     cluster.restart(gone).await;
     cluster.settled(3).await;
-    assert!(certificate(&cluster.members[gone].directory).not_after > old.not_after);
+    assert!(certificate(&cluster.members[gone].directory).0.not_after > old.0.not_after);
     // So does a worker, which asks for it.
     worker.shutdown().await;
     let old = certificate(&directory);
-    eventually("its certificate has run out", || async { old.check_time(SystemTime::now()).is_err().then_some(()) })
+    eventually("its certificate has run out", || async { old.0.check_time(SystemTime::now()).is_err().then_some(()) })
         .await;
     let worker = cluster.worker_again("w1").await;
     worker.ready().await.unwrap();
@@ -123,7 +126,7 @@ async fn renewals_go_on_over_the_death_of_managers_and_over_restarts() {
     // A promoted one goes on renewing as a manager.
     cluster.any().client().nodes().promote("w1").await.unwrap();
     let mut manager = certificate(&directory);
-    assert_eq!(manager.role.name(), "manager");
+    assert_eq!(manager.0.role.name(), "manager");
     for _ in 0..2 {
         manager = renewed(&directory, &manager).await;
     }
@@ -192,5 +195,28 @@ async fn a_clock_that_is_an_hour_off_hinders_neither_joining_nor_renewing() {
     for worker in workers {
         worker.shutdown().await;
     }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_was_far_ahead_for_a_while_leaves_no_certificate_behind_that_nobody_takes() {
+    const SIXTY_DAYS: i64 = 60 * 86_400;
+    // Given a manager whose clock is set far ahead: by it half of the certificate's life is over, and it makes itself another.
+    let mut cluster = Cluster::of(3).await;
+    let index = cluster.others(cluster.leader().await)[0];
+    let directory = cluster.members[index].directory.clone();
+    let first = certificate(&directory);
+    cluster.kill(index).await;
+    let ahead = cluster.builder_of(index).clock_ahead(SIXTY_DAYS).start(Start::Open).await.unwrap();
+    let made = renewed(&directory, &first).await;
+    assert!(made.0.check_time(SystemTime::now()).is_err(), "it holds later only");
+    ahead.abandon();
+    ahead.stopped().await;
+    // When the clock is right again
+    cluster.restart(index).await;
+    // Then it has one that holds now, and is one of three again.
+    cluster.settled(3).await;
+    assert!(certificate(&directory).0.check_time(SystemTime::now()).is_ok());
+    shakes_hands(&cluster, index).await;
     cluster.stop().await;
 }

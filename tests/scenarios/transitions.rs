@@ -391,7 +391,7 @@ async fn a_worker_whose_disk_was_wiped_takes_its_old_name_only_when_it_is_asked_
     let cluster = Cluster::founded().await;
     let worker = cluster.worker("w1").await;
     let client = cluster.any().client();
-    client.nodes().update("w1").label("zone", "east").await.unwrap();
+    client.nodes().update("w1").label("zone", "east").label("quorate.manager", "yes").await.unwrap();
     client.assignments().set("w1", "a", "1").await.unwrap();
     eventually("the item", || async { worker.report("a", "up").ok() }).await;
     eventually("its status", || async { client.assignments().reports("w1").await.ok()?.statuses.get("a").cloned() })
@@ -423,6 +423,8 @@ async fn a_worker_whose_disk_was_wiped_takes_its_old_name_only_when_it_is_asked_
     node.ready().await.unwrap();
     // Then it is that node: labels, items and what was reported of them are as they were, and work goes on.
     assert_eq!(record(&cluster, "w1").label("zone"), Some("east"));
+    // (But an operator never said of the new disk's key that it may become a manager's.)
+    assert_eq!(record(&cluster, "w1").label("quorate.manager"), None);
     assert_eq!(cluster.any().status().await.workers.len(), 1);
     let mut stream = node.assignments();
     let AssignmentEvent::Complete { items, stale, .. } = next(&mut stream).await else {

@@ -405,7 +405,10 @@ fn write_private(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let name = path.file_name().ok_or_else(|| std::io::Error::other("the path names no file"))?;
     let mut temporary_name = std::ffi::OsString::from(".");
     temporary_name.push(name);
-    temporary_name.push(format!(".{}.tmp", std::process::id()));
+    // Two may write at once: one that renews, and one for which the node changes its role.
+    static WRITTEN: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    let number = WRITTEN.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    temporary_name.push(format!(".{}.{number}.tmp", std::process::id()));
     let temporary = directory.join(temporary_name);
     // One that an earlier crash left is ours to replace; `create_new` then never opens a file with another mode.
     match std::fs::remove_file(&temporary) {

@@ -476,7 +476,12 @@ pub(crate) async fn serve(shared: &Arc<crate::endpoint::Shared>, connection: &qu
                 shared.handler.join(source, request, sender);
                 // A handler that gives no answer says that it does not know.
                 let reply = receiver.await.ok()?;
-                if matches!(reply, JoinReply::Joined(_) | JoinReply::Standing(_)) {
+                let known = match &reply {
+                    JoinReply::Joined(_) => true,
+                    JoinReply::Standing(standing) => standing.record.is_some(),
+                    JoinReply::Refused(_) => false,
+                };
+                if known {
                     // Who knew a secret, or has a record, was no guess: many workers may stand behind one address.
                     shared.join_limit.give_back(source.ip());
                 }

@@ -105,6 +105,7 @@ impl Consensus {
             persisted.extend(ready.take_persisted_messages());
             let must_sync = ready.must_sync();
             self.raw.mut_store().append(&entries);
+            self.answer_truncated();
             if must_sync {
                 let batch = LogBatch {
                     entries: entries.iter().filter_map(convert::entry).collect(),
@@ -128,6 +129,14 @@ impl Consensus {
             self.after_ready();
         }
         self.after_ready();
+    }
+
+    /// Whose entry stands in the log no more, and with nothing in its place: nobody knows here what becomes of it.
+    pub(super) fn answer_truncated(&mut self) {
+        let last = LogIndex(self.raw.raft.raft_log.last_index());
+        for ticket in self.waiters.above(last) {
+            self.effects.push(Effect::Answer { ticket, answer: Answer::Unknown });
+        }
     }
 
     /// A Ready without anything that must be synced: its messages wait only for the Readies before it.

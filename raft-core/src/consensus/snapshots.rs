@@ -197,6 +197,7 @@ impl Consensus {
         for ticket in self.waiters.covered(index) {
             self.effects.push(Effect::Answer { ticket, answer: Answer::Unknown });
         }
+        self.answer_truncated();
         self.release_reads();
     }
 }

@@ -58,6 +58,15 @@ impl Waiters {
         std::mem::take(&mut self.by_index).into_values().flat_map(|(_, tickets)| tickets).collect()
     }
 
+    /// The log ends at `last`: what stood above was another leader's to replace, though it may live on elsewhere. Nobody
+    /// may wait until the log has grown back to where it was.
+    pub(super) fn above(&mut self, last: LogIndex) -> Vec<Ticket> {
+        let above = self.by_index.split_off(&(last.0 + 1));
+        let tickets: Vec<Ticket> = above.into_values().flat_map(|(_, tickets)| tickets).collect();
+        self.count -= tickets.len();
+        tickets
+    }
+
     /// A snapshot covers everything up to `index`: whatever happened there is no longer visible.
     pub(super) fn covered(&mut self, index: LogIndex) -> Vec<Ticket> {
         let later = self.by_index.split_off(&(index.0 + 1));

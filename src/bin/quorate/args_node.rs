@@ -52,7 +52,7 @@ pub(crate) struct Join {
     /// Come back with a fresh store under a new raft id; the old store is moved aside, not deleted. Without --token, by the
     /// node's own certificate, when the store is damaged or gone; with --token also when the cluster has left this node
     /// behind: lost or fenced by a recovery, or removed (a worker, too). Name and address stay as recorded. With --token and --name on
-    /// an empty directory: take the place of the worker of that name, whose disk is gone for good; its labels and assignments
+    /// an empty directory: take the place of the worker of that name, whose disk is gone for good; its labels (but quorate.manager) and assignments
     /// stay, and the old disk is refused from then on
     #[arg(long, conflicts_with = "run")]
     pub(crate) replace: bool,

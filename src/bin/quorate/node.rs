@@ -132,7 +132,7 @@ async fn take_place(directory: &Path, join: Join, global: &Global, output: Outpu
         return output.document(&prepared_json(&prepared));
     }
     output.line(&format!("took the place of {}; {}", prepared.name, described(&prepared)))?;
-    output.line("its labels and assignments are as they were; the disk it had before is refused from now on")?;
+    output.line("its labels (but not quorate.manager, which an operator sets) and its assignments are as they were; the disk it had before is refused from now on")?;
     output.line(&format!("next: quorate run --data-dir {}", directory.display()))
 }
 

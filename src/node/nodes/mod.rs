@@ -32,7 +32,7 @@ use wished::{demoted, promoted, updated};
 
 use super::authorize;
 use super::gate::Asker;
-use super::once;
+use super::once::{self, already_settled};
 use super::records;
 use super::router::{Failure, fail, refused_by};
 use super::service::{Service, blocking, broken, display_name, document};
@@ -212,7 +212,7 @@ impl Service {
         let written = wished.written().and_then(|record| NodeId::from_slice(&Section::Node.strip(&record.key)?));
         let node = match written {
             Some(id) => id,
-            None => self.node_named(wanted)?.node_id().unwrap_or_default(),
+            None => self.node_named(wanted).map_err(already_settled)?.node_id().unwrap_or_default(),
         };
         Ok((node, wished.is_done()))
     }
@@ -268,7 +268,7 @@ impl Service {
         if changed {
             tracing::info!(node, role = role.name(), forced, "a node's desired role was changed");
         }
-        document(&self.outcome(id, changed).await?)
+        document(&self.outcome(id, changed).await.map_err(already_settled)?)
     }
 
     /// Changes what people say about a node.
@@ -282,9 +282,9 @@ impl Service {
         let (id, changed) = self.settle(&update.node, update.once, planned, until).await?;
         if changed {
             // It was applied where the leader is: the answer shows it, too.
-            self.router.read_index(until).await?;
+            self.router.read_index(until).await.map_err(already_settled)?;
         }
-        document(&self.outcome(id, changed).await?)
+        document(&self.outcome(id, changed).await.map_err(already_settled)?)
     }
 
     /// The node that asks, or whose own socket is asked, leaves.
@@ -339,7 +339,7 @@ impl Service {
                 let node = NodeInfo { id: id.to_string(), name: node, ..NodeInfo::default() };
                 document(&NodeOutcome { node, changed, done: true, ..NodeOutcome::default() })
             }
-            outcome => document(&outcome?),
+            outcome => document(&outcome.map_err(already_settled)?),
         }
     }
 

@@ -102,3 +102,36 @@ async fn a_sound_store_is_not_moved_because_the_certificate_beside_it_has_run_ou
     assert!(prepared.raft_id > 2 && directory.join("store.old-1").is_dir(), "{prepared:?}");
     first.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_cluster_has_no_say_about_a_store() {
+    // Given a stopped manager of one cluster, and another cluster with a token of its own
+    let root = tempfile::tempdir().unwrap();
+    let ours = started(root.path(), "ours", Start::OpenOrInit).await;
+    ours.shutdown().await;
+    let theirs = started(root.path(), "theirs", Start::OpenOrInit).await;
+    let (secret, managers) = (token(&theirs.client()).await, vec![theirs.address().to_string()]);
+    // When somebody takes the one for the other
+    let directory = root.path().join("ours");
+    let refused = Node::builder(&directory).replace(&secret, managers).await.unwrap_err();
+    // Then it is said, nothing is moved, and the manager goes on where it was
+    assert!(matches!(&refused, StartError::Contradiction(why) if why.contains("of another one")), "{refused}");
+    assert!(!directory.join("store.old-1").exists());
+    let ours = Node::builder(&directory).start(Start::Open).await.unwrap();
+    ours.ready().await.unwrap();
+    ours.shutdown().await;
+    theirs.shutdown().await;
+}
+
+#[test]
+fn a_worker_is_never_taken_to_an_older_incarnation() {
+    let facts = Facts::default();
+    let said = |theirs: &[u8], record| {
+        is_left_behind(&facts, &lineage(&[1, 2]), &NodeStanding { lineage: lineage(theirs), record })
+    };
+    let record = Some(StandingRecord { raft_id: RaftId(0), store_id: None, lost: false });
+    assert!(said(&[1], None).unwrap_err().contains("generation 1"));
+    assert!(said(&[1, 2], record).unwrap_err().contains("good standing"));
+    assert!(said(&[1, 2, 3], record).unwrap_err().contains("good standing"));
+    assert!(said(&[1, 2], None).is_ok());
+}
