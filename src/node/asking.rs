@@ -171,6 +171,8 @@ pub(super) enum Answer {
     Standing(Box<api::StandingDone>, Hello),
     /// It runs, and does not say more: another version, or it is stopping.
     Runs(Hello),
+    /// It runs, and does not know the node that asks as a member: in words.
+    Disowned(String),
     /// It does not run, or cannot be reached: in words.
     Silent(String),
 }
@@ -205,7 +207,14 @@ async fn standing(identity: Arc<Identity>, id: NodeId, addresses: &[String]) -> 
     let hello = Hello::client(subject.cluster, subject.node_id, Lineage::default(), SOFTWARE);
     let connection = match Connector::connect(addresses, Arc::clone(&identity), hello, PATIENCE).await {
         Ok(connection) => connection,
-        Err(error) => return Answer::Silent(error.to_string()),
+        Err(error) => {
+            let disowned = matches!(
+                error.root(),
+                ConnectError::Refused { refused: Refused::Removed | Refused::NotAMember | Refused::StoreReplaced, .. }
+            );
+            let why = error.to_string();
+            return if disowned { Answer::Disowned(why) } else { Answer::Silent(why) };
+        }
     };
     let theirs = connection.remote_hello().clone();
     if theirs.node_id != id {

@@ -20,6 +20,7 @@ use quorate_transport::Identity;
 
 use super::asking::{self, Answer};
 use super::builder::{off_thread, random};
+use super::departed::departed;
 use super::directory::{open_store, resolve};
 use super::facts::{Facts, Layout};
 use super::fence::{self, FenceRecord};
@@ -257,10 +258,20 @@ impl Recover {
         })
     }
 
+    /// The directory of a node that was told to go holds less than those who told it.
+    fn was_removed(&self, opened: &Opened) -> Option<Against> {
+        let mark = departed(&self.directory).filter(|_| matches!(opened.recovery.verdict, Verdict::Write(_)))?;
+        let error = StartError::ClusterAlive(format!(
+            "{} was removed from the cluster, which went on without what this directory holds. Nothing was changed; recover from one of the managers that stayed. If all their disks are gone for good: --despite-peers",
+            mark.name
+        ));
+        Some(Against { error, fence: None, final_: false })
+    }
+
     /// What there is to say, and what speaks against it.
     fn judge(&self, opened: &Opened, answers: &BTreeMap<NodeId, Answer>) -> (RecoveryReport, Option<Against>) {
         let mut report = described(opened, self.address.as_deref());
-        let against = against(opened, answers, &mut report);
+        let against = against(opened, answers, &mut report).or_else(|| self.was_removed(opened));
         report.refusal = against.as_ref().map(|against| against.error.to_string());
         (report, against)
     }
@@ -398,6 +409,16 @@ fn against(opened: &Opened, answers: &BTreeMap<NodeId, Answer>, report: &mut Rec
             Answer::Silent(why) => {
                 told.answer.clone_from(why);
                 report.managers.push(told);
+                continue;
+            }
+            Answer::Disowned(why) => {
+                told.answers = true;
+                told.answer = format!("runs, and does not know this node any more: {why}");
+                report.managers.push(told);
+                let error = StartError::ClusterAlive(format!(
+                    "manager {name} runs and does not know this node as a member: it was removed, and the others went on without what this directory holds. Nothing was changed; look at the cluster with `quorate status` there, and come back to it with `quorate join --replace --token TOKEN --manager HOST:PORT`. To recover from here all the same, and fence the others: --despite-peers"
+                ));
+                reasons.push((2, Against { error, fence: None, final_: false }));
                 continue;
             }
             Answer::Runs(hello) => (hello, None),

@@ -19,7 +19,7 @@ use super::enrolling::certify;
 use super::facts::{Facts, Layout, Stage};
 use super::fence::FenceRecord;
 use super::joining::words;
-use super::newcomer::finish_join;
+use super::newcomer::{NotTaken, finish_join};
 use super::service::{Service, display_name};
 use super::state_file::StateFile;
 use super::stop::StartError;
@@ -132,10 +132,33 @@ impl NodeBuilder {
             }
             Found::Begun(_) | Found::Spent(_) => {}
         }
+        let begun = matches!(found, Found::Begun(_));
+        let before = if let Found::Worker(file) = &found { Some(file.clone()) } else { None };
         let builder = self.clone();
         let file = off_thread(move || builder.begin_anew(&identity, found)).await?;
-        let joined = self.ask_to_join(&file, &token, &managers, false).await?;
-        off_thread(move || finish_join(&Layout::new(&self.directory), file, joined)).await
+        let joined = match self.ask_to_join(&file, &token, &managers, false).await {
+            Ok(joined) => joined,
+            Err(NotTaken::Surely(error)) if !begun => {
+                let layout = Layout::new(&self.directory);
+                off_thread(move || match before {
+                    Some(before) => before.save(&layout),
+                    None => StateFile::remove(&layout),
+                })
+                .await?;
+                return Err(error);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        off_thread(move || {
+            let layout = Layout::new(&self.directory);
+            // Only now: until the cluster has taken the node in, everything is where it was.
+            if layout.store().exists() {
+                self.move_store_aside(&layout)?;
+            }
+            departed::forget(&layout);
+            finish_join(&layout, file, joined)
+        })
+        .await
     }
 
     fn find(&self) -> Result<(Identity, Found), StartError> {
@@ -229,7 +252,7 @@ impl NodeBuilder {
         ))
     }
 
-    /// Moves what was there aside and begins anew, under the node's own id and key.
+    /// Begins anew beside what is there, under the node's own id and key.
     fn begin_anew(&self, identity: &Identity, found: Found) -> Result<StateFile, StartError> {
         let old = match found {
             Found::Begun(file) => return Ok(*file),
@@ -238,9 +261,6 @@ impl NodeBuilder {
             Found::Worker(file) => Some(file.facts),
         };
         let layout = Layout::new(&self.directory);
-        if layout.store().exists() {
-            self.move_store_aside(&layout)?;
-        }
         let (listen, advertise) = match &old {
             Some(old) if self.listen.is_none() && self.advertise.is_none() => {
                 (old.listen.clone(), old.advertise.clone())
@@ -264,7 +284,6 @@ impl NodeBuilder {
             ..StateFile::default()
         };
         file.save(&layout)?;
-        departed::forget(&layout);
         Ok(file)
     }
 }

@@ -353,6 +353,15 @@ async fn old_managers_started_together_are_fenced_and_come_back_with_a_token() {
         let before = inspect(&cluster.members[*index].directory).unwrap();
         let without = cluster.builder_of(*index).rejoin(managers.clone()).await.unwrap_err();
         says(&without, &["is fenced", "--token", "Nothing in it was changed"]);
+        // (Refused, it is as it was.)
+        let worker = cluster.any().client().join_token("worker").await.unwrap();
+        let refused = cluster.builder_of_as_recorded(*index).replace(&worker, managers.clone()).await.unwrap_err();
+        says(&refused, &["token", "Nothing was changed"]);
+        let nobody = vec![crate::support::closed_port()];
+        cluster.builder_of_as_recorded(*index).replace(&token, nobody).await.unwrap_err();
+        assert!(!cluster.members[*index].directory.join("store.old-1").exists());
+        assert!(fenced(&cluster.members[*index].directory).unwrap().is_some());
+        assert_eq!(inspect(&cluster.members[*index].directory).unwrap(), before);
         let prepared = cluster.builder_of_as_recorded(*index).replace(&token, managers.clone()).await.unwrap();
         assert!(prepared.raft_id > 1 << 32, "{prepared:?}");
         assert_eq!((prepared.node_id, prepared.name), (before.node_id, before.name));
@@ -440,4 +449,38 @@ async fn two_recoveries_of_one_cluster_name_each_other_and_talk_no_more() {
     cluster.members[third].node = Some(cluster.try_restart(third).await.unwrap());
     is_fenced(&mut cluster, third).await;
     cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_recovers_from_a_removed_manager_beside_the_cluster_that_went_on() {
+    // Given a manager that was removed while it was off, and one that ran and was told; the cluster goes on
+    let mut cluster = Cluster::of(5).await;
+    write(&cluster.any().client(), 0..WRITES).await;
+    let leader = cluster.leader().await;
+    let (off, told) = (cluster.others(leader)[0], cluster.others(leader)[1]);
+    let names = [off, told].map(|index| cluster.node(index).name());
+    cluster.kill(off).await;
+    let nodes = cluster.node(leader).client().nodes();
+    for name in &names {
+        nodes.remove(name).forced().await.unwrap();
+    }
+    let stopped = cluster.members[told].node.take().unwrap();
+    let reason = tokio::time::timeout(BUDGET, stopped.stopped()).await.expect("it stops");
+    assert_eq!(reason, StopReason::Removed);
+    drop(stopped);
+    cluster.node(leader).client().kv().put("after", "x").await.unwrap();
+    // When somebody takes their directories for survivors, then the managers that run are named, and nothing is changed.
+    for index in [off, told] {
+        let looked = recover(&cluster, index).dry_run().await.unwrap();
+        assert!(looked.managers.iter().any(|manager| manager.answers), "{looked:?}");
+        says(&looked.refusal.unwrap(), &["does not know this node", "Nothing was changed"]);
+        let refused = recover(&cluster, index).run().await.unwrap_err();
+        assert!(matches!(refused, StartError::ClusterAlive(_)), "{refused}");
+    }
+    // Nor from the one that was told, when nobody answers.
+    for index in cluster.running() {
+        cluster.kill(index).await;
+    }
+    let refused = recover(&cluster, told).run().await.unwrap_err();
+    says(&refused, &["was removed", "--despite-peers", "Nothing was changed"]);
 }

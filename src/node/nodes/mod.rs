@@ -356,10 +356,17 @@ impl Service {
         } else {
             "stop it there".to_owned()
         };
+        // The same word waives both.
+        let besides = match self.check_wish(node, Wish::Remove { forced: false }) {
+            Err(refused) => {
+                format!(" (which would also waive this: {})", refused.message.trim_end_matches(". Nothing was changed"))
+            }
+            Ok(()) => String::new(),
+        };
         Err(refused_by(
             Rule::NodeReady,
             format!(
-                "{name} {found}: {gently}, or let it go by itself (`quorate leave` on its machine), or ask again with --force. Nothing was changed"
+                "{name} {found}: {gently}, or let it go by itself (`quorate leave` on its machine), or ask again with --force{besides}. Nothing was changed"
             ),
         ))
     }
