@@ -31,7 +31,8 @@ pub(super) fn health(answer: &ClusterStatus, status: &Status, disks_answer: bool
     let follows = status.leader.is_some() || status.role == Some(RaftRole::Leader);
     let whole =
         |manager: &ManagerStatus| manager.reachable && manager.disk_silent_ms == 0 && manager.low_space.is_none();
-    let voters_whole = answer.managers.iter().all(|manager| manager.seat != "voter" || whole(manager));
+    let voters_whole =
+        empty_seats(answer) == 0 && answer.managers.iter().all(|manager| manager.seat != "voter" || whole(manager));
     if answer.voters == 0 {
         // A newcomer that nobody has told of the cluster yet cannot know how that is.
         Health::Degraded
@@ -49,6 +50,11 @@ pub(super) fn health(answer: &ClusterStatus, status: &Status, disks_answer: bool
     } else {
         Health::Degraded
     }
+}
+
+/// Voters of the configuration that no node stands for any more: its store was replaced, and then the node was taken away.
+fn empty_seats(answer: &ClusterStatus) -> usize {
+    answer.voters.saturating_sub(answer.managers.iter().filter(|manager| manager.seat == "voter").count())
 }
 
 /// Small numbers as people say them.
@@ -82,6 +88,15 @@ pub(super) fn tolerance(answer: &ClusterStatus, max_voters: usize) -> String {
     let more = spelled(full + 1);
     let how = if !silent.is_empty() && now < full {
         format!("start {} again to tolerate {}", names(&silent, "and"), spelled(full))
+    } else if empty_seats(answer) > 0 && now < full {
+        let full = spelled(full);
+        match (waiting.is_empty(), away.is_empty()) {
+            (false, _) => format!("it tolerates {full} once {} has the seat that nobody holds", names(&waiting, "or")),
+            (true, false) => {
+                format!("start {} again, for the seat that nobody holds, to tolerate {full}", names(&away, "or"))
+            }
+            (true, true) => format!("join one more manager, for the seat that nobody holds, to tolerate {full}"),
+        }
     } else if answer.voters + 2 > max_voters {
         format!("{} voters are the most that this cluster takes; further managers stand by", spelled(answer.voters))
     } else if waiting.len() >= 2 {
@@ -114,6 +129,13 @@ pub(super) fn advice(answer: &ClusterStatus) -> Vec<String> {
             format!("missing  {} {} {silent} ({})", manager.name, manager.address, manager.seat)
         })
         .collect();
+    match empty_seats(answer) {
+        0 => {}
+        1 => lines.push("missing  a voter whose store is gone, and that no node stands for".into()),
+        empty => {
+            lines.push(format!("missing  {} voters whose stores are gone, and that no node stands for", spelled(empty)))
+        }
+    }
     // Only a voter helps a quorum.
     missing.retain(|manager| manager.seat == "voter");
     if diverged(answer) {
@@ -245,6 +267,33 @@ mod tests {
     }
 
     #[test]
+    fn a_seat_that_no_node_stands_for_is_missing_and_says_who_may_take_it() {
+        let manager = |raft_id: u64, seat: &str, reachable| ManagerStatus {
+            name: format!("n{raft_id}"),
+            raft_id,
+            seat: seat.into(),
+            reachable,
+            ..ManagerStatus::default()
+        };
+        let leading = Status { role: Some(RaftRole::Leader), ..Status::default() };
+        for (fourth, said) in [
+            (None, "join one more manager, for the seat that nobody holds, to tolerate one"),
+            (Some(true), "it tolerates one once n7 has the seat that nobody holds"),
+            (Some(false), "start n7 again, for the seat that nobody holds, to tolerate one"),
+        ] {
+            let mut managers = vec![manager(1, "voter", true), manager(2, "voter", true)];
+            managers.extend(fourth.map(|reachable| manager(7, "standby", reachable)));
+            let mut answer = ClusterStatus { voters: 3, managers, ..ClusterStatus::default() };
+            answer.health = health(&answer, &leading, true, true);
+            assert_eq!(answer.health, Health::Degraded);
+            answer.tolerance = tolerance(&answer, 5);
+            assert!(answer.tolerance.ends_with(said), "{}", answer.tolerance);
+            let lines = advice(&answer).join("\n");
+            assert!(lines.contains("missing  a voter whose store is gone") && lines.contains(said), "{lines}");
+        }
+    }
+
+    #[test]
     fn what_would_raise_the_tolerance_is_said() {
         let (voter, standby) = (("voter", true), ("standby", true));
         for (managers, said_is) in [
@@ -285,7 +334,8 @@ mod tests {
     #[test]
     fn who_was_left_behind_is_named_with_the_way_back() {
         let lost = |name: &str| ManagerStatus { name: name.into(), seat: "lost".into(), ..ManagerStatus::default() };
-        let said = |managers: Vec<ManagerStatus>| {
+        let said = |mut managers: Vec<ManagerStatus>| {
+            managers.push(ManagerStatus { seat: "voter".into(), reachable: true, ..ManagerStatus::default() });
             advice(&ClusterStatus { voters: 1, managers, health: Health::Ok, ..ClusterStatus::default() }).concat()
         };
         let one = said(vec![lost("n2")]);

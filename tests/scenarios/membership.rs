@@ -1,6 +1,8 @@
 //! Joining, seats, transfer.
 
-use crate::support::{Cluster, eventually};
+use quorate::status::Health;
+
+use crate::support::{Cluster, eventually, says};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn voters_stay_odd_while_managers_join() {
@@ -86,6 +88,14 @@ async fn a_manager_with_a_damaged_store_comes_back_under_a_new_raft_id() {
     let prepared = cluster.builder_of(hurt).rejoin(others).await.unwrap();
     assert!(prepared.raft_id > 3);
     assert_eq!(prepared.name, name);
+    // (Until it runs, the seat is there, and nobody in it: that is seen, and it is not taken away with the node by mistake.)
+    let nodes = cluster.any().client().nodes();
+    for refused in [nodes.remove(&name).await.unwrap_err(), nodes.demote(&name).await.unwrap_err()] {
+        says(&refused, &["has not taken the seat of its old store yet", "Nothing was changed"]);
+    }
+    let status = cluster.any().status().await;
+    assert_eq!((status.health, status.voters, status.fault_tolerance), (Health::Degraded, 3, 0), "{status:?}");
+    says(&status.advice.join("\n"), &["a voter whose store is gone", "the seat that nobody holds"]);
     cluster.restart(hurt).await;
     // and then the old id's seat, in one change.
     let status = cluster.settled(3).await;

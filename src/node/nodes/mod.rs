@@ -255,6 +255,7 @@ impl Service {
             self.rewritten(&record, |record| match role {
                 Role::Manager => promoted(record),
                 Role::Worker => {
+                    self.refuse_between_seats(record, forced)?;
                     let updated = demoted(record, forced)?;
                     if updated.as_ref().is_some_and(|updated| updated != record) {
                         self.check_wish(record, Wish::Demote { forced })?;
@@ -321,6 +322,7 @@ impl Service {
                 self.refuse_what_is_there(&record).await?;
             }
             self.rewritten(&record, |record| {
+                self.refuse_between_seats(record, forced)?;
                 let updated = NodeRecord { removing: true, forced: record.forced || forced, ..record.clone() };
                 if updated != *record && !record.lost {
                     self.check_wish(record, Wish::Remove { forced })?;
@@ -344,6 +346,20 @@ impl Service {
     }
 
     /// As in Swarm, only who is known to be down is removed without force.
+    /// Whose fresh store has not taken the seat of the old one yet would leave a voter behind that no node stands for.
+    fn refuse_between_seats(&self, node: &NodeRecord, forced: bool) -> Result<(), Failure> {
+        if forced || !self.status.borrow().configuration.is_voter(RaftId(node.replaces)) {
+            return Ok(());
+        }
+        let name = display_name(node);
+        Err(fail(
+            api::Code::Refused,
+            format!(
+                "{name} has not taken the seat of its old store yet: start it, and ask again once `quorate status` shows it as a voter; or ask again with --force, and the seat stays empty until another manager joins. Nothing was changed"
+            ),
+        ))
+    }
+
     async fn refuse_what_is_there(&self, node: &NodeRecord) -> Result<(), Failure> {
         let presence = self.presence_of(node.node_id().unwrap_or_default());
         let (name, state) = (display_name(node), state(node, self.is_reachable(node).await, presence));
