@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -126,8 +127,12 @@ pub struct Fenced {
 #[derive(Default)]
 pub(super) struct Incarnations {
     newer: OnceLock<FenceRecord>,
-    forks: Mutex<BTreeMap<NodeId, (u64, String)>>,
+    /// Generation, address, and when it was met last.
+    forks: Mutex<BTreeMap<NodeId, (u64, String, Instant)>>,
 }
+
+/// As long as both run they meet again and again; one that was not met for so long is stopped or wiped.
+const FORK_REMEMBERED: Duration = Duration::from_secs(600);
 
 impl Incarnations {
     /// Whether a newer incarnation was met: nothing may be begun any more.
@@ -141,7 +146,7 @@ impl Incarnations {
             return;
         }
         let mut forks = self.forks.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = forks.insert(node, (theirs.generation(), address.to_owned()));
+        let told = forks.insert(node, (theirs.generation(), address.to_owned(), Instant::now()));
         if told.is_none() {
             tracing::error!(
                 %node, address, ours = ours.generation(), theirs = theirs.generation(),
@@ -151,10 +156,15 @@ impl Incarnations {
     }
 
     pub(super) fn forks(&self) -> Vec<ForkStatus> {
+        self.forks_at(Instant::now())
+    }
+
+    fn forks_at(&self, now: Instant) -> Vec<ForkStatus> {
         let forks = self.forks.lock().unwrap_or_else(PoisonError::into_inner);
         forks
             .iter()
-            .map(|(node, (generation, address))| ForkStatus {
+            .filter(|(_, (_, _, met))| now.saturating_duration_since(*met) < FORK_REMEMBERED)
+            .map(|(node, (generation, address, _))| ForkStatus {
                 id: node.to_string(),
                 name: node.to_string(),
                 address: address.clone(),
@@ -190,5 +200,29 @@ impl Fencing {
             };
             ending.stop(reason);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_core::id::LineageId;
+
+    use super::*;
+
+    #[test]
+    fn another_recovery_is_told_until_it_was_not_met_for_a_while() {
+        let lineage = |ids: &[u8]| Lineage(ids.iter().map(|id| LineageId::from_bytes([*id; 16])).collect());
+        let met = Incarnations::default();
+        let node = NodeId::from_bytes([7; 16]);
+        // What is of this incarnation, or of an older one, is no fork.
+        for theirs in [&[1, 2][..], &[1]] {
+            met.note_fork(&lineage(&[1, 2]), node, &lineage(theirs), "10.0.0.3:4701");
+        }
+        assert_eq!(met.forks().len(), 0);
+        met.note_fork(&lineage(&[1, 2]), node, &lineage(&[1, 3]), "10.0.0.3:4701");
+        let told = met.forks();
+        assert_eq!((told.len(), told[0].generation, told[0].address.as_str()), (1, 2, "10.0.0.3:4701"));
+        assert_eq!(met.forks_at(Instant::now() + FORK_REMEMBERED / 2).len(), 1);
+        assert_eq!(met.forks_at(Instant::now() + 2 * FORK_REMEMBERED).len(), 0);
     }
 }

@@ -10,7 +10,7 @@ use quorate_core::testing::sim::Rng;
 
 use crate::load::{Load, all_there};
 use crate::recovery::odd_everywhere;
-use crate::support::{BUDGET, Cluster, eventually};
+use crate::support::{BUDGET, Cluster, eventually, says};
 
 /// How often it goes up and down; `make test-long` asks for more.
 fn rounds() -> usize {
@@ -135,6 +135,12 @@ async fn of_four_promotions_at_once_the_unreachable_one_holds_up_nobody() {
     assert_eq!((absent.seat.as_str(), absent.raft_id), ("joining", 0), "{status:?}");
     let waiting = nodes.inspect("m5").await.unwrap();
     assert!(!waiting.settled && waiting.outlook.is_some(), "{waiting:?}");
+    let outlook = eventually("what it waits for", || async {
+        let outlook = nodes.inspect("m5").await.ok()?.outlook?;
+        outlook.contains("m5 is down").then_some(outlook)
+    })
+    .await;
+    says(&outlook, &["start it", "quorate node demote m5"]);
     // and the fifth once it is back, with the last two seats.
     cluster.restart(4).await;
     cluster.settled(5).await;

@@ -272,7 +272,7 @@ pub enum Answer {
 pub enum Rejection {
     /// No leader is known for two base election timeouts.
     #[error(
-        "no leader for {leaderless_ticks} ticks; {reachable} of {voters} voters reachable. Nothing was changed; try again"
+        "no manager leads right now, {reachable} of {voters} voters are connected to this one. Nothing was changed; try again"
     )]
     NoLeader {
         /// How long, in ticks.

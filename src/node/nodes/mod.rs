@@ -19,7 +19,7 @@ use quorate_core::keyspace::Section;
 use quorate_core::membership::plan::{SeatPolicy, SeatView};
 use quorate_core::membership::record::{NodeRecord, Role};
 use quorate_core::membership::wish::{self, Outlook, Wish, WishRefused};
-use quorate_core::membership::work::LivenessRecord;
+use quorate_core::membership::work::{LivenessRecord, Presence};
 use quorate_core::state::read;
 use quorate_core::txn::{Compare, Txn};
 use quorate_transport::api::{self, request, response};
@@ -119,6 +119,9 @@ impl Service {
             words = format!("{words}; `quorate node promote {}` takes the wish back", display_name(node));
         } else if outlook == Outlook::Enrolling && !node.hindrance.is_empty() {
             words = format!("waits: {}", node.hindrance);
+        } else if outlook == Outlook::Enrolling && self.presence_of(node.node_id()?) == Some(Presence::Down) {
+            let name = display_name(node);
+            words = format!("waits: {name} is down; start it, or take the wish back with `quorate node demote {name}`");
         }
         Some((outlook, words))
     }
