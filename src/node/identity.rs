@@ -71,7 +71,8 @@ pub(super) async fn keep_identity(
     ending.stop(reason);
 }
 
-/// A new certificate for a node whose own has run out, or was made by a clock that was far ahead; none where it holds, or where [`signed`] makes none.
+/// A new certificate for a node whose own has run out, or was made by a clock that was far ahead; none where it holds, or
+/// where [`signed`] makes none.
 pub(super) fn renewed(
     identity: &Identity,
     facts: &Facts,

@@ -220,22 +220,26 @@ impl Service {
                     raft_ids::write(&mut txn, request.node_id, &node, 0);
                 }
             }
-            let command = Command::from(CommandKind::System(txn));
-            let done = match self.router.execute(command, Origin::Here, until).await {
-                Ok(done) => done,
-                // Looked at again: if it was applied, the node is there by then.
-                Err(error) if matches!(error.code(), api::Code::Unknown) => {
-                    *open = true;
-                    continue;
-                }
-                Err(error) => return Err(words(error)),
-            };
-            if done.succeeded {
+            if self.let_in(txn, until, open).await? {
                 tracing::info!(node = %request.node_id, name = request.name, address, %raft_id, role = role.name(), "a node joined");
                 return Ok(self.joined(&seen, (request.node_id, raft_id), &certificate, &address));
             }
         }
         Err(JoinRefused::Other("too many nodes join at the same time; try again".into()))
+    }
+
+    /// Proposes what lets a node in, and says whether that is done. If not, it is to be looked at again: somebody else was
+    /// faster, or nobody can say what became of it (`open`), and if it was applied, the record says so by then.
+    pub(super) async fn let_in(&self, txn: Txn, until: Instant, open: &mut bool) -> Result<bool, JoinRefused> {
+        let command = Command::from(CommandKind::System(txn));
+        match self.router.execute(command, Origin::Here, until).await {
+            Ok(done) => Ok(done.succeeded),
+            Err(error) if matches!(error.code(), api::Code::Unknown) => {
+                *open = true;
+                Ok(false)
+            }
+            Err(error) => Err(words(error)),
+        }
     }
 
     pub(super) fn joined(

@@ -416,7 +416,7 @@ fn against(opened: &Opened, answers: &BTreeMap<NodeId, Answer>, report: &mut Rec
                 told.answer = format!("runs, and does not know this node any more: {why}");
                 report.managers.push(told);
                 let error = StartError::ClusterAlive(format!(
-                    "manager {name} runs and does not know this node as a member: it was removed, and the others went on without what this directory holds. Nothing was changed; look at the cluster with `quorate status` there, and come back to it with `quorate join --replace --token TOKEN --manager HOST:PORT`. To recover from here all the same, and fence the others: --despite-peers"
+                    "manager {name} runs and does not know this node as a member: it was removed, or its store was replaced, and the others may have gone on without what this directory holds. Nothing was changed; look at the cluster with `quorate status` there, and come back to it with `quorate join --replace --token TOKEN --manager HOST:PORT`. To recover from here all the same, and fence the others: --despite-peers"
                 ));
                 reasons.push((2, Against { error, fence: None, final_: false }));
                 continue;

@@ -7,13 +7,11 @@
 //! bound to one store. The newcomer's side is in [`super::newcomer`]. Called by joining.
 
 use bytes::Bytes;
-use quorate_core::command::{Command, CommandKind};
-use quorate_core::consensus::io::Origin;
 use quorate_core::id::RaftId;
 use quorate_core::membership::record::{LABEL_MANAGER, NodeRecord, Role};
 use quorate_core::membership::work::{LivenessRecord, Presence};
 use quorate_core::txn::Txn;
-use quorate_transport::{CertRole, JoinRefused, JoinReply, JoinRequest, api};
+use quorate_transport::{CertRole, JoinRefused, JoinReply, JoinRequest};
 use tokio::time::Instant;
 
 use super::enrolling::certify;
@@ -69,17 +67,7 @@ impl Service {
             // An operator gave it to the node with the other key.
             node.set_label(LABEL_MANAGER.0, None);
             raft_ids::write(&mut txn, id, &node, *revision);
-            let command = Command::from(CommandKind::System(txn));
-            let done = match self.router.execute(command, Origin::Here, until).await {
-                Ok(done) => done,
-                // Looked at again: if it was applied, the record has this key by then.
-                Err(error) if matches!(error.code(), api::Code::Unknown) => {
-                    *open = true;
-                    continue;
-                }
-                Err(error) => return Err(words(error)),
-            };
-            if done.succeeded {
+            if self.let_in(txn, until, open).await? {
                 tracing::info!(node = display_name(record), "a worker came back with another disk");
                 return Ok(self.joined(&seen, (id, RaftId(0)), &certificate, address));
             }
