@@ -36,6 +36,8 @@ pub const LOG_WINDOW_ENTRIES: u64 = 10_000;
 pub const LOG_WINDOW_BYTES: u64 = 256 << 20;
 /// Revisions that can still be read when they are no longer the newest.
 pub const HISTORY_REVISIONS: u64 = 100_000;
+/// For how long they can: longer than a watcher is away that was restarted or moved.
+pub const HISTORY_AGE: Duration = Duration::from_secs(3_600);
 /// How long a disk may leave work unanswered before its manager hands leadership on and neither leads nor votes. A working
 /// disk stalls for a second or two now and then, and moving leadership then would help nobody; a request waits for 10 s,
 /// so that enough is left to be served elsewhere. At least two base election timeouts.

@@ -72,6 +72,9 @@ pub enum Error {
         /// For people.
         message: String,
     },
+    /// The store holds as much as the policy lets it. Not done; reads and deletes go on.
+    #[error("{0}")]
+    StoreFull(String),
     /// The leadership that the write was bound to is over. Not done.
     #[error("{0}")]
     Fenced(String),
@@ -113,6 +116,7 @@ impl Error {
             | Self::Overloaded(_)
             | Self::Compacted { .. }
             | Self::NewGeneration { .. }
+            | Self::StoreFull(_)
             | Self::Fenced(_)
             | Self::Version(_)
             | Self::NotFound(_) => Outcome::NotDone,
@@ -138,6 +142,7 @@ impl Error {
             api::Code::Stopping | api::Code::Deadline => Self::Unavailable(message),
             api::Code::Compacted => Self::Compacted { oldest: error.oldest, message },
             api::Code::NewGeneration => Self::NewGeneration { kept_revision: error.kept_revision, message },
+            api::Code::StoreFull => Self::StoreFull(message),
             api::Code::Fenced => Self::Fenced(message),
             api::Code::Version => Self::Version(message),
             api::Code::NotFound => Self::NotFound(message),

@@ -251,6 +251,12 @@ pub struct PolicyInfo {
     pub tick_micros: u64,
     /// The base election timeout that follows from it, milliseconds.
     pub election_ms: u64,
+    /// What the store may hold, bytes: live records, and history that can still be read.
+    pub store_quota_bytes: u64,
+    /// Revisions that can still be read when they are no longer the newest.
+    pub history_revisions: u64,
+    /// For how long they can, milliseconds.
+    pub history_ms: u64,
 }
 
 /// How long a tick is: heartbeats, elections and leases follow from it.

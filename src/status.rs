@@ -56,6 +56,22 @@ pub struct ClusterStatus {
     /// After a recovery: what it kept of the generation before.
     #[serde(default)]
     pub recovered: Option<RecoveredStatus>,
+    /// How much the store holds, at the manager that answered; null when its disk does not say.
+    #[serde(default)]
+    pub store: Option<StoreStatus>,
+}
+
+/// How much the store holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// Bytes of live records.
+    pub live_bytes: u64,
+    /// Bytes of history that can still be read.
+    pub history_bytes: u64,
+    /// What the two together may come to.
+    pub quota_bytes: u64,
+    /// Writes are refused until nine tenths of the quota are left; deletes go on.
+    pub full: bool,
 }
 
 /// What a recovery kept.
@@ -91,7 +107,8 @@ pub enum Health {
     Degraded,
     /// One voter, and no standby that has every acknowledged write: a lost disk is a lost cluster.
     SingleCopy,
-    /// No writes for lack of disk space; reads go on, and writes by themselves once there is space.
+    /// No writes for lack of disk space, or because the store holds all that the policy lets it; reads go on, and writes by
+    /// themselves once there is space.
     ReadOnly,
     /// No writes until managers come back, or until one of them leads.
     QuorumLost,
@@ -289,6 +306,19 @@ pub fn span(time: Duration) -> String {
     }
 }
 
+/// Bytes as people say them: `512B`, `1.5KiB`, `16MiB`, `8GiB`.
+pub fn size(bytes: u64) -> String {
+    let (unit, shift) = match bytes {
+        0..0x400 => return format!("{bytes}B"),
+        0x400..0x10_0000 => ("KiB", 10),
+        0x10_0000..0x4000_0000 => ("MiB", 20),
+        0x4000_0000..0x100_0000_0000 => ("GiB", 30),
+        _ => ("TiB", 40),
+    };
+    let (whole, tenths) = (bytes >> shift, ((bytes >> (shift - 10)) % 0x400) * 10 / 0x400);
+    if tenths == 0 { format!("{whole}{unit}") } else { format!("{whole}.{tenths}{unit}") }
+}
+
 /// How long something has lasted: as [`span`], in whole seconds from the first on.
 pub fn ago(time: Duration) -> String {
     span(if time.as_secs() > 0 { Duration::from_secs(time.as_secs()) } else { time })
@@ -329,6 +359,11 @@ mod tests {
         ] {
             let time = Duration::from_millis(ms);
             assert_eq!((span(time).as_str(), ago(time).as_str()), (said, lasted));
+        }
+        for (bytes, said) in
+            [(0, "0B"), (1_023, "1023B"), (1_536, "1.5KiB"), (16 << 20, "16MiB"), ((8 << 30) - 1, "7.9GiB")]
+        {
+            assert_eq!(size(bytes), said);
         }
         let old = |ms| at_most(Some(Duration::from_millis(ms)));
         assert_eq!(

@@ -25,6 +25,11 @@ pub const REPLAY_OUTCOME_BYTES_MAX: usize = 1024;
 pub const REPLAY_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// What one record of the replay table is counted with besides its own bytes: its key and its place in memory.
 pub const REPLAY_RECORD_BYTES: u64 = 128;
+/// What the store may hold where the policy says nothing: live records, and the history that can be read, bytes. Far more
+/// than an orchestrator needs, and a snapshot of it still takes minutes, not hours.
+pub const STORE_QUOTA_BYTES: u64 = 8 * 1024 * 1024 * 1024;
+/// The least that the policy may set: room for a few transactions of the largest kind.
+pub const STORE_QUOTA_BYTES_MIN: u64 = 16 * 1024 * 1024;
 /// Most keys that the deletes of one transaction may remove together.
 pub const DELETE_KEYS_MAX: u64 = 10_000;
 /// Digests by revision that a manager keeps in memory to compare with the others.

@@ -163,12 +163,12 @@ proptest! {
 }
 
 #[test]
-fn a_put_over_a_key_is_four_writes_beside_the_clients_two() {
+fn a_put_over_a_key_is_three_writes_beside_the_clients_two_and_the_rounds_two() {
     let mut member = Member::founded();
     member.done(request(1, 1, 0, txn([put("a", "1")])));
     member.done(request(1, 2, 0, txn([put("a", "2")])));
-    // Record, history, event, progress; client and outcome.
-    assert_eq!(member.store.last_writes(), 6);
+    // Record, history, event; client and outcome; progress and usage.
+    assert_eq!(member.store.last_writes(), 7);
 }
 
 fn unknown(how: u8) -> Bytes {

@@ -80,6 +80,25 @@ impl PolicyChange {
         self
     }
 
+    /// What the store may hold, bytes: live records, and history that can still be read. Over it, writes are refused as
+    /// [`Error::StoreFull`](crate::Error::StoreFull) and deletes go on; at least 16 MiB.
+    pub const fn store_quota(mut self, bytes: u64) -> Self {
+        self.set.store_quota_bytes = Some(bytes);
+        self
+    }
+
+    /// How many revisions can still be read, and watched from, when they are no longer the newest; at least one.
+    pub const fn history_revisions(mut self, revisions: u64) -> Self {
+        self.set.history_revisions = Some(revisions);
+        self
+    }
+
+    /// For how long they can. Whichever of the two comes first.
+    pub fn history_age(mut self, age: Duration) -> Self {
+        self.set.history_ms = millis(age);
+        self
+    }
+
     /// How long a tick is, on every manager. Taken up without an election.
     pub fn timing(mut self, timing: Timing) -> Self {
         self.set.tick_micros = Some(u64::try_from(timing.tick().as_micros()).unwrap_or(u64::MAX));

@@ -6,7 +6,7 @@ use quorate_core::consensus::io::{RaftRole, Status};
 use quorate_core::membership::record::{NodeRecord, Role};
 
 use super::service::display_name;
-use crate::status::{ClusterStatus, Health, ManagerStatus, silence};
+use crate::status::{ClusterStatus, Health, ManagerStatus, StoreStatus, silence, size};
 
 /// What becomes of a manager that is to be none, once the others do not talk to it any more.
 pub(super) fn leaving(node: &NodeRecord) -> Option<String> {
@@ -41,6 +41,8 @@ pub(super) fn health(answer: &ClusterStatus, status: &Status, disks_answer: bool
         Health::ReadOnly
     } else if answer.fault_tolerance < 0 || !follows {
         Health::QuorumLost
+    } else if answer.store.is_some_and(|store| store.full) {
+        Health::ReadOnly
     } else if !answer.forks.is_empty() {
         Health::Degraded
     } else if answer.voters == 1 && !copied {
@@ -143,10 +145,13 @@ pub(super) fn advice(answer: &ClusterStatus) -> Vec<String> {
         lines.insert(0, format!("DIVERGED: managers hold different state at revision {revision}; the table shows which. A directory was rolled back by a copy or a restored disk, or quorate has a defect. Stop writing, keep every directory, wipe nothing"));
     }
     lines.extend(answer.managers.iter().filter_map(disk_advice));
+    lines.extend(answer.store.as_ref().and_then(store_advice));
     match answer.health {
         Health::Ok | Health::Fenced | Health::Removed => {}
         Health::ReadOnly => {
-            lines.push("writes are refused until then, and go on by themselves; reads go on".into());
+            let full = answer.store.is_some_and(|store| store.full);
+            let go_on = if full { "reads and deletes go on" } else { "reads go on" };
+            lines.push(format!("writes are refused until then, and go on by themselves; {go_on}"));
         }
         Health::QuorumLost if missing.is_empty() && answer.fault_tolerance < 0 => {
             lines.push("writes are refused until the disks answer, and go on by themselves".into());
@@ -190,6 +195,26 @@ pub(super) fn advice(answer: &ClusterStatus) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// How full the store is, once that matters, and what to do about it.
+fn store_advice(store: &StoreStatus) -> Option<String> {
+    const NEARLY_FULL_PERCENT: u64 = 80;
+    let used = store.live_bytes.saturating_add(store.history_bytes);
+    let held = format!(
+        "store    {} of its quota of {} ({} of it history)",
+        size(used),
+        size(store.quota_bytes),
+        size(store.history_bytes)
+    );
+    if store.full {
+        return Some(format!(
+            "{held}: it is full. next: delete what is not needed, until nine tenths are left, or  quorate policy set --store-quota {}",
+            size(store.quota_bytes.saturating_mul(2))
+        ));
+    }
+    let percent = used.saturating_mul(100) / store.quota_bytes.max(1);
+    (percent >= NEARLY_FULL_PERCENT).then(|| format!("{held}, {percent} %: when it is full, writes are refused"))
 }
 
 /// What a manager's disk keeps it from, and what to do about it.

@@ -10,6 +10,7 @@ use quorate_core::id::{LogIndex, Revision};
 use quorate_core::ports::{LogReset, StagedId, Staging, StateRead, StoreResult};
 use quorate_core::state::Machine;
 use quorate_core::state::contract::{Applied, ApplyError, Committed, Outcome, StateStatus};
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::changes::Changes;
@@ -18,8 +19,9 @@ use super::tasks::Reply;
 /// Who waits for the commands of one entry, by position; `None` where the caller is not on this node any more.
 pub(super) type EntryWaiters = (LogIndex, Vec<Option<oneshot::Sender<Reply>>>);
 
-/// Superseded records removed after each round: local housekeeping in small steps.
-const TRIM_PER_ROUND: usize = 256;
+/// Superseded records removed after each round, and at once while there is nothing else to do: local housekeeping in
+/// small steps.
+const TRIM_AT_ONCE: usize = 256;
 
 pub(super) enum Job {
     Apply {
@@ -36,6 +38,8 @@ pub(super) enum Job {
         staged: StagedId,
         slot: Option<OwnedSemaphorePermit>,
     },
+    /// Nobody's wish: what the compact revision has released is removed, a little at a time.
+    Trim,
     View(oneshot::Sender<(StateStatus, Arc<dyn StateRead>)>),
     /// The slot bounds how many such questions wait.
     Hashes {
@@ -62,13 +66,16 @@ pub(super) struct Applier {
     /// As of the last round that changed one.
     pub(super) records: Arc<Records>,
     pub(super) changes: Arc<Changes>,
+    /// Superseded records may be left that can go.
+    pub(super) untrimmed: bool,
 }
 
 impl Applier {
     /// Runs until the inbox closes or something is final.
     pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
-        while let Some(job) = inbox.blocking_recv() {
+        while let Some(job) = self.next(&mut inbox) {
             let report = match job {
+                Job::Trim => self.trim().err().map(Input::ApplyFailed),
                 Job::Apply { entries, waiters } => Some(self.apply(&entries, waiters)),
                 Job::Install { staged, reset, slot } => {
                     let report = self.install(staged, reset);
@@ -101,6 +108,23 @@ impl Applier {
         }
     }
 
+    /// What to do next: what somebody wants, else what is left to be removed, else nothing until somebody wants something.
+    fn next(&self, inbox: &mut mpsc::Receiver<Job>) -> Option<Job> {
+        if !self.untrimmed {
+            return inbox.blocking_recv();
+        }
+        match inbox.try_recv() {
+            Ok(job) => Some(job),
+            Err(TryRecvError::Empty) => Some(Job::Trim),
+            Err(TryRecvError::Disconnected) => None,
+        }
+    }
+
+    fn trim(&mut self) -> Result<(), ApplyError> {
+        self.untrimmed = !self.machine.compact_some(TRIM_AT_ONCE)?.complete;
+        Ok(())
+    }
+
     fn hashes(&self) -> Hashes {
         let status = self.machine.status();
         let mut hashes: Vec<_> = self.machine.hashes().rev().take(HASHES_OFFERED).collect();
@@ -116,10 +140,7 @@ impl Applier {
                     return report;
                 }
                 answer(applied, waiters);
-                match self.machine.compact_some(TRIM_PER_ROUND) {
-                    Ok(_) => report,
-                    Err(error) => Input::ApplyFailed(error),
-                }
+                self.trim().err().map_or(report, Input::ApplyFailed)
             }
             Err(error) => {
                 answer(self.machine.salvage(), waiters);

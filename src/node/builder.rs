@@ -67,7 +67,6 @@ pub struct NodeBuilder {
     pub(super) hints: Vec<String>,
     pub(super) tick: Duration,
     pub(super) log_window: u64,
-    pub(super) history: u64,
     pub(super) stable: Duration,
     pub(super) times: Times,
     pub(super) patience: Duration,
@@ -107,7 +106,6 @@ impl NodeBuilder {
             hints: Vec::new(),
             tick: config::TICK_LAN,
             log_window: config::LOG_WINDOW_ENTRIES,
-            history: config::HISTORY_REVISIONS,
             stable: config::STABLE,
             times: Times::default(),
             patience: config::REQUEST_DEADLINE,
@@ -179,12 +177,6 @@ impl NodeBuilder {
     /// often.
     pub const fn log_window(mut self, entries: u64) -> Self {
         self.log_window = entries;
-        self
-    }
-
-    /// Old revisions kept for reads of the past, at least. Default 100,000; the same on every manager. More costs disk.
-    pub const fn history(mut self, revisions: u64) -> Self {
-        self.history = revisions;
         self
     }
 

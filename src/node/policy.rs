@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use quorate_core::consensus::config::election_nanos;
+use quorate_core::limits::{STORE_QUOTA_BYTES, STORE_QUOTA_BYTES_MIN};
 use quorate_core::membership::record::ClusterRecord;
 use quorate_core::txn::{Compare, Txn};
 use quorate_transport::api::{self, request, response};
@@ -44,6 +45,7 @@ pub(super) fn in_force(cluster: &ClusterRecord) -> PolicyInfo {
         tick if tick == micros(config::TICK_WAN) => "wan",
         _ => "custom",
     };
+    let history = history_in_force(cluster);
     PolicyInfo {
         max_voters: cluster.max_voters,
         lost_after_ms: or(cluster.lost_after_ms, config::LOST_AFTER),
@@ -53,6 +55,9 @@ pub(super) fn in_force(cluster: &ClusterRecord) -> PolicyInfo {
         timing: timing.to_owned(),
         tick_micros,
         election_ms: election_nanos(tick_micros.saturating_mul(1_000)) / 1_000_000,
+        store_quota_bytes: if cluster.store_quota_bytes == 0 { STORE_QUOTA_BYTES } else { cluster.store_quota_bytes },
+        history_revisions: history.revisions,
+        history_ms: millis(history.age),
     }
 }
 
@@ -76,6 +81,7 @@ fn updated(cluster: &ClusterRecord, asked: &api::PolicySet) -> Result<ClusterRec
         (asked.lost_after_ms, &mut updated.lost_after_ms),
         (asked.promote_after_ms, &mut updated.promote_after_ms),
         (asked.stable_ms, &mut updated.stable_ms),
+        (asked.history_ms, &mut updated.history_ms),
     ] {
         match time {
             Some(0) => return does_not_fit("a time is at least a millisecond".into()),
@@ -83,6 +89,19 @@ fn updated(cluster: &ClusterRecord, asked: &api::PolicySet) -> Result<ClusterRec
             Some(ms) => *set = ms,
             None => {}
         }
+    }
+    match asked.store_quota_bytes {
+        Some(quota) if quota < STORE_QUOTA_BYTES_MIN => {
+            let least = STORE_QUOTA_BYTES_MIN >> 20;
+            return does_not_fit(format!("the store's quota is at least `STORE_QUOTA_BYTES_MIN`, {least} MiB"));
+        }
+        Some(quota) => updated.store_quota_bytes = quota,
+        None => {}
+    }
+    match asked.history_revisions {
+        Some(0) => return does_not_fit("at least one revision of the past is kept".into()),
+        Some(revisions) => updated.history_revisions = revisions,
+        None => {}
     }
     let then = in_force(&updated);
     let least = LOST_AFTER_ELECTIONS * then.election_ms;
@@ -95,6 +114,19 @@ fn updated(cluster: &ClusterRecord, asked: &api::PolicySet) -> Result<ClusterRec
         ));
     }
     Ok(updated)
+}
+
+/// What is kept of the past; what is over either of them goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct History {
+    pub(super) revisions: u64,
+    pub(super) age: Duration,
+}
+
+pub(super) const fn history_in_force(cluster: &ClusterRecord) -> History {
+    let revisions = if cluster.history_revisions == 0 { config::HISTORY_REVISIONS } else { cluster.history_revisions };
+    let age = if cluster.history_ms == 0 { config::HISTORY_AGE } else { Duration::from_millis(cluster.history_ms) };
+    History { revisions, age }
 }
 
 /// Milliseconds as seconds, without trailing zeros.

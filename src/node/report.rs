@@ -13,6 +13,7 @@ use quorate_core::id::{NodeId, RaftId};
 use quorate_core::membership::quorum::Quorum;
 use quorate_core::membership::record::{NodeRecord, Role};
 use quorate_core::membership::work::{LivenessRecord, Presence};
+use quorate_core::state::read;
 use quorate_transport::api::{self, request, response};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
@@ -22,10 +23,11 @@ use super::applier::{self, Hashes};
 use super::changes::Presences;
 use super::nodes::{is_manager, state};
 use super::router::{Failure, fail};
-use super::service::{Service, display_name};
+use super::service::{Service, blocking, broken, display_name};
 use crate::client::SOFTWARE;
 use crate::status::{
-    ClusterStatus, ForkStatus, Health, ManagerStatus, MemberReport, RecoveredStatus, SnapshotStatus, WorkerStatus,
+    ClusterStatus, ForkStatus, Health, ManagerStatus, MemberReport, RecoveredStatus, SnapshotStatus, StoreStatus,
+    WorkerStatus,
 };
 
 /// How long the others are waited for.
@@ -193,6 +195,7 @@ impl Service {
             leaving: String::new(),
             forks: self.forks(&records),
             recovered: recovered(&records),
+            store: self.store_status().await,
         };
         // Only the leader knows, and one that does not answer confirms nothing.
         let copied = status.leader.and_then(|leader| reports.get(&leader)).is_some_and(|report| report.copied);
@@ -204,6 +207,19 @@ impl Service {
         answer.tolerance = tolerance(&answer, usize::try_from(records.cluster.max_voters).unwrap_or(usize::MAX));
         answer.advice = advice(&answer);
         answer
+    }
+
+    /// How much the store holds here; `None` when it cannot be read in time.
+    async fn store_status(&self) -> Option<StoreStatus> {
+        let reader = self.store().ok()?.reader;
+        let read = blocking(move || read::usage(&*reader.view()).map_err(|error| broken(&error)));
+        let usage = tokio::time::timeout(APPLIER_PATIENCE, read).await.ok()?.ok()?;
+        Some(StoreStatus {
+            live_bytes: usage.live,
+            history_bytes: usage.history,
+            quota_bytes: usage.quota,
+            full: usage.full,
+        })
     }
 
     /// What becomes of this manager, while it is to be none and that is why it may hear of nobody.

@@ -227,6 +227,7 @@ pub(super) fn refused(refusal: &Refusal) -> Failure {
         Refusal::NewGeneration { .. } => api::Code::NewGeneration,
         Refusal::FutureRevision { .. } => api::Code::Invalid,
         Refusal::Fenced { .. } => api::Code::Fenced,
+        Refusal::StoreFull { .. } => api::Code::StoreFull,
         Refusal::RequestExpired { .. } => api::Code::Expired,
         Refusal::ReplayFull { .. } => api::Code::Overloaded,
     };

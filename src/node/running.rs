@@ -224,6 +224,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let log_reports = reports_in.clone();
     threads.spawn("quorate-log", move || log_writer::run(store.log, log_jobs, &log_reports))?;
     let applier = Applier {
+        untrimmed: true,
         machine: state,
         staging: Arc::clone(&store.staging),
         reports: reports_in,
@@ -340,7 +341,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     );
     ending.keep(&handle, "notes who is connected", keepers::keep_connected(endpoint, status.clone(), inbox.clone()));
     ending.keep(&handle, "tells the log who leads", keepers::narrate(Arc::clone(&service), status.clone()));
-    ending.keep(&handle, "clears away old history", housekeeping::run(Arc::clone(&service), builder.history));
+    ending.keep(&handle, "clears away old history", housekeeping::run(Arc::clone(&service)));
     ending.keep(&handle, "announces this node", keepers::keep_announced(Arc::clone(&service), status.clone()));
     let store_directory = Layout::new(&builder.directory).store();
     ending.keep(&handle, "looks at the free space", keepers::keep_space(store_directory, inbox.clone()));

@@ -20,6 +20,7 @@ mod disks;
 mod growth;
 mod leadership;
 mod lifecycle;
+mod limits;
 mod load;
 mod membership;
 mod nodes;

@@ -288,32 +288,3 @@ async fn pages_of_one_revision_do_not_see_the_writes_between_them() {
     assert!(matches!(refused, quorate::Error::Invalid(_)), "{refused}");
     cluster.stop().await;
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn old_history_is_compacted_by_itself() {
-    // Given a manager that keeps fifty revisions.
-    let root = tempfile::tempdir().unwrap();
-    let builder = quorate::Node::builder(root.path().join("m1")).listen("127.0.0.1:0").history(50);
-    let node = builder.start(quorate::Start::OpenOrInit).await.unwrap();
-    node.ready().await.unwrap();
-    let kv = node.client().kv();
-    let first = kv.put("k", "0").await.unwrap().revision;
-    let past = || kv.prefix("k").revision(first);
-    assert_eq!(past().await.unwrap().entries[0].value, "0");
-    // When many more are written.
-    for number in 1..200 {
-        kv.put("k", number.to_string()).await.unwrap();
-    }
-    // Then the oldest goes by itself, says which is the oldest kept, and the newest ones stay.
-    let oldest = eventually("the first revision is compacted", || async {
-        match past().await {
-            Err(quorate::Error::Compacted { oldest, .. }) => Some(oldest),
-            Ok(_) => None,
-            Err(other) => panic!("{other}"),
-        }
-    })
-    .await;
-    assert!(oldest > first && oldest <= first + 150, "{oldest}");
-    assert_eq!(kv.prefix("k").revision(first + 190).await.unwrap().entries[0].value, "190");
-    node.shutdown().await;
-}

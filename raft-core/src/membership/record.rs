@@ -231,6 +231,15 @@ pub struct ClusterRecord {
     /// Lost voters are not replaced.
     #[prost(bool, tag = "10")]
     pub keep_lost: bool,
+    /// What the store may hold, bytes; 0 is the default.
+    #[prost(uint64, tag = "11")]
+    pub store_quota_bytes: u64,
+    /// Revisions that can still be read when they are no longer the newest; 0 is the default.
+    #[prost(uint64, tag = "12")]
+    pub history_revisions: u64,
+    /// For how long they can, milliseconds; 0 is the default.
+    #[prost(uint64, tag = "13")]
+    pub history_ms: u64,
 }
 
 impl ClusterRecord {

@@ -130,6 +130,18 @@ pub enum Refusal {
         /// The limit.
         max: u64,
     },
+    /// The cluster's quota. Reading and deleting go on, and so does what managers write of themselves.
+    #[error(
+        "the store is full: it holds {used} bytes of the `STORE_QUOTA_BYTES` = {quota} that it may, this write needs {wanted} more. Nothing was changed, and reads and deletes go on; delete what is not needed (writes are taken again below nine tenths of the quota), or raise it: quorate policy set --store-quota"
+    )]
+    StoreFull {
+        /// Held now, bytes: live records, and history that can still be read.
+        used: u64,
+        /// The quota, bytes.
+        quota: u64,
+        /// What the write would have added, bytes.
+        wanted: u64,
+    },
     /// The request cannot be read.
     #[error("malformed request: {what}. Nothing was changed")]
     Malformed {
@@ -151,6 +163,7 @@ impl Refusal {
             | Self::FutureRevision { .. }
             | Self::NewGeneration { .. }
             | Self::Fenced { .. }
+            | Self::StoreFull { .. }
             | Self::Malformed { .. } => true,
         }
     }
@@ -221,6 +234,26 @@ pub struct StateStatus {
     pub compact_revision: Revision,
     /// Digest over live records, system records and compact revision, kept up in O(change).
     pub hash: [u8; 32],
+}
+
+/// How much the store holds; the same on every member at one applied index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StoreUsage {
+    /// Bytes of live records.
+    pub live: u64,
+    /// Bytes of history above the compact revision.
+    pub history: u64,
+    /// What the two together may come to.
+    pub quota: u64,
+    /// The alarm: writes of users are refused until nine tenths of the quota are left.
+    pub full: bool,
+}
+
+impl StoreUsage {
+    /// What the quota is compared with, bytes.
+    pub const fn used(&self) -> u64 {
+        self.live.saturating_add(self.history)
+    }
 }
 
 /// The last force-new-cluster that a state has seen; all zero when there was none.

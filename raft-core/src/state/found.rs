@@ -19,6 +19,7 @@ use crate::state::contract::Refusal;
 use crate::state::hash::Lanes;
 use crate::state::layout::{self, Record, RecordView};
 use crate::state::stored::{Event, EventChange, Progress, StoredConfiguration};
+use crate::state::usage::Usage;
 use crate::txn::{Put, Txn};
 
 /// Where the log of a new cluster begins: every later member starts from a snapshot at or above it.
@@ -79,15 +80,18 @@ fn write(records: BTreeMap<Bytes, &Bytes>, raft_id: RaftId) -> Founded {
         lanes.add(Lanes::of(&key, &value));
         writes.put(key, value);
     };
-    let mut event = Event::default();
+    let (mut event, mut usage) = (Event::default(), Usage::default());
     for (key, value) in records {
         let record = RecordView { created: FIRST_REVISION, modified: FIRST_REVISION, version: 1, lease: 0, value };
-        put_hashed(&mut writes, layout::current_key(&key), Record::new(record).raw().clone());
+        let record = Record::new(record);
+        put_hashed(&mut writes, layout::current_key(&key), record.raw().clone());
+        usage.change(&key, None, Some(&record));
         event.changes.push(EventChange { key, deleted: false, superseded: 0 });
     }
     let configuration = Configuration { voters: vec![raft_id], ..Configuration::default() };
     let configuration = StoredConfiguration::new(&configuration, 0).encode_to_vec();
     put_hashed(&mut writes, Bytes::from_static(layout::SYSTEM_CONFIGURATION), configuration.into());
+    put_hashed(&mut writes, Bytes::from_static(layout::SYSTEM_USAGE), usage.stored().0);
     writes.put(layout::event_key(FIRST_REVISION), event.encode_to_vec());
     let hash = Bytes::copy_from_slice(&lanes.digest());
     let progress = Progress {

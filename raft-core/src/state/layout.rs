@@ -54,6 +54,9 @@ pub(crate) const SYSTEM_FLOOR: &[u8] = b"\x10floor";
 /// `system`: the last force-new-cluster, begun or done.
 pub(crate) const SYSTEM_RECOVERY: &[u8] = b"\x10recovery";
 
+/// `system`: how much the store holds.
+pub(crate) const SYSTEM_USAGE: &[u8] = b"\x10usage";
+
 /// The format byte in front of every live record.
 const RECORD_FORMAT: u8 = 1;
 /// Format byte and four counters.

@@ -15,6 +15,7 @@ use crate::id::{LogIndex, Revision};
 use crate::keyspace::Section;
 use crate::limits::HASHES_KEPT;
 use crate::log::Configuration;
+use crate::membership::record::ClusterRecord;
 use crate::ports::{LogReset, StagedId, StateRead, StateReader, StateStore, StoreError, StoreResult, WriteSet};
 use crate::state::contract::{Applied, ApplyError, Committed, Outcome, Payload, Refusal, StateStatus};
 use crate::state::execute::{Change, Executed, Pending, Present, execute};
@@ -27,6 +28,7 @@ use crate::state::stored::{
     Counter, Event, EventChange, Progress, StoredConfiguration, StoredRecovery, decode, digest,
 };
 use crate::state::trim::{Trimmed, trim};
+use crate::state::usage::{self, Usage, quota_of};
 use crate::txn::{Txn, TxnResult};
 
 /// The replicated state machine over a store.
@@ -50,6 +52,10 @@ struct Memory {
     compact_lanes: Lanes,
     floor_lanes: Lanes,
     recovery_lanes: Lanes,
+    usage: Usage,
+    usage_lanes: Lanes,
+    /// What the store may hold, by the cluster's record.
+    quota: u64,
     /// The digest after each of the newest revisions, ascending.
     hashes: VecDeque<(Revision, [u8; 32])>,
     revision_hash: [u8; 32],
@@ -63,6 +69,8 @@ struct Round {
     outcomes: Vec<(LogIndex, Vec<Outcome>)>,
     records_changed: bool,
     changed: Vec<Bytes>,
+    /// The revisions that the round made, ascending, with the bytes of history before each.
+    made: Vec<(u64, u64)>,
 }
 
 impl Machine {
@@ -212,6 +220,9 @@ impl Memory {
             configuration_lanes: lanes_of(layout::SYSTEM_CONFIGURATION)?,
             compact_lanes: lanes_of(layout::SYSTEM_COMPACT)?,
             floor_lanes: lanes_of(layout::SYSTEM_FLOOR)?,
+            usage: Usage::load(view)?,
+            usage_lanes: lanes_of(layout::SYSTEM_USAGE)?,
+            quota: quota_of(&read::cluster(view)?.unwrap_or_default()),
             hashes: VecDeque::new(),
             revision_hash: [0; 32],
             status,
@@ -304,7 +315,7 @@ impl Memory {
         let outcome = match kind {
             CommandKind::Request(request) => self.request(store, entry, &request, round)?,
             CommandKind::System(txn) => self.transact(store, entry, &txn, round)?,
-            CommandKind::Compact(compact) => self.compact(&compact, round),
+            CommandKind::Compact(compact) => self.compact(store, &compact, round)?,
             CommandKind::ExpireClients(expire) => {
                 let floor = self.replay.floor();
                 let expired = self.replay.expire(&expire.clients, &mut self.lanes, &mut round.writes);
@@ -359,6 +370,10 @@ impl Memory {
             Ok(executed) => executed,
             Err(refusal) => return Ok(Outcome::Refused(refusal)),
         };
+        if let Err(refusal) = self.usage.admit(&changes, self.quota) {
+            self.use_as(Usage { full: true, ..self.usage });
+            return Ok(Outcome::Refused(refusal));
+        }
         if !changes.is_empty() {
             self.status.revision = revision;
             self.record(revision, changes, round);
@@ -368,11 +383,21 @@ impl Memory {
 
     /// Takes the changes of one revision into the round: live records, history, event, hash.
     fn record(&mut self, revision: Revision, changes: Vec<Change>, round: &mut Round) {
-        let mut event = Event { changes: Vec::with_capacity(changes.len()) };
+        let mut usage = self.usage;
+        round.made.push((revision.0, usage.history));
+        let mut event = Event { changes: Vec::with_capacity(changes.len()), history_before: usage.history };
         for Change { key, stored, old, new } in changes {
             round.records_changed |= decides(&key);
             if key.first() != Some(&(Section::User as u8)) {
                 round.changed.push(key.clone());
+            }
+            usage.change(&key, old.as_ref(), new.as_ref());
+            if key.first() == Some(&(Section::Cluster as u8))
+                && let Some(new) = &new
+                && key == ClusterRecord::key()
+                && let Ok(cluster) = ClusterRecord::decode(new.view().value)
+            {
+                self.quota = quota_of(&cluster);
             }
             let mut superseded = 0;
             if let Some(old) = old {
@@ -387,20 +412,35 @@ impl Memory {
             round.overlay.insert(stored, new);
         }
         round.writes.put(layout::event_key(revision.0), event.encode_to_vec());
+        self.use_as(usage);
     }
 
-    fn compact(&mut self, compact: &Compact, round: &mut Round) -> Outcome {
+    /// What the store holds from now on, in the hash at once; it is written with the round.
+    fn use_as(&mut self, mut usage: Usage) {
+        usage.settle(self.quota);
+        if usage == self.usage {
+            return;
+        }
+        self.usage = usage;
+        self.lanes.remove(self.usage_lanes);
+        self.usage_lanes = usage.stored().1;
+        self.lanes.add(self.usage_lanes);
+    }
+
+    fn compact(&mut self, store: &dyn StateRead, compact: &Compact, round: &mut Round) -> StoreResult<Outcome> {
         let StateStatus { revision, compact_revision, .. } = self.status;
         if compact.revision > revision.0 {
-            return Outcome::Refused(Refusal::FutureRevision { asked: compact.revision, current: revision.0 });
+            return Ok(Outcome::Refused(Refusal::FutureRevision { asked: compact.revision, current: revision.0 }));
         }
         let moves = compact.revision > compact_revision.0;
         if moves {
             self.status.compact_revision = Revision(compact.revision);
             let record = Counter { value: compact.revision }.encode_to_vec().into();
             replace(&mut self.lanes, &mut self.compact_lanes, layout::SYSTEM_COMPACT, record, round);
+            let compacted = usage::history_up_to(store, compact.revision, &round.made)?.unwrap_or(self.usage.history);
+            self.use_as(Usage { compacted, ..self.usage });
         }
-        self.done(moves, Vec::new())
+        Ok(self.done(moves, Vec::new()))
     }
 
     /// The last act of a force-new-cluster: counts once, and only in the state that was prepared for it.
@@ -424,7 +464,7 @@ impl Memory {
         };
         self.status.revision = revision;
         self.record(revision, changes, round);
-        self.compact(&Compact { revision: revision.0 }, round);
+        self.compact(store, &Compact { revision: revision.0 }, round)?;
         self.recovery = StoredRecovery {
             begun: Bytes::new(),
             kept_revision: kept.0,
@@ -448,6 +488,9 @@ impl Memory {
             writes.writes.push((stored, record.as_ref().map(Record::raw).cloned()));
         }
         self.replay.flush(&mut writes);
+        if self.usage_lanes != Lanes::default() {
+            writes.put(layout::SYSTEM_USAGE, self.usage.stored().0);
+        }
         self.status.hash = self.lanes.digest();
         let progress = Progress {
             applied: self.status.applied.0,

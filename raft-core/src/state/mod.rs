@@ -58,6 +58,7 @@ mod replay;
 mod snapshot;
 mod stored;
 mod trim;
+mod usage;
 
 #[cfg(feature = "consensus")]
 pub(crate) use beginning::{beginning, found_record};

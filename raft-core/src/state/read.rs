@@ -16,11 +16,12 @@ use crate::membership::record::{ClusterRecord, NodeRecord};
 use crate::membership::work::{AssignmentRecord, LivenessRecord, ReportRecord};
 use crate::ports::{StateRead, StoreError, StoreResult, Visit};
 use crate::state::check::check_range;
-use crate::state::contract::{RecoveryStatus, Refusal, StateStatus};
+use crate::state::contract::{RecoveryStatus, Refusal, StateStatus, StoreUsage};
 use crate::state::layout::{self, Record, RecordView, corrupt};
 use crate::state::page::Page;
 use crate::state::replay::ClientRecord;
 use crate::state::stored::{Counter, Progress, StoredConfiguration, StoredRecovery, decode, digest};
+use crate::state::usage::{Usage, quota_of};
 use crate::txn::{Range, RangeResult};
 
 /// Why a read has no answer.
@@ -71,6 +72,28 @@ fn compact_revision(view: &dyn StateRead) -> StoreResult<u64> {
         Some(bytes) => decode::<Counter>(layout::SYSTEM_COMPACT, &bytes)?.value,
         None => 0,
     })
+}
+
+/// How much the store holds.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub fn usage(view: &dyn StateRead) -> StoreResult<StoreUsage> {
+    let usage = Usage::load(view)?;
+    let quota = quota_of(&cluster(view)?.unwrap_or_default());
+    let history = usage.history.saturating_sub(usage.compacted);
+    Ok(StoreUsage { live: usage.live, history, quota, full: usage.full })
+}
+
+/// The same, counted anew from every record and event: what the kept count must be. For tests and checks; it reads
+/// everything.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read, and for events that do not add up.
+pub fn recounted_usage(view: &dyn StateRead) -> StoreResult<StoreUsage> {
+    let usage = Usage::recount(view)?;
+    let history = usage.history.saturating_sub(usage.compacted);
+    Ok(StoreUsage { live: usage.live, history, ..self::usage(view)? })
 }
 
 /// The last force-new-cluster of `view`.

@@ -172,6 +172,9 @@ impl StoredStatus {
 pub(crate) struct Event {
     #[prost(message, repeated, tag = "1")]
     pub(crate) changes: Vec<EventChange>,
+    /// Bytes of all history that was made before it (see [`super::usage`]).
+    #[prost(uint64, tag = "2")]
+    pub(crate) history_before: u64,
 }
 
 /// What a revision did to one key.
@@ -203,7 +206,7 @@ enum StoredOutcomeKind {
     Refused(StoredRefusal),
 }
 
-/// [`Refusal`] as stored: its kind, two texts and two numbers, whatever they mean in it.
+/// [`Refusal`] as stored: its kind, two texts and three numbers, whatever they mean in it.
 #[derive(Clone, PartialEq, prost::Message)]
 struct StoredRefusal {
     #[prost(enumeration = "RefusalKind", tag = "1")]
@@ -216,6 +219,8 @@ struct StoredRefusal {
     first: u64,
     #[prost(uint64, tag = "5")]
     second: u64,
+    #[prost(uint64, tag = "6")]
+    third: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
@@ -230,6 +235,7 @@ enum RefusalKind {
     RequestExpired = 6,
     ReplayFull = 7,
     Malformed = 8,
+    StoreFull = 80,
     NewGeneration = 60,
 }
 
@@ -280,6 +286,7 @@ impl StoredRefusal {
             limit: limit.to_owned(),
             first,
             second,
+            third: 0,
         };
         match refusal {
             Refusal::Limit { what, limit, max, actual } => of(RefusalKind::Limit, what, limit, *max, *actual),
@@ -296,11 +303,14 @@ impl StoredRefusal {
             }
             Refusal::ReplayFull { kept, max } => of(RefusalKind::ReplayFull, "", "", *kept, *max),
             Refusal::Malformed { what } => of(RefusalKind::Malformed, what, "", 0, 0),
+            Refusal::StoreFull { used, quota, wanted } => {
+                Self { third: *wanted, ..of(RefusalKind::StoreFull, "", "", *used, *quota) }
+            }
         }
     }
 
     fn refusal(self) -> Option<Refusal> {
-        let Self { what, limit, first, second, .. } = self;
+        let Self { what, limit, first, second, third, .. } = self;
         Some(match RefusalKind::try_from(self.kind).ok()? {
             RefusalKind::Limit => Refusal::Limit {
                 what,
@@ -318,6 +328,7 @@ impl StoredRefusal {
             RefusalKind::RequestExpired => Refusal::RequestExpired { sequence: first, low_water: second },
             RefusalKind::ReplayFull => Refusal::ReplayFull { kept: first, max: second },
             RefusalKind::Malformed => Refusal::Malformed { what },
+            RefusalKind::StoreFull => Refusal::StoreFull { used: first, quota: second, wanted: third },
         })
     }
 }
@@ -339,6 +350,7 @@ mod tests {
             Refusal::RequestExpired { sequence: 1, low_water: 2 },
             Refusal::ReplayFull { kept: 1, max: 2 },
             Refusal::Malformed { what: text() },
+            Refusal::StoreFull { used: 1, quota: 2, wanted: 3 },
         ];
         all.extend(LIMITS.map(|limit| Refusal::Limit { what: text(), limit, max: 1, actual: 2 }));
         for refusal in all {

@@ -17,7 +17,7 @@ use quorate_core::ports::{
     Visit, WriteSet,
 };
 use quorate_core::state::contract::{ApplyError, Committed, Outcome, Payload, Refusal, StateStatus};
-use quorate_core::state::{Founding, Machine, SnapshotError, SnapshotReader, SnapshotWriter, found, scan_hash};
+use quorate_core::state::{Founding, Machine, SnapshotError, SnapshotReader, SnapshotWriter, found, read, scan_hash};
 use quorate_core::txn::{Delete, Op, Put, Range, Txn, TxnResult};
 
 /// Everything a store holds.
@@ -330,24 +330,25 @@ impl Member {
         self.machine.status().hash
     }
 
-    /// The incremental hash is that of the whole, and what the store says is what the machine says.
+    /// The incremental hash and count are those of the whole, and what the store says is what the machine says.
     pub fn check(&self) {
         let view = self.store.view();
         assert_eq!(scan_hash(&*view).unwrap(), self.hash(), "incremental hash against full scan");
-        assert_eq!(&quorate_core::state::read::status(&*view).unwrap(), self.machine.status());
+        assert_eq!(&read::status(&*view).unwrap(), self.machine.status());
+        assert_eq!(read::usage(&*view).unwrap(), read::recounted_usage(&*view).unwrap(), "what is held, counted anew");
     }
 
     /// All user keys with their values, at a revision (0: now).
-    pub fn contents(&self, revision: u64) -> Result<Vec<(Bytes, Bytes)>, quorate_core::state::read::ReadError> {
+    pub fn contents(&self, revision: u64) -> Result<Vec<(Bytes, Bytes)>, read::ReadError> {
         let range = Range { key: key(b""), end: Section::User.end(), revision, ..Range::default() };
-        let result = quorate_core::state::read::range(&*self.store.view(), &range)?;
+        let result = read::range(&*self.store.view(), &range)?;
         assert!(!result.more);
         Ok(result.entries.into_iter().map(|kv| (Section::User.strip(&kv.key).unwrap(), kv.value)).collect())
     }
 
     pub fn get(&self, name: &str) -> Option<Bytes> {
         let range = Range { key: key(name), ..Range::default() };
-        let result = quorate_core::state::read::range(&*self.store.view(), &range).unwrap();
+        let result = read::range(&*self.store.view(), &range).unwrap();
         result.entries.into_iter().next().map(|kv| kv.value)
     }
 }

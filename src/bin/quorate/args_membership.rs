@@ -261,13 +261,14 @@ One replicated write for the whole cluster, taken up by every manager without an
 
 Example:
   quorate policy set --lost-after 10s --data-dir /var/lib/quorate
-  quorate policy set --timing wan --lost-after 1m --data-dir /var/lib/quorate")]
+  quorate policy set --timing wan --lost-after 1m --data-dir /var/lib/quorate
+  quorate policy set --store-quota 2GiB --history 30m --data-dir /var/lib/quorate")]
     Set(PolicySet),
 }
 
 /// `policy set`.
 #[derive(Debug, Args)]
-#[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["max_voters", "lost_after", "promote_after", "stable", "auto_replace", "timing"])))]
+#[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["max_voters", "lost_after", "promote_after", "stable", "auto_replace", "timing", "store_quota", "history_revisions", "history"])))]
 pub(crate) struct PolicySet {
     /// Most voters: 3, 5, 7 or 9
     #[arg(long, value_name = "N")]
@@ -287,6 +288,32 @@ pub(crate) struct PolicySet {
     /// Managers in one place (lan, elections within 0.6 s), far apart (wan, 4.5 s), or the length of a tick
     #[arg(long, value_name = "lan|wan|TICK", value_parser = timing)]
     pub(crate) timing: Option<Timing>,
+    /// What the store may hold, with the history that can be read: a number of bytes, or with KiB, MiB, GiB
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub(crate) store_quota: Option<u64>,
+    /// How many old revisions can still be read and watched from
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) history_revisions: Option<u64>,
+    /// For how long they can
+    #[arg(long, value_name = "TIME", value_parser = day)]
+    pub(crate) history: Option<Duration>,
+}
+
+/// `8GiB`, `512MiB`, `16777216`.
+fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is no size; write a number of bytes, or one with KiB, MiB, GiB or TiB");
+    let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let shift = match unit.trim() {
+        "" | "B" => 0,
+        "KiB" | "K" => 10,
+        "MiB" | "M" => 20,
+        "GiB" | "G" => 30,
+        "TiB" | "T" => 40,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_no_number| wrong())?;
+    number.checked_mul(1 << shift).ok_or_else(wrong)
 }
 
 /// On or off.

@@ -125,6 +125,7 @@ impl From<Error> for Failure {
             Error::Overloaded(_) => "overloaded",
             Error::Compacted { .. } => "compacted",
             Error::NewGeneration { .. } => "new_generation",
+            Error::StoreFull(_) => "store_full",
             Error::Fenced(_) => "fenced",
             Error::Unknown(_) => "unknown",
             Error::Version(_) => "version",

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use quorate::membership::PolicyInfo;
-use quorate::status::span;
+use quorate::status::{size, span};
 
 use crate::args::Global;
 use crate::args_membership::{PolicySet, PolicyVerb, Switch};
@@ -17,7 +17,17 @@ pub(crate) async fn run(verb: PolicyVerb, global: &Global, output: Output) -> Re
     let client = target::client(global).await?;
     let policy = match verb {
         PolicyVerb::Show => client.policy().show().await?,
-        PolicyVerb::Set(PolicySet { max_voters, lost_after, promote_after, stable, auto_replace, timing }) => {
+        PolicyVerb::Set(PolicySet {
+            max_voters,
+            lost_after,
+            promote_after,
+            stable,
+            auto_replace,
+            timing,
+            store_quota,
+            history_revisions,
+            history,
+        }) => {
             let mut change = client.policy().set();
             if let Some(max) = max_voters {
                 change = change.max_voters(max);
@@ -36,6 +46,15 @@ pub(crate) async fn run(verb: PolicyVerb, global: &Global, output: Output) -> Re
             }
             if let Some(timing) = timing {
                 change = change.timing(timing);
+            }
+            if let Some(bytes) = store_quota {
+                change = change.store_quota(bytes);
+            }
+            if let Some(revisions) = history_revisions {
+                change = change.history_revisions(revisions);
+            }
+            if let Some(age) = history {
+                change = change.history_age(age);
             }
             change.await?
         }
@@ -77,6 +96,17 @@ fn render(policy: &PolicyInfo) -> String {
             policy.timing.clone(),
             format!("tick {tick_ms}ms, base election timeout {}", span(Duration::from_millis(policy.election_ms))),
         ],
+        vec![
+            "store-quota".into(),
+            size(policy.store_quota_bytes),
+            "live records and history together; over it writes are refused, deletes go on".into(),
+        ],
+        vec![
+            "history-revisions".into(),
+            policy.history_revisions.to_string(),
+            "old revisions that can be read and watched from".into(),
+        ],
+        vec!["history".into(), span(Duration::from_millis(policy.history_ms)), "for how long they can".into()],
     ];
     table(&["SETTING", "VALUE", "MEANING"], &[], rows)
 }
@@ -96,11 +126,15 @@ mod tests {
             timing: "lan".into(),
             tick_micros: 20_000,
             election_ms: 400,
+            store_quota_bytes: 8 << 30,
+            history_revisions: 100_000,
+            history_ms: 3_600_000,
         };
         let text = render(&policy);
         let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
         assert!(line("lost-after").contains(" 30s "), "{text}");
         assert!(line("promote-after").contains(" 5m "), "{text}");
+        assert!(line("store-quota").contains(" 8GiB "), "{text}");
         assert!(line("timing").ends_with("tick 20ms, base election timeout 400ms"), "{text}");
     }
 }

@@ -185,10 +185,9 @@ fn runbook(status: &ClusterStatus, output: Output) -> String {
         Health::Fenced => output.tint(Tone::Bad, "FENCED"),
         Health::Removed => output.tint(Tone::Bad, "REMOVED"),
         Health::ReadOnly => {
-            format!(
-                "{}: writes are refused for lack of disk space; {seats} reachable{also}.",
-                output.tint(Tone::Bad, "READ ONLY")
-            )
+            let full = status.store.is_some_and(|store| store.full);
+            let why = if full { "because the store is full" } else { "for lack of disk space" };
+            format!("{}: writes are refused {why}; {seats} reachable{also}.", output.tint(Tone::Bad, "READ ONLY"))
         }
         Health::QuorumLost => {
             return if reachable < needed {

@@ -180,6 +180,9 @@ impl World {
             if crate::state::scan_hash(&*view).ok() != Some(status.hash) {
                 return broken("equal_state", format!("the hash that {id} keeps is not that of its state"));
             }
+            if read::usage(&*view).ok() != read::recounted_usage(&*view).ok() {
+                return broken("equal_state", format!("what {id} says that it holds is not what it holds"));
+            }
             let found = |key| {
                 read::range(&*view, &Range { key, ..Range::default() })
                     .ok()

@@ -1,0 +1,113 @@
+//! What the store may hold: its quota, and how much of the past.
+
+use std::time::Duration;
+
+use quorate::Error;
+use quorate::status::Health;
+
+use crate::support::{Cluster, eventually};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_store_is_read_only_on_every_manager_until_room_is_made() {
+    // Given three managers whose store may hold 16 MiB.
+    let cluster = Cluster::of(3).await;
+    let client = cluster.outside(&[0, 1, 2]).await;
+    let kv = client.kv();
+    client.policy().set().store_quota(16 << 20).await.unwrap();
+    // When it is filled, the write that does not fit is refused by the name of the limit.
+    let big = vec![7u8; 1 << 20];
+    let mut taken = 0;
+    let refused = loop {
+        match kv.put(format!("fill/{taken:02}"), big.clone()).await {
+            Ok(_) => taken += 1,
+            Err(error) => break error,
+        }
+        assert!(taken < 20, "more fits than may be held");
+    };
+    assert!(matches!(refused, Error::StoreFull(_)) && !refused.is_retryable(), "{refused}");
+    assert!(refused.to_string().contains("STORE_QUOTA_BYTES"), "{refused}");
+    assert_eq!(taken, 15, "fifteen values of 1 MiB and their history fit, sixteen do not");
+    // Then every manager says so, and what to do.
+    for index in 0..3 {
+        let status = eventually("the manager knows that the store is full", || async {
+            let status = cluster.node(index).status().await;
+            (status.health == Health::ReadOnly).then_some(status)
+        })
+        .await;
+        let store = status.store.unwrap();
+        assert!(store.full && store.live_bytes > 15 << 20 && store.quota_bytes == 16 << 20, "{store:?}");
+        let advice = status.advice.join("\n");
+        assert!(advice.contains("it is full") && advice.contains("policy set --store-quota 32MiB"), "{advice}");
+    }
+    // And reads go on, also of what was refused, and the cluster's own records can be changed.
+    assert_eq!(kv.get("fill/00").await.unwrap().unwrap().value.len(), 1 << 20);
+    assert!(kv.get("fill/15").await.unwrap().is_none());
+    client.policy().set().lost_after(Duration::from_secs(20)).await.unwrap();
+    // When something is deleted, then writes go on by themselves: the history of it is compacted away.
+    for number in 0..4 {
+        kv.delete(format!("fill/{number:02}")).await.unwrap();
+    }
+    eventually("writes are taken again", || async { kv.put("small", "value").await.ok() }).await;
+    eventually("health is back", || async {
+        let status = cluster.node(0).status().await;
+        (status.health == Health::Ok && status.store.is_some_and(|store| !store.full)).then_some(())
+    })
+    .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn history_is_compacted_by_age() {
+    // Given a manager that keeps the past for a second, and a past of a few revisions.
+    let cluster = Cluster::of(1).await;
+    let client = cluster.node(0).client();
+    let kv = client.kv();
+    let first = kv.put("k", "0").await.unwrap().revision;
+    for number in 1..10 {
+        kv.put("k", number.to_string()).await.unwrap();
+    }
+    assert_eq!(kv.prefix("k").revision(first).await.unwrap().entries[0].value, "0");
+    // When the policy says so,
+    client.policy().set().history_age(Duration::from_secs(1)).await.unwrap();
+    // then it goes by itself, and the present stays.
+    eventually("the first revision is compacted", || async {
+        match kv.prefix("k").revision(first).await {
+            Err(Error::Compacted { .. }) => Some(()),
+            Ok(_) => None,
+            Err(other) => panic!("{other}"),
+        }
+    })
+    .await;
+    assert_eq!(kv.get("k").await.unwrap().unwrap().value, "9");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_history_is_compacted_by_itself() {
+    // Given a manager that keeps fifty revisions.
+    let root = tempfile::tempdir().unwrap();
+    let builder = quorate::Node::builder(root.path().join("m1")).listen("127.0.0.1:0");
+    let node = builder.start(quorate::Start::OpenOrInit).await.unwrap();
+    node.ready().await.unwrap();
+    node.client().policy().set().history_revisions(50).await.unwrap();
+    let kv = node.client().kv();
+    let first = kv.put("k", "0").await.unwrap().revision;
+    let past = || kv.prefix("k").revision(first);
+    assert_eq!(past().await.unwrap().entries[0].value, "0");
+    // When many more are written.
+    for number in 1..200 {
+        kv.put("k", number.to_string()).await.unwrap();
+    }
+    // Then the oldest goes by itself, says which is the oldest kept, and the newest ones stay.
+    let oldest = eventually("the first revision is compacted", || async {
+        match past().await {
+            Err(Error::Compacted { oldest, .. }) => Some(oldest),
+            Ok(_) => None,
+            Err(other) => panic!("{other}"),
+        }
+    })
+    .await;
+    assert!(oldest > first && oldest <= first + 150, "{oldest}");
+    assert_eq!(kv.prefix("k").revision(first + 190).await.unwrap().entries[0].value, "190");
+    node.shutdown().await;
+}
