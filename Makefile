@@ -17,6 +17,7 @@ endif
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 SELECTION := --release --workspace --features cli,testing
 PREFIX ?= /usr/local
+SHARE = $(DESTDIR)$(PREFIX)/share
 MANAGERS ?= 3
 
 help: ## this list
@@ -78,9 +79,14 @@ demo-test:
 	fi; \
 	echo "make demo BREAK=1 failed, as it must"
 
-install: build ## put the binary into PREFIX/bin (PREFIX=/usr/local)
-	install -d "$(DESTDIR)$(PREFIX)/bin"
+install: build ## put the binary into PREFIX/bin, with man pages and completions (PREFIX=/usr/local)
+	install -d "$(DESTDIR)$(PREFIX)/bin" "$(SHARE)/man/man1" "$(SHARE)/bash-completion/completions" \
+		"$(SHARE)/zsh/site-functions" "$(SHARE)/fish/vendor_completions.d"
 	install -m 755 "$(TARGET)/release/quorate" "$(DESTDIR)$(PREFIX)/bin/quorate"
+	"$(TARGET)/release/quorate" man "$(SHARE)/man/man1"
+	"$(TARGET)/release/quorate" completions bash >"$(SHARE)/bash-completion/completions/quorate"
+	"$(TARGET)/release/quorate" completions zsh >"$(SHARE)/zsh/site-functions/_quorate"
+	"$(TARGET)/release/quorate" completions fish >"$(SHARE)/fish/vendor_completions.d/quorate.fish"
 
 deny: ## licences, bans, sources and advisories of all dependencies
 	@cargo deny --version >/dev/null 2>&1 || { echo "make deny needs cargo-deny: cargo install --locked cargo-deny"; exit 1; }

@@ -8,6 +8,10 @@ use quorate_core::membership::plan::SeatTimes;
 
 use crate::error::Error;
 
+/// Longest key, bytes.
+pub const KEY_BYTES_MAX: usize = quorate_core::limits::KEY_BYTES_MAX;
+/// Longest value, bytes.
+pub const VALUE_BYTES_MAX: usize = quorate_core::limits::VALUE_BYTES_MAX;
 /// The UDP port: registered for nothing, above the ephemeral traps of common firewalls.
 pub const PORT: u16 = 4701;
 /// Most voters: five survive two losses; more cost latency and win little.

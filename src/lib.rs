@@ -3,10 +3,13 @@
 //! Owns the node that wires core, storage and transport together, and the one type of client. See [`Node`] and
 //! [`Client`]. No type of raft, prost, quinn, rustls or rocksdb is public.
 
+pub mod check;
 mod client;
 pub mod config;
 mod error;
 pub mod membership;
+#[cfg(feature = "manager")]
+pub mod metrics;
 #[cfg(feature = "worker")]
 mod node;
 #[cfg(feature = "manager")]

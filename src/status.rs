@@ -262,6 +262,42 @@ pub struct SessionReport {
     pub for_ms: u64,
 }
 
+/// Whether a node can serve now: the documented JSON of `/readyz`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Readiness {
+    /// All checks hold.
+    pub ready: bool,
+    /// Each of them, in the order in which to look after them.
+    pub checks: Vec<Check>,
+}
+
+impl Readiness {
+    /// Ready when all of these hold.
+    pub fn of(checks: Vec<Check>) -> Self {
+        Self { ready: checks.iter().all(|check| check.ok), checks }
+    }
+}
+
+/// One of the things that a node needs to serve.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Check {
+    /// One word.
+    pub name: String,
+    /// Whether it holds.
+    pub ok: bool,
+    /// What is, in words.
+    pub detail: String,
+}
+
+/// Whether a node is at work at all: the documented JSON of `/livez`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Liveness {
+    /// It is.
+    pub alive: bool,
+    /// Why not; empty when it is.
+    pub detail: String,
+}
+
 /// What one manager says about itself to another.
 #[cfg(feature = "manager")]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -27,6 +27,8 @@ fn help_ends_with_an_example_and_exits_0() {
         &["kv", "ls"],
         &["kv", "del"],
         &["kv", "cas"],
+        &["kv", "export"],
+        &["kv", "import"],
         &["node"],
         &["node", "ls"],
         &["node", "inspect"],
@@ -45,6 +47,9 @@ fn help_ends_with_an_example_and_exits_0() {
         &["leader", "transfer"],
         &["inspect"],
         &["recover"],
+        &["check"],
+        &["completions"],
+        &["man"],
     ] {
         let said = quorate(&[verb, &["--help"]].concat()).exits(0);
         let (_, example) = said.stdout.rsplit_once("Example:").unwrap_or_else(|| panic!("{verb:?} has no example"));

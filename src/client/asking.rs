@@ -61,6 +61,7 @@ const fn changes_something(kind: &api::request::Kind) -> bool {
         | Kind::Addresses(_)
         | Kind::Status(_)
         | Kind::Standing(_)
+        | Kind::Check(_)
         | Kind::MemberStatus(_)
         | Kind::NodeList(_)
         | Kind::NodeInspect(_)

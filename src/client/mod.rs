@@ -44,6 +44,7 @@ pub use policy::{Policy, PolicyChange};
 pub use quorate_transport::Identity;
 pub use tokens::{TokenBuilder, Tokens};
 
+use crate::check::ManagerCheck;
 use crate::config;
 use crate::error::{Error, Result};
 use crate::status::{ClusterStatus, NodeReport};
@@ -308,6 +309,15 @@ impl Client {
         let api::response::Kind::Status(done) = self.ask(kind).await? else { return Err(unexpected()) };
         serde_json::from_slice(&done.json)
             .map_err(|error| Error::Internal(format!("the status answer cannot be read: {error}")))
+    }
+
+    /// What the manager that answers says of its machine, and of the ways to the other managers. For a node of this machine
+    /// or process; from elsewhere [`look_at`](crate::check::look_at) asks one manager that is named, and looks at the way there.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not answer within the deadline; `Denied` unless the identity is an operator's.
+    pub async fn check(&self) -> Result<ManagerCheck> {
+        self.document(api::request::Kind::Check(api::Check { paths: true, back: false })).await
     }
 
     /// The join token for `role` ("manager" or "worker").

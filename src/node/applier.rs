@@ -4,6 +4,7 @@
 //! syncs an apply: the log makes it reproducible. Called by the consensus task.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use quorate_core::consensus::io::{Input, Records};
 use quorate_core::id::{LogIndex, Revision};
@@ -15,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::changes::Changes;
 use super::tasks::Reply;
+use crate::metrics::Meters;
 
 /// Who waits for the commands of one entry, by position; `None` where the caller is not on this node any more.
 pub(super) type EntryWaiters = (LogIndex, Vec<Option<oneshot::Sender<Reply>>>);
@@ -68,11 +70,14 @@ pub(super) struct Applier {
     pub(super) changes: Arc<Changes>,
     /// Superseded records may be left that can go.
     pub(super) untrimmed: bool,
+    pub(super) meters: Arc<Meters>,
 }
 
 impl Applier {
     /// Runs until the inbox closes or something is final.
     pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
+        self.measure_replay();
+        self.meters.revision.set(self.machine.status().revision.0 as f64);
         while let Some(job) = self.next(&mut inbox) {
             let report = match job {
                 Job::Trim => self.trim().err().map(Input::ApplyFailed),
@@ -133,8 +138,11 @@ impl Applier {
     }
 
     fn apply(&mut self, entries: &[Committed], waiters: Vec<EntryWaiters>) -> Input {
+        let began = Instant::now();
         match self.machine.apply(entries) {
             Ok(applied) => {
+                self.meters.applied(began.elapsed(), entries.len(), applied.revision.0);
+                self.measure_replay();
                 let report = self.applied(&applied);
                 if matches!(report, Input::StoreFailed(_)) {
                     return report;
@@ -147,6 +155,12 @@ impl Applier {
                 Input::ApplyFailed(error)
             }
         }
+    }
+
+    fn measure_replay(&self) {
+        let (clients, bytes) = self.machine.replay();
+        self.meters.replay_clients.set(clients as f64);
+        self.meters.replay_bytes.set(bytes as f64);
     }
 
     fn applied(&mut self, applied: &Applied) -> Input {
@@ -195,7 +209,7 @@ fn answer(applied: Applied, waiters: Vec<EntryWaiters>) {
         let Some((_, results)) = outcomes.next_if(|(at, _)| *at == index) else { continue };
         for (ticket, outcome) in tickets.into_iter().zip(results) {
             if let Some(ticket) = ticket {
-                let _ = ticket.send(Reply::Outcome(Box::<Outcome>::new(outcome)));
+                let _ = ticket.send(Reply::Outcome { index, outcome: Box::<Outcome>::new(outcome) });
             }
         }
     }

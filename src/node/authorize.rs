@@ -39,6 +39,7 @@ pub(super) const fn denied(asker: Asker) -> &'static str {
 /// | what the asked node says of itself | yes | yes | yes |
 /// | write and read assignments and reports | yes | no | no |
 /// | sessions held, addresses met | no | yes | no |
+/// | what a manager says of its machine | yes | yes | yes; the ways between managers are for operators (the handler sees to it) |
 pub(super) const fn allowed(asker: Asker, kind: &Kind) -> bool {
     match kind {
         Kind::Write(_)
@@ -61,7 +62,7 @@ pub(super) const fn allowed(asker: Asker, kind: &Kind) -> bool {
         // Its own record is all that a node gets to see: the handler looks at no other.
         Kind::NodeInspect(_) => true,
         // Who is to be recovered asks with its node's certificate, and a survivor is chosen by what all of them say.
-        Kind::Status(_) | Kind::Standing(_) | Kind::NodeReport(_) => true,
+        Kind::Status(_) | Kind::Standing(_) | Kind::NodeReport(_) | Kind::Check(_) => true,
         Kind::Rejoin(_) | Kind::Enrol(_) | Kind::NodeLeave(_) => matches!(asker, Asker::Node(_)),
         Kind::MemberStatus(_) | Kind::Command(_) | Kind::Sessions(_) | Kind::Addresses(_) => {
             matches!(asker, Asker::Manager)

@@ -223,6 +223,17 @@ pub(crate) enum Asker {
     Node(NodeId),
 }
 
+impl Asker {
+    /// The word in the log.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Manager => "manager",
+            Self::Node(_) => "node",
+        }
+    }
+}
+
 impl From<Caller> for Asker {
     fn from(caller: Caller) -> Self {
         match (caller.plane, caller.role) {

@@ -142,6 +142,7 @@ pub(super) async fn keep_certificate(service: Arc<Service>, endpoint: Endpoint, 
                 continue;
             }
         };
+        service.is_now(&fresh);
         match endpoint.set_identity(Arc::clone(&fresh)) {
             Ok(()) => {
                 due = renewal::due_of_new(fresh.subject(), terms.clock);

@@ -4,7 +4,7 @@
 //! machine, or a write like any other. Started by [`super::running`]; should one fail, the node stops.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quorate_core::consensus::config::ELECTION_TICKS;
@@ -17,9 +17,14 @@ use tokio::sync::{mpsc, watch};
 
 use super::facts::{Facts, KnownManager};
 use super::meeting::{self, Met};
+use super::metering;
 use super::service::Service;
 use super::tasks::Call;
 use crate::config;
+use crate::metrics::Meters;
+
+/// Each so many looks at the free space, the store's own size is measured: every 10 s.
+const SIZE_EACH: u64 = 20;
 
 /// Keeps the endpoint's peers in step with the records, and remembers them for a start without any.
 pub(super) async fn keep_peers(
@@ -138,15 +143,38 @@ pub(super) async fn keep_connected(
     }
 }
 
+/// What the last look at the free space has found.
+#[derive(Default)]
+pub(super) struct Space(Mutex<Option<u64>>);
+
+impl Space {
+    fn note(&self, free: u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(free);
+    }
+
+    /// Bytes; `None` where it could not be told yet.
+    pub(super) fn free(&self) -> Option<u64> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Looks at the free space of the store's file system; the machine decides what follows. One look at a time, so that a
 /// disk that does not answer holds one thread and no more.
-pub(super) async fn keep_space(store: PathBuf, inbox: mpsc::Sender<Call>) {
+pub(super) async fn keep_space(store: PathBuf, inbox: mpsc::Sender<Call>, space: Arc<Space>, meters: Arc<Meters>) {
     let mut told = false;
-    loop {
+    for look in 0_u64.. {
         tokio::time::sleep(config::SPACE_EVERY).await;
-        let directory = store.clone();
-        match tokio::task::spawn_blocking(move || quorate_storage::free_space(&directory)).await {
+        let (directory, measured) = (store.clone(), Arc::clone(&meters));
+        let looked = tokio::task::spawn_blocking(move || {
+            if look.is_multiple_of(SIZE_EACH) {
+                measured.db_size.set(metering::size(&directory) as f64);
+            }
+            quorate_storage::free_space(&directory)
+        });
+        match looked.await {
             Ok(Ok(free)) => {
+                space.note(free);
+                meters.disk_free.set(free as f64);
                 if inbox.send(Call::Input(Input::Space { free })).await.is_err() {
                     return;
                 }

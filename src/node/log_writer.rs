@@ -3,9 +3,13 @@
 //! Owns the log half of the journal. Takes everything that waits as ONE group, writes it as one batch with one sync, and
 //! only then reports. After a failure it never writes again. Called by the consensus task.
 
+use std::time::Instant;
+
 use quorate_core::consensus::io::Input;
 use quorate_core::ports::{LogBatch, LogWriter};
 use tokio::sync::mpsc;
+
+use crate::metrics::Meters;
 
 /// Groups above this many bytes are written in parts, so that one sync never waits for a whole backlog.
 const GROUP_BYTES_MAX: usize = 8 << 20;
@@ -16,7 +20,12 @@ pub(super) struct Job {
 }
 
 /// Runs until the inbox closes or the store fails.
-pub(super) fn run(mut log: Box<dyn LogWriter>, mut inbox: mpsc::Receiver<Job>, reports: &mpsc::Sender<Input>) {
+pub(super) fn run(
+    mut log: Box<dyn LogWriter>,
+    mut inbox: mpsc::Receiver<Job>,
+    reports: &mpsc::Sender<Input>,
+    meters: &Meters,
+) {
     while let Some(first) = inbox.blocking_recv() {
         let mut number = first.number;
         let mut bytes = size(&first.batch);
@@ -28,7 +37,11 @@ pub(super) fn run(mut log: Box<dyn LogWriter>, mut inbox: mpsc::Receiver<Job>, r
             bytes += size(&next.batch);
             group.push(next.batch);
         }
+        let began = Instant::now();
         let written = log.write(&group, true);
+        meters.log_fsync.record(began.elapsed());
+        meters.log_bytes.increment(bytes as u64);
+        meters.log_entries.increment(group.iter().map(|batch| batch.entries.len() as u64).sum());
         let failed = written.is_err();
         let report = match written {
             Ok(()) => Input::Persisted { number },

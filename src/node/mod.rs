@@ -9,6 +9,8 @@ mod advice;
 #[cfg(feature = "manager")]
 mod applier;
 #[cfg(feature = "manager")]
+mod asked;
+#[cfg(feature = "manager")]
 mod asking;
 #[cfg(feature = "manager")]
 mod assigning;
@@ -17,6 +19,8 @@ mod authorize;
 mod builder;
 #[cfg(feature = "manager")]
 mod changes;
+#[cfg(feature = "manager")]
+mod checking;
 #[cfg(feature = "manager")]
 mod configurations;
 mod departed;
@@ -58,6 +62,8 @@ mod manager;
 #[cfg(feature = "manager")]
 mod meeting;
 #[cfg(feature = "manager")]
+mod metering;
+#[cfg(feature = "manager")]
 mod net;
 mod newcomer;
 #[cfg(feature = "manager")]
@@ -72,6 +78,8 @@ mod presence;
 mod raft_ids;
 #[cfg(feature = "manager")]
 mod reach;
+#[cfg(feature = "manager")]
+mod readiness;
 #[cfg(feature = "manager")]
 mod records;
 #[cfg(feature = "manager")]
@@ -104,6 +112,8 @@ mod supervisor;
 mod tasks;
 #[cfg(feature = "manager")]
 mod tokens;
+#[cfg(feature = "manager")]
+mod trace;
 #[cfg(feature = "manager")]
 mod transition;
 mod work;
@@ -145,7 +155,7 @@ pub(crate) use supervisor::{Current, Runtime};
 use crate::client::Client;
 use crate::config;
 use crate::error::{Error, Result};
-use crate::status::{ClusterStatus, NodeReport, NodeRole};
+use crate::status::{Check, ClusterStatus, Liveness, NodeReport, NodeRole, Readiness};
 use supervisor::Stop;
 use work::Work;
 
@@ -223,6 +233,39 @@ impl Node {
                 trouble: "the node is changing its role, or has stopped".into(),
                 ..NodeReport::default()
             },
+        }
+    }
+
+    /// Whether this node can serve now, and why not. Of a manager: it is in the configuration, knows a leader, a majority of
+    /// the voters is connected, its state was confirmed within five base election timeouts, its disk answers and has space,
+    /// its certificate holds, and no recovery has left it behind. Of a worker: it has a session and its assignments are
+    /// confirmed. Asks nobody and answers at once; an orchestrator takes a node that is not ready off its load balancer, and
+    /// restarts nothing.
+    pub fn readiness(&self) -> Readiness {
+        let current = self.inner.current.borrow().clone();
+        match current {
+            #[cfg(feature = "manager")]
+            Some(Runtime::Manager(manager)) => manager.service.readiness(),
+            Some(Runtime::Worker(worker)) => worker.readiness(),
+            None => Readiness::of(vec![Check {
+                name: "running".into(),
+                ok: false,
+                detail: "the node is changing its role, or has stopped".into(),
+            }]),
+        }
+    }
+
+    /// Whether this node is at work at all. It needs neither a quorum nor a disk that answers: only one that is not alive is
+    /// worth a restart.
+    pub fn liveness(&self) -> Liveness {
+        if let Some(reason) = &*self.inner.stopped.borrow() {
+            return Liveness { alive: false, detail: format!("the node has stopped: {reason}") };
+        }
+        let current = self.inner.current.borrow().clone();
+        match current {
+            #[cfg(feature = "manager")]
+            Some(Runtime::Manager(manager)) => manager.service.liveness(),
+            Some(Runtime::Worker(_)) | None => Liveness { alive: true, detail: String::new() },
         }
     }
 

@@ -50,6 +50,13 @@ impl Reach {
         told.filter(|(_, address)| !address.is_empty()).collect()
     }
 
+    /// The round-trip times to the connected peers.
+    pub(super) fn round_trips(&self) -> Vec<(RaftId, Duration)> {
+        let peers = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let connected = peers.map(|peers| peers.connected()).unwrap_or_default();
+        connected.into_iter().map(|(id, peer)| (id, peer.rtt)).collect()
+    }
+
     /// Who is connected.
     pub(super) fn connected(&self) -> Vec<RaftId> {
         let peers = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();

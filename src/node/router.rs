@@ -19,7 +19,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::reach::Reach;
 use super::tasks::{Call, Reply};
+use super::trace;
 use crate::membership::Rule;
+use crate::metrics::Meters;
 
 /// Between two attempts while leadership moves.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -40,6 +42,23 @@ pub(super) struct Router {
     pub(super) inbox: mpsc::Sender<Call>,
     pub(super) peers: Reach,
     pub(super) status: watch::Receiver<Arc<Status>>,
+    pub(super) meters: Arc<Meters>,
+}
+
+/// A write without an outcome yet, however its future ends.
+struct Pending<'a>(&'a Meters);
+
+impl<'a> Pending<'a> {
+    fn new(meters: &'a Meters) -> Self {
+        meters.proposals_pending.increment(1.0);
+        Self(meters)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.proposals_pending.decrement(1.0);
+    }
 }
 
 impl Router {
@@ -69,9 +88,21 @@ impl Router {
 
     /// Replicates a command; answers its outcome. "Not done" is said only when no attempt can have been done.
     pub(super) async fn execute(&self, command: Command, origin: Origin, until: Instant) -> Result<TxnResult, Failure> {
+        let (began, _pending) = (Instant::now(), Pending::new(&self.meters));
+        trace::asked(&command);
         let mut open = None;
         let answer = self.attempts(command, origin, until, &mut open).await;
-        answer.map_err(|error| overshadowed(error, open))
+        let answer = answer.map_err(|error| overshadowed(error, open));
+        match &answer {
+            Ok(_) => self.meters.proposal_duration.record(began.elapsed()),
+            Err(error)
+                if not_made(error.code()) || matches!(error.code(), api::Code::Unknown | api::Code::Internal) =>
+            {
+                self.meters.proposals_failed.increment(1);
+            }
+            Err(_refused) => self.meters.proposal_duration.record(began.elapsed()),
+        }
+        answer
     }
 
     /// `open` is the last attempt of which nobody knows whether it was done.
@@ -85,11 +116,18 @@ impl Router {
         let repeatable = matches!(command.kind, Some(CommandKind::Request(_)));
         let mut attempt = self.attempt();
         loop {
+            trace::attempted();
             let call = |reply| Call::Propose { command: command.clone(), origin, reply };
             let again = match self.ask(until, call).await? {
-                Reply::Outcome(outcome) => return settle(*outcome),
+                Reply::Outcome { index, outcome } => {
+                    trace::applied(index, &outcome);
+                    return settle(*outcome);
+                }
                 Reply::Answer(Answer::Forward(leader)) => match self.forward(&command, leader, attempt, until).await {
-                    Ok(done) => return Ok(done),
+                    Ok(done) => {
+                        trace::done_there(done.revision);
+                        return Ok(done);
+                    }
                     Err(error) => {
                         let may_be_done = matches!(error.code(), api::Code::Unknown);
                         let elsewhere = matches!(error.code(), api::Code::NotLeader | api::Code::Stopping);
@@ -135,6 +173,7 @@ impl Router {
         attempt: Duration,
         until: Instant,
     ) -> Result<TxnResult, Failure> {
+        trace::forwarded(leader);
         let patience = attempt.min(until.saturating_duration_since(Instant::now()));
         let deadline_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         let kind = api::request::Kind::Command(api::Command { command: command.encode_to_vec().into() });
@@ -158,6 +197,19 @@ impl Router {
 
     /// An index such that a read at or above it is linearizable from here on; it is applied on this manager.
     pub(super) async fn read_index(&self, until: Instant) -> Result<LogIndex, Failure> {
+        let began = Instant::now();
+        let answer = self.confirmed(until).await;
+        if began.elapsed() > self.attempt() {
+            self.meters.slow_read_indexes.increment(1);
+        }
+        match &answer {
+            Ok(index) => trace::confirmed(*index),
+            Err(_) => self.meters.read_indexes_failed.increment(1),
+        }
+        answer
+    }
+
+    async fn confirmed(&self, until: Instant) -> Result<LogIndex, Failure> {
         match self.ask(until, |reply| Call::Read { reply }).await {
             Ok(Reply::Answer(Answer::ReadAt(index))) => Ok(index),
             Ok(Reply::Answer(Answer::Refused(rejection))) => Err(rejected(&rejection)),
@@ -178,18 +230,17 @@ impl Router {
                 api::Code::Unknown,
                 "the other manager did not take over in time; leadership may still move, there or elsewhere. Ask `status` who leads; nothing is lost",
             )),
-            Reply::Answer(_) | Reply::Outcome(_) => {
+            Reply::Answer(_) | Reply::Outcome { .. } => {
                 Err(fail(api::Code::Internal, "a transfer was answered as something else"))
             }
         }
     }
 }
 
-/// Why the last attempt was not even made says nothing about an earlier one that may be in a log: with such a one open
-/// the outcome is unknown. What the state machine answered settles it, whichever attempt it was.
-fn overshadowed(error: Failure, open: Option<Failure>) -> Failure {
-    let not_made = matches!(
-        error.code(),
+/// Whether this says that the last attempt was not made.
+const fn not_made(code: api::Code) -> bool {
+    matches!(
+        code,
         api::Code::NoLeader
             | api::Code::NotLeader
             | api::Code::QuorumLost
@@ -199,9 +250,14 @@ fn overshadowed(error: Failure, open: Option<Failure>) -> Failure {
             | api::Code::Deadline
             // A client that takes it for "nothing was done" sends the write again under a fresh id.
             | api::Code::Expired
-    );
+    )
+}
+
+/// Why the last attempt was not even made says nothing about an earlier one that may be in a log: with such a one open
+/// the outcome is unknown. What the state machine answered settles it, whichever attempt it was.
+fn overshadowed(error: Failure, open: Option<Failure>) -> Failure {
     match open {
-        Some(earlier) if not_made => {
+        Some(earlier) if not_made(error.code()) => {
             // The later reason promises that nothing was done: only the earlier one may be told.
             fail(api::Code::Unknown, format!("{}; the attempt after it found nobody who could tell", earlier.message))
         }

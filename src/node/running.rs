@@ -5,7 +5,7 @@
 //! inbox; nobody shares a lock. Started by the supervisor, whenever the node is a manager.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use quorate_core::consensus::config::Config;
@@ -30,11 +30,13 @@ use super::fence::{self, FenceRecord, Fencing, Incarnations};
 use super::founding::prepared;
 use super::gate::{NodeGate, NodeHandler};
 use super::hand_over::hand_over;
+use super::keepers::Space;
 use super::lead::LeaseWatch;
 pub(super) use super::manager::Manager;
 use super::meeting;
 use super::net::{self, Listening, Net};
 use super::reach::Reach;
+use super::readiness::Pulse;
 use super::report::Digests;
 use super::router::Router;
 use super::service::{self, Service, StoreAccess};
@@ -42,8 +44,9 @@ use super::stop::{StartError, StopReason};
 use super::tasks::{Call, ConsensusTask, Hands};
 use super::work::Work;
 use super::workers::{self, Workers};
-use super::{asking, housekeeping, identity, keepers, log_writer};
+use super::{asking, housekeeping, identity, keepers, log_writer, metering};
 use crate::config;
+use crate::metrics::Meters;
 
 /// Calls that wait for the consensus task.
 const INBOX: usize = 8_192;
@@ -221,8 +224,10 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         listening.await.unwrap_or_else(|_| Err(StartError::Internal("the network thread ended at once".into())))?;
     let address = endpoint.local_address().unwrap_or(listen);
 
-    let log_reports = reports_in.clone();
-    threads.spawn("quorate-log", move || log_writer::run(store.log, log_jobs, &log_reports))?;
+    let meters = Arc::new(Meters::new(&facts.display_name()));
+    let space = Arc::new(Space::default());
+    let (log_reports, log_meters) = (reports_in.clone(), Arc::clone(&meters));
+    threads.spawn("quorate-log", move || log_writer::run(store.log, log_jobs, &log_reports, &log_meters))?;
     let applier = Applier {
         untrimmed: true,
         machine: state,
@@ -230,6 +235,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         reports: reports_in,
         records: records.borrow().clone(),
         changes: Arc::clone(&changes),
+        meters: Arc::clone(&meters),
     };
     threads.spawn("quorate-apply", move || applier.run(applier_jobs))?;
 
@@ -238,7 +244,12 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let (workers, worker_inboxes) = Workers::new(changes, work);
     let service = Arc::new(Service {
         facts: facts.clone(),
-        router: Router { inbox: inbox.clone(), peers: reach.clone(), status: status.clone() },
+        router: Router {
+            inbox: inbox.clone(),
+            peers: reach.clone(),
+            status: status.clone(),
+            meters: Arc::clone(&meters),
+        },
         peers: reach,
         store: RwLock::new(Some(StoreAccess { reader, staging: store.staging })),
         status: status.clone(),
@@ -250,6 +261,11 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         joins: Semaphore::new(1),
         certificates: builder.certificates,
         under_way: service::under_way(),
+        meters: Arc::clone(&meters),
+        pulse: Pulse::new(),
+        who: Mutex::new(endpoint.identity()),
+        udp_buffers: endpoint.udp_buffers(),
+        space: Arc::clone(&space),
         clock: began.into_std(),
         seat_times,
     });
@@ -280,6 +296,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         inbox: inbox.clone(),
         status: status_out,
         records: records_out,
+        meters: Arc::clone(&meters),
     };
     let draw = config::random_u64().map_err(internal)?;
     let phase = Duration::from_nanos(machine.tick_nanos()).mul_f64((draw % 1_000) as f64 / 1_000.0);
@@ -344,7 +361,8 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     ending.keep(&handle, "clears away old history", housekeeping::run(Arc::clone(&service)));
     ending.keep(&handle, "announces this node", keepers::keep_announced(Arc::clone(&service), status.clone()));
     let store_directory = Layout::new(&builder.directory).store();
-    ending.keep(&handle, "looks at the free space", keepers::keep_space(store_directory, inbox.clone()));
+    ending.keep(&handle, "looks at the free space", keepers::keep_space(store_directory, inbox.clone(), space, meters));
+    ending.keep(&handle, "measures", metering::run(Arc::clone(&service), service.status.clone()));
 
     unfinished.finished();
     Ok(Manager {

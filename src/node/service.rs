@@ -3,7 +3,7 @@
 //! Owns what each request means on a manager, and the one place where user keys get their section and lose it again.
 //! Called by the endpoint, the local socket and the in-process client alike.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,18 +18,23 @@ use quorate_core::state::{check_range, check_txn};
 use quorate_core::txn::{Range, Txn, TxnResult};
 use quorate_core::user;
 use quorate_transport::api::{self, request, response};
+use quorate_transport::{Identity, UdpBuffers};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::facts::Facts;
 use super::fence::Incarnations;
 use super::gate::Asker;
+use super::keepers::Space;
 use super::reach::Reach;
+use super::readiness::Pulse;
 use super::renewal::Terms;
 use super::report::Digests;
 use super::router::{Failure, Router, fail, refused};
 use super::workers::Workers;
-use super::{applier, authorize};
+use super::{applier, asked, authorize, trace};
+use crate::metrics::{Ended, Meters};
 
 /// The store as requests see it.
 #[derive(Clone)]
@@ -62,6 +67,12 @@ pub(crate) struct Service {
     pub(super) certificates: Terms,
     /// A permit for each request under way; all of them once the node stops.
     pub(super) under_way: Semaphore,
+    pub(super) meters: Arc<Meters>,
+    pub(super) pulse: Pulse,
+    /// Who this node is right now: its certificate is renewed.
+    pub(super) who: Mutex<Arc<Identity>>,
+    pub(super) udp_buffers: UdpBuffers,
+    pub(super) space: Arc<Space>,
 }
 
 /// Requests under way at most; far beyond what connections can bring.
@@ -128,14 +139,47 @@ impl Service {
                 "this manager does not know the request: it may be older than the client. Nothing was done",
             );
         };
-        if !authorize::allowed(*asker, &kind) {
-            return failure(api::Code::Denied, authorize::denied(*asker));
-        }
-        let patience = Duration::from_millis(request.deadline_ms).min(Duration::from_secs(600));
-        match self.answer(asker, kind, Instant::now() + patience).await {
+        let (row, began) = (asked::row(&kind), Instant::now());
+        let span = trace::request(&self.facts.name, asked::KINDS.get(row).copied().unwrap_or_default(), *asker);
+        let answer = if authorize::allowed(*asker, &kind) {
+            let patience = Duration::from_millis(request.deadline_ms).min(Duration::from_secs(600));
+            self.answer(asker, kind, began + patience).instrument(span.clone()).await
+        } else {
+            Err(fail(api::Code::Denied, authorize::denied(*asker)))
+        };
+        let ended = answer.as_ref().map_or_else(|error| asked::ended(error.code()), |_done| Ended::Done);
+        self.meters.answered(row, asked::KINDS, began.elapsed(), ended);
+        trace::answered(&span, ended, began.elapsed());
+        match answer {
             Ok(kind) => api::Response { kind: Some(kind) },
             Err(error) => api::Response { kind: Some(response::Kind::Error(error)) },
         }
+    }
+
+    /// Requests without an answer yet.
+    pub(super) fn requests_under_way(&self) -> usize {
+        (UNDER_WAY_MAX as usize).saturating_sub(self.under_way.available_permits())
+    }
+
+    /// Who this node is right now.
+    pub(super) fn identity(&self) -> Arc<Identity> {
+        Arc::clone(&self.who.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Its certificate was renewed.
+    pub(super) fn is_now(&self, identity: &Arc<Identity>) {
+        *self.who.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(identity);
+    }
+
+    /// Seconds until the node's certificate runs out; negative: since when it has.
+    pub(super) fn certificate_seconds(&self) -> f64 {
+        let now = self.certificates.clock.now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        self.identity().subject().not_after as f64 - now.as_secs_f64()
+    }
+
+    /// How long the node's certificate still holds; `None` when it has run out.
+    pub(super) fn certificate_left(&self) -> Option<Duration> {
+        Duration::try_from_secs_f64(self.certificate_seconds()).ok()
     }
 
     async fn answer(&self, asker: &Asker, kind: request::Kind, until: Instant) -> Result<response::Kind, Failure> {
@@ -189,6 +233,7 @@ impl Service {
             request::Kind::PolicyShow(_) => self.policy_show(until).await,
             request::Kind::PolicySet(set) => self.policy_set(asker, set, until).await,
             request::Kind::Transfer(transfer) => self.transfer(transfer, until).await.map(response::Kind::Transfer),
+            request::Kind::Check(asked) => document(&self.check(asker, asked).await?),
             request::Kind::Standing(_) => Ok(response::Kind::Standing(self.standing())),
             request::Kind::Command(command) => {
                 let command = Command::decode(command.command).map_err(|error| {

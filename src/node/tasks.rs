@@ -12,7 +12,7 @@ use bytes::Bytes;
 use quorate_core::command::Command;
 use quorate_core::consensus::Consensus;
 use quorate_core::consensus::io::{Answer, Effect, Input, Lane, Nanos, Origin, Records, Status, StopCause, Ticket};
-use quorate_core::id::RaftId;
+use quorate_core::id::{LogIndex, RaftId};
 use quorate_core::ports::{LogReader, StagedId, StateRead};
 use quorate_core::state::contract::{Outcome, StateStatus};
 use quorate_transport::Peers;
@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::ending::Ending;
 use super::{applier, log_writer, snapshots};
+use crate::metrics::Meters;
 
 /// Messages and requests taken at once before the machine steps.
 const BATCH: usize = 512;
@@ -28,8 +29,8 @@ const BATCH: usize = 512;
 /// What a waiting caller gets.
 #[derive(Debug)]
 pub(super) enum Reply {
-    /// What the command came to.
-    Outcome(Box<Outcome>),
+    /// What the command came to, and in which entry of the log.
+    Outcome { index: LogIndex, outcome: Box<Outcome> },
     /// What the machine says.
     Answer(Answer),
 }
@@ -76,6 +77,7 @@ pub(super) struct Hands {
     pub(super) inbox: mpsc::Sender<Call>,
     pub(super) status: watch::Sender<Arc<Status>>,
     pub(super) records: watch::Sender<Arc<Records>>,
+    pub(super) meters: Arc<Meters>,
 }
 
 pub(super) struct ConsensusTask {
@@ -164,6 +166,9 @@ impl ConsensusTask {
                 if unreachable.is_empty() {
                     break;
                 }
+                for peer in &unreachable {
+                    self.hands.meters.unsent(peer.0, 1);
+                }
                 unreachable.sort_unstable();
                 unreachable.dedup();
                 effects = self.machine.step(self.now(), unreachable.into_iter().map(Input::Unreachable));
@@ -225,6 +230,7 @@ impl ConsensusTask {
                     let _ = self.hands.log.send(log_writer::Job { number, batch }).await;
                 }
                 Effect::Apply { entries, waiters } => {
+                    self.hands.meters.proposals_committed.increment(entries.len() as u64);
                     let waiters = waiters
                         .into_iter()
                         .map(|(index, tickets)| {

@@ -11,10 +11,10 @@ use crate::support::{Cluster, eventually, says};
 
 /// A disk whose syncs do not return while it is held.
 #[derive(Clone, Default)]
-struct Hanging(Arc<(Mutex<bool>, Condvar)>);
+pub struct Hanging(Arc<(Mutex<bool>, Condvar)>);
 
 impl Hanging {
-    fn probe(&self) -> Arc<dyn Fn(&'static str) + Send + Sync> {
+    pub fn probe(&self) -> Arc<dyn Fn(&'static str) + Send + Sync> {
         let this = self.clone();
         Arc::new(move |point| {
             if point == "journal: before a sync" {
@@ -24,7 +24,7 @@ impl Hanging {
         })
     }
 
-    fn hold(&self, hold: bool) {
+    pub fn hold(&self, hold: bool) {
         *self.0.0.lock().unwrap() = hold;
         self.0.1.notify_all();
     }

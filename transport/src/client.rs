@@ -220,6 +220,11 @@ impl Connection {
         self.inner.connection.rtt()
     }
 
+    /// The largest UDP payload that this way is known to carry, bytes.
+    pub fn mtu(&self) -> u16 {
+        self.inner.connection.stats().path.current_mtu
+    }
+
     /// Closes and waits until the other side knows, at most 1 s.
     pub async fn close(&self) {
         self.inner.connection.close(codes::DONE.into(), b"the client is done");

@@ -24,7 +24,7 @@ use crate::join;
 use crate::lanes::QueueLimit;
 use crate::peers::{self, PeerAddress, Peers, Registry};
 use crate::rate::RateLimit;
-use crate::socket::{self, BindError};
+use crate::socket::{self, BindError, UdpBuffers};
 use crate::tls::{CredentialSlot, TlsError, Verdict};
 
 /// How long the tasks of an endpoint may take to end.
@@ -117,6 +117,7 @@ pub(crate) struct Shared {
     pub(crate) handler: Arc<dyn Handler>,
     pub(crate) credentials: CredentialSlot,
     pub(crate) options: EndpointOptions,
+    udp_buffers: UdpBuffers,
     /// Of every connection that is taken.
     accept_transport: Arc<quinn::TransportConfig>,
     pub(crate) instance: u64,
@@ -219,6 +220,7 @@ impl Endpoint {
     pub fn bind(config: EndpointConfig) -> Result<Self, BindError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_none| BindError::NoRuntime)?;
         let udp = socket::bind(config.listen)?;
+        let udp_buffers = socket::buffers(&udp);
         let credentials = CredentialSlot::new(config.identity, config.options.clock)?;
         let mut server = quinn::ServerConfig::with_crypto(credentials.current().server(&Verdict::default())?);
         let accept_transport = socket::accept_transport(&config.options);
@@ -248,6 +250,7 @@ impl Endpoint {
             closed: watch::Sender::new(false),
             accept_transport,
             options,
+            udp_buffers,
         });
         shared.spawn_vital("takes incoming connections", accept_loop(shared.clone()));
         let guard = Arc::new(Guard(shared.clone()));
@@ -257,6 +260,11 @@ impl Endpoint {
     /// Where it listens.
     pub fn local_address(&self) -> Option<SocketAddr> {
         self.shared.quinn.local_addr().ok()
+    }
+
+    /// The buffers that the kernel gave to its socket.
+    pub fn udp_buffers(&self) -> UdpBuffers {
+        self.shared.udp_buffers
     }
 
     /// The peers.

@@ -74,7 +74,7 @@ pub use peers::{PeerAddress, PeerInfo, Peers};
 pub use request::RequestError;
 pub use session::{Session, SessionReceiver, SessionSender};
 pub use snapshot::SnapshotSendError;
-pub use socket::BindError;
+pub use socket::{BindError, UdpBuffers};
 pub use standing::{NodeStanding, StandingRecord, standing};
 pub use tls::TlsError;
 pub use token::{CaHash, JoinToken, ParseTokenError, TokenDigest, TokenSecret};

@@ -50,6 +50,8 @@ pub struct PeerInfo {
     pub hello: Hello,
     /// Messages that did not fit into its queues since it is connected.
     pub dropped: u64,
+    /// The largest UDP payload that this way is known to carry, bytes.
+    pub mtu: u16,
 }
 
 /// One established connection to a peer.
@@ -249,6 +251,7 @@ impl Peers {
                     address: SocketAddr::new(address.ip().to_canonical(), address.port()),
                     hello: live.hello.clone(),
                     dropped: live.control.dropped() + live.append.dropped(),
+                    mtu: live.connection.stats().path.current_mtu,
                 };
                 (*id, info)
             })

@@ -11,7 +11,7 @@ use std::time::Duration;
 use hkdf::Hkdf;
 use quinn::{EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use sha2::Sha256;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use zeroize::Zeroizing;
 
 use crate::endpoint::EndpointOptions;
@@ -98,6 +98,23 @@ pub(crate) fn bind(address: SocketAddr) -> Result<UdpSocket, BindError> {
             BindError::Address { address, source }
         }
     })
+}
+
+/// What the kernel gave to a socket, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UdpBuffers {
+    /// For receiving; 0 where that cannot be told.
+    pub receive: usize,
+    /// For sending.
+    pub send: usize,
+    /// What was asked for.
+    pub wanted: usize,
+}
+
+pub(crate) fn buffers(socket: &UdpSocket) -> UdpBuffers {
+    let socket = SockRef::from(socket);
+    let (receive, send) = (socket.recv_buffer_size().unwrap_or(0), socket.send_buffer_size().unwrap_or(0));
+    UdpBuffers { receive, send, wanted: UDP_BUFFER_BYTES }
 }
 
 /// A socket of a client, on any port, of the family of its target.

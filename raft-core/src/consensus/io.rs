@@ -437,6 +437,8 @@ pub struct Status {
     pub disk_silent_ticks: u64,
     /// Free bytes, while they are too few: this member appends nothing and neither leads nor votes.
     pub low_space: Option<u64>,
+    /// On the leader: so many voters are low on space that nothing can be written.
+    pub read_only: bool,
 }
 
 /// How often snapshots happened in this process.

@@ -369,6 +369,7 @@ impl Consensus {
             snapshots: self.counts,
             disk_silent_ticks: self.disk_silent_ticks(),
             low_space: self.disk.low_space(),
+            read_only: self.is_leader() && self.read_only().is_some(),
         }
     }
 

@@ -198,6 +198,11 @@ impl Machine {
         self.memory.hashes.get(at).map(|(_, hash)| *hash)
     }
 
+    /// How large the replay table is: clients, and its cost as its limit counts it.
+    pub fn replay(&self) -> (usize, u64) {
+        self.memory.replay.size()
+    }
+
     fn stop(&mut self, error: StoreError) -> ApplyError {
         self.stopped = Some(error.clone());
         error.into()

@@ -102,6 +102,11 @@ pub(crate) struct ReplayTable {
 }
 
 impl ReplayTable {
+    /// Clients, and the cost of everything kept for them.
+    pub(crate) fn size(&self) -> (usize, u64) {
+        (self.clients.len(), self.bytes)
+    }
+
     /// Reads the table from a store.
     pub(crate) fn load(view: &dyn StateRead) -> StoreResult<Self> {
         let mut table = Self::default();

@@ -117,7 +117,8 @@ Example:
     #[command(after_help = "\
 Prints one line on stdout when ready: `ready: NAME ADDRESS raft id N voter|standby, leader X` on a manager,
 `ready: NAME worker, session with M, assignments at revision R` on a worker. Logs go to stderr.
-A node keeps running when it is promoted or demoted. With --listen or --advertise it has moved, and tells the others.
+With --http ADDR it serves /metrics for Prometheus, /livez (it is at work; needs no quorum) and /readyz (it can serve; with
+?verbose why not). A node keeps running when it is promoted or demoted. With --listen or --advertise it has moved, and tells the others.
 SIGTERM and SIGINT hand leadership over and stop cleanly.
 Exits 0 stopped as asked, 10 removed, 11 fenced, 12 store damaged, 13 disk failed, 14 identity refused.
 --force-new-cluster=G ends generation G (`status` and `inspect` say it) and goes on from this directory alone; left behind
@@ -125,6 +126,7 @@ in a unit file it does no harm: a directory beyond G just starts.
 
 Example:
   quorate run --data-dir /var/lib/quorate --log quorate=debug
+  quorate run --data-dir /var/lib/quorate --http 127.0.0.1:4702
   quorate run --data-dir /var/lib/quorate --force-new-cluster=1")]
     Run(Run),
     /// Show health, what to do, and every manager; needs no quorum
@@ -225,6 +227,37 @@ Example:
   quorate recover --data-dir /var/lib/quorate
   quorate run --data-dir /var/lib/quorate")]
     Recover(Recover),
+    /// Look at what a manager needs of its machine and network: one line each, ok or what to do
+    #[command(after_help = "\
+With --data-dir: the disk (synced writes of a small file of its own, for at most two seconds), its space, and, of the running \
+node, UDP buffers, certificate, and the ways to and from every other manager, with their clocks and versions. With --connect the \
+same of each manager named, and the way from here. Exits 0 when all is well, 1 when something needs attention.
+
+Example:
+  quorate check --data-dir /var/lib/quorate
+  quorate check --connect 10.0.0.1:4701,10.0.0.2:4701 --identity operator.id")]
+    Check,
+    /// Print the completions of a shell: bash, elvish, fish, powershell or zsh
+    #[command(after_help = "\
+`make install` puts those of bash, fish and zsh where the shells look for them.
+
+Example:
+  quorate completions bash > /etc/bash_completion.d/quorate")]
+    Completions {
+        /// Of which shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages, one for each verb, into a directory
+    #[command(after_help = "\
+`make install` does it.
+
+Example:
+  quorate man /usr/local/share/man/man1")]
+    Man {
+        /// The directory; it is made where it is missing
+        directory: PathBuf,
+    },
 }
 
 /// `assign`.

@@ -2,6 +2,8 @@
 //!
 //! Owns the shape of these verbs, with their help and examples. Never talks to a cluster. Called by `args`.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
 /// `kv`.
@@ -52,6 +54,60 @@ Example:
   quorate kv cas lock me --expect-absent --data-dir /var/lib/quorate
   quorate kv cas app/config @new.yaml --expect-revision 42 --data-dir /var/lib/quorate")]
     Cas(Cas),
+    /// Write keys and values out as JSON lines
+    #[command(after_help = "\
+All of it is read at one revision. One line is one key: `key` and `value` where they are text, `key_base64` and `value_base64` \
+where they are not; the first line says which cluster and revision, the last one how many, so that a part is never taken for \
+the whole. A FILE is there once it is whole, readable by its owner only. Leases, revisions and versions are not in it.
+
+Example:
+  quorate kv export --output store.jsonl --data-dir /var/lib/quorate
+  quorate kv export --prefix app/ --data-dir /var/lib/quorate | gzip > app.jsonl.gz")]
+    Export(Export),
+    /// Write keys and values of an export, or of `etcdctl get -w json`, into the store
+    #[command(after_help = "\
+Everything is checked against the limits before anything is written. A key that has its value already is not written again, \
+so that the same command goes on where it was cut off; keys that are not in FILE stay. FILE is what `kv export` writes, or \
+what `etcdctl get --prefix '' -w json` prints (leases are left out).
+
+Example:
+  quorate kv import store.jsonl --dry-run --data-dir /var/lib/quorate
+  etcdctl get --prefix '' -w json | quorate kv import - --under etcd/ --data-dir /var/lib/quorate")]
+    Import(Import),
+}
+
+/// `kv export`.
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// Only keys that begin with this
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) prefix: String,
+    /// As of this revision
+    #[arg(long, value_name = "N")]
+    pub(crate) revision: Option<u64>,
+    /// Write to this file instead of stdout
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// `kv import`.
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The file, or - for stdin
+    #[arg(value_name = "FILE|-")]
+    pub(crate) from: String,
+    /// Put this in front of every key
+    #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
+    pub(crate) under: String,
+    /// Leave keys that have another value as they are, instead of overwriting them
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Only say what would be written
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Take it that all values are empty, which otherwise looks like etcdctl's --keys-only
+    #[arg(long)]
+    pub(crate) empty_values: bool,
 }
 
 /// `kv put`.

@@ -6,13 +6,17 @@ use clap::Args;
 
 /// Options of a node that runs on.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct LogOptions {
+pub(crate) struct RunOptions {
     /// What to log to stderr: a level, or a filter such as quorate=debug,warn (raft=debug: the library below)
     #[arg(long, value_name = "FILTER", env = "QUORATE_LOG", default_value = "info")]
     pub(crate) log: String,
     /// Log as JSON lines
     #[arg(long)]
     pub(crate) log_json: bool,
+    /// Serve /metrics, /livez and /readyz over HTTP there, for example 127.0.0.1:4702 (TCP); off when not given. It is not
+    /// encrypted and answers everybody who reaches it: keep it on loopback or a network of your own
+    #[arg(long, value_name = "ADDR", env = "QUORATE_HTTP")]
+    pub(crate) http: Option<String>,
 }
 
 /// `init`.
@@ -31,7 +35,7 @@ pub(crate) struct Init {
     #[arg(long)]
     pub(crate) run: bool,
     #[command(flatten)]
-    pub(crate) log: LogOptions,
+    pub(crate) log: RunOptions,
 }
 
 /// `join`.
@@ -63,7 +67,7 @@ pub(crate) struct Join {
     #[arg(long)]
     pub(crate) run: bool,
     #[command(flatten)]
-    pub(crate) log: LogOptions,
+    pub(crate) log: RunOptions,
 }
 
 /// `run`.
@@ -92,7 +96,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "SECONDS", hide = true)]
     pub(crate) certificate_life: Option<u64>,
     #[command(flatten)]
-    pub(crate) log: LogOptions,
+    pub(crate) log: RunOptions,
 }
 
 /// `inspect`.

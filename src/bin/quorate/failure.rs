@@ -81,6 +81,12 @@ impl Failure {
         Some(Self { message: messages, ..worst })
     }
 
+    /// With a further sentence: what was done until then, or what to do now.
+    pub(crate) fn after(mut self, sentence: &str) -> Self {
+        self.message = format!("{}. {sentence}", self.message.trim_end_matches('.'));
+        self
+    }
+
     /// With more for scripts beside `error`.
     pub(crate) fn with(mut self, more: Value) -> Self {
         match (&mut self.extra, more) {

@@ -1,7 +1,11 @@
-//! `kv put | get | ls | del | cas`.
+//! `kv put | get | ls | del | cas`; `export` and `import` have modules of their own.
 //!
 //! Owns how values come in (text, file, stdin) and how entries go out. Never retries: the client does. Called by
 //! `main`.
+
+mod export;
+mod import;
+mod input;
 
 use std::io::Read as _;
 
@@ -27,6 +31,8 @@ pub(crate) async fn run(verb: Kv, global: &Global, output: Output) -> Result<(),
         Kv::Ls(ls) => list(ls, global, output).await,
         Kv::Del(del) => delete(del, global, output).await,
         Kv::Cas(cas) => compare_and_set(cas, global, output).await,
+        Kv::Export(export) => export::export(export, global, output).await,
+        Kv::Import(import) => Box::pin(import::import(import, global, output)).await,
     }
 }
 
@@ -257,16 +263,20 @@ pub(crate) fn value(argument: String, literal: bool) -> Result<Vec<u8>, Failure>
     }
 }
 
-/// An entry as the contract for scripts says: text where it is text, base64 where it is not.
-fn entry_json(entry: &Entry, with_value: bool) -> Map<String, Value> {
-    let mut document = Map::new();
-    let mut bytes = |name: &str, bytes: &[u8]| match std::str::from_utf8(bytes) {
+/// Text under `name` where it is text, base64 under `name_base64` where it is not.
+fn bytes_json(document: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+    match std::str::from_utf8(bytes) {
         Ok(text) => document.insert(name.to_owned(), text.into()),
         Err(_not_text) => document.insert(format!("{name}_base64"), BASE64.encode(bytes).into()),
     };
-    bytes("key", &entry.key);
+}
+
+/// An entry as the contract for scripts says.
+fn entry_json(entry: &Entry, with_value: bool) -> Map<String, Value> {
+    let mut document = Map::new();
+    bytes_json(&mut document, "key", &entry.key);
     if with_value {
-        bytes("value", &entry.value);
+        bytes_json(&mut document, "value", &entry.value);
     }
     document.insert("create_revision".into(), entry.create_revision.into());
     document.insert("mod_revision".into(), entry.mod_revision.into());

@@ -9,9 +9,12 @@ mod args_kv;
 mod args_membership;
 mod args_node;
 mod assign;
+mod check;
 mod failure;
 mod foreign;
+mod http;
 mod kv;
+mod manual;
 mod node;
 mod nodes;
 mod output;
@@ -135,6 +138,9 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             Verb::Inspect(Inspect { configurations: true }) => recover::configurations(&global, output),
             Verb::Inspect(_) => node::inspect(&global, output),
             Verb::Recover(recover) => Box::pin(recover::run(recover, &global, output)).await,
+            Verb::Check => Box::pin(check::run(&global, output)).await,
+            Verb::Completions { shell } => manual::completions(shell, output),
+            Verb::Man { directory } => manual::pages(&directory, output),
         }
     })
 }

@@ -13,8 +13,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::args::Global;
-use crate::args_node::{Init, Join, LogOptions, Run};
+use crate::args_node::{Init, Join, Run, RunOptions};
 use crate::failure::Failure;
+use crate::http::Pages;
 use crate::output::{Output, table};
 
 pub(crate) fn directory(global: &Global) -> Result<&Path, Failure> {
@@ -192,8 +193,13 @@ fn token(argument: &str) -> Result<String, Failure> {
 }
 
 /// Runs the node until it stops, by a signal or for a reason of its own.
-async fn run_on(builder: NodeBuilder, start: Start, log: &LogOptions, output: Output) -> Result<(), Failure> {
-    start_logging(log)?;
+async fn run_on(builder: NodeBuilder, start: Start, options: &RunOptions, output: Output) -> Result<(), Failure> {
+    start_logging(options)?;
+    // Before the node starts: what it measures goes to the recorder that is there then.
+    let pages = match &options.http {
+        Some(address) => Some(Pages::open(address).await?),
+        None => None,
+    };
     let mut signals = Signals::new()?;
     let node = tokio::select! {
         node = builder.start(start) => node.map_err(Failure::start)?,
@@ -202,10 +208,17 @@ async fn run_on(builder: NodeBuilder, start: Start, log: &LogOptions, output: Ou
             return Ok(());
         }
     };
+    if let Some(pages) = &pages {
+        pages.show(&node);
+    }
+    let http = pages.as_ref().map(Pages::address);
     let why = tokio::select! {
         why = node.stopped() => why,
-        failure = announce(&node, output) => { node.shutdown().await; return Err(failure); }
+        failure = announce(&node, http, output) => { node.shutdown().await; return Err(failure); }
         name = signals.next() => {
+            if let Some(pages) = &pages {
+                pages.stopping();
+            }
             tracing::info!(signal = name, "stopping: handing leadership over; a second signal stops at once");
             tokio::select! {
                 why = node.shutdown() => why,
@@ -219,14 +232,14 @@ async fn run_on(builder: NodeBuilder, start: Start, log: &LogOptions, output: Ou
 }
 
 /// Waits until the node serves, says so on one line, and then waits for ever; ends only when that cannot be written.
-async fn announce(node: &Node, output: Output) -> Failure {
+async fn announce(node: &Node, http: Option<SocketAddr>, output: Output) -> Failure {
     while let Err(error) = node.ready().await {
         tracing::warn!(%error, "not ready yet");
         // An error that comes at once must not make a busy loop of this.
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
     if node.role() == NodeRole::Worker {
-        return match announce_worker(node, output) {
+        return match announce_worker(node, http, output) {
             Ok(()) => std::future::pending().await,
             Err(failure) => failure,
         };
@@ -241,7 +254,7 @@ async fn announce(node: &Node, output: Output) -> Failure {
     let (name, address) = (node.name(), node.address());
     let written = if output.json {
         output.document(&json!({
-            "ready": { "name": name, "address": address, "raft_id": raft_id, "seat": seat, "leader": leader }
+            "ready": { "name": name, "address": address, "raft_id": raft_id, "seat": seat, "leader": leader, "http": http }
         }))
     } else {
         output.line(&format!("ready: {name} {address} raft id {raft_id} {seat}, leader {leader}"))
@@ -252,13 +265,16 @@ async fn announce(node: &Node, output: Output) -> Failure {
     }
 }
 
-fn announce_worker(node: &Node, output: Output) -> Result<(), Failure> {
+fn announce_worker(node: &Node, http: Option<SocketAddr>, output: Output) -> Result<(), Failure> {
     let report = node.report_of_itself();
     let manager = report.session.as_ref().map_or("nobody", |session| session.manager.as_str());
     let revision = report.assignments_revision.unwrap_or(0);
     if output.json {
         return output.document(&json!({
-            "ready": { "name": report.name, "role": "worker", "session": report.session, "assignments_revision": revision }
+            "ready": {
+                "name": report.name, "role": "worker", "session": report.session, "assignments_revision": revision,
+                "http": http
+            }
         }));
     }
     output.line(&format!("ready: {} worker, session with {manager}, assignments at revision {revision}", report.name))
@@ -284,7 +300,7 @@ impl Signals {
     }
 }
 
-fn start_logging(options: &LogOptions) -> Result<(), Failure> {
+fn start_logging(options: &RunOptions) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(&options.log)
         .map_err(|error| Failure::usage(format!("--log {} is no filter: {error}", options.log)))?;
     let colored = std::io::IsTerminal::is_terminal(&std::io::stderr());

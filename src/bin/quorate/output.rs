@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
 use crate::args::When;
@@ -110,6 +111,40 @@ pub(crate) fn table(header: &[&str], numbers: &[usize], rows: Vec<Vec<String>>) 
         }
     }
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// How far long work is, on a line that moves where somebody sees it.
+pub(crate) struct Progress(ProgressBar);
+
+impl Progress {
+    /// Of work whose end is not known.
+    pub(crate) fn counting(what: &str) -> Self {
+        Self::shown(None, &format!("{{spinner}} {{human_pos}} {what}, {{per_sec}} ({{elapsed}})"))
+    }
+
+    /// Of so many.
+    pub(crate) fn of(all: u64, what: &str) -> Self {
+        Self::shown(Some(all), &format!("{{bar:30}} {{human_pos}} of {{human_len}} {what}, {{per_sec}}, {{eta}} left"))
+    }
+
+    fn shown(all: Option<u64>, template: &str) -> Self {
+        // A bar on stderr draws nothing where that is no terminal.
+        let bar = ProgressBar::with_draw_target(all, ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        Self(bar)
+    }
+
+    /// So many are done.
+    pub(crate) fn at(&self, count: u64) {
+        self.0.set_position(count);
+    }
+
+    /// The line goes.
+    pub(crate) fn done(self) {
+        self.0.finish_and_clear();
+    }
 }
 
 /// Bytes as a person can read them on one line; `most` characters of them.

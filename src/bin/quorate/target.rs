@@ -19,13 +19,13 @@ const AT_ONCE: Duration = Duration::from_millis(300);
 
 /// Where to.
 #[derive(Debug, PartialEq, Eq)]
-enum Target {
+pub(crate) enum Target {
     Local(PathBuf),
     Remote { managers: Vec<String>, identity: PathBuf },
 }
 
 /// What is on the command line goes before what is in the environment.
-fn target(global: &Global, env: impl Fn(&str) -> Option<String>) -> Result<Target, Failure> {
+pub(crate) fn target(global: &Global, env: impl Fn(&str) -> Option<String>) -> Result<Target, Failure> {
     if let Some(directory) = &global.data_dir {
         return Ok(Target::Local(directory.clone()));
     }
@@ -98,6 +98,15 @@ pub(crate) async fn client_at_once(global: &Global) -> Result<Client, Failure> {
     connected(global, AT_ONCE).await
 }
 
+/// An operator's identity.
+pub(crate) fn identity(path: &Path) -> Result<Identity, Failure> {
+    Identity::load(path).map_err(|error| {
+        Failure::usage(format!(
+            "{error}. Give --identity the operator.id that `quorate init` wrote, as a user who may read it"
+        ))
+    })
+}
+
 async fn connected(global: &Global, unseen: Duration) -> Result<Client, Failure> {
     let target = target(global, |name| std::env::var(name).ok())?;
     let connected = async {
@@ -112,11 +121,7 @@ async fn connected(global: &Global, unseen: Duration) -> Result<Client, Failure>
                 local(&directory, global.timeout(), unseen).await
             }
             Target::Remote { managers, identity } => {
-                let identity = Identity::load(&identity).map_err(|error| {
-                    Failure::usage(format!(
-                        "{error}. Give --identity the operator.id that `quorate init` wrote, as a user who may read it"
-                    ))
-                })?;
+                let identity = self::identity(&identity)?;
                 match Client::connect_within(managers, identity, global.timeout()).await {
                     Err(Error::Invalid(why)) => Err(Failure::usage(format!("{why}. Nothing was sent"))),
                     connected => Ok(connected?),

@@ -26,7 +26,7 @@ use super::state_file::StateFile;
 use super::stop::{StartError, StopReason};
 use super::work::Work;
 use crate::client::CallError;
-use crate::status::{NodeReport, NodeRole, SessionReport};
+use crate::status::{Check, NodeReport, NodeRole, Readiness, SessionReport};
 
 #[cfg(feature = "testing")]
 pub use fleet::{SharedSocket, WorkerSession};
@@ -139,6 +139,19 @@ impl Worker {
     /// The runtime it lives on.
     pub(super) fn handle(&self) -> tokio::runtime::Handle {
         self.handle.clone()
+    }
+
+    /// Whether it can serve.
+    pub(super) fn readiness(&self) -> Readiness {
+        let report = self.report();
+        let session = match &report.session {
+            Some(session) => Check { name: "session".into(), ok: true, detail: format!("with {}", session.manager) },
+            None => Check { name: "session".into(), ok: false, detail: format!("none: {}", report.trouble) },
+        };
+        let confirmed = report.assignments_revision.is_some() && !report.assignments_stale;
+        let detail = if confirmed { "confirmed by a manager" } else { "no manager has confirmed them since the start" };
+        let assignments = Check { name: "assignments".into(), ok: confirmed, detail: detail.into() };
+        Readiness::of(vec![session, assignments])
     }
 
     /// What it says of itself.

@@ -1,0 +1,290 @@
+//! `check`: one line each, ok or what to do.
+//!
+//! Owns the bounds and the words; the measures are the library's. Never changes anything. Called by `main`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use quorate::check::{DiskCheck, Looked, ManagerCheck, Way, disk, look_at};
+use quorate::status::{NodeReport, NodeRole, span};
+use quorate::{Client, Identity};
+use serde_json::{Value, json};
+
+use crate::args::Global;
+use crate::failure::Failure;
+use crate::output::{Output, Tone};
+use crate::target::{self, Target};
+
+/// A sync that takes longer, one in a hundred, makes writes slow and elections likely; etcd asks for the same.
+const SYNC_P99_MS: f64 = 10.0;
+/// Four times the mark below which a manager takes no writes.
+const FREE_BYTES: u64 = 1 << 30;
+/// A burst of replication on a fast network.
+const UDP_BYTES: u64 = 1 << 20;
+/// Far below the two hours from which on certificates are refused.
+const CLOCK_MS: u64 = 60_000;
+/// They are renewed at half of their 90 days: with less left, that has failed for weeks.
+const CERTIFICATE: Duration = Duration::from_secs(14 * 86_400);
+/// How long each manager is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// One line.
+struct Line {
+    about: &'static str,
+    what: String,
+    /// What to do; none where it is as it should be.
+    next: Option<String>,
+}
+
+#[derive(Default)]
+struct Lines(Vec<Line>);
+
+impl Lines {
+    /// What is, and what to do where it is not well.
+    fn say(&mut self, about: &'static str, well: bool, what: String, next: &str) {
+        self.0.push(Line { about, what, next: (!well).then(|| next.to_owned()) });
+    }
+}
+
+pub(crate) async fn run(global: &Global, output: Output) -> Result<(), Failure> {
+    let mut lines = Lines::default();
+    match target::target(global, |name| std::env::var(name).ok())? {
+        Target::Local(directory) => here(&mut lines, &directory).await?,
+        Target::Remote { managers, identity } => {
+            let identity = Arc::new(target::identity(&identity)?);
+            let patience = global.timeout().min(PATIENCE);
+            let asked = managers.iter().map(|manager| {
+                let (manager, identity) = (manager.clone(), Arc::clone(&identity));
+                tokio::spawn(async move { look_at(&manager, identity, patience).await })
+            });
+            let asked: Vec<_> = managers.iter().zip(asked.collect::<Vec<_>>()).collect();
+            for (manager, looked) in asked {
+                let looked = looked.await.map_err(|error| Failure::local(error.to_string()))?;
+                match looked {
+                    Ok(looked) => there(&mut lines, &looked),
+                    Err(error) => lines.say(
+                        "path",
+                        false,
+                        format!("from here to {manager}: {error}"),
+                        "start the manager, and let UDP through to its port and back",
+                    ),
+                }
+            }
+        }
+    }
+    told(&lines.0, output)
+}
+
+fn told(lines: &[Line], output: Output) -> Result<(), Failure> {
+    let wrong = lines.iter().filter(|line| line.next.is_some()).count();
+    let documents: Vec<Value> = lines
+        .iter()
+        .map(|line| json!({ "about": line.about, "ok": line.next.is_none(), "what": line.what, "next": line.next }))
+        .collect();
+    let document = json!({ "ok": wrong == 0, "checks": documents });
+    if !output.json {
+        for line in lines {
+            let (tone, word) = if line.next.is_none() { (Tone::Good, "ok   ") } else { (Tone::Warning, "look ") };
+            let next = line.next.as_ref().map(|next| format!("; next: {next}")).unwrap_or_default();
+            output.line(&format!("{} {:<12} {}{next}", output.tint(tone, word), line.about, line.what))?;
+        }
+    }
+    if wrong > 0 {
+        let s = if wrong == 1 { "" } else { "s" };
+        let what = format!("{wrong} of {} checks need{} attention", lines.len(), if s.is_empty() { "s" } else { "" });
+        return Err(Failure::refused("attention", what).with(document));
+    }
+    if output.json { output.document(&document) } else { Ok(()) }
+}
+
+/// The machine that this runs on, and the node on it.
+async fn here(lines: &mut Lines, directory: &Path) -> Result<(), Failure> {
+    if !directory.is_dir() {
+        return Err(Failure::usage(format!(
+            "there is no directory {}: give the --data-dir of a node",
+            directory.display()
+        )));
+    }
+    let place = directory.to_owned();
+    let measured = tokio::task::spawn_blocking(move || disk(&place)).await;
+    match measured.map_err(|error| Failure::local(error.to_string()))? {
+        Ok(measured) => of_disk(lines, directory, &measured),
+        Err(error) => lines.say(
+            "disk",
+            false,
+            format!("cannot be measured in {}: {error}", directory.display()),
+            "run this as the user who owns the directory",
+        ),
+    }
+    let client = match Client::local(directory).await {
+        Ok(client) => client.with_deadline(PATIENCE * 2),
+        Err(_not_running) => {
+            stopped(lines, directory);
+            return Ok(());
+        }
+    };
+    if let Ok(report) = client.node_report().await
+        && report.role == NodeRole::Worker
+    {
+        of_worker(lines, directory, &report);
+        return Ok(());
+    }
+    match client.check().await {
+        Ok(check) => {
+            of_manager(lines, &check);
+            versions(lines, &check);
+        }
+        Err(error) => lines.say("node", false, format!("does not answer: {error}"), "look at its log"),
+    }
+    Ok(())
+}
+
+/// A node that does not run: its certificate still tells how long it may stay so.
+fn stopped(lines: &mut Lines, directory: &Path) {
+    if !directory.join("node.id").exists() {
+        let next = "prepare it with `quorate init` or `quorate join`";
+        lines.say("node", true, format!("none was prepared here yet; {next}"), next);
+        return;
+    }
+    of_certificate(lines, directory);
+    let what = "is not running: buffers, ways and clocks are looked at while it runs".to_owned();
+    lines.say("node", true, what, "");
+}
+
+fn of_worker(lines: &mut Lines, directory: &Path, report: &NodeReport) {
+    of_certificate(lines, directory);
+    let (well, what) = match &report.session {
+        Some(session) => (
+            true,
+            format!("with {} {} for {}", session.manager, session.address, span(Duration::from_millis(session.for_ms))),
+        ),
+        None => (false, format!("none: {}", report.trouble)),
+    };
+    lines.say(
+        "session",
+        well,
+        what,
+        "start a manager that this worker knows, and let UDP through to its port and back",
+    );
+}
+
+fn of_certificate(lines: &mut Lines, directory: &Path) {
+    match Identity::load(&directory.join("node.id")) {
+        Ok(identity) => {
+            let until = UNIX_EPOCH + Duration::from_secs(identity.subject().not_after);
+            let left = until.duration_since(SystemTime::now()).unwrap_or_default();
+            let what = format!("of the node in {}: {} left", directory.display(), span(whole(left)));
+            lines.say("certificate", left > CERTIFICATE, what, "start the node: it has it renewed");
+        }
+        Err(error) => lines.say("certificate", false, error.to_string(), "run this as the user who owns the directory"),
+    }
+}
+
+/// A manager, looked at from here.
+fn there(lines: &mut Lines, looked: &Looked) {
+    let check = &looked.check;
+    of_way(lines, &format!("from here to {} {}", check.name, check.address), Some(&looked.way));
+    of_clock(lines, &check.name, "this machine's", looked.clock_offset_ms);
+    of_manager(lines, check);
+    versions(lines, check);
+}
+
+fn of_disk(lines: &mut Lines, directory: &Path, disk: &DiskCheck) {
+    let what = format!(
+        "{} syncs of 4 KiB in {}: p50 {:.2} ms, p99 {:.2} ms, longest {:.2} ms",
+        disk.syncs,
+        directory.display(),
+        disk.p50_ms,
+        disk.p99_ms,
+        disk.max_ms
+    );
+    let next = "every write waits for it, and 10 ms is what a manager needs: give it a faster disk, or one of its own";
+    lines.say("disk", disk.p99_ms <= SYNC_P99_MS, what, next);
+    of_space(lines, &directory.display().to_string(), disk.free_bytes);
+}
+
+fn of_space(lines: &mut Lines, where_: &str, free: u64) {
+    let what = format!("{} free, {where_}", bytes(free));
+    lines.say("space", free >= FREE_BYTES, what, "free some, or enlarge the disk: below 256 MiB it takes no writes");
+}
+
+fn of_manager(lines: &mut Lines, check: &ManagerCheck) {
+    let name = &check.name;
+    if let Some(free) = check.free_bytes {
+        of_space(lines, &format!("beside {name}'s store"), free);
+    }
+    let got = check.udp_receive_bytes.min(check.udp_send_bytes);
+    let what = format!(
+        "{name} got {} for receiving and {} for sending, and asked for {}",
+        bytes(check.udp_receive_bytes),
+        bytes(check.udp_send_bytes),
+        bytes(check.udp_wanted_bytes)
+    );
+    let next = "under load packets may be dropped: sysctl -w net.core.rmem_max=4194304 net.core.wmem_max=4194304, and start it again";
+    lines.say("udp buffers", got >= UDP_BYTES, what, next);
+    let left = Duration::from_secs(u64::try_from(check.certificate_seconds).unwrap_or(0));
+    let what = format!("{name}'s has {} left", span(whole(left)));
+    lines.say(
+        "certificate",
+        left > CERTIFICATE,
+        what,
+        "its log says why it is not renewed; starting a manager again makes it a new one",
+    );
+    for path in &check.paths {
+        of_way(lines, &format!("from {name} to {} {}", path.to, path.address), Some(&path.there));
+        // One that is not there cannot be asked for the way back.
+        if path.there.is_open() {
+            of_way(lines, &format!("from {} back to {name} {}", path.to, check.address), path.back.as_ref());
+        }
+        if let Some(other) = &path.other {
+            of_clock(lines, &path.to, &format!("{name}'s"), other.clock_offset_ms);
+        }
+    }
+}
+
+fn of_way(lines: &mut Lines, between: &str, way: Option<&Way>) {
+    let next = "start the manager there, and let UDP through to its port and back";
+    match way {
+        Some(way) if way.is_open() => {
+            let what = format!("{between}: {:.1} ms there and back, packets of {} bytes", way.rtt_ms, way.mtu);
+            lines.say("path", true, what, next);
+        }
+        Some(way) => lines.say("path", false, format!("{between}: {}", way.failure), next),
+        None => lines.say("path", false, format!("{between}: could not be asked"), next),
+    }
+}
+
+fn of_clock(lines: &mut Lines, whose: &str, than: &str, offset_ms: i64) {
+    let off = offset_ms.unsigned_abs();
+    let direction = if offset_ms < 0 { "behind" } else { "ahead of" };
+    let what = format!("{whose}'s is {} {direction} {than}", span(Duration::from_millis(off)));
+    let next = "set both by NTP: certificates hold by the clock (nothing else does)";
+    lines.say("clock", off <= CLOCK_MS, what, next);
+}
+
+fn versions(lines: &mut Lines, check: &ManagerCheck) {
+    let others = check.paths.iter().filter_map(|path| Some((&path.to, &path.other.as_ref()?.version)));
+    let different: Vec<String> = others
+        .filter(|(_, version)| **version != check.version)
+        .map(|(name, version)| format!("{name} {version}"))
+        .collect();
+    let what = if different.is_empty() {
+        format!("{} runs {}, and so do the managers that it reaches", check.name, check.version)
+    } else {
+        format!("{} runs {}, but {}", check.name, check.version, different.join(", "))
+    };
+    lines.say("version", different.is_empty(), what, "finish the upgrade: the same software on every manager");
+}
+
+fn whole(time: Duration) -> Duration {
+    Duration::from_secs(time.as_secs())
+}
+
+fn bytes(count: u64) -> String {
+    match count {
+        0..1_048_576 => format!("{} KiB", count >> 10),
+        1_048_576..1_073_741_824 => format!("{} MiB", count >> 20),
+        _ => format!("{} GiB", count >> 30),
+    }
+}

@@ -1,0 +1,164 @@
+//! Keys and values out of a store and into another one, also from etcd; completions and man pages.
+#![cfg(feature = "cli")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests"
+)]
+
+#[allow(dead_code, reason = "shared with other tests, which use the rest")]
+mod cli_support;
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use cli_support::{Node, on, quorate, quorate_with_stdin};
+
+fn lone(place: &Path, name: &str) -> Node {
+    let mut node = Node::init(place, name);
+    node.run();
+    node
+}
+
+fn revision(node: &Node) -> u64 {
+    on(node, &["kv", "ls", "--count", "--json"]).exits(0).json()["revision"].as_u64().unwrap()
+}
+
+#[test]
+fn what_is_exported_is_imported_elsewhere_as_it_was() {
+    let place = tempfile::tempdir().unwrap();
+    let from = lone(place.path(), "n1");
+    // Given a store with text, bytes, an empty value and more keys than a page, a transaction's worth or a batch hold
+    let mut lines = String::new();
+    for n in 0..2_500 {
+        writeln!(lines, "{{\"key\":\"many/{n:05}\",\"value\":\"value {n}\"}}").unwrap();
+    }
+    let said = quorate_with_stdin(&["kv", "import", "-", "--json", "--data-dir", from.dir()], lines.as_bytes());
+    assert_eq!(said.exits(0).json()["written"], 2_500);
+    quorate_with_stdin(&["kv", "put", "app/binary", "-", "--data-dir", from.dir()], b"\xff\x00\n").exits(0);
+    on(&from, &["kv", "put", "app/empty", ""]).exits(0);
+    on(&from, &["kv", "put", "app/grüße", "äöü"]).exits(0);
+    quorate_with_stdin(&["kv", "put", "app/big", "-", "--data-dir", from.dir()], &vec![b'x'; 1 << 20]).exits(0);
+    // When it is exported
+    let file = place.path().join("store.jsonl");
+    let path = file.to_str().unwrap();
+    let told = on(&from, &["kv", "export", "--output", path, "--json"]).exits(0).json();
+    assert_eq!((told["exported"].as_u64(), told["revision"].as_u64()), (Some(2_504), Some(revision(&from))));
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600, "values are nobody else's");
+    let exported = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(on(&from, &["kv", "export"]).exits(0).stdout, exported, "to stdout it is the same");
+    // Then a dry run writes nothing and says what it would
+    let to = lone(place.path(), "n2");
+    let before = revision(&to);
+    let dry = on(&to, &["kv", "import", path, "--dry-run", "--json"]).exits(0).json();
+    assert_eq!((dry["keys"].as_u64(), dry["written"].as_u64(), revision(&to)), (Some(2_504), Some(2_504), before));
+    // And an import brings all of it, and once more changes nothing
+    assert_eq!(on(&to, &["kv", "import", path, "--json"]).exits(0).json()["written"], 2_504);
+    let after = revision(&to);
+    let again = on(&to, &["kv", "import", path, "--json"]).exits(0).json();
+    assert_eq!((again["written"].as_u64(), again["unchanged"].as_u64()), (Some(0), Some(2_504)));
+    assert_eq!(revision(&to), after, "what has its value is not written again");
+    let body = |exported: &str| exported.lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(body(&on(&to, &["kv", "export"]).exits(0).stdout), body(&exported));
+    // And one that was cut off goes on: a key that is missing and one that is different are all that is written
+    on(&to, &["kv", "del", "many/00042"]).exits(0);
+    on(&to, &["kv", "put", "many/00043", "other"]).exits(0);
+    let kept = on(&to, &["kv", "import", path, "--json", "--keep"]).exits(0).json();
+    assert_eq!(
+        (kept["written"].as_u64(), kept["kept"].as_u64(), kept["overwritten"].as_u64()),
+        (Some(1), Some(1), Some(0))
+    );
+    assert_eq!(on(&to, &["kv", "get", "many/00043"]).exits(0).stdout, "other");
+    let went_on = on(&to, &["kv", "import", path]).exits(0).stdout;
+    assert!(went_on.contains("1 overwritten, 2503 unchanged"), "{went_on}");
+    assert_eq!(on(&to, &["kv", "get", "many/00043"]).exits(0).stdout, "value 43");
+}
+
+#[test]
+fn nothing_is_written_of_an_input_that_cannot_be_imported_whole() {
+    let place = tempfile::tempdir().unwrap();
+    let node = lone(place.path(), "n1");
+    let before = revision(&node);
+    let import =
+        |input: &str| quorate_with_stdin(&["kv", "import", "-", "--data-dir", node.dir()], input.as_bytes()).exits(1);
+    let good = "{\"key\":\"a\",\"value\":\"1\"}\n";
+    let long = "k".repeat(4_097);
+    let large = "v".repeat((1 << 20) + 1);
+    import(&format!("{good}{{\"key\":\"{long}\",\"value\":\"\"}}")).complains(&[
+        "KEY_BYTES_MAX",
+        "4097",
+        "Nothing was written",
+    ]);
+    import(&format!("{good}{{\"key\":\"b\",\"value\":\"{large}\"}}")).complains(&["VALUE_BYTES_MAX", "1048577", "`b`"]);
+    import(&format!("{good}{{\"key\":\"\",\"value\":\"\"}}")).complains(&["a key is empty"]);
+    import(&format!("{good}nonsense")).complains(&[
+        "not what an export or etcdctl writes",
+        "line 2",
+        "Nothing was written",
+    ]);
+    let cut = on(&node, &["kv", "export"]).exits(0).stdout.lines().next().unwrap().to_owned();
+    import(&format!("{cut}\n{good}")).complains(&["the export was cut off", "Nothing was written"]);
+    assert_eq!(revision(&node), before);
+    // At the limit it is taken
+    let most = format!("{{\"key\":\"{}\",\"value\":\"{}\"}}", "k".repeat(4_096), "v".repeat(1 << 20));
+    quorate_with_stdin(&["kv", "import", "-", "--data-dir", node.dir()], most.as_bytes()).exits(0);
+    on(&node, &["kv", "import", "/no/such/file"]).exits(2).complains(&["/no/such/file"]);
+    on(&node, &["kv", "export", "--json"]).exits(2).complains(&["--output"]);
+}
+
+/// Printed by `etcdctl get "" --prefix -w json` of etcd 3.4.23, after puts of text, bytes, an empty value and a leased key.
+const ETCD: &str = "tests/fixtures/etcdctl-get.json";
+
+#[test]
+fn what_etcdctl_prints_is_imported() {
+    let place = tempfile::tempdir().unwrap();
+    let node = lone(place.path(), "n1");
+    let printed = Path::new(env!("CARGO_MANIFEST_DIR")).join(ETCD);
+    let told = on(&node, &["kv", "import", printed.to_str().unwrap(), "--under", "etcd/", "--json"]).exits(0).json();
+    assert_eq!((told["keys"].as_u64(), told["written"].as_u64()), (Some(5), Some(5)));
+    for (key, value) in [
+        ("etcd/app/config", &b"hello two"[..]),
+        ("etcd/app/binary", b"\xff\x00\x01"),
+        ("etcd/app/empty", b""),
+        ("etcd/app/leased", b"x"),
+        ("etcd/grüße", "äöü".as_bytes()),
+    ] {
+        assert_eq!(on(&node, &["kv", "get", key]).exits(0).bytes, value, "{key}");
+    }
+    // What has no values is taken for a list of keys
+    let keys_only = "{\"header\":{},\"kvs\":[{\"key\":\"YQ==\"},{\"key\":\"Yg==\"}],\"count\":2}";
+    let import = ["kv", "import", "-", "--data-dir", node.dir()];
+    quorate_with_stdin(&import, keys_only.as_bytes()).exits(1).complains(&["--keys-only", "--empty-values"]);
+    quorate_with_stdin(&[&import[..], &["--empty-values"]].concat(), keys_only.as_bytes()).exits(0);
+    // And a part is said to be one
+    let part = "{\"header\":{},\"kvs\":[{\"key\":\"Yw==\",\"value\":\"MQ==\"}],\"more\":true,\"count\":4}";
+    quorate_with_stdin(&import, part.as_bytes()).exits(0).complains(&["there is more"]);
+}
+
+#[test]
+fn shells_and_man_know_every_verb() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = quorate(&["completions", shell]).exits(0).stdout;
+        for word in ["export", "promote", "data-dir", "force-new-cluster"] {
+            assert!(script.contains(word), "{shell} does not know {word}");
+        }
+    }
+    quorate(&["completions", "tcsh"]).exits(2);
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path().join("man1");
+    let told = quorate(&["man", directory.to_str().unwrap(), "--json"]).exits(0).json();
+    let pages: Vec<&str> = told["pages"].as_array().unwrap().iter().map(|page| page.as_str().unwrap()).collect();
+    for page in ["quorate.1", "quorate-run.1", "quorate-kv-import.1", "quorate-node-promote.1"] {
+        assert!(pages.contains(&page), "{page} is not among {pages:?}");
+    }
+    let page = std::fs::read_to_string(directory.join("quorate-kv-get.1")).unwrap();
+    for word in [".TH quorate-kv-get 1", "Example", "serializable"] {
+        assert!(page.contains(word), "{word}: {page}");
+    }
+    quorate(&["man", "/proc/no/such"]).exits(1).complains(&["man pages"]);
+}
