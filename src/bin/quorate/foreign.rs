@@ -67,9 +67,9 @@ const VERBS: &[(&[&str], &str)] = &[
     (&["role"], IDENTITY),
     (
         &["check"],
-        "nothing yet: checks and benchmarks come with a later version; quorate status says how the cluster is",
+        "nothing yet: checks come with a later version; quorate status says how the cluster is, quorate bench how fast it answers",
     ),
-    (&["bench"], "nothing yet: checks and benchmarks come with a later version"),
+    (&["benchmark"], "quorate bench put, quorate bench get, quorate bench txn"),
     (&["completion"], "nothing yet: there is no completion for shells in this version"),
     // Consul, and others that keep a quorum.
     (&["operator", "raft", "list-peers"], STATUS),
