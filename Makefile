@@ -8,7 +8,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help ready setup build demo test test-long lint client-only unit doc-test demo-test install deny bench-sessions
+.PHONY: help ready setup build demo test test-long lint client-only unit doc-test demo-test install deny bench bench-sessions
 
 ifneq ($(wildcard /usr/lib/ccache/.),)
 export PATH := /usr/lib/ccache:$(PATH)
@@ -51,6 +51,7 @@ test-long: test ## the same with 1,000 kills, 10 rounds of promotions under kill
 
 lint:
 	cargo fmt --all --check
+	cargo fmt --manifest-path benches/beside/Cargo.toml --check
 	cargo clippy $(SELECTION) --all-targets -- -D warnings
 
 # The form for those who only talk to a cluster: it must build where neither protoc nor libclang can be found.
@@ -97,3 +98,14 @@ SESSIONS ?= 1000
 bench-sessions: ready ## what many workers cost three managers (SESSIONS=10000, BENCH="more options")
 	@contrib/build $(SELECTION) --bin quorate --example sessions
 	@"$(TARGET)/release/examples/sessions" --sessions $(SESSIONS) $(BENCH)
+
+# quorate beside etcd, turn about. The drivers of etcd are a package of their own, with a target directory of its own.
+# ROWS="put 1 256B,get l 1000" measures these rows only and merges them into the results.
+ROUNDS ?= 3
+SECONDS_EACH ?= 8
+bench: ## quorate beside etcd on this machine, into benches/RESULTS.md (ROWS="put 1 256B,get l 1000", ROUNDS=3)
+	@contrib/setup --bench --quiet
+	@contrib/build $(SELECTION) --bin quorate
+	cargo build --release --locked --manifest-path benches/beside/Cargo.toml --target-dir "$(TARGET)/beside"
+	@"$(TARGET)/beside/release/quorate-beside" --binary "$(TARGET)/release/quorate" --rounds $(ROUNDS) --seconds $(SECONDS_EACH) \
+		--rows "$(ROWS)" --command 'make bench$(if $(ROWS), ROWS="$(ROWS)") ROUNDS=$(ROUNDS) SECONDS_EACH=$(SECONDS_EACH)'

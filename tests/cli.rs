@@ -50,6 +50,10 @@ fn help_ends_with_an_example_and_exits_0() {
         &["check"],
         &["completions"],
         &["man"],
+        &["bench"],
+        &["bench", "put"],
+        &["bench", "get"],
+        &["bench", "txn"],
     ] {
         let said = quorate(&[verb, &["--help"]].concat()).exits(0);
         let (_, example) = said.stdout.rsplit_once("Example:").unwrap_or_else(|| panic!("{verb:?} has no example"));

@@ -8,6 +8,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that prints what it has measured")]
 
 mod fleet;
+#[allow(dead_code, reason = "shared with other programs, which use the rest")]
+#[path = "../managers.rs"]
 mod managers;
 
 use std::path::PathBuf;
@@ -91,7 +93,7 @@ fn seconds(began: Instant) -> String {
 
 async fn run(options: &Options) -> Told<()> {
     let life = (options.certificate_life > 0).then_some(options.certificate_life);
-    let mut managers = Managers::start(options.binary.as_deref(), life)?;
+    let mut managers = Managers::start(options.binary.as_deref(), 3, life)?;
     let identity = Identity::load(&managers.operator()).map_err(told)?;
     let client = Client::connect(managers.addresses(), identity).await.map_err(told)?;
     let client = client.with_deadline(Duration::from_secs(30));

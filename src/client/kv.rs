@@ -125,6 +125,11 @@ impl Kv {
         Ok(page.entries.into_iter().next())
     }
 
+    /// Reads one key as a range of one, which can be [`serializable`](RangeBuilder::serializable) and says its revision.
+    pub fn one(&self, key: impl Into<Bytes>) -> RangeBuilder {
+        self.range_of(Range { key: key.into(), ..Range::default() })
+    }
+
     /// Reads every key that begins with `prefix` (empty: all), a page at a time.
     pub fn prefix(&self, prefix: impl Into<Bytes>) -> RangeBuilder {
         let (key, end) = prefix_bounds(&prefix.into());

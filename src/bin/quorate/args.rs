@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::args_bench::Bench;
 use crate::args_kv::Kv;
 use crate::args_membership::{Leave, NodeVerb, PolicyVerb, Token};
 use crate::args_node::{Init, Inspect, Join, Recover, Run};
@@ -213,6 +214,21 @@ Example:
   quorate inspect --data-dir /var/lib/quorate --json
   quorate inspect --configurations --data-dir /var/lib/quorate")]
     Inspect(Inspect),
+    /// Put a load on a cluster and measure how it answers
+    #[command(
+        subcommand,
+        after_help = "\
+Every client sends its next request when its last one has been answered; one request is one put, get or transaction. Goes over
+QUIC with an operator's identity, as programs elsewhere do: --connect and --identity, never --data-dir. Connections go to the
+managers of --connect in turn, the first of them to the first.
+Writes below `bench/` (--prefix) and leaves the keys there. Not on a cluster that others need: it takes what it can get.
+Exits 1 or 4 when requests failed; the figures are those of the answered ones.
+
+Example:
+  quorate bench put --clients 100 --connect 10.0.0.1:4701,10.0.0.2:4701,10.0.0.3:4701 --identity operator.id
+  quorate bench get --consistency s --clients 100 --connect 10.0.0.1:4701 --identity operator.id --json"
+    )]
+    Bench(Bench),
     /// When a majority of the managers is lost for good: go on from this stopped manager alone (force-new-cluster)
     #[command(after_help = "\
 Run --dry-run on every manager that is left (exit code 1: recover would be refused): the best survivor has the newest generation, then the highest last term, then

@@ -74,6 +74,12 @@ impl Failure {
         Self { exit: error.exit_code(), ..Self::from(error) }
     }
 
+    /// Of many requests some failed, the worst of them with this exit code.
+    pub(crate) fn requests_failed(exit: u8, message: impl Into<String>) -> Self {
+        let outcome = if exit == exit::UNKNOWN { Outcome::Unknown } else { Outcome::NotDone };
+        Self { outcome, ..Self::not_done(exit, "requests_failed", message) }
+    }
+
     /// Several as one: the worst exit code, all messages. `None` for none.
     pub(crate) fn all(failures: Vec<Self>) -> Option<Self> {
         let messages = failures.iter().map(|failure| failure.message.as_str()).collect::<Vec<_>>().join("\n");
@@ -110,6 +116,11 @@ impl Failure {
         };
         document.insert("error".into(), error);
         Value::Object(document)
+    }
+
+    /// In one word.
+    pub(crate) const fn kind(&self) -> &'static str {
+        self.kind
     }
 
     /// As a sentence for people.

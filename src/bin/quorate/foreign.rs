@@ -65,7 +65,7 @@ const VERBS: &[(&[&str], &str)] = &[
     (&["auth"], IDENTITY),
     (&["user"], IDENTITY),
     (&["role"], IDENTITY),
-    (&["bench"], "nothing yet: checks and benchmarks come with a later version"),
+    (&["benchmark"], "quorate bench put, quorate bench get, quorate bench txn"),
     (&["completion"], "quorate completions bash"),
     // Consul, and others that keep a quorum.
     (&["operator", "raft", "list-peers"], STATUS),

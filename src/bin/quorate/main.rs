@@ -5,10 +5,12 @@
 
 mod admin;
 mod args;
+mod args_bench;
 mod args_kv;
 mod args_membership;
 mod args_node;
 mod assign;
+mod bench;
 mod check;
 mod failure;
 mod foreign;
@@ -116,9 +118,11 @@ fn first_paragraph(text: &str) -> String {
 fn dispatch(cli: Cli) -> Result<(), Failure> {
     let global = cli.global;
     let output = Output::new(global.json, global.color);
-    // A node works on threads of its own; what remains for this runtime are signals and one client.
+    // A node works on threads of its own; what remains for this runtime are signals and one client. A load is all there is.
+    let all = std::thread::available_parallelism().map_or(2, usize::from);
+    let threads = if matches!(cli.verb, Verb::Bench(_)) { all } else { 2 };
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(threads)
         .enable_all()
         .build()
         .map_err(|error| Failure::local(format!("the system gives no threads: {error}")))?;
@@ -137,6 +141,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             Verb::Leader(Leader::Transfer { to }) => admin::transfer(to.as_deref(), &global, output).await,
             Verb::Inspect(Inspect { configurations: true }) => recover::configurations(&global, output),
             Verb::Inspect(_) => node::inspect(&global, output),
+            Verb::Bench(verb) => Box::pin(bench::run(verb, &global, output)).await,
             Verb::Recover(recover) => Box::pin(recover::run(recover, &global, output)).await,
             Verb::Check => Box::pin(check::run(&global, output)).await,
             Verb::Completions { shell } => manual::completions(shell, output),

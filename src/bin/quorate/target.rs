@@ -120,15 +120,21 @@ async fn connected(global: &Global, unseen: Duration) -> Result<Client, Failure>
                 }
                 local(&directory, global.timeout(), unseen).await
             }
-            Target::Remote { managers, identity } => {
-                let identity = self::identity(&identity)?;
-                match Client::connect_within(managers, identity, global.timeout()).await {
-                    Err(Error::Invalid(why)) => Err(Failure::usage(format!("{why}. Nothing was sent"))),
-                    connected => Ok(connected?),
-                }
-            }
+            Target::Remote { managers, identity } => quic(managers, &identity, global).await,
         }
     };
+    in_time(connected, global).await
+}
+
+async fn quic(managers: Vec<String>, identity: &Path, global: &Global) -> Result<Client, Failure> {
+    let identity = self::identity(identity)?;
+    match Client::connect_within(managers, identity, global.timeout()).await {
+        Err(Error::Invalid(why)) => Err(Failure::usage(format!("{why}. Nothing was sent"))),
+        connected => Ok(connected?),
+    }
+}
+
+async fn in_time(connected: impl Future<Output = Result<Client, Failure>>, global: &Global) -> Result<Client, Failure> {
     // Resolving names has no deadline of its own; a little more than asked, so that the better message comes first.
     let patience = global.timeout() + Duration::from_millis(500);
     match tokio::time::timeout(patience, connected).await {
@@ -138,6 +144,22 @@ async fn connected(global: &Global, unseen: Duration) -> Result<Client, Failure>
             global.timeout().as_millis()
         ))),
     }
+}
+
+/// The managers and the identity file that the options name, where only a client from elsewhere will do.
+pub(crate) fn remote(global: &Global) -> Result<(Vec<String>, PathBuf), Failure> {
+    match target(global, |name| std::env::var(name).ok())? {
+        Target::Remote { managers, identity } => Ok((managers, identity)),
+        Target::Local(_) => Err(Failure::usage(
+            "this goes over the network, as programs elsewhere do: give --connect HOST:PORT[,..] and --identity FILE (the \
+             operator.id that `quorate init` wrote) instead of --data-dir",
+        )),
+    }
+}
+
+/// A connection of its own to the first of these managers that answers.
+pub(crate) async fn dial(managers: Vec<String>, identity: &Path, global: &Global) -> Result<Client, Failure> {
+    in_time(quic(managers, identity, global), global).await
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
-//! The managers, real processes, and what they cost. They end when this is dropped.
+//! The managers, real processes of the `quorate` binary, and what they cost. They end when this is dropped.
+//!
+//! Owns their directories, below one temporary one. Never talks to a manager but by the binary and by signals. Called by the
+//! programs beside it, which include this file.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -29,6 +32,15 @@ pub(crate) fn usage_of(pid: u32) -> Usage {
         stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
     let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
     Usage { mebibytes: rss.unwrap_or(0.0), cpu: Duration::from_millis((ticks(11) + ticks(12)) * 10) }
+}
+
+/// SIGTERM. Every shell has this `kill`; a program of that name is not on every machine.
+pub(crate) fn terminate(pid: u32) -> Told<()> {
+    let sent = Command::new("sh").args(["-c", &format!("kill -TERM {pid}")]).status();
+    match sent {
+        Ok(status) if status.success() => Ok(()),
+        _ => Err(format!("process {pid} cannot be told to stop")),
+    }
 }
 
 struct Manager {
@@ -64,15 +76,14 @@ fn beside() -> Told<PathBuf> {
 }
 
 impl Managers {
-    /// Three managers, each with its directory, one after the other.
-    pub(crate) fn start(binary: Option<&Path>, life: Option<u64>) -> Told<Self> {
+    /// So many managers, each with its directory, one after the other.
+    pub(crate) fn start(binary: Option<&Path>, count: usize, life: Option<u64>) -> Told<Self> {
         let binary = binary.map_or_else(beside, |path| Ok(path.to_owned()))?;
-        let place =
-            tempfile::Builder::new().prefix("quorate-sessions-").tempdir().map_err(|error| error.to_string())?;
+        let place = tempfile::Builder::new().prefix("quorate-bench-").tempdir().map_err(|error| error.to_string())?;
         let mut managers = Self { binary, place, managers: Vec::new(), life };
-        for number in 1..=3 {
-            managers.prepare(number)?;
-            managers.run(number - 1)?;
+        for _ in 0..count {
+            let name = managers.prepare()?;
+            managers.run(&name)?;
         }
         Ok(managers)
     }
@@ -108,8 +119,9 @@ impl Managers {
         Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)))
     }
 
-    fn prepare(&mut self, number: usize) -> Told<()> {
-        let name = format!("n{number}");
+    /// One more directory; answers the name.
+    pub(crate) fn prepare(&mut self) -> Told<String> {
+        let name = format!("n{}", self.managers.len() + 1);
         let directory = self.directory(&name);
         let common = ["--listen", "127.0.0.1:0", "--name", &name, "--json"];
         let made = if let Some(first) = self.managers.first() {
@@ -122,8 +134,8 @@ impl Managers {
         };
         let made: serde_json::Value = serde_json::from_str(&made).map_err(|error| error.to_string())?;
         let address = made["address"].as_str().unwrap_or_default().to_owned();
-        self.managers.push(Manager { name, address, child: None });
-        Ok(())
+        self.managers.push(Manager { name: name.clone(), address, child: None });
+        Ok(name)
     }
 
     fn spawn(&self, name: &str) -> Told<Child> {
@@ -147,13 +159,16 @@ impl Managers {
         Err(format!("{name} was not ready: {log}"))
     }
 
-    fn run(&mut self, index: usize) -> Told<()> {
-        let name = self.managers.get(index).map(|manager| manager.name.clone()).unwrap_or_default();
-        let child = self.spawn(&name)?;
-        if let Some(manager) = self.managers.get_mut(index) {
-            manager.child = Some(child);
-        }
+    /// Starts what was prepared or has ended, and waits until it is ready.
+    pub(crate) fn run(&mut self, name: &str) -> Told<()> {
+        let child = self.spawn(name)?;
+        self.manager(name)?.child = Some(child);
         Ok(())
+    }
+
+    fn manager(&mut self, name: &str) -> Told<&mut Manager> {
+        let manager = self.managers.iter_mut().find(|manager| manager.name == name);
+        manager.ok_or_else(|| format!("there is no manager {name}"))
     }
 
     /// A worker as a process of its own, which joins first if it is new.
@@ -166,14 +181,29 @@ impl Managers {
         self.spawn(name)
     }
 
-    pub(crate) fn kill(&mut self, name: &str) -> Told<()> {
-        let manager = self.managers.iter_mut().find(|manager| manager.name == name);
-        let child = manager.and_then(|manager| manager.child.as_mut()).ok_or("no such manager")?;
-        child.kill().and_then(|()| child.wait()).map(|_| ()).map_err(|error| error.to_string())
+    /// SIGKILL; answers when it was sent.
+    pub(crate) fn kill(&mut self, name: &str) -> Told<Instant> {
+        let mut child = self.manager(name)?.child.take().ok_or_else(|| format!("{name} does not run"))?;
+        let sent = Instant::now();
+        child.kill().and_then(|()| child.wait()).map_err(|error| error.to_string())?;
+        Ok(sent)
+    }
+
+    /// SIGTERM; answers when it was sent, once it has ended.
+    pub(crate) fn stop(&mut self, name: &str) -> Told<Instant> {
+        let mut child = self.manager(name)?.child.take().ok_or_else(|| format!("{name} does not run"))?;
+        let sent = Instant::now();
+        terminate(child.id())?;
+        let status = child.wait().map_err(|error| error.to_string())?;
+        if status.success() { Ok(sent) } else { Err(format!("{name} did not stop orderly: {status}")) }
+    }
+
+    /// Of those that run.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        self.managers.iter().filter_map(|manager| manager.child.as_ref()).map(Child::id).collect()
     }
 
     pub(crate) fn usage(&self) -> Vec<Usage> {
-        let children = self.managers.iter().filter_map(|manager| manager.child.as_ref());
-        children.map(|child| usage_of(child.id())).collect()
+        self.pids().into_iter().map(usage_of).collect()
     }
 }

@@ -1,0 +1,214 @@
+//! What was measured, kept: `results.json` for programs, and the table in `RESULTS.md` made from it.
+//!
+//! Owns both files' form. A row that is measured again takes its old place; what else stands in RESULTS.md stays. Called by `main`.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::loads::Round;
+use crate::machine::SyncTime;
+use crate::rows::ROWS;
+use crate::{Told, told};
+
+const BEGIN: &str = "<!-- beside: begin; `make bench` writes from here to the end mark -->";
+const END: &str = "<!-- beside: end -->";
+
+/// One row, measured.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    row: String,
+    quorate: f64,
+    etcd: Option<f64>,
+    unit: &'static str,
+    rounds: Option<(Vec<Round>, Vec<Round>)>,
+    more: Map<String, Value>,
+}
+
+impl Measured {
+    pub(crate) fn new(row: &str, quorate: f64, etcd: Option<f64>, unit: &'static str) -> Self {
+        Self { row: row.to_owned(), quorate, etcd, unit, rounds: None, more: Map::new() }
+    }
+
+    pub(crate) fn rounds(self, quorate: Vec<Round>, etcd: Vec<Round>) -> Self {
+        Self { rounds: Some((quorate, etcd)), ..self }
+    }
+
+    /// Something that only this row has.
+    pub(crate) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.more.insert(name.to_owned(), value.into());
+        self
+    }
+}
+
+/// Under which circumstances.
+#[derive(Debug, Serialize)]
+pub(crate) struct Environment {
+    pub(crate) measured: String,
+    pub(crate) commit: String,
+    pub(crate) quorate: String,
+    pub(crate) etcd: String,
+    pub(crate) machine: String,
+    pub(crate) load_before: String,
+    pub(crate) disk: Vec<SyncTime>,
+}
+
+impl Environment {
+    pub(crate) fn disk_in_words(&self) -> String {
+        let words = self.disk.iter().map(|disk| {
+            let writers = if disk.writers == 1 { "1 writer".to_owned() } else { format!("{} writers", disk.writers) };
+            format!(
+                "fdatasync with {writers} p50 {:.0} us, p99 {:.0} us, {:.0}/s",
+                disk.p50_us, disk.p99_us, disk.per_second
+            )
+        });
+        words.collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// All rows that were ever measured.
+#[derive(Debug)]
+pub(crate) struct Figures(Vec<Value>);
+
+impl Figures {
+    pub(crate) fn load(results: &Path) -> Told<Self> {
+        let path = results.join("results.json");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str(&text).map(Self).map_err(|error| format!("{}: {error}", path.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self(Vec::new())),
+            Err(error) => Err(format!("{}: {error}", path.display())),
+        }
+    }
+
+    pub(crate) fn put(&mut self, measured: Measured, environment: &Environment, command: &str) {
+        let Measured { row, quorate, etcd, unit, rounds, more } = measured;
+        let ratio = etcd.filter(|etcd| *etcd > 0.0).map(|etcd| rounded(quorate / etcd));
+        let mut entry = json!({
+            "row": row, "quorate": rounded(quorate), "etcd": etcd.map(rounded), "unit": unit, "ratio": ratio,
+        });
+        let extra = json!({ "command": command, "environment": environment });
+        if let (Value::Object(entry), Value::Object(extra)) = (&mut entry, extra) {
+            if let Some((quorate, etcd)) = rounds {
+                entry.insert("rounds".into(), json!({ "quorate": quorate, "etcd": etcd }));
+            }
+            entry.extend(more);
+            entry.extend(extra);
+        }
+        match self.0.iter_mut().find(|known| known["row"] == entry["row"]) {
+            Some(known) => *known = entry,
+            None => self.0.push(entry),
+        }
+    }
+
+    pub(crate) fn save(&mut self, results: &Path) -> Told<()> {
+        let place = |entry: &Value| ROWS.iter().position(|row| entry["row"] == row.name).unwrap_or(ROWS.len());
+        self.0.sort_by_key(place);
+        let text = serde_json::to_string_pretty(&self.0).map_err(told)?;
+        std::fs::write(results.join("results.json"), text + "\n").map_err(told)?;
+        let path = results.join("RESULTS.md");
+        let page = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        std::fs::write(&path, between(&page, &self.page())).map_err(told)
+    }
+
+    fn page(&self) -> String {
+        let mut page = String::from(
+            "| row | quorate | etcd | unit | ratio | p50 ms | p99 ms | syncs/s | cpu us | rounds, quorate | rounds, etcd | when |\n\
+             |---|---:|---:|---|---:|---:|---:|---:|---:|---|---|---|\n",
+        );
+        for entry in &self.0 {
+            let number = |value: &Value| value.as_f64().map_or_else(|| "–".to_owned(), shown);
+            let of = |side: &str, field: &str, scale: f64| {
+                let rounds = entry["rounds"][side].as_array()?;
+                let values: Option<Vec<f64>> = rounds.iter().map(|round| round[field].as_f64()).collect();
+                values.map(|values| shown(median(values.into_iter()) * scale))
+            };
+            let both = |field: &str, scale: f64| match (of("quorate", field, scale), of("etcd", field, scale)) {
+                (Some(ours), Some(theirs)) => format!("{ours} / {theirs}"),
+                (Some(ours), None) => ours,
+                (None, _) => "–".into(),
+            };
+            let rates = |side: &str| {
+                let rounds = entry["rounds"][side].as_array().cloned().unwrap_or_default();
+                rounds.iter().map(|round| number(&round["rate"])).collect::<Vec<_>>().join(" ")
+            };
+            let _infallible = writeln!(
+                page,
+                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {}, {} |",
+                entry["row"].as_str().unwrap_or_default(),
+                number(&entry["quorate"]),
+                number(&entry["etcd"]),
+                entry["unit"].as_str().unwrap_or_default(),
+                entry["ratio"].as_f64().map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}")),
+                both("p50_us", 1e-3),
+                both("p99_us", 1e-3),
+                both("syncs_per_second", 1.0),
+                both("cpu_us", 1.0),
+                rates("quorate"),
+                rates("etcd"),
+                entry["environment"]["measured"].as_str().unwrap_or_default(),
+                entry["environment"]["commit"].as_str().unwrap_or_default(),
+            );
+        }
+        page
+    }
+}
+
+/// The page with what stands between the marks replaced; marks that are missing come to the end.
+fn between(page: &str, text: &str) -> String {
+    match (page.find(BEGIN), page.find(END)) {
+        (Some(begin), Some(end)) if begin < end => {
+            format!(
+                "{}{BEGIN}\n\n{text}\n{}",
+                page.get(..begin).unwrap_or_default(),
+                page.get(end..).unwrap_or_default()
+            )
+        }
+        _ => format!("{}\n\n{BEGIN}\n\n{text}\n{END}\n", page.trim_end()),
+    }
+}
+
+/// Three digits after the point at most, and not more digits than there are.
+fn rounded(value: f64) -> f64 {
+    (value * 1_000.0).round() / 1_000.0
+}
+
+fn shown(value: f64) -> String {
+    if value >= 100.0 {
+        format!("{value:.0}")
+    } else if value >= 10.0 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.2}")
+    }
+}
+
+/// The one in the middle, or the mean of the two.
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let at = |place: usize| values.get(place).copied().unwrap_or_default();
+    let half = values.len() / 2;
+    if values.len().is_multiple_of(2) { (at(half.wrapping_sub(1)) + at(half)) / 2.0 } else { at(half) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_around_the_table_stays() {
+        let page = between("# Results\n\n## Sessions\n", "table 1");
+        assert!(page.starts_with("# Results\n\n## Sessions\n\n<!--") && page.contains("table 1"), "{page}");
+        let again = between(&format!("{page}\n## More\n"), "table 2");
+        assert!(again.contains("table 2") && !again.contains("table 1") && again.ends_with("\n## More\n"), "{again}");
+    }
+
+    #[test]
+    fn the_median_is_the_one_in_the_middle() {
+        assert_eq!(median([3.0, 1.0, 2.0].into_iter()), 2.0);
+        assert_eq!(median([4.0, 1.0, 2.0, 3.0].into_iter()), 2.5);
+        assert_eq!(median(std::iter::empty()), 0.0);
+    }
+}

@@ -1,0 +1,138 @@
+//! quorate beside etcd: the same load on the same machine, turn about, medians of several rounds.
+//!
+//! Three managers of the `quorate` binary (QUIC with mutual TLS, fsync) and three members of Debian's etcd (plain HTTP/2,
+//! fsync) run side by side over loopback, each on directories of its own on the same disk. Both are driven by the very same
+//! closed loop, a process of its own: `quorate bench` there, this program with the `etcd-client` crate here, which includes the
+//! loop's source. `make bench` runs it; `make bench ROWS="put 1 256B,get l 1000"` measures single rows and merges them.
+#![allow(dead_code, reason = "what is shared with other programs is not all used here")]
+
+mod etcd;
+mod figures;
+#[path = "../../../src/bin/quorate/bench/load.rs"]
+mod load;
+mod loads;
+mod machine;
+#[path = "../../managers.rs"]
+mod managers;
+mod rows;
+#[path = "../../../src/bin/quorate/bench/tally.rs"]
+mod tally;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+
+use figures::{Environment, Figures};
+use loads::Sides;
+use machine::say;
+use rows::Measure;
+
+/// Errors are sentences.
+type Told<T> = Result<T, String>;
+
+fn told(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+#[derive(Debug, Parser)]
+#[command(about = "Measures three quorate managers beside three etcd members")]
+struct Options {
+    /// Rows to measure, by their names, comma separated; without it all.
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<String>,
+    /// Rounds of each row; the median counts.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Seconds of each round that count, after 2 s of warm-up.
+    #[arg(long, default_value_t = 8)]
+    seconds: u64,
+    /// The `quorate` binary.
+    #[arg(long)]
+    binary: PathBuf,
+    /// The `etcd` binary.
+    #[arg(long, default_value = "etcd")]
+    etcd: PathBuf,
+    /// Where results.json and RESULTS.md are.
+    #[arg(long, default_value = "benches")]
+    results: PathBuf,
+    /// What to write down as the command.
+    #[arg(long, default_value = "make bench")]
+    command: String,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say(&format!("no runtime: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let done = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(told)?;
+        // However it ends, the processes end with it.
+        tokio::select! {
+            done = run(&options) => done,
+            _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
+            _ = terminate.recv() => Err("terminated".into()),
+        }
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            say(&format!("FAILED: {why}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: &Options) -> Told<()> {
+    let rows = rows::chosen(&options.rows)?;
+    let mut figures = Figures::load(&options.results)?;
+    let environment = environment(options)?;
+    say(&format!("{}; disk: {}", environment.machine, environment.disk_in_words()));
+    let loads: Vec<_> = rows
+        .iter()
+        .filter_map(|row| match &row.measure {
+            Measure::Load(load) => Some((row.name, load.clone())),
+            _ => None,
+        })
+        .collect();
+    if !loads.is_empty() {
+        let sides = Sides::start(&options.binary, &options.etcd, 3).await?;
+        let pauses = Duration::from_secs(options.seconds);
+        for measured in sides.measure(&loads, options.rounds, pauses).await? {
+            figures.put(measured, &environment, &options.command);
+            figures.save(&options.results)?;
+        }
+    }
+    Ok(())
+}
+
+fn environment(options: &Options) -> Told<Environment> {
+    let place = tempfile::Builder::new().prefix("disk-bench-").tempdir().map_err(told)?;
+    let disk = [1, 3].map(|writers| machine::sync_time(place.path(), writers, Duration::from_secs(2)));
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let git = |arguments: &[&str]| machine::first_line(Command::new("git").arg("-C").arg(&repository).args(arguments));
+    let changed =
+        if git(&["status", "--porcelain", "--untracked-files=no", "--", "src", "raft-core", "storage", "transport"])
+            .is_empty()
+        {
+            ""
+        } else {
+            " and changes"
+        };
+    Ok(Environment {
+        measured: machine::first_line(Command::new("date").args(["-u", "+%F %H:%M"])),
+        commit: format!("{}{changed}", git(&["rev-parse", "--short", "HEAD"])),
+        quorate: machine::first_line(Command::new(&options.binary).arg("--version")),
+        etcd: machine::first_line(Command::new(&options.etcd).arg("--version")),
+        machine: machine::machine(),
+        load_before: machine::load_average(),
+        disk: disk.into_iter().collect::<Told<_>>()?,
+    })
+}

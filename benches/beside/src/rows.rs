@@ -1,0 +1,110 @@
+//! The rows of the table: what each is called, and what load it is.
+//!
+//! Owns these names, which `results.json` promises. Never runs anything. Called by `main`.
+
+use crate::Told;
+
+/// One kind of load.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Kind {
+    Put,
+    Get {
+        serializable: bool,
+    },
+    /// So many reads for each write.
+    Mixed {
+        reads: f64,
+    },
+}
+
+/// A row that is a load.
+#[derive(Debug, Clone)]
+pub(crate) struct LoadRow {
+    pub(crate) kind: Kind,
+    pub(crate) clients: usize,
+    /// Bytes of a value.
+    pub(crate) size: usize,
+}
+
+/// What a row measures.
+#[derive(Debug, Clone)]
+pub(crate) enum Measure {
+    /// Requests a second.
+    Load(LoadRow),
+    /// Memory after a million puts over 100,000 keys.
+    Memory,
+    /// SIGKILL of the leader, to the next acknowledged write.
+    LeaderKilled,
+    /// SIGTERM to the leader: the longest gap, and what failed.
+    LeaderStopped,
+    /// Start of a member that has a million keys, to its first linearizable answer.
+    Restart,
+}
+
+/// A row.
+#[derive(Debug, Clone)]
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    pub(crate) measure: Measure,
+}
+
+const fn load(name: &'static str, kind: Kind, clients: usize, size: usize) -> Row {
+    Row { name, measure: Measure::Load(LoadRow { kind, clients, size }) }
+}
+
+const L: Kind = Kind::Get { serializable: false };
+const S: Kind = Kind::Get { serializable: true };
+
+/// All rows, in the order of the table.
+pub(crate) const ROWS: &[Row] = &[
+    load("put 1 256B", Kind::Put, 1, 256),
+    load("put 100 256B", Kind::Put, 100, 256),
+    load("put 1000 256B", Kind::Put, 1_000, 256),
+    load("get l 1", L, 1, 256),
+    load("get l 1000", L, 1_000, 256),
+    load("get s 1", S, 1, 256),
+    load("get s 1000", S, 1_000, 256),
+    load("put 100 4KiB", Kind::Put, 100, 4 << 10),
+    load("put 100 64KiB", Kind::Put, 100, 64 << 10),
+    load("mixed 4:1 100 256B", Kind::Mixed { reads: 4.0 }, 100, 256),
+    load("mixed 4:1 1000 256B", Kind::Mixed { reads: 4.0 }, 1_000, 256),
+    Row { name: "memory", measure: Measure::Memory },
+    Row { name: "leader killed", measure: Measure::LeaderKilled },
+    Row { name: "leader stopped", measure: Measure::LeaderStopped },
+    Row { name: "restart", measure: Measure::Restart },
+];
+
+/// Those that were asked for, by their names.
+///
+/// # Errors
+/// There is no such row; the message lists them.
+pub(crate) fn chosen(names: &[String]) -> Told<Vec<Row>> {
+    if names.is_empty() {
+        return Ok(ROWS.to_vec());
+    }
+    let find = |name: &String| {
+        let found = ROWS.iter().find(|row| row.name == name.trim());
+        found.cloned().ok_or_else(|| {
+            let all = ROWS.iter().map(|row| row.name).collect::<Vec<_>>().join(", ");
+            format!("there is no row `{name}`; there are: {all}")
+        })
+    };
+    names.iter().filter(|name| !name.trim().is_empty()).map(find).collect()
+}
+
+impl LoadRow {
+    /// One connection for ten clients.
+    pub(crate) const fn connections(&self) -> usize {
+        self.clients.div_ceil(10)
+    }
+
+    /// What its keys begin with, and how many there are: each size of values has its own, so that all of one fits into memory
+    /// and on the disk.
+    pub(crate) const fn keys(&self) -> (&'static str, u64) {
+        match self.size {
+            0..=1_024 => ("bench/", 100_000),
+            1_025..=8_192 => ("bench4k/", 10_000),
+            _ => ("bench64k/", 1_000),
+        }
+    }
+}
