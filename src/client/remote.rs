@@ -179,6 +179,11 @@ impl From<RequestError> for CallError {
     }
 }
 
+/// Whether its answer is short for sure, so that it may go with others on one stream. What is not known here is not.
+const fn is_short(request: &api::Request) -> bool {
+    matches!(&request.kind, Some(api::request::Kind::Write(_)))
+}
+
 /// Whether this manager cannot serve now and another one may.
 fn is_better_elsewhere(response: &api::Response) -> bool {
     matches!(&response.kind, Some(api::response::Kind::Error(error))
@@ -201,7 +206,11 @@ impl Way for Remote {
                 unreachable: Vec::new(),
             })??;
             let several = self.managers.len() > 1;
-            match connection.request(request.encode_to_vec().into(), patience).await {
+            let (short, body) = (is_short(&request), request.encode_to_vec().into());
+            let asked = async {
+                if short { connection.call(body, patience).await } else { connection.request(body, patience).await }
+            };
+            match asked.await {
                 Ok(body) => {
                     let answered = decode(manager, body)?;
                     if several && is_better_elsewhere(&answered.response) {

@@ -12,7 +12,7 @@ use quorate_core::command::COMMAND_VERSION;
 use quorate_core::consensus::io::{Input, Records};
 use quorate_core::id::{Lineage, NodeId, RaftId};
 use quorate_transport::{
-    Caller, CertRole, Down, Gate, Handler, Hello, IncomingSnapshot, JoinReply, JoinRequest, Lane, PROTOCOL_MAX,
+    Answer, Caller, CertRole, Down, Gate, Handler, Hello, IncomingSnapshot, JoinReply, JoinRequest, Lane, PROTOCOL_MAX,
     PROTOCOL_MIN, Plane, Refused, Session, api,
 };
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -169,7 +169,7 @@ impl Handler for NodeHandler {
         self.runtime.spawn(snapshots::receive(from, incoming, store.staging, self.inbox.clone(), slot));
     }
 
-    fn request(&self, caller: Caller, body: Bytes, reply: oneshot::Sender<Bytes>) {
+    fn request(&self, caller: Caller, body: Bytes, reply: Answer) {
         let Some(service) = self.service.upgrade() else { return };
         self.runtime.spawn(async move {
             let response = match api::Request::decode(body) {
@@ -183,7 +183,7 @@ impl Handler for NodeHandler {
                     format!("the request cannot be read: {error}. Nothing was done"),
                 ),
             };
-            let _ = reply.send(response.encode_to_vec().into());
+            reply.send(response.encode_to_vec().into());
         });
     }
 

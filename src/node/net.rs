@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_core::id::RaftId;
 use quorate_transport::{
-    BindError, Caller, Clock, Down, Endpoint, EndpointConfig, EndpointOptions, Gate, Handler, Hello, Identity,
+    Answer, BindError, Caller, Clock, Down, Endpoint, EndpointConfig, EndpointOptions, Gate, Handler, Hello, Identity,
     IncomingSnapshot, JoinReply, JoinRequest, Lane, LocalListener, Session,
 };
 use tokio::sync::{oneshot, watch};
@@ -68,7 +68,7 @@ impl Handler for Switchboard {
             handler.snapshot(from, incoming);
         }
     }
-    fn request(&self, caller: Caller, body: Bytes, reply: oneshot::Sender<Bytes>) {
+    fn request(&self, caller: Caller, body: Bytes, reply: Answer) {
         if let Some(handler) = self.handler.get() {
             handler.request(caller, body, reply);
         }

@@ -28,6 +28,15 @@ impl Reach {
         }
     }
 
+    /// Asks a peer something short with a short answer.
+    pub(super) async fn call(&self, peer: RaftId, body: Bytes, patience: Duration) -> Result<Bytes, RequestError> {
+        let peers = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        match peers {
+            Some(peers) => peers.call(peer, body, patience).await,
+            None => Err(RequestError::NotSent("this manager has stopped".into())),
+        }
+    }
+
     /// Whether the newcomer with this key answers at the address that it gave.
     pub(super) async fn dial_back(&self, address: &str, key: [u8; 32], patience: Duration) -> Result<(), String> {
         let peers = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();

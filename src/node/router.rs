@@ -178,7 +178,7 @@ impl Router {
         let deadline_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         let kind = api::request::Kind::Command(api::Command { command: command.encode_to_vec().into() });
         let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
-        match self.peers.request(leader, body, patience).await {
+        match self.peers.call(leader, body, patience).await {
             Ok(body) => match api::Response::decode(body).map(|response| response.kind) {
                 Ok(Some(api::response::Kind::Command(done))) => TxnResult::decode(done.result)
                     .map_err(|error| fail(api::Code::Internal, format!("the leader's answer cannot be read: {error}"))),

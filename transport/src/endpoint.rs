@@ -127,7 +127,7 @@ pub(crate) struct Shared {
     clients: Arc<Semaphore>,
     /// Who is connected on the client plane, by quinn's number of the connection.
     callers: Mutex<HashMap<usize, (NodeId, quinn::Connection)>>,
-    runtime: tokio::runtime::Handle,
+    pub(crate) runtime: tokio::runtime::Handle,
     tasks: Mutex<Option<JoinSet<()>>>,
     closed: watch::Sender<bool>,
 }

@@ -61,6 +61,12 @@ pub enum FrameKind {
     Join = 12,
     /// The answer to it.
     JoinReply = 13,
+    /// A request with a number, among others on one stream.
+    Call = 14,
+    /// The answer to the call with this number.
+    Answer = 15,
+    /// There is no answer to the call with this number.
+    NoAnswer = 16,
 }
 
 impl FrameKind {
@@ -80,6 +86,9 @@ impl FrameKind {
             11 => Self::SnapshotVerdict,
             12 => Self::Join,
             13 => Self::JoinReply,
+            14 => Self::Call,
+            15 => Self::Answer,
+            16 => Self::NoAnswer,
             _ => return None,
         })
     }
@@ -128,13 +137,18 @@ pub enum FrameError {
     Io(String),
 }
 
-fn checksum(kind: u8, flags: u8, payload: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&[kind, flags]), payload)
+fn checksum(kind: u8, flags: u8, payload: &[&[u8]]) -> u32 {
+    payload.iter().fold(crc32c::crc32c(&[kind, flags]), |sum, part| crc32c::crc32c_append(sum, part))
 }
 
 /// The bytes in front of `payload`; `None` when it does not fit a u32.
 pub fn header(kind: FrameKind, payload: &[u8]) -> Option<[u8; HEADER_BYTES]> {
-    let length = u32::try_from(payload.len()).ok()?.to_be_bytes();
+    header_of(kind, &[payload])
+}
+
+/// The same for a payload in parts.
+pub fn header_of(kind: FrameKind, payload: &[&[u8]]) -> Option<[u8; HEADER_BYTES]> {
+    let length = u32::try_from(payload.iter().map(|part| part.len()).sum::<usize>()).ok()?.to_be_bytes();
     let kind = kind as u8;
     let crc = checksum(kind, 0, payload).to_be_bytes();
     Some([length[0], length[1], length[2], length[3], kind, 0, crc[0], crc[1], crc[2], crc[3]])
@@ -172,7 +186,7 @@ impl Header {
     }
 
     fn check(&self, payload: Bytes) -> Result<Frame, FrameError> {
-        if checksum(self.kind_byte, self.flags, &payload) != self.crc {
+        if checksum(self.kind_byte, self.flags, &[&payload]) != self.crc {
             return Err(FrameError::Checksum);
         }
         Ok(Frame { kind: self.kind, payload })
@@ -247,7 +261,7 @@ mod tests {
     use super::*;
 
     fn kinds() -> impl Strategy<Value = FrameKind> {
-        (1u8..=13).prop_map(|byte| FrameKind::from_byte(byte).unwrap())
+        (1u8..=16).prop_map(|byte| FrameKind::from_byte(byte).unwrap())
     }
 
     async fn read_all(mut bytes: &[u8], limit: usize) -> (Vec<Frame>, Option<FrameError>) {

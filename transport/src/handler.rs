@@ -11,6 +11,7 @@ use quorate_core::id::{NodeId, RaftId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::ca::CertRole;
+use crate::calls::LaneAnswer;
 use crate::hello::{Hello, Refused};
 use crate::join::{JoinReply, JoinRequest};
 use crate::session::Session;
@@ -129,6 +130,57 @@ pub struct IncomingSnapshot {
     pub done: oneshot::Sender<Result<(), String>>,
 }
 
+/// Where the answer to a request goes. Dropped, it tells the caller that the outcome is unknown.
+#[derive(Debug)]
+pub struct Answer(Option<To>);
+
+#[derive(Debug)]
+enum To {
+    Alone(oneshot::Sender<Bytes>),
+    Lane(LaneAnswer),
+}
+
+impl Answer {
+    pub(crate) const fn on_lane(lane: LaneAnswer) -> Self {
+        Self(Some(To::Lane(lane)))
+    }
+
+    /// Answers; nothing happens when nobody waits any more.
+    pub fn send(mut self, body: Bytes) {
+        match self.0.take() {
+            Some(To::Alone(sender)) => drop(sender.send(body)),
+            Some(To::Lane(lane)) => lane.send(Some(body)),
+            None => {}
+        }
+    }
+
+    /// Resolves when nobody waits any more: at once for a request with a stream of its own, for one of many on a stream
+    /// when that ends.
+    ///
+    /// Cancel safe.
+    pub async fn closed(&mut self) {
+        match &mut self.0 {
+            Some(To::Alone(sender)) => sender.closed().await,
+            Some(To::Lane(lane)) => lane.closed().await,
+            None => {}
+        }
+    }
+}
+
+impl From<oneshot::Sender<Bytes>> for Answer {
+    fn from(sender: oneshot::Sender<Bytes>) -> Self {
+        Self(Some(To::Alone(sender)))
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(To::Lane(lane)) = self.0.take() {
+            lane.send(None);
+        }
+    }
+}
+
 /// Record-based checks, and this node's own hello.
 pub trait Gate: Send + Sync + 'static {
     /// Whether this caller may connect. Role for the plane is checked before, cluster, lineage and protocol version beside it
@@ -154,8 +206,8 @@ pub trait Handler: Send + Sync + 'static {
     fn peer_down(&self, peer: RaftId, reason: Down);
     /// A peer sends a snapshot.
     fn snapshot(&self, from: RaftId, incoming: IncomingSnapshot);
-    /// A request. Dropping `reply` tells the caller that the outcome is unknown.
-    fn request(&self, caller: Caller, body: Bytes, reply: oneshot::Sender<Bytes>);
+    /// A request.
+    fn request(&self, caller: Caller, body: Bytes, reply: Answer);
     /// A worker opens a session. Dropping it ends it. The default takes none.
     fn session(&self, caller: Caller, session: Session) {
         drop((caller, session));

@@ -25,6 +25,7 @@ pub(crate) enum StreamKind {
     Snapshot = 0x13,
     Request = 0x14,
     Session = 0x15,
+    Calls = 0x16,
 }
 
 impl StreamKind {
@@ -35,6 +36,7 @@ impl StreamKind {
             0x13 => Some(Self::Snapshot),
             0x14 => Some(Self::Request),
             0x15 => Some(Self::Session),
+            0x16 => Some(Self::Calls),
             _ => None,
         }
     }
@@ -44,7 +46,7 @@ impl StreamKind {
             Self::Control => 10,
             Self::Append => 0,
             Self::Snapshot => -10,
-            Self::Request => 5,
+            Self::Request | Self::Calls => 5,
             // Before requests: what a node is to run must not wait behind what it asks.
             Self::Session => 6,
         }
@@ -58,6 +60,7 @@ impl StreamKind {
             Self::Snapshot => &[Self::Snapshot as u8],
             Self::Request => &[Self::Request as u8],
             Self::Session => &[Self::Session as u8],
+            Self::Calls => &[Self::Calls as u8],
         })
     }
 }
@@ -279,7 +282,10 @@ pub(crate) async fn read_lane(
                 | FrameKind::SnapshotEnd
                 | FrameKind::SnapshotVerdict
                 | FrameKind::Join
-                | FrameKind::JoinReply => return FrameError::Unexpected,
+                | FrameKind::JoinReply
+                | FrameKind::Call
+                | FrameKind::Answer
+                | FrameKind::NoAnswer => return FrameError::Unexpected,
             },
             Ok(None) => return FrameError::Truncated,
             Err(error) => return error,

@@ -15,6 +15,7 @@
 pub mod frame;
 
 mod ca;
+mod calls;
 mod client;
 mod clock;
 mod codes;
@@ -64,7 +65,7 @@ pub use clock::Clock;
 pub use dial::ConnectError;
 pub use dialback::DialBack;
 pub use endpoint::{Endpoint, EndpointConfig, EndpointOptions};
-pub use handler::{Caller, Down, Gate, Handler, IncomingSnapshot, Lane, Plane, SnapshotPiece};
+pub use handler::{Answer, Caller, Down, Gate, Handler, IncomingSnapshot, Lane, Plane, SnapshotPiece};
 pub use hello::{Hello, PROTOCOL_MAX, PROTOCOL_MIN, Refused};
 pub use identity::{CertificateProblem, Identity, IdentityError, KeyPair, Subject};
 pub use join::{JoinError, JoinRefused, JoinReply, JoinRequest, Joined, ManagerAddress, join, renew};

@@ -274,7 +274,7 @@ async fn serve_one(stream: UnixStream, gate: &dyn Gate, handler: &dyn Handler) {
             }
             FrameKind::Request => {
                 let (sender, receiver) = oneshot::channel();
-                handler.request(caller.clone(), frame.payload, sender);
+                handler.request(caller.clone(), frame.payload, sender.into());
                 match receiver.await {
                     Ok(body) if body.len() <= REQUEST_BYTES_MAX => (FrameKind::Response, body),
                     // No answer: closing says so.

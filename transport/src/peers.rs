@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use crate::ca::CertRole;
+use crate::calls::{self, Calls};
 use crate::codes;
 use crate::dial::{self, ConnectError};
 use crate::endpoint::Shared;
@@ -62,6 +63,7 @@ pub(crate) struct Live {
     dialled_by_us: bool,
     control: Arc<LaneQueue>,
     append: Arc<LaneQueue>,
+    calls: Calls,
 }
 
 impl Live {
@@ -222,6 +224,21 @@ impl Peers {
             .live(peer)
             .ok_or_else(|| RequestError::NotSent(format!("manager {peer} is not connected")))?;
         request::ask(&live.connection, body, deadline).await
+    }
+
+    /// As [`Peers::request`], for a short body with a short answer: it goes with others on one stream, and costs a fraction.
+    ///
+    /// Cancel safe for this side; the outcome of a cancelled request is unknown.
+    ///
+    /// # Errors
+    /// As [`Peers::request`].
+    pub async fn call(&self, peer: RaftId, body: Bytes, deadline: Duration) -> Result<Bytes, RequestError> {
+        let live = self
+            .shared
+            .registry
+            .live(peer)
+            .ok_or_else(|| RequestError::NotSent(format!("manager {peer} is not connected")))?;
+        live.calls.ask(&live.connection, body, deadline).await
     }
 
     /// Sends a snapshot; resolves when the receiver has said that it has everything on disk. The channel must end with
@@ -408,6 +425,7 @@ pub(crate) fn start(
         dialled_by_us,
         control: Arc::new(LaneQueue::new(Lane::Control, shared.options.control_queue)),
         append: Arc::new(LaneQueue::new(Lane::Append, shared.options.append_queue)),
+        calls: Calls::on(shared.runtime.clone()),
     });
     let _event = locked(&registry.events);
     if let Some(old) = registry.live(id) {
@@ -563,6 +581,7 @@ pub(crate) async fn accept_streams(
             let read = tokio::time::timeout(deadline, receive.read_exact(&mut first)).await;
             match (read, StreamKind::from_byte(first[0]), peer) {
                 (Ok(Ok(())), Some(StreamKind::Request), _) => request::serve(handler, caller, send, receive).await,
+                (Ok(Ok(())), Some(StreamKind::Calls), _) => calls::serve(handler, caller, send, receive).await,
                 (Ok(Ok(())), Some(StreamKind::Snapshot), Some(from)) => {
                     snapshot::receive(handler, from, send, receive).await;
                 }

@@ -119,7 +119,7 @@ pub(crate) async fn serve(
         return;
     };
     let (sender, receiver) = oneshot::channel();
-    handler.request(caller, body, sender);
+    handler.request(caller, body, sender.into());
     let answer = tokio::select! {
         answer = receiver => answer.ok(),
         // The caller is gone or gave up; the handler sees its sender closed.

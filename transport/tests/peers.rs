@@ -236,7 +236,7 @@ async fn peers_ask_each_other_in_both_directions() {
     let asking = one.peers.request(two.id, Bytes::from_static(b"hold"), PATIENCE);
     let serving = async {
         let (caller, _, reply) = two.held_request().await;
-        reply.send(Bytes::from_static(b"done")).unwrap();
+        reply.send(Bytes::from_static(b"done"));
         caller
     };
     let (answer, caller) = within("an answer", async { tokio::join!(asking, serving) }).await;

@@ -11,8 +11,8 @@ use prost::Message as _;
 use quorate_core::id::RaftId;
 use quorate_transport::api::{request, response};
 use quorate_transport::{
-    Caller, Down, Gate, Handler, Hello, IncomingSnapshot, JoinRefused, JoinReply, JoinRequest, Lane, Plane, Refused,
-    api,
+    Answer, Caller, Down, Gate, Handler, Hello, IncomingSnapshot, JoinRefused, JoinReply, JoinRequest, Lane, Plane,
+    Refused, api,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -82,7 +82,7 @@ impl Handler for Socket {
     fn snapshot(&self, _from: RaftId, incoming: IncomingSnapshot) {
         let _ = incoming.done.send(Err("a worker holds no state".into()));
     }
-    fn request(&self, _caller: Caller, body: Bytes, reply: oneshot::Sender<Bytes>) {
+    fn request(&self, _caller: Caller, body: Bytes, reply: Answer) {
         let answering = answer(self.file.clone(), self.link.clone(), self.work.clone(), body);
         tokio::spawn(async move {
             let _ = reply.send(answering.await.encode_to_vec().into());

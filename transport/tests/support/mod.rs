@@ -82,7 +82,7 @@ pub enum Event {
     Down(RaftId, Down),
     Newer(Hello),
     Snapshot(RaftId, IncomingSnapshot),
-    Request(Caller, Bytes, oneshot::Sender<Bytes>),
+    Request(Caller, Bytes, Answer),
     Join(SocketAddr, JoinRequest, oneshot::Sender<JoinReply>),
     Session(Caller, Session),
 }
@@ -105,7 +105,7 @@ impl Handler for Recorder {
     fn snapshot(&self, from: RaftId, incoming: IncomingSnapshot) {
         let _ = self.events.send(Event::Snapshot(from, incoming));
     }
-    fn request(&self, caller: Caller, body: Bytes, reply: oneshot::Sender<Bytes>) {
+    fn request(&self, caller: Caller, body: Bytes, reply: Answer) {
         if body.starts_with(b"hold") {
             let _ = self.events.send(Event::Request(caller, body, reply));
         } else {
@@ -242,7 +242,7 @@ impl TestNode {
         .await
     }
 
-    pub async fn held_request(&mut self) -> (Caller, Bytes, oneshot::Sender<Bytes>) {
+    pub async fn held_request(&mut self) -> (Caller, Bytes, Answer) {
         self.until("a request comes", |event| match event {
             Event::Request(caller, body, reply) => Some((caller, body, reply)),
             _ => None,

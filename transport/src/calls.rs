@@ -1,0 +1,312 @@
+//! Many requests on one long-lived stream: what small requests cost is mostly their streams.
+//!
+//! Owns the lane of calls at both ends: frames with numbers, answers in the order in which they are ready, and who is told
+//! what when it breaks. Never looks into a body, and takes only short ones: a large request or answer would keep the others
+//! waiting, so it has a stream of its own ([`crate::request`]). Called by clients and peers (asking) and by the endpoint
+//! (serving).
+//!
+//! A frame's payload is a u64 number, big endian, and the body. A lane that breaks takes its calls with it: those that were
+//! handed to QUIC are of unknown outcome, the others were not sent; the next call opens another one.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::codes;
+use crate::frame::{self, FrameKind};
+use crate::handler::{Answer, Caller, Handler};
+use crate::lanes::StreamKind;
+use crate::request::{self, RequestError};
+
+/// Largest body that goes here, bytes.
+pub(crate) const BODY_BYTES_MAX: usize = 32 * 1024;
+/// Largest answer that may come back here: more than that is a stream's own business, but an answer must have a way.
+const ANSWER_BYTES_MAX: usize = frame::REQUEST_BYTES_MAX;
+/// Calls of one lane that are under way at the serving side; more wait in QUIC's flow control.
+const UNDER_WAY_MAX: usize = 1024;
+/// Calls that wait to be written.
+const QUEUE: usize = 1024;
+/// Frames written at once.
+const BATCH: usize = 128;
+/// Bytes asked of QUIC at once.
+const READ_BYTES: usize = 64 * 1024;
+/// The number in front of a body.
+const NUMBER_BYTES: usize = 8;
+
+/// A body that waits to be written, with its number.
+type Numbered = (u64, Bytes);
+
+/// A call that has no answer yet.
+struct Open {
+    /// Handed to QUIC: from here on its outcome is unknown until there is an answer.
+    sent: bool,
+    answer: oneshot::Sender<Result<Bytes, RequestError>>,
+}
+
+/// The calls of one lane; `None` once it is broken.
+type Pending = Arc<Mutex<Option<BTreeMap<u64, Open>>>>;
+
+fn locked(pending: &Pending) -> std::sync::MutexGuard<'_, Option<BTreeMap<u64, Open>>> {
+    pending.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The asking end of one lane.
+struct Lane {
+    queue: mpsc::Sender<Numbered>,
+    pending: Pending,
+    next: AtomicU64,
+}
+
+/// The asking end of a connection's calls: opens the lane with the first one, and another when it broke.
+pub(crate) struct Calls {
+    runtime: tokio::runtime::Handle,
+    lane: tokio::sync::Mutex<Option<Arc<Lane>>>,
+}
+
+/// Takes the call out of the list when its caller is gone.
+struct Waiting<'a> {
+    pending: &'a Pending,
+    number: u64,
+}
+
+impl Waiting<'_> {
+    fn give_up(&self) -> Option<Open> {
+        locked(self.pending).as_mut()?.remove(&self.number)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}
+
+impl Calls {
+    /// `runtime` carries the lane, whoever asks on it.
+    pub(crate) fn on(runtime: tokio::runtime::Handle) -> Self {
+        Self { runtime, lane: tokio::sync::Mutex::default() }
+    }
+
+    /// Asks. Cancel safe for this side; the outcome of a cancelled request is unknown.
+    pub(crate) async fn ask(
+        &self,
+        connection: &quinn::Connection,
+        body: Bytes,
+        deadline: Duration,
+    ) -> Result<Bytes, RequestError> {
+        if body.len() > BODY_BYTES_MAX {
+            return request::ask(connection, body, deadline).await;
+        }
+        let until = Instant::now() + deadline;
+        let late = || format!("no answer within {} ms", deadline.as_millis());
+        let lane = match tokio::time::timeout_at(until, self.lane(connection)).await {
+            Ok(lane) => lane?,
+            Err(_elapsed) => return Err(RequestError::NotSent(late())),
+        };
+        let number = lane.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = oneshot::channel();
+        match locked(&lane.pending).as_mut() {
+            Some(pending) => pending.insert(number, Open { sent: false, answer: sender }),
+            None => return Err(RequestError::NotSent(broken(connection))),
+        };
+        let waiting = Waiting { pending: &lane.pending, number };
+        let answered = async {
+            if lane.queue.send((number, body)).await.is_err() {
+                return Err(RequestError::NotSent(broken(connection)));
+            }
+            answer.await.unwrap_or_else(|_dropped| Err(RequestError::Unknown(broken(connection))))
+        };
+        let answered = tokio::time::timeout_at(until, answered).await;
+        answered.unwrap_or_else(|_elapsed| {
+            // Taken out of the list and looked at in one go: what is not in it is not sent any more.
+            let open = waiting.give_up();
+            let unsent = open.is_some_and(|open| !open.sent);
+            Err(if unsent { RequestError::NotSent(late()) } else { RequestError::Unknown(late()) })
+        })
+    }
+
+    async fn lane(&self, connection: &quinn::Connection) -> Result<Arc<Lane>, RequestError> {
+        let mut current = self.lane.lock().await;
+        if let Some(lane) = current.as_ref()
+            && !lane.queue.is_closed()
+        {
+            return Ok(Arc::clone(lane));
+        }
+        let (send, receive) = connection.open_bi().await.map_err(|error| RequestError::NotSent(error.to_string()))?;
+        let _ = send.set_priority(StreamKind::Calls.priority());
+        let pending: Pending = Arc::new(Mutex::new(Some(BTreeMap::new())));
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let lane = Arc::new(Lane { queue, pending: Arc::clone(&pending), next: AtomicU64::new(1) });
+        let connection = connection.clone();
+        self.runtime.spawn(async move {
+            tokio::select! {
+                () = write_calls(send, waiting, &pending) => {}
+                () = read_answers(receive, &pending) => {}
+            }
+            give_up(&pending, &connection);
+        });
+        *current = Some(Arc::clone(&lane));
+        Ok(lane)
+    }
+}
+
+fn broken(connection: &quinn::Connection) -> String {
+    connection.close_reason().map_or_else(|| "the stream broke".to_owned(), |reason| reason.to_string())
+}
+
+/// Everybody who waits on a broken lane is told.
+fn give_up(pending: &Pending, connection: &quinn::Connection) {
+    let open = locked(pending).take().unwrap_or_default();
+    for Open { sent, answer } in open.into_values() {
+        let why = broken(connection);
+        let _ = answer.send(Err(if sent { RequestError::Unknown(why) } else { RequestError::NotSent(why) }));
+    }
+}
+
+/// Puts one frame behind the others.
+fn put_frame(into: &mut BytesMut, kind: FrameKind, number: u64, body: &[u8]) {
+    let number = number.to_be_bytes();
+    if let Some(header) = frame::header_of(kind, &[&number, body]) {
+        into.reserve(header.len() + number.len() + body.len());
+        into.put_slice(&header);
+        into.put_slice(&number);
+        into.put_slice(body);
+    }
+}
+
+async fn write_calls(mut send: quinn::SendStream, mut waiting: mpsc::Receiver<Numbered>, pending: &Pending) {
+    if send.write_chunk(StreamKind::Calls.opening()).await.is_err() {
+        return;
+    }
+    let mut batch = Vec::with_capacity(BATCH);
+    while waiting.recv_many(&mut batch, BATCH).await > 0 {
+        let mut frames = BytesMut::new();
+        {
+            let mut pending = locked(pending);
+            let Some(pending) = pending.as_mut() else { return };
+            for (number, body) in batch.drain(..) {
+                // Whoever is gone meanwhile has not sent anything.
+                if let Some(open) = pending.get_mut(&number) {
+                    open.sent = true;
+                    put_frame(&mut frames, FrameKind::Call, number, &body);
+                }
+            }
+        }
+        if !frames.is_empty() && send.write_chunk(frames.freeze()).await.is_err() {
+            return;
+        }
+    }
+    let _ = send.finish();
+}
+
+/// The frames of a lane, as they come.
+struct Frames {
+    receive: quinn::RecvStream,
+    buffer: BytesMut,
+    limit: usize,
+}
+
+impl Frames {
+    fn of(receive: quinn::RecvStream, body_bytes_max: usize) -> Self {
+        Self { receive, buffer: BytesMut::new(), limit: NUMBER_BYTES + body_bytes_max }
+    }
+
+    /// The next one; `None` when the stream has ended or what comes is no frame.
+    async fn next(&mut self) -> Option<(FrameKind, u64, Bytes)> {
+        // A lane that is never empty must not keep the others of this thread waiting.
+        tokio::task::coop::consume_budget().await;
+        loop {
+            if let Some(mut frame) = frame::decode(&mut self.buffer, self.limit).ok()? {
+                let number = frame.payload.try_get_u64().ok()?;
+                return Some((frame.kind, number, frame.payload));
+            }
+            let chunk = self.receive.read_chunk(READ_BYTES, true).await.ok()??;
+            self.buffer.extend_from_slice(&chunk.bytes);
+        }
+    }
+}
+
+async fn read_answers(receive: quinn::RecvStream, pending: &Pending) {
+    let mut frames = Frames::of(receive, ANSWER_BYTES_MAX);
+    while let Some((kind, number, body)) = frames.next().await {
+        let answer = if kind == FrameKind::Answer {
+            // A body of its own: whoever keeps a value of it must not keep everything that came with it.
+            Ok(Bytes::copy_from_slice(&body))
+        } else if kind == FrameKind::NoAnswer {
+            Err(RequestError::Unknown("the other side gave no answer".to_owned()))
+        } else {
+            return;
+        };
+        // Nobody may wait any more.
+        if let Some(open) = locked(pending).as_mut().and_then(|pending| pending.remove(&number)) {
+            let _ = open.answer.send(answer);
+        }
+    }
+}
+
+/// What goes back on a lane.
+#[derive(Debug)]
+pub(crate) struct LaneAnswer {
+    number: u64,
+    queue: mpsc::Sender<(u64, Option<Bytes>)>,
+    /// Its place among those under way: the queue has one for each of them.
+    _place: OwnedSemaphorePermit,
+}
+
+impl LaneAnswer {
+    /// `None`: there is none, and what became of the request is unknown.
+    pub(crate) fn send(self, body: Option<Bytes>) {
+        // Full it cannot be; closed when the lane broke.
+        let _ = self.queue.try_send((self.number, body));
+    }
+
+    pub(crate) async fn closed(&self) {
+        self.queue.closed().await;
+    }
+}
+
+/// Serves a lane whose stream kind has been read.
+pub(crate) async fn serve(
+    handler: Arc<dyn Handler>,
+    caller: Caller,
+    send: quinn::SendStream,
+    receive: quinn::RecvStream,
+) {
+    let _ = send.set_priority(StreamKind::Calls.priority());
+    let places = Arc::new(Semaphore::new(UNDER_WAY_MAX));
+    let (queue, answers) = mpsc::channel(UNDER_WAY_MAX);
+    let mut frames = Frames::of(receive, BODY_BYTES_MAX);
+    let reading = async {
+        while let Some((FrameKind::Call, number, body)) = frames.next().await {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
+            let answer = LaneAnswer { number, queue: queue.clone(), _place: place };
+            handler.request(caller.clone(), body, Answer::on_lane(answer));
+        }
+        // The asker has finished; what is under way is still answered.
+        drop(queue);
+    };
+    tokio::join!(reading, write_answers(send, answers));
+    let _ = frames.receive.stop(codes::STREAM_PROTOCOL);
+}
+
+async fn write_answers(mut send: quinn::SendStream, mut answers: mpsc::Receiver<(u64, Option<Bytes>)>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while answers.recv_many(&mut batch, BATCH).await > 0 {
+        let mut frames = BytesMut::new();
+        for (number, body) in batch.drain(..) {
+            match body.filter(|body| body.len() <= ANSWER_BYTES_MAX) {
+                Some(body) => put_frame(&mut frames, FrameKind::Answer, number, &body),
+                None => put_frame(&mut frames, FrameKind::NoAnswer, number, &[]),
+            }
+        }
+        if send.write_chunk(frames.freeze()).await.is_err() {
+            return;
+        }
+    }
+    let _ = send.finish();
+}
