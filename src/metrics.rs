@@ -85,6 +85,9 @@ pub struct Metric {
 /// Something that is registered once and counted with often.
 trait Handle {
     fn register(name: &'static str, labels: Vec<Label>) -> Self;
+
+    /// The node is no manager any more. What was counted stays; what is now is not known.
+    fn end(&self) {}
 }
 
 impl Handle for Counter {
@@ -94,8 +97,15 @@ impl Handle for Counter {
 }
 
 impl Handle for Gauge {
+    /// From 0: a manager that ran in this process before has left it without a value.
     fn register(name: &'static str, labels: Vec<Label>) -> Self {
-        metrics::gauge!(name, labels)
+        let gauge = metrics::gauge!(name, labels);
+        gauge.set(0.0);
+        gauge
+    }
+
+    fn end(&self) {
+        self.set(f64::NAN);
     }
 }
 
@@ -125,6 +135,7 @@ macro_rules! table {
             $(pub(crate) $field: $kind,)*
             requests: Requests,
             peers: Mutex<BTreeMap<u64, Peer>>,
+            checks: Mutex<BTreeMap<String, Gauge>>,
         }
 
         impl Meters {
@@ -136,7 +147,19 @@ macro_rules! table {
                     $($field: Handle::register($name, vec![Label::new("node", node.clone())]),)*
                     requests: Requests::default(),
                     peers: Mutex::default(),
+                    checks: Mutex::default(),
                     node,
+                }
+            }
+
+            /// The node is no manager any more: no gauge of it says anything, so that no alert stays on.
+            pub(crate) fn ended(&self) {
+                $(self.$field.end();)*
+                for (_, peer) in std::mem::take(&mut *self.peers.lock().unwrap_or_else(PoisonError::into_inner)) {
+                    peer.ended();
+                }
+                for (_, check) in std::mem::take(&mut *self.checks.lock().unwrap_or_else(PoisonError::into_inner)) {
+                    check.end();
                 }
             }
         }
@@ -307,6 +330,12 @@ struct Peer {
     sent_failures: Counter,
 }
 
+impl Peer {
+    fn ended(&self) {
+        [&self.connected, &self.round_trip, &self.lag].into_iter().for_each(Handle::end);
+    }
+}
+
 /// What is known of one other manager.
 pub(crate) struct PeerFigures<'a> {
     pub(crate) id: u64,
@@ -371,9 +400,7 @@ impl Meters {
         peers.retain(|id, gone| {
             let member = met.contains(id);
             if !member {
-                for gauge in [&gone.connected, &gone.round_trip, &gone.lag] {
-                    gauge.set(f64::NAN);
-                }
+                gone.ended();
             }
             member
         });
@@ -392,8 +419,15 @@ impl Meters {
 
     /// What a check of readiness says.
     pub(crate) fn check(&self, name: &str, holds: bool) {
-        let gauge: Gauge = Handle::register(READY_CHECK, self.labels(&[("check", name)]));
-        gauge.set(f64::from(u8::from(holds)));
+        let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+        let value = f64::from(u8::from(holds));
+        if let Some(known) = checks.get(name) {
+            known.set(value);
+        } else {
+            let gauge: Gauge = Handle::register(READY_CHECK, self.labels(&[("check", name)]));
+            gauge.set(value);
+            checks.insert(name.to_owned(), gauge);
+        }
     }
 
     /// Which software this is.

@@ -15,8 +15,9 @@ mod cli_support;
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-use cli_support::{Node, on, quorate, quorate_with_stdin};
+use cli_support::{Node, eventually, on, quorate, quorate_with_stdin};
 
 fn lone(place: &Path, name: &str) -> Node {
     let mut node = Node::init(place, name);
@@ -77,6 +78,46 @@ fn what_is_exported_is_imported_elsewhere_as_it_was() {
     let went_on = on(&to, &["kv", "import", path]).exits(0).stdout;
     assert!(went_on.contains("1 overwritten, 2503 unchanged"), "{went_on}");
     assert_eq!(on(&to, &["kv", "get", "many/00043"]).exits(0).stdout, "value 43");
+}
+
+#[test]
+fn an_import_that_loses_its_manager_goes_on_with_the_same_command() {
+    let place = tempfile::tempdir().unwrap();
+    let mut node = lone(place.path(), "n1");
+    let many = 40_000;
+    let file = place.path().join("many.jsonl");
+    let lines: String = (0..many).map(|n| format!("{{\"key\":\"k{n:06}\",\"value\":\"v\"}}\n")).collect();
+    std::fs::write(&file, lines).unwrap();
+    let import = ["kv", "import", file.to_str().unwrap(), "--json", "--timeout", "2s", "--data-dir", node.dir()];
+    let import: Vec<String> = import.into_iter().map(str::to_owned).collect();
+    // Given an import in the middle of its work
+    let child = Command::new(env!("CARGO_BIN_EXE_quorate"))
+        .args(&import)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let count = |node: &Node| on(node, &["kv", "ls", "--count", "--json"]).exits(0).json()["count"].as_u64().unwrap();
+    eventually("some are written", || (count(&node) > 0).then_some(()));
+    // When the manager dies
+    node.kill();
+    let ended = child.wait_with_output().unwrap();
+    // Then it says how far it came, and what to do
+    let told = String::from_utf8(ended.stderr).unwrap();
+    assert!(matches!(ended.status.code(), Some(3 | 4)), "{:?}: {told}", ended.status);
+    assert!(told.contains("run the same command again"), "{told}");
+    let document: serde_json::Value = serde_json::from_slice(&ended.stdout).unwrap();
+    let written = document["written"].as_u64().unwrap();
+    assert!(written < many, "{document}");
+    // And the same command does the rest, and only the rest
+    node.run();
+    let there = count(&node);
+    assert!(there >= written, "what was told as written is there: {there} of {written}");
+    let arguments: Vec<&str> = import.iter().map(String::as_str).collect();
+    let rest = quorate(&arguments).exits(0).json();
+    assert_eq!((rest["unchanged"].as_u64(), rest["written"].as_u64()), (Some(there), Some(many - there)));
+    assert_eq!(count(&node), many);
 }
 
 #[test]

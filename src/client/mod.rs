@@ -52,7 +52,8 @@ use asking::Failed;
 #[cfg(feature = "worker")]
 pub(crate) use in_process::NodeWay;
 #[cfg(feature = "worker")]
-pub(crate) use remote::{REMOVED_MARK, SOFTWARE};
+pub(crate) use remote::REMOVED_MARK;
+pub(crate) use remote::SOFTWARE;
 use sequence::{OpenRequest, Sequences};
 
 /// How long a new client waits to learn its birth.

@@ -65,15 +65,18 @@ impl Service {
 
     /// Whether its threads are at work.
     pub(super) fn liveness(&self) -> Liveness {
-        let since = self.pulse.since();
-        if self.is_closed() {
-            Liveness { alive: false, detail: "the node has stopped".into() }
-        } else if since > PULSE {
-            let detail = format!("the consensus task has not been at work for {}: restart this node", ago(since));
-            Liveness { alive: false, detail }
-        } else {
-            Liveness { alive: true, detail: String::new() }
-        }
+        alive(self.is_closed(), self.pulse.since())
+    }
+}
+
+fn alive(stopped: bool, silent: Duration) -> Liveness {
+    if stopped {
+        Liveness { alive: false, detail: "the node has stopped".into() }
+    } else if silent > PULSE {
+        let detail = format!("the consensus task has not been at work for {}: restart this node", ago(silent));
+        Liveness { alive: false, detail }
+    } else {
+        Liveness { alive: true, detail: String::new() }
     }
 }
 
@@ -200,6 +203,14 @@ mod tests {
         }
         assert_eq!(failing(&View { superseded: true, ..view(&well) }), ["generation"]);
         assert_eq!(failing(&View { certificate_left: None, ..view(&well) }), ["certificate"]);
+    }
+
+    #[test]
+    fn only_a_node_that_has_stopped_or_does_not_move_is_not_alive() {
+        assert!(alive(false, PULSE).alive);
+        let stuck = alive(false, PULSE + Duration::from_secs(1));
+        assert!(!stuck.alive && stuck.detail.contains("11s: restart"), "{stuck:?}");
+        assert!(!alive(true, Duration::ZERO).alive);
     }
 
     #[test]

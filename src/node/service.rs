@@ -120,6 +120,7 @@ impl Service {
     /// The node has stopped: the store and the UDP port are given back.
     pub(super) fn close(&self) {
         self.peers.close();
+        self.meters.ended();
         self.store.write().unwrap_or_else(PoisonError::into_inner).take();
     }
 

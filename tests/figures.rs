@@ -1,0 +1,154 @@
+//! What several nodes in one process measure: each under its own name, and true when leadership moves and a quorum is lost.
+//!
+//! A process has one recorder: nothing else may run in this one.
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use quorate::{Error, Node, Start};
+use tokio::time::{Instant, sleep};
+
+/// Series by name and labels, as they are scraped.
+struct Figures(BTreeMap<String, f64>);
+
+impl Figures {
+    fn now(recorder: &PrometheusHandle) -> Self {
+        let text = recorder.render();
+        let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+        Self(
+            lines
+                .map(|line| line.rsplit_once(' ').unwrap())
+                .map(|(of, value)| (of.into(), value.parse().unwrap()))
+                .collect(),
+        )
+    }
+
+    /// Of a node.
+    fn of(&self, node: &str, name: &str) -> f64 {
+        self.with(name, &format!("node=\"{node}\""))
+    }
+
+    fn with(&self, name: &str, labels: &str) -> f64 {
+        let series = format!("{name}{{{labels}}}");
+        *self.0.get(&series).unwrap_or_else(|| panic!("no {series}"))
+    }
+}
+
+async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut found: impl FnMut() -> F) -> T {
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = found().await {
+            return found;
+        }
+        assert!(Instant::now() < until, "not within a minute: {what}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn builder(place: &Path, name: &str) -> quorate::NodeBuilder {
+    Node::builder(place.join(name)).listen("127.0.0.1:0").name(name).stable(Duration::from_millis(200))
+}
+
+const NAMES: [&str; 3] = ["a1", "a2", "a3"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_node_of_a_process_measures_itself_and_tells_the_truth() {
+    let recorder = PrometheusBuilder::new().install_recorder().unwrap();
+    let place = tempfile::tempdir().unwrap();
+    // Given three managers in one process, and a fourth that comes and goes
+    let first = builder(place.path(), NAMES[0]).start(Start::OpenOrInit).await.unwrap();
+    first.ready().await.unwrap();
+    let token = first.client().join_token("manager").await.unwrap();
+    let start = Start::OpenOrJoin { token, managers: vec![first.address().to_string()] };
+    let mut nodes = vec![first];
+    for name in [NAMES[1], NAMES[2], "a4"] {
+        nodes.push(builder(place.path(), name).start(start.clone()).await.unwrap());
+    }
+    let figures = || Figures::now(&recorder);
+    eventually("three voters and a standby", || async {
+        let figures = figures();
+        let of = |name: &str| NAMES.map(|node| figures.of(node, name));
+        let peer = figures.0.get("quorate_network_peer_connected{node=\"a1\",peer=\"a4\"}").copied();
+        (of("quorate_voters") == [3.0; 3] && of("quorate_quorum_margin") == [1.0; 3] && peer == Some(1.0)).then_some(())
+    })
+    .await;
+    assert_eq!(figures().of("a4", "quorate_is_voter"), 0.0);
+    // When the fourth is gone, then what is told of it is no number, which trips no alert
+    nodes[3].client().nodes().leave().detached().await.unwrap();
+    eventually("the fourth is no peer any more", || async {
+        let figures = figures();
+        figures.with("quorate_network_peer_connected", "node=\"a1\",peer=\"a4\"").is_nan().then_some(())
+    })
+    .await;
+    eventually("what the fourth said of itself is over", || async {
+        let figures = figures();
+        let over = figures.of("a4", "quorate_ready").is_nan() && figures.of("a4", "quorate_has_leader").is_nan();
+        over.then_some(())
+    })
+    .await;
+    // And one of the three leads, in the eyes of each
+    let leads = |figures: &Figures| NAMES.map(|node| figures.of(node, "quorate_is_leader"));
+    eventually("one leads", || async { (leads(&figures()).iter().sum::<f64>() == 1.0).then_some(()) }).await;
+    // When it writes, then all of them count what they apply, and their logs' syncs
+    let before = figures();
+    for n in 0..10 {
+        nodes[1].client().kv().put(format!("k{n}"), "v").await.unwrap();
+    }
+    eventually("all have applied it", || async {
+        let now = figures();
+        let more = |node, name, by| now.of(node, name) >= before.of(node, name) + by;
+        let all = NAMES.iter().all(|node| {
+            more(node, "quorate_proposals_applied_total", 10.0)
+                && more(node, "quorate_proposals_committed_total", 10.0)
+                && more(node, "quorate_disk_log_entries_total", 10.0)
+                && more(node, "quorate_disk_log_write_bytes_total", 100.0)
+                && now.of(node, "quorate_store_revision") == now.of("a1", "quorate_store_revision")
+        });
+        all.then_some(())
+    })
+    .await;
+    let now = figures();
+    assert_eq!(now.with("quorate_requests_total", "node=\"a2\",kind=\"write\",outcome=\"done\""), 10.0);
+    assert_eq!(now.of("a2", "quorate_proposals_pending"), 0.0);
+    assert_eq!(now.of("a2", "quorate_proposals_failed_total"), before.of("a2", "quorate_proposals_failed_total"));
+    // When leadership moves, each has seen one more
+    let successor = *NAMES.iter().find(|node| now.of(node, "quorate_is_leader") == 0.0).unwrap();
+    nodes[0].client().transfer_leadership(Some(successor)).await.unwrap();
+    eventually("each has seen the new leader", || async {
+        let after = figures();
+        let seen = |node: &str| {
+            after.of(node, "quorate_leader_changes_seen_total") > now.of(node, "quorate_leader_changes_seen_total")
+        };
+        (NAMES.iter().all(|node| seen(node)) && after.of(successor, "quorate_is_leader") == 1.0).then_some(())
+    })
+    .await;
+    // When the quorum is lost
+    for node in [nodes.remove(2), nodes.remove(1)] {
+        node.abandon();
+        node.stopped().await;
+    }
+    let client = nodes[0].client().with_deadline(Duration::from_secs(3));
+    let write = client.kv().put("k", "v").await.unwrap_err();
+    let read = client.kv().get("k").await.unwrap_err();
+    assert!(write.is_retryable() || matches!(write, Error::Unknown(_)), "{write}");
+    assert!(read.is_retryable(), "{read}");
+    // Then the one that is left says so, and counts what it could not do
+    let lost = eventually("it knows no leader", || async {
+        let now = figures();
+        (now.of("a1", "quorate_has_leader") == 0.0 && now.of("a1", "quorate_ready") == 0.0).then_some(now)
+    })
+    .await;
+    assert_eq!(lost.of("a1", "quorate_quorum_margin"), -1.0);
+    assert!(lost.of("a1", "quorate_proposals_failed_total") > now.of("a1", "quorate_proposals_failed_total"));
+    assert!(lost.of("a1", "quorate_read_indexes_failed_total") > now.of("a1", "quorate_read_indexes_failed_total"));
+    assert_eq!(lost.with("quorate_ready_check", "node=\"a1\",check=\"disk\""), 1.0);
+    assert_eq!(lost.with("quorate_network_peer_connected", "node=\"a1\",peer=\"a2\""), 0.0);
+    for node in nodes {
+        node.shutdown().await;
+    }
+}
