@@ -39,6 +39,8 @@ pub(super) const fn denied(asker: Asker) -> &'static str {
 /// | what the asked node says of itself | yes | yes | yes |
 /// | write and read assignments and reports | yes | no | no |
 /// | sessions held, addresses met | no | yes | no |
+/// | grant and revoke leases | yes | no | no |
+/// | keep a lease alive, look at leases | yes | yes, for an operator | no |
 pub(super) const fn allowed(asker: Asker, kind: &Kind) -> bool {
     match kind {
         Kind::Write(_)
@@ -53,9 +55,16 @@ pub(super) const fn allowed(asker: Asker, kind: &Kind) -> bool {
         | Kind::PolicyShow(_)
         | Kind::AssignmentsWrite(_)
         | Kind::AssignmentsRead(_)
-        | Kind::ReportRead(_) => matches!(asker, Asker::Operator),
+        | Kind::ReportRead(_)
+        | Kind::LeaseWrite(_) => matches!(asker, Asker::Operator),
         // A manager passes an operator's wish on to the leader.
-        Kind::Transfer(_) | Kind::NodeRole(_) | Kind::NodeRemove(_) | Kind::PolicySet(_) => {
+        Kind::Transfer(_)
+        | Kind::NodeRole(_)
+        | Kind::NodeRemove(_)
+        | Kind::PolicySet(_)
+        | Kind::LeaseKeepAlive(_)
+        | Kind::LeaseList(_)
+        | Kind::LeaseShow(_) => {
             matches!(asker, Asker::Operator | Asker::Manager)
         }
         // Its own record is all that a node gets to see: the handler looks at no other.

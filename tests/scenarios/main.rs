@@ -19,6 +19,7 @@ mod data;
 mod disks;
 mod growth;
 mod leadership;
+mod leases;
 mod lifecycle;
 mod load;
 mod membership;

@@ -230,11 +230,13 @@ enum RefusalKind {
     RequestExpired = 6,
     ReplayFull = 7,
     Malformed = 8,
+    LeaseNotFound = 75,
+    LeaseTtl = 76,
     NewGeneration = 60,
 }
 
 /// The limits a stored refusal may name.
-const LIMITS: [&str; 9] = [
+const LIMITS: [&str; 11] = [
     "KEY_BYTES_MAX",
     "VALUE_BYTES_MAX",
     "TXN_BYTES_MAX",
@@ -244,6 +246,8 @@ const LIMITS: [&str; 9] = [
     "REPLAY_PER_CLIENT_MAX",
     "REPLAY_CLIENTS_MAX",
     "REPLAY_BYTES_MAX",
+    "LEASES_MAX",
+    "LEASE_KEYS_MAX",
 ];
 
 impl StoredOutcome {
@@ -295,6 +299,8 @@ impl StoredRefusal {
                 of(RefusalKind::RequestExpired, "", "", *sequence, *low_water)
             }
             Refusal::ReplayFull { kept, max } => of(RefusalKind::ReplayFull, "", "", *kept, *max),
+            Refusal::LeaseNotFound { lease } => of(RefusalKind::LeaseNotFound, "", "", *lease, 0),
+            Refusal::LeaseTtl { asked_ms } => of(RefusalKind::LeaseTtl, "", "", *asked_ms, 0),
             Refusal::Malformed { what } => of(RefusalKind::Malformed, what, "", 0, 0),
         }
     }
@@ -317,6 +323,8 @@ impl StoredRefusal {
             RefusalKind::Fenced => Refusal::Fenced { token: first, term: second },
             RefusalKind::RequestExpired => Refusal::RequestExpired { sequence: first, low_water: second },
             RefusalKind::ReplayFull => Refusal::ReplayFull { kept: first, max: second },
+            RefusalKind::LeaseNotFound => Refusal::LeaseNotFound { lease: first },
+            RefusalKind::LeaseTtl => Refusal::LeaseTtl { asked_ms: first },
             RefusalKind::Malformed => Refusal::Malformed { what },
         })
     }
@@ -338,6 +346,8 @@ mod tests {
             Refusal::Fenced { token: 1, term: 2 },
             Refusal::RequestExpired { sequence: 1, low_water: 2 },
             Refusal::ReplayFull { kept: 1, max: 2 },
+            Refusal::LeaseNotFound { lease: 1 },
+            Refusal::LeaseTtl { asked_ms: 1 },
             Refusal::Malformed { what: text() },
         ];
         all.extend(LIMITS.map(|limit| Refusal::Limit { what: text(), limit, max: 1, actual: 2 }));
@@ -355,6 +365,7 @@ mod tests {
                 revision: 300,
                 results: vec![crate::txn::OpResult::default(); count],
                 replayed: false,
+                lease: count as u64,
             };
             let bytes = StoredOutcome::encode_done(&result);
             let whole = StoredOutcome { kind: Some(StoredOutcomeKind::Done(result.clone())) };

@@ -6,12 +6,14 @@
 mod admin;
 mod args;
 mod args_kv;
+mod args_lease;
 mod args_membership;
 mod args_node;
 mod assign;
 mod failure;
 mod foreign;
 mod kv;
+mod lease;
 mod node;
 mod nodes;
 mod output;
@@ -40,7 +42,7 @@ fn main() -> ExitCode {
     };
     let (json, color) = (cli.global.json, cli.global.color);
     match dispatch(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             output::failed(&failure, json, color);
             ExitCode::from(failure.exit)
@@ -110,7 +112,7 @@ fn first_paragraph(text: &str) -> String {
     lines.join(" ")
 }
 
-fn dispatch(cli: Cli) -> Result<(), Failure> {
+fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     let global = cli.global;
     let output = Output::new(global.json, global.color);
     // A node works on threads of its own; what remains for this runtime are signals and one client.
@@ -120,7 +122,9 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::local(format!("the system gives no threads: {error}")))?;
     runtime.block_on(async {
-        match cli.verb {
+        let done = match cli.verb {
+            Verb::Lock(lock) => return Box::pin(lease::lock(lock, &global)).await,
+            Verb::Lease(verb) => Box::pin(lease::run(verb, &global, output)).await,
             Verb::Init(init) => Box::pin(node::init(init, &global, output)).await,
             Verb::Join(join) => Box::pin(node::join(join, &global, output)).await,
             Verb::Run(run) => Box::pin(node::run(run, &global, output)).await,
@@ -135,6 +139,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             Verb::Inspect(Inspect { configurations: true }) => recover::configurations(&global, output),
             Verb::Inspect(_) => node::inspect(&global, output),
             Verb::Recover(recover) => Box::pin(recover::run(recover, &global, output)).await,
-        }
+        };
+        done.map(|()| ExitCode::SUCCESS)
     })
 }
