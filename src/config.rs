@@ -64,6 +64,9 @@ pub const WORKER_KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// keep-alives may be lost.
 pub const WORKER_IDLE: Duration = Duration::from_secs(15);
 
+/// Time to live of the lease of a lock or a candidate: outlasts an election of the managers on the slowest preset by three.
+pub const LOCK_TTL: Duration = Duration::from_secs(15);
+
 /// 128 bits from the system, as an id.
 pub(crate) fn random_id<T>(wrap: impl FnOnce([u8; 16]) -> T) -> Result<T, Error> {
     let mut bytes = [0; 16];

@@ -87,6 +87,15 @@ pub enum Error {
     /// There is no such thing. Not done.
     #[error("{0}")]
     NotFound(String),
+    /// The lease does not exist: it ran out, was revoked, or was never granted, and the keys that were attached to it are
+    /// gone. Not done. Grant a new one.
+    #[error("{message}")]
+    LeaseNotFound {
+        /// Which.
+        lease: u64,
+        /// For people.
+        message: String,
+    },
     /// A defect of quorate. Whether it was done is unknown.
     #[error("{0}")]
     Internal(String),
@@ -119,6 +128,7 @@ impl Error {
             | Self::StoreFull(_)
             | Self::Fenced(_)
             | Self::Version(_)
+            | Self::LeaseNotFound { .. }
             | Self::NotFound(_) => Outcome::NotDone,
         }
     }
@@ -146,6 +156,7 @@ impl Error {
             api::Code::Fenced => Self::Fenced(message),
             api::Code::Version => Self::Version(message),
             api::Code::NotFound => Self::NotFound(message),
+            api::Code::LeaseNotFound => Self::LeaseNotFound { lease: error.lease, message },
         }
     }
 }

@@ -17,9 +17,10 @@ pub mod recovery;
 pub mod status;
 
 pub use client::{
-    AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Client, Entry, Identity, ItemReport, Kv, NodeChange,
-    NodeUpdate, Nodes, Policy, PolicyChange, RangeBuilder, RangePage, Recovered, TokenBuilder, Tokens, TxnBuilder,
-    TxnOutcome, WriteBuilder, compare, operation,
+    AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Client, Election, Entry, Identity, ItemReport, Kv,
+    Leader, Leading, Lease, LeaseInfo, LeaseKeeper, Leases, LockBuilder, LockGuard, NodeChange, NodeUpdate, Nodes,
+    Observer, Policy, PolicyChange, RangeBuilder, RangePage, Recovered, TokenBuilder, Tokens, TxnBuilder, TxnOutcome,
+    WriteBuilder, compare, operation,
 };
 pub use error::{Error, Outcome, Result};
 #[cfg(feature = "worker")]

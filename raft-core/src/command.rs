@@ -5,7 +5,8 @@
 //! the state machine, which reads.
 //!
 //! # Format versions
-//! 1: first format: requests, system transactions, compaction, expiry of clients, the end of a force-new-cluster.
+//! 1: first format: requests (transactions and orders for leases), system transactions, compaction, expiry of clients and of
+//! leases, the end of a force-new-cluster.
 
 use bytes::Bytes;
 use prost::Message;
@@ -31,7 +32,7 @@ pub struct Batch {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Command {
     /// Which one; a kind that this build does not know is absent here, and stops the member (`NeedsVersion`).
-    #[prost(oneof = "CommandKind", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "CommandKind", tags = "1, 2, 3, 4, 5, 8")]
     pub kind: Option<CommandKind>,
 }
 
@@ -53,9 +54,12 @@ pub enum CommandKind {
     /// A force-new-cluster is done: everything before this entry belonged to the incarnation that it ends.
     #[prost(message, tag = "5")]
     Recovered(Recovered),
+    /// Leases that nobody renewed end, with their keys.
+    #[prost(message, tag = "8")]
+    ExpireLeases(ExpireLeases),
 }
 
-/// A client's transaction.
+/// What a client asks for: a transaction, or an order for a lease.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Request {
     /// 16 bytes: who asks.
@@ -75,6 +79,44 @@ pub struct Request {
     /// With it a client that was expired and comes back is always recognised (see [`crate::state`]).
     #[prost(uint64, tag = "5")]
     pub born: u64,
+    /// In place of a transaction.
+    #[prost(message, optional, tag = "8")]
+    pub lease: Option<LeaseOrder>,
+}
+
+/// Grant a lease, or end one.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LeaseOrder {
+    /// Which; absent is refused.
+    #[prost(oneof = "LeaseOrderKind", tags = "1, 2")]
+    pub kind: Option<LeaseOrderKind>,
+    /// Fencing token: when set, refused unless the log entry that carries it has this term.
+    #[prost(uint64, optional, tag = "4")]
+    pub fence: Option<u64>,
+}
+
+/// The orders there are.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum LeaseOrderKind {
+    /// Grant one for so many milliseconds after its last renewal; its id comes from the replicated counter.
+    #[prost(uint64, tag = "1")]
+    Grant(u64),
+    /// End this one, with its keys.
+    #[prost(uint64, tag = "2")]
+    Revoke(u64),
+}
+
+/// End leases whose time is over, each with its keys in one revision: void unless the entry that carries it has the term of
+/// the leadership that counted the time. Of the leases named as many end as have no more than
+/// [`crate::limits::LEASE_KEYS_MAX`] keys together, at least one; whoever proposed it looks which are left.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ExpireLeases {
+    /// The term that counted.
+    #[prost(uint64, tag = "1")]
+    pub term: u64,
+    /// Which.
+    #[prost(uint64, repeated, tag = "2")]
+    pub leases: Vec<u64>,
 }
 
 impl Request {
@@ -148,7 +190,8 @@ impl Command {
                 | CommandKind::System(_)
                 | CommandKind::Compact(_)
                 | CommandKind::ExpireClients(_)
-                | CommandKind::Recovered(_),
+                | CommandKind::Recovered(_)
+                | CommandKind::ExpireLeases(_),
             )
             | None => 1,
         }

@@ -148,6 +148,10 @@ counter!(
     LogIndex
 );
 counter!(
+    /// A lease that keys are attached to, from a replicated counter; never given out twice. Zero is none.
+    LeaseId
+);
+counter!(
     /// The store's one global counter: every transaction that changes something gets exactly one.
     Revision
 );

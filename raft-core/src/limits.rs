@@ -32,6 +32,16 @@ pub const STORE_QUOTA_BYTES: u64 = 8 * 1024 * 1024 * 1024;
 pub const STORE_QUOTA_BYTES_MIN: u64 = 16 * 1024 * 1024;
 /// Most keys that the deletes of one transaction may remove together.
 pub const DELETE_KEYS_MAX: u64 = 10_000;
+/// Shortest time that a lease may be granted for, milliseconds: above an election on the fastest timing.
+pub const LEASE_TTL_MS_MIN: u64 = 1_000;
+/// Longest time that a lease may be granted for, milliseconds: 365 days.
+pub const LEASE_TTL_MS_MAX: u64 = 365 * 24 * 3_600 * 1_000;
+/// Leases held at once in the whole cluster.
+pub const LEASES_MAX: u64 = 100_000;
+/// Keys attached to one lease: they go in one revision, as those of the largest delete do.
+pub const LEASE_KEYS_MAX: u64 = DELETE_KEYS_MAX;
+/// Leases, or keys of one lease, in one answer.
+pub const LEASE_PAGE_MAX: usize = 1_000;
 /// Digests by revision that a manager keeps in memory to compare with the others.
 pub const HASHES_KEPT: usize = 4_096;
 /// Longest node name, bytes.

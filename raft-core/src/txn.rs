@@ -245,6 +245,9 @@ pub struct TxnResult {
     /// The answer comes from the replay table: the transaction had been applied before.
     #[prost(bool, tag = "4")]
     pub replayed: bool,
+    /// The lease that was granted; 0 when none was asked for.
+    #[prost(uint64, tag = "8")]
+    pub lease: u64,
 }
 
 impl From<Put> for Op {

@@ -24,6 +24,7 @@ fn profile_named(name: &str) -> Profile {
         "network" => Profile::Network,
         "disk" => Profile::Disk,
         "membership" => Profile::Membership,
+        "leases" => Profile::Leases,
         "calm" => Profile::Calm,
         "swarm" => Profile::Swarm,
         other => panic!("there is no profile `{other}`"),

@@ -42,8 +42,10 @@ fn member() -> Alone {
     };
     let config =
         Config { cache_bytes: 64, log_window_entries: 20, space_low: 1, space_enough: 2, ..Config::new(RaftId(1), 9) };
-    let machine =
-        Consensus::new(config, Start { boot, state: status.clone(), records: Arc::new(records), tail: Vec::new() });
+    let machine = Consensus::new(
+        config,
+        Start { boot, state: status.clone(), records: Arc::new(records), tail: Vec::new(), leases: Vec::new() },
+    );
     Alone { machine: machine.unwrap(), now: 0, status, stopped: None, last: 5, term: 1 }
 }
 
@@ -60,12 +62,16 @@ impl Alone {
                         let last = entries.last().unwrap();
                         self.status.applied = last.index;
                         self.status.applied_term = last.term;
-                        inputs.push(Input::Applied { index: last.index, records: None });
+                        inputs.push(Input::Applied { index: last.index, records: None, leases: Vec::new() });
                     }
                     Effect::Install { reset, .. } => {
                         self.status.applied = reset.start.index;
                         self.status.applied_term = reset.start.term;
-                        inputs.push(Input::Installed { status: self.status.clone(), records: Arc::default() });
+                        inputs.push(Input::Installed {
+                            status: self.status.clone(),
+                            records: Arc::default(),
+                            leases: Vec::new(),
+                        });
                     }
                     Effect::BuildSnapshot { .. } => {
                         inputs.push(Input::SnapshotBuilt { status: self.status.clone(), view: 1 });

@@ -35,7 +35,7 @@ fn wish(world: &World, client: u8, sequence: u64, role: Role) -> Command {
         ..Txn::default()
     };
     let client = Bytes::copy_from_slice(&[client; 16]);
-    CommandKind::Request(Request { client, sequence, low_water: 0, txn: Some(txn), born: 0 }).into()
+    CommandKind::Request(Request { client, sequence, low_water: 0, txn: Some(txn), ..Request::default() }).into()
 }
 
 fn done(world: &mut World, ticket: Ticket) -> TxnResult {

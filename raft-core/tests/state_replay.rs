@@ -258,7 +258,7 @@ fn a_forgotten_client_that_comes_back_is_recognised_by_its_mark_or_by_its_birth(
     let mut member = Member::founded();
     let born = |n, sequence, born| -> Command {
         let txn = Some(count("a"));
-        CommandKind::Request(Request { client: bytes_of(n), sequence, low_water: 0, txn, born }).into()
+        CommandKind::Request(Request { client: bytes_of(n), sequence, txn, born, ..Request::default() }).into()
     };
     member.done(request(1, 1, 0, count("a")));
     member.done(request(1, 2, 1, count("a"))); // index 3
@@ -276,7 +276,8 @@ fn a_forgotten_client_that_comes_back_is_recognised_by_its_mark_or_by_its_birth(
         member.check();
     }
     // One that was born since is new, whatever its mark; and so is one that cannot say and has none.
-    let marked = Request { client: bytes_of(3), sequence: 9, low_water: 8, txn: Some(count("a")), born: 5 };
+    let marked =
+        Request { client: bytes_of(3), sequence: 9, low_water: 8, txn: Some(count("a")), born: 5, lease: None };
     member.done(CommandKind::Request(marked.clone()).into());
     let below = Request { sequence: 8, ..marked.clone() };
     assert!(matches!(member.refused(CommandKind::Request(below).into()), Refusal::RequestExpired { low_water: 8, .. }));

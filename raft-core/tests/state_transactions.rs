@@ -116,7 +116,7 @@ impl Model {
             self.revision = next;
             self.past.insert(next, self.now.clone());
         }
-        TxnResult { succeeded, revision: self.revision, results, replayed: false }
+        TxnResult { succeeded, revision: self.revision, results, ..TxnResult::default() }
     }
 }
 

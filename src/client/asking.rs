@@ -52,7 +52,8 @@ const fn changes_something(kind: &api::request::Kind) -> bool {
         | Kind::TokenRotate(_)
         | Kind::TokenCreate(_)
         | Kind::TokenRevoke(_)
-        | Kind::PolicySet(_) => true,
+        | Kind::PolicySet(_)
+        | Kind::LeaseWrite(_) => true,
         Kind::Read(_)
         | Kind::AssignmentsRead(_)
         | Kind::ReportRead(_)
@@ -67,7 +68,11 @@ const fn changes_something(kind: &api::request::Kind) -> bool {
         | Kind::NodeInspect(_)
         | Kind::TokenShow(_)
         | Kind::TokenList(_)
-        | Kind::PolicyShow(_) => false,
+        | Kind::PolicyShow(_)
+        // One more renewal does no harm, whoever hears of it.
+        | Kind::LeaseKeepAlive(_)
+        | Kind::LeaseList(_)
+        | Kind::LeaseShow(_) => false,
     }
 }
 

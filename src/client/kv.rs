@@ -199,6 +199,11 @@ pub mod compare {
         Compare::new(key, Relation::Equal, Operand::CreateRevision(revision))
     }
 
+    /// The key is attached to this lease (0: to none, or it does not exist).
+    pub fn lease(key: impl Into<Bytes>, lease: u64) -> Compare {
+        Compare::new(key, Relation::Equal, Operand::Lease(lease))
+    }
+
     /// The key was written so often since its creation (0: does not exist).
     pub fn version(key: impl Into<Bytes>, version: u64) -> Compare {
         Compare::new(key, Relation::Equal, Operand::Version(version))
@@ -212,6 +217,11 @@ pub mod operation {
     /// Write one key.
     pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Op {
         Put { key: key.into(), value: value.into(), ..Put::default() }.into()
+    }
+
+    /// Write one key that goes when this lease ends.
+    pub fn put_with_lease(key: impl Into<Bytes>, value: impl Into<Bytes>, lease: u64) -> Op {
+        Put { key: key.into(), value: value.into(), lease, ..Put::default() }.into()
     }
 
     /// Remove one key.
@@ -247,6 +257,17 @@ impl WriteBuilder {
                 Some(quorate_core::txn::OpKind::Put(put)) => put.previous = true,
                 Some(quorate_core::txn::OpKind::Delete(delete)) => delete.previous = true,
                 Some(quorate_core::txn::OpKind::Range(_)) | None => {}
+            }
+        }
+        self
+    }
+
+    /// The key that is written goes when this lease ends. A later write without a lease takes it off again. Refused as
+    /// [`Error::LeaseNotFound`] when there is no such lease.
+    pub fn lease(mut self, lease: u64) -> Self {
+        for op in &mut self.txn.then {
+            if let Some(quorate_core::txn::OpKind::Put(put)) = &mut op.kind {
+                put.lease = lease;
             }
         }
         self

@@ -6,14 +6,18 @@
 
 mod asking;
 mod assignments;
+mod election;
 #[cfg(feature = "worker")]
 mod in_process;
 mod kv;
+mod leases;
+mod lock;
 mod nodes;
 #[cfg(test)]
 #[cfg(feature = "manager")]
 mod once_tests;
 mod policy;
+mod queue;
 mod remote;
 mod round;
 mod sequence;
@@ -38,7 +42,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use assignments::{AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, ItemReport};
+pub use election::{Election, Leader, Leading, Observer};
 pub use kv::{Entry, Kv, RangeBuilder, RangePage, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation};
+pub use leases::{Lease, LeaseInfo, LeaseKeeper, Leases};
+pub use lock::{LockBuilder, LockGuard};
 pub use nodes::{NodeChange, NodeUpdate, Nodes};
 pub use policy::{Policy, PolicyChange};
 pub use quorate_transport::Identity;
@@ -268,6 +275,22 @@ impl Client {
         Kv::new(self.clone())
     }
 
+    /// Leases: what keys live by as long as somebody renews it.
+    pub fn leases(&self) -> Leases {
+        Leases::new(self.clone())
+    }
+
+    /// A lock by its name: await it to hold it. Those who wait are keys that begin with the name and a slash; nothing else
+    /// should be written there. Read [`LockGuard`] on what a lock is worth.
+    pub fn lock(&self, name: impl Into<Bytes>) -> LockBuilder {
+        LockBuilder::new(self.clone(), name.into())
+    }
+
+    /// An election by its name, among whoever campaigns; its candidates are keys as with [`lock`](Self::lock).
+    pub fn election(&self, name: impl Into<Bytes>) -> Election {
+        Election::new(self.clone(), name.into())
+    }
+
     /// What nodes are to run, and how they say it goes.
     pub fn assignments(&self) -> AssignmentApi {
         AssignmentApi::new(self.clone())
@@ -372,6 +395,7 @@ impl Client {
                 low_water: open.low_water,
                 txn: Some(txn.clone()),
                 born: open.born,
+                lease: None,
             };
             wrap(request.encode_to_vec().into())
         };

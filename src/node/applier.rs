@@ -165,7 +165,7 @@ impl Applier {
 
     fn applied(&mut self, applied: &Applied) -> Input {
         match self.follow(applied) {
-            Ok(records) => Input::Applied { index: applied.index, records },
+            Ok(records) => Input::Applied { index: applied.index, records, leases: applied.leases.clone() },
             Err(error) => Input::StoreFailed(error),
         }
     }
@@ -193,7 +193,9 @@ impl Applier {
     fn install(&mut self, staged: StagedId, reset: LogReset) -> Input {
         let installed = self.machine.install(staged, reset).and_then(|()| self.anew().map_err(ApplyError::from));
         match installed {
-            Ok(records) => Input::Installed { status: self.machine.status().clone(), records },
+            Ok(records) => {
+                Input::Installed { status: self.machine.status().clone(), records, leases: self.machine.leases() }
+            }
             Err(error) => Input::ApplyFailed(error),
         }
     }

@@ -54,6 +54,10 @@ kinds! {
     Addresses => "addresses",
     Standing => "standing",
     Check => "check",
+    LeaseWrite => "lease_write",
+    LeaseKeepAlive => "lease_keep_alive",
+    LeaseList => "lease_list",
+    LeaseShow => "lease_show",
 }
 
 /// How it ended, by its answer.
@@ -77,6 +81,8 @@ pub(super) const fn ended(code: api::Code) -> Ended {
         | api::Code::Version
         | api::Code::NotFound
         | api::Code::Conflict
-        | api::Code::NewGeneration => Ended::Refused,
+        | api::Code::NewGeneration
+        | api::Code::LeaseNotFound
+        | api::Code::StoreFull => Ended::Refused,
     }
 }

@@ -40,6 +40,8 @@ pub(super) const fn denied(asker: Asker) -> &'static str {
 /// | write and read assignments and reports | yes | no | no |
 /// | sessions held, addresses met | no | yes | no |
 /// | what a manager says of its machine | yes | yes | yes; the ways between managers are for operators (the handler sees to it) |
+/// | grant and revoke leases | yes | no | no |
+/// | keep a lease alive, look at leases | yes | yes, for an operator | no |
 pub(super) const fn allowed(asker: Asker, kind: &Kind) -> bool {
     match kind {
         Kind::Write(_)
@@ -54,9 +56,16 @@ pub(super) const fn allowed(asker: Asker, kind: &Kind) -> bool {
         | Kind::PolicyShow(_)
         | Kind::AssignmentsWrite(_)
         | Kind::AssignmentsRead(_)
-        | Kind::ReportRead(_) => matches!(asker, Asker::Operator),
+        | Kind::ReportRead(_)
+        | Kind::LeaseWrite(_) => matches!(asker, Asker::Operator),
         // A manager passes an operator's wish on to the leader.
-        Kind::Transfer(_) | Kind::NodeRole(_) | Kind::NodeRemove(_) | Kind::PolicySet(_) => {
+        Kind::Transfer(_)
+        | Kind::NodeRole(_)
+        | Kind::NodeRemove(_)
+        | Kind::PolicySet(_)
+        | Kind::LeaseKeepAlive(_)
+        | Kind::LeaseList(_)
+        | Kind::LeaseShow(_) => {
             matches!(asker, Asker::Operator | Asker::Manager)
         }
         // Its own record is all that a node gets to see: the handler looks at no other.

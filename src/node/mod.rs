@@ -54,6 +54,8 @@ mod keepers;
 mod lead;
 #[cfg(feature = "manager")]
 mod leading;
+#[cfg(feature = "manager")]
+mod leases;
 mod lock;
 #[cfg(feature = "manager")]
 mod log_writer;

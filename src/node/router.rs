@@ -24,7 +24,7 @@ use crate::membership::Rule;
 use crate::metrics::Meters;
 
 /// Between two attempts while leadership moves.
-const PAUSE: Duration = Duration::from_millis(10);
+pub(super) const PAUSE: Duration = Duration::from_millis(10);
 
 /// A failure on its way to the wire.
 pub(super) type Failure = api::Error;
@@ -63,11 +63,15 @@ impl Drop for Pending<'_> {
 
 impl Router {
     /// The shortest election timeout: how long a forwarded request waits before the leader is asked anew.
-    fn attempt(&self) -> Duration {
+    pub(super) fn attempt(&self) -> Duration {
         Duration::from_nanos(self.status.borrow().tick.0) * ELECTION_TICKS_MIN
     }
 
-    async fn ask(&self, until: Instant, call: impl FnOnce(oneshot::Sender<Reply>) -> Call) -> Result<Reply, Failure> {
+    pub(super) async fn ask(
+        &self,
+        until: Instant,
+        call: impl FnOnce(oneshot::Sender<Reply>) -> Call,
+    ) -> Result<Reply, Failure> {
         let (reply, answer) = oneshot::channel();
         let stopping = || fail(api::Code::Stopping, "this manager is stopping; ask another one. Nothing was done");
         match timeout_at(until, self.inbox.send(call(reply))).await {
@@ -155,7 +159,13 @@ impl Router {
                     *open = Some(error.clone());
                     error
                 }
-                Reply::Answer(Answer::ReadAt(_) | Answer::Transferred(_)) => {
+                Reply::Answer(
+                    Answer::ReadAt(_)
+                    | Answer::Transferred(_)
+                    | Answer::Renewed { .. }
+                    | Answer::LeaseGone
+                    | Answer::LeaseTimes(_),
+                ) => {
                     return Err(fail(api::Code::Internal, "a write was answered as something else"));
                 }
             };
@@ -286,13 +296,16 @@ pub(super) fn refused(refusal: &Refusal) -> Failure {
         Refusal::StoreFull { .. } => api::Code::StoreFull,
         Refusal::RequestExpired { .. } => api::Code::Expired,
         Refusal::ReplayFull { .. } => api::Code::Overloaded,
+        Refusal::LeaseNotFound { .. } => api::Code::LeaseNotFound,
+        Refusal::LeaseTtl { .. } => api::Code::Invalid,
     };
     let oldest = if let Refusal::Compacted { oldest, .. } = refusal { *oldest } else { 0 };
     let kept_revision = if let Refusal::NewGeneration { kept_revision, .. } = refusal { *kept_revision } else { 0 };
-    api::Error { oldest, kept_revision, ..fail(code, refusal.to_string()) }
+    let lease = if let Refusal::LeaseNotFound { lease } = refusal { *lease } else { 0 };
+    api::Error { oldest, kept_revision, lease, ..fail(code, refusal.to_string()) }
 }
 
-fn rejected(rejection: &Rejection) -> Failure {
+pub(super) fn rejected(rejection: &Rejection) -> Failure {
     let message = rejection.to_string();
     match rejection {
         Rejection::NoLeader { .. } | Rejection::Replaced => fail(api::Code::NoLeader, message),

@@ -133,7 +133,13 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     let tail = read_entries(&*log_reader, state.status().applied.0 + 1, boot.last.0 + 1)?;
     let settings = settings(builder, &facts)?;
     let seat_times = settings.seat_times;
-    let start = MachineStart { boot, state: state.status().clone(), records: Arc::clone(&records), tail };
+    let start = MachineStart {
+        boot,
+        state: state.status().clone(),
+        records: Arc::clone(&records),
+        tail,
+        leases: state.leases(),
+    };
     let machine = Consensus::new(settings, start).map_err(|cause: StopCause| StartError::Damaged(cause.to_string()))?;
     let store = OpenStoreParts { log, log_reader, staging, meta };
     let listen = resolve(&facts.listen)?;

@@ -236,6 +236,10 @@ impl Service {
             request::Kind::Transfer(transfer) => self.transfer(transfer, until).await.map(response::Kind::Transfer),
             request::Kind::Check(asked) => document(&self.check(asker, asked).await?),
             request::Kind::Standing(_) => Ok(response::Kind::Standing(self.standing())),
+            request::Kind::LeaseWrite(write) => self.lease_write(&write.request, until).await,
+            request::Kind::LeaseKeepAlive(renewal) => self.lease_keep_alive(asker, renewal.lease, until).await,
+            request::Kind::LeaseList(list) => self.lease_list(asker, list, until).await,
+            request::Kind::LeaseShow(show) => self.lease_show(asker, show, until).await,
             request::Kind::Command(command) => {
                 let command = Command::decode(command.command).map_err(|error| {
                     fail(api::Code::Invalid, format!("the forwarded command cannot be read: {error}"))

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use quorate_core::command::Command;
 use quorate_core::consensus::Consensus;
 use quorate_core::consensus::io::{Answer, Effect, Input, Lane, Nanos, Origin, Records, Status, StopCause, Ticket};
-use quorate_core::id::{LogIndex, RaftId};
+use quorate_core::id::{LeaseId, LogIndex, RaftId};
 use quorate_core::ports::{LogReader, StagedId, StateRead};
 use quorate_core::state::contract::{Outcome, StateStatus};
 use quorate_transport::Peers;
@@ -45,6 +45,15 @@ pub(super) enum Call {
         reply: oneshot::Sender<Reply>,
     },
     Read {
+        reply: oneshot::Sender<Reply>,
+    },
+    Renew {
+        lease: LeaseId,
+        origin: Origin,
+        reply: oneshot::Sender<Reply>,
+    },
+    LeaseTimes {
+        leases: Vec<LeaseId>,
         reply: oneshot::Sender<Reply>,
     },
     Transfer {
@@ -207,6 +216,8 @@ impl ConsensusTask {
             Call::Input(input) => input,
             Call::Propose { command, origin, reply } => Input::Propose { ticket: self.ticket(reply), command, origin },
             Call::Read { reply } => Input::Read { ticket: self.ticket(reply) },
+            Call::Renew { lease, origin, reply } => Input::Renew { ticket: self.ticket(reply), lease, origin },
+            Call::LeaseTimes { leases, reply } => Input::LeaseTimes { ticket: self.ticket(reply), leases },
             Call::Transfer { to, reply } => Input::Transfer { ticket: self.ticket(reply), to },
             Call::Staged { from, message, staged, slot } => {
                 self.slot = Some(slot);

@@ -20,6 +20,7 @@ mod disks;
 mod growth;
 mod health;
 mod leadership;
+mod leases;
 mod lifecycle;
 mod limits;
 mod load;

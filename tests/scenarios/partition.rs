@@ -10,7 +10,7 @@ use crate::support::{BUDGET, Cluster, eventually};
 use crate::wires::Wires;
 
 /// Three managers that reach each other over wires that can be cut.
-async fn wired() -> (Cluster, Wires) {
+pub async fn wired() -> (Cluster, Wires) {
     let wires = Wires::new(3).await;
     let mut cluster = Cluster::empty();
     for index in 0..3 {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use quorate::Client;
-use quorate_core::command::Request;
+use quorate_core::command::{LeaseOrder, LeaseOrderKind, Request};
 use quorate_core::testing::sim::Rng;
 use quorate_core::txn::{Compare, Delete, Put, Range, Txn};
 use quorate_transport::api;
@@ -187,7 +187,9 @@ fn requests() -> Vec<Vec<u8>> {
         or_else: vec![Put { key: "garbage/d".into(), value: "2".into(), previous: true, ..Put::default() }.into()],
         ..Txn::default()
     };
-    let write = Request { client: vec![5; 16].into(), sequence: 1, low_water: 1, txn: Some(txn), born: 0 };
+    let write = Request { client: vec![5; 16].into(), sequence: 1, low_water: 1, txn: Some(txn), ..Request::default() };
+    let order = LeaseOrder { kind: Some(LeaseOrderKind::Grant(60_000)), fence: None };
+    let grant = Request { client: vec![6; 16].into(), sequence: 1, lease: Some(order), ..Request::default() };
     let range = Range { key: "a".into(), end: "z".into(), ..Range::default() };
     let kinds = [
         api::request::Kind::Write(api::Write { request: write.encode_to_vec().into() }),
@@ -198,6 +200,10 @@ fn requests() -> Vec<Vec<u8>> {
         api::request::Kind::TokenShow(api::TokenShow { role: "king".into() }),
         api::request::Kind::Transfer(api::Transfer { to: "nobody".into(), term: 0 }),
         api::request::Kind::Command(api::Command { command: write.encode_to_vec().into() }),
+        api::request::Kind::LeaseWrite(api::LeaseWrite { request: grant.encode_to_vec().into() }),
+        api::request::Kind::LeaseKeepAlive(api::LeaseKeepAlive { lease: u64::MAX }),
+        api::request::Kind::LeaseList(api::LeaseList { after: u64::MAX, limit: 3 }),
+        api::request::Kind::LeaseShow(api::LeaseShow { lease: u64::MAX, after: "garbage/a".into() }),
     ];
     kinds.into_iter().map(|kind| api::Request { deadline_ms: 2_000, kind: Some(kind) }.encode_to_vec()).collect()
 }

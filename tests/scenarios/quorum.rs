@@ -145,7 +145,7 @@ fn write(sequence: u64, key: &'static str, value: &'static str) -> Vec<u8> {
         sequence,
         low_water: 1,
         txn: Some(txn),
-        born: 0,
+        ..quorate_core::command::Request::default()
     };
     let kind = api::request::Kind::Write(api::Write { request: request.encode_to_vec().into() });
     api::Request { deadline_ms: 30_000, kind: Some(kind) }.encode_to_vec()

@@ -29,7 +29,7 @@ fn open(directory: &Path) -> OpenStore {
 fn client_write(sequence: u64, key: &str) -> Bytes {
     let mut txn = Txn::of(Put { key: Bytes::copy_from_slice(key.as_bytes()), value: "tail".into(), ..Put::default() });
     user::qualify(&mut txn);
-    let request = Request { client: Bytes::from_static(&[9; 16]), sequence, low_water: 0, txn: Some(txn), born: 0 };
+    let request = Request { client: Bytes::from_static(&[9; 16]), sequence, txn: Some(txn), ..Request::default() };
     Batch::new(vec![Command::from(CommandKind::Request(request))]).to_bytes()
 }
 

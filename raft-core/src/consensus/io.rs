@@ -8,12 +8,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::command::Command;
-use crate::id::{Lineage, LogIndex, RaftId, Revision, Term};
+use crate::id::{LeaseId, Lineage, LogIndex, RaftId, Revision, Term};
 use crate::log::{Configuration, LogEntry};
 use crate::membership::nodes::Nodes;
 use crate::membership::record::{ClusterRecord, NodeRecord};
 use crate::ports::{LogBatch, LogReset, StagedId, StoreError};
-use crate::state::contract::{ApplyError, Committed, RecoveryStatus, StateStatus};
+use crate::state::contract::{ApplyError, Committed, LeaseChange, RecoveryStatus, StateStatus};
 
 /// Monotonic time in nanoseconds since an arbitrary start, the same start for the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -88,6 +88,22 @@ pub enum Input {
         /// Who waits.
         ticket: Ticket,
     },
+    /// The holder of a lease wants it to go on.
+    Renew {
+        /// Who waits.
+        ticket: Ticket,
+        /// Which.
+        lease: LeaseId,
+        /// Whether it may be forwarded.
+        origin: Origin,
+    },
+    /// Somebody wants to know how much time leases have left.
+    LeaseTimes {
+        /// Who waits.
+        ticket: Ticket,
+        /// Which.
+        leases: Vec<LeaseId>,
+    },
     /// Hand leadership over.
     Transfer {
         /// Who waits.
@@ -106,6 +122,8 @@ pub enum Input {
         index: LogIndex,
         /// The records, when one changed.
         records: Option<Arc<Records>>,
+        /// Leases that were granted or have ended, in order.
+        leases: Vec<LeaseChange>,
     },
     /// The applier has installed the staged snapshot.
     Installed {
@@ -113,6 +131,8 @@ pub enum Input {
         status: StateStatus,
         /// The records of the new state.
         records: Arc<Records>,
+        /// Every lease of it with its time to live in milliseconds.
+        leases: Vec<(LeaseId, u64)>,
     },
     /// A received snapshot is complete, verified and synced aside. One at a time: until it was discarded
     /// ([`Effect::Discard`]) or installed the driver takes no further stream (it reports them as not delivered), because
@@ -259,6 +279,15 @@ pub enum Answer {
     Forward(RaftId),
     /// Read from a state that has at least this index; it is applied here already.
     ReadAt(LogIndex),
+    /// The lease goes on for its whole time to live from when this was asked, at least; milliseconds.
+    Renewed {
+        /// Its time to live.
+        ttl_ms: u64,
+    },
+    /// There is no such lease: nothing acknowledged before the question has granted it, or it has ended.
+    LeaseGone,
+    /// The time that each lease asked for has left, milliseconds, in the order of the question; `None` where there is none.
+    LeaseTimes(Vec<Option<u64>>),
     /// The new leader.
     Transferred(RaftId),
     /// Not done, and it never will be: nothing was appended.

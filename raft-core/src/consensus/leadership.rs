@@ -13,7 +13,7 @@ use raft::{ReadState, StateRole, eraftpb};
 use super::Consensus;
 use super::config::{ELECTION_TICKS, HEARTBEAT_TICKS, lease_nanos};
 use super::io::{Answer, Effect, Lease, Nanos, RaftRole, Rejection, Ticket};
-use super::reads::Remote;
+use super::reads::{Caller, Remote};
 use crate::id::{LogIndex, RaftId, Term};
 use crate::log::LogStart;
 use crate::membership::quorum::Quorum;
@@ -102,7 +102,7 @@ impl Consensus {
             self.copies.begin();
         }
         self.disk.leadership_changed();
-        self.reads.restart();
+        self.leadership_of_leases(leads);
         self.pace.restart();
         self.drop_stale_sendable();
         self.finish_transfer(leader, leads);
@@ -267,7 +267,7 @@ impl Consensus {
             self.refuse(ticket, Rejection::Overloaded { waiting, max });
             return;
         }
-        self.reads.ask(ticket);
+        self.reads.ask(Caller::Reader(ticket));
     }
 
     /// Another member asks this leader to confirm a round of its own.
@@ -338,8 +338,11 @@ impl Consensus {
 
     pub(super) fn release_reads(&mut self) {
         self.freshness.applied(self.applied);
-        for (ticket, index) in self.reads.release(self.applied) {
-            self.effects.push(Effect::Answer { ticket, answer: Answer::ReadAt(index) });
+        for (caller, index) in self.reads.release(self.applied) {
+            match caller {
+                Caller::Reader(ticket) => self.effects.push(Effect::Answer { ticket, answer: Answer::ReadAt(index) }),
+                Caller::Holder(ticket, lease) => self.renew(ticket, lease),
+            }
         }
     }
 

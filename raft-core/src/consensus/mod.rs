@@ -13,7 +13,7 @@
 //!
 //! The rules it keeps are those of the design, section 4; each file names the ones that live in it:
 //! [`config`] 1 and 11, `inbound` 8, `ready` 2, 3 and 5, `disk` the part of 4 that is no failure yet, `memlog` 5, `reads`
-//! 6 and 8, `freshness` 6, `seating` and [`guard`] 7, `leadership` 8 and 10, [`pace`] 8 and 11, `waiters` and `proposals`
+//! 6 and 8, `leases` the leases of section 7, `freshness` 6, `seating` and [`guard`] 7, `leadership` 8 and 10, [`pace`] 8 and 11, `waiters` and `proposals`
 //! 9 and 12. Of section 5: `members` counts and asks the planner, `view` shows it what there is, `upkeep` brings the
 //! records in line, `copies` waits for the second disk.
 
@@ -28,6 +28,7 @@ pub mod guard;
 mod inbound;
 pub mod io;
 mod leadership;
+mod leases;
 mod logging;
 mod members;
 mod memlog;
@@ -48,7 +49,7 @@ use std::sync::Arc;
 use raft::eraftpb;
 use raft::{RawNode, ReadOnlyOption, StateRole};
 
-use crate::id::{LogIndex, RaftId};
+use crate::id::{LeaseId, LogIndex, RaftId};
 use crate::log::{Configuration, LogEntry};
 use crate::ports::Boot;
 use crate::state::contract::StateStatus;
@@ -60,6 +61,7 @@ use entropy::Entropy;
 use freshness::Freshness;
 use io::{Effect, Input, Nanos, Records, SnapshotCounts, Status, StopCause};
 use leadership::{Leadership, Transfer};
+use leases::Leases;
 use members::Members;
 use memlog::MemLog;
 use pace::Pace;
@@ -99,6 +101,7 @@ pub struct Consensus {
     reads: Reads,
     freshness: Freshness,
     leadership: Leadership,
+    leases: Leases,
     disk: Disk,
     transfer: Option<Transfer>,
     connected: BTreeSet<RaftId>,
@@ -126,6 +129,8 @@ pub struct Start {
     pub records: Arc<Records>,
     /// Every entry above `state.applied`.
     pub tail: Vec<LogEntry>,
+    /// From the applied state: every lease with its time to live in milliseconds.
+    pub leases: Vec<(LeaseId, u64)>,
 }
 
 impl Consensus {
@@ -134,7 +139,7 @@ impl Consensus {
     /// # Errors
     /// `Invariant` when log and state contradict each other: the store is damaged.
     pub fn new(config: Config, start: Start) -> Result<Self, StopCause> {
-        let Start { boot, state, records, tail } = start;
+        let Start { boot, state, records, tail, leases } = start;
         let broken = |detail: String| StopCause::Invariant { name: "log_and_state_agree", detail };
         if state.applied > boot.last || state.applied < boot.start.index {
             return Err(broken(format!(
@@ -180,6 +185,7 @@ impl Consensus {
             reads: Reads::new(config.id, nonce),
             freshness: Freshness::default(),
             leadership: Leadership::new(),
+            leases: Leases::of(leases),
             members: Members::new(Roster::of(&records)),
             copies: Copies::new(),
             pace: Pace::new(config.tick_nanos, records.cluster.tick_micros),
@@ -230,6 +236,7 @@ impl Consensus {
         }
         if !self.stopped {
             self.propose_waiting();
+            self.direct_renewals();
             self.start_read_round();
             self.drive();
             self.note_leadership();
@@ -250,8 +257,13 @@ impl Consensus {
             Input::Read { ticket } => self.on_read(ticket),
             Input::Transfer { ticket, to } => self.on_transfer(ticket, to),
             Input::Persisted { number } => self.on_persisted(number),
-            Input::Applied { index, records } => self.on_applied(index, records),
-            Input::Installed { status, records } => self.on_installed(status, records),
+            Input::Renew { ticket, lease, origin } => self.on_renew(ticket, lease, origin),
+            Input::LeaseTimes { ticket, leases } => self.on_lease_times(ticket, &leases),
+            Input::Applied { index, records, leases } => self.on_applied(index, records, &leases),
+            Input::Installed { status, records, leases } => {
+                self.leases.installed(leases);
+                self.on_installed(status, records);
+            }
             Input::Staged { from, message, staged } => self.on_staged(from, &message, staged),
             Input::SnapshotBuilt { status, view } => self.on_snapshot_built(status, view),
             Input::SnapshotSent { to, delivered } => self.on_snapshot_sent(to, delivered),
@@ -292,6 +304,11 @@ impl Consensus {
             // Silence that we slept through says nothing about the others.
             self.members.forget(self.tick);
         }
+        if ticks > ELECTION_TICKS {
+            // Nor about holders of leases, who may have tried to renew them all the while.
+            self.leases.restart(self.now);
+        }
+        self.expire_leases();
     }
 
     /// Raft's clock stands still where an election would end in a panic: while a snapshot replaces the log under it, and

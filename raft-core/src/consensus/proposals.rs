@@ -129,7 +129,7 @@ impl Consensus {
         for Queued { ticket, .. } in std::mem::take(&mut self.queue) {
             self.refuse(ticket, rejection.clone());
         }
-        for ticket in self.reads.give_up() {
+        for ticket in self.reads.give_up().into_iter().chain(self.leases.give_up()) {
             self.refuse(ticket, rejection.clone());
         }
     }

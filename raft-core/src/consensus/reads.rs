@@ -1,6 +1,7 @@
-//! Linearizable reads and the leadership lease: both are quorum rounds.
+//! Linearizable reads, renewals of leases and the leadership lease: all are quorum rounds.
 //!
-//! Owns which callers wait for which round, and until when leadership may be acted on. A round's context is used once
+//! Owns which callers wait for which round, and until when leadership may be acted on. Whoever asks goes with a round that
+//! begins after; all that ask meanwhile share it. A round's context is used once
 //! (etcd #20418: a context used again can serve a stale read). Never reads a clock: time comes with each call.
 
 use std::collections::BTreeMap;
@@ -9,7 +10,7 @@ use bytes::Bytes;
 
 use super::freshness::ASK_TICKS;
 use super::io::{Nanos, Ticket};
-use crate::id::{LogIndex, RaftId};
+use crate::id::{LeaseId, LogIndex, RaftId};
 
 /// Rounds in flight at most: reads that arrive meanwhile gather for the next one.
 const ROUNDS_MAX: usize = 4;
@@ -30,9 +31,18 @@ pub(super) struct Remote {
     patient: bool,
 }
 
+/// Who waits for a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// Wants to read, wherever the leader is.
+    Reader(Ticket),
+    /// Renews a lease, and only with the leadership that it was asked of.
+    Holder(Ticket, LeaseId),
+}
+
 #[derive(Debug)]
 struct Round {
-    tickets: Vec<Ticket>,
+    callers: Vec<Caller>,
     remotes: Vec<Remote>,
     sent: Nanos,
     sent_tick: u64,
@@ -47,11 +57,11 @@ pub(super) struct Reads {
     id: RaftId,
     nonce: u64,
     next: u64,
-    waiting: Vec<Ticket>,
+    waiting: Vec<Caller>,
     remotes: Vec<Remote>,
     rounds: BTreeMap<u64, Round>,
     /// Answered by the quorum, waiting for the applier: by index.
-    confirmed: BTreeMap<u64, Vec<Ticket>>,
+    confirmed: BTreeMap<u64, Vec<Caller>>,
 }
 
 impl Reads {
@@ -67,8 +77,8 @@ impl Reads {
         }
     }
 
-    pub(super) fn ask(&mut self, ticket: Ticket) {
-        self.waiting.push(ticket);
+    pub(super) fn ask(&mut self, caller: Caller) {
+        self.waiting.push(caller);
     }
 
     /// A member asks; at most so many wait, the rest asks again.
@@ -80,7 +90,7 @@ impl Reads {
     }
 
     pub(super) fn pending(&self) -> usize {
-        let in_flight: usize = self.rounds.values().map(|round| round.tickets.len()).sum();
+        let in_flight: usize = self.rounds.values().map(|round| round.callers.len()).sum();
         let confirmed: usize = self.confirmed.values().map(Vec::len).sum();
         self.waiting.len() + in_flight + confirmed
     }
@@ -96,10 +106,10 @@ impl Reads {
     pub(super) fn start(&mut self, now: Nanos, tick: u64, elsewhere: bool, tick_nanos: u64) -> Vec<u8> {
         let number = self.next;
         self.next += 1;
-        let tickets = std::mem::take(&mut self.waiting);
+        let callers = std::mem::take(&mut self.waiting);
         let remotes = std::mem::take(&mut self.remotes);
-        let patient = elsewhere && tickets.is_empty();
-        self.rounds.insert(number, Round { tickets, remotes, sent: now, sent_tick: tick, patient, tick_nanos });
+        let patient = elsewhere && callers.is_empty();
+        self.rounds.insert(number, Round { callers, remotes, sent: now, sent_tick: tick, patient, tick_nanos });
         let mut context = Vec::with_capacity(25);
         context.extend_from_slice(&self.id.0.to_be_bytes());
         context.extend_from_slice(&self.nonce.to_be_bytes());
@@ -120,8 +130,8 @@ impl Reads {
             return None;
         }
         let round = self.rounds.remove(&number)?;
-        if !round.tickets.is_empty() {
-            self.confirmed.entry(index.0).or_default().extend(round.tickets);
+        if !round.callers.is_empty() {
+            self.confirmed.entry(index.0).or_default().extend(round.callers);
         }
         Some((round.sent, round.tick_nanos, round.remotes))
     }
@@ -140,32 +150,56 @@ impl Reads {
             .collect();
         for number in late {
             if let Some(round) = self.rounds.remove(&number) {
-                self.waiting.extend(round.tickets);
+                self.waiting.extend(round.callers);
             }
         }
     }
 
-    /// Leadership changed: nothing in flight counts any more, and other members ask whoever leads now.
-    pub(super) fn restart(&mut self) {
+    /// Leadership changed: nothing in flight counts any more, and other members ask whoever leads now. So do readers here;
+    /// those who wanted to renew are given back, also where only the applier was missing.
+    pub(super) fn restart(&mut self) -> Vec<Ticket> {
         self.remotes.clear();
         for (_, round) in std::mem::take(&mut self.rounds) {
-            self.waiting.extend(round.tickets);
+            self.waiting.extend(round.callers);
         }
+        let mut holders = Vec::new();
+        for callers in std::iter::once(&mut self.waiting).chain(self.confirmed.values_mut()) {
+            callers.retain(|caller| match caller {
+                Caller::Reader(_) => true,
+                Caller::Holder(ticket, _) => {
+                    holders.push(*ticket);
+                    false
+                }
+            });
+        }
+        holders
+    }
+
+    /// The leases that somebody is about to renew.
+    pub(super) fn holders(&self) -> impl Iterator<Item = LeaseId> + '_ {
+        let rounds = self.rounds.values().flat_map(|round| &round.callers);
+        self.waiting.iter().chain(rounds).chain(self.confirmed.values().flatten()).filter_map(|caller| match caller {
+            Caller::Reader(_) => None,
+            Caller::Holder(_, lease) => Some(*lease),
+        })
     }
 
     /// Everybody whose index is applied.
-    pub(super) fn release(&mut self, applied: LogIndex) -> Vec<(Ticket, LogIndex)> {
+    pub(super) fn release(&mut self, applied: LogIndex) -> Vec<(Caller, LogIndex)> {
         let later = self.confirmed.split_off(&(applied.0 + 1));
         let ready = std::mem::replace(&mut self.confirmed, later);
         ready
             .into_iter()
-            .flat_map(|(index, tickets)| tickets.into_iter().map(move |ticket| (ticket, LogIndex(index))))
+            .flat_map(|(index, callers)| callers.into_iter().map(move |caller| (caller, LogIndex(index))))
             .collect()
     }
 
     /// Everybody who is not confirmed, to be told that there is no leader.
     pub(super) fn give_up(&mut self) -> Vec<Ticket> {
-        self.restart();
-        std::mem::take(&mut self.waiting)
+        let mut tickets = self.restart();
+        tickets.extend(std::mem::take(&mut self.waiting).into_iter().map(|caller| match caller {
+            Caller::Reader(ticket) | Caller::Holder(ticket, _) => ticket,
+        }));
+        tickets
     }
 }

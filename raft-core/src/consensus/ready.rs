@@ -11,7 +11,7 @@ use super::{Consensus, convert, guard::Guard};
 use crate::id::{LogIndex, RaftId, Term};
 use crate::log::LogEntry;
 use crate::ports::LogBatch;
-use crate::state::contract::{Committed, Payload};
+use crate::state::contract::{Committed, LeaseChange, Payload};
 use std::sync::Arc;
 
 /// A Ready that is on its way to the disk, with what may be said once it is there.
@@ -257,7 +257,7 @@ impl Consensus {
             || self.copies.bytes() + self.backlog.iter().map(|(_, bytes)| bytes).sum::<u64>() > BACKLOG_BYTES_MAX
     }
 
-    pub(super) fn on_applied(&mut self, index: LogIndex, records: Option<Arc<Records>>) {
+    pub(super) fn on_applied(&mut self, index: LogIndex, records: Option<Arc<Records>>, leases: &[LeaseChange]) {
         if index < self.applied || index > self.handed {
             let (applied, handed) = (self.applied, self.handed);
             self.broken("applied_never_regresses", format!("reported {index}, was {applied}, handed over {handed}"));
@@ -275,6 +275,8 @@ impl Consensus {
         self.raw.advance_apply_to(index.0);
         self.pin_timeout();
         self.raw.mut_store().evict(index.0, self.config.cache_bytes);
+        // Before anybody is answered out of this state.
+        self.note_leases(leases);
         self.release_reads();
         self.cut_at_recovery();
         self.consider_cut();

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use prost::Message;
 
+use crate::keyspace::Section;
 use crate::limits::{KEY_BYTES_MAX, TXN_BYTES_MAX, TXN_OPERATIONS_MAX, VALUE_BYTES_MAX};
 use crate::state::contract::Refusal;
 use crate::txn::{Compare, Delete, Op, OpKind, Operand, Put, Range, Relation, Txn};
@@ -58,8 +59,11 @@ fn check_branch(ops: &[Op]) -> Result<(), Refusal> {
     for op in ops {
         match &op.kind {
             None => return Err(malformed("operation of no known kind")),
-            Some(OpKind::Put(Put { key, value, .. })) => {
+            Some(OpKind::Put(Put { key, value, lease, .. })) => {
                 check_key(key)?;
+                if *lease != 0 && key.first() != Some(&(Section::User as u8)) {
+                    return Err(malformed("a record attached to a lease; only users' keys may go with one"));
+                }
                 within("the value", value.len(), "VALUE_BYTES_MAX", VALUE_BYTES_MAX)?;
             }
             Some(OpKind::Delete(Delete { key, end, .. })) => check_span(key, end)?,

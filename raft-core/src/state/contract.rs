@@ -4,7 +4,8 @@
 
 use bytes::Bytes;
 
-use crate::id::{Lineage, LogIndex, Revision, Term};
+use crate::id::{LeaseId, Lineage, LogIndex, Revision, Term};
+use crate::limits::{LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN};
 use crate::log::Configuration;
 use crate::txn::TxnResult;
 
@@ -142,6 +143,22 @@ pub enum Refusal {
         /// What the write would have added, bytes.
         wanted: u64,
     },
+    /// The lease named does not exist: it was never granted, it was revoked, or its time was over.
+    #[error(
+        "there is no lease {lease}: it has run out, was revoked, or was never granted. Nothing was changed; keys that were attached to it are gone, grant a new one"
+    )]
+    LeaseNotFound {
+        /// The lease.
+        lease: u64,
+    },
+    /// A lease cannot be granted for so long, or so short.
+    #[error(
+        "a lease of {asked_ms} ms cannot be granted, from `LEASE_TTL_MS_MIN` = {LEASE_TTL_MS_MIN} to `LEASE_TTL_MS_MAX` = {LEASE_TTL_MS_MAX} ms. Nothing was changed"
+    )]
+    LeaseTtl {
+        /// What was asked for, milliseconds.
+        asked_ms: u64,
+    },
     /// The request cannot be read.
     #[error("malformed request: {what}. Nothing was changed")]
     Malformed {
@@ -164,6 +181,8 @@ impl Refusal {
             | Self::NewGeneration { .. }
             | Self::Fenced { .. }
             | Self::StoreFull { .. }
+            | Self::LeaseNotFound { .. }
+            | Self::LeaseTtl { .. }
             | Self::Malformed { .. } => true,
         }
     }
@@ -215,6 +234,31 @@ pub struct Applied {
     pub records_changed: bool,
     /// The full keys outside the user section that changed, in the order of their changes; a key may be there twice.
     pub changed: Vec<Bytes>,
+    /// Leases that were granted or have ended, in order.
+    pub leases: Vec<LeaseChange>,
+}
+
+/// What became of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseChange {
+    /// Which.
+    pub lease: LeaseId,
+    /// What.
+    pub event: LeaseEvent,
+}
+
+/// What can become of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseEvent {
+    /// It was granted.
+    Granted {
+        /// For so long after its last renewal, milliseconds.
+        ttl_ms: u64,
+    },
+    /// Its holder, or an operator, ended it.
+    Revoked,
+    /// Its time was over.
+    Expired,
 }
 
 /// Where a state stands; read from a view, so it belongs to what the same view answers.

@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use crate::id::LeaseId;
 use crate::limits::{DELETE_KEYS_MAX, RANGE_BYTES_MAX};
 use crate::ports::{StateRead, StoreError, StoreResult, Visit};
 use crate::state::check::check_txn;
 use crate::state::contract::Refusal;
 use crate::state::layout::{self, Record, RecordView};
+use crate::state::leases::Leases;
 use crate::state::page::Page;
 use crate::txn::{
     Compare, Delete, DeleteResult, Op, OpKind, OpResult, OpResultKind, Operand, Put, PutResult, Range, RangeResult,
@@ -28,6 +30,8 @@ pub(crate) struct Present<'a> {
     pub(crate) store: &'a dyn StateRead,
     /// What the round did.
     pub(crate) overlay: &'a Pending,
+    /// The leases as they are now.
+    pub(crate) leases: &'a Leases,
 }
 
 /// One key's change.
@@ -84,6 +88,7 @@ pub(crate) fn execute(
         alone: ops.len() <= 1,
         budget: RANGE_BYTES_MAX,
         deleted: 0,
+        attached: BTreeMap::new(),
         changes: Vec::with_capacity(ops.len()),
     };
     let mut results = Vec::with_capacity(ops.len());
@@ -215,6 +220,8 @@ struct Branch<'a> {
     budget: usize,
     /// Keys deleted so far.
     deleted: u64,
+    /// Keys attached so far, by lease.
+    attached: BTreeMap<LeaseId, u64>,
     changes: Vec<Change>,
 }
 
@@ -231,6 +238,14 @@ impl Branch<'_> {
     fn put(&mut self, put: &Put) -> StoreResult<Result<PutResult, Refusal>> {
         let stored = layout::current_key(&put.key);
         let old = self.present.get(&stored)?;
+        let lease = LeaseId(put.lease);
+        if lease != LeaseId(0) {
+            let more = self.attached.entry(lease).or_default();
+            *more += u64::from(old.as_ref().is_none_or(|old| old.view().lease != put.lease));
+            if let Err(refusal) = self.present.leases.takes(lease, *more) {
+                return Ok(Err(refusal));
+            }
+        }
         let new = Some(written(old.as_ref(), self.revision, put.lease, &put.value));
         let mut previous = None;
         if put.previous

@@ -8,10 +8,12 @@
 //! | meta | name | where this member stands |
 //! | history | escaped full key, revision that ended it | the record as it was |
 //! | event | revision | the keys it changed |
-//! | system | name | configuration, compact revision, expiry floor, recovery |
+//! | system | name | configuration, compact revision, expiry floor, recovery, the last lease given out |
 //! | current | full key | the live record |
 //! | client | client id | low-water mark, last index |
 //! | outcome | client id, sequence | what the request came to |
+//! | lease | lease | time to live, number of keys |
+//! | attached | lease, full key | nothing: the key is attached to the lease |
 //!
 //! A superseded version lies under the revision that *ended* it: the version in force at revision R is the first one of
 //! its key that ended after R, one seek away; and the event of a revision names exactly the versions that compaction
@@ -20,7 +22,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::id::ClientId;
+use crate::id::{ClientId, LeaseId};
 use crate::ports::{StoreError, StoreResult};
 use crate::txn::KeyValue;
 
@@ -38,6 +40,10 @@ pub(crate) const CURRENT: u8 = 0x11;
 pub(crate) const CLIENT: u8 = 0x12;
 /// Outcomes of the replay table.
 pub(crate) const OUTCOME: u8 = 0x13;
+/// Leases.
+pub(crate) const LEASE: u8 = 0x14;
+/// Keys by lease.
+pub(crate) const ATTACHED: u8 = 0x15;
 /// The first byte after the hashed tables.
 pub(crate) const HASHED_END: u8 = 0x20;
 
@@ -56,6 +62,8 @@ pub(crate) const SYSTEM_RECOVERY: &[u8] = b"\x10recovery";
 
 /// `system`: how much the store holds.
 pub(crate) const SYSTEM_USAGE: &[u8] = b"\x10usage";
+/// `system`: the last lease id given out.
+pub(crate) const SYSTEM_LEASES: &[u8] = b"\x10leases";
 
 /// The format byte in front of every live record.
 const RECORD_FORMAT: u8 = 1;
@@ -103,6 +111,36 @@ pub(crate) fn parse_client_key(stored: &[u8]) -> Option<ClientId> {
 pub(crate) fn parse_outcome_key(stored: &[u8]) -> Option<(ClientId, u64)> {
     match stored.split_first() {
         Some((&OUTCOME, rest)) if rest.len() == 24 => Some((ClientId::from_slice(rest.get(..16)?)?, be64(rest, 16)?)),
+        _ => None,
+    }
+}
+
+/// The stored key of a lease.
+pub(crate) fn lease_key(lease: LeaseId) -> Bytes {
+    tabled(LEASE, &lease.0.to_be_bytes())
+}
+
+/// Reads [`lease_key`] back.
+pub(crate) fn parse_lease_key(stored: &[u8]) -> Option<LeaseId> {
+    match stored.split_first() {
+        Some((&LEASE, rest)) if rest.len() == 8 => be64(rest, 0).map(LeaseId),
+        _ => None,
+    }
+}
+
+/// The stored key that says that `full` is attached to `lease`; with an empty key what stands before all of them.
+pub(crate) fn attached_key(lease: LeaseId, full: &[u8]) -> Bytes {
+    let mut key = BytesMut::with_capacity(1 + 8 + full.len());
+    key.put_u8(ATTACHED);
+    key.put_u64(lease.0);
+    key.put_slice(full);
+    key.freeze()
+}
+
+/// The full key of [`attached_key`].
+pub(crate) fn parse_attached_key(stored: &[u8]) -> Option<Bytes> {
+    match stored.split_first() {
+        Some((&ATTACHED, rest)) => rest.get(8..).map(Bytes::copy_from_slice),
         _ => None,
     }
 }
@@ -336,6 +374,10 @@ mod tests {
             prop_assert_eq!(parse_outcome_key(&outcome_key(ca, x)), Some((ca, x)));
             prop_assert_eq!(parse_client_key(&client_key(ca)), Some(ca));
             prop_assert_eq!(parse_event_key(&event_key(x)), Some(x));
+            prop_assert_eq!(parse_lease_key(&lease_key(LeaseId(x))), Some(LeaseId(x)));
+            let attached = attached_key(LeaseId(x), &a);
+            prop_assert_eq!(parse_attached_key(&attached), Some(Bytes::copy_from_slice(&a)));
+            prop_assert_eq!(attached_key(LeaseId(x), &a).cmp(&attached_key(LeaseId(y), &b)), (x, a).cmp(&(y, b)));
             prop_assert_eq!(outcome_key(ca, x).cmp(&outcome_key(cb, y)), (ca, x).cmp(&(cb, y)));
             prop_assert_eq!(event_key(x).cmp(&event_key(y)), x.cmp(&y));
         }
@@ -372,8 +414,11 @@ mod tests {
             SYSTEM_COMPACT,
             SYSTEM_FLOOR,
             SYSTEM_RECOVERY,
+            SYSTEM_LEASES,
             &current_key(b"uk"),
             &outcome_key(ClientId::default(), 1),
+            &lease_key(LeaseId(1)),
+            &attached_key(LeaseId(1), b"uk"),
         ] {
             assert!(is_hashed(stored), "{}", stored.escape_ascii());
             assert_eq!(

@@ -4,6 +4,8 @@
 //! outcome depends on how entries were grouped, on restarts or on local compaction. Called by the applier, which owns
 //! it; readers use [`Machine::reader`].
 
+mod orders;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -11,25 +13,27 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::command::{Batch, COMMAND_VERSION, CommandKind, Compact, Recovered, Request};
-use crate::id::{LogIndex, Revision};
+use crate::id::{LeaseId, LogIndex, Revision};
 use crate::keyspace::Section;
 use crate::limits::HASHES_KEPT;
 use crate::log::Configuration;
 use crate::membership::record::ClusterRecord;
 use crate::ports::{LogReset, StagedId, StateRead, StateReader, StateStore, StoreError, StoreResult, WriteSet};
-use crate::state::contract::{Applied, ApplyError, Committed, Outcome, Payload, Refusal, StateStatus};
+use crate::state::check;
+use crate::state::contract::{Applied, ApplyError, Committed, LeaseChange, Outcome, Payload, Refusal, StateStatus};
 use crate::state::execute::{Change, Executed, Pending, Present, execute};
 use crate::state::hash::Lanes;
 use crate::state::layout::{self, Record};
+use crate::state::leases::{Attached, Leases};
 use crate::state::read;
-use crate::state::recovered::{self, REVISION_JUMP};
+use crate::state::recovered::{self, COUNTER_JUMP, REVISION_JUMP};
 use crate::state::replay::{ReplayTable, Standing};
 use crate::state::stored::{
     Counter, Event, EventChange, Progress, StoredConfiguration, StoredRecovery, decode, digest,
 };
 use crate::state::trim::{Trimmed, trim};
 use crate::state::usage::{self, Usage, quota_of};
-use crate::txn::{Txn, TxnResult};
+use crate::txn::{OpResult, Txn, TxnResult};
 
 /// The replicated state machine over a store.
 pub struct Machine {
@@ -45,6 +49,7 @@ struct Memory {
     status: StateStatus,
     lanes: Lanes,
     replay: ReplayTable,
+    leases: Leases,
     /// The recovery that was begun, or the last one that is done.
     recovery: StoredRecovery,
     /// What the system records add to the hash.
@@ -71,6 +76,8 @@ struct Round {
     changed: Vec<Bytes>,
     /// The revisions that the round made, ascending, with the bytes of history before each.
     made: Vec<(u64, u64)>,
+    attached: Attached,
+    leases: Vec<LeaseChange>,
 }
 
 impl Machine {
@@ -87,6 +94,11 @@ impl Machine {
     /// Where the state stands.
     pub const fn status(&self) -> &StateStatus {
         &self.memory.status
+    }
+
+    /// Every lease with its time to live in milliseconds, ascending.
+    pub fn leases(&self) -> Vec<(LeaseId, u64)> {
+        self.memory.leases.iter().collect()
     }
 
     /// For readers on other threads: everything applied in whole rounds.
@@ -222,6 +234,7 @@ impl Memory {
             recovery_lanes: lanes_of(layout::SYSTEM_RECOVERY)?,
             lanes: Lanes::from_digest(&status.hash),
             replay: ReplayTable::load(view)?,
+            leases: Leases::load(view)?,
             configuration_lanes: lanes_of(layout::SYSTEM_CONFIGURATION)?,
             compact_lanes: lanes_of(layout::SYSTEM_COMPACT)?,
             floor_lanes: lanes_of(layout::SYSTEM_FLOOR)?,
@@ -248,6 +261,7 @@ impl Memory {
             outcomes: round.outcomes,
             records_changed: round.records_changed,
             changed: round.changed,
+            leases: round.leases,
         }
     }
 
@@ -331,16 +345,24 @@ impl Memory {
                 self.done(expired > 0, Vec::new())
             }
             CommandKind::Recovered(recovered) => self.recovered(store, entry, &recovered, round)?,
+            CommandKind::ExpireLeases(expire) => self.expire_leases(store, entry, &expire, round)?,
         };
-        if self.status.revision > before {
-            // Only now: the digest of a revision includes what the replay table keeps of its command.
-            self.revision_hash = self.lanes.digest();
-            if self.hashes.len() >= HASHES_KEPT {
-                self.hashes.pop_front();
-            }
-            self.hashes.push_back((self.status.revision, self.revision_hash));
-        }
+        // Only now: the digest of a revision includes what the replay table keeps of its command.
+        self.note_hash(before);
         Ok(outcome)
+    }
+
+    /// Keeps the digest of a revision that was made after `before`.
+    fn note_hash(&mut self, before: Revision) {
+        let known = self.hashes.back().map_or(before, |(revision, _)| before.max(*revision));
+        if self.status.revision <= known {
+            return;
+        }
+        self.revision_hash = self.lanes.digest();
+        if self.hashes.len() >= HASHES_KEPT {
+            self.hashes.pop_front();
+        }
+        self.hashes.push_back((self.status.revision, self.revision_hash));
     }
 
     fn request(
@@ -354,9 +376,11 @@ impl Memory {
             Standing::Settled(outcome) => return Ok(outcome),
             Standing::New(id) => id,
         };
-        let outcome = match &request.txn {
-            Some(txn) => self.transact(store, entry, txn, round)?,
-            None => Outcome::Refused(Refusal::Malformed { what: "request without a transaction".to_owned() }),
+        let outcome = match (&request.txn, &request.lease) {
+            (Some(txn), None) => self.transact(store, entry, txn, round)?,
+            (None, Some(order)) => self.order_lease(store, entry, order, round)?,
+            (None, None) => malformed("request without a transaction"),
+            (Some(_), Some(_)) => malformed("request with both a transaction and an order for a lease"),
         };
         self.replay.keep(id, &outcome, &mut self.lanes, &mut round.writes);
         Ok(outcome)
@@ -370,7 +394,7 @@ impl Memory {
         round: &mut Round,
     ) -> StoreResult<Outcome> {
         let revision = self.status.revision.next();
-        let present = Present { store, overlay: &round.overlay };
+        let present = Present { store, overlay: &round.overlay, leases: &self.leases };
         let Executed { succeeded, results, changes } = match execute(present, txn, entry.term.0, revision.0)? {
             Ok(executed) => executed,
             Err(refusal) => return Ok(Outcome::Refused(refusal)),
@@ -404,6 +428,8 @@ impl Memory {
             {
                 self.quota = quota_of(&cluster);
             }
+            let lease = |record: &Option<Record>| LeaseId(record.as_ref().map_or(0, |record| record.view().lease));
+            self.leases.moves(&key, lease(&old), lease(&new), &mut self.lanes, &mut round.attached);
             let mut superseded = 0;
             if let Some(old) = old {
                 superseded = old.view().modified;
@@ -462,13 +488,14 @@ impl Memory {
         }
         let kept = self.status.revision;
         let revision = Revision(kept.0.saturating_add(REVISION_JUMP));
-        let present = Present { store, overlay: &round.overlay };
+        let present = Present { store, overlay: &round.overlay, leases: &self.leases };
         let changes = match recovered::changes(present, command, revision.0)? {
             Ok(changes) => changes,
             Err(refusal) => return Ok(Outcome::Refused(refusal)),
         };
         self.status.revision = revision;
         self.record(revision, changes, round);
+        self.leases.jump(COUNTER_JUMP, &mut self.lanes);
         self.compact(store, &Compact { revision: revision.0 }, round)?;
         self.recovery = StoredRecovery {
             begun: Bytes::new(),
@@ -482,8 +509,8 @@ impl Memory {
         Ok(self.done(true, Vec::new()))
     }
 
-    fn done(&self, succeeded: bool, results: Vec<crate::txn::OpResult>) -> Outcome {
-        Outcome::Done(TxnResult { succeeded, revision: self.status.revision.0, results, replayed: false })
+    fn done(&self, succeeded: bool, results: Vec<OpResult>) -> Outcome {
+        Outcome::Done(TxnResult { succeeded, revision: self.status.revision.0, results, ..TxnResult::default() })
     }
 
     /// Closes the round: everything it wrote, each live record and client once, and where it leaves the member.
@@ -496,6 +523,7 @@ impl Memory {
         if self.usage_lanes != Lanes::default() {
             writes.put(layout::SYSTEM_USAGE, self.usage.stored().0);
         }
+        self.leases.flush(std::mem::take(&mut round.attached), &mut writes);
         self.status.hash = self.lanes.digest();
         let progress = Progress {
             applied: self.status.applied.0,
@@ -507,6 +535,10 @@ impl Memory {
         writes.put(layout::META_PROGRESS, progress.encode_to_vec());
         writes
     }
+}
+
+fn malformed(what: &str) -> Outcome {
+    Outcome::Refused(check::malformed(what))
 }
 
 /// Whether the record of this full key is one that decisions are made from: everything but what users store, and what

@@ -32,10 +32,17 @@
 //! A transaction that changes something makes one revision, whatever the number of keys. Reads at older revisions work
 //! down to the compact revision, which is replicated; what it releases is removed by each member when it has time.
 //!
+//! # Leases
+//! A lease is granted and revoked by requests, so exactly once, and ends by a command of the leader that counted its time
+//! ([`crate::consensus`]). A put may attach its key to one lease, a put without one detaches it, and so does a delete. A lease
+//! takes at most [`LEASE_KEYS_MAX`](crate::limits::LEASE_KEYS_MAX) keys, so that when it ends, however that comes, all of
+//! them go in one revision. Only users' keys can be attached. When a lease was last renewed is not in the state.
+//!
 //! # Recovery
 //! A force-new-cluster ([`crate::recovery`]) writes a *recovery* record and the longer lineage in it before the rest of the
 //! log is applied: from then on configuration entries of the older lineage are void. Its last entry, `Recovered`, moves the
-//! lineage into the cluster's record, marks the other managers lost, burns their raft ids, and lets the counters jump. The
+//! lineage into the cluster's record, marks the other managers lost, burns their raft ids, and lets the counters jump, that of
+//! leases too. The
 //! history window begins there.
 //!
 //! # State hash
@@ -49,7 +56,8 @@ pub mod contract;
 mod execute;
 mod found;
 mod hash;
-mod layout;
+pub(crate) mod layout;
+mod leases;
 mod machine;
 mod page;
 pub mod read;
@@ -65,6 +73,7 @@ pub(crate) use beginning::{beginning, found_record};
 pub use check::{check_range, check_txn};
 pub use found::{FOUNDED, Founded, Founding, found};
 pub use hash::scan_hash;
+pub use leases::LeaseRecord;
 pub use machine::Machine;
 pub use recovered::{COUNTER_JUMP, REVISION_JUMP};
 pub use snapshot::{SNAPSHOT_VERSION, SnapshotError, SnapshotReader, SnapshotWriter};

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use crate::command::SilentClient;
-use crate::id::{LogIndex, NodeId, RaftId, Revision, Term};
+use crate::id::{LeaseId, LogIndex, NodeId, RaftId, Revision, Term};
 use crate::keyspace::Section;
 use crate::membership::record::{ClusterRecord, NodeRecord};
 use crate::membership::work::{AssignmentRecord, LivenessRecord, ReportRecord};
@@ -18,6 +18,7 @@ use crate::ports::{StateRead, StoreError, StoreResult, Visit};
 use crate::state::check::check_range;
 use crate::state::contract::{RecoveryStatus, Refusal, StateStatus, StoreUsage};
 use crate::state::layout::{self, Record, RecordView, corrupt};
+use crate::state::leases::LeaseRecord;
 use crate::state::page::Page;
 use crate::state::replay::ClientRecord;
 use crate::state::stored::{Counter, Progress, StoredConfiguration, StoredRecovery, decode, digest};
@@ -105,6 +106,42 @@ pub fn recovery(view: &dyn StateRead) -> StoreResult<RecoveryStatus> {
         Some(bytes) => decode::<StoredRecovery>(layout::SYSTEM_RECOVERY, &bytes)?.status(),
         None => Ok(RecoveryStatus::default()),
     }
+}
+
+/// The leases of `view` after `after`, ascending, at most `limit` of them.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub fn leases(view: &dyn StateRead, after: LeaseId, limit: usize) -> StoreResult<Vec<(LeaseId, LeaseRecord)>> {
+    crate::state::leases::scan(view, after, limit)
+}
+
+/// One lease of `view`; `None` when it has ended, or never was.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub fn lease(view: &dyn StateRead, lease: LeaseId) -> StoreResult<Option<LeaseRecord>> {
+    let stored = layout::lease_key(lease);
+    view.get(&stored)?.map(|bytes| LeaseRecord::parse(&stored, &bytes)).transpose()
+}
+
+/// The full keys attached to a lease after the key `after` (empty: from the first), ascending, at most `limit` of them.
+///
+/// # Errors
+/// Those of the store.
+pub fn lease_keys(view: &dyn StateRead, lease: LeaseId, after: &[u8], limit: usize) -> StoreResult<Vec<Bytes>> {
+    let first = if after.is_empty() { Bytes::new() } else { layout::successor(after) };
+    let (from, to) =
+        (layout::attached_key(lease, &first), layout::attached_key(LeaseId(lease.0.saturating_add(1)), &[]));
+    let mut keys = Vec::new();
+    view.scan(&from, &to, &mut |stored, _nothing| {
+        if keys.len() >= limit {
+            return Visit::Enough;
+        }
+        keys.extend(layout::parse_attached_key(stored));
+        Visit::More
+    })?;
+    Ok(keys)
 }
 
 /// Reads a range now (revision 0) or as of an older revision that is not compacted.

@@ -114,7 +114,7 @@ impl ReplayTable {
             table.floor = decode::<Counter>(layout::SYSTEM_FLOOR, &bytes)?.value;
         }
         let mut failed: Option<StoreError> = None;
-        view.scan(&[layout::CLIENT], &[layout::HASHED_END], &mut |key, value| match table.load_one(key, value) {
+        view.scan(&[layout::CLIENT], &[layout::LEASE], &mut |key, value| match table.load_one(key, value) {
             Ok(()) => Visit::More,
             Err(error) => {
                 failed = Some(error);

@@ -236,11 +236,13 @@ enum RefusalKind {
     ReplayFull = 7,
     Malformed = 8,
     StoreFull = 80,
+    LeaseNotFound = 75,
+    LeaseTtl = 76,
     NewGeneration = 60,
 }
 
 /// The limits a stored refusal may name.
-const LIMITS: [&str; 9] = [
+const LIMITS: [&str; 11] = [
     "KEY_BYTES_MAX",
     "VALUE_BYTES_MAX",
     "TXN_BYTES_MAX",
@@ -250,6 +252,8 @@ const LIMITS: [&str; 9] = [
     "REPLAY_PER_CLIENT_MAX",
     "REPLAY_CLIENTS_MAX",
     "REPLAY_BYTES_MAX",
+    "LEASES_MAX",
+    "LEASE_KEYS_MAX",
 ];
 
 impl StoredOutcome {
@@ -302,6 +306,8 @@ impl StoredRefusal {
                 of(RefusalKind::RequestExpired, "", "", *sequence, *low_water)
             }
             Refusal::ReplayFull { kept, max } => of(RefusalKind::ReplayFull, "", "", *kept, *max),
+            Refusal::LeaseNotFound { lease } => of(RefusalKind::LeaseNotFound, "", "", *lease, 0),
+            Refusal::LeaseTtl { asked_ms } => of(RefusalKind::LeaseTtl, "", "", *asked_ms, 0),
             Refusal::Malformed { what } => of(RefusalKind::Malformed, what, "", 0, 0),
             Refusal::StoreFull { used, quota, wanted } => {
                 Self { third: *wanted, ..of(RefusalKind::StoreFull, "", "", *used, *quota) }
@@ -327,6 +333,8 @@ impl StoredRefusal {
             RefusalKind::Fenced => Refusal::Fenced { token: first, term: second },
             RefusalKind::RequestExpired => Refusal::RequestExpired { sequence: first, low_water: second },
             RefusalKind::ReplayFull => Refusal::ReplayFull { kept: first, max: second },
+            RefusalKind::LeaseNotFound => Refusal::LeaseNotFound { lease: first },
+            RefusalKind::LeaseTtl => Refusal::LeaseTtl { asked_ms: first },
             RefusalKind::Malformed => Refusal::Malformed { what },
             RefusalKind::StoreFull => Refusal::StoreFull { used: first, quota: second, wanted: third },
         })
@@ -349,6 +357,8 @@ mod tests {
             Refusal::Fenced { token: 1, term: 2 },
             Refusal::RequestExpired { sequence: 1, low_water: 2 },
             Refusal::ReplayFull { kept: 1, max: 2 },
+            Refusal::LeaseNotFound { lease: 1 },
+            Refusal::LeaseTtl { asked_ms: 1 },
             Refusal::Malformed { what: text() },
             Refusal::StoreFull { used: 1, quota: 2, wanted: 3 },
         ];
@@ -367,6 +377,7 @@ mod tests {
                 revision: 300,
                 results: vec![crate::txn::OpResult::default(); count],
                 replayed: false,
+                lease: count as u64,
             };
             let bytes = StoredOutcome::encode_done(&result);
             let whole = StoredOutcome { kind: Some(StoredOutcomeKind::Done(result.clone())) };

@@ -255,7 +255,8 @@ pub fn bytes_of(n: u8) -> Bytes {
 }
 
 pub fn request(n: u8, sequence: u64, low_water: u64, txn: Txn) -> Command {
-    CommandKind::Request(Request { client: bytes_of(n), sequence, low_water, txn: Some(txn), born: 0 }).into()
+    CommandKind::Request(Request { client: bytes_of(n), sequence, low_water, txn: Some(txn), ..Request::default() })
+        .into()
 }
 
 pub fn entry(index: u64, commands: Vec<Command>) -> Committed {

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::args_bench::Bench;
 use crate::args_kv::Kv;
+use crate::args_lease::{LeaseVerb, Lock};
 use crate::args_membership::{Leave, NodeVerb, PolicyVerb, Token};
 use crate::args_node::{Init, Inspect, Join, Recover, Run};
 
@@ -149,6 +150,25 @@ Example:
   quorate kv get app/config --data-dir /var/lib/quorate"
     )]
     Kv(Kv),
+    /// Grant leases, keep them alive, end them: what keys live by
+    #[command(
+        subcommand,
+        after_help = "\
+Example:
+  quorate lease grant --ttl 30s --data-dir /var/lib/quorate
+  quorate lease list --data-dir /var/lib/quorate"
+    )]
+    Lease(LeaseVerb),
+    /// Run a command while holding a lock
+    #[command(after_help = "\
+Waits for the lock, runs COMMAND, lets the lock go. COMMAND finds the fencing token in QUORATE_FENCING_TOKEN and its key in \
+QUORATE_LOCK_KEY; whatever it changes elsewhere should carry the token, because a lock is advisory: a machine that sleeps loses \
+it without noticing. When the lock is lost meanwhile, COMMAND is killed and the exit code is 3. Else the exit code is that of \
+COMMAND.
+
+Example:
+  quorate lock nightly-backup --data-dir /var/lib/quorate -- /usr/local/bin/backup --all")]
+    Lock(Lock),
     /// List nodes, change what they are asked to be, remove them
     #[command(
         subcommand,

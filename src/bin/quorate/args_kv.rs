@@ -16,6 +16,7 @@ A write that got no answer exits 4: it may have been done; read the key.
 
 Example:
   quorate kv put app/config @config.yaml --data-dir /var/lib/quorate
+  quorate kv put workers/w1 here --lease 17 --data-dir /var/lib/quorate
   echo hello | quorate kv put greeting - --connect 10.0.0.1:4701 --identity operator.id")]
     Put(Put),
     /// Read one key
@@ -121,6 +122,9 @@ pub(crate) struct Put {
     /// Take VALUE as it stands, also when it is - or begins with @
     #[arg(long)]
     pub(crate) literal: bool,
+    /// Attach the key to this lease: it goes when the lease ends (`quorate lease grant`). Without it, it stays
+    #[arg(long, value_name = "LEASE", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) lease: Option<u64>,
 }
 
 /// `kv get`.

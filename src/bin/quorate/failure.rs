@@ -147,6 +147,7 @@ impl From<Error> for Failure {
             Error::Unknown(_) => "unknown",
             Error::Version(_) => "version",
             Error::NotFound(_) => "not_found",
+            Error::LeaseNotFound { .. } => "lease_not_found",
             Error::Internal(_) => "internal",
             Error::Refused(_) | Error::Membership { .. } | _ => "refused",
         };
@@ -159,6 +160,8 @@ impl From<Error> for Failure {
             Some(json!({ "oldest": oldest }))
         } else if let Error::Membership { rule, .. } = &error {
             Some(json!({ "rule": rule.word() }))
+        } else if let Error::LeaseNotFound { lease, .. } = &error {
+            Some(json!({ "lease": lease }))
         } else if let Error::NewGeneration { kept_revision, .. } = &error {
             Some(json!({ "kept_revision": kept_revision }))
         } else {

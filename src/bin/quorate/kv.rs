@@ -38,7 +38,11 @@ pub(crate) async fn run(verb: Kv, global: &Global, output: Output) -> Result<(),
 
 async fn put(put: Put, global: &Global, output: Output) -> Result<(), Failure> {
     let (key, value) = (key(put.key)?, value(put.value, put.literal)?);
-    let done = target::client(global).await?.kv().put(key, value).await?;
+    let write = target::client(global).await?.kv().put(key, value);
+    let done = match put.lease {
+        Some(lease) => write.lease(lease).await?,
+        None => write.await?,
+    };
     if output.json {
         return output.document(&json!({ "revision": done.revision }));
     }
@@ -281,6 +285,9 @@ fn entry_json(entry: &Entry, with_value: bool) -> Map<String, Value> {
     document.insert("create_revision".into(), entry.create_revision.into());
     document.insert("mod_revision".into(), entry.mod_revision.into());
     document.insert("version".into(), entry.version.into());
+    if entry.lease != 0 {
+        document.insert("lease".into(), entry.lease.into());
+    }
     document
 }
 

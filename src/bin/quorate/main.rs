@@ -7,6 +7,7 @@ mod admin;
 mod args;
 mod args_bench;
 mod args_kv;
+mod args_lease;
 mod args_membership;
 mod args_node;
 mod assign;
@@ -16,6 +17,7 @@ mod failure;
 mod foreign;
 mod http;
 mod kv;
+mod lease;
 mod manual;
 mod node;
 mod nodes;
@@ -49,7 +51,7 @@ fn main() -> ExitCode {
     };
     let (json, color) = (cli.global.json, cli.global.color);
     match dispatch(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             output::failed(&failure, json, color);
             ExitCode::from(failure.exit)
@@ -119,7 +121,7 @@ fn first_paragraph(text: &str) -> String {
     lines.join(" ")
 }
 
-fn dispatch(cli: Cli) -> Result<(), Failure> {
+fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     let global = cli.global;
     let output = Output::new(global.json, global.color);
     // A node works on threads of its own; what remains for this runtime are signals and one client. A load is all there is.
@@ -131,7 +133,9 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::local(format!("the system gives no threads: {error}")))?;
     runtime.block_on(async {
-        match cli.verb {
+        let done = match cli.verb {
+            Verb::Lock(lock) => return Box::pin(lease::lock(lock, &global)).await,
+            Verb::Lease(verb) => Box::pin(lease::run(verb, &global, output)).await,
             Verb::Init(init) => Box::pin(node::init(init, &global, output)).await,
             Verb::Join(join) => Box::pin(node::join(join, &global, output)).await,
             Verb::Run(run) => Box::pin(node::run(run, &global, output)).await,
@@ -150,6 +154,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             Verb::Check => Box::pin(check::run(&global, output)).await,
             Verb::Completions { shell } => manual::completions(shell, output),
             Verb::Man { directory } => manual::pages(&directory, output),
-        }
+        };
+        done.map(|()| ExitCode::SUCCESS)
     })
 }

@@ -83,7 +83,7 @@ fn colored(when: When, terminal: bool) -> bool {
 }
 
 /// A line on stderr. That nobody reads it is no reason to fail.
-fn note(text: &str) {
+pub(crate) fn note(text: &str) {
     let _nobody_reads = writeln!(io::stderr().lock(), "{text}");
 }
 

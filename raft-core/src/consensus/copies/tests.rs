@@ -40,7 +40,7 @@ impl Voter {
         // Nothing is planned: the record has no number of voters.
         let mut records = Records::default();
         records.cluster.version = COMMAND_VERSION;
-        let start = Start { boot, state, records: Arc::new(records), tail: Vec::new() };
+        let start = Start { boot, state, records: Arc::new(records), tail: Vec::new(), leases: Vec::new() };
         let machine = Consensus::new(Config::new(RaftId(1), 7), start).unwrap();
         let mut voter = Self { machine, handed: Vec::new(), owed: Vec::new(), unknown: Vec::new() };
         voter.step([Input::LineagesAsked]);

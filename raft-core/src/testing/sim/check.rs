@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
+use super::holders::Held;
 use super::trace::Violation;
 use crate::consensus::io::{RaftRole, Status};
 use crate::id::RaftId;
@@ -96,6 +97,8 @@ pub(super) struct Checks {
     pub(super) exact_clocks: bool,
     /// Somebody forced a wish.
     pub(super) forced: bool,
+    /// Leases of keys.
+    pub(super) held: Held,
     pub(super) elections: u64,
     pub(super) leases_seen: u64,
 }
@@ -136,6 +139,8 @@ impl Checks {
         // What was acknowledged further on is lost, and nobody can be as of a moment of the incarnation that it ended.
         next.acked_index = next.acked_index.min(applied);
         next.known.clear();
+        // Whose end, or grant, only lost members knew is not known here.
+        next.held = Held::default();
         next
     }
 

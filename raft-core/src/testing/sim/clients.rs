@@ -10,7 +10,7 @@ use super::config::MILLIS;
 use super::world::{Event, Run, Step, World};
 use crate::command::{Command, CommandKind, Request};
 use crate::consensus::io::{Input, Origin, Rejection, Ticket};
-use crate::id::{ClientId, LogIndex, RaftId};
+use crate::id::{ClientId, LeaseId, LogIndex, RaftId};
 use crate::state::contract::{Outcome, Refusal};
 use crate::state::read;
 use crate::txn::{Op, Put, Range, Txn};
@@ -22,6 +22,15 @@ pub enum Reply {
     Outcome(Outcome),
     /// A read may be served from this index on.
     ReadAt(LogIndex),
+    /// A lease was renewed.
+    Renewed {
+        /// Its time to live.
+        ttl_ms: u64,
+    },
+    /// There is no such lease.
+    LeaseGone,
+    /// What leases have left.
+    LeaseTimes(Vec<Option<u64>>),
     /// Leadership went there.
     Transferred(RaftId),
     /// Not done, and never will be.
@@ -43,16 +52,46 @@ pub(super) struct Ask {
 
 #[derive(Debug, Clone)]
 pub(super) enum What {
-    Write { client: u64, sequence: u64, command: Command },
-    Other { command: Command },
+    Write {
+        client: u64,
+        sequence: u64,
+        command: Command,
+    },
+    Other {
+        command: Command,
+    },
+    /// A holder's request about its lease, or a renewal; see `holders`.
+    Hold {
+        holder: u64,
+        command: Command,
+    },
+    Renew {
+        holder: Option<u64>,
+        lease: LeaseId,
+    },
     Read,
     Transfer,
 }
 
+impl What {
+    /// The holder that asks.
+    const fn holder(&self) -> Option<u64> {
+        match self {
+            Self::Hold { holder, .. } => Some(*holder),
+            Self::Renew { holder, .. } => *holder,
+            Self::Write { .. } | Self::Other { .. } | Self::Read | Self::Transfer => None,
+        }
+    }
+}
+
 impl Ask {
-    pub(super) fn command(&self) -> Option<Command> {
+    /// What a manager is asked that this is forwarded to.
+    pub(super) fn forwarded(&self, ticket: Ticket) -> Option<Input> {
         match &self.what {
-            What::Write { command, .. } | What::Other { command } => Some(command.clone()),
+            What::Write { command, .. } | What::Other { command } | What::Hold { command, .. } => {
+                Some(Input::Propose { ticket, command: command.clone(), origin: Origin::Forwarded })
+            }
+            What::Renew { lease, .. } => Some(Input::Renew { ticket, lease: *lease, origin: Origin::Forwarded }),
             What::Read | What::Transfer => None,
         }
     }
@@ -102,7 +141,7 @@ fn write(client: u64, sequence: u64, low_water: u64, bytes: u64) -> Command {
         sequence,
         low_water,
         txn: Some(txn),
-        born: 0,
+        ..Request::default()
     })
     .into()
 }
@@ -119,12 +158,13 @@ impl World {
     }
 
     /// Asks a member; the answer comes to `owner`, or is kept for [`World::reply`].
-    fn ask(&mut self, at: RaftId, what: What, floor: u64, owner: Option<(u64, u64)>) -> Step<Ticket> {
+    pub(super) fn ask(&mut self, at: RaftId, what: What, floor: u64, owner: Option<(u64, u64)>) -> Step<Ticket> {
         let ticket = self.ticket();
         let input = match &what {
-            What::Write { command, .. } | What::Other { command } => {
+            What::Write { command, .. } | What::Other { command } | What::Hold { command, .. } => {
                 Input::Propose { ticket, command: command.clone(), origin: Origin::Here }
             }
+            What::Renew { lease, .. } => Input::Renew { ticket, lease: *lease, origin: Origin::Here },
             What::Read => Input::Read { ticket },
             What::Transfer => Input::Transfer { ticket, to: None },
         };
@@ -191,6 +231,9 @@ impl World {
     /// The client has waited long enough: it does not know.
     pub(super) fn timed_out(&mut self, ticket: Ticket) -> Step {
         let Some(ask) = self.asks.remove(&ticket) else { return Ok(()) };
+        if let Some(holder) = ask.what.holder() {
+            return self.holder_told(holder, None);
+        }
         self.report.unknown += 1;
         self.again(ask.owner, false)
     }
@@ -215,6 +258,11 @@ impl World {
             return Ok(());
         };
         let (what, floor, owner) = (ask.what.clone(), ask.floor, ask.owner);
+        if let Some(holder) = what.holder() {
+            self.asks.remove(&ticket);
+            self.trace.line(self.now, &format!("{at} answers ticket {}: {}", ticket.0, name(&reply)));
+            return self.holder_told(holder, Some(reply));
+        }
         if owner.is_none() {
             ask.reply = Some(reply.clone());
         } else {
@@ -249,7 +297,15 @@ impl World {
                 self.report.unknown += 1;
                 false
             }
-            (_, Reply::Outcome(_) | Reply::ReadAt(_) | Reply::Transferred(_)) => true,
+            (
+                _,
+                Reply::Outcome(_)
+                | Reply::ReadAt(_)
+                | Reply::Transferred(_)
+                | Reply::Renewed { .. }
+                | Reply::LeaseGone
+                | Reply::LeaseTimes(_),
+            ) => true,
         };
         self.again(owner, known)
     }
@@ -329,6 +385,14 @@ impl World {
         self.ask(at, What::Read, floor, None).map_err(|broken| self.violation(broken))
     }
 
+    /// Asks `at` to let a lease go on.
+    ///
+    /// # Errors
+    /// A broken invariant.
+    pub fn renew(&mut self, at: RaftId, lease: LeaseId) -> Run<Ticket> {
+        self.ask(at, What::Renew { holder: None, lease }, 0, None).map_err(|broken| self.violation(broken))
+    }
+
     /// Asks `at` to hand leadership over, to `to` or to whom it likes.
     ///
     /// # Errors
@@ -366,6 +430,9 @@ fn name(reply: &Reply) -> String {
         }
         Reply::Outcome(Outcome::Refused(refusal)) => format!("refused at apply: {refusal}"),
         Reply::ReadAt(index) => format!("read at {index}"),
+        Reply::Renewed { ttl_ms } => format!("renewed for {ttl_ms} ms"),
+        Reply::LeaseGone => "there is no such lease".to_owned(),
+        Reply::LeaseTimes(left) => format!("{left:?} are left"),
         Reply::Transferred(to) => format!("transferred to {to}"),
         Reply::Refused(rejection) => format!("refused: {rejection}"),
         Reply::Unknown => "unknown".to_owned(),

@@ -28,6 +28,8 @@ pub enum Profile {
     Disk,
     /// Growth and replacement of members under crashes.
     Membership,
+    /// Everything, and leases that are granted, renewed, forgotten and revoked.
+    Leases,
     /// No faults at all: the control that false alarms would show in.
     Calm,
 }
@@ -91,6 +93,8 @@ pub struct SimConfig {
     pub churn: bool,
     /// Of them some are lost for good; else some wishes are forced.
     pub kills: bool,
+    /// Holders of leases, each with one at a time.
+    pub holders: u64,
 }
 
 impl SimConfig {
@@ -137,6 +141,7 @@ impl SimConfig {
             patience_after: 300_000 * MILLIS,
             churn: false,
             kills: false,
+            holders: 0,
         }
     }
 
@@ -147,9 +152,9 @@ impl SimConfig {
         let rng = &mut rng;
         let members = *[3, 3, 5, 5, 4, 7].get(rng.index(6)).unwrap_or(&3);
         let calm = matches!(profile, Profile::Calm);
-        let net = matches!(profile, Profile::Swarm | Profile::Network);
-        let disk = matches!(profile, Profile::Swarm | Profile::Disk);
-        let member = matches!(profile, Profile::Swarm | Profile::Membership);
+        let net = matches!(profile, Profile::Swarm | Profile::Leases | Profile::Network);
+        let disk = matches!(profile, Profile::Swarm | Profile::Leases | Profile::Disk);
+        let member = matches!(profile, Profile::Swarm | Profile::Leases | Profile::Membership);
         let small = rng.chance(600);
         let drawn = Self {
             max_voters: *[3, 5, 5, 7].get(rng.index(4)).unwrap_or(&5),
@@ -186,6 +191,12 @@ impl SimConfig {
             disk_hangs: disk && rng.chance(300),
             shortages: disk && rng.chance(300),
             ..Self::quiet(seed, members)
+        };
+        // Leases draw of their own: what a seed draws without them it draws still.
+        let mut held = Rng::stream(seed, 10);
+        let drawn = match profile {
+            Profile::Leases => Self { holders: held.between(3, 8), pauses: held.chance(700), ..drawn },
+            Profile::Swarm | Profile::Network | Profile::Disk | Profile::Membership | Profile::Calm => drawn,
         };
         let churn = matches!(profile, Profile::Membership) || (member && rng.chance(400));
         if !churn {

@@ -133,6 +133,7 @@ impl World {
             None
         };
         self.checks_of(id).applied(id, &status)?;
+        self.leases_changed(id, &applied.leases)?;
         self.trace.line(self.now, &format!("{id} applied {}", status.applied));
         self.trace.bytes(&status.hash);
         let mut outcomes: BTreeMap<LogIndex, Vec<Outcome>> = applied.outcomes.into_iter().collect();
@@ -159,7 +160,7 @@ impl World {
                 self.settle(id, ticket, Reply::Outcome(outcome))?;
             }
         }
-        self.input(id, vec![Input::Applied { index: status.applied, records }])
+        self.input(id, vec![Input::Applied { index: status.applied, records, leases: applied.leases }])
     }
 
     pub(super) fn install(&mut self, id: RaftId, staged: StagedId, reset: LogReset) -> Step {
@@ -178,7 +179,7 @@ impl World {
         }
         process.staged = false;
         member.durable.reset(reset);
-        let status = process.machine.status().clone();
+        let (status, leases) = (process.machine.status().clone(), process.machine.leases());
         let records = match Records::read(&*process.reader.view()) {
             Ok(records) => Arc::new(records),
             Err(error) => return broken("records_can_be_read", error.to_string()),
@@ -186,6 +187,6 @@ impl World {
         self.report.snapshots_installed += 1;
         self.checks_of(id).applied(id, &status)?;
         self.trace.line(self.now, &format!("{id} installed {}", status.applied));
-        self.input(id, vec![Input::Installed { status, records }])
+        self.input(id, vec![Input::Installed { status, records, leases }])
     }
 }

@@ -14,7 +14,7 @@ use super::member::{Job, Process};
 use super::recovery::FENCE;
 use super::world::{Event, Step, World};
 use crate::consensus::config::Config;
-use crate::consensus::io::{Answer, Effect, Input, Nanos, Origin, Records, Status, StopCause, Ticket};
+use crate::consensus::io::{Answer, Effect, Input, Nanos, Records, Status, StopCause, Ticket};
 use crate::consensus::{Consensus, Start};
 use crate::id::RaftId;
 use crate::ports::StoreError;
@@ -70,7 +70,7 @@ impl World {
             space_enough: SPACE_ENOUGH,
             ..Config::new(id, member.rng.next())
         };
-        let start = Start { boot: opened.boot, state, records: Arc::new(records), tail };
+        let start = Start { boot: opened.boot, state, records: Arc::new(records), tail, leases: machine.leases() };
         let made = catch_unwind(AssertUnwindSafe(|| Consensus::new(settings, start)));
         let consensus = match made {
             Ok(Ok(consensus)) => consensus,
@@ -389,6 +389,9 @@ impl World {
                 Ok(())
             }
             Answer::ReadAt(index) => self.settle(id, ticket, Reply::ReadAt(index)),
+            Answer::Renewed { ttl_ms } => self.settle(id, ticket, Reply::Renewed { ttl_ms }),
+            Answer::LeaseGone => self.settle(id, ticket, Reply::LeaseGone),
+            Answer::LeaseTimes(left) => self.settle(id, ticket, Reply::LeaseTimes(left)),
             Answer::Transferred(to) => self.settle(id, ticket, Reply::Transferred(to)),
             Answer::Refused(rejection) => self.settle(id, ticket, Reply::Refused(rejection)),
             Answer::Unknown => self.settle(id, ticket, Reply::Unknown),
@@ -416,13 +419,13 @@ impl World {
         if self.cut.contains(&(from, to)) {
             return Ok(());
         }
-        let Some(command) = self.asks.get(&ticket).and_then(super::clients::Ask::command) else { return Ok(()) };
+        let Some(input) = self.asks.get(&ticket).and_then(|ask| ask.forwarded(ticket)) else { return Ok(()) };
         if self.incarnation(from) != self.incarnation(to) {
             return Ok(());
         }
         let Some(process) = self.process(to) else { return Ok(()) };
         process.tickets.insert(ticket, Some(from));
-        self.input(to, vec![Input::Propose { ticket, command, origin: Origin::Forwarded }])
+        self.input(to, vec![input])
     }
 
     /// Makes one event happen.
@@ -464,6 +467,7 @@ impl World {
             }
             Event::Timeout { ticket } => self.timed_out(ticket),
             Event::Client { client, slot } => self.client(client, slot),
+            Event::Holder { holder } => self.holder(holder),
             Event::Nemesis => self.strike(),
             Event::DiskTrouble => self.trouble_a_disk(),
             Event::DiskWell { id } => self.mend_disk(id),

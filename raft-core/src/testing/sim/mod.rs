@@ -19,6 +19,7 @@ mod clients;
 mod config;
 mod disk;
 mod drive;
+mod holders;
 mod member;
 mod nemesis;
 mod operator;
@@ -77,6 +78,7 @@ impl World {
         if self.config.churn {
             self.come_to_rest()?;
         }
+        self.leases_end()?;
         self.use_it()?;
         self.audit().map_err(|broken| self.violation(broken))
     }

@@ -91,6 +91,11 @@ pub struct Report {
     pub killed: u64,
     /// Entries acknowledged by an only voter because a standby had them too.
     pub copied: u64,
+    /// Leases of keys: granted, renewed, expired, revoked.
+    pub granted: u64,
+    pub renewed: u64,
+    pub expired: u64,
+    pub revoked: u64,
 }
 
 impl Report {
@@ -128,6 +133,10 @@ impl Report {
             (&mut self.wishes_refused, other.wishes_refused),
             (&mut self.killed, other.killed),
             (&mut self.copied, other.copied),
+            (&mut self.granted, other.granted),
+            (&mut self.renewed, other.renewed),
+            (&mut self.expired, other.expired),
+            (&mut self.revoked, other.revoked),
         ];
         for (sum, more) in pairs {
             *sum += more;

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::check::{Broken, Checks, broken};
 use super::clients::{Ask, Client};
 use super::config::{ELECTION, MILLIS, SimConfig};
+use super::holders::Holder;
 use super::member::Member;
 use super::operator::Operator;
 use super::rng::Rng;
@@ -44,6 +45,7 @@ pub(super) enum Event {
     Reply { from: RaftId, to: RaftId, ticket: Ticket, reply: super::clients::Reply },
     Timeout { ticket: Ticket },
     Client { client: u64, slot: u64 },
+    Holder { holder: u64 },
     Nemesis,
     DiskTrouble,
     DiskWell { id: RaftId },
@@ -73,6 +75,7 @@ impl Event {
             Self::Restart { .. }
             | Self::Timeout { .. }
             | Self::Client { .. }
+            | Self::Holder { .. }
             | Self::Nemesis
             | Self::DiskTrouble
             | Self::Churn
@@ -112,6 +115,7 @@ pub struct World {
     pub(super) members: BTreeMap<RaftId, Member>,
     pub(super) cut: BTreeSet<(RaftId, RaftId)>,
     pub(super) clients: Vec<Client>,
+    pub(super) holders: Vec<Holder>,
     pub(super) asks: BTreeMap<Ticket, Ask>,
     pub(super) next_ticket: u64,
     /// The incarnations of the cluster in the order in which they were made, each with what is known of it.
@@ -125,6 +129,7 @@ pub struct World {
     pub(super) nemesis: Rng,
     pub(super) trouble: Rng,
     pub(super) churn: Rng,
+    pub(super) holding: Rng,
     pub(super) operator: Operator,
     pub(super) doom: Option<Doom>,
     pub(super) faults: bool,
@@ -163,6 +168,7 @@ impl World {
             members,
             cut: BTreeSet::new(),
             clients,
+            holders: (0..config.holders).map(Holder::new).collect(),
             asks: BTreeMap::new(),
             next_ticket: 1,
             trace: Trace::new(),
@@ -173,6 +179,7 @@ impl World {
             nemesis: Rng::stream(seed, 6),
             trouble: Rng::stream(seed, 7),
             churn: Rng::stream(seed, 8),
+            holding: Rng::stream(seed, 9),
             operator: Operator::after(config.members),
             doom: None,
             faults: config.fault_every > 0,
@@ -231,6 +238,10 @@ impl World {
                 let at = self.now + self.work.between(ELECTION, 3 * ELECTION);
                 self.schedule(at, Event::Client { client, slot });
             }
+        }
+        for holder in 0..self.config.holders {
+            let at = self.now + self.holding.between(ELECTION, 3 * ELECTION);
+            self.schedule(at, Event::Holder { holder });
         }
         if self.faults {
             self.schedule(self.now + 2 * ELECTION, Event::Nemesis);

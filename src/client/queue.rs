@@ -1,0 +1,158 @@
+//! The line that locks and elections are made of: whoever came first is first, as long as its lease lasts.
+//!
+//! Owns the keys of a line: one for each who waits, below the line's name, attached to its lease. The order is that of their
+//! create revisions. Each waits for the one before it only, so that one who leaves wakes one. Called by locks and elections.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_core::txn::Compare;
+
+use super::kv::Entry;
+use super::leases::LeaseKeeper;
+use super::{Client, compare, operation};
+use crate::error::{Error, Result};
+
+/// The first pause between two looks at a key that is to go, and the longest.
+const LOOK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// Digits of a lease at the end of a key.
+const DIGITS: usize = 16;
+
+/// The key of whoever waits in the line with this lease.
+fn key_of(name: &[u8], lease: u64) -> Bytes {
+    [name, format!("/{lease:0DIGITS$x}").as_bytes()].concat().into()
+}
+
+/// What all keys of a line begin with.
+fn prefix_of(name: &[u8]) -> Bytes {
+    [name, b"/"].concat().into()
+}
+
+/// Who is in the line, the first one first. Other keys below its name are none of its business.
+pub(super) async fn line(client: &Client, name: &[u8], with_values: bool) -> Result<Vec<Entry>> {
+    let range = client.kv().prefix(prefix_of(name));
+    let mut entries = if with_values { range } else { range.keys_only() }.all().await?;
+    entries.retain(|entry| entry.lease != 0 && entry.key == key_of(name, entry.lease));
+    entries.sort_unstable_by_key(|entry| entry.create_revision);
+    Ok(entries)
+}
+
+/// Waits until this version of a key is gone.
+async fn wait_gone(client: &Client, key: &Bytes, create_revision: u64) -> Result<()> {
+    let (mut pause, longest) = LOOK;
+    loop {
+        match client.kv().get(key.clone()).await {
+            Ok(Some(entry)) if entry.create_revision == create_revision => {}
+            Ok(Some(_) | None) => return Ok(()),
+            Err(error) if error.is_retryable() => {}
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(longest);
+    }
+}
+
+/// A place in the line. Dropped, it is given up in the background.
+#[derive(Debug)]
+pub(super) struct Place {
+    client: Client,
+    name: Bytes,
+    key: Bytes,
+    token: u64,
+    keeper: LeaseKeeper,
+}
+
+impl Place {
+    /// Gets in line, with a value for the others to see.
+    pub(super) async fn take(client: &Client, name: &Bytes, value: Bytes, ttl: Duration) -> Result<Self> {
+        if name.is_empty() {
+            return Err(Error::Invalid("the name is empty; give one of at least one byte. Nothing was changed".into()));
+        }
+        let keeper = client.leases().grant(ttl).await?.keep();
+        keeper.revoke_when_dropped();
+        let key = key_of(name, keeper.id());
+        // Nobody else has this lease, and the write counts once: the key is new.
+        let write = client.kv().txn().when(compare::absent(key.clone())).then(operation::put_with_lease(
+            key.clone(),
+            value,
+            keeper.id(),
+        ));
+        let written = write.await?;
+        if !written.succeeded {
+            let key = key.escape_ascii();
+            return Err(Error::Refused(format!(
+                "the key `{key}` was written by somebody else; use another name. Nothing was changed"
+            )));
+        }
+        Ok(Self { client: client.clone(), name: name.clone(), key, token: written.revision, keeper })
+    }
+
+    /// Waits until nobody is before this one.
+    pub(super) async fn first(&self) -> Result<()> {
+        tokio::select! {
+            first = self.move_up() => first,
+            () = self.keeper.lost() => Err(self.lost()),
+        }
+    }
+
+    async fn move_up(&self) -> Result<()> {
+        loop {
+            let line = match line(&self.client, &self.name, false).await {
+                Ok(line) => line,
+                Err(error) if error.is_retryable() => {
+                    tokio::time::sleep(LOOK.1).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let Some(own) = line.iter().position(|entry| entry.create_revision == self.token) else {
+                return Err(self.lost());
+            };
+            match own.checked_sub(1).and_then(|before| line.get(before)) {
+                Some(before) => wait_gone(&self.client, &before.key, before.create_revision).await?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn lost(&self) -> Error {
+        let lease = self.keeper.id();
+        Error::LeaseNotFound {
+            lease,
+            message: format!(
+                "the place in line for `{}` is lost: its lease {lease} has ended, or could not be renewed in time; get in line again",
+                self.name.escape_ascii()
+            ),
+        }
+    }
+
+    pub(super) const fn token(&self) -> u64 {
+        self.token
+    }
+
+    pub(super) const fn key(&self) -> &Bytes {
+        &self.key
+    }
+
+    pub(super) const fn keeper(&self) -> &LeaseKeeper {
+        &self.keeper
+    }
+
+    pub(super) const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Holds as long as the key is there: nobody else makes one with this create revision, and it goes with the lease.
+    pub(super) fn fence(&self) -> Compare {
+        compare::create_revision(self.key.clone(), self.token)
+    }
+
+    /// Gives it up.
+    pub(super) async fn leave(self) -> Result<()> {
+        let left = self.client.leases().revoke(self.keeper.id()).await.map(|_deleted| ());
+        if matches!(left, Ok(()) | Err(Error::LeaseNotFound { .. })) {
+            self.keeper.has_ended();
+        }
+        left
+    }
+}

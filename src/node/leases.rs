@@ -1,0 +1,180 @@
+//! Leases as managers are asked for them: granted, revoked, kept alive, looked at.
+//!
+//! Owns the way of these requests to the leader, from whichever manager was asked. Never counts time and never decides:
+//! grants and revocations are commands, renewals and remaining times are the machine's ([`quorate_core::consensus`]). Called
+//! by the service.
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_core::command::{Command, CommandKind, Request};
+use quorate_core::consensus::io::{Answer, Origin};
+use quorate_core::id::{LeaseId, RaftId};
+use quorate_core::keyspace::Section;
+use quorate_core::limits::LEASE_PAGE_MAX;
+use quorate_core::state::contract::Refusal;
+use quorate_core::state::{LeaseRecord, read};
+use quorate_transport::api::{request, response};
+use quorate_transport::{RequestError, api};
+use tokio::time::Instant;
+
+use super::gate::Asker;
+use super::router::{Failure, PAUSE, Router, fail, refused, rejected};
+use super::service::{Service, blocking, broken};
+use super::tasks::{Call, Reply};
+
+impl Router {
+    /// Lets a lease go on, here or at the leader; its time to live in milliseconds. Asked again as often as it takes: one
+    /// renewal more does no harm.
+    async fn renew(&self, lease: LeaseId, origin: Origin, until: Instant) -> Result<u64, Failure> {
+        let mut attempt = self.attempt();
+        loop {
+            let again = match self.ask(until, |reply| Call::Renew { lease, origin, reply }).await {
+                Ok(Reply::Answer(Answer::Renewed { ttl_ms })) => return Ok(ttl_ms),
+                Ok(Reply::Answer(Answer::LeaseGone)) => {
+                    return Err(refused(&Refusal::LeaseNotFound { lease: lease.0 }));
+                }
+                Ok(Reply::Answer(Answer::Refused(rejection))) => rejected(&rejection),
+                Ok(Reply::Answer(Answer::Forward(leader))) => {
+                    let patience = attempt.min(until.saturating_duration_since(Instant::now()));
+                    attempt *= 2;
+                    match self.renew_at(leader, lease, patience).await {
+                        Ok(ttl_ms) => return Ok(ttl_ms),
+                        Err(error) => error,
+                    }
+                }
+                Ok(_) => return Err(fail(api::Code::Internal, "a renewal was answered as something else")),
+                // Whether it was done changes nothing: the lease then lasts longer than its holder thinks.
+                Err(error) if matches!(error.code(), api::Code::Unknown) => {
+                    fail(api::Code::Deadline, "no quorum confirmed the renewal within the deadline")
+                }
+                Err(error) => error,
+            };
+            let elsewhere = matches!(again.code(), api::Code::NotLeader | api::Code::Stopping | api::Code::Deadline);
+            if origin == Origin::Forwarded || !elsewhere || Instant::now() + PAUSE >= until {
+                return Err(again);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn renew_at(&self, leader: RaftId, lease: LeaseId, patience: std::time::Duration) -> Result<u64, Failure> {
+        let deadline_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        let kind = request::Kind::LeaseKeepAlive(api::LeaseKeepAlive { lease: lease.0 });
+        let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
+        match self.peers.call(leader, body, patience).await {
+            Ok(body) => match api::Response::decode(body).map(|response| response.kind) {
+                Ok(Some(response::Kind::LeaseKeepAlive(done))) => Ok(done.ttl_ms),
+                Ok(Some(response::Kind::Error(error))) => Err(error),
+                Ok(_) => Err(fail(api::Code::Internal, "the leader answered something else than was asked")),
+                Err(error) => Err(fail(api::Code::Internal, format!("the leader's answer cannot be read: {error}"))),
+            },
+            Err(RequestError::NotSent(why) | RequestError::Unknown(why)) => {
+                Err(fail(api::Code::NotLeader, format!("the leader cannot be reached: {why}")))
+            }
+        }
+    }
+
+    /// The milliseconds that each of these has left, by this manager's count: it must lead.
+    async fn lease_times(&self, leases: Vec<LeaseId>, until: Instant) -> Result<Vec<Option<u64>>, Failure> {
+        match self.ask(until, |reply| Call::LeaseTimes { leases, reply }).await? {
+            Reply::Answer(Answer::LeaseTimes(left)) => Ok(left),
+            Reply::Answer(Answer::Refused(rejection)) => Err(rejected(&rejection)),
+            Reply::Answer(_) | Reply::Outcome { .. } => {
+                Err(fail(api::Code::Internal, "a question about leases was answered as something else"))
+            }
+        }
+    }
+}
+
+/// A request with an order for a lease.
+fn ordered(request: &[u8]) -> Result<Request, Failure> {
+    let invalid = |what: &str| fail(api::Code::Invalid, format!("{what}. Nothing was changed"));
+    let request =
+        Request::decode(request).map_err(|error| invalid(&format!("the order for a lease cannot be read: {error}")))?;
+    if request.id().is_none() || request.sequence == 0 {
+        return Err(invalid("the order for a lease carries no request id"));
+    }
+    if request.txn.is_some() || request.lease.is_none() {
+        return Err(invalid("the request carries no order for a lease"));
+    }
+    Ok(request)
+}
+
+fn info(lease: LeaseId, record: LeaseRecord, left_ms: Option<u64>) -> api::LeaseInfo {
+    // A lease granted a moment ago may not have come to the count yet.
+    let left_ms = left_ms.unwrap_or(record.ttl_ms);
+    api::LeaseInfo { lease: lease.0, ttl_ms: record.ttl_ms, left_ms, keys: record.keys }
+}
+
+impl Service {
+    pub(super) async fn lease_write(&self, request: &[u8], until: Instant) -> Result<response::Kind, Failure> {
+        let command = Command::from(CommandKind::Request(ordered(request)?));
+        let result = self.router.execute(command, Origin::Here, until).await?.encode_to_vec().into();
+        Ok(response::Kind::LeaseWrite(api::LeaseWriteDone { result }))
+    }
+
+    pub(super) async fn lease_keep_alive(
+        &self,
+        asker: &Asker,
+        lease: u64,
+        until: Instant,
+    ) -> Result<response::Kind, Failure> {
+        let origin = if matches!(asker, Asker::Manager) { Origin::Forwarded } else { Origin::Here };
+        let ttl_ms = self.router.renew(LeaseId(lease), origin, until).await?;
+        Ok(response::Kind::LeaseKeepAlive(api::LeaseKeepAliveDone { ttl_ms }))
+    }
+
+    pub(super) async fn lease_list(
+        &self,
+        asker: &Asker,
+        asked: api::LeaseList,
+        until: Instant,
+    ) -> Result<response::Kind, Failure> {
+        if let Some(answer) = self.by_the_leader(asker, &request::Kind::LeaseList(asked), until).await? {
+            return Ok(answer);
+        }
+        let most = usize::try_from(asked.limit).unwrap_or(usize::MAX);
+        let limit = if most == 0 { LEASE_PAGE_MAX } else { most.min(LEASE_PAGE_MAX) };
+        let reader = self.store()?.reader;
+        let mut leases = blocking(move || {
+            read::leases(&*reader.view(), LeaseId(asked.after), limit + 1).map_err(|error| broken(&error))
+        })
+        .await?;
+        let more = leases.len() > limit;
+        leases.truncate(limit);
+        let left = self.router.lease_times(leases.iter().map(|(lease, _)| *lease).collect(), until).await?;
+        let leases = leases.into_iter().zip(left).map(|((lease, record), left)| info(lease, record, left)).collect();
+        Ok(response::Kind::LeaseList(api::LeaseListDone { leases, more }))
+    }
+
+    pub(super) async fn lease_show(
+        &self,
+        asker: &Asker,
+        asked: api::LeaseShow,
+        until: Instant,
+    ) -> Result<response::Kind, Failure> {
+        let lease = LeaseId(asked.lease);
+        let after = if asked.after.is_empty() { Bytes::new() } else { Section::User.key(&asked.after) };
+        if let Some(answer) = self.by_the_leader(asker, &request::Kind::LeaseShow(asked), until).await? {
+            return Ok(answer);
+        }
+        let reader = self.store()?.reader;
+        let found = blocking(move || {
+            let view = reader.view();
+            let read = || match read::lease(&*view, lease)? {
+                Some(record) => Ok(Some((record, read::lease_keys(&*view, lease, &after, LEASE_PAGE_MAX + 1)?))),
+                None => Ok(None),
+            };
+            read().map_err(|error| broken(&error))
+        })
+        .await?;
+        let Some((record, mut keys)) = found else {
+            return Err(refused(&Refusal::LeaseNotFound { lease: lease.0 }));
+        };
+        let more = keys.len() > LEASE_PAGE_MAX;
+        keys.truncate(LEASE_PAGE_MAX);
+        let left = self.router.lease_times(vec![lease], until).await?.pop().flatten();
+        let keys = keys.iter().filter_map(|key| Section::User.strip(key)).collect();
+        Ok(response::Kind::LeaseShow(api::LeaseShowDone { lease: Some(info(lease, record, left)), keys, more }))
+    }
+}

@@ -1,0 +1,128 @@
+//! Leases and locks from the command line, on real processes; a leader that is stopped and goes on is one of them.
+#![cfg(feature = "cli")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests"
+)]
+
+#[allow(dead_code, reason = "shared with other tests, which use the rest")]
+mod cli_support;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use cli_support::{Node, Said, eventually, managers, on};
+
+fn signal(node: &Node, name: &str) {
+    assert!(Command::new("kill").args([&format!("-{name}"), &node.pid().to_string()]).status().unwrap().success());
+}
+
+/// The manager that leads, and another one.
+fn leader_and_other(nodes: &[Node]) -> (&Node, &Node) {
+    let leads = eventually("somebody leads", || nodes[0].status()["leader"].as_str().map(str::to_owned));
+    let is_leader = |node: &&Node| node.directory.ends_with(&leads);
+    (nodes.iter().find(is_leader).unwrap(), nodes.iter().find(|node| !is_leader(node)).unwrap())
+}
+
+fn granted(said: &Said) -> String {
+    said.stdout.trim().to_owned()
+}
+
+#[test]
+fn a_lease_is_granted_shown_kept_and_revoked() {
+    let place = tempfile::tempdir().unwrap();
+    let node = &managers(place.path(), 1)[0];
+    let lease = granted(&on(node, &["lease", "grant", "--ttl", "1m"]).exits(0));
+    on(node, &["kv", "put", "w/1", "here", "--lease", &lease]).exits(0);
+    on(node, &["kv", "put", "w/2", "here", "--lease", &lease]).exits(0);
+    let shown = on(node, &["lease", "show", &lease, "--json"]).exits(0).json();
+    assert_eq!((shown["ttl_ms"].as_u64(), shown["keys"].as_u64()), (Some(60_000), Some(2)));
+    assert_eq!(shown["attached"][0]["key"], "w/1");
+    assert!(shown["left_ms"].as_u64().unwrap() <= 60_000);
+    let shown = on(node, &["lease", "show", &lease]).exits(0);
+    assert!(shown.stdout.contains("ttl 1m") && shown.stdout.ends_with("w/1\nw/2\n"), "{shown:?}");
+    let listed = on(node, &["lease", "list", "--json"]).exits(0).json();
+    assert_eq!(listed["leases"][0]["lease"].as_u64().map(|id| id.to_string()), Some(lease.clone()));
+    assert!(on(node, &["lease", "list"]).exits(0).stdout.starts_with("LEASE"));
+    let got = on(node, &["kv", "get", "w/1", "--json"]).exits(0).json();
+    assert_eq!(got["lease"].as_u64().map(|id| id.to_string()), Some(lease.clone()));
+    let kept = on(node, &["lease", "keep-alive", &lease, "--once", "--json"]).exits(0).json();
+    assert_eq!(kept["ttl_ms"], 60_000);
+    let revoked = on(node, &["lease", "revoke", &lease]).exits(0);
+    assert!(revoked.stdout.contains("2 keys deleted"), "{revoked:?}");
+    on(node, &["kv", "get", "w/1"]).exits(1);
+    for words in [&["lease", "keep-alive", &lease][..], &["lease", "revoke", &lease], &["lease", "show", &lease]] {
+        let said = on(node, &[words, &["--json"]].concat()).exits(1);
+        assert_eq!(said.json()["error"]["kind"], "lease_not_found");
+        assert_eq!(said.json()["lease"].as_u64().map(|id| id.to_string()), Some(lease.clone()));
+    }
+    on(node, &["kv", "put", "w/3", "here", "--lease", &lease]).exits(1).complains(&["there is no lease"]);
+    on(node, &["lease", "grant", "--ttl", "10ms"]).exits(1).complains(&["LEASE_TTL_MS_MIN"]);
+    on(node, &["lease", "grant"]).exits(2).complains(&["--ttl"]);
+}
+
+#[test]
+fn a_command_runs_under_a_lock_with_its_fencing_token_and_exits_as_it_did() {
+    let place = tempfile::tempdir().unwrap();
+    let node = &managers(place.path(), 1)[0];
+    let script = "echo $QUORATE_FENCING_TOKEN; echo $QUORATE_LOCK_KEY; exit 7";
+    let ran = on(node, &["lock", "job", "--", "sh", "-c", script]).exits(2);
+    // (What stands behind `--` is the command's, also --data-dir.)
+    assert!(ran.stderr.contains("--data-dir"), "{ran:?}");
+    let under = |words: &[&str]| cli_support::quorate(&[&["--data-dir", node.dir(), "lock", "job"], words].concat());
+    let ran = under(&["--", "sh", "-c", script]).exits(7);
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    let first: u64 = lines[0].parse().unwrap();
+    assert!(lines[1].starts_with("job/"), "{ran:?}");
+    let second: u64 = under(&["--", "sh", "-c", "echo $QUORATE_FENCING_TOKEN"]).exits(0).stdout.trim().parse().unwrap();
+    assert!(second > first);
+    under(&["--", "/no/such/program"]).exits(1).complains(&["does not start"]);
+    // While one runs another one does not
+    let nested = format!("{} --data-dir {} lock job --wait 1s -- true", env!("CARGO_BIN_EXE_quorate"), node.dir());
+    under(&["--", "sh", "-c", &nested]).exits(1).complains(&["held by somebody else"]);
+    // and nothing is left of any.
+    assert_eq!(on(node, &["lease", "list", "--json"]).exits(0).json()["leases"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn a_lease_never_ends_early_when_its_leader_is_stopped_for_longer_than_it_lasts() {
+    // Given a leader of three that is stopped, and a lease of two seconds that was just renewed
+    let place = tempfile::tempdir().unwrap();
+    let nodes = managers(place.path(), 3);
+    let (leader, other) = leader_and_other(&nodes);
+    let lease = granted(&on(other, &["lease", "grant", "--ttl", "2s"]).exits(0));
+    on(other, &["kv", "put", "held", "x", "--lease", &lease]).exits(0);
+    let sent = Instant::now();
+    on(other, &["lease", "keep-alive", &lease, "--once"]).exits(0);
+    signal(leader, "STOP");
+    // Then the others end it, and not before its time
+    eventually("the lease ends", || {
+        let got = on(other, &["kv", "get", "held", "--timeout", "20s"]);
+        (got.exit == Some(1)).then_some(())
+    });
+    let lasted = sent.elapsed();
+    assert!(lasted >= Duration::from_secs(2), "{lasted:?}");
+    // and the old leader, when it goes on, neither renews it nor ends another one.
+    let next = granted(&on(other, &["lease", "grant", "--ttl", "1h"]).exits(0));
+    signal(leader, "CONT");
+    on(leader, &["lease", "keep-alive", &lease, "--once", "--timeout", "30s"]).exits(1);
+    on(leader, &["lease", "keep-alive", &next, "--once", "--timeout", "30s"]).exits(0);
+}
+
+#[test]
+fn a_lone_manager_that_was_stopped_lets_holders_renew_before_it_ends_anything() {
+    // Given a cluster of one, stopped for longer than a lease lasts
+    let place = tempfile::tempdir().unwrap();
+    let node = &managers(place.path(), 1)[0];
+    let lease = granted(&on(node, &["lease", "grant", "--ttl", "6s"]).exits(0));
+    signal(node, "STOP");
+    std::thread::sleep(Duration::from_secs(7));
+    // When it goes on, then its holder, who could not renew it meanwhile, has its whole time to do so
+    signal(node, "CONT");
+    on(node, &["lease", "keep-alive", &lease, "--once"]).exits(0);
+}
