@@ -14,9 +14,9 @@ pub mod recovery;
 pub mod status;
 
 pub use client::{
-    AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Client, Entry, Identity, ItemReport, Kv, NodeChange,
-    NodeUpdate, Nodes, Policy, PolicyChange, RangeBuilder, RangePage, Recovered, TokenBuilder, Tokens, TxnBuilder,
-    TxnOutcome, WriteBuilder, compare, operation,
+    AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Change, Changes, Client, Entry, Identity,
+    ItemReport, Kv, NodeChange, NodeUpdate, Nodes, Policy, PolicyChange, RangeBuilder, RangePage, Recovered,
+    TokenBuilder, Tokens, TxnBuilder, TxnOutcome, Watch, WatchBuilder, Watched, WriteBuilder, compare, operation,
 };
 pub use error::{Error, Outcome, Result};
 #[cfg(feature = "worker")]
@@ -26,6 +26,7 @@ pub use node::{
 };
 #[cfg(feature = "manager")]
 pub use node::{Configurations, Fenced, Inspection, Lead, Recover, fenced, inspect, inspect_configurations};
+pub use quorate_core::txn::{Compare, Op as Operation};
 
 /// What tests and benches of this crate hold besides; no part of the crate without the feature `testing`.
 #[cfg(feature = "testing")]

@@ -27,6 +27,8 @@ fn help_ends_with_an_example_and_exits_0() {
         &["kv", "ls"],
         &["kv", "del"],
         &["kv", "cas"],
+        &["kv", "txn"],
+        &["kv", "watch"],
         &["node"],
         &["node", "ls"],
         &["node", "inspect"],

@@ -25,6 +25,7 @@ fn profile_named(name: &str) -> Profile {
         "disk" => Profile::Disk,
         "membership" => Profile::Membership,
         "calm" => Profile::Calm,
+        "watch" => Profile::Watch,
         "swarm" => Profile::Swarm,
         other => panic!("there is no profile `{other}`"),
     }

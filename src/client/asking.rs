@@ -54,6 +54,7 @@ const fn changes_something(kind: &api::request::Kind) -> bool {
         | Kind::TokenRevoke(_)
         | Kind::PolicySet(_) => true,
         Kind::Read(_)
+        | Kind::Watch(_)
         | Kind::AssignmentsRead(_)
         | Kind::ReportRead(_)
         | Kind::NodeReport(_)

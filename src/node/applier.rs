@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::changes::Changes;
 use super::tasks::Reply;
+use super::watching::Watches;
 
 /// Who waits for the commands of one entry, by position; `None` where the caller is not on this node any more.
 pub(super) type EntryWaiters = (LogIndex, Vec<Option<oneshot::Sender<Reply>>>);
@@ -62,6 +63,7 @@ pub(super) struct Applier {
     /// As of the last round that changed one.
     pub(super) records: Arc<Records>,
     pub(super) changes: Arc<Changes>,
+    pub(super) watches: Arc<Watches>,
 }
 
 impl Applier {
@@ -109,8 +111,12 @@ impl Applier {
     }
 
     fn apply(&mut self, entries: &[Committed], waiters: Vec<EntryWaiters>) -> Input {
+        let watched = self.watches.are_any();
+        self.machine.gather(watched);
         match self.machine.apply(entries) {
             Ok(applied) => {
+                // Before anybody hears of it: who watches from now on, after a write, is not told of that write.
+                self.watches.applied(&applied, watched);
                 let report = self.applied(&applied);
                 if matches!(report, Input::StoreFailed(_)) {
                     return report;
@@ -152,6 +158,7 @@ impl Applier {
         let view = self.machine.reader().view();
         self.records = Arc::new(Records::read(&*view)?);
         self.changes.installed(&*view, self.machine.status().revision)?;
+        self.watches.installed(self.machine.status().revision);
         Ok(Arc::clone(&self.records))
     }
 

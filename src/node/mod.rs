@@ -106,6 +106,8 @@ mod tasks;
 mod tokens;
 #[cfg(feature = "manager")]
 mod transition;
+#[cfg(feature = "manager")]
+mod watching;
 mod work;
 mod worker;
 #[cfg(feature = "manager")]

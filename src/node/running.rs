@@ -40,6 +40,7 @@ use super::router::Router;
 use super::service::{self, Service, StoreAccess};
 use super::stop::{StartError, StopReason};
 use super::tasks::{Call, ConsensusTask, Hands};
+use super::watching::{self, Watches};
 use super::work::Work;
 use super::workers::{self, Workers};
 use super::{asking, housekeeping, identity, keepers, log_writer};
@@ -200,6 +201,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let (applier_jobs_in, applier_jobs) = mpsc::channel(JOBS);
     let (reports_in, reports) = mpsc::channel(REPORTS);
     let reader: Arc<dyn StateReader> = state.reader();
+    let watches = Arc::new(Watches::new(state.status().revision));
 
     let incarnations = Arc::new(Incarnations::default());
     let gate: Arc<dyn Gate> =
@@ -229,6 +231,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         reports: reports_in,
         records: records.borrow().clone(),
         changes: Arc::clone(&changes),
+        watches: Arc::clone(&watches),
     };
     threads.spawn("quorate-apply", move || applier.run(applier_jobs))?;
 
@@ -246,6 +249,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         incarnations: Arc::clone(&incarnations),
         digests: Digests::new(),
         workers,
+        watches,
         joins: Semaphore::new(1),
         certificates: builder.certificates,
         under_way: service::under_way(),
@@ -318,6 +322,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         keepers::keep_peers(endpoint.clone(), facts.clone(), hints, met, records.clone(), store.meta),
     );
     ending.keep(&handle, "looks after workers", workers::run(Arc::clone(&service), worker_inboxes));
+    ending.keep(&handle, "looks after watches", watching::keep(Arc::clone(&service)));
     ending.keep(
         &handle,
         "asks for lineages",

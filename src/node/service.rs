@@ -28,6 +28,7 @@ use super::reach::Reach;
 use super::renewal::Terms;
 use super::report::Digests;
 use super::router::{Failure, Router, fail, refused};
+use super::watching::Watches;
 use super::workers::Workers;
 use super::{applier, authorize};
 
@@ -52,6 +53,7 @@ pub(crate) struct Service {
     pub(super) applier: mpsc::WeakSender<applier::Job>,
     pub(super) digests: Digests,
     pub(super) workers: Workers,
+    pub(super) watches: Arc<Watches>,
     /// One newcomer is let in at a time.
     pub(super) joins: Semaphore,
     /// The start of the consensus task's clock.
@@ -99,8 +101,10 @@ impl Service {
             .ok_or_else(|| fail(api::Code::Stopping, "this manager has stopped. Nothing was done; ask another one"))
     }
 
-    /// Takes no more requests, and waits at most `patience` for those under way.
+    /// Takes no more requests, and waits at most `patience` for those under way, and for watches to hear that they end.
     pub(super) async fn drain(&self, patience: Duration) {
+        self.watches.stop();
+        let _ = tokio::time::timeout(patience, self.watches.gone()).await;
         if let Ok(Ok(all)) = tokio::time::timeout(patience, self.under_way.acquire_many(UNDER_WAY_MAX)).await {
             all.forget();
         }
@@ -109,6 +113,7 @@ impl Service {
     /// The node has stopped: the store and the UDP port are given back.
     pub(super) fn close(&self) {
         self.peers.close();
+        self.watches.stop();
         self.store.write().unwrap_or_else(PoisonError::into_inner).take();
     }
 
@@ -168,6 +173,10 @@ impl Service {
                 let result = self.write(&write.request, until).await?.encode_to_vec().into();
                 Ok(response::Kind::Write(api::WriteDone { result }))
             }
+            request::Kind::Watch(_) => Err(fail(
+                api::Code::Invalid,
+                "a watch is asked for as a feed, not as a request: the client is of another version. Nothing was done",
+            )),
             request::Kind::Read(read) => self.read(read, until).await.map(response::Kind::Read),
             request::Kind::Status(_) => {
                 Ok(response::Kind::Status(api::StatusDone { json: json(&self.cluster_status().await)? }))

@@ -36,5 +36,6 @@ mod tails;
 mod textbook;
 mod tokens;
 mod transitions;
+mod watch;
 mod wires;
 mod workers;

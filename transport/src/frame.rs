@@ -28,6 +28,8 @@ pub const REQUEST_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const HELLO_BYTES_MAX: usize = 64 * 1024;
 /// Largest message of a session: one item of work with what goes around it.
 pub const SESSION_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Largest message of a feed: one key's change with its value and what was there before.
+pub const FEED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Largest join request or answer.
 pub const JOIN_BYTES_MAX: usize = 64 * 1024;
 
@@ -61,6 +63,8 @@ pub enum FrameKind {
     Join = 12,
     /// The answer to it.
     JoinReply = 13,
+    /// A question that is answered for as long as the asker listens.
+    Feed = 14,
 }
 
 impl FrameKind {
@@ -80,6 +84,7 @@ impl FrameKind {
             11 => Self::SnapshotVerdict,
             12 => Self::Join,
             13 => Self::JoinReply,
+            14 => Self::Feed,
             _ => return None,
         })
     }
@@ -134,10 +139,21 @@ fn checksum(kind: u8, flags: u8, payload: &[u8]) -> u32 {
 
 /// The bytes in front of `payload`; `None` when it does not fit a u32.
 pub fn header(kind: FrameKind, payload: &[u8]) -> Option<[u8; HEADER_BYTES]> {
-    let length = u32::try_from(payload.len()).ok()?.to_be_bytes();
-    let kind = kind as u8;
-    let crc = checksum(kind, 0, payload).to_be_bytes();
-    Some([length[0], length[1], length[2], length[3], kind, 0, crc[0], crc[1], crc[2], crc[3]])
+    let crc = checksum(kind as u8, 0, payload);
+    Some(header_bytes(kind, u32::try_from(payload.len()).ok()?, crc))
+}
+
+/// The bytes in front of a payload in several pieces; `None` when it does not fit a u32.
+pub(crate) fn header_of(kind: FrameKind, pieces: &[Bytes]) -> Option<[u8; HEADER_BYTES]> {
+    let length = pieces.iter().map(Bytes::len).sum::<usize>();
+    let begun = checksum(kind as u8, 0, &[]);
+    let crc = pieces.iter().fold(begun, |crc, piece| crc32c::crc32c_append(crc, piece));
+    Some(header_bytes(kind, u32::try_from(length).ok()?, crc))
+}
+
+fn header_bytes(kind: FrameKind, length: u32, crc: u32) -> [u8; HEADER_BYTES] {
+    let (length, crc) = (length.to_be_bytes(), crc.to_be_bytes());
+    [length[0], length[1], length[2], length[3], kind as u8, 0, crc[0], crc[1], crc[2], crc[3]]
 }
 
 /// Header and payload in one piece, for short frames.

@@ -25,6 +25,7 @@ pub(crate) enum StreamKind {
     Snapshot = 0x13,
     Request = 0x14,
     Session = 0x15,
+    Feed = 0x16,
 }
 
 impl StreamKind {
@@ -35,6 +36,7 @@ impl StreamKind {
             0x13 => Some(Self::Snapshot),
             0x14 => Some(Self::Request),
             0x15 => Some(Self::Session),
+            0x16 => Some(Self::Feed),
             _ => None,
         }
     }
@@ -47,6 +49,8 @@ impl StreamKind {
             Self::Request => 5,
             // Before requests: what a node is to run must not wait behind what it asks.
             Self::Session => 6,
+            // After requests: somebody waits for an answer, and a feed has a queue.
+            Self::Feed => 3,
         }
     }
 
@@ -58,6 +62,7 @@ impl StreamKind {
             Self::Snapshot => &[Self::Snapshot as u8],
             Self::Request => &[Self::Request as u8],
             Self::Session => &[Self::Session as u8],
+            Self::Feed => &[Self::Feed as u8],
         })
     }
 }
@@ -279,7 +284,8 @@ pub(crate) async fn read_lane(
                 | FrameKind::SnapshotEnd
                 | FrameKind::SnapshotVerdict
                 | FrameKind::Join
-                | FrameKind::JoinReply => return FrameError::Unexpected,
+                | FrameKind::JoinReply
+                | FrameKind::Feed => return FrameError::Unexpected,
             },
             Ok(None) => return FrameError::Truncated,
             Err(error) => return error,

@@ -2,11 +2,14 @@
 //!
 //! Owns plain types only. Called by both, so that neither knows the other.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::id::{Lineage, LogIndex, Revision, Term};
 use crate::log::Configuration;
 use crate::txn::TxnResult;
+use crate::watch::Unit;
 
 /// One committed entry on its way to the applier.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -202,6 +205,10 @@ pub struct Applied {
     pub records_changed: bool,
     /// The full keys outside the user section that changed, in the order of their changes; a key may be there twice.
     pub changed: Vec<Bytes>,
+    /// What each revision did to user keys, ascending, for watches; empty unless the machine was asked to gather it.
+    pub units: Vec<Arc<Unit>>,
+    /// A recovery let the revision jump, and ended the history before it.
+    pub recovered: bool,
 }
 
 /// Where a state stands; read from a view, so it belongs to what the same view answers.

@@ -28,6 +28,7 @@ use crate::state::stored::{
 };
 use crate::state::trim::{Trimmed, trim};
 use crate::txn::{Txn, TxnResult};
+use crate::watch::{Changed, Unit};
 
 /// The replicated state machine over a store.
 pub struct Machine {
@@ -36,6 +37,8 @@ pub struct Machine {
     /// Set when a store failed under a half-applied round: memory is ahead of the store, nothing may go on.
     stopped: Option<StoreError>,
     salvaged: Applied,
+    /// What revisions do to user keys is gathered.
+    gathers: bool,
 }
 
 /// What the machine holds in memory, all of it read from the store at open and install.
@@ -63,6 +66,9 @@ struct Round {
     outcomes: Vec<(LogIndex, Vec<Outcome>)>,
     records_changed: bool,
     changed: Vec<Bytes>,
+    gathers: bool,
+    units: Vec<Arc<Unit>>,
+    recovered: bool,
 }
 
 impl Machine {
@@ -73,7 +79,7 @@ impl Machine {
     pub fn open(store: Box<dyn StateStore>) -> Result<Self, ApplyError> {
         let memory = Memory::load(&*store)?;
         let salvaged = memory.applied(Round::default());
-        Ok(Self { store, memory, stopped: None, salvaged })
+        Ok(Self { store, memory, stopped: None, salvaged, gathers: false })
     }
 
     /// Where the state stands.
@@ -86,6 +92,11 @@ impl Machine {
         self.store.reader()
     }
 
+    /// Whether rounds from now on gather what they do to user keys ([`Applied::units`]): only while somebody watches.
+    pub const fn gather(&mut self, gathers: bool) {
+        self.gathers = gathers;
+    }
+
     /// Applies a round of committed entries in one atomic batch, later commands seeing the earlier ones.
     ///
     /// # Errors
@@ -96,7 +107,7 @@ impl Machine {
         if let Some(error) = &self.stopped {
             return Err(StoreError::Poisoned(error.to_string()).into());
         }
-        let mut round = Round::default();
+        let mut round = Round { gathers: self.gathers, ..Round::default() };
         let before = self.memory.status.applied;
         let mut refused = None;
         for entry in entries {
@@ -232,6 +243,8 @@ impl Memory {
             outcomes: round.outcomes,
             records_changed: round.records_changed,
             changed: round.changed,
+            units: round.units,
+            recovered: round.recovered,
         }
     }
 
@@ -369,7 +382,12 @@ impl Memory {
     /// Takes the changes of one revision into the round: live records, history, event, hash.
     fn record(&mut self, revision: Revision, changes: Vec<Change>, round: &mut Round) {
         let mut event = Event { changes: Vec::with_capacity(changes.len()) };
+        let mut watched = Vec::new();
         for Change { key, stored, old, new } in changes {
+            if round.gathers && key.first() == Some(&(Section::User as u8)) {
+                let (new, old) = (new.clone(), old.clone());
+                watched.push(Changed { key: key.clone(), new, old, old_omitted: false });
+            }
             round.records_changed |= decides(&key);
             if key.first() != Some(&(Section::User as u8)) {
                 round.changed.push(key.clone());
@@ -385,6 +403,9 @@ impl Memory {
             }
             event.changes.push(EventChange { key, deleted: new.is_none(), superseded });
             round.overlay.insert(stored, new);
+        }
+        if !watched.is_empty() {
+            round.units.push(Arc::new(Unit::new(revision.0, watched)));
         }
         round.writes.put(layout::event_key(revision.0), event.encode_to_vec());
     }
@@ -424,6 +445,7 @@ impl Memory {
         };
         self.status.revision = revision;
         self.record(revision, changes, round);
+        round.recovered = true;
         self.compact(&Compact { revision: revision.0 }, round);
         self.recovery = StoredRecovery {
             begun: Bytes::new(),

@@ -49,14 +49,14 @@ pub mod contract;
 mod execute;
 mod found;
 mod hash;
-mod layout;
+pub(crate) mod layout;
 mod machine;
 mod page;
 pub mod read;
 mod recovered;
 mod replay;
 mod snapshot;
-mod stored;
+pub(crate) mod stored;
 mod trim;
 
 #[cfg(feature = "consensus")]

@@ -12,6 +12,8 @@ mod assign;
 mod failure;
 mod foreign;
 mod kv;
+mod kv_txn;
+mod kv_watch;
 mod node;
 mod nodes;
 mod output;

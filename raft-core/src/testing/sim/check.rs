@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 
 use super::trace::Violation;
+use super::watchers::Facts;
 use crate::consensus::io::{RaftRole, Status};
 use crate::id::RaftId;
 use crate::log::{Configuration, HardState, LogStart};
@@ -98,6 +99,9 @@ pub(super) struct Checks {
     pub(super) forced: bool,
     pub(super) elections: u64,
     pub(super) leases_seen: u64,
+    pub(super) facts: Facts,
+    /// That some member has applied.
+    pub(super) newest_revision: u64,
 }
 
 fn digest(entry: &Committed) -> [u8; 32] {

@@ -91,6 +91,13 @@ pub struct Report {
     pub killed: u64,
     /// Entries acknowledged by an only voter because a standby had them too.
     pub copied: u64,
+    /// Watches opened, also again.
+    pub watches: u64,
+    pub watch_messages: u64,
+    /// Chunks of history read for watches.
+    pub watch_reads: u64,
+    pub watches_cut: u64,
+    pub watches_compacted: u64,
 }
 
 impl Report {
@@ -128,6 +135,11 @@ impl Report {
             (&mut self.wishes_refused, other.wishes_refused),
             (&mut self.killed, other.killed),
             (&mut self.copied, other.copied),
+            (&mut self.watches, other.watches),
+            (&mut self.watch_messages, other.watch_messages),
+            (&mut self.watch_reads, other.watch_reads),
+            (&mut self.watches_cut, other.watches_cut),
+            (&mut self.watches_compacted, other.watches_compacted),
         ];
         for (sum, more) in pairs {
             *sum += more;
