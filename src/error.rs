@@ -149,7 +149,7 @@ impl Error {
             api::Code::Overloaded | api::Code::Conflict => Self::Overloaded(message),
             api::Code::ReadOnly => Self::ReadOnly(message),
             api::Code::Unknown | api::Code::Expired => Self::Unknown(message),
-            api::Code::Stopping | api::Code::Deadline => Self::Unavailable(message),
+            api::Code::Stopping | api::Code::Deadline | api::Code::Cut => Self::Unavailable(message),
             api::Code::Compacted => Self::Compacted { oldest: error.oldest, message },
             api::Code::NewGeneration => Self::NewGeneration { kept_revision: error.kept_revision, message },
             api::Code::StoreFull => Self::StoreFull(message),

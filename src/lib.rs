@@ -17,10 +17,10 @@ pub mod recovery;
 pub mod status;
 
 pub use client::{
-    AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Client, Election, Entry, Identity, ItemReport, Kv,
-    Leader, Leading, Lease, LeaseInfo, LeaseKeeper, Leases, LockBuilder, LockGuard, NodeChange, NodeUpdate, Nodes,
-    Observer, Policy, PolicyChange, RangeBuilder, RangePage, Recovered, TokenBuilder, Tokens, TxnBuilder, TxnOutcome,
-    WriteBuilder, compare, operation,
+    AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Change, Changes, Client, Election, Entry, Identity,
+    ItemReport, Kv, Leader, Leading, Lease, LeaseInfo, LeaseKeeper, Leases, LockBuilder, LockGuard, NodeChange,
+    NodeUpdate, Nodes, Observer, Policy, PolicyChange, RangeBuilder, RangePage, Recovered, TokenBuilder, Tokens,
+    TxnBuilder, TxnOutcome, Watch, WatchBuilder, Watched, WriteBuilder, compare, operation,
 };
 pub use error::{Error, Outcome, Result};
 #[cfg(feature = "worker")]
@@ -30,6 +30,7 @@ pub use node::{
 };
 #[cfg(feature = "manager")]
 pub use node::{Configurations, Fenced, Inspection, Lead, Recover, fenced, inspect, inspect_configurations};
+pub use quorate_core::txn::{Compare, Op as Operation};
 
 /// What tests and benches of this crate hold besides; no part of the crate without the feature `testing`.
 #[cfg(feature = "testing")]

@@ -36,6 +36,8 @@ fn help_ends_with_an_example_and_exits_0() {
         &["lease", "list"],
         &["lease", "show"],
         &["lock"],
+        &["kv", "txn"],
+        &["kv", "watch"],
         &["node"],
         &["node", "ls"],
         &["node", "inspect"],

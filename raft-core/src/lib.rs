@@ -25,3 +25,4 @@ pub mod state;
 pub mod testing;
 pub mod txn;
 pub mod user;
+pub mod watch;

@@ -46,6 +46,20 @@ pub const LEASE_PAGE_MAX: usize = 1_000;
 pub const HASHES_KEPT: usize = 4_096;
 /// Longest node name, bytes.
 pub const NAME_BYTES_MAX: usize = 255;
+/// Watches that one manager serves.
+pub const WATCHES_MAX: usize = 65_536;
+/// Changed keys that wait for one live watch before it is cut.
+pub const WATCH_QUEUE_CHANGES_MAX: usize = 4_096;
+/// Bytes that wait for one live watch before it is cut; what several watches wait for counts for each.
+pub const WATCH_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes that wait for all watches of a manager; what several wait for counts once.
+pub const WATCHES_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// A revision that changed more bytes is not kept for watches: they read it from the store.
+pub const WATCH_UNIT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of what was there before that one revision tells a watch.
+pub const WATCH_PREVIOUS_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes after which what a watch is told of one revision goes on in another message.
+pub const WATCH_PART_BYTES: usize = 256 * 1024;
 /// Largest snapshot chunk, bytes.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 1024 * 1024;
 

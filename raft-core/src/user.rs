@@ -5,6 +5,7 @@
 
 use crate::keyspace::Section;
 use crate::txn::{KeyValue, Op, OpKind, OpResultKind, Range, RangeResult, Txn, TxnResult};
+use crate::watch::WatchStart;
 
 /// Puts a range's keys into the user section.
 pub fn qualify_range(range: &mut Range) {
@@ -38,7 +39,16 @@ fn qualify_op(op: &mut Op) {
     }
 }
 
-fn strip(entry: &mut KeyValue) {
+/// Puts a watch's keys into the user section.
+pub fn qualify_watch(start: &mut WatchStart) {
+    start.key = Section::User.key(&start.key);
+    if !start.end.is_empty() {
+        start.end = Section::User.key(&start.end);
+    }
+}
+
+/// Takes the section off one entry.
+pub(crate) fn strip(entry: &mut KeyValue) {
     entry.key = Section::User.strip(&entry.key).unwrap_or_default();
 }
 

@@ -26,6 +26,7 @@ fn profile_named(name: &str) -> Profile {
         "membership" => Profile::Membership,
         "leases" => Profile::Leases,
         "calm" => Profile::Calm,
+        "watch" => Profile::Watch,
         "swarm" => Profile::Swarm,
         other => panic!("there is no profile `{other}`"),
     }

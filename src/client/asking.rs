@@ -55,6 +55,7 @@ const fn changes_something(kind: &api::request::Kind) -> bool {
         | Kind::PolicySet(_)
         | Kind::LeaseWrite(_) => true,
         Kind::Read(_)
+        | Kind::Watch(_)
         | Kind::AssignmentsRead(_)
         | Kind::ReportRead(_)
         | Kind::NodeReport(_)

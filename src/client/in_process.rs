@@ -11,7 +11,7 @@ use quorate_transport::api;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Answered, CallError, Client, Reply, Way};
+use super::{Answered, CallError, Client, Fed, Feeding, Reply, Way};
 use crate::config;
 use crate::node::{Current, Runtime, StartError, StopReason};
 
@@ -24,6 +24,19 @@ pub(crate) struct NodeWay {
 impl NodeWay {
     pub(crate) const fn new(current: watch::Receiver<Current>, stopped: watch::Receiver<Option<StopReason>>) -> Self {
         Self { current, stopped }
+    }
+
+    /// What the node is now, or within `patience`.
+    async fn runtime(&self, patience: Duration) -> Result<Runtime, CallError> {
+        let mut current = self.current.clone();
+        let runtime = match timeout_at(Instant::now() + patience, current.wait_for(Option::is_some)).await {
+            Ok(Ok(current)) => current.clone(),
+            Ok(Err(_stopped)) => {
+                return Err(CallError::not_sent("this node has stopped. Nothing was done; ask another one"));
+            }
+            Err(_elapsed) => None,
+        };
+        runtime.ok_or_else(|| CallError::not_sent("this node is changing its role. Nothing was done; try again"))
     }
 
     /// A client over this way.
@@ -40,20 +53,16 @@ impl Way for NodeWay {
     }
 
     fn call<'a>(&'a self, request: api::Request, patience: Duration, _without: &'a BTreeSet<usize>) -> Reply<'a> {
-        let mut current = self.current.clone();
         Box::pin(async move {
-            let until = Instant::now() + Duration::from_millis(request.deadline_ms);
-            let runtime = match timeout_at(until, current.wait_for(Option::is_some)).await {
-                Ok(Ok(current)) => current.clone(),
-                Ok(Err(_stopped)) => {
-                    return Err(CallError::not_sent("this node has stopped. Nothing was done; ask another one"));
-                }
-                Err(_elapsed) => None,
-            };
-            match runtime {
-                Some(runtime) => Ok(Answered { by: 0, response: runtime.call(request, patience).await? }),
-                None => Err(CallError::not_sent("this node is changing its role. Nothing was done; try again")),
-            }
+            let runtime = self.runtime(Duration::from_millis(request.deadline_ms)).await?;
+            Ok(Answered { by: 0, response: runtime.call(request, patience).await? })
+        })
+    }
+
+    fn feed<'a>(&'a self, request: api::Request, patience: Duration, _without: &'a BTreeSet<usize>) -> Fed<'a> {
+        Box::pin(async move {
+            let receiver = self.runtime(patience).await?.feed(request, patience).await?;
+            Ok(Feeding { by: 0, receiver, _over: None })
         })
     }
 

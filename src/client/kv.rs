@@ -15,7 +15,7 @@ use quorate_core::txn::{Compare, Delete, KeyValue, Op, OpResultKind, Operand, Pu
 use quorate_core::user;
 use quorate_transport::api;
 
-use super::{Client, unexpected};
+use super::{Client, WatchBuilder, unexpected};
 use crate::error::{Error, Result};
 
 type Sent<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
@@ -141,6 +141,11 @@ impl Kv {
         self.range_of(Range { key: from.into(), end: to.into(), ..Range::default() })
     }
 
+    /// Watches one key; [`prefix`](WatchBuilder::prefix) makes it all keys that begin so.
+    pub fn watch(&self, key: impl Into<Bytes>) -> WatchBuilder {
+        WatchBuilder::new(self.client.clone(), key.into())
+    }
+
     const fn range_of_parts(client: Client, range: Range) -> RangeBuilder {
         RangeBuilder { client, range, serializable: false }
     }
@@ -163,7 +168,7 @@ impl Kv {
 
 /// The bounds of a prefix. The wire's "end" of nothing would mean one key, so everything ends at the longest key there
 /// can be.
-fn prefix_bounds(prefix: &Bytes) -> (Bytes, Bytes) {
+pub(super) fn prefix_bounds(prefix: &Bytes) -> (Bytes, Bytes) {
     let key = if prefix.is_empty() { Bytes::from_static(&[0]) } else { prefix.clone() };
     let end = prefix_end(prefix);
     let end = if end.is_empty() { Bytes::from_static(&[0xff; quorate_core::limits::KEY_BYTES_MAX]) } else { end };
@@ -204,6 +209,21 @@ pub mod compare {
         Compare::new(key, Relation::Equal, Operand::Lease(lease))
     }
 
+    /// The same comparison turned round: it holds where the property differs.
+    pub fn not_equal(compare: Compare) -> Compare {
+        Compare { relation: Relation::NotEqual.into(), ..compare }
+    }
+
+    /// The same comparison, but the property is less than what it is compared with.
+    pub fn less(compare: Compare) -> Compare {
+        Compare { relation: Relation::Less.into(), ..compare }
+    }
+
+    /// The same comparison, but the property is greater than what it is compared with.
+    pub fn greater(compare: Compare) -> Compare {
+        Compare { relation: Relation::Greater.into(), ..compare }
+    }
+
     /// The key was written so often since its creation (0: does not exist).
     pub fn version(key: impl Into<Bytes>, version: u64) -> Compare {
         Compare::new(key, Relation::Equal, Operand::Version(version))
@@ -227,6 +247,12 @@ pub mod operation {
     /// Remove one key.
     pub fn delete(key: impl Into<Bytes>) -> Op {
         Delete { key: key.into(), ..Delete::default() }.into()
+    }
+
+    /// Remove every key that begins with `prefix`.
+    pub fn delete_prefix(prefix: impl Into<Bytes>) -> Op {
+        let (key, end) = prefix_bounds(&prefix.into());
+        Delete { key, end, previous: false }.into()
     }
 
     /// Read one key.

@@ -22,6 +22,7 @@ mod remote;
 mod round;
 mod sequence;
 mod tokens;
+mod watching;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -37,7 +38,7 @@ use quorate_core::id::{ClientId, Term};
 use quorate_core::state::check_txn;
 use quorate_core::txn::{Range, Txn, TxnResult};
 use quorate_core::user;
-use quorate_transport::api;
+use quorate_transport::{FeedReceiver, api};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -50,6 +51,7 @@ pub use nodes::{NodeChange, NodeUpdate, Nodes};
 pub use policy::{Policy, PolicyChange};
 pub use quorate_transport::Identity;
 pub use tokens::{TokenBuilder, Tokens};
+pub use watching::{Change, Changes, Watch, WatchBuilder, Watched};
 
 use crate::check::ManagerCheck;
 use crate::config;
@@ -67,6 +69,17 @@ use sequence::{OpenRequest, Sequences};
 const BORN_PATIENCE: Duration = Duration::from_secs(1);
 
 type Reply<'a> = Pin<Box<dyn Future<Output = Result<Answered, CallError>> + Send + 'a>>;
+
+type Fed<'a> = Pin<Box<dyn Future<Output = Result<Feeding, CallError>> + Send + 'a>>;
+
+/// A feed that was asked for.
+pub(crate) struct Feeding {
+    /// The number of the manager that was asked.
+    pub(crate) by: usize,
+    pub(crate) receiver: FeedReceiver,
+    /// What it travels on, kept open for as long as it lasts.
+    pub(crate) _over: Option<Arc<dyn std::any::Any + Send + Sync>>,
+}
 
 /// What a single attempt was answered.
 #[derive(Debug)]
@@ -107,6 +120,9 @@ pub(crate) trait Way: Send + Sync + 'static {
     /// One attempt, with at most `patience` for the answer, at a manager that is not in `without` (fewer than all).
     /// Another attempt may go to another manager.
     fn call<'a>(&'a self, request: api::Request, patience: Duration, without: &'a BTreeSet<usize>) -> Reply<'a>;
+
+    /// Asks for a feed, with at most `patience` for it to be on its way, of a manager that is not in `without` (fewer than all).
+    fn feed<'a>(&'a self, request: api::Request, patience: Duration, without: &'a BTreeSet<usize>) -> Fed<'a>;
 
     /// How long an attempt may take before another manager is tried; none in process.
     fn attempt(&self) -> Option<Duration>;

@@ -13,7 +13,7 @@ use quorate_transport::api;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Answered, CallError, Client, Reply, Way};
+use super::{Answered, CallError, Client, Fed, Reply, Way};
 use crate::config::random_id;
 use crate::error::Error;
 use crate::membership::Role;
@@ -49,6 +49,10 @@ impl Way for Lossy {
             let unreachable = |error: CallError| CallError { unreachable: vec![by], ..error };
             answered.map(|answered| Answered { by, ..answered }).map_err(unreachable)
         })
+    }
+
+    fn feed<'a>(&'a self, _request: api::Request, _patience: Duration, _without: &'a BTreeSet<usize>) -> Fed<'a> {
+        unreachable!("nobody watches here")
     }
 
     fn attempt(&self) -> Option<Duration> {

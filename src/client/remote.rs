@@ -5,7 +5,8 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use quorate_transport::{
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
-use super::{Answered, CallError, Reply, Way};
+use super::{Answered, CallError, Fed, Feeding, Reply, Way};
 use crate::config;
 use crate::error::{Error, Result};
 
@@ -54,7 +55,15 @@ pub(super) struct Remote {
     /// The longest lineage that a manager has shown: managers of a shorter one are refused from then on.
     lineage: std::sync::Mutex<Lineage>,
     generation: watch::Sender<u64>,
+    /// The connections that feeds travel on, for as long as there are feeds on them.
+    feeding: Mutex<Vec<Weak<InUse>>>,
+    feeds_dialled: AtomicU64,
 }
+
+/// Feeds on one connection at most: a manager lets a client open 1,024 streams at once.
+const FEEDS_PER_CONNECTION: usize = 128;
+/// Unread bytes of one feed: all feeds of a connection may be left unread and none keeps the others waiting.
+const FEED_WINDOW: u32 = 256 * 1024;
 
 impl Remote {
     pub(super) async fn connect(managers: Vec<String>, identity: Identity, timeout: Duration) -> Result<Self> {
@@ -63,20 +72,34 @@ impl Remote {
         }
         let current = Mutex::new(Current { number: 0, connection: None, failed: None });
         let (lineage, generation) = (std::sync::Mutex::default(), watch::Sender::new(0));
-        let remote = Self { managers, identity: Arc::new(identity), current, lineage, generation };
+        let feeding = Mutex::default();
+        let remote = Self {
+            managers,
+            identity: Arc::new(identity),
+            current,
+            lineage,
+            generation,
+            feeding,
+            feeds_dialled: AtomicU64::new(0),
+        };
         let everybody: Vec<usize> = (0..remote.managers.len()).collect();
-        let first = remote.dial(&everybody, timeout).await.map_err(|error| refused(&error))?;
+        let first = remote.dial(&everybody, timeout, &Connector::default()).await.map_err(|error| refused(&error))?;
         remote.current.lock().await.connection = Some(first);
         Ok(remote)
     }
 
     /// Dials these managers, in this order.
-    async fn dial(&self, wanted: &[usize], timeout: Duration) -> std::result::Result<InUse, ConnectError> {
+    async fn dial(
+        &self,
+        wanted: &[usize],
+        timeout: Duration,
+        connector: &Connector,
+    ) -> std::result::Result<InUse, ConnectError> {
         let subject = self.identity.subject();
         let known = self.known().clone();
         let hello = Hello::client(subject.cluster, subject.node_id, known, SOFTWARE);
         let addresses: Vec<String> = wanted.iter().filter_map(|manager| self.managers.get(*manager).cloned()).collect();
-        let connection = Connector::connect(&addresses, Arc::clone(&self.identity), hello, timeout).await?;
+        let connection = connector.connect_to(&addresses, Arc::clone(&self.identity), hello, timeout).await?;
         self.adopt(&connection.remote_hello().lineage);
         let manager = wanted.get(connection.place()).copied().unwrap_or_default();
         Ok(InUse { manager, connection })
@@ -121,7 +144,7 @@ impl Remote {
         {
             return Err(failed.error.clone());
         }
-        match self.dial(&wanted, patience).await {
+        match self.dial(&wanted, patience, &Connector::default()).await {
             Ok(made) => {
                 *current = Current { number, connection: Some(made.clone()), failed: None };
                 Ok((number, made))
@@ -132,6 +155,36 @@ impl Remote {
                 Err(error)
             }
         }
+    }
+
+    /// A connection with room for one more feed.
+    async fn room_for_a_feed(
+        &self,
+        patience: Duration,
+        without: &BTreeSet<usize>,
+    ) -> std::result::Result<Arc<InUse>, CallError> {
+        let mut feeding = self.feeding.lock().await;
+        feeding.retain(|known| known.upgrade().is_some_and(|known| !known.connection.is_closed()));
+        let room = |known: &Weak<InUse>| known.strong_count() < FEEDS_PER_CONNECTION;
+        let usable = |known: Arc<InUse>| (!without.contains(&known.manager)).then_some(known);
+        if let Some(known) =
+            feeding.iter().filter(|known| room(known)).find_map(|known| known.upgrade().and_then(usable))
+        {
+            return Ok(known);
+        }
+        // Each begins at another manager: what is watched is told by all alike.
+        let number = self.feeds_dialled.fetch_add(1, Ordering::Relaxed);
+        let wanted: Vec<usize> =
+            in_turn(self.managers.len(), number).into_iter().filter(|manager| !without.contains(manager)).collect();
+        let connector = Connector { stream_window: FEED_WINDOW, ..Connector::default() };
+        let made = self.dial(&wanted, patience, &connector).await.map_err(|error| CallError {
+            unknown: false,
+            message: error.to_string(),
+            unreachable: wanted,
+        })?;
+        let made = Arc::new(made);
+        feeding.push(Arc::downgrade(&made));
+        Ok(made)
     }
 
     /// The connection with this number did not serve: the next call dials another. Requests that are still under way on
@@ -228,6 +281,19 @@ impl Way for Remote {
         })
     }
 
+    fn feed<'a>(&'a self, request: api::Request, patience: Duration, without: &'a BTreeSet<usize>) -> Fed<'a> {
+        Box::pin(async move {
+            let over = self.room_for_a_feed(patience, without).await?;
+            let lost = |message: String| CallError { unknown: false, message, unreachable: vec![over.manager] };
+            // Opening waits without a word when as many streams are open as may be.
+            match tokio::time::timeout(patience, over.connection.feed(request.encode_to_vec().into())).await {
+                Ok(Ok(receiver)) => Ok(Feeding { by: over.manager, receiver, _over: Some(over) }),
+                Ok(Err(down)) => Err(lost(down.to_string())),
+                Err(_elapsed) => Err(lost("the manager did not take the watch in time".into())),
+            }
+        })
+    }
+
     fn attempt(&self) -> Option<Duration> {
         Some(config::ATTEMPT)
     }
@@ -271,6 +337,18 @@ impl Way for Local {
 
     fn call<'a>(&'a self, request: api::Request, patience: Duration, _without: &'a BTreeSet<usize>) -> Reply<'a> {
         Box::pin(async move { decode(0, self.connection.request(request.encode_to_vec().into(), patience).await?) })
+    }
+
+    fn feed<'a>(&'a self, request: api::Request, patience: Duration, _without: &'a BTreeSet<usize>) -> Fed<'a> {
+        Box::pin(async move {
+            let asked = self.connection.feed(request.encode_to_vec().into());
+            let lost = |message: String| CallError { unknown: false, message, unreachable: vec![0] };
+            match tokio::time::timeout(patience, asked).await {
+                Ok(Ok(receiver)) => Ok(Feeding { by: 0, receiver, _over: None }),
+                Ok(Err(down)) => Err(lost(down.to_string())),
+                Err(_elapsed) => Err(lost("the node did not take the watch in time".into())),
+            }
+        })
     }
 
     fn has_left(&self) -> bool {

@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::changes::Changes;
 use super::tasks::Reply;
+use super::watching::Watches;
 use crate::metrics::Meters;
 
 /// Who waits for the commands of one entry, by position; `None` where the caller is not on this node any more.
@@ -71,6 +72,7 @@ pub(super) struct Applier {
     /// Superseded records may be left that can go.
     pub(super) untrimmed: bool,
     pub(super) meters: Arc<Meters>,
+    pub(super) watches: Arc<Watches>,
 }
 
 impl Applier {
@@ -138,11 +140,15 @@ impl Applier {
     }
 
     fn apply(&mut self, entries: &[Committed], waiters: Vec<EntryWaiters>) -> Input {
+        let watched = self.watches.are_any();
+        self.machine.gather(watched);
         let began = Instant::now();
         match self.machine.apply(entries) {
             Ok(applied) => {
                 self.meters.applied(began.elapsed(), entries.len(), applied.revision.0);
                 self.measure_replay();
+                // Before anybody hears of it: who watches from now on, after a write, is not told of that write.
+                self.watches.applied(&applied, watched);
                 let report = self.applied(&applied);
                 if matches!(report, Input::StoreFailed(_)) {
                     return report;
@@ -187,6 +193,7 @@ impl Applier {
         let view = self.machine.reader().view();
         self.records = Arc::new(Records::read(&*view)?);
         self.changes.installed(&*view, self.machine.status().revision)?;
+        self.watches.installed(self.machine.status().revision);
         Ok(Arc::clone(&self.records))
     }
 

@@ -58,6 +58,7 @@ kinds! {
     LeaseKeepAlive => "lease_keep_alive",
     LeaseList => "lease_list",
     LeaseShow => "lease_show",
+    Watch => "watch",
 }
 
 /// How it ended, by its answer.
@@ -83,6 +84,7 @@ pub(super) const fn ended(code: api::Code) -> Ended {
         | api::Code::Conflict
         | api::Code::NewGeneration
         | api::Code::LeaseNotFound
+        | api::Code::Cut
         | api::Code::StoreFull => Ended::Refused,
     }
 }

@@ -23,7 +23,7 @@ pub(super) const fn denied(asker: Asker) -> &'static str {
 ///
 /// | request | operator | manager (peer plane) | node's certificate |
 /// |---|---|---|---|
-/// | write, read | yes | no | no |
+/// | write, read, watch | yes | no | no |
 /// | status | yes | yes | yes |
 /// | a member's own status | no | yes | no |
 /// | show, rotate, make, list, revoke join tokens | yes | no | no |
@@ -46,6 +46,7 @@ pub(super) const fn allowed(asker: Asker, kind: &Kind) -> bool {
     match kind {
         Kind::Write(_)
         | Kind::Read(_)
+        | Kind::Watch(_)
         | Kind::TokenShow(_)
         | Kind::TokenRotate(_)
         | Kind::TokenCreate(_)

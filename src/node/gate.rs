@@ -12,8 +12,8 @@ use quorate_core::command::COMMAND_VERSION;
 use quorate_core::consensus::io::{Input, Records};
 use quorate_core::id::{Lineage, NodeId, RaftId};
 use quorate_transport::{
-    Answer, Caller, CertRole, Down, Gate, Handler, Hello, IncomingSnapshot, JoinReply, JoinRequest, Lane, PROTOCOL_MAX,
-    PROTOCOL_MIN, Plane, Refused, Session, api,
+    Answer, Caller, CertRole, Down, Feed, Gate, Handler, Hello, IncomingSnapshot, JoinReply, JoinRequest, Lane,
+    PROTOCOL_MAX, PROTOCOL_MIN, Plane, Refused, Session, api,
 };
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
@@ -21,7 +21,7 @@ use super::facts::Facts;
 use super::fence::{Fencing, Incarnations};
 use super::service::Service;
 use super::tasks::Call;
-use super::{sessions, snapshots};
+use super::{sessions, snapshots, watching};
 use crate::client::SOFTWARE;
 
 /// The node's word on connections.
@@ -200,6 +200,24 @@ impl Handler for NodeHandler {
     fn session(&self, caller: Caller, session: Session) {
         let Some(service) = self.service.upgrade() else { return };
         self.runtime.spawn(sessions::serve(service, caller, session));
+    }
+
+    fn feed(&self, caller: Caller, body: Bytes, feed: Feed) {
+        let Some(service) = self.service.upgrade() else { return };
+        self.runtime.spawn(async move {
+            match api::Request::decode(body) {
+                Ok(request) => {
+                    let local = caller.plane == Plane::Local;
+                    let asker = if local { service.local_asker(&request) } else { caller.into() };
+                    watching::serve(service, asker, request, feed).await;
+                }
+                Err(error) => {
+                    let why = format!("the question cannot be read: {error}. Nothing was done");
+                    let word = super::service::failure(api::Code::Invalid, why).encode_to_vec();
+                    let _ = feed.sender.finish(word.into()).await;
+                }
+            }
+        });
     }
 
     fn lineage_newer(&self, hello: &Hello) {

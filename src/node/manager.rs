@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use quorate_transport::api;
+use quorate_transport::{Feed, FeedReceiver, api};
 use tokio::sync::{mpsc, watch};
 
 use super::builder::Prepared;
@@ -15,6 +15,7 @@ use super::running;
 use super::service::Service;
 use super::stop::StopReason;
 use super::tasks::Call;
+use super::watching;
 use crate::client::CallError;
 use crate::status::ClusterStatus;
 
@@ -59,6 +60,17 @@ impl Manager {
         let service = Arc::clone(&self.service);
         let asked = self.runtime.spawn(async move { service.call(&service.local_asker(&request), request).await });
         asked.await.map_err(|error| CallError::unanswered(format!("the node stopped: {error}")))
+    }
+
+    /// A feed within this very process, served on the node's own runtime, with the rights of the local socket.
+    pub(crate) fn feed(&self, request: api::Request) -> Result<FeedReceiver, CallError> {
+        if self.service.is_closed() {
+            return Err(CallError::not_sent("this manager has stopped. Nothing was done; ask another one"));
+        }
+        let (feed, receiver) = Feed::here();
+        let asker = self.service.local_asker(&request);
+        self.runtime.spawn(watching::serve(Arc::clone(&self.service), asker, request, feed));
+        Ok(receiver)
     }
 
     /// A log index that is applied here.

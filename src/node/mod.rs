@@ -118,6 +118,8 @@ mod tokens;
 mod trace;
 #[cfg(feature = "manager")]
 mod transition;
+#[cfg(feature = "manager")]
+mod watching;
 mod work;
 mod worker;
 #[cfg(feature = "manager")]

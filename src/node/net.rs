@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_core::id::RaftId;
 use quorate_transport::{
-    Answer, BindError, Caller, Clock, Down, Endpoint, EndpointConfig, EndpointOptions, Gate, Handler, Hello, Identity,
-    IncomingSnapshot, JoinReply, JoinRequest, Lane, LocalListener, Session,
+    Answer, BindError, Caller, Clock, Down, Endpoint, EndpointConfig, EndpointOptions, Feed, Gate, Handler, Hello,
+    Identity, IncomingSnapshot, JoinReply, JoinRequest, Lane, LocalListener, Session,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -81,6 +81,11 @@ impl Handler for Switchboard {
     fn session(&self, caller: Caller, session: Session) {
         if let Some(handler) = self.handler.get() {
             handler.session(caller, session);
+        }
+    }
+    fn feed(&self, caller: Caller, body: Bytes, feed: Feed) {
+        if let Some(handler) = self.handler.get() {
+            handler.feed(caller, body, feed);
         }
     }
     fn lineage_newer(&self, hello: &Hello) {

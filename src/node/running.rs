@@ -42,6 +42,7 @@ use super::router::Router;
 use super::service::{self, Service, StoreAccess};
 use super::stop::{StartError, StopReason};
 use super::tasks::{Call, ConsensusTask, Hands};
+use super::watching::{self, Watches};
 use super::work::Work;
 use super::workers::{self, Workers};
 use super::{asking, housekeeping, identity, keepers, log_writer, metering};
@@ -209,6 +210,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let (applier_jobs_in, applier_jobs) = mpsc::channel(JOBS);
     let (reports_in, reports) = mpsc::channel(REPORTS);
     let reader: Arc<dyn StateReader> = state.reader();
+    let watches = Arc::new(Watches::new(state.status().revision));
 
     let incarnations = Arc::new(Incarnations::default());
     let gate: Arc<dyn Gate> =
@@ -242,6 +244,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         records: records.borrow().clone(),
         changes: Arc::clone(&changes),
         meters: Arc::clone(&meters),
+        watches: Arc::clone(&watches),
     };
     threads.spawn("quorate-apply", move || applier.run(applier_jobs))?;
 
@@ -264,6 +267,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         incarnations: Arc::clone(&incarnations),
         digests: Digests::new(),
         workers,
+        watches,
         joins: Semaphore::new(1),
         certificates: builder.certificates,
         under_way: service::under_way(),
@@ -342,6 +346,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         keepers::keep_peers(endpoint.clone(), facts.clone(), hints, met, records.clone(), store.meta),
     );
     ending.keep(&handle, "looks after workers", workers::run(Arc::clone(&service), worker_inboxes));
+    ending.keep(&handle, "looks after watches", watching::keep(Arc::clone(&service)));
     ending.keep(
         &handle,
         "asks for lineages",

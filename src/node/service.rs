@@ -32,6 +32,7 @@ use super::readiness::Pulse;
 use super::renewal::Terms;
 use super::report::Digests;
 use super::router::{Failure, Router, fail, refused};
+use super::watching::Watches;
 use super::workers::Workers;
 use super::{applier, asked, authorize, trace};
 use crate::metrics::{Ended, Meters};
@@ -57,6 +58,7 @@ pub(crate) struct Service {
     pub(super) applier: mpsc::WeakSender<applier::Job>,
     pub(super) digests: Digests,
     pub(super) workers: Workers,
+    pub(super) watches: Arc<Watches>,
     /// One newcomer is let in at a time.
     pub(super) joins: Semaphore,
     /// The start of the consensus task's clock.
@@ -110,8 +112,10 @@ impl Service {
             .ok_or_else(|| fail(api::Code::Stopping, "this manager has stopped. Nothing was done; ask another one"))
     }
 
-    /// Takes no more requests, and waits at most `patience` for those under way.
+    /// Takes no more requests, and waits at most `patience` for those under way, and for watches to hear that they end.
     pub(super) async fn drain(&self, patience: Duration) {
+        self.watches.stop();
+        let _ = tokio::time::timeout(patience, self.watches.gone()).await;
         if let Ok(Ok(all)) = tokio::time::timeout(patience, self.under_way.acquire_many(UNDER_WAY_MAX)).await {
             all.forget();
         }
@@ -121,6 +125,7 @@ impl Service {
     pub(super) fn close(&self) {
         self.peers.close();
         self.meters.ended();
+        self.watches.stop();
         self.store.write().unwrap_or_else(PoisonError::into_inner).take();
     }
 
@@ -213,6 +218,10 @@ impl Service {
                 let result = self.write(&write.request, until).await?.encode_to_vec().into();
                 Ok(response::Kind::Write(api::WriteDone { result }))
             }
+            request::Kind::Watch(_) => Err(fail(
+                api::Code::Invalid,
+                "a watch is asked for as a feed, not as a request: the client is of another version. Nothing was done",
+            )),
             request::Kind::Read(read) => self.read(read, until).await.map(response::Kind::Read),
             request::Kind::Status(_) => {
                 Ok(response::Kind::Status(api::StatusDone { json: json(&self.cluster_status().await)? }))

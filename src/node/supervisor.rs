@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_transport::api;
+use quorate_transport::{FeedReceiver, api};
 use tokio::sync::watch;
 
 use super::builder::{NodeBuilder, Prepared, off_thread};
@@ -54,6 +54,15 @@ impl Runtime {
             #[cfg(feature = "manager")]
             Self::Manager(manager) => manager.applied(),
             Self::Worker(_) => 0,
+        }
+    }
+
+    /// Asks for a feed on behalf of the embedder.
+    pub(crate) async fn feed(&self, request: api::Request, patience: Duration) -> Result<FeedReceiver, CallError> {
+        match self {
+            #[cfg(feature = "manager")]
+            Self::Manager(manager) => manager.feed(request),
+            Self::Worker(worker) => super::worker::feed(worker.link.clone(), request, patience).await,
         }
     }
 

@@ -40,5 +40,6 @@ mod tails;
 mod textbook;
 mod tokens;
 mod transitions;
+mod watch;
 mod wires;
 mod workers;

@@ -171,7 +171,7 @@ fn give_up(pending: &Pending, connection: &quinn::Connection) {
 /// Puts one frame behind the others.
 fn put_frame(into: &mut BytesMut, kind: FrameKind, number: u64, body: &[u8]) {
     let number = number.to_be_bytes();
-    if let Some(header) = frame::header_of(kind, &[&number, body]) {
+    if let Some(header) = frame::header_of(kind, &[&number[..], body]) {
         into.reserve(header.len() + number.len() + body.len());
         into.put_slice(&header);
         into.put_slice(&number);

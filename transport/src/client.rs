@@ -13,6 +13,7 @@ use crate::calls::Calls;
 use crate::clock::Clock;
 use crate::codes;
 use crate::dial::{self, ConnectError};
+use crate::feed::{self, FeedReceiver};
 use crate::greet;
 use crate::handler::{Down, Plane};
 use crate::hello::Hello;
@@ -47,6 +48,8 @@ pub struct Connector {
     pub idle: Duration,
     /// How long an address has for itself before the next one is tried beside it; default 100 ms.
     pub stagger: Duration,
+    /// Unread bytes of one stream; default 4 MiB. Of all streams of a connection together it is 32 MiB.
+    pub stream_window: u32,
     /// The socket to use; by default each connection has its own.
     pub socket: Option<ClientSocket>,
     /// The clock that certificates are checked by; default the system's.
@@ -59,6 +62,7 @@ impl Default for Connector {
             keep_alive: Duration::from_secs(5),
             idle: Duration::from_secs(15),
             stagger: dial::STAGGER,
+            stream_window: socket::STREAM_WINDOW,
             socket: None,
             clock: Clock::default(),
         }
@@ -97,9 +101,10 @@ impl Connector {
         let credentials = Arc::new(credentials.map_err(|error| ConnectError::Local(error.to_string()))?);
         credentials.check_time().map_err(ConnectError::OwnCertificate)?;
         let hello = Arc::new(hello);
-        let (keep_alive, idle, shared) = (self.keep_alive, self.idle, self.socket.clone());
+        let (keep_alive, idle, window) = (self.keep_alive, self.idle, self.stream_window);
+        let shared = self.socket.clone();
         let (place, inner) = dial::race(addresses, timeout, self.stagger, move |address| {
-            let transport = socket::client_transport(keep_alive, idle);
+            let transport = socket::client_transport(keep_alive, idle, window);
             attempt(address, timeout, transport, credentials.clone(), hello.clone(), shared.clone())
         })
         .await?;
@@ -193,6 +198,16 @@ impl Connection {
     /// As [`Connection::request`].
     pub async fn call(&self, body: Bytes, deadline: Duration) -> Result<Bytes, RequestError> {
         self.inner.calls.ask(&self.inner.connection, body, deadline).await
+    }
+
+    /// Asks what is answered for as long as the receiver lives. Waits when as many streams are open as may be.
+    ///
+    /// Cancel safe for this side: dropped half-way, the other side sees no question.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub async fn feed(&self, body: Bytes) -> Result<FeedReceiver, Down> {
+        feed::open(&self.inner.connection, body).await
     }
 
     /// Opens the session of a worker: one per connection, and only with a worker's certificate.

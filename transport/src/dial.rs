@@ -225,7 +225,7 @@ pub(crate) async fn fresh(
     tls: impl FnOnce(&Verdict) -> Result<Arc<QuicClientConfig>, TlsError>,
 ) -> Result<Dialled, ConnectError> {
     let endpoint = open(address)?;
-    let transport = socket::client_transport(Duration::from_secs(5), Duration::from_secs(15));
+    let transport = socket::client_transport(Duration::from_secs(5), Duration::from_secs(15), socket::STREAM_WINDOW);
     let connection = on(&endpoint, address, timeout, transport, tls).await?;
     Ok(Dialled { endpoint, connection, address })
 }

@@ -28,6 +28,8 @@ pub const REQUEST_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const HELLO_BYTES_MAX: usize = 64 * 1024;
 /// Largest message of a session: one item of work with what goes around it.
 pub const SESSION_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Largest message of a feed: one key's change with its value and what was there before.
+pub const FEED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Largest join request or answer.
 pub const JOIN_BYTES_MAX: usize = 64 * 1024;
 
@@ -67,6 +69,8 @@ pub enum FrameKind {
     Answer = 15,
     /// There is no answer to the call with this number.
     NoAnswer = 16,
+    /// A question that is answered for as long as the asker listens.
+    Feed = 17,
 }
 
 impl FrameKind {
@@ -89,6 +93,7 @@ impl FrameKind {
             14 => Self::Call,
             15 => Self::Answer,
             16 => Self::NoAnswer,
+            17 => Self::Feed,
             _ => return None,
         })
     }
@@ -137,8 +142,8 @@ pub enum FrameError {
     Io(String),
 }
 
-fn checksum(kind: u8, flags: u8, payload: &[&[u8]]) -> u32 {
-    payload.iter().fold(crc32c::crc32c(&[kind, flags]), |sum, part| crc32c::crc32c_append(sum, part))
+fn checksum<B: AsRef<[u8]>>(kind: u8, flags: u8, pieces: &[B]) -> u32 {
+    pieces.iter().fold(crc32c::crc32c(&[kind, flags]), |sum, piece| crc32c::crc32c_append(sum, piece.as_ref()))
 }
 
 /// The bytes in front of `payload`; `None` when it does not fit a u32.
@@ -146,12 +151,11 @@ pub fn header(kind: FrameKind, payload: &[u8]) -> Option<[u8; HEADER_BYTES]> {
     header_of(kind, &[payload])
 }
 
-/// The same for a payload in parts.
-pub fn header_of(kind: FrameKind, payload: &[&[u8]]) -> Option<[u8; HEADER_BYTES]> {
-    let length = u32::try_from(payload.iter().map(|part| part.len()).sum::<usize>()).ok()?.to_be_bytes();
-    let kind = kind as u8;
-    let crc = checksum(kind, 0, payload).to_be_bytes();
-    Some([length[0], length[1], length[2], length[3], kind, 0, crc[0], crc[1], crc[2], crc[3]])
+/// The same for a payload in several pieces.
+pub(crate) fn header_of<B: AsRef<[u8]>>(kind: FrameKind, pieces: &[B]) -> Option<[u8; HEADER_BYTES]> {
+    let length = u32::try_from(pieces.iter().map(|piece| piece.as_ref().len()).sum::<usize>()).ok()?.to_be_bytes();
+    let crc = checksum(kind as u8, 0, pieces).to_be_bytes();
+    Some([length[0], length[1], length[2], length[3], kind as u8, 0, crc[0], crc[1], crc[2], crc[3]])
 }
 
 /// Header and payload in one piece, for short frames.
@@ -261,7 +265,7 @@ mod tests {
     use super::*;
 
     fn kinds() -> impl Strategy<Value = FrameKind> {
-        (1u8..=16).prop_map(|byte| FrameKind::from_byte(byte).unwrap())
+        (1u8..=17).prop_map(|byte| FrameKind::from_byte(byte).unwrap())
     }
 
     async fn read_all(mut bytes: &[u8], limit: usize) -> (Vec<Frame>, Option<FrameError>) {

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::ca::CertRole;
 use crate::calls::LaneAnswer;
+use crate::feed::Feed;
 use crate::hello::{Hello, Refused};
 use crate::join::{JoinReply, JoinRequest};
 use crate::session::Session;
@@ -212,6 +213,8 @@ pub trait Handler: Send + Sync + 'static {
     fn session(&self, caller: Caller, session: Session) {
         drop((caller, session));
     }
+    /// A question that is answered for as long as the asker listens. Dropping the feed ends it.
+    fn feed(&self, caller: Caller, body: Bytes, feed: Feed);
     /// A newcomer asks to join, or a node to have its certificate renewed ([`JoinRequest::renewal`]); of who it is only the
     /// signature of its request is proven. Compare its secret in constant time ([`crate::TokenSecret::matches`]).
     fn join(&self, source: SocketAddr, request: JoinRequest, reply: oneshot::Sender<JoinReply>);

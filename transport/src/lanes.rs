@@ -26,6 +26,7 @@ pub(crate) enum StreamKind {
     Request = 0x14,
     Session = 0x15,
     Calls = 0x16,
+    Feed = 0x17,
 }
 
 impl StreamKind {
@@ -37,6 +38,7 @@ impl StreamKind {
             0x14 => Some(Self::Request),
             0x15 => Some(Self::Session),
             0x16 => Some(Self::Calls),
+            0x17 => Some(Self::Feed),
             _ => None,
         }
     }
@@ -49,6 +51,8 @@ impl StreamKind {
             Self::Request | Self::Calls => 5,
             // Before requests: what a node is to run must not wait behind what it asks.
             Self::Session => 6,
+            // After requests: somebody waits for an answer, and a feed has a queue.
+            Self::Feed => 3,
         }
     }
 
@@ -61,6 +65,7 @@ impl StreamKind {
             Self::Request => &[Self::Request as u8],
             Self::Session => &[Self::Session as u8],
             Self::Calls => &[Self::Calls as u8],
+            Self::Feed => &[Self::Feed as u8],
         })
     }
 }
@@ -285,7 +290,8 @@ pub(crate) async fn read_lane(
                 | FrameKind::JoinReply
                 | FrameKind::Call
                 | FrameKind::Answer
-                | FrameKind::NoAnswer => return FrameError::Unexpected,
+                | FrameKind::NoAnswer
+                | FrameKind::Feed => return FrameError::Unexpected,
             },
             Ok(None) => return FrameError::Truncated,
             Err(error) => return error,

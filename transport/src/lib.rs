@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `ca`, `identity`, `token`, `tls` | who is who |
 //! | `frame`, `hello`, `greet` | the first words, and the form of all others |
-//! | `endpoint`, `peers`, `lanes`, `snapshot`, `request`, `session` | the node's port |
+//! | `endpoint`, `peers`, `lanes`, `snapshot`, `request`, `session`, `feed` | the node's port |
 //! | `dial`, `client`, `join`, `dialback`, `rate`, `local` | the ways in |
 //! | `socket`, `codes` | numbers |
 
@@ -22,6 +22,7 @@ mod codes;
 mod dial;
 mod dialback;
 mod endpoint;
+mod feed;
 mod greet;
 mod handler;
 mod hello;
@@ -65,6 +66,7 @@ pub use clock::Clock;
 pub use dial::ConnectError;
 pub use dialback::DialBack;
 pub use endpoint::{Endpoint, EndpointConfig, EndpointOptions};
+pub use feed::{Asker, Fed, Feed, FeedReceiver, FeedSender};
 pub use handler::{Answer, Caller, Down, Gate, Handler, IncomingSnapshot, Lane, Plane, SnapshotPiece};
 pub use hello::{Hello, PROTOCOL_MAX, PROTOCOL_MIN, Refused};
 pub use identity::{CertificateProblem, Identity, IdentityError, KeyPair, Subject};

@@ -19,8 +19,9 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 use crate::ca::CertRole;
+use crate::feed::{self, Feed, FeedReceiver};
 use crate::frame::{self, FrameKind, HELLO_BYTES_MAX, REQUEST_BYTES_MAX};
-use crate::handler::{Caller, Gate, Handler, Plane};
+use crate::handler::{Caller, Down, Gate, Handler, Plane};
 use crate::hello::{Hello, PROTOCOL_MAX, PROTOCOL_MIN};
 use crate::proto;
 use crate::request::RequestError;
@@ -34,6 +35,8 @@ const POINTER_NAME: &str = "quorate.sock.path";
 const PATH_BYTES_MAX: usize = 90;
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 256;
+/// Of them and besides, feeds: they last, and must not keep others out.
+const FEEDS_MAX: usize = 256;
 
 /// Why there is no connection to, or no socket for, a node on this machine.
 #[derive(Debug, thiserror::Error)]
@@ -201,6 +204,7 @@ impl LocalListener {
     /// Cancel safe: that is how it is stopped.
     pub async fn serve(self, gate: Arc<dyn Gate>, handler: Arc<dyn Handler>) {
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let feeds = Arc::new(Semaphore::new(FEEDS_MAX));
         let mut tasks = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -222,9 +226,9 @@ impl LocalListener {
                 tracing::info!("a caller on the local socket was turned away");
                 continue;
             };
-            let (gate, handler) = (gate.clone(), handler.clone());
+            let (gate, handler, feeds) = (gate.clone(), handler.clone(), feeds.clone());
             tasks.spawn(async move {
-                serve_one(stream, &*gate, &*handler).await;
+                serve_one(stream, &*gate, &*handler, feeds).await;
                 drop(slot);
             });
         }
@@ -253,7 +257,7 @@ fn write_pointer(pointer: &Path, socket: &Path) -> io::Result<()> {
     std::fs::rename(&temporary, pointer)
 }
 
-async fn serve_one(stream: UnixStream, gate: &dyn Gate, handler: &dyn Handler) {
+async fn serve_one(stream: UnixStream, gate: &dyn Gate, handler: &dyn Handler, feeds: Arc<Semaphore>) {
     let (receive, mut send) = stream.into_split();
     let mut receive = BufReader::new(receive);
     let caller = Caller {
@@ -271,6 +275,13 @@ async fn serve_one(stream: UnixStream, gate: &dyn Gate, handler: &dyn Handler) {
             FrameKind::Hello => {
                 let reply = proto::HelloReply { hello: Some(gate.hello().to_wire(0)), refused: None };
                 (FrameKind::HelloReply, Bytes::from(reply.encode_to_vec()))
+            }
+            FrameKind::Feed => {
+                // One too many: closing says that there is no answer.
+                if let Ok(slot) = feeds.try_acquire_owned() {
+                    handler.feed(caller, frame.payload, Feed::local(send, receive, slot));
+                }
+                return;
             }
             FrameKind::Request => {
                 let (sender, receiver) = oneshot::channel();
@@ -371,6 +382,22 @@ impl LocalConnection {
             .await
             .map_err(|_elapsed| RequestError::Unknown(late()))?
             .map_err(|error| RequestError::Unknown(error.to_string()))
+    }
+
+    /// Asks what is answered for as long as the receiver lives.
+    ///
+    /// Cancel safe for this side: dropped half-way, the node sees no question.
+    ///
+    /// # Errors
+    /// The node does not run, or does not take the question.
+    pub async fn feed(&self, body: Bytes) -> Result<FeedReceiver, Down> {
+        let broken = |error: &dyn std::fmt::Display| Down::Broken(error.to_string());
+        let stream = open(&self.directory, &self.socket).await.map_err(|error| broken(&error))?;
+        let header = frame::header(FrameKind::Feed, &body).ok_or_else(|| broken(&"the question is too long"))?;
+        let (receive, mut wanted) = stream.into_split();
+        wanted.write_all(&header).await.map_err(|error| broken(&error))?;
+        wanted.write_all(&body).await.map_err(|error| broken(&error))?;
+        Ok(feed::opened(receive, wanted))
     }
 }
 

@@ -21,6 +21,7 @@ use crate::calls::{self, Calls};
 use crate::codes;
 use crate::dial::{self, ConnectError};
 use crate::endpoint::Shared;
+use crate::feed;
 use crate::greet::{self, Asked, GreetError, Greeted};
 use crate::handler::{Down, Lane, Plane, SnapshotPiece};
 use crate::hello::{Hello, Refused};
@@ -584,6 +585,9 @@ pub(crate) async fn accept_streams(
                 (Ok(Ok(())), Some(StreamKind::Calls), _) => calls::serve(handler, caller, send, receive).await,
                 (Ok(Ok(())), Some(StreamKind::Snapshot), Some(from)) => {
                     snapshot::receive(handler, from, send, receive).await;
+                }
+                (Ok(Ok(())), Some(StreamKind::Feed), None) => {
+                    feed::serve(handler, connection, caller, send, receive).await;
                 }
                 // A worker's, one per connection.
                 (Ok(Ok(())), Some(StreamKind::Session), None)

@@ -19,7 +19,7 @@ use crate::endpoint::EndpointOptions;
 /// UDP buffers asked of the kernel; drops there look like loss on the wire.
 const UDP_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Unread bytes of one stream. It also bounds what a snapshot has in flight, so that the send window is never full of it.
-const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
+pub(crate) const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
 /// Unread bytes of one connection: what a peer can make us hold.
 const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
 /// Unacknowledged bytes of one connection: more than append and snapshot stream together may have under way.
@@ -176,8 +176,10 @@ pub(crate) fn peer_transport(options: &EndpointOptions) -> Arc<TransportConfig> 
 }
 
 /// What a client uses. Nobody opens a stream to a client.
-pub(crate) fn client_transport(keep_alive: Duration, idle: Duration) -> Arc<TransportConfig> {
-    Arc::new(transport(idle, Some(keep_alive), 0, 0))
+pub(crate) fn client_transport(keep_alive: Duration, idle: Duration, stream_window: u32) -> Arc<TransportConfig> {
+    let mut config = transport(idle, Some(keep_alive), 0, 0);
+    config.stream_receive_window(VarInt::from_u32(stream_window));
+    Arc::new(config)
 }
 
 /// What the accepting side uses: the plane is not known when it is needed. Of two idle timeouts the shorter holds, so a

@@ -2,12 +2,15 @@
 //!
 //! Owns plain types only. Called by both, so that neither knows the other.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::id::{LeaseId, Lineage, LogIndex, Revision, Term};
 use crate::limits::{LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN};
 use crate::log::Configuration;
 use crate::txn::TxnResult;
+use crate::watch::Unit;
 
 /// One committed entry on its way to the applier.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -236,6 +239,10 @@ pub struct Applied {
     pub changed: Vec<Bytes>,
     /// Leases that were granted or have ended, in order.
     pub leases: Vec<LeaseChange>,
+    /// What each revision did to user keys, ascending, for watches; empty unless the machine was asked to gather it.
+    pub units: Vec<Arc<Unit>>,
+    /// A recovery let the revision jump, and ended the history before it.
+    pub recovered: bool,
 }
 
 /// What became of a lease.

@@ -34,6 +34,7 @@ use crate::state::stored::{
 use crate::state::trim::{Trimmed, trim};
 use crate::state::usage::{self, Usage, quota_of};
 use crate::txn::{OpResult, Txn, TxnResult};
+use crate::watch::{Changed, Unit};
 
 /// The replicated state machine over a store.
 pub struct Machine {
@@ -42,6 +43,8 @@ pub struct Machine {
     /// Set when a store failed under a half-applied round: memory is ahead of the store, nothing may go on.
     stopped: Option<StoreError>,
     salvaged: Applied,
+    /// What revisions do to user keys is gathered.
+    gathers: bool,
 }
 
 /// What the machine holds in memory, all of it read from the store at open and install.
@@ -78,6 +81,9 @@ struct Round {
     made: Vec<(u64, u64)>,
     attached: Attached,
     leases: Vec<LeaseChange>,
+    gathers: bool,
+    units: Vec<Arc<Unit>>,
+    recovered: bool,
 }
 
 impl Machine {
@@ -88,7 +94,7 @@ impl Machine {
     pub fn open(store: Box<dyn StateStore>) -> Result<Self, ApplyError> {
         let memory = Memory::load(&*store)?;
         let salvaged = memory.applied(Round::default());
-        Ok(Self { store, memory, stopped: None, salvaged })
+        Ok(Self { store, memory, stopped: None, salvaged, gathers: false })
     }
 
     /// Where the state stands.
@@ -106,6 +112,11 @@ impl Machine {
         self.store.reader()
     }
 
+    /// Whether rounds from now on gather what they do to user keys ([`Applied::units`]): only while somebody watches.
+    pub const fn gather(&mut self, gathers: bool) {
+        self.gathers = gathers;
+    }
+
     /// Applies a round of committed entries in one atomic batch, later commands seeing the earlier ones.
     ///
     /// # Errors
@@ -116,7 +127,7 @@ impl Machine {
         if let Some(error) = &self.stopped {
             return Err(StoreError::Poisoned(error.to_string()).into());
         }
-        let mut round = Round::default();
+        let mut round = Round { gathers: self.gathers, ..Round::default() };
         let before = self.memory.status.applied;
         let mut refused = None;
         for entry in entries {
@@ -262,6 +273,8 @@ impl Memory {
             records_changed: round.records_changed,
             changed: round.changed,
             leases: round.leases,
+            units: round.units,
+            recovered: round.recovered,
         }
     }
 
@@ -415,7 +428,12 @@ impl Memory {
         let mut usage = self.usage;
         round.made.push((revision.0, usage.history));
         let mut event = Event { changes: Vec::with_capacity(changes.len()), history_before: usage.history };
+        let mut watched = Vec::new();
         for Change { key, stored, old, new } in changes {
+            if round.gathers && key.first() == Some(&(Section::User as u8)) {
+                let (new, old) = (new.clone(), old.clone());
+                watched.push(Changed { key: key.clone(), new, old, old_omitted: false });
+            }
             round.records_changed |= decides(&key);
             if key.first() != Some(&(Section::User as u8)) {
                 round.changed.push(key.clone());
@@ -441,6 +459,9 @@ impl Memory {
             }
             event.changes.push(EventChange { key, deleted: new.is_none(), superseded });
             round.overlay.insert(stored, new);
+        }
+        if !watched.is_empty() {
+            round.units.push(Arc::new(Unit::new(revision.0, watched)));
         }
         round.writes.put(layout::event_key(revision.0), event.encode_to_vec());
         self.use_as(usage);
@@ -496,6 +517,7 @@ impl Memory {
         self.status.revision = revision;
         self.record(revision, changes, round);
         self.leases.jump(COUNTER_JUMP, &mut self.lanes);
+        round.recovered = true;
         self.compact(store, &Compact { revision: revision.0 }, round)?;
         self.recovery = StoredRecovery {
             begun: Bytes::new(),

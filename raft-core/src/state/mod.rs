@@ -64,7 +64,7 @@ pub mod read;
 mod recovered;
 mod replay;
 mod snapshot;
-mod stored;
+pub(crate) mod stored;
 mod trim;
 mod usage;
 

@@ -68,7 +68,7 @@ pub(crate) fn progress(view: &dyn StateRead) -> StoreResult<Option<Progress>> {
     view.get(layout::META_PROGRESS)?.map(|bytes| decode(layout::META_PROGRESS, &bytes)).transpose()
 }
 
-fn compact_revision(view: &dyn StateRead) -> StoreResult<u64> {
+pub(crate) fn compact_revision(view: &dyn StateRead) -> StoreResult<u64> {
     Ok(match view.get(layout::SYSTEM_COMPACT)? {
         Some(bytes) => decode::<Counter>(layout::SYSTEM_COMPACT, &bytes)?.value,
         None => 0,

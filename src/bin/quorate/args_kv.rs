@@ -3,8 +3,11 @@
 //! Owns the shape of these verbs, with their help and examples. Never talks to a cluster. Called by `args`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
+
+use crate::args::duration_up_to;
 
 /// `kv`.
 #[derive(Debug, Subcommand)]
@@ -75,6 +78,37 @@ Example:
   quorate kv import store.jsonl --dry-run --data-dir /var/lib/quorate
   etcdctl get --prefix '' -w json | quorate kv import - --under etcd/ --data-dir /var/lib/quorate")]
     Import(Import),
+    /// Do several things at one revision, if all conditions hold
+    #[command(after_help = "\
+Conditions (--if), all of them about keys as they are before:
+  exists KEY | absent KEY | value KEY = TEXT | version KEY = N | mod KEY = N | create KEY = N
+with =, !=, < or > (mod and create: the revision that last wrote, or made, the key; version: writes since then).
+Operations (--then when all conditions hold, --else when not), done in order, each key written once:
+  put KEY TEXT | del KEY | del-prefix PREFIX | get KEY | get-prefix PREFIX
+Words with blanks stand in quotes, 'so' or \"so\"; outside single quotes \\n, \\t, \\\\ and \\\" mean what they mean elsewhere.
+With --file FILE (- is stdin) the same lines come below lines that say `if`, `then` and `else`; # begins a comment.
+Exits 0 when the conditions held, and 1 when they did not: then the --else operations are done, if there are any.
+
+Example:
+  quorate kv txn --if 'mod app/config = 42' --then 'put app/config \"new text\"' --else 'get app/config' \\
+    --data-dir /var/lib/quorate
+  printf 'if\\nabsent lock\\nthen\\nput lock me\\nput log/1 locked\\n' | \\
+    quorate kv txn --file - --data-dir /var/lib/quorate")]
+    Txn(Txn),
+    /// Tell what becomes of a key, or of all with a prefix, as it happens
+    #[command(after_help = "\
+Goes on until it is stopped, over leader changes and lost managers, and skips nothing. One line for each change:
+`REVISION put KEY VALUE` or `REVISION delete KEY`, escaped as by `kv ls --keys-only`. With --json one document a line
+for each revision: {\"revision\",\"changes\":[{\"type\",\"key\",\"value\",..,\"previous\"}]}; with --bookmarks also {\"bookmark\":REVISION}:
+everything up to there was told.
+Where --from-revision is compacted it exits 1 and says from which revision on it can be watched: read the keys anew (`kv ls
+--json` says at which revision), then watch from the one after it. While no manager answers it says so on stderr and tries on.
+
+Example:
+  quorate kv watch --prefix app/ --data-dir /var/lib/quorate
+  quorate kv watch app/config --count 1 --for 30s --data-dir /var/lib/quorate   # wait for the next change
+  quorate kv watch --prefix '' --from-revision 42 --json --connect 10.0.0.1:4701 --identity operator.id")]
+    Watch(Watch),
 }
 
 /// `kv export`.
@@ -201,4 +235,60 @@ pub(crate) struct Cas {
     /// The key has exactly this value now
     #[arg(long, value_name = "VALUE", allow_hyphen_values = true)]
     pub(crate) expect_value: Option<String>,
+}
+
+/// `kv txn`.
+#[derive(Debug, Args)]
+pub(crate) struct Txn {
+    /// A condition; may be given several times
+    #[arg(long = "if", value_name = "CONDITION")]
+    pub(crate) conditions: Vec<String>,
+    /// An operation for when all conditions hold; may be given several times
+    #[arg(long = "then", value_name = "OPERATION")]
+    pub(crate) then: Vec<String>,
+    /// An operation for when they do not; may be given several times
+    #[arg(long = "else", value_name = "OPERATION")]
+    pub(crate) or_else: Vec<String>,
+    /// Read all of it from a file, or from stdin (-)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["conditions", "then", "or_else"], required_unless_present_any = ["conditions", "then", "or_else"])]
+    pub(crate) file: Option<String>,
+}
+
+/// `kv watch`.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["key", "prefix"])))]
+pub(crate) struct Watch {
+    /// The key
+    pub(crate) key: Option<String>,
+    /// Every key that begins with this; empty: every key
+    #[arg(long)]
+    pub(crate) prefix: Option<String>,
+    /// Begin with this revision, also one that is past [default: with the next]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) from_revision: Option<u64>,
+    /// Tell what was there before, too
+    #[arg(long)]
+    pub(crate) previous: bool,
+    /// Only writes
+    #[arg(long, conflicts_with = "deletes_only")]
+    pub(crate) puts_only: bool,
+    /// Only removals
+    #[arg(long)]
+    pub(crate) deletes_only: bool,
+    /// Leave the values out
+    #[arg(long)]
+    pub(crate) keys_only: bool,
+    /// Also tell up to where everything was told
+    #[arg(long)]
+    pub(crate) bookmarks: bool,
+    /// End after so many revisions
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// End after so long: 10, 2s, 500ms, 1m
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    pub(crate) lasts: Option<Duration>,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    duration_up_to(text, Duration::from_secs(365 * 86_400), "365 days")
 }

@@ -1,4 +1,4 @@
-//! `kv put | get | ls | del | cas`; `export` and `import` have modules of their own.
+//! `kv put | get | ls | del | cas`; `txn`, `watch`, `export` and `import` have files of their own.
 //!
 //! Owns how values come in (text, file, stdin) and how entries go out. Never retries: the client does. Called by
 //! `main`.
@@ -33,6 +33,8 @@ pub(crate) async fn run(verb: Kv, global: &Global, output: Output) -> Result<(),
         Kv::Cas(cas) => compare_and_set(cas, global, output).await,
         Kv::Export(export) => export::export(export, global, output).await,
         Kv::Import(import) => Box::pin(import::import(import, global, output)).await,
+        Kv::Txn(txn) => crate::kv_txn::run(txn, global, output).await,
+        Kv::Watch(watch) => crate::kv_watch::run(watch, global, output).await,
     }
 }
 
@@ -232,7 +234,7 @@ async fn compare_and_set(cas: Cas, global: &Global, output: Output) -> Result<()
     Err(Failure::mismatch(format!("`{name}` is not as expected: {is}. Nothing was written"), extra))
 }
 
-fn key(key: String) -> Result<String, Failure> {
+pub(crate) fn key(key: String) -> Result<String, Failure> {
     if key.is_empty() {
         return Err(Failure::usage("the key is empty; a key has 1 byte to 4 KiB"));
     }
@@ -267,20 +269,11 @@ pub(crate) fn value(argument: String, literal: bool) -> Result<Vec<u8>, Failure>
     }
 }
 
-/// Text under `name` where it is text, base64 under `name_base64` where it is not.
-fn bytes_json(document: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => document.insert(name.to_owned(), text.into()),
-        Err(_not_text) => document.insert(format!("{name}_base64"), BASE64.encode(bytes).into()),
-    };
-}
-
-/// An entry as the contract for scripts says.
-fn entry_json(entry: &Entry, with_value: bool) -> Map<String, Value> {
-    let mut document = Map::new();
-    bytes_json(&mut document, "key", &entry.key);
+/// An entry as the contract for scripts says: text where it is text, base64 where it is not.
+pub(crate) fn entry_json(entry: &Entry, with_value: bool) -> Map<String, Value> {
+    let mut document = named(&entry.key);
     if with_value {
-        bytes_json(&mut document, "value", &entry.value);
+        text_or_base64(&mut document, "value", &entry.value);
     }
     document.insert("create_revision".into(), entry.create_revision.into());
     document.insert("mod_revision".into(), entry.mod_revision.into());
@@ -289,6 +282,20 @@ fn entry_json(entry: &Entry, with_value: bool) -> Map<String, Value> {
         document.insert("lease".into(), entry.lease.into());
     }
     document
+}
+
+/// A key by its name alone.
+pub(crate) fn named(key: &[u8]) -> Map<String, Value> {
+    let mut document = Map::new();
+    text_or_base64(&mut document, "key", key);
+    document
+}
+
+fn text_or_base64(document: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => document.insert(name.to_owned(), text.into()),
+        Err(_not_text) => document.insert(format!("{name}_base64"), BASE64.encode(bytes).into()),
+    };
 }
 
 fn staleness(document: &mut Map<String, Value>, page: &RangePage) {

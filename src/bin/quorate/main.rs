@@ -17,6 +17,8 @@ mod failure;
 mod foreign;
 mod http;
 mod kv;
+mod kv_txn;
+mod kv_watch;
 mod lease;
 mod manual;
 mod node;

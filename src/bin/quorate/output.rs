@@ -40,12 +40,16 @@ impl Output {
 
     /// A piece of the answer, as it is.
     pub(crate) fn bytes(self, bytes: &[u8]) -> Result<(), Failure> {
+        self.streamed(bytes).map(|_reader| ())
+    }
+
+    /// A piece of an answer that goes on; false once nobody reads it any more.
+    pub(crate) fn streamed(self, bytes: &[u8]) -> Result<bool, Failure> {
         let mut out = io::stdout().lock();
         match out.write_all(bytes).and_then(|()| out.flush()) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                Err(Failure::local(format!("cannot write the answer to stdout: {error}")))
-            }
-            _ => Ok(()),
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            Err(error) => Err(Failure::local(format!("cannot write the answer to stdout: {error}"))),
         }
     }
 

@@ -8,7 +8,7 @@ use quorate_core::id::ClientId;
 use quorate_transport::api;
 use tokio::time::Instant;
 
-use crate::client::{Answered, CallError, Client, Reply, Way};
+use crate::client::{Answered, CallError, Client, Fed, Reply, Way};
 use crate::error::{Error, Outcome};
 
 /// What a manager does with one attempt.
@@ -91,6 +91,10 @@ impl Way for Script {
             }
             answer
         })
+    }
+
+    fn feed<'a>(&'a self, _request: api::Request, _patience: Duration, _without: &'a BTreeSet<usize>) -> Fed<'a> {
+        unreachable!("nobody watches here")
     }
 
     fn attempt(&self) -> Option<Duration> {

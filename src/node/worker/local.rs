@@ -11,8 +11,8 @@ use prost::Message as _;
 use quorate_core::id::RaftId;
 use quorate_transport::api::{request, response};
 use quorate_transport::{
-    Answer, Caller, Down, Gate, Handler, Hello, IncomingSnapshot, JoinRefused, JoinReply, JoinRequest, Lane, Plane,
-    Refused, api,
+    Answer, Caller, Down, Feed, Gate, Handler, Hello, IncomingSnapshot, JoinRefused, JoinReply, JoinRequest, Lane,
+    Plane, Refused, api,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -86,6 +86,13 @@ impl Handler for Socket {
         let answering = answer(self.file.clone(), self.link.clone(), self.work.clone(), body);
         tokio::spawn(async move {
             let _ = reply.send(answering.await.encode_to_vec().into());
+        });
+    }
+    fn feed(&self, _caller: Caller, body: Bytes, feed: Feed) {
+        // As a request: the manager says why this node's own rights are not enough.
+        let answering = answer(self.file.clone(), self.link.clone(), self.work.clone(), body);
+        tokio::spawn(async move {
+            let _ = feed.sender.finish(answering.await.encode_to_vec().into()).await;
         });
     }
     fn join(&self, _source: SocketAddr, _request: JoinRequest, reply: oneshot::Sender<JoinReply>) {

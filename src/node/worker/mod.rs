@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use quorate_transport::{Connection, Identity, LocalListener, RequestError, api};
+use quorate_transport::{Connection, FeedReceiver, Identity, LocalListener, RequestError, api};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -160,14 +160,18 @@ impl Worker {
     }
 }
 
-/// Asks a manager, over the connection of the session, with this node's own rights; waits for a session, at most for
-/// `patience`.
-pub(super) async fn ask(
-    mut link: watch::Receiver<Link>,
+/// Asks a manager for a feed, as [`ask`].
+pub(super) async fn feed(
+    link: watch::Receiver<Link>,
     request: api::Request,
     patience: Duration,
-) -> Result<api::Response, CallError> {
-    let until = Instant::now() + patience;
+) -> Result<FeedReceiver, CallError> {
+    let connection = connected(link, Instant::now() + patience).await?;
+    connection.feed(request.encode_to_vec().into()).await.map_err(|down| CallError::not_sent(down.to_string()))
+}
+
+/// The connection of the session, once there is one.
+async fn connected(mut link: watch::Receiver<Link>, until: Instant) -> Result<Connection, CallError> {
     let waited = timeout_at(until, link.wait_for(|link| link.connection.is_some())).await;
     let waited = waited.map(|link| link.map(|link| link.connection.clone()));
     let connection = match waited {
@@ -180,9 +184,18 @@ pub(super) async fn ask(
             )));
         }
     };
-    let Some(connection) = connection else {
-        return Err(CallError::not_sent("this worker has stopped. Nothing was done"));
-    };
+    connection.ok_or_else(|| CallError::not_sent("this worker has stopped. Nothing was done"))
+}
+
+/// Asks a manager, over the connection of the session, with this node's own rights; waits for a session, at most for
+/// `patience`.
+pub(super) async fn ask(
+    link: watch::Receiver<Link>,
+    request: api::Request,
+    patience: Duration,
+) -> Result<api::Response, CallError> {
+    let until = Instant::now() + patience;
+    let connection = connected(link, until).await?;
     let left = until.saturating_duration_since(Instant::now());
     let answer = connection.request(request.encode_to_vec().into(), left).await;
     // What it means for the outcome depends on the request: the client says it.

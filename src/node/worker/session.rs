@@ -198,6 +198,7 @@ impl Driver {
             stagger: STAGGER,
             socket: self.socket.clone(),
             clock: self.papers.clock(),
+            ..Connector::default()
         };
         let identity = Arc::clone(self.papers.identity());
         let dialled = connector.connect_to(&self.addresses(), identity, self.hello(), DIAL).await;

@@ -85,6 +85,7 @@ pub enum Event {
     Request(Caller, Bytes, Answer),
     Join(SocketAddr, JoinRequest, oneshot::Sender<JoinReply>),
     Session(Caller, Session),
+    Feed(Caller, Bytes, Feed),
 }
 
 /// A node that writes down everything; requests are echoed at once unless they begin with `hold`.
@@ -117,6 +118,9 @@ impl Handler for Recorder {
     }
     fn session(&self, caller: Caller, session: Session) {
         let _ = self.events.send(Event::Session(caller, session));
+    }
+    fn feed(&self, caller: Caller, body: Bytes, feed: Feed) {
+        let _ = self.events.send(Event::Feed(caller, body, feed));
     }
     fn lineage_newer(&self, hello: &Hello) {
         let _ = self.events.send(Event::Newer(hello.clone()));
@@ -253,6 +257,14 @@ impl TestNode {
     pub async fn session(&mut self) -> (Caller, Session) {
         self.until("a session comes", |event| match event {
             Event::Session(caller, session) => Some((caller, session)),
+            _ => None,
+        })
+        .await
+    }
+
+    pub async fn feed(&mut self) -> (Caller, Bytes, Feed) {
+        self.until("a feed is asked for", |event| match event {
+            Event::Feed(caller, body, feed) => Some((caller, body, feed)),
             _ => None,
         })
         .await

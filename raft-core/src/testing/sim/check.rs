@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::holders::Held;
 use super::trace::Violation;
+use super::watchers::Facts;
 use crate::consensus::io::{RaftRole, Status};
 use crate::id::RaftId;
 use crate::log::{Configuration, HardState, LogStart};
@@ -101,6 +102,9 @@ pub(super) struct Checks {
     pub(super) held: Held,
     pub(super) elections: u64,
     pub(super) leases_seen: u64,
+    pub(super) facts: Facts,
+    /// That some member has applied.
+    pub(super) newest_revision: u64,
 }
 
 fn digest(entry: &Committed) -> [u8; 32] {

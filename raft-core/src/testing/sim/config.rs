@@ -4,6 +4,7 @@
 //! that need long health. Never reads an environment. Called by [`super::run`] and by directed scenarios.
 
 use super::rng::Rng;
+use super::watchers::WatchBug;
 
 /// One millisecond of virtual time.
 pub const MILLIS: u64 = 1_000_000;
@@ -30,6 +31,8 @@ pub enum Profile {
     Membership,
     /// Everything, and leases that are granted, renewed, forgotten and revoked.
     Leases,
+    /// As the swarm, with keys that are written, removed and made again, and with a history that is compacted all the time.
+    Watch,
     /// No faults at all: the control that false alarms would show in.
     Calm,
 }
@@ -95,6 +98,10 @@ pub struct SimConfig {
     pub kills: bool,
     /// Holders of leases, each with one at a time.
     pub holders: u64,
+    pub watchers: u64,
+    /// Mean time between writes and removals of a few keys, and compactions; 0 is none.
+    pub scribble_every: u64,
+    pub watch_bug: Option<WatchBug>,
 }
 
 impl SimConfig {
@@ -142,6 +149,9 @@ impl SimConfig {
             churn: false,
             kills: false,
             holders: 0,
+            watchers: 0,
+            scribble_every: 0,
+            watch_bug: None,
         }
     }
 
@@ -152,9 +162,10 @@ impl SimConfig {
         let rng = &mut rng;
         let members = *[3, 3, 5, 5, 4, 7].get(rng.index(6)).unwrap_or(&3);
         let calm = matches!(profile, Profile::Calm);
-        let net = matches!(profile, Profile::Swarm | Profile::Leases | Profile::Network);
-        let disk = matches!(profile, Profile::Swarm | Profile::Leases | Profile::Disk);
-        let member = matches!(profile, Profile::Swarm | Profile::Leases | Profile::Membership);
+        let swarm = matches!(profile, Profile::Swarm | Profile::Leases | Profile::Watch);
+        let net = swarm || matches!(profile, Profile::Network);
+        let disk = swarm || matches!(profile, Profile::Disk);
+        let member = swarm || matches!(profile, Profile::Membership);
         let small = rng.chance(600);
         let drawn = Self {
             max_voters: *[3, 5, 5, 7].get(rng.index(4)).unwrap_or(&5),
@@ -190,12 +201,18 @@ impl SimConfig {
             // Drawn last: what a seed drew before these were known it draws still.
             disk_hangs: disk && rng.chance(300),
             shortages: disk && rng.chance(300),
+            // They only look: of them nothing is drawn here.
+            watchers: 4,
             ..Self::quiet(seed, members)
         };
         // Leases draw of their own: what a seed draws without them it draws still.
         let mut held = Rng::stream(seed, 10);
         let drawn = match profile {
             Profile::Leases => Self { holders: held.between(3, 8), pauses: held.chance(700), ..drawn },
+            Profile::Watch => {
+                let mut rng = Rng::stream(seed, 12);
+                Self { watchers: rng.between(3, 10), scribble_every: rng.between(4, 60) * MILLIS, ..drawn }
+            }
             Profile::Swarm | Profile::Network | Profile::Disk | Profile::Membership | Profile::Calm => drawn,
         };
         let churn = matches!(profile, Profile::Membership) || (member && rng.chance(400));

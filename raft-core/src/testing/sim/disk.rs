@@ -124,6 +124,8 @@ impl World {
             Err(error) => return self.input(id, vec![Input::ApplyFailed(error)]),
         };
         let status = process.machine.status().clone();
+        self.watched(id, &applied)?;
+        let Some(process) = self.process(id) else { return Ok(()) };
         let records = if applied.records_changed {
             match Records::read(&*process.reader.view()) {
                 Ok(records) => Some(Arc::new(records)),
@@ -185,6 +187,7 @@ impl World {
             Err(error) => return broken("records_can_be_read", error.to_string()),
         };
         self.report.snapshots_installed += 1;
+        self.watched_install(id, status.revision.0);
         self.checks_of(id).applied(id, &status)?;
         self.trace.line(self.now, &format!("{id} installed {}", status.applied));
         self.input(id, vec![Input::Installed { status, records, leases }])

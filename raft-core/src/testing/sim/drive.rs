@@ -38,10 +38,11 @@ impl World {
             // A fenced directory is not started from, over every restart.
             return Ok(());
         }
-        let machine = match Machine::open(opened.state) {
+        let mut machine = match Machine::open(opened.state) {
             Ok(machine) => machine,
             Err(error) => return broken("a_crash_is_survived", format!("{id} cannot open its state: {error}")),
         };
+        machine.gather(true);
         let reader = machine.reader();
         let state = machine.status().clone();
         let read = Records::read(&*reader.view());
@@ -57,6 +58,7 @@ impl World {
         }
         let incarnation = member.incarnation;
         if let Some(checks) = self.checks.get_mut(incarnation) {
+            checks.newest_revision = checks.newest_revision.max(state.revision.0);
             checks.restarted(id, &before, &opened.boot.hard_state, state.applied.0)?;
         }
         let settings = Config {
@@ -70,6 +72,7 @@ impl World {
             space_enough: SPACE_ENOUGH,
             ..Config::new(id, member.rng.next())
         };
+        let revision = state.revision.0;
         let start = Start { boot: opened.boot, state, records: Arc::new(records), tail, leases: machine.leases() };
         let made = catch_unwind(AssertUnwindSafe(|| Consensus::new(settings, start)));
         let consensus = match made {
@@ -99,6 +102,8 @@ impl World {
             connected: BTreeSet::new(),
             staged: false,
             asked: false,
+            hub: super::watchers::hub(revision),
+            woken: BTreeSet::new(),
         });
         let first_tick = self.now + phase + member.tick();
         self.trace.line(self.now, &format!("{id} starts, boot {boot}"));
@@ -473,6 +478,8 @@ impl World {
             Event::DiskWell { id } => self.mend_disk(id),
             Event::Churn => self.churn_somehow(),
             Event::Workers => self.workers_look(),
+            Event::Watcher { index } => self.watcher_looks(index),
+            Event::Scribble => self.scribble(),
             Event::Heal { links } => {
                 for link in links {
                     self.cut.remove(&link);

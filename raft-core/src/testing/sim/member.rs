@@ -15,6 +15,7 @@ use crate::ports::{LogBatch, LogReader, LogReset, LogWriter, MetaStore, StagedId
 use crate::state::Machine;
 use crate::state::contract::Committed;
 use crate::testing::MemoryStore;
+use crate::watch::{Hub, WatchId};
 
 /// A manager; it outlives its processes.
 pub(super) struct Member {
@@ -70,6 +71,9 @@ pub(super) struct Process {
     pub(super) staged: bool,
     /// Every manager it knows was asked for its lineage.
     pub(super) asked: bool,
+    pub(super) hub: Hub,
+    /// Watches whose tasks are to look.
+    pub(super) woken: BTreeSet<WatchId>,
 }
 
 /// The applier's work.

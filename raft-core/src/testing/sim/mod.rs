@@ -27,6 +27,7 @@ mod recovery;
 mod rng;
 mod stream;
 mod trace;
+mod watchers;
 mod world;
 
 pub use clients::Reply;
@@ -34,6 +35,7 @@ pub use config::{ELECTION, MILLIS, Profile, SPACE_ENOUGH, SPACE_LOW, SimConfig, 
 pub use recovery::Recovering;
 pub use rng::Rng;
 pub use trace::{Report, Violation};
+pub use watchers::WatchBug;
 pub use world::{Hold, Passing, Run, World};
 
 use crate::consensus::io::RaftRole;
@@ -80,6 +82,12 @@ impl World {
         }
         self.leases_end()?;
         self.use_it()?;
+        let told = self.run_until(60_000 * MILLIS, |world| world.watchers_wait().is_none())?;
+        if !told {
+            let detail = self.watchers_wait().unwrap_or_default();
+            return Err(self.violation(check::Broken { invariant: "watch_is_told_in_the_end", detail }));
+        }
+        self.mirrors_are_right().map_err(|broken| self.violation(broken))?;
         self.audit().map_err(|broken| self.violation(broken))
     }
 

@@ -165,7 +165,9 @@ impl World {
             open.log_reader.entries(findings.applied.next(), open.boot.last.next(), u64::MAX).unwrap_or_default();
         let checks = &self.checks[member.incarnation.min(self.checks.len() - 1)];
         let held = held(&*view, &tail, &checks.attempted);
-        let next = checks.recovered(id, findings.applied.0, &held);
+        let revision = read::status(&*view).map_or(0, |status| status.revision.0);
+        let mut next = checks.recovered(id, findings.applied.0, &held);
+        next.forget_above(revision);
         if let Err(error) = open.state.recover(outcome.write) {
             return broken("a_recovery_is_written", error.to_string());
         }
@@ -214,7 +216,9 @@ impl World {
         let view = open.state.reader().view();
         let Ok(records) = Records::read(&*view) else { return };
         let applied = read::status(&*view).map_or(0, |status| status.applied.0);
-        let next = self.checks[member.incarnation].recovered(id, applied, &BTreeSet::new());
+        let revision = read::status(&*view).map_or(0, |status| status.revision.0);
+        let mut next = self.checks[member.incarnation].recovered(id, applied, &BTreeSet::new());
+        next.forget_above(revision);
         self.checks.push(next);
         self.incarnations.push(records.lineage());
         member.incarnation = self.incarnations.len() - 1;

@@ -96,6 +96,13 @@ pub struct Report {
     pub renewed: u64,
     pub expired: u64,
     pub revoked: u64,
+    /// Watches opened, also again.
+    pub watches: u64,
+    pub watch_messages: u64,
+    /// Chunks of history read for watches.
+    pub watch_reads: u64,
+    pub watches_cut: u64,
+    pub watches_compacted: u64,
 }
 
 impl Report {
@@ -137,6 +144,11 @@ impl Report {
             (&mut self.renewed, other.renewed),
             (&mut self.expired, other.expired),
             (&mut self.revoked, other.revoked),
+            (&mut self.watches, other.watches),
+            (&mut self.watch_messages, other.watch_messages),
+            (&mut self.watch_reads, other.watch_reads),
+            (&mut self.watches_cut, other.watches_cut),
+            (&mut self.watches_compacted, other.watches_compacted),
         ];
         for (sum, more) in pairs {
             *sum += more;

@@ -15,6 +15,7 @@ use super::member::Member;
 use super::operator::Operator;
 use super::rng::Rng;
 use super::trace::{Report, Trace, Violation};
+use super::watchers::Watcher;
 use crate::consensus::io::{Lane, Status, Ticket};
 use crate::id::{ClusterId, Lineage, LineageId, NodeId, RaftId};
 use crate::log::LogEntry;
@@ -51,6 +52,8 @@ pub(super) enum Event {
     DiskWell { id: RaftId },
     Churn,
     Workers,
+    Watcher { index: usize },
+    Scribble,
     Heal { links: Vec<(RaftId, RaftId)> },
     Slow { id: RaftId, factor: u64 },
 }
@@ -80,6 +83,8 @@ impl Event {
             | Self::DiskTrouble
             | Self::Churn
             | Self::Workers
+            | Self::Watcher { .. }
+            | Self::Scribble
             | Self::Heal { .. }
             | Self::Slow { .. } => None,
         }
@@ -130,6 +135,8 @@ pub struct World {
     pub(super) trouble: Rng,
     pub(super) churn: Rng,
     pub(super) holding: Rng,
+    pub(super) watching: Rng,
+    pub(super) watchers: Vec<Watcher>,
     pub(super) operator: Operator,
     pub(super) doom: Option<Doom>,
     pub(super) faults: bool,
@@ -180,6 +187,8 @@ impl World {
             trouble: Rng::stream(seed, 7),
             churn: Rng::stream(seed, 8),
             holding: Rng::stream(seed, 9),
+            watching: Rng::stream(seed, 11),
+            watchers: (0..config.watchers).map(|_| Watcher::new()).collect(),
             operator: Operator::after(config.members),
             doom: None,
             faults: config.fault_every > 0,
@@ -248,6 +257,13 @@ impl World {
             if self.config.disk_hangs || self.config.shortages {
                 self.schedule(self.now + 4 * ELECTION, Event::DiskTrouble);
             }
+        }
+        for index in 0..self.watchers.len() {
+            let at = self.now + self.watching.between(ELECTION, 6 * ELECTION);
+            self.schedule(at, Event::Watcher { index });
+        }
+        if self.config.scribble_every > 0 {
+            self.schedule(self.now + 2 * ELECTION, Event::Scribble);
         }
         if self.config.churn {
             self.schedule(self.now + 3 * ELECTION, Event::Churn);

@@ -11,7 +11,7 @@ use quorate::{Client, Entry, RangePage};
 use serde_json::{Map, Value, json};
 
 use super::input::keys;
-use super::{bytes_json, prefix_end, with_reading};
+use super::{prefix_end, text_or_base64, with_reading};
 use crate::args::Global;
 use crate::args_kv::Export;
 use crate::failure::Failure;
@@ -84,7 +84,7 @@ pub(super) async fn export(export: Export, global: &Global, output: Output) -> R
     head.insert("quorate_export".into(), FORMAT.into());
     head.insert("cluster_id".into(), cluster.into());
     head.insert("revision".into(), revision.into());
-    bytes_json(&mut head, "prefix", &prefix);
+    text_or_base64(&mut head, "prefix", &prefix);
     sink.line(&Value::Object(head), output)?;
     let progress = Progress::counting("keys");
     let mut count = 0_u64;
@@ -125,8 +125,8 @@ async fn next_page(client: &Client, last: &Entry, prefix: &[u8], revision: u64) 
 
 fn line(entry: &Entry) -> Value {
     let mut document = Map::new();
-    bytes_json(&mut document, "key", &entry.key);
-    bytes_json(&mut document, "value", &entry.value);
+    text_or_base64(&mut document, "key", &entry.key);
+    text_or_base64(&mut document, "value", &entry.value);
     if entry.lease != 0 {
         document.insert("lease".into(), entry.lease.into());
     }

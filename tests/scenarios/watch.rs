@@ -1,0 +1,387 @@
+//! Watches on real nodes: what is told, in which order, over whatever happens to the managers.
+
+use std::collections::BTreeMap;
+
+use quorate::{Change, Changes, Client, Error, Watch, Watched, operation};
+
+use crate::support::{BUDGET, Cluster, eventually, says};
+
+/// The next revision that concerns the watch; bookmarks are passed over.
+async fn changes(watch: &mut Watch) -> Changes {
+    tokio::time::timeout(BUDGET, async {
+        loop {
+            match watch.next().await {
+                Ok(Watched::Changes(changes)) => return changes,
+                Ok(_) => {}
+                Err(error) if error.is_retryable() => {}
+                Err(error) => panic!("the watch is over: {error}"),
+            }
+        }
+    })
+    .await
+    .expect("something is told")
+}
+
+/// Keys and values of what the next revision did; a removed key has none.
+async fn told(watch: &mut Watch) -> Vec<(String, Option<String>)> {
+    changes(watch).await.changes.iter().map(plain).collect()
+}
+
+fn plain(change: &Change) -> (String, Option<String>) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&change.key), change.entry.as_ref().map(|entry| text(&entry.value)))
+}
+
+fn put(key: &str, value: &str) -> (String, Option<String>) {
+    (key.to_owned(), Some(value.to_owned()))
+}
+
+fn gone(key: &str) -> (String, Option<String>) {
+    (key.to_owned(), None)
+}
+
+/// What makes it final.
+async fn refused(watch: &mut Watch) -> Error {
+    tokio::time::timeout(BUDGET, async {
+        loop {
+            match watch.next().await {
+                Ok(_) => {}
+                Err(error) if error.is_retryable() => {}
+                Err(error) => return error,
+            }
+        }
+    })
+    .await
+    .expect("the watch is over")
+}
+
+/// Every revision of `from..=to` that wrote `key`, in order and once, with the values `v{revision}` read back from it.
+async fn follows_all(watch: &mut Watch, revisions: &[u64]) {
+    for revision in revisions {
+        let changes = changes(watch).await;
+        assert_eq!(changes.revision, *revision);
+    }
+}
+
+async fn write(client: &Client, key: &str, count: usize) -> Vec<u64> {
+    let mut revisions = Vec::new();
+    for number in 0..count {
+        revisions.push(client.kv().put(key.to_owned(), number.to_string()).await.unwrap().revision);
+    }
+    revisions
+}
+
+#[tokio::test]
+async fn a_watch_tells_what_becomes_of_its_keys_and_nothing_else() {
+    let cluster = Cluster::founded().await;
+    let kv = cluster.any().client().kv();
+    kv.put("a/1", "before").await.unwrap();
+    // Given watches that begin now, of one key and of a prefix, over QUIC and in process
+    let outside = cluster.outside(&[0]).await;
+    let mut one = outside.kv().watch("a/1").await.unwrap();
+    let mut all = kv.watch("a/").prefix().previous().await.unwrap();
+    let mut removals = outside.kv().watch("").prefix().deletes_only().await.unwrap();
+    let mut writes = kv.watch("a/").prefix().puts_only().keys_only().await.unwrap();
+    // When keys are written and removed, several of them in one revision
+    let first = kv.put("a/1", "one").await.unwrap().revision;
+    kv.put("b/1", "unrelated").await.unwrap();
+    let both = kv.txn().then(operation::put("a/2", "two")).then(operation::delete("a/1")).await.unwrap().revision;
+    kv.put("a/1", "again").await.unwrap();
+    // Then each is told its part, revision by revision
+    let told_first = changes(&mut one).await;
+    assert_eq!((told_first.revision, plain(&told_first.changes[0])), (first, put("a/1", "one")));
+    assert_eq!(told_first.changes[0].entry.as_ref().unwrap().version, 2);
+    assert_eq!(told_first.changes[0].previous, None, "it was not asked for");
+    assert_eq!(told(&mut one).await, [gone("a/1")]);
+    let recreated = changes(&mut one).await;
+    assert_eq!(plain(&recreated.changes[0]), put("a/1", "again"));
+    let entry = recreated.changes[0].entry.as_ref().unwrap();
+    assert_eq!((entry.version, entry.create_revision), (1, recreated.revision), "it is another key by the same name");
+
+    let previous = |change: &Change| change.previous.as_ref().map(|entry| entry.value.clone());
+    assert_eq!(previous(&changes(&mut all).await.changes[0]).as_deref(), Some(&b"before"[..]));
+    let atomic = changes(&mut all).await;
+    assert_eq!((atomic.revision, atomic.changes.len()), (both, 2));
+    assert_eq!(plain(&atomic.changes[0]), put("a/2", "two"));
+    assert_eq!((atomic.changes[1].is_delete(), previous(&atomic.changes[1]).as_deref()), (true, Some(&b"one"[..])));
+    assert_eq!(told(&mut all).await, [put("a/1", "again")]);
+
+    assert_eq!(told(&mut removals).await, [gone("a/1")]);
+    for key in ["a/1", "a/2", "a/1"] {
+        let told = told(&mut writes).await;
+        assert_eq!(told, [put(key, "")], "the value is left out");
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_read_and_a_watch_from_the_revision_after_it_fit_together() {
+    let cluster = Cluster::founded().await;
+    let client = cluster.outside(&[0]).await;
+    let kv = client.kv();
+    // Given somebody who writes all the time
+    let writing = tokio::spawn({
+        let kv = kv.clone();
+        async move {
+            for number in 0..200 {
+                kv.put(format!("jobs/{}", number % 7), number.to_string()).await.unwrap();
+            }
+            kv.put("jobs/end", "").await.unwrap();
+        }
+    });
+    // When the keys are read at some moment, and watched from the revision after that
+    eventually("some are written", || async { (kv.prefix("jobs/").await.unwrap().entries.len() > 3).then_some(()) })
+        .await;
+    let page = kv.prefix("jobs/").await.unwrap();
+    let mut seen: BTreeMap<_, _> = page.entries.into_iter().map(|entry| (entry.key, entry.value)).collect();
+    let mut watch = kv.watch("jobs/").prefix().from_revision(page.revision + 1).await.unwrap();
+    while !seen.contains_key(&b"jobs/end"[..]) {
+        for change in changes(&mut watch).await.changes {
+            seen.insert(change.key, change.entry.expect("nothing is removed").value);
+        }
+    }
+    writing.await.unwrap();
+    // Then the two together are what is there
+    let now: BTreeMap<_, _> = kv.prefix("jobs/").all().await.unwrap().into_iter().map(|e| (e.key, e.value)).collect();
+    assert_eq!(seen, now);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_watch_from_the_future_waits_for_its_revision() {
+    let cluster = Cluster::founded().await;
+    let client = cluster.outside(&[0]).await;
+    let now = client.kv().put("k", "0").await.unwrap().revision;
+    let mut watch = client.kv().watch("k").from_revision(now + 3).await.unwrap();
+    let revisions = write(&client, "k", 5).await;
+    assert_eq!(changes(&mut watch).await.revision, now + 3);
+    follows_all(&mut watch, &revisions[3..]).await;
+    assert_eq!(watch.next_revision(), now + 6);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_where_it_was_when_its_leader_is_killed() {
+    let mut cluster = Cluster::of(3).await;
+    let client = cluster.outside(&[0, 1, 2]).await;
+    let mut watches = Vec::new();
+    for _ in 0..6 {
+        // They spread over the managers: whoever dies, some of them lose theirs.
+        watches.push(cluster.outside(&[0, 1, 2]).await.kv().watch("k").await.unwrap());
+    }
+    let mut revisions = write(&client, "k", 10).await;
+    for watch in &mut watches {
+        follows_all(watch, &revisions[..4]).await;
+    }
+    // When leaders are killed, one after the other, and writing goes on
+    for _ in 0..2 {
+        let leader = cluster.leader().await;
+        cluster.kill(leader).await;
+        revisions.extend(write(&client, "k", 10).await);
+        cluster.restart(leader).await;
+        cluster.settled(3).await;
+    }
+    // Then each watch is told every revision, in order and once
+    for watch in &mut watches {
+        follows_all(watch, &revisions[4..]).await;
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_watch_moves_on_when_its_manager_stops_or_loses_its_quorum() {
+    let mut cluster = Cluster::of(3).await;
+    let client = cluster.any().client();
+    let follower = cluster.others(cluster.leader().await)[0];
+    // Given a watch whose first manager is a follower that is stopped in order
+    let order = [&[follower][..], &cluster.others(follower)].concat();
+    let mut watch = cluster.outside(&order).await.kv().watch("k").await.unwrap();
+    let mut in_process = cluster.node(cluster.leader().await).client().kv().watch("k").await.unwrap();
+    let node = cluster.members[follower].node.take().unwrap();
+    assert_eq!(node.shutdown().await, quorate::StopReason::Asked);
+    let client = if cluster.running().contains(&0) { client } else { cluster.any().client() };
+    let revisions = write(&client, "k", 3).await;
+    follows_all(&mut watch, &revisions).await;
+    follows_all(&mut in_process, &revisions).await;
+    // When only one manager is left: it knows nothing new, and says so
+    let last = cluster.leader().await;
+    let other = cluster.others(last)[0];
+    cluster.kill(other).await;
+    let hasty = cluster.outside(&[last]).await.with_deadline(std::time::Duration::from_secs(2));
+    let mut alone = hasty.kv().watch("k").from_revision(1).await.unwrap();
+    follows_all(&mut alone, &revisions).await;
+    let told = tokio::time::timeout(BUDGET, async {
+        loop {
+            if let Err(error) = alone.next().await {
+                return error;
+            }
+        }
+    });
+    let error = told.await.expect("it is told");
+    assert!(error.is_retryable(), "{error}");
+    says(&error, &["no quorum"]);
+    // And when the others are back, the very same watch goes on
+    cluster.restart(follower).await;
+    cluster.restart(other).await;
+    let more = write(&cluster.outside(&[0, 1, 2]).await, "k", 3).await;
+    follows_all(&mut alone, &more).await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_snapshot_is_installed_under_a_watch_and_nothing_is_skipped_or_told_again() {
+    // Given a member that was away for longer than the log reaches back
+    let mut cluster = Cluster::grown(3, 16).await;
+    let away = cluster.others(cluster.leader().await)[0];
+    let client = cluster.outside(&cluster.others(away)).await;
+    let before = write(&client, "k", 5).await;
+    eventually("the member has them", || async {
+        let kv = cluster.node(away).client().kv();
+        let seen = kv.prefix("k").serializable().await.unwrap().revision;
+        (seen >= before[4]).then_some(())
+    })
+    .await;
+    cluster.kill(away).await;
+    let missed = write(&client, "k", 200).await;
+    let settled = cluster.others(away);
+    eventually("the log is cut", || async {
+        let status = cluster.node(settled[0]).status().await;
+        (status.revision > missed[100]).then_some(())
+    })
+    .await;
+    // When it is back and is watched at once, from what it has, while the snapshot comes
+    cluster.restart(away).await;
+    let mut watch = cluster.outside(&[away]).await.kv().watch("k").from_revision(before[2]).await.unwrap();
+    let mut after = write(&client, "k", 5).await;
+    // Then everything is told, in order and once
+    let mut all = [&before[2..], &missed].concat();
+    all.append(&mut after);
+    follows_all(&mut watch, &all).await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_watch_that_is_not_read_is_cut_and_loses_nothing() {
+    let cluster = Cluster::founded().await;
+    let client = cluster.outside(&[0]).await;
+    let mut stuck = cluster.outside(&[0]).await.kv().watch("big").await.unwrap();
+    let mut here = cluster.any().client().kv().watch("big").await.unwrap();
+    // When far more is written than any queue or window holds, and nobody reads
+    let mut revisions = Vec::new();
+    for number in 0..40u8 {
+        revisions.push(client.kv().put("big", vec![number; 1 << 20]).await.unwrap().revision);
+    }
+    // Then everything comes, in order and once, from the store
+    for watch in [&mut stuck, &mut here] {
+        for (number, revision) in (0u8..).zip(&revisions) {
+            let changes = changes(watch).await;
+            assert_eq!(changes.revision, *revision);
+            let value = &changes.changes[0].entry.as_ref().unwrap().value;
+            assert!(value.len() == 1 << 20 && value.iter().all(|byte| *byte == number));
+        }
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn at_the_edge_of_what_is_compacted_a_watch_begins_or_is_told_why_not() {
+    // Given a manager that keeps ten revisions
+    let mut cluster = Cluster::empty();
+    let directory = cluster.path("m1");
+    let builder = cluster.builder(&directory, "m1").history(10);
+    let node = builder.start(quorate::Start::OpenOrInit).await.unwrap();
+    node.ready().await.unwrap();
+    cluster.add(directory, node);
+    let kv = cluster.any().client().kv();
+    let revisions = write(&cluster.any().client(), "k", 100).await;
+    let oldest = eventually("history is compacted", || async {
+        let mut watch = kv.watch("k").from_revision(1).await.unwrap();
+        match watch.next().await {
+            Err(Error::Compacted { oldest, .. }) => Some(oldest),
+            _ => None,
+        }
+    })
+    .await;
+    // Then at the edge and above it every revision is told, and below it none
+    for (from, follows) in [(oldest, oldest), (oldest + 1, oldest + 1)] {
+        let mut watch = kv.watch("k").from_revision(from).await.unwrap();
+        let wanted: Vec<u64> = revisions.iter().copied().filter(|revision| *revision >= follows).collect();
+        assert!(!wanted.is_empty());
+        follows_all(&mut watch, &wanted).await;
+    }
+    let mut watch = kv.watch("k").from_revision(oldest - 1).await.unwrap();
+    let error = refused(&mut watch).await;
+    assert!(matches!(error, Error::Compacted { oldest: edge, .. } if edge == oldest), "{error}");
+    says(&error, &["compacted", &oldest.to_string(), "read the keys anew"]);
+    assert_eq!(watch.next().await, Err(error), "it is over");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn what_may_not_or_cannot_be_watched_is_refused() {
+    let cluster = Cluster::founded().await;
+    let kv = cluster.any().client().kv();
+    let error = kv.watch("").await.unwrap_err();
+    assert!(matches!(error, Error::Invalid(_)), "{error}");
+    let error = kv.watch("b").range_to("a").await.unwrap_err();
+    assert!(matches!(error, Error::Invalid(_)), "{error}");
+    let error = kv.watch(vec![b'k'; 5000]).await.unwrap_err();
+    says(&error, &["KEY_BYTES_MAX"]);
+    // A worker's own identity reads nothing, from its process and on its socket.
+    let worker = cluster.worker("w1").await;
+    let error = worker.client().kv().watch("k").await.unwrap_err();
+    assert!(matches!(error, Error::Denied(_)), "{error}");
+    let socket = Client::local(cluster.path("w1")).await.unwrap();
+    let error = socket.kv().watch("k").await.unwrap_err();
+    assert!(matches!(error, Error::Denied(_)), "{error}");
+    // On a manager's socket its operator watches.
+    let mut watch = Client::local(&cluster.members[0].directory).await.unwrap().kv().watch("k").await.unwrap();
+    let revisions = write(&cluster.any().client(), "k", 3).await;
+    follows_all(&mut watch, &revisions).await;
+    drop(watch);
+    worker.shutdown().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_watches_on_one_manager() {
+    const WATCHES: usize = 10_000;
+    let cluster = Cluster::founded().await;
+    let client = cluster.outside(&[0]).await;
+    let before = resident();
+    let mut watches = Vec::with_capacity(WATCHES);
+    for number in 0..WATCHES {
+        // Every hundredth watches them all.
+        let watch = match number % 100 {
+            0 => client.kv().watch("w/").prefix(),
+            _ => client.kv().watch(format!("w/{number}")),
+        };
+        watches.push(watch.await.unwrap());
+    }
+    let grown = resident().saturating_sub(before);
+    println!("{WATCHES} watches, both ends in this process: {} KiB each", grown / 1024 / WATCHES);
+    // Both ends of the watches, of their streams and of 79 connections: a quarter of a GiB is modest.
+    assert!(grown < 512 << 20, "{} MiB", grown >> 20);
+    // When some keys are written, among many that nobody watches
+    for number in 0..200 {
+        client.kv().put(format!("unwatched/{number}"), "x").await.unwrap();
+    }
+    let first = client.kv().put("w/17", "x").await.unwrap().revision;
+    let second = client.kv().put("w/9999", "y").await.unwrap().revision;
+    // Then those concerned are told, and nobody else
+    follows_all(&mut watches[17], &[first]).await;
+    follows_all(&mut watches[9_999], &[second]).await;
+    for number in (0..WATCHES).step_by(100) {
+        follows_all(&mut watches[number], &[first, second]).await;
+    }
+    // And when all end, nothing is left of them
+    drop(watches);
+    cluster.stop().await;
+}
+
+/// Bytes of memory that this process has.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+}
