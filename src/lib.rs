@@ -15,8 +15,9 @@ pub mod status;
 
 pub use client::{
     AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Change, Changes, Client, Entry, Identity,
-    ItemReport, Kv, NodeChange, NodeUpdate, Nodes, Policy, PolicyChange, RangeBuilder, RangePage, Recovered,
-    TokenBuilder, Tokens, TxnBuilder, TxnOutcome, Watch, WatchBuilder, Watched, WriteBuilder, compare, operation,
+    ItemReport, Kv, Mirror, MirrorBuilder, NodeChange, NodeUpdate, Nodes, Policy, PolicyChange, RangeBuilder,
+    RangePage, Recovered, TokenBuilder, Tokens, TxnBuilder, TxnOutcome, Watch, WatchBuilder, Watched, WriteBuilder,
+    compare, operation,
 };
 pub use error::{Error, Outcome, Result};
 #[cfg(feature = "worker")]

@@ -9,6 +9,7 @@ mod assignments;
 #[cfg(feature = "worker")]
 mod in_process;
 mod kv;
+mod mirror;
 mod nodes;
 #[cfg(test)]
 #[cfg(feature = "manager")]
@@ -40,6 +41,7 @@ use tokio::time::Instant;
 
 pub use assignments::{AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, ItemReport};
 pub use kv::{Entry, Kv, RangeBuilder, RangePage, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation};
+pub use mirror::{Mirror, MirrorBuilder};
 pub use nodes::{NodeChange, NodeUpdate, Nodes};
 pub use policy::{Policy, PolicyChange};
 pub use quorate_transport::Identity;
