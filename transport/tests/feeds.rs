@@ -208,7 +208,8 @@ async fn a_feed_that_is_cut_at_any_byte_gives_whole_messages_and_no_last_word_th
             Some(*at)
         })
         .collect();
-    for byte in 0..=ends[3] {
+    // Cut before the first byte the question might not come through either.
+    for byte in 1..=ends[3] {
         *cut.lock().unwrap() = (usize::MAX, byte);
         let mut receiver = connection.feed(text("question")).await.unwrap();
         let Event::Feed(_, _, mut feed) = within("it is asked", events.recv()).await.unwrap() else { panic!("a feed") };
