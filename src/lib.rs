@@ -18,9 +18,9 @@ pub mod status;
 
 pub use client::{
     AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Change, Changes, Client, Election, Entry, Identity,
-    ItemReport, Kv, Leader, Leading, Lease, LeaseInfo, LeaseKeeper, Leases, LockBuilder, LockGuard, NodeChange,
-    NodeUpdate, Nodes, Observer, Policy, PolicyChange, RangeBuilder, RangePage, Recovered, TokenBuilder, Tokens,
-    TxnBuilder, TxnOutcome, Watch, WatchBuilder, Watched, WriteBuilder, compare, operation,
+    ItemReport, Kv, Leader, Leading, Lease, LeaseInfo, LeaseKeeper, Leases, LockBuilder, LockGuard, Mirror,
+    MirrorBuilder, NodeChange, NodeUpdate, Nodes, Observer, Policy, PolicyChange, RangeBuilder, RangePage, Recovered,
+    TokenBuilder, Tokens, TxnBuilder, TxnOutcome, Watch, WatchBuilder, Watched, WriteBuilder, compare, operation,
 };
 pub use error::{Error, Outcome, Result};
 #[cfg(feature = "worker")]

@@ -4,8 +4,6 @@
 
 mod common;
 
-use std::time::Instant;
-
 use common::*;
 use prost::Message as _;
 use quorate_core::keyspace::{Section, prefix_end};
@@ -358,25 +356,4 @@ fn a_long_history_comes_in_chunks_of_whole_revisions() {
     }
     assert_eq!(revisions, 1 + 40 + 300);
     assert!(chunks > 10, "{chunks}");
-}
-
-#[test]
-fn a_put_that_nobody_watches_costs_ten_thousand_watches_next_to_nothing() {
-    let mut manager = Manager::new(HubLimits::default());
-    for n in 0..10_000 {
-        manager.watch(&format!("w/{n:05}/"), None);
-    }
-    let none = Manager::new(HubLimits::default());
-    let measure = |mut manager: Manager| {
-        let began = Instant::now();
-        for n in 0..2_000 {
-            manager.write([one(&format!("v{n}"))]);
-        }
-        assert!(manager.hub.woken().is_empty());
-        began.elapsed()
-    };
-    let (with, without) = (measure(manager), measure(none));
-    println!("2,000 puts: {with:?} with 10,000 watches, {without:?} with none");
-    // Far from deciding by time: looking at every watch would take a hundred times as long.
-    assert!(with < without * 10, "{with:?} against {without:?}");
 }

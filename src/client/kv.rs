@@ -15,7 +15,7 @@ use quorate_core::txn::{Compare, Delete, KeyValue, Op, OpResultKind, Operand, Pu
 use quorate_core::user;
 use quorate_transport::api;
 
-use super::{Client, WatchBuilder, unexpected};
+use super::{Client, MirrorBuilder, WatchBuilder, unexpected};
 use crate::error::{Error, Result};
 
 type Sent<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
@@ -144,6 +144,11 @@ impl Kv {
     /// Watches one key; [`prefix`](WatchBuilder::prefix) makes it all keys that begin so.
     pub fn watch(&self, key: impl Into<Bytes>) -> WatchBuilder {
         WatchBuilder::new(self.client.clone(), key.into())
+    }
+
+    /// A local copy of all keys that begin with `prefix`, which follows what becomes of them.
+    pub fn mirror(&self, prefix: impl Into<Bytes>) -> MirrorBuilder {
+        MirrorBuilder::new(self.clone(), prefix.into())
     }
 
     const fn range_of_parts(client: Client, range: Range) -> RangeBuilder {
@@ -415,6 +420,14 @@ impl RangeBuilder {
         self
     }
 
+    /// The next page: behind this key, at the revision of the page before.
+    pub(super) fn after(mut self, last: &Bytes, revision: u64) -> Self {
+        self.range.revision = revision;
+        // The successor of a key is the key with a zero byte behind it.
+        self.range.key = [&last[..], &[0]].concat().into();
+        self
+    }
+
     /// Every page, read at one revision.
     ///
     /// # Errors
@@ -426,11 +439,7 @@ impl RangeBuilder {
             let more = page.more;
             entries.extend(page.entries);
             match entries.last() {
-                Some(last) if more => {
-                    self.range.revision = page.revision;
-                    // The successor of a key is the key with a zero byte behind it.
-                    self.range.key = [&last.key[..], &[0]].concat().into();
-                }
+                Some(last) if more => self = self.after(&last.key, page.revision),
                 _ => return Ok(entries),
             }
         }

@@ -12,6 +12,7 @@ mod in_process;
 mod kv;
 mod leases;
 mod lock;
+mod mirror;
 mod nodes;
 #[cfg(test)]
 #[cfg(feature = "manager")]
@@ -47,6 +48,7 @@ pub use election::{Election, Leader, Leading, Observer};
 pub use kv::{Entry, Kv, RangeBuilder, RangePage, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation};
 pub use leases::{Lease, LeaseInfo, LeaseKeeper, Leases};
 pub use lock::{LockBuilder, LockGuard};
+pub use mirror::{Mirror, MirrorBuilder};
 pub use nodes::{NodeChange, NodeUpdate, Nodes};
 pub use policy::{Policy, PolicyChange};
 pub use quorate_transport::Identity;

@@ -102,6 +102,11 @@ impl Change {
         })
     }
 
+    /// The key is this from now on.
+    pub(super) const fn to(key: Bytes, entry: Option<Entry>) -> Self {
+        Self { key, entry, previous: None, previous_omitted: false }
+    }
+
     /// Whether the key was removed.
     pub const fn is_delete(&self) -> bool {
         self.entry.is_none()

@@ -134,6 +134,15 @@ async fn a_survivor_goes_on_alone_with_everything_and_the_cluster_grows_again() 
     let kept = report.kept_revision.unwrap();
     let old = client.kv().prefix("n/").revision(kept).await.unwrap_err();
     assert!(matches!(old, quorate::Error::NewGeneration { kept_revision, .. } if kept_revision == kept), "{old}");
+    // So is a watch that was there, or beyond what was kept, and one from the new one's first revision on goes on.
+    for from in [kept, kept + 1, kept + 100] {
+        let mut watch = client.kv().watch("n/").prefix().from_revision(from).await.unwrap();
+        let old = watch.next().await.unwrap_err();
+        assert!(matches!(old, quorate::Error::NewGeneration { kept_revision, .. } if kept_revision == kept), "{old}");
+    }
+    let first = report.first_revision.unwrap();
+    let mut watch = client.kv().watch("after").from_revision(first + 1).await.unwrap();
+    assert!(matches!(watch.next().await.unwrap(), quorate::Watched::Changes(told) if told.revision == done.revision));
     // Two more join, with the token there always was, and hold what it holds.
     cluster.join().await;
     cluster.join().await;

@@ -1,8 +1,14 @@
 //! Watches on real nodes: what is told, in which order, over whatever happens to the managers.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use quorate::{Change, Changes, Client, Error, Watch, Watched, operation};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
 
 use crate::support::{BUDGET, Cluster, eventually, says};
 
@@ -55,7 +61,7 @@ async fn refused(watch: &mut Watch) -> Error {
     .expect("the watch is over")
 }
 
-/// Every revision of `from..=to` that wrote `key`, in order and once, with the values `v{revision}` read back from it.
+/// These revisions come, in order and once, and none between them.
 async fn follows_all(watch: &mut Watch, revisions: &[u64]) {
     for revision in revisions {
         let changes = changes(watch).await;
@@ -384,4 +390,118 @@ fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+}
+
+/// A socket in `near` that passes everything on to the one in `far`; of the next feed it passes so many bytes of answers,
+/// and then drops both sides.
+fn go_between(far: &Path, near: &Path, cut: Arc<AtomicUsize>) -> tokio::task::JoinHandle<()> {
+    const FEED: u8 = 14;
+    let listener = UnixListener::bind(near.join("quorate.sock")).unwrap();
+    let far = far.join("quorate.sock");
+    tokio::spawn(async move {
+        while let Ok((asker, _)) = listener.accept().await {
+            let Ok(answering) = UnixStream::connect(&far).await else { continue };
+            let cut = Arc::clone(&cut);
+            tokio::spawn(async move {
+                let (mut from_asker, mut to_asker) = asker.into_split();
+                let (from_node, mut to_node) = answering.into_split();
+                let mut header = [0; 10];
+                if from_asker.read_exact(&mut header).await.is_err() || to_node.write_all(&header).await.is_err() {
+                    return;
+                }
+                let bytes = if header[4] == FEED { cut.swap(usize::MAX, Ordering::Relaxed) } else { usize::MAX };
+                let mut answers = from_node.take(bytes as u64);
+                tokio::select! {
+                    _ = tokio::io::copy(&mut from_asker, &mut to_node) => {}
+                    _ = tokio::io::copy(&mut answers, &mut to_asker) => {}
+                }
+            });
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_watch_whose_stream_is_cut_at_any_byte_loses_nothing_and_hears_nothing_twice() {
+    let cluster = Cluster::founded().await;
+    let near = cluster.path("near");
+    std::fs::create_dir(&near).unwrap();
+    let cut = Arc::new(AtomicUsize::new(usize::MAX));
+    let between = go_between(&cluster.members[0].directory, &near, Arc::clone(&cut));
+    let client = Client::local(&near).await.unwrap();
+    let kv = cluster.any().client().kv();
+    let mut revisions = write(&cluster.any().client(), "k", 3).await;
+    revisions.push(kv.txn().then(operation::put("k", "x")).then(operation::put("k2", "y")).await.unwrap().revision);
+    // One after the other every byte is the last one that passes; 400 are more than all of it has.
+    for byte in 0..400 {
+        cut.store(byte, Ordering::Relaxed);
+        let mut watch = client.kv().watch("k").prefix().from_revision(revisions[0]).await.unwrap();
+        follows_all(&mut watch, &revisions[..3]).await;
+        let last = changes(&mut watch).await;
+        assert_eq!((last.revision, last.changes.len()), (revisions[3], 2), "cut after {byte} bytes");
+    }
+    between.abort();
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_standby_serves_watches_as_any_manager_does() {
+    // Given a voter and a standby
+    let cluster = Cluster::of(2).await;
+    let client = cluster.any().client();
+    let standby = cluster.others(cluster.leader().await)[0];
+    let before = write(&client, "k", 3).await;
+    let mut past = cluster.outside(&[standby]).await.kv().watch("k").from_revision(before[0]).await.unwrap();
+    let mut now = cluster.node(standby).client().kv().watch("k").await.unwrap();
+    let after = write(&client, "k", 3).await;
+    follows_all(&mut past, &[before, after.clone()].concat()).await;
+    // What was acknowledged before it began is not told.
+    follows_all(&mut now, &after).await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_mirror_is_what_there_was_at_its_revision_and_lists_anew_where_history_is_gone() {
+    // Given a manager that keeps ten revisions, and a mirror
+    let mut cluster = Cluster::empty();
+    let directory = cluster.path("m1");
+    let builder = cluster.builder(&directory, "m1").history(10);
+    let node = builder.start(quorate::Start::OpenOrInit).await.unwrap();
+    node.ready().await.unwrap();
+    cluster.add(directory, node);
+    let client = cluster.outside(&[0]).await;
+    let kv = client.kv();
+    kv.put("m/kept", "1").await.unwrap();
+    kv.put("m/gone", "1").await.unwrap();
+    let mut mirror = kv.mirror("m/").await.unwrap();
+    assert_eq!(mirror.view().len(), 2);
+    // What becomes of keys is in it when it was told, and not before
+    let second = kv.put("m/kept", "2").await.unwrap().revision;
+    assert_eq!(mirror.view()[&b"m/kept"[..]].value, "1");
+    let changes = mirror.next().await.unwrap();
+    assert_eq!((changes.revision, mirror.revision()), (second, second));
+    assert_eq!(changes.changes[0].previous.as_ref().unwrap().value, "1");
+    assert_eq!(mirror.view()[&b"m/kept"[..]].value, "2");
+    // When its manager is restarted, and what comes next is compacted before it looks again
+    cluster.kill(0).await;
+    let node = cluster.builder_of(0).history(10).start(quorate::Start::Open).await.unwrap();
+    node.ready().await.unwrap();
+    cluster.members[0].node = Some(node);
+    kv.delete("m/gone").await.unwrap();
+    kv.put("m/new", "1").await.unwrap();
+    write(&client, "m/many", 60).await;
+    eventually("history is compacted", || async {
+        let error = kv.watch("m/new").from_revision(second + 1).await.unwrap().next().await;
+        matches!(error, Err(Error::Compacted { .. })).then_some(())
+    })
+    .await;
+    let changes = mirror.next().await.unwrap();
+    // Then the difference is told at once, and the view is what there is
+    let told: BTreeMap<_, _> = changes.changes.iter().map(plain).collect();
+    assert_eq!(told, BTreeMap::from([gone("m/gone"), put("m/new", "1"), put("m/many", "59")]));
+    let now = kv.prefix("m/").await.unwrap();
+    assert!(now.entries.iter().eq(mirror.view().values()) && now.revision >= mirror.revision());
+    // And it goes on
+    let last = kv.put("m/kept", "3").await.unwrap().revision;
+    assert_eq!(mirror.next().await.unwrap().revision, last);
+    cluster.stop().await;
 }

@@ -402,7 +402,8 @@ impl Hub {
     fn tell(&mut self, unit: &Arc<Unit>) {
         let mut concerned: BTreeMap<WatchId, Vec<u32>> = BTreeMap::new();
         for (place, changed) in (0u32..).zip(unit.changes()) {
-            self.index.find(&changed.key, &mut |watch| concerned.entry(WatchId(watch)).or_default().push(place));
+            let _looked_at =
+                self.index.find(&changed.key, &mut |watch| concerned.entry(WatchId(watch)).or_default().push(place));
         }
         for (id, places) in concerned {
             self.with(id, |hub, watch| hub.queue(id, watch, unit, places));

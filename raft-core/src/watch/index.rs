@@ -70,9 +70,9 @@ impl RangeIndex {
         self.root = remove(self.root.take(), from, to, watch);
     }
 
-    /// Every watch whose range holds `key`.
-    pub(crate) fn find(&self, key: &[u8], found: &mut dyn FnMut(u64)) {
-        find(&self.root, key, found);
+    /// Every watch whose range holds `key`; answers how many ranges were looked at for it.
+    pub(crate) fn find(&self, key: &[u8], found: &mut dyn FnMut(u64)) -> usize {
+        find(&self.root, key, found)
     }
 
     #[cfg(test)]
@@ -146,18 +146,19 @@ fn merge(left: Link, right: Link) -> Link {
     }
 }
 
-fn find(link: &Link, key: &[u8], found: &mut dyn FnMut(u64)) {
-    let Some(node) = link else { return };
+fn find(link: &Link, key: &[u8], found: &mut dyn FnMut(u64)) -> usize {
+    let Some(node) = link else { return 0 };
     if node.furthest[..] <= *key {
-        return;
+        return 1;
     }
-    find(&node.left, key, found);
-    if node.from[..] <= *key {
-        if *key < node.to[..] {
-            node.watches.iter().for_each(|watch| found(*watch));
-        }
-        find(&node.right, key, found);
+    let before = find(&node.left, key, found);
+    if node.from[..] > *key {
+        return 1 + before;
     }
+    if *key < node.to[..] {
+        node.watches.iter().for_each(|watch| found(*watch));
+    }
+    1 + before + find(&node.right, key, found)
 }
 
 #[cfg(test)]
@@ -207,6 +208,11 @@ mod tests {
             index.insert(&bound(n), &bound(n + 1), u64::from(n));
         }
         assert!(index.depth() < 60, "{} deep", index.depth());
+        // Whatever the key, only a few of the ten thousand are looked at.
+        let looked_at = |key: &[u8]| index.find(key, &mut |_| {});
+        let keys = (0..10_000).map(|n| bound(n).to_vec()).chain([vec![], vec![0xff], vec![0, 0, 7, 1, 9]]);
+        let most = keys.map(|key| looked_at(&key)).max();
+        assert!(most < Some(100), "{most:?}");
         for n in 0..9_999 {
             index.remove(&bound(n), &bound(n + 1), u64::from(n));
         }

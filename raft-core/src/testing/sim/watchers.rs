@@ -282,8 +282,10 @@ impl World {
     }
 
     fn look(&mut self, watcher: &mut Watcher) -> Step {
-        if self.faults && self.watching.chance(15) {
-            // The stream breaks.
+        let breaks = self.faults && self.watching.chance(15);
+        // Who is in no configuration hears from no quorum: a node that does not sends its watches elsewhere.
+        let out_of_touch = watcher.at.as_ref().is_some_and(|standing| !self.is_member(standing.member));
+        if breaks || (out_of_touch && self.watching.chance(50)) {
             self.leave(watcher);
         }
         let Some(standing) = &watcher.at else { return self.come(watcher) };

@@ -1,0 +1,89 @@
+//! `kv watch` and `kv txn` as a script meets them.
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub, reason = "tests")]
+
+#[allow(dead_code, reason = "shared with other tests, which use the rest")]
+mod cli_support;
+
+use cli_support::{Node, on, quorate, quorate_with_stdin};
+use serde_json::{Value, json};
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_transaction_does_one_thing_or_the_other() {
+    let place = tempfile::tempdir().unwrap();
+    let mut node = Node::init(place.path(), "n1");
+    node.run();
+    let txn = |words: &[&str]| on(&node, &[&["kv", "txn"], words].concat());
+    // Given a lock that nobody has
+    let said = txn(&["--if", "absent lock", "--then", "put lock 'me and you'", "--then", "put log/1 taken"]).exits(0);
+    assert!(said.stdout.starts_with("revision "), "{said:?}");
+    assert_eq!(on(&node, &["kv", "get", "lock"]).exits(0).stdout, "me and you");
+    // Whoever comes second is told so, and what is there
+    let second = ["--if", "absent lock", "--then", "put lock other", "--else", "get lock"];
+    let said = txn(&second).exits(1).complains(&["do not hold", "--else operations were done"]);
+    assert!(said.stdout.contains("lock me and you"), "{said:?}");
+    let said = txn(&[&second[..], &["--json"]].concat()).exits(1).json();
+    assert_eq!((&said["succeeded"], &said["results"][0][0]["value"]), (&json!(false), &json!("me and you")));
+    txn(&["--if", "value lock != me", "--if", "version lock < 2", "--then", "del lock"]).exits(0);
+    txn(&["--if", "exists lock", "--then", "put a b"]).exits(1).complains(&["nothing was done"]);
+    // From a file
+    let file = b"# both or none\nif\nabsent a\nthen\nput a 1\nput \"b c\" 'two words'\nelse\nget-prefix a\n";
+    let arguments = ["kv", "txn", "--file", "-", "--json", "--data-dir", node.dir()];
+    assert_eq!(quorate_with_stdin(&arguments, file).exits(0).json()["succeeded"], true);
+    assert_eq!(on(&node, &["kv", "get", "b c"]).exits(0).stdout, "two words");
+    // And what cannot be read is not sent
+    txn(&["--then", "put a"]).exits(2).complains(&["put KEY TEXT", "Nothing was sent"]);
+    txn(&[]).exits(2);
+    assert_eq!(node.terminate(), Some(0));
+}
+
+#[test]
+fn a_watch_prints_what_becomes_of_keys() {
+    let place = tempfile::tempdir().unwrap();
+    let mut node = Node::init(place.path(), "n1");
+    node.run();
+    let revision = |said: cli_support::Said| said.exits(0).json()["revision"].as_u64().unwrap();
+    let first = revision(on(&node, &["kv", "put", "app/a", "one", "--json"]));
+    on(&node, &["kv", "put", "other", "x"]).exits(0);
+    on(&node, &["kv", "put", "app/b", "two\nlines"]).exits(0);
+    on(&node, &["kv", "txn", "--then", "put app/a three", "--then", "del app/b"]).exits(0);
+    let from = first.to_string();
+    let watch = |words: &[&str]| on(&node, &[&["kv", "watch", "--from-revision", &from], words].concat());
+    // Past changes, as many as asked for
+    let said = watch(&["--prefix", "app/", "--count", "3"]).exits(0);
+    let expected = format!(
+        "{first} put app/a one\n{} put app/b two\\nlines\n{} put app/a three\n{} delete app/b\n",
+        first + 2,
+        first + 3,
+        first + 3
+    );
+    assert_eq!(said.stdout, expected);
+    // For scripts: one document a revision
+    let said = watch(&["--prefix", "app/", "--count", "3", "--previous", "--json"]).exits(0);
+    let documents = lines(&said.stdout);
+    assert_eq!(documents.len(), 3);
+    assert_eq!(documents[2]["revision"], first + 3);
+    let changes = &documents[2]["changes"];
+    assert_eq!((&changes[0]["type"], &changes[0]["value"]), (&json!("put"), &json!("three")));
+    assert_eq!((&changes[1]["type"], &changes[1]["key"]), (&json!("delete"), &json!("app/b")));
+    assert_eq!(changes[0]["previous"]["value"], "one");
+    assert_eq!(changes[1]["previous"]["value"], "two\nlines");
+    assert_eq!(documents[0]["changes"][0]["previous"], Value::Null);
+    // One key, removals, and from elsewhere
+    let from_elsewhere = ["--connect", &node.address, "--identity", &node.operator()];
+    let words = ["kv", "watch", "app/b", "--from-revision", &from, "--deletes-only", "--count", "1", "--json"];
+    let said = quorate(&[&words[..], &from_elsewhere].concat()).exits(0);
+    assert_eq!(lines(&said.stdout)[0]["changes"][0]["type"], "delete");
+    // It ends by itself after a time, and tells how far it is
+    let said = watch(&["app/none", "--bookmarks", "--for", "500ms"]).exits(0);
+    assert_eq!(said.stdout, format!("{} bookmark\n", first + 3));
+    // And what makes no sense is usage
+    on(&node, &["kv", "watch"]).exits(2);
+    on(&node, &["kv", "watch", ""]).exits(2).complains(&["empty"]);
+    on(&node, &["kv", "watch", "a", "--prefix", "b"]).exits(2);
+    assert_eq!(node.terminate(), Some(0));
+}
