@@ -12,7 +12,7 @@
 mod common;
 
 use bytes::Bytes;
-use common::{Member, bytes_of, entry, key, request, restored, system, txn};
+use common::{Member, bytes_of, entry, grant, key, order, request, restored, system, txn};
 use proptest::prelude::*;
 use quorate_core::command::{Command, CommandKind, ExpireLeases, LeaseOrder, LeaseOrderKind, Request};
 use quorate_core::id::{LeaseId, Term};
@@ -21,15 +21,6 @@ use quorate_core::limits::{LEASE_KEYS_MAX, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, L
 use quorate_core::state::contract::{LeaseChange, LeaseEvent, Outcome, Refusal};
 use quorate_core::state::{LeaseRecord, read};
 use quorate_core::txn::{Compare, Delete, Op, OpResultKind, Operand, Put, Relation, Txn, TxnResult};
-
-fn order(n: u8, sequence: u64, kind: LeaseOrderKind) -> Command {
-    let lease = Some(LeaseOrder { kind: Some(kind), fence: None });
-    CommandKind::Request(Request { client: bytes_of(n), sequence, lease, ..Request::default() }).into()
-}
-
-fn grant(n: u8, sequence: u64) -> Command {
-    order(n, sequence, LeaseOrderKind::Grant(5_000))
-}
 
 fn revoke(n: u8, sequence: u64, lease: u64) -> Command {
     order(n, sequence, LeaseOrderKind::Revoke(lease))

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use common::{Member, chunks, compact, founded, key, put, receive, request, restored, system, txn};
-use quorate_core::command::{Batch, Command, CommandKind, LeaseOrder, LeaseOrderKind, Request};
+use quorate_core::command::{Batch, Command};
 use quorate_core::consensus::io::Records;
 use quorate_core::id::{Lineage, LineageId, LogIndex, NodeId, RaftId, Revision, StoreId, Term};
 use quorate_core::log::{EntryKind, HardState, LogEntry, LogStart};
@@ -182,16 +182,12 @@ fn the_other_managers_are_lost_their_ids_burnt_and_the_counters_jump() {
 
 #[test]
 fn leases_stay_and_the_next_one_is_beyond_all_that_lost_managers_can_have_granted() {
-    let grant = |sequence| -> Command {
-        let lease = Some(LeaseOrder { kind: Some(LeaseOrderKind::Grant(5_000)), fence: None });
-        CommandKind::Request(Request { client: common::bytes_of(6), sequence, lease, ..Request::default() }).into()
-    };
     // Given a lease with a key, and one more that only the tail of the log grants
     let mut member = three();
-    let lease = member.done(grant(1)).lease;
+    let lease = member.done(common::grant(6, 1)).lease;
     let attached = Put { key: key("held"), value: Bytes::from("v"), lease, ..Put::default() };
     member.done(system(txn([attached.into()])));
-    let tail = || vec![grant(2)];
+    let tail = || vec![common::grant(6, 2)];
     let mut worked = None;
     survivor(&member, tail(), |survivor| worked = Some(worked_out(survivor)));
     // When the cluster is recovered
@@ -200,7 +196,7 @@ fn leases_stay_and_the_next_one_is_beyond_all_that_lost_managers_can_have_grante
     let leases: Vec<u64> = member.machine.leases().into_iter().map(|(lease, _)| lease.0).collect();
     assert_eq!(leases, [lease, lease + 1]);
     assert!(member.get("held").is_some());
-    assert_eq!(member.done(grant(3)).lease, lease + 2 + COUNTER_JUMP);
+    assert_eq!(member.done(common::grant(6, 3)).lease, lease + 2 + COUNTER_JUMP);
     member.check();
 }
 

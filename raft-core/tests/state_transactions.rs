@@ -184,6 +184,8 @@ proptest! {
         step in 1usize..4,
     ) {
         let mut member = Member::founded();
+        // The lease that keys are attached to; it makes no revision.
+        assert_eq!(member.done(grant(1, 1)).lease, 1);
         let founding: BTreeMap<Bytes, KeyValue> = BTreeMap::new();
         let mut model = Model { revision: 1, ..Model::default() };
         model.past.insert(1, founding);

@@ -7,7 +7,9 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use quorate_core::command::{Batch, Command, CommandKind, Compact, ExpireClients, Request, SilentClient};
+use quorate_core::command::{
+    Batch, Command, CommandKind, Compact, ExpireClients, LeaseOrder, LeaseOrderKind, Request, SilentClient,
+};
 use quorate_core::id::{ClientId, ClusterId, Lineage, LineageId, LogIndex, NodeId, RaftId, Term};
 use quorate_core::keyspace::Section;
 use quorate_core::log::{Configuration, HardState, LogStart};
@@ -257,6 +259,16 @@ pub fn bytes_of(n: u8) -> Bytes {
 pub fn request(n: u8, sequence: u64, low_water: u64, txn: Txn) -> Command {
     CommandKind::Request(Request { client: bytes_of(n), sequence, low_water, txn: Some(txn), ..Request::default() })
         .into()
+}
+
+/// A lease of five seconds.
+pub fn grant(n: u8, sequence: u64) -> Command {
+    order(n, sequence, LeaseOrderKind::Grant(5_000))
+}
+
+pub fn order(n: u8, sequence: u64, kind: LeaseOrderKind) -> Command {
+    let lease = Some(LeaseOrder { kind: Some(kind), fence: None });
+    CommandKind::Request(Request { client: bytes_of(n), sequence, lease, ..Request::default() }).into()
 }
 
 pub fn entry(index: u64, commands: Vec<Command>) -> Committed {
