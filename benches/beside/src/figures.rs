@@ -103,7 +103,11 @@ impl Figures {
     }
 
     pub(crate) fn save(&mut self, results: &Path) -> Told<()> {
-        let place = |entry: &Value| ROWS.iter().position(|row| entry["row"] == row.name).unwrap_or(ROWS.len());
+        let place = |entry: &Value| {
+            ROWS.iter()
+                .position(|row| entry["row"].as_str().unwrap_or_default().starts_with(row.name))
+                .unwrap_or(ROWS.len())
+        };
         self.0.sort_by_key(place);
         let text = serde_json::to_string_pretty(&self.0).map_err(told)?;
         std::fs::write(results.join("results.json"), text + "\n").map_err(told)?;
@@ -114,8 +118,8 @@ impl Figures {
 
     fn page(&self) -> String {
         let mut page = String::from(
-            "| row | quorate | etcd | unit | ratio | p50 ms | p99 ms | syncs/s | cpu us | rounds, quorate | rounds, etcd | when |\n\
-             |---|---:|---:|---|---:|---:|---:|---:|---:|---|---|---|\n",
+            "| row | quorate | etcd | unit | ratio | p50 ms | p99 ms | syncs/s | cpu us, members | cpu us, client | rounds, quorate | rounds, etcd | when |\n\
+             |---|---:|---:|---|---:|---:|---:|---:|---:|---:|---|---|---|\n",
         );
         for entry in &self.0 {
             let number = |value: &Value| value.as_f64().map_or_else(|| "–".to_owned(), shown);
@@ -135,7 +139,7 @@ impl Figures {
             };
             let _infallible = writeln!(
                 page,
-                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {}, {} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {}, {} |",
                 entry["row"].as_str().unwrap_or_default(),
                 number(&entry["quorate"]),
                 number(&entry["etcd"]),
@@ -145,6 +149,7 @@ impl Figures {
                 both("p99_us", 1e-3),
                 both("syncs_per_second", 1.0),
                 both("cpu_us", 1.0),
+                both("client_cpu_us", 1.0),
                 rates("quorate"),
                 rates("etcd"),
                 entry["environment"]["measured"].as_str().unwrap_or_default(),
@@ -184,6 +189,14 @@ fn shown(value: f64) -> String {
     }
 }
 
+/// The value below which this share of all lies, the nearest one that was seen.
+pub(crate) fn quantile(values: &[f64], share: f64) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let place = (values.len() as f64 * share).ceil() as usize;
+    values.get(place.saturating_sub(1)).copied().unwrap_or_default()
+}
+
 /// The one in the middle, or the mean of the two.
 pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
@@ -203,6 +216,13 @@ mod tests {
         assert!(page.starts_with("# Results\n\n## Sessions\n\n<!--") && page.contains("table 1"), "{page}");
         let again = between(&format!("{page}\n## More\n"), "table 2");
         assert!(again.contains("table 2") && !again.contains("table 1") && again.ends_with("\n## More\n"), "{again}");
+    }
+
+    #[test]
+    fn a_quantile_is_one_that_was_seen() {
+        let values: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        assert_eq!([0.5, 0.99, 1.0].map(|share| quantile(&values, share)), [50.0, 99.0, 100.0]);
+        assert_eq!(quantile(&[7.0], 0.5), 7.0);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "what is shared with other programs is not all used here")]
 
 mod etcd;
+mod failover;
 mod figures;
 #[path = "../../../src/bin/quorate/bench/load.rs"]
 mod load;
@@ -15,6 +16,7 @@ mod machine;
 #[path = "../../managers.rs"]
 mod managers;
 mod rows;
+mod stores;
 #[path = "../../../src/bin/quorate/bench/tally.rs"]
 mod tally;
 
@@ -37,6 +39,23 @@ fn told(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
+/// Whom clients connect to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Targets {
+    Leader,
+    All,
+}
+
+impl Targets {
+    /// Of so many, the leader first, so many are connected to.
+    const fn count(self, all: usize) -> usize {
+        match self {
+            Self::Leader => 1,
+            Self::All => all,
+        }
+    }
+}
+
 #[derive(Debug, Parser)]
 #[command(about = "Measures three quorate managers beside three etcd members")]
 struct Options {
@@ -49,6 +68,15 @@ struct Options {
     /// Seconds of each round that count, after 2 s of warm-up.
     #[arg(long, default_value_t = 8)]
     seconds: u64,
+    /// Leaders that are killed, for that row.
+    #[arg(long, default_value_t = 100)]
+    kills: usize,
+    /// Leaders that are stopped, for that row.
+    #[arg(long, default_value_t = 20)]
+    stops: usize,
+    /// Whom clients connect to: the leader only, or all in turn.
+    #[arg(long, value_enum, default_value_t = Targets::All)]
+    targets: Targets,
     /// The `quorate` binary.
     #[arg(long)]
     binary: PathBuf,
@@ -98,17 +126,33 @@ async fn run(options: &Options) -> Told<()> {
     let loads: Vec<_> = rows
         .iter()
         .filter_map(|row| match &row.measure {
-            Measure::Load(load) => Some((row.name, load.clone())),
-            _ => None,
+            Measure::Load(load) => Some((row.name, *load)),
+            Measure::Memory | Measure::LeaderKilled | Measure::LeaderStopped | Measure::Restart | Measure::CatchUp => {
+                None
+            }
         })
         .collect();
     if !loads.is_empty() {
-        let sides = Sides::start(&options.binary, &options.etcd, 3).await?;
+        let sides = Sides::start(options, 3).await?;
         let pauses = Duration::from_secs(options.seconds);
         for measured in sides.measure(&loads, options.rounds, pauses).await? {
             figures.put(measured, &environment, &options.command);
             figures.save(&options.results)?;
         }
+    }
+    for row in rows {
+        let measured = match row.measure {
+            Measure::Load(_) => continue,
+            Measure::Memory => stores::memory(options).await?,
+            Measure::LeaderKilled => failover::measure(options, options.kills, true).await?,
+            Measure::LeaderStopped => failover::measure(options, options.stops, false).await?,
+            Measure::Restart => stores::restart(options).await?,
+            Measure::CatchUp => stores::catch_up(options).await?,
+        };
+        for measured in measured {
+            figures.put(measured, &environment, &options.command);
+        }
+        figures.save(&options.results)?;
     }
     Ok(())
 }

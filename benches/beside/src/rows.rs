@@ -18,16 +18,18 @@ pub(crate) enum Kind {
 }
 
 /// A row that is a load.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct LoadRow {
     pub(crate) kind: Kind,
     pub(crate) clients: usize,
     /// Bytes of a value.
     pub(crate) size: usize,
+    /// What its keys begin with, and how many there are.
+    pub(crate) keys: (&'static str, u64),
 }
 
 /// What a row measures.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Measure {
     /// Requests a second.
     Load(LoadRow),
@@ -39,17 +41,25 @@ pub(crate) enum Measure {
     LeaderStopped,
     /// Start of a member that has a million keys, to its first linearizable answer.
     Restart,
+    /// Start of a new member, to when it has a million keys.
+    CatchUp,
 }
 
 /// A row.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) measure: Measure,
 }
 
+/// Each size of values has keys of its own, so many that all of one fits into memory and on the disk.
 const fn load(name: &'static str, kind: Kind, clients: usize, size: usize) -> Row {
-    Row { name, measure: Measure::Load(LoadRow { kind, clients, size }) }
+    let keys = match size {
+        0..=1_024 => ("bench/", 100_000),
+        1_025..=8_192 => ("bench4k/", 10_000),
+        _ => ("bench64k/", 1_000),
+    };
+    Row { name, measure: Measure::Load(LoadRow { kind, clients, size, keys }) }
 }
 
 const L: Kind = Kind::Get { serializable: false };
@@ -71,7 +81,8 @@ pub(crate) const ROWS: &[Row] = &[
     Row { name: "memory", measure: Measure::Memory },
     Row { name: "leader killed", measure: Measure::LeaderKilled },
     Row { name: "leader stopped", measure: Measure::LeaderStopped },
-    Row { name: "restart", measure: Measure::Restart },
+    Row { name: "restart with 1M keys", measure: Measure::Restart },
+    Row { name: "catch-up with 1M keys", measure: Measure::CatchUp },
 ];
 
 /// Those that were asked for, by their names.
@@ -96,15 +107,5 @@ impl LoadRow {
     /// One connection for ten clients.
     pub(crate) const fn connections(&self) -> usize {
         self.clients.div_ceil(10)
-    }
-
-    /// What its keys begin with, and how many there are: each size of values has its own, so that all of one fits into memory
-    /// and on the disk.
-    pub(crate) const fn keys(&self) -> (&'static str, u64) {
-        match self.size {
-            0..=1_024 => ("bench/", 100_000),
-            1_025..=8_192 => ("bench4k/", 10_000),
-            _ => ("bench64k/", 1_000),
-        }
     }
 }
