@@ -278,7 +278,7 @@ pub(crate) async fn seated(managers: &Managers, count: usize) -> Told<Client> {
     Ok(client)
 }
 
-fn line(round: usize, name: &str, who: &str, seen: &Round) -> String {
+pub(crate) fn line(round: usize, name: &str, who: &str, seen: &Round) -> String {
     let syncs = seen.syncs_per_second.map_or_else(|| "?".to_owned(), |syncs| format!("{syncs:.0}"));
     let failed =
         if seen.failed > 0 { format!("  FAILED {}: {}", seen.failed, seen.errors.join("; ")) } else { String::new() };

@@ -80,6 +80,9 @@ struct Options {
     /// The `quorate` binary.
     #[arg(long)]
     binary: PathBuf,
+    /// The program of `benches/inside`; by default the one among the examples beside the binary.
+    #[arg(long)]
+    inside: Option<PathBuf>,
     /// The `etcd` binary.
     #[arg(long, default_value = "etcd")]
     etcd: PathBuf,
@@ -127,9 +130,12 @@ async fn run(options: &Options) -> Told<()> {
         .iter()
         .filter_map(|row| match &row.measure {
             Measure::Load(load) => Some((row.name, *load)),
-            Measure::Memory | Measure::LeaderKilled | Measure::LeaderStopped | Measure::Restart | Measure::CatchUp => {
-                None
-            }
+            Measure::Memory
+            | Measure::Inside(_)
+            | Measure::LeaderKilled
+            | Measure::LeaderStopped
+            | Measure::Restart
+            | Measure::CatchUp => None,
         })
         .collect();
     if !loads.is_empty() {
@@ -144,6 +150,7 @@ async fn run(options: &Options) -> Told<()> {
         let measured = match row.measure {
             Measure::Load(_) => continue,
             Measure::Memory => stores::memory(options).await?,
+            Measure::Inside(callers) => vec![inside(options, row.name, callers).await?],
             Measure::LeaderKilled => failover::measure(options, options.kills, true).await?,
             Measure::LeaderStopped => failover::measure(options, options.stops, false).await?,
             Measure::Restart => stores::restart(options).await?,
@@ -155,6 +162,38 @@ async fn run(options: &Options) -> Told<()> {
         figures.save(&options.results)?;
     }
     Ok(())
+}
+
+/// Puts by callers inside the leader's process, a program of its own for each round; nothing of etcd's is like it.
+async fn inside(options: &Options, name: &str, callers: usize) -> Told<figures::Measured> {
+    let beside = options.binary.parent().unwrap_or(Path::new(".")).join("examples/inside");
+    let program = options.inside.as_deref().unwrap_or(&beside);
+    let mut rounds = Vec::new();
+    for round in 0..options.rounds {
+        let mut command = tokio::process::Command::new(program);
+        command.args(["--callers", &callers.to_string(), "--seconds", &options.seconds.to_string()]);
+        let output =
+            command.kill_on_drop(true).output().await.map_err(|error| format!("{}: {error}", program.display()))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let document: serde_json::Value = serde_json::from_str(&text).map_err(|error| {
+            format!("{}: {error}: {text}{}", program.display(), String::from_utf8_lossy(&output.stderr))
+        })?;
+        let summary = &document["summary"];
+        let figure = |value: &serde_json::Value| value.as_f64().unwrap_or_default();
+        let seen = loads::Round {
+            rate: figure(&summary["rate"]),
+            p50_us: figure(&summary["latency_us"]["p50"]),
+            p99_us: figure(&summary["latency_us"]["p99"]),
+            max_us: figure(&summary["latency_us"]["max"]),
+            failed: summary["failed"]["refused"].as_u64().unwrap_or(0)
+                + summary["failed"]["unknown"].as_u64().unwrap_or(0),
+            ..loads::Round::default()
+        };
+        say(&loads::line(round + 1, name, "quorate", &seen));
+        rounds.push(seen);
+    }
+    let rate = figures::median(rounds.iter().map(|round| round.rate));
+    Ok(figures::Measured::new(name, rate, None, "1/s").rounds(rounds, Vec::new()))
 }
 
 fn environment(options: &Options) -> Told<Environment> {

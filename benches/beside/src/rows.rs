@@ -35,6 +35,8 @@ pub(crate) enum Measure {
     Load(LoadRow),
     /// Memory after a million puts over 100,000 keys.
     Memory,
+    /// Puts by so many callers inside the leader's process.
+    Inside(usize),
     /// SIGKILL of the leader, to the next acknowledged write.
     LeaderKilled,
     /// SIGTERM to the leader: the longest gap, and what failed.
@@ -79,6 +81,9 @@ pub(crate) const ROWS: &[Row] = &[
     load("mixed 4:1 100 256B", Kind::Mixed { reads: 4.0 }, 100, 256),
     load("mixed 4:1 1000 256B", Kind::Mixed { reads: 4.0 }, 1_000, 256),
     Row { name: "memory", measure: Measure::Memory },
+    Row { name: "put inside 1", measure: Measure::Inside(1) },
+    Row { name: "put inside 64", measure: Measure::Inside(64) },
+    Row { name: "put inside 1000", measure: Measure::Inside(1_000) },
     Row { name: "leader killed", measure: Measure::LeaderKilled },
     Row { name: "leader stopped", measure: Measure::LeaderStopped },
     Row { name: "restart with 1M keys", measure: Measure::Restart },
@@ -90,7 +95,7 @@ pub(crate) const ROWS: &[Row] = &[
 /// # Errors
 /// There is no such row; the message lists them.
 pub(crate) fn chosen(names: &[String]) -> Told<Vec<Row>> {
-    if names.is_empty() {
+    if names.iter().all(|name| name.trim().is_empty()) {
         return Ok(ROWS.to_vec());
     }
     let find = |name: &String| {
@@ -107,5 +112,19 @@ impl LoadRow {
     /// One connection for ten clients.
     pub(crate) const fn connections(&self) -> usize {
         self.clients.div_ceil(10)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_chosen_by_their_names_and_nothing_is_all() {
+        let chosen = |names: &[&str]| chosen(&names.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(chosen(&[""]).unwrap().len(), ROWS.len());
+        let two: Vec<_> = chosen(&["put 1 256B", " get l 1000"]).unwrap().iter().map(|row| row.name).collect();
+        assert_eq!(two, ["put 1 256B", "get l 1000"]);
+        assert!(chosen(&["put 2"]).unwrap_err().contains("put 1 256B"));
     }
 }
