@@ -187,6 +187,24 @@ fn a_client_with_too_much_open_is_refused_until_it_raises_its_mark() {
 }
 
 #[test]
+fn the_oldest_open_request_is_let_in_also_when_the_table_is_full() {
+    // Given a client whose first request is late, with as many others answered as are kept
+    let mut member = Member::founded();
+    let max = REPLAY_PER_CLIENT_MAX as u64;
+    let commands = (2..=max + 1).map(|sequence| request(1, sequence, 0, txn([])));
+    member.try_run(commands.collect()).unwrap();
+    assert!(matches!(member.refused(request(1, max + 2, 0, count("a"))), Refusal::ReplayFull { .. }));
+
+    // When the first one arrives, then it is done, since without its answer the mark could never be raised
+    assert!(!member.done(request(1, 1, 0, count("a"))).replayed);
+    // And nobody else gets in by that, until the mark is raised
+    assert!(matches!(member.refused(request(1, max + 2, 0, count("a"))), Refusal::ReplayFull { .. }));
+    member.done(request(1, max + 2, max + 1, count("a")));
+    assert_eq!(version(&member, "a"), 2);
+    member.check();
+}
+
+#[test]
 fn more_clients_than_the_table_holds_are_refused_by_the_limits_name() {
     let mut member = Member::founded();
     let from = |n: u64, sequence| -> Command {

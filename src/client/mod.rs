@@ -449,7 +449,12 @@ impl Client {
         let mut forgotten = false;
         self.renew_after_recovery().await?;
         loop {
-            let open = self.shared.sequences.open();
+            let opened = tokio::time::timeout_at(until, self.shared.sequences.open()).await;
+            let open = opened.map_err(|_elapsed| {
+                Error::Overloaded(
+                    "this client has too many requests open: the oldest of them is not answered. Nothing was sent; try again, or use a second client".into(),
+                )
+            })?;
             match self.ask_noting(wrap(&open), until).await {
                 Ok(answer) => return Ok(answer),
                 // The managers had forgotten this client, and no earlier copy of this request is on its way: nothing was

@@ -1,11 +1,17 @@
 //! The client's side of exactly-once: request ids and the low-water mark.
 //!
-//! Owns the client id and which of its requests are still open. Never sends. Called by the client for each write.
+//! Owns the client id and which of its requests are still open, and keeps the newest from running away from the oldest:
+//! the managers keep so many outcomes of a client and no more. Never sends. Called by the client for each write.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quorate_core::id::{ClientId, RequestId};
+use quorate_core::limits::REPLAY_PER_CLIENT_MAX;
+use tokio::sync::Notify;
+
+/// Sequences from the oldest open request to the newest: with that many the managers never have to refuse one.
+const WINDOW: u64 = REPLAY_PER_CLIENT_MAX as u64;
 
 #[derive(Debug)]
 struct State {
@@ -15,9 +21,22 @@ struct State {
     open: BTreeSet<u64>,
 }
 
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// The oldest open request has ended.
+    moved: Notify,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Hands out request ids; cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Sequences(Arc<Mutex<State>>);
+pub(crate) struct Sequences(Arc<Shared>);
 
 /// One open request; when it is dropped, its outcome will not be asked for any more.
 #[derive(Debug)]
@@ -32,31 +51,58 @@ pub(crate) struct OpenRequest {
 impl Sequences {
     /// `client` is 128 random bits; `born` is a log index that a manager had applied before, 0 when unknown.
     pub(crate) fn new(client: ClientId, born: u64) -> Self {
-        Self(Arc::new(Mutex::new(State { client, born, next: 1, open: BTreeSet::new() })))
+        let state = Mutex::new(State { client, born, next: 1, open: BTreeSet::new() });
+        Self(Arc::new(Shared { state, moved: Notify::new() }))
     }
 
-    pub(crate) fn open(&self) -> OpenRequest {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The next request id; waits while the oldest open request is too far behind.
+    ///
+    /// Cancel safe.
+    pub(crate) async fn open(&self) -> OpenRequest {
+        loop {
+            let moved = self.0.moved.notified();
+            tokio::pin!(moved);
+            // From here on no end of a request is missed.
+            moved.as_mut().enable();
+            if let Some(open) = self.open_within_window() {
+                return open;
+            }
+            moved.await;
+        }
+    }
+
+    fn open_within_window(&self) -> Option<OpenRequest> {
+        let mut state = self.0.state();
         let sequence = state.next;
+        if state.open.first().is_some_and(|oldest| sequence - oldest >= WINDOW) {
+            return None;
+        }
         state.next += 1;
         state.open.insert(sequence);
         let low_water = state.open.first().map_or(0, |first| first - 1);
         let id = RequestId { client: state.client, sequence };
-        OpenRequest { id, low_water, born: state.born, sequences: self.clone() }
+        Some(OpenRequest { id, low_water, born: state.born, sequences: self.clone() })
     }
 
     /// The managers no longer know this client: go on under a new id. Requests that are open keep theirs.
     pub(crate) fn renew(&self, client: ClientId, born: u64) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *state = State { client, born, next: 1, open: BTreeSet::new() };
+        *self.0.state() = State { client, born, next: 1, open: BTreeSet::new() };
+        self.0.moved.notify_waiters();
     }
 }
 
 impl Drop for OpenRequest {
     fn drop(&mut self) {
-        let mut state = self.sequences.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.client == self.id.client {
-            state.open.remove(&self.id.sequence);
+        let shared = &self.sequences.0;
+        let mut state = shared.state();
+        if state.client != self.id.client {
+            return;
+        }
+        let was_oldest = state.open.first() == Some(&self.id.sequence);
+        state.open.remove(&self.id.sequence);
+        drop(state);
+        if was_oldest {
+            shared.moved.notify_waiters();
         }
     }
 }
@@ -65,15 +111,58 @@ impl Drop for OpenRequest {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_mark_stays_below_the_oldest_open_request() {
+    #[tokio::test]
+    async fn the_mark_stays_below_the_oldest_open_request() {
         let sequences = Sequences::new(ClientId::from_bytes([1; 16]), 0);
-        let first = sequences.open();
-        let second = sequences.open();
+        let first = sequences.open().await;
+        let second = sequences.open().await;
         assert_eq!((first.low_water, second.low_water), (0, 0));
         drop(first);
-        assert_eq!(sequences.open().low_water, 1);
+        assert_eq!(sequences.open().await.low_water, 1);
         drop(second);
-        assert_eq!(sequences.open().low_water, 3);
+        assert_eq!(sequences.open().await.low_water, 3);
+    }
+
+    #[tokio::test]
+    async fn the_newest_waits_for_the_oldest_when_the_managers_could_not_keep_what_is_between() {
+        // Given an oldest request that is open, while others come and go
+        let sequences = Sequences::new(ClientId::from_bytes([1; 16]), 0);
+        let oldest = sequences.open().await;
+        for _ in 1..WINDOW {
+            drop(sequences.open().await);
+        }
+        // When the window is used up, then the next one waits, and two more with it
+        assert!(sequences.open_within_window().is_none());
+        let waiting: Vec<_> = (0..3)
+            .map(|_| {
+                let sequences = sequences.clone();
+                tokio::spawn(async move { sequences.open().await.id.sequence })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        assert!(waiting.iter().all(|task| !task.is_finished()));
+        // Until the oldest ends
+        drop(oldest);
+        let mut got = Vec::new();
+        for task in waiting {
+            got.push(task.await.unwrap());
+        }
+        got.sort_unstable();
+        assert_eq!(got, [WINDOW + 1, WINDOW + 2, WINDOW + 3]);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_goes_on_under_a_new_id() {
+        let sequences = Sequences::new(ClientId::from_bytes([1; 16]), 0);
+        let _oldest = sequences.open().await;
+        for _ in 1..WINDOW {
+            drop(sequences.open().await);
+        }
+        let again = sequences.clone();
+        let waiting = tokio::spawn(async move { again.open().await.id });
+        tokio::task::yield_now().await;
+        let client = ClientId::from_bytes([2; 16]);
+        sequences.renew(client, 7);
+        assert_eq!(waiting.await.unwrap(), RequestId { client, sequence: 1 });
     }
 }

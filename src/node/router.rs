@@ -127,25 +127,27 @@ impl Router {
                     trace::applied(index, &outcome);
                     return settle(*outcome);
                 }
-                Reply::Answer(Answer::Forward(leader)) => match self.forward(&command, leader, attempt, until).await {
-                    Ok(done) => {
-                        trace::done_there(done.revision);
-                        return Ok(done);
-                    }
-                    Err(error) => {
-                        let may_be_done = matches!(error.code(), api::Code::Unknown);
-                        let elsewhere = matches!(error.code(), api::Code::NotLeader | api::Code::Stopping);
-                        let again = elsewhere || (may_be_done && repeatable);
-                        if !again {
-                            return Err(error);
+                Reply::Answer(Answer::Forward(leader)) => {
+                    match self.forward(&command, leader, repeatable, attempt, until).await {
+                        Ok(done) => {
+                            trace::done_there(done.revision);
+                            return Ok(done);
                         }
-                        attempt *= 2;
-                        if may_be_done {
-                            *open = Some(error.clone());
+                        Err(error) => {
+                            let may_be_done = matches!(error.code(), api::Code::Unknown);
+                            let elsewhere = matches!(error.code(), api::Code::NotLeader | api::Code::Stopping);
+                            let again = elsewhere || (may_be_done && repeatable);
+                            if !again {
+                                return Err(error);
+                            }
+                            attempt *= 2;
+                            if may_be_done {
+                                *open = Some(error.clone());
+                            }
+                            error
                         }
-                        error
                     }
-                },
+                }
                 Reply::Answer(Answer::Refused(Rejection::Replaced)) => {
                     fail(api::Code::NoLeader, Rejection::Replaced.to_string())
                 }
@@ -180,6 +182,7 @@ impl Router {
         &self,
         command: &Command,
         leader: RaftId,
+        repeatable: bool,
         attempt: Duration,
         until: Instant,
     ) -> Result<TxnResult, Failure> {
@@ -188,7 +191,14 @@ impl Router {
         let deadline_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         let kind = api::request::Kind::Command(api::Command { command: command.encode_to_vec().into() });
         let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
-        match self.peers.call(leader, body, patience).await {
+        let answered = tokio::select! {
+            answered = self.peers.call(leader, body, patience) => answered,
+            // A leader that died does not answer, and its successor need not wait until that is certain.
+            () = deposed(self.status.clone(), leader), if repeatable => {
+                Err(RequestError::Unknown("it does not lead any more".into()))
+            }
+        };
+        match answered {
             Ok(body) => match api::Response::decode(body).map(|response| response.kind) {
                 Ok(Some(api::response::Kind::Command(done))) => TxnResult::decode(done.result)
                     .map_err(|error| fail(api::Code::Internal, format!("the leader's answer cannot be read: {error}"))),
@@ -244,6 +254,14 @@ impl Router {
                 Err(fail(api::Code::Internal, "a transfer was answered as something else"))
             }
         }
+    }
+}
+
+/// Waits until this manager takes another one for the leader, or nobody.
+async fn deposed(mut status: watch::Receiver<Arc<Status>>, leader: RaftId) {
+    if status.wait_for(|status| status.leader != Some(leader)).await.is_err() {
+        // This manager stops. Whoever waits for an answer has a deadline.
+        std::future::pending::<()>().await;
     }
 }
 
@@ -324,6 +342,23 @@ pub(super) fn rejected(rejection: &Rejection) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_leader_is_told_when_it_does_not_lead_any_more() {
+        let led_by = |leader| Arc::new(Status { leader, ..Status::default() });
+        let (sender, status) = watch::channel(led_by(Some(RaftId(2))));
+        let mut waiting = std::pin::pin!(deposed(status, RaftId(2)));
+        // As long as it leads, whatever else changes, there is nothing to tell
+        sender.send_replace(Arc::new(Status { commit: LogIndex(7), ..(*led_by(Some(RaftId(2)))).clone() }));
+        tokio::select! {
+            biased;
+            () = &mut waiting => panic!("2 leads"),
+            () = std::future::ready(()) => {}
+        }
+        // And then at once, also when nobody leads yet
+        sender.send_replace(led_by(None));
+        waiting.await;
+    }
 
     #[test]
     fn an_open_attempt_makes_a_later_refusal_unknown() {

@@ -294,10 +294,11 @@ async fn at_the_edge_of_what_is_compacted_a_watch_begins_or_is_told_why_not() {
     // Given a manager that keeps ten revisions
     let mut cluster = Cluster::empty();
     let directory = cluster.path("m1");
-    let builder = cluster.builder(&directory, "m1").history(10);
+    let builder = cluster.builder(&directory, "m1");
     let node = builder.start(quorate::Start::OpenOrInit).await.unwrap();
     node.ready().await.unwrap();
     cluster.add(directory, node);
+    cluster.any().client().policy().set().history_revisions(10).await.unwrap();
     let kv = cluster.any().client().kv();
     let revisions = write(&cluster.any().client(), "k", 100).await;
     let oldest = eventually("history is compacted", || async {
@@ -464,10 +465,11 @@ async fn a_mirror_is_what_there_was_at_its_revision_and_lists_anew_where_history
     // Given a manager that keeps ten revisions, and a mirror
     let mut cluster = Cluster::empty();
     let directory = cluster.path("m1");
-    let builder = cluster.builder(&directory, "m1").history(10);
+    let builder = cluster.builder(&directory, "m1");
     let node = builder.start(quorate::Start::OpenOrInit).await.unwrap();
     node.ready().await.unwrap();
     cluster.add(directory, node);
+    cluster.any().client().policy().set().history_revisions(10).await.unwrap();
     let client = cluster.outside(&[0]).await;
     let kv = client.kv();
     kv.put("m/kept", "1").await.unwrap();
@@ -483,7 +485,7 @@ async fn a_mirror_is_what_there_was_at_its_revision_and_lists_anew_where_history
     assert_eq!(mirror.view()[&b"m/kept"[..]].value, "2");
     // When its manager is restarted, and what comes next is compacted before it looks again
     cluster.kill(0).await;
-    let node = cluster.builder_of(0).history(10).start(quorate::Start::Open).await.unwrap();
+    let node = cluster.builder_of(0).start(quorate::Start::Open).await.unwrap();
     node.ready().await.unwrap();
     cluster.members[0].node = Some(node);
     kv.delete("m/gone").await.unwrap();

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use etcd_client::{Client, ConnectOptions, GetOptions, PutOptions, Txn, TxnOp};
+use etcd_client::{Client, ConnectOptions, GetOptions, MemberAddOptions, PutOptions, Txn, TxnOp};
 use tempfile::TempDir;
 
 use crate::load::{Draw, Keys, Store};
 use crate::managers::terminate;
 use crate::rows::Kind;
 use crate::tally::Failed;
-use crate::{Told, told};
+use crate::{Targets, Told, told};
 
 /// As for the managers.
 const READY: Duration = Duration::from_secs(60);
@@ -36,6 +36,8 @@ pub(crate) struct Members {
     binary: PathBuf,
     place: TempDir,
     members: Vec<Member>,
+    /// What a member that is started takes its cluster for.
+    state: &'static str,
 }
 
 impl Drop for Members {
@@ -53,19 +55,8 @@ impl Members {
     /// So many members of a new cluster, all ready.
     pub(crate) async fn start(binary: &Path, count: usize) -> Told<Self> {
         let place = tempfile::Builder::new().prefix("etcd-bench-").tempdir().map_err(told)?;
-        // All are open at once, so that no port comes twice.
-        let ports =
-            (0..2 * count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>().map_err(told)?;
-        let url = |port: &TcpListener| Ok::<_, String>(format!("http://{}", port.local_addr().map_err(told)?));
-        let member = |(number, ports): (usize, &[TcpListener])| match ports {
-            [client, peer] => {
-                Ok(Member { name: format!("e{}", number + 1), client: url(client)?, peer: url(peer)?, child: None })
-            }
-            _ => Err("no ports".to_owned()),
-        };
-        let members = ports.chunks(2).enumerate().map(member).collect::<Told<Vec<_>>>()?;
-        drop(ports);
-        let mut members = Self { binary: binary.to_owned(), place, members };
+        let members = Self::addressed(1, count)?;
+        let mut members = Self { binary: binary.to_owned(), place, members, state: "new" };
         for name in members.names() {
             members.spawn(&name)?;
         }
@@ -73,6 +64,35 @@ impl Members {
             members.wait_ready(&name).await?;
         }
         Ok(members)
+    }
+
+    /// So many, numbered from `first`, each with two free ports.
+    fn addressed(first: usize, count: usize) -> Told<Vec<Member>> {
+        // All are open at once, so that no port comes twice.
+        let ports =
+            (0..2 * count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>().map_err(told)?;
+        let url = |port: &TcpListener| Ok::<_, String>(format!("http://{}", port.local_addr().map_err(told)?));
+        let member = |(number, ports): (usize, &[TcpListener])| match ports {
+            [client, peer] => {
+                Ok(Member { name: format!("e{}", number + first), client: url(client)?, peer: url(peer)?, child: None })
+            }
+            _ => Err("no ports".to_owned()),
+        };
+        ports.chunks(2).enumerate().map(member).collect()
+    }
+
+    /// One more member, as a learner; answers when it was started and where it is.
+    pub(crate) async fn grow(&mut self) -> Told<(Instant, String)> {
+        let mut client = self.connections(1, Targets::Leader).await?.pop().ok_or("no connection")?;
+        let new = Self::addressed(self.members.len() + 1, 1)?.pop().ok_or("no member")?;
+        let learner = MemberAddOptions::new().with_is_learner();
+        client.member_add([new.peer.as_str()], Some(learner)).await.map_err(told)?;
+        let (name, url) = (new.name.clone(), new.client.clone());
+        self.members.push(new);
+        self.state = "existing";
+        let began = Instant::now();
+        self.spawn(&name)?;
+        Ok((began, url))
     }
 
     pub(crate) fn names(&self) -> Vec<String> {
@@ -90,7 +110,7 @@ impl Members {
     fn spawn(&mut self, name: &str) -> Told<()> {
         let every = self.members.iter().map(|member| format!("{}={}", member.name, member.peer));
         let cluster = every.collect::<Vec<_>>().join(",");
-        let (binary, directory) = (self.binary.clone(), self.place.path().join(name));
+        let (binary, directory, state) = (self.binary.clone(), self.place.path().join(name), self.state);
         let member = self.member(name)?;
         let log = std::fs::File::create(directory.with_extension("log")).map_err(told)?;
         let child = Command::new(&binary)
@@ -98,7 +118,7 @@ impl Members {
             .arg(&directory)
             .args(["--listen-client-urls", &member.client, "--advertise-client-urls", &member.client])
             .args(["--listen-peer-urls", &member.peer, "--initial-advertise-peer-urls", &member.peer])
-            .args(["--initial-cluster", &cluster, "--initial-cluster-state", "new"])
+            .args(["--initial-cluster", &cluster, "--initial-cluster-state", state])
             .args([
                 "--quota-backend-bytes=8589934592",
                 "--auto-compaction-retention=0",
@@ -177,8 +197,9 @@ impl Members {
     }
 
     /// So many connections, each to the next of the members, the first to the leader.
-    pub(crate) async fn connections(&self, count: usize) -> Told<Vec<Client>> {
-        let urls = self.urls().await?;
+    pub(crate) async fn connections(&self, count: usize, targets: Targets) -> Told<Vec<Client>> {
+        let mut urls = self.urls().await?;
+        urls.truncate(targets.count(urls.len()));
         let mut connections = Vec::new();
         for url in urls.iter().cycle().take(count) {
             connections.push(connect(url).await?);
@@ -188,7 +209,7 @@ impl Members {
 
     /// Writes every key of the key space, unless as many are there.
     pub(crate) async fn fill(&self, keys: &Keys, mut draw: Draw) -> Told<()> {
-        let mut client = self.connections(1).await?.pop().ok_or("no connection")?;
+        let mut client = self.connections(1, Targets::Leader).await?.pop().ok_or("no connection")?;
         let counted = GetOptions::new().with_prefix().with_count_only();
         let there = client.get(keys.prefix.as_str(), Some(counted)).await.map_err(told)?.count();
         if u64::try_from(there).unwrap_or(0) >= keys.count {

@@ -10,11 +10,32 @@ use serde_json::{Map, Value, json};
 
 use crate::loads::Round;
 use crate::machine::SyncTime;
-use crate::rows::ROWS;
+use crate::rows::{ROWS, Row};
 use crate::{Told, told};
 
 const BEGIN: &str = "<!-- beside: begin; `make bench` writes from here to the end mark -->";
 const END: &str = "<!-- beside: end -->";
+
+const HEADING: &str = "\
+## quorate beside etcd
+
+Three managers (the `quorate` binary: QUIC with mutual TLS 1.3, fsync before every acknowledgement) and three etcd members
+(Debian's, plain HTTP/2 without TLS, fsync, `--quota-backend-bytes=8589934592 --auto-compaction-retention=0`) stand side by side on
+one machine, over loopback, each on directories of its own on the same disk. They are loaded turn about by the same closed loop, in a
+process of its own: `quorate bench` over QUIC with an operator's identity, and for etcd the same source file over the `etcd-client`
+crate. One request is one put of one random key with random bytes; ten clients share a connection; connections go to the leader
+first and then to the others in turn; the key space is filled before, on both sides. Each round begins with 2 s that do not count.
+
+- `ratio` is quorate's figure by etcd's, each the median of its rounds (the last columns have all of them). With ms and MiB less is
+  better, with 1/s and MiB/s more.
+- `p50 ms`, `p99 ms`, `syncs/s`, `cpu us` are medians, too, quorate / etcd. Syncs are calls of fsync and fdatasync by all three members,
+  counted in the kernel by `perf stat`; processor time is that of all members, and of the client, for each request.
+- `leader killed`: SIGKILL of the leader, until a put that was sent after it is acknowledged; one writer begins at each member and goes
+  on to the next when it has no answer within 440 ms. `leader stopped`: SIGTERM, the longest time without an acknowledgement.
+- `memory`: resident memory of the largest member after a million puts over 100,000 keys by 1000 clients.
+- `restart with 1M keys`: from the start of a follower to its first linearizable answer. `catch-up with 1M keys`: a new member, until it
+  can be read there what was written last; keys and values by that time.
+";
 
 /// One row, measured.
 #[derive(Debug)]
@@ -103,8 +124,7 @@ impl Figures {
     }
 
     pub(crate) fn save(&mut self, results: &Path) -> Told<()> {
-        let place = |entry: &Value| ROWS.iter().position(|row| entry["row"] == row.name).unwrap_or(ROWS.len());
-        self.0.sort_by_key(place);
+        self.0.sort_by_key(|entry| place(entry["row"].as_str().unwrap_or_default()));
         let text = serde_json::to_string_pretty(&self.0).map_err(told)?;
         std::fs::write(results.join("results.json"), text + "\n").map_err(told)?;
         let path = results.join("RESULTS.md");
@@ -112,10 +132,35 @@ impl Figures {
         std::fs::write(&path, between(&page, &self.page())).map_err(told)
     }
 
+    /// Machine, versions and disk of what was measured last.
+    fn circumstances(&self) -> String {
+        let when = |entry: &&Value| entry["environment"]["measured"].as_str().unwrap_or_default().to_owned();
+        let Some(last) = self.0.iter().max_by_key(when) else { return String::new() };
+        let environment = &last["environment"];
+        let word = |name: &str| environment[name].as_str().unwrap_or("unknown");
+        let disk = environment["disk"].as_array().into_iter().flatten().map(|disk| {
+            let (writers, figure) = (&disk["writers"], |name: &str| disk[name].as_f64().unwrap_or_default());
+            format!(
+                "with {writers} at a time p50 {:.0} us, p99 {:.0} us, {:.0}/s",
+                figure("p50_us"),
+                figure("p99_us"),
+                figure("per_second")
+            )
+        });
+        format!(
+            "{}; {}; {}. fdatasync of 512 appended bytes on this disk: {}.\n",
+            word("machine"),
+            word("quorate"),
+            word("etcd"),
+            disk.collect::<Vec<_>>().join("; ")
+        )
+    }
+
     fn page(&self) -> String {
-        let mut page = String::from(
-            "| row | quorate | etcd | unit | ratio | p50 ms | p99 ms | syncs/s | cpu us | rounds, quorate | rounds, etcd | when |\n\
-             |---|---:|---:|---|---:|---:|---:|---:|---:|---|---|---|\n",
+        let mut page = format!("{HEADING}\n{}\n", self.circumstances());
+        page.push_str(
+            "| row | quorate | etcd | unit | ratio | p50 ms | p99 ms | syncs/s | cpu us, members | cpu us, client | rounds, quorate | rounds, etcd | when |\n\
+             |---|---:|---:|---|---:|---:|---:|---:|---:|---:|---|---|---|\n",
         );
         for entry in &self.0 {
             let number = |value: &Value| value.as_f64().map_or_else(|| "–".to_owned(), shown);
@@ -135,7 +180,7 @@ impl Figures {
             };
             let _infallible = writeln!(
                 page,
-                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {}, {} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {}, {} |",
                 entry["row"].as_str().unwrap_or_default(),
                 number(&entry["quorate"]),
                 number(&entry["etcd"]),
@@ -145,6 +190,7 @@ impl Figures {
                 both("p99_us", 1e-3),
                 both("syncs_per_second", 1.0),
                 both("cpu_us", 1.0),
+                both("client_cpu_us", 1.0),
                 rates("quorate"),
                 rates("etcd"),
                 entry["environment"]["measured"].as_str().unwrap_or_default(),
@@ -153,6 +199,12 @@ impl Figures {
         }
         page
     }
+}
+
+/// Where in the table this row stands; one that is told in several figures has a word behind its name.
+fn place(name: &str) -> usize {
+    let is = |row: &Row| name.strip_prefix(row.name).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '));
+    ROWS.iter().position(is).unwrap_or(ROWS.len())
 }
 
 /// The page with what stands between the marks replaced; marks that are missing come to the end.
@@ -184,6 +236,14 @@ fn shown(value: f64) -> String {
     }
 }
 
+/// The value below which this share of all lies, the nearest one that was seen.
+pub(crate) fn quantile(values: &[f64], share: f64) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let place = (values.len() as f64 * share).ceil() as usize;
+    values.get(place.saturating_sub(1)).copied().unwrap_or_default()
+}
+
 /// The one in the middle, or the mean of the two.
 pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
@@ -203,6 +263,28 @@ mod tests {
         assert!(page.starts_with("# Results\n\n## Sessions\n\n<!--") && page.contains("table 1"), "{page}");
         let again = between(&format!("{page}\n## More\n"), "table 2");
         assert!(again.contains("table 2") && !again.contains("table 1") && again.ends_with("\n## More\n"), "{again}");
+    }
+
+    #[test]
+    fn rows_stand_in_their_order_also_those_told_in_several_figures() {
+        let names = [
+            "put 1 256B",
+            "get l 1",
+            "get l 1000",
+            "put inside 1",
+            "put inside 64",
+            "put inside 1000",
+            "leader killed p99",
+        ];
+        assert!(names.map(place).is_sorted() && place("leader killed p99") < ROWS.len(), "{:?}", names.map(place));
+        assert_eq!(place("something else"), ROWS.len());
+    }
+
+    #[test]
+    fn a_quantile_is_one_that_was_seen() {
+        let values: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        assert_eq!([0.5, 0.99, 1.0].map(|share| quantile(&values, share)), [50.0, 99.0, 100.0]);
+        assert_eq!(quantile(&[7.0], 0.5), 7.0);
     }
 
     #[test]

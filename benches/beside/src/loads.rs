@@ -2,7 +2,7 @@
 //!
 //! Owns the rounds, and what is looked at while a load runs. The loop itself is `load`, here and in `quorate bench`. Called by `main`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -18,7 +18,7 @@ use crate::load::{Draws, Keys, Length, Load};
 use crate::machine::{Counting, load_average, say};
 use crate::managers::{Managers, usage_of};
 use crate::rows::{Kind, LoadRow};
-use crate::{Told, load, told};
+use crate::{Options, Targets, Told, load, told};
 
 const WARM_UP: Duration = Duration::from_secs(2);
 /// Bytes of a key behind the prefix.
@@ -38,26 +38,36 @@ pub(crate) struct Round {
     pub(crate) syncs_per_second: Option<f64>,
     /// Processor time of all members for each request, microseconds.
     pub(crate) cpu_us: f64,
+    /// The same of the process that sends the load, over all of its life.
+    pub(crate) client_cpu_us: f64,
     pub(crate) failed: u64,
     /// What the first failed request of each kind said.
     pub(crate) errors: Vec<String>,
 }
 
+/// How long a load lasts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Amount {
+    Time(Duration),
+    Requests(u64),
+}
+
 /// Both clusters.
 pub(crate) struct Sides {
     binary: PathBuf,
-    managers: Managers,
-    client: Client,
-    members: Members,
+    targets: Targets,
+    pub(crate) managers: Managers,
+    pub(crate) client: Client,
+    pub(crate) members: Members,
 }
 
 impl Sides {
-    pub(crate) async fn start(binary: &Path, etcd: &Path, count: usize) -> Told<Self> {
+    pub(crate) async fn start(options: &Options, count: usize) -> Told<Self> {
         say(&format!("starting {count} managers and {count} etcd members"));
-        let managers = Managers::start(Some(binary), count, None)?;
+        let managers = Managers::start(Some(&options.binary), count, None)?;
         let client = seated(&managers, count).await?;
-        let members = Members::start(etcd, count).await?;
-        Ok(Self { binary: binary.to_owned(), managers, client, members })
+        let members = Members::start(&options.etcd, count).await?;
+        Ok(Self { binary: options.binary.clone(), targets: options.targets, managers, client, members })
     }
 
     /// All rows, in rounds: in each round every row on both sides, who begins by turns.
@@ -77,7 +87,11 @@ impl Sides {
                     tokio::time::sleep(REST).await;
                     let is_ours = (round + turn) % 2 == 0;
                     let (who, seen) = if is_ours { ("quorate", &mut *ours) } else { ("etcd", &mut *theirs) };
-                    let measured = if is_ours { self.quorate(row, time).await? } else { self.etcd(row, time).await? };
+                    let measured = if is_ours {
+                        self.quorate(row, Amount::Time(time)).await?
+                    } else {
+                        self.etcd(row, Amount::Time(time)).await?
+                    };
                     say(&line(round + 1, name, who, &measured));
                     seen.push(measured);
                 }
@@ -92,13 +106,13 @@ impl Sides {
     }
 
     fn keys(row: &LoadRow, sequential: bool) -> Keys {
-        let (prefix, count) = row.keys();
+        let (prefix, count) = row.keys;
         Keys { prefix: prefix.into(), width: KEY_SIZE, count, sequential, next: AtomicU64::new(0) }
     }
 
     /// All keys are there, on both sides: a put writes over, a get finds.
-    async fn fill(&self, row: &LoadRow) -> Told<()> {
-        let get = LoadRow { kind: Kind::Get { serializable: false }, clients: 1, ..row.clone() };
+    pub(crate) async fn fill(&self, row: &LoadRow) -> Told<()> {
+        let get = LoadRow { kind: Kind::Get { serializable: false }, clients: 1, ..*row };
         self.bench(&get, &["--total", "1", "--warm-up", "0"]).await?;
         self.members.fill(&Self::keys(row, true), Draws::new(Self::keys(row, true), row.size).draw()).await
     }
@@ -110,8 +124,9 @@ impl Sides {
         // The leader first, as for etcd.
         let mut managers: Vec<_> = self.managers.names().zip(self.managers.addresses()).collect();
         managers.sort_by_key(|(name, _)| *name != leader);
+        managers.truncate(self.targets.count(managers.len()));
         let managers = managers.into_iter().map(|(_, address)| address).collect::<Vec<_>>().join(",");
-        let (prefix, count) = row.keys();
+        let (prefix, count) = row.keys;
         let mut command = tokio::process::Command::new(&self.binary);
         command.arg("bench").arg(match row.kind {
             Kind::Put => "put",
@@ -147,13 +162,18 @@ impl Sides {
         Ok(document)
     }
 
-    async fn quorate(&self, row: &LoadRow, time: Duration) -> Told<Round> {
-        let length = [&format!("{}ms", time.as_millis()), "--warm-up", &format!("{}ms", WARM_UP.as_millis())]
-            .map(ToString::to_string);
-        let length: Vec<&str> = std::iter::once("--duration").chain(length.iter().map(String::as_str)).collect();
-        let looked = look(self.managers.pids(), time);
-        let (document, looked) = tokio::join!(self.bench(row, &length), looked);
+    pub(crate) async fn quorate(&self, row: &LoadRow, amount: Amount) -> Told<Round> {
+        let ms = |time: Duration| format!("{}ms", time.as_millis());
+        let length = match amount {
+            Amount::Time(time) => ["--duration".to_owned(), ms(time)],
+            Amount::Requests(requests) => ["--total".to_owned(), requests.to_string()],
+        };
+        let warm_up = ["--warm-up".to_owned(), ms(WARM_UP)];
+        let words: Vec<&str> = length.iter().chain(&warm_up).map(String::as_str).collect();
+        let before = children_cpu();
+        let (document, looked) = tokio::join!(self.bench(row, &words), look(self.managers.pids(), amount));
         let (document, (syncs, cpu)) = (document?, looked?);
+        let client = children_cpu().saturating_sub(before).as_secs_f64();
         let figure = |value: &Value| value.as_f64().unwrap_or_default();
         let count = |value: &Value| value.as_u64().unwrap_or_default();
         let (rate, latency, failed) = (figure(&document["rate"]), &document["latency_us"], &document["failed"]);
@@ -175,23 +195,30 @@ impl Sides {
             max_us: figure(&latency["max"]),
             syncs_per_second: syncs,
             cpu_us: cpu * 1e6 / rate.max(1.0),
+            // It has sent the warm-up, too.
+            client_cpu_us: client * 1e6 / (rate * (figure(&document["seconds"]) + WARM_UP.as_secs_f64())).max(1.0),
             failed: count(&failed["refused"]) + count(&failed["unknown"]),
             errors: errors.unwrap_or_default(),
         })
     }
 
-    async fn etcd(&self, row: &LoadRow, time: Duration) -> Told<Round> {
-        let connections = self.members.connections(row.connections()).await?;
+    pub(crate) async fn etcd(&self, row: &LoadRow, amount: Amount) -> Told<Round> {
+        let connections = self.members.connections(row.connections(), self.targets).await?;
         let draws = Draws::new(Self::keys(row, false), row.size);
-        let load = |time| Load { clients: row.clients, length: Length::Time(time), rate: None };
-        let looked = look(self.members.pids(), time);
+        let load = |length| Load { clients: row.clients, length, rate: None };
+        let length = match amount {
+            Amount::Time(time) => Length::Time(time),
+            Amount::Requests(requests) => Length::Requests(requests),
+        };
+        let before = usage_of(std::process::id()).cpu;
         let loaded = async {
             let requests = Requests { connections, kind: row.kind };
-            let (requests, _) = load::run(requests, &draws, load(WARM_UP), 2, Arc::default()).await?;
-            load::run(requests, &draws, load(time), 2, Arc::default()).await
+            let (requests, _) = load::run(requests, &draws, load(Length::Time(WARM_UP)), 2, Arc::default()).await?;
+            load::run(requests, &draws, load(length), 2, Arc::default()).await
         };
-        let (loaded, looked) = tokio::join!(loaded, looked);
+        let (loaded, looked) = tokio::join!(loaded, look(self.members.pids(), amount));
         let ((_, tally), (syncs, cpu)) = (loaded?, looked?);
+        let client = usage_of(std::process::id()).cpu.saturating_sub(before).as_secs_f64();
         let summary = tally.summary(&["first", "second"]);
         Ok(Round {
             rate: summary.rate,
@@ -200,6 +227,7 @@ impl Sides {
             max_us: summary.latency_us.max,
             syncs_per_second: syncs,
             cpu_us: cpu * 1e6 / summary.rate.max(1.0),
+            client_cpu_us: client * 1e6 / (summary.rate * (summary.seconds + WARM_UP.as_secs_f64())).max(1.0),
             failed: summary.failed.refused + summary.failed.unknown,
             errors: summary
                 .errors
@@ -211,7 +239,12 @@ impl Sides {
 }
 
 /// Looks at these processes in the middle of a load that begins now: syncs a second, and seconds of processor time a second.
-async fn look(pids: Vec<u32>, time: Duration) -> Told<(Option<f64>, f64)> {
+async fn look(pids: Vec<u32>, amount: Amount) -> Told<(Option<f64>, f64)> {
+    let time = match amount {
+        Amount::Time(time) => time,
+        // However long it will last: long enough for this.
+        Amount::Requests(_) => Duration::from_secs(6),
+    };
     tokio::time::sleep(WARM_UP + Duration::from_millis(1_500)).await;
     let cpu = |pids: &[u32]| pids.iter().map(|pid| usage_of(*pid).cpu).sum::<Duration>();
     let (began, before, counting) = (Instant::now(), cpu(&pids), Counting::begin(&pids));
@@ -219,6 +252,15 @@ async fn look(pids: Vec<u32>, time: Duration) -> Told<(Option<f64>, f64)> {
     let (took, used) = (began.elapsed().as_secs_f64(), cpu(&pids).saturating_sub(before));
     let syncs = tokio::task::spawn_blocking(|| counting.syncs()).await.map_err(told)?;
     Ok((syncs.map(|syncs| syncs as f64 / took), used.as_secs_f64() / took))
+}
+
+/// Processor time of the processes that this one has started and that have ended.
+fn children_cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> =
+        stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+    Duration::from_millis((ticks(13) + ticks(14)) * 10)
 }
 
 /// A client of these managers, once all have what seats they can have.
@@ -236,16 +278,17 @@ pub(crate) async fn seated(managers: &Managers, count: usize) -> Told<Client> {
     Ok(client)
 }
 
-fn line(round: usize, name: &str, who: &str, seen: &Round) -> String {
+pub(crate) fn line(round: usize, name: &str, who: &str, seen: &Round) -> String {
     let syncs = seen.syncs_per_second.map_or_else(|| "?".to_owned(), |syncs| format!("{syncs:.0}"));
     let failed =
         if seen.failed > 0 { format!("  FAILED {}: {}", seen.failed, seen.errors.join("; ")) } else { String::new() };
     format!(
-        "round {round}  {name:<22} {who:<8} {:>8.0}/s  p50 {:>8.3} ms  p99 {:>8.3} ms  {syncs:>6} syncs/s  {:>6.1} us cpu  load {}{failed}",
+        "round {round}  {name:<22} {who:<8} {:>8.0}/s  p50 {:>8.3} ms  p99 {:>8.3} ms  {syncs:>6} syncs/s  {:>6.1} + {:>5.1} us cpu  load {}{failed}",
         seen.rate,
         seen.p50_us / 1e3,
         seen.p99_us / 1e3,
         seen.cpu_us,
+        seen.client_cpu_us,
         load_average()
     )
 }

@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "what is shared with other programs is not all used here")]
 
 mod etcd;
+mod failover;
 mod figures;
 #[path = "../../../src/bin/quorate/bench/load.rs"]
 mod load;
@@ -15,6 +16,7 @@ mod machine;
 #[path = "../../managers.rs"]
 mod managers;
 mod rows;
+mod stores;
 #[path = "../../../src/bin/quorate/bench/tally.rs"]
 mod tally;
 
@@ -37,6 +39,23 @@ fn told(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
+/// Whom clients connect to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Targets {
+    Leader,
+    All,
+}
+
+impl Targets {
+    /// Of so many, the leader first, so many are connected to.
+    const fn count(self, all: usize) -> usize {
+        match self {
+            Self::Leader => 1,
+            Self::All => all,
+        }
+    }
+}
+
 #[derive(Debug, Parser)]
 #[command(about = "Measures three quorate managers beside three etcd members")]
 struct Options {
@@ -49,9 +68,21 @@ struct Options {
     /// Seconds of each round that count, after 2 s of warm-up.
     #[arg(long, default_value_t = 8)]
     seconds: u64,
+    /// Leaders that are killed, for that row.
+    #[arg(long, default_value_t = 100)]
+    kills: usize,
+    /// Leaders that are stopped, for that row.
+    #[arg(long, default_value_t = 20)]
+    stops: usize,
+    /// Whom clients connect to: the leader only, or all in turn.
+    #[arg(long, value_enum, default_value_t = Targets::All)]
+    targets: Targets,
     /// The `quorate` binary.
     #[arg(long)]
     binary: PathBuf,
+    /// The program of `benches/inside`; by default the one among the examples beside the binary.
+    #[arg(long)]
+    inside: Option<PathBuf>,
     /// The `etcd` binary.
     #[arg(long, default_value = "etcd")]
     etcd: PathBuf,
@@ -98,19 +129,71 @@ async fn run(options: &Options) -> Told<()> {
     let loads: Vec<_> = rows
         .iter()
         .filter_map(|row| match &row.measure {
-            Measure::Load(load) => Some((row.name, load.clone())),
-            _ => None,
+            Measure::Load(load) => Some((row.name, *load)),
+            Measure::Memory
+            | Measure::Inside(_)
+            | Measure::LeaderKilled
+            | Measure::LeaderStopped
+            | Measure::Restart
+            | Measure::CatchUp => None,
         })
         .collect();
     if !loads.is_empty() {
-        let sides = Sides::start(&options.binary, &options.etcd, 3).await?;
+        let sides = Sides::start(options, 3).await?;
         let pauses = Duration::from_secs(options.seconds);
         for measured in sides.measure(&loads, options.rounds, pauses).await? {
             figures.put(measured, &environment, &options.command);
             figures.save(&options.results)?;
         }
     }
+    for row in rows {
+        let measured = match row.measure {
+            Measure::Load(_) => continue,
+            Measure::Memory => stores::memory(options).await?,
+            Measure::Inside(callers) => vec![inside(options, row.name, callers).await?],
+            Measure::LeaderKilled => failover::measure(options, options.kills, true).await?,
+            Measure::LeaderStopped => failover::measure(options, options.stops, false).await?,
+            Measure::Restart => stores::restart(options).await?,
+            Measure::CatchUp => stores::catch_up(options).await?,
+        };
+        for measured in measured {
+            figures.put(measured, &environment, &options.command);
+        }
+        figures.save(&options.results)?;
+    }
     Ok(())
+}
+
+/// Puts by callers inside the leader's process, a program of its own for each round; nothing of etcd's is like it.
+async fn inside(options: &Options, name: &str, callers: usize) -> Told<figures::Measured> {
+    let beside = options.binary.parent().unwrap_or(Path::new(".")).join("examples/inside");
+    let program = options.inside.as_deref().unwrap_or(&beside);
+    let mut rounds = Vec::new();
+    for round in 0..options.rounds {
+        let mut command = tokio::process::Command::new(program);
+        command.args(["--callers", &callers.to_string(), "--seconds", &options.seconds.to_string()]);
+        let output =
+            command.kill_on_drop(true).output().await.map_err(|error| format!("{}: {error}", program.display()))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let document: serde_json::Value = serde_json::from_str(&text).map_err(|error| {
+            format!("{}: {error}: {text}{}", program.display(), String::from_utf8_lossy(&output.stderr))
+        })?;
+        let summary = &document["summary"];
+        let figure = |value: &serde_json::Value| value.as_f64().unwrap_or_default();
+        let seen = loads::Round {
+            rate: figure(&summary["rate"]),
+            p50_us: figure(&summary["latency_us"]["p50"]),
+            p99_us: figure(&summary["latency_us"]["p99"]),
+            max_us: figure(&summary["latency_us"]["max"]),
+            failed: summary["failed"]["refused"].as_u64().unwrap_or(0)
+                + summary["failed"]["unknown"].as_u64().unwrap_or(0),
+            ..loads::Round::default()
+        };
+        say(&loads::line(round + 1, name, "quorate", &seen));
+        rounds.push(seen);
+    }
+    let rate = figures::median(rounds.iter().map(|round| round.rate));
+    Ok(figures::Measured::new(name, rate, None, "1/s").rounds(rounds, Vec::new()))
 }
 
 fn environment(options: &Options) -> Told<Environment> {

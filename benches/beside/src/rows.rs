@@ -18,38 +18,50 @@ pub(crate) enum Kind {
 }
 
 /// A row that is a load.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct LoadRow {
     pub(crate) kind: Kind,
     pub(crate) clients: usize,
     /// Bytes of a value.
     pub(crate) size: usize,
+    /// What its keys begin with, and how many there are.
+    pub(crate) keys: (&'static str, u64),
 }
 
 /// What a row measures.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Measure {
     /// Requests a second.
     Load(LoadRow),
     /// Memory after a million puts over 100,000 keys.
     Memory,
+    /// Puts by so many callers inside the leader's process.
+    Inside(usize),
     /// SIGKILL of the leader, to the next acknowledged write.
     LeaderKilled,
     /// SIGTERM to the leader: the longest gap, and what failed.
     LeaderStopped,
     /// Start of a member that has a million keys, to its first linearizable answer.
     Restart,
+    /// Start of a new member, to when it has a million keys.
+    CatchUp,
 }
 
 /// A row.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) measure: Measure,
 }
 
+/// Each size of values has keys of its own, so many that all of one fits into memory and on the disk.
 const fn load(name: &'static str, kind: Kind, clients: usize, size: usize) -> Row {
-    Row { name, measure: Measure::Load(LoadRow { kind, clients, size }) }
+    let keys = match size {
+        0..=1_024 => ("bench/", 100_000),
+        1_025..=8_192 => ("bench4k/", 10_000),
+        _ => ("bench64k/", 1_000),
+    };
+    Row { name, measure: Measure::Load(LoadRow { kind, clients, size, keys }) }
 }
 
 const L: Kind = Kind::Get { serializable: false };
@@ -69,9 +81,13 @@ pub(crate) const ROWS: &[Row] = &[
     load("mixed 4:1 100 256B", Kind::Mixed { reads: 4.0 }, 100, 256),
     load("mixed 4:1 1000 256B", Kind::Mixed { reads: 4.0 }, 1_000, 256),
     Row { name: "memory", measure: Measure::Memory },
+    Row { name: "put inside 1", measure: Measure::Inside(1) },
+    Row { name: "put inside 64", measure: Measure::Inside(64) },
+    Row { name: "put inside 1000", measure: Measure::Inside(1_000) },
     Row { name: "leader killed", measure: Measure::LeaderKilled },
     Row { name: "leader stopped", measure: Measure::LeaderStopped },
-    Row { name: "restart", measure: Measure::Restart },
+    Row { name: "restart with 1M keys", measure: Measure::Restart },
+    Row { name: "catch-up with 1M keys", measure: Measure::CatchUp },
 ];
 
 /// Those that were asked for, by their names.
@@ -79,7 +95,7 @@ pub(crate) const ROWS: &[Row] = &[
 /// # Errors
 /// There is no such row; the message lists them.
 pub(crate) fn chosen(names: &[String]) -> Told<Vec<Row>> {
-    if names.is_empty() {
+    if names.iter().all(|name| name.trim().is_empty()) {
         return Ok(ROWS.to_vec());
     }
     let find = |name: &String| {
@@ -97,14 +113,18 @@ impl LoadRow {
     pub(crate) const fn connections(&self) -> usize {
         self.clients.div_ceil(10)
     }
+}
 
-    /// What its keys begin with, and how many there are: each size of values has its own, so that all of one fits into memory
-    /// and on the disk.
-    pub(crate) const fn keys(&self) -> (&'static str, u64) {
-        match self.size {
-            0..=1_024 => ("bench/", 100_000),
-            1_025..=8_192 => ("bench4k/", 10_000),
-            _ => ("bench64k/", 1_000),
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_chosen_by_their_names_and_nothing_is_all() {
+        let chosen = |names: &[&str]| chosen(&names.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(chosen(&[""]).unwrap().len(), ROWS.len());
+        let two: Vec<_> = chosen(&["put 1 256B", " get l 1000"]).unwrap().iter().map(|row| row.name).collect();
+        assert_eq!(two, ["put 1 256B", "get l 1000"]);
+        assert!(chosen(&["put 2"]).unwrap_err().contains("put 1 256B"));
     }
 }

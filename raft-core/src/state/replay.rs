@@ -181,7 +181,10 @@ impl ReplayTable {
             return Ok(Standing::Settled(replayed(id, &kept.bytes)?));
         }
         let kept = client.outcomes.len();
-        if kept >= REPLAY_PER_CLIENT_MAX {
+        // The oldest one that is open goes in all the same: until it is answered the client cannot raise its mark, and with it
+        // refused no room would ever come about. There is one of them at a time.
+        let is_oldest = id.sequence - low_water == 1;
+        if kept >= REPLAY_PER_CLIENT_MAX && !is_oldest {
             return refused(Refusal::ReplayFull { kept: kept as u64, max: REPLAY_PER_CLIENT_MAX as u64 });
         }
         match self.room() {

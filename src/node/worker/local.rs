@@ -85,7 +85,7 @@ impl Handler for Socket {
     fn request(&self, _caller: Caller, body: Bytes, reply: Answer) {
         let answering = answer(self.file.clone(), self.link.clone(), self.work.clone(), body);
         tokio::spawn(async move {
-            let _ = reply.send(answering.await.encode_to_vec().into());
+            reply.send(answering.await.encode_to_vec().into());
         });
     }
     fn feed(&self, _caller: Caller, body: Bytes, feed: Feed) {

@@ -110,7 +110,7 @@ impl Handler for Recorder {
         if body.starts_with(b"hold") {
             let _ = self.events.send(Event::Request(caller, body, reply));
         } else {
-            let _ = reply.send(body);
+            reply.send(body);
         }
     }
     fn join(&self, source: SocketAddr, request: JoinRequest, reply: oneshot::Sender<JoinReply>) {
