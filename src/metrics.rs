@@ -214,6 +214,12 @@ table! {
             "How old this manager's state may be at most: every write acknowledged longer ago, anywhere, is in it. It grows on a manager that lost its quorum, and is NaN until a quorum has confirmed anything to this process.";
         revision: Gauge Count "quorate_store_revision"
             "The store's revision here.";
+        store_used: Gauge Bytes "quorate_store_used_bytes"
+            "What the store holds, as its quota counts it: live records, and history that can still be read.";
+        store_quota: Gauge Bytes "quorate_store_quota_bytes"
+            "What the store may hold.";
+        store_full: Gauge Count "quorate_store_full"
+            "1 while writes are refused because the store is full; deletes go on, and writes once nine tenths of the quota are left.";
         replay_clients: Gauge Count "quorate_replay_clients"
             "Clients in the replay table, which makes a retried write count once.";
         replay_bytes: Gauge Bytes "quorate_replay_bytes"

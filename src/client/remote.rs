@@ -232,6 +232,9 @@ impl From<RequestError> for CallError {
     }
 }
 
+/// An attempt of this length that came to nothing is enough to try another manager, also when this one is heard of.
+const SLOW: Duration = config::ATTEMPT.saturating_mul(4);
+
 /// Whether its answer is short for sure, so that it may go with others on one stream. What is not known here is not.
 const fn is_short(request: &api::Request) -> bool {
     matches!(&request.kind, Some(api::request::Kind::Write(_)))
@@ -260,6 +263,7 @@ impl Way for Remote {
             })??;
             let several = self.managers.len() > 1;
             let (short, body) = (is_short(&request), request.encode_to_vec().into());
+            let heard = connection.heard();
             let asked = async {
                 if short { connection.call(body, patience).await } else { connection.request(body, patience).await }
             };
@@ -272,7 +276,10 @@ impl Way for Remote {
                     Ok(answered)
                 }
                 Err(error) => {
-                    if several || connection.is_closed() {
+                    // One that is only slow is not left at once: dialling another one, with everybody else who waits,
+                    // would make a cluster that has too much to do still slower.
+                    let busy = connection.heard() > heard && patience < SLOW;
+                    if connection.is_closed() || (several && !busy) {
                         self.leave(number).await;
                     }
                     Err(error.into())

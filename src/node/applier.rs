@@ -78,7 +78,7 @@ pub(super) struct Applier {
 impl Applier {
     /// Runs until the inbox closes or something is final.
     pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
-        self.measure_replay();
+        self.measure();
         self.meters.revision.set(self.machine.status().revision.0 as f64);
         while let Some(job) = self.next(&mut inbox) {
             let report = match job {
@@ -146,7 +146,7 @@ impl Applier {
         match self.machine.apply(entries) {
             Ok(applied) => {
                 self.meters.applied(began.elapsed(), entries.len(), applied.revision.0);
-                self.measure_replay();
+                self.measure();
                 // Before anybody hears of it: who watches from now on, after a write, is not told of that write.
                 self.watches.applied(&applied, watched);
                 let report = self.applied(&applied);
@@ -163,7 +163,11 @@ impl Applier {
         }
     }
 
-    fn measure_replay(&self) {
+    fn measure(&self) {
+        let usage = self.machine.usage();
+        self.meters.store_used.set(usage.used() as f64);
+        self.meters.store_quota.set(usage.quota as f64);
+        self.meters.store_full.set(f64::from(u8::from(usage.full)));
         let (clients, bytes) = self.machine.replay();
         self.meters.replay_clients.set(clients as f64);
         self.meters.replay_bytes.set(bytes as f64);

@@ -3,7 +3,7 @@
 use std::future::IntoFuture as _;
 use std::time::Duration;
 
-use quorate::membership::Seat;
+use quorate::membership::{NodeState, Seat};
 use quorate::status::NodeRole;
 use quorate::{Client, inspect_configurations};
 use quorate_core::testing::sim::Rng;
@@ -112,9 +112,14 @@ async fn one_manager_becomes_five_and_one_again_under_load_while_nodes_are_kille
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_four_promotions_at_once_the_unreachable_one_holds_up_nobody() {
-    // Given one manager and four workers, one of which is off.
+    // Given one manager and four workers, one of which was there, and is off.
     let mut cluster = one_and_workers(4).await;
     let client = cluster.node(0).client();
+    eventually("m5 was seen", || async {
+        let list = client.nodes().list().await.ok()?;
+        list.nodes.iter().any(|node| node.name == "m5" && node.state == NodeState::Ready).then_some(())
+    })
+    .await;
     cluster.kill(4).await;
     // When all four are promoted at once
     let nodes = client.nodes();

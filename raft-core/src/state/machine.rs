@@ -20,7 +20,9 @@ use crate::log::Configuration;
 use crate::membership::record::ClusterRecord;
 use crate::ports::{LogReset, StagedId, StateRead, StateReader, StateStore, StoreError, StoreResult, WriteSet};
 use crate::state::check;
-use crate::state::contract::{Applied, ApplyError, Committed, LeaseChange, Outcome, Payload, Refusal, StateStatus};
+use crate::state::contract::{
+    Applied, ApplyError, Committed, LeaseChange, Outcome, Payload, Refusal, StateStatus, StoreUsage,
+};
 use crate::state::execute::{Change, Executed, Pending, Present, execute};
 use crate::state::hash::Lanes;
 use crate::state::layout::{self, Record};
@@ -105,6 +107,12 @@ impl Machine {
     /// Every lease with its time to live in milliseconds, ascending.
     pub fn leases(&self) -> Vec<(LeaseId, u64)> {
         self.memory.leases.iter().collect()
+    }
+
+    /// How much the state holds.
+    pub const fn usage(&self) -> StoreUsage {
+        let Usage { live, history, compacted, full } = self.memory.usage;
+        StoreUsage { live, history: history.saturating_sub(compacted), quota: self.memory.quota, full }
     }
 
     /// For readers on other threads: everything applied in whole rounds.
