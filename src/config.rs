@@ -58,6 +58,12 @@ pub const CLIENT_SILENCE: Duration = Duration::from_secs(3_600);
 /// A client attempt tries the next manager after one base election timeout (`lan`).
 pub const ATTEMPT: Duration = Duration::from_millis(440);
 
+/// The attempt after one of this length: a cluster that is only slow must not drown in repeats. At most a minute: who waits
+/// for long is asked for often, and a length that doubles for ever is none in the end.
+pub(crate) fn longer(attempt: Duration) -> Duration {
+    attempt.saturating_mul(2).min(Duration::from_secs(60))
+}
+
 /// A worker sends its manager something at least so often: what QUIC, and any box between the two, needs to keep the way open.
 pub const WORKER_KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Without a word from a worker for so long its session is over; without a session for so long it is down: three
@@ -116,6 +122,14 @@ pub(crate) fn check_address(text: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn attempts_become_longer_and_not_endless() {
+        let lengths: Vec<_> =
+            std::iter::successors(Some(ATTEMPT), |attempt| Some(longer(*attempt))).take(200).collect();
+        assert_eq!(lengths.get(1), Some(&(ATTEMPT * 2)));
+        assert_eq!(lengths.last(), Some(&Duration::from_secs(60)));
+    }
 
     #[test]
     fn an_address_has_a_host_and_a_port() {

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::round::Round;
 use super::{Answered, Client};
+use crate::config;
 use crate::error::{Error, Result};
 
 /// How a request failed, as far as the client itself must know.
@@ -102,8 +103,7 @@ impl Client {
             let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
             let request = api::Request { deadline_ms, kind: Some(kind.clone()) };
             let patience = left.min(attempt.unwrap_or(left));
-            // A cluster that is only slow must not drown in repeats of what it is still working on.
-            attempt = attempt.map(|attempt| attempt * 2);
+            attempt = attempt.map(config::longer);
             match way.call(request, patience, round.asked()).await {
                 Ok(Answered { by, response: api::Response { kind: Some(api::response::Kind::Error(error)) } }) => {
                     let may_be_done = matches!(error.code(), api::Code::Unknown);

@@ -14,6 +14,7 @@ use quorate_core::state::check_range;
 use quorate_core::txn::{Compare, Delete, KeyValue, Op, OpResultKind, Operand, Put, Range, RangeResult, Relation, Txn};
 use quorate_core::user;
 use quorate_transport::api;
+use tokio::time::Instant;
 
 use super::{Client, MirrorBuilder, WatchBuilder, unexpected};
 use crate::error::{Error, Result};
@@ -96,6 +97,11 @@ pub struct TxnOutcome {
 impl Kv {
     pub(super) const fn new(client: Client) -> Self {
         Self { client }
+    }
+
+    /// How long each request waits.
+    pub(super) const fn deadline(&self) -> Duration {
+        self.client.deadline
     }
 
     /// Writes one key.
@@ -432,7 +438,19 @@ impl RangeBuilder {
     ///
     /// # Errors
     /// `Compacted` when the history was compacted while reading; start again.
-    pub async fn all(mut self) -> Result<Vec<Entry>> {
+    pub async fn all(self) -> Result<Vec<Entry>> {
+        let until = Instant::now() + self.client.deadline;
+        loop {
+            match self.clone().pages().await {
+                // What was read is compacted already: all of it once more, unless that very revision is asked for.
+                Err(Error::Compacted { .. } | Error::NewGeneration { .. })
+                    if self.range.revision == 0 && Instant::now() < until => {}
+                read => return read,
+            }
+        }
+    }
+
+    async fn pages(mut self) -> Result<Vec<Entry>> {
         let mut entries: Vec<Entry> = Vec::new();
         loop {
             let page = self.clone().await?;

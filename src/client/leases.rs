@@ -284,7 +284,8 @@ impl LeaseKeeper {
             tokio::select! {
                 changed = state.changed() => {
                     if changed.is_err() {
-                        return;
+                        // Nobody renews it any more: it is held until its time is over, as `remaining` says.
+                        return sleep_until(until).await;
                     }
                 }
                 // Also when the task that renews does not get to run.

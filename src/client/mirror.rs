@@ -8,6 +8,7 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::watching::{Change, Changes, Watch, Watched};
 use super::{Entry, Kv};
@@ -131,7 +132,18 @@ impl Mirror {
     }
 }
 
+/// Everything there is, and a watch from there; once more when it was compacted before the watch had begun.
 async fn list(kv: &Kv, prefix: &Bytes) -> Result<Listed> {
+    let until = Instant::now() + kv.deadline();
+    loop {
+        match list_once(kv, prefix).await {
+            Err(Error::Compacted { .. } | Error::NewGeneration { .. }) if Instant::now() < until => {}
+            listed => return listed,
+        }
+    }
+}
+
+async fn list_once(kv: &Kv, prefix: &Bytes) -> Result<Listed> {
     let mut entries = BTreeMap::new();
     let mut range = kv.prefix(prefix.clone());
     let revision = loop {

@@ -37,7 +37,7 @@ use prost::Message as _;
 use quorate_core::command::Request;
 use quorate_core::id::{ClientId, Term};
 use quorate_core::state::check_txn;
-use quorate_core::txn::{Range, Txn, TxnResult};
+use quorate_core::txn::{Op, OpKind, Range, Txn, TxnResult};
 use quorate_core::user;
 use quorate_transport::{FeedReceiver, api};
 use tokio::sync::watch;
@@ -393,7 +393,8 @@ impl Client {
         let mut full = txn.clone();
         user::qualify(&mut full);
         check_txn(&full).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
-        self.write(txn, |request| api::request::Kind::Write(api::Write { request })).await
+        let reads = full.then.iter().chain(&full.or_else).any(answers_with_what_was_there);
+        self.write(txn, |request| api::request::Kind::Write(api::Write { request, reads })).await
     }
 
     /// Sends a transaction over assignments, its keys with their sections; applied once, however often it must be sent.
@@ -494,4 +495,14 @@ fn document<T: serde::de::DeserializeOwned>(answer: api::response::Kind) -> Resu
 
 fn unexpected() -> Error {
     Error::Internal("the manager answered something else than was asked".into())
+}
+
+/// Whether the answer of an operation may be long.
+fn answers_with_what_was_there(op: &Op) -> bool {
+    match &op.kind {
+        Some(OpKind::Put(put)) => put.previous,
+        Some(OpKind::Delete(delete)) => delete.previous,
+        Some(OpKind::Range(range)) => !range.count_only,
+        None => false,
+    }
 }

@@ -237,7 +237,7 @@ const SLOW: Duration = config::ATTEMPT.saturating_mul(4);
 
 /// Whether its answer is short for sure, so that it may go with others on one stream. What is not known here is not.
 const fn is_short(request: &api::Request) -> bool {
-    matches!(&request.kind, Some(api::request::Kind::Write(_)))
+    matches!(&request.kind, Some(api::request::Kind::Write(api::Write { reads: false, .. })))
 }
 
 /// Whether this manager cannot serve now and another one may.

@@ -91,7 +91,7 @@ fn compact_to(status: &StateStatus, history: &History, aged: Revision, full: boo
         return (newest > oldest).then_some(newest);
     }
     // A tenth more than is kept, so that the log does not get an entry for every revision.
-    let many = newest - oldest > history.revisions + history.revisions / 10;
+    let many = newest - oldest > history.revisions.saturating_add(history.revisions / 10);
     let by_count = if many { newest - history.revisions } else { 0 };
     // Of another incarnation, or of a state that was replaced since: nothing is known of its age.
     let by_age = if aged.0 <= newest { aged.0 } else { 0 };
@@ -164,5 +164,8 @@ mod tests {
         assert_eq!(to(&at(1_110, 1_000), 9_000), None, "a note of another state");
         assert_eq!(compact_to(&at(1_110, 1_000), &history, Revision(0), true), Some(1_110));
         assert_eq!(compact_to(&at(1_110, 1_110), &history, Revision(0), true), None);
+        // A record of "keep everything" must stop nobody.
+        let all = History { revisions: u64::MAX, age: Duration::MAX };
+        assert_eq!(compact_to(&at(u64::MAX, 0), &all, Revision(0), false), None);
     }
 }

@@ -21,6 +21,7 @@ use super::gate::Asker;
 use super::router::{Failure, PAUSE, Router, fail, refused, rejected};
 use super::service::{Service, blocking, broken};
 use super::tasks::{Call, Reply};
+use crate::config;
 
 impl Router {
     /// Lets a lease go on, here or at the leader; its time to live in milliseconds. Asked again as often as it takes: one
@@ -36,7 +37,7 @@ impl Router {
                 Ok(Reply::Answer(Answer::Refused(rejection))) => rejected(&rejection),
                 Ok(Reply::Answer(Answer::Forward(leader))) => {
                     let patience = attempt.min(until.saturating_duration_since(Instant::now()));
-                    attempt *= 2;
+                    attempt = config::longer(attempt);
                     match self.renew_at(leader, lease, patience).await {
                         Ok(ttl_ms) => return Ok(ttl_ms),
                         Err(error) => error,

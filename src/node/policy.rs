@@ -25,6 +25,8 @@ use crate::membership::{PolicyInfo, Rule};
 const LOST_AFTER_ELECTIONS: u64 = 10;
 /// Longest of the times, milliseconds.
 const TIME_MS_MAX: u64 = 24 * 3_600_000;
+/// Most revisions of the past: as far as a recovery lets the revision jump.
+const HISTORY_REVISIONS_MAX: u64 = 1_000_000_000_000;
 /// Shortest and longest tick that may be set, microseconds.
 const TICK_MICROS: std::ops::RangeInclusive<u64> = 5_000..=2_000_000;
 
@@ -100,6 +102,11 @@ fn updated(cluster: &ClusterRecord, asked: &api::PolicySet) -> Result<ClusterRec
     }
     match asked.history_revisions {
         Some(0) => return does_not_fit("at least one revision of the past is kept".into()),
+        Some(revisions) if revisions > HISTORY_REVISIONS_MAX => {
+            return does_not_fit(format!(
+                "at most `HISTORY_REVISIONS_MAX` = {HISTORY_REVISIONS_MAX} revisions of the past are kept"
+            ));
+        }
         Some(revisions) => updated.history_revisions = revisions,
         None => {}
     }
@@ -234,6 +241,12 @@ mod tests {
         assert!(updated(&quick, &api::PolicySet { lost_after_ms: Some(30_000), ..wan.clone() }).is_ok());
         assert!(updated(&cluster(), &wan).is_ok(), "the defaults fit");
         refused(&cluster(), lost_after(0));
+        for revisions in [0, HISTORY_REVISIONS_MAX + 1, u64::MAX] {
+            refused(&cluster(), api::PolicySet { history_revisions: Some(revisions), ..api::PolicySet::default() });
+        }
+        let quota = |bytes| api::PolicySet { store_quota_bytes: Some(bytes), ..api::PolicySet::default() };
+        assert!(updated(&cluster(), &quota(STORE_QUOTA_BYTES_MIN)).is_ok());
+        refused(&cluster(), quota(STORE_QUOTA_BYTES_MIN - 1));
         refused(&cluster(), lost_after(TIME_MS_MAX + 1));
         refused(&cluster(), api::PolicySet { tick_micros: Some(4_999), ..api::PolicySet::default() });
         assert_eq!((seconds(4_000), seconds(4_400), seconds(1)), ("4".into(), "4.4".into(), "0.001".into()));

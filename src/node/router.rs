@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout_at};
 use super::reach::Reach;
 use super::tasks::{Call, Reply};
 use super::trace;
+use crate::config;
 use crate::membership::Rule;
 use crate::metrics::Meters;
 
@@ -140,7 +141,7 @@ impl Router {
                             if !again {
                                 return Err(error);
                             }
-                            attempt *= 2;
+                            attempt = config::longer(attempt);
                             if may_be_done {
                                 *open = Some(error.clone());
                             }
@@ -192,6 +193,7 @@ impl Router {
         let kind = api::request::Kind::Command(api::Command { command: command.encode_to_vec().into() });
         let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
         let answered = tokio::select! {
+            biased;
             answered = self.peers.call(leader, body, patience) => answered,
             // A leader that died does not answer, and its successor need not wait until that is certain.
             () = deposed(self.status.clone(), leader), if repeatable => {

@@ -265,12 +265,13 @@ async fn tell(
         match watches.with(|hub| hub.take(id)) {
             Taken::Tell(told) => send(watches, id, bell, sender, messages(&told, filter)).await?,
             Taken::Read { from, upto } => {
-                let mut permit = watches.readers.acquire().await.ok();
+                // A disk that hangs must not keep it from being told that it is over.
+                let mut permit = until_over(watches, id, bell, watches.readers.acquire()).await?.ok();
                 let (reader, asked) = (service.store()?.reader, filter.clone());
-                let chunk = blocking(move || {
+                let reading = blocking(move || {
                     watch::read(&*reader.view(), &asked, from, upto).map_err(|error| unreadable(&error))
-                })
-                .await?;
+                });
+                let chunk = until_over(watches, id, bell, reading).await??;
                 if chunk.bytes < SMALL_CHUNK {
                     permit = None;
                 }
@@ -280,6 +281,28 @@ async fn tell(
             }
             Taken::Wait => bell.notified().await,
             Taken::Ended(end) => return Err(last_word(end).into()),
+        }
+    }
+}
+
+/// Waits for something, at most until the watch is over.
+async fn until_over<T>(
+    watches: &Watches,
+    id: WatchId,
+    bell: &Notify,
+    waited: impl Future<Output = T>,
+) -> Result<T, Over> {
+    let mut waited = pin!(waited);
+    loop {
+        tokio::select! {
+            done = &mut waited => return Ok(done),
+            () = bell.notified() => {
+                if watches.with(|hub| hub.has_ended(id))
+                    && let Taken::Ended(end) = watches.with(|hub| hub.take(id))
+                {
+                    return Err(last_word(end).into());
+                }
+            }
         }
     }
 }

@@ -192,7 +192,7 @@ fn requests() -> Vec<Vec<u8>> {
     let grant = Request { client: vec![6; 16].into(), sequence: 1, lease: Some(order), ..Request::default() };
     let range = Range { key: "a".into(), end: "z".into(), ..Range::default() };
     let kinds = [
-        api::request::Kind::Write(api::Write { request: write.encode_to_vec().into() }),
+        api::request::Kind::Write(api::Write { request: write.encode_to_vec().into(), reads: false }),
         api::request::Kind::Read(api::Read { range: range.encode_to_vec().into(), serializable: false }),
         api::request::Kind::Read(api::Read { range: range.encode_to_vec().into(), serializable: true }),
         api::request::Kind::Status(api::Status {}),

@@ -147,6 +147,6 @@ fn write(sequence: u64, key: &'static str, value: &'static str) -> Vec<u8> {
         txn: Some(txn),
         ..quorate_core::command::Request::default()
     };
-    let kind = api::request::Kind::Write(api::Write { request: request.encode_to_vec().into() });
+    let kind = api::request::Kind::Write(api::Write { request: request.encode_to_vec().into(), reads: false });
     api::Request { deadline_ms: 30_000, kind: Some(kind) }.encode_to_vec()
 }

@@ -142,13 +142,12 @@ impl Calls {
         let pending: Pending = Arc::new(Mutex::new(Some(BTreeMap::new())));
         let (queue, waiting) = mpsc::channel(QUEUE);
         let lane = Arc::new(Lane { queue, pending: Arc::clone(&pending), next: AtomicU64::new(1) });
-        let connection = connection.clone();
+        let end = LaneEnd { pending, connection: connection.clone() };
         self.runtime.spawn(async move {
             tokio::select! {
-                () = write_calls(send, waiting, &pending) => {}
-                () = read_answers(receive, &pending) => {}
+                () = write_calls(send, waiting, &end.pending) => {}
+                () = read_answers(receive, &end.pending) => {}
             }
-            give_up(&pending, &connection);
         });
         *current = Some(Arc::clone(&lane));
         Ok(lane)
@@ -159,12 +158,19 @@ fn broken(connection: &quinn::Connection) -> String {
     connection.close_reason().map_or_else(|| "the stream broke".to_owned(), |reason| reason.to_string())
 }
 
-/// Everybody who waits on a broken lane is told.
-fn give_up(pending: &Pending, connection: &quinn::Connection) {
-    let open = locked(pending).take().unwrap_or_default();
-    for Open { sent, answer } in open.into_values() {
-        let why = broken(connection);
-        let _ = answer.send(Err(if sent { RequestError::Unknown(why) } else { RequestError::NotSent(why) }));
+/// Everybody who waits on a lane is told when it ends, also when the runtime that carries it does.
+struct LaneEnd {
+    pending: Pending,
+    connection: quinn::Connection,
+}
+
+impl Drop for LaneEnd {
+    fn drop(&mut self) {
+        let open = locked(&self.pending).take().unwrap_or_default();
+        for Open { sent, answer } in open.into_values() {
+            let why = broken(&self.connection);
+            let _ = answer.send(Err(if sent { RequestError::Unknown(why) } else { RequestError::NotSent(why) }));
+        }
     }
 }
 
@@ -249,20 +255,23 @@ async fn read_answers(receive: quinn::RecvStream, pending: &Pending) {
     }
 }
 
+/// An answer that waits to be written.
+type Due = (u64, Option<Bytes>, OwnedSemaphorePermit);
+
 /// What goes back on a lane.
 #[derive(Debug)]
 pub(crate) struct LaneAnswer {
     number: u64,
-    queue: mpsc::Sender<(u64, Option<Bytes>)>,
-    /// Its place among those under way: the queue has one for each of them.
-    _place: OwnedSemaphorePermit,
+    queue: mpsc::Sender<Due>,
+    /// Its place among those under way, until the answer is taken to be written: the queue has one for each of them.
+    place: OwnedSemaphorePermit,
 }
 
 impl LaneAnswer {
     /// `None`: there is none, and what became of the request is unknown.
     pub(crate) fn send(self, body: Option<Bytes>) {
         // Full it cannot be; closed when the lane broke.
-        let _ = self.queue.try_send((self.number, body));
+        let _ = self.queue.try_send((self.number, body, self.place));
     }
 
     pub(crate) async fn closed(&self) {
@@ -284,7 +293,7 @@ pub(crate) async fn serve(
     let reading = async {
         while let Some((FrameKind::Call, number, body)) = frames.next().await {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
-            let answer = LaneAnswer { number, queue: queue.clone(), _place: place };
+            let answer = LaneAnswer { number, queue: queue.clone(), place };
             handler.request(caller.clone(), body, Answer::on_lane(answer));
         }
         // The asker has finished; what is under way is still answered.
@@ -294,11 +303,11 @@ pub(crate) async fn serve(
     let _ = frames.receive.stop(codes::STREAM_PROTOCOL);
 }
 
-async fn write_answers(mut send: quinn::SendStream, mut answers: mpsc::Receiver<(u64, Option<Bytes>)>) {
+async fn write_answers(mut send: quinn::SendStream, mut answers: mpsc::Receiver<Due>) {
     let mut batch = Vec::with_capacity(BATCH);
     while answers.recv_many(&mut batch, BATCH).await > 0 {
         let mut frames = BytesMut::new();
-        for (number, body) in batch.drain(..) {
+        for (number, body, _place) in batch.drain(..) {
             match body.filter(|body| body.len() <= ANSWER_BYTES_MAX) {
                 Some(body) => put_frame(&mut frames, FrameKind::Answer, number, &body),
                 None => put_frame(&mut frames, FrameKind::NoAnswer, number, &[]),

@@ -565,7 +565,7 @@ pub(crate) async fn accept_streams(
     peer: Option<RaftId>,
 ) -> Down {
     let mut tasks = JoinSet::new();
-    let session = Arc::new(AtomicBool::new(false));
+    let (session, calling) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     loop {
         let (mut send, mut receive) = tokio::select! {
             accepted = connection.accept_bi() => match accepted {
@@ -576,13 +576,20 @@ pub(crate) async fn accept_streams(
         };
         let (handler, caller, deadline) =
             (shared.handler.clone(), greeted.caller.clone(), shared.options.handshake_deadline);
-        let (connection, session, stall) = (connection.clone(), session.clone(), shared.options.stall_deadline);
+        let (connection, session, calling) = (connection.clone(), session.clone(), calling.clone());
+        let stall = shared.options.stall_deadline;
         tasks.spawn(async move {
             let mut first = [0; 1];
             let read = tokio::time::timeout(deadline, receive.read_exact(&mut first)).await;
             match (read, StreamKind::from_byte(first[0]), peer) {
                 (Ok(Ok(())), Some(StreamKind::Request), _) => request::serve(handler, caller, send, receive).await,
-                (Ok(Ok(())), Some(StreamKind::Calls), _) => calls::serve(handler, caller, send, receive).await,
+                // One per connection at a time; a worker has nothing to ask so often.
+                (Ok(Ok(())), Some(StreamKind::Calls), _)
+                    if caller.role != CertRole::Worker && !calling.swap(true, Ordering::AcqRel) =>
+                {
+                    calls::serve(handler, caller, send, receive).await;
+                    calling.store(false, Ordering::Release);
+                }
                 (Ok(Ok(())), Some(StreamKind::Snapshot), Some(from)) => {
                     snapshot::receive(handler, from, send, receive).await;
                 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::limits::{WATCH_PART_BYTES, WATCH_PREVIOUS_BYTES_MAX};
 use crate::ports::{StateRead, StoreError, StoreResult, Visit};
 use crate::state::contract::Refusal;
-use crate::state::layout::{self, Record, corrupt};
+use crate::state::layout::{self, Record, RecordView, corrupt};
 use crate::state::read::{ReadError, compact_revision, progress, recovery};
 use crate::state::stored::{Event, decode};
 use crate::watch::unit::{Changed, Filter, Pick, Told, ToldOf, Unit, previous_bytes};
@@ -128,7 +128,8 @@ fn unit(view: &dyn StateRead, filter: &Filter, revision: u64, named: Vec<Named>)
             let raw = view.get(&stored)?.ok_or_else(|| corrupt(&stored, "a version that an event names is missing"))?;
             let record = Record::parse(&stored, raw)?;
             before = before.saturating_add(previous_bytes(&record));
-            old = Some(record);
+            // A value that is not told is not kept in memory either.
+            old = Some(if filter.values { record } else { Record::new(RecordView { value: &[], ..record.view() }) });
         }
         let old_omitted = wanted && old.is_none();
         changes.push(Changed { key, new, old, old_omitted });

@@ -126,9 +126,13 @@ async fn talk(stream: TcpStream, metrics: PrometheusHandle, shown: watch::Receiv
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
+        .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = served.await {
-        tracing::debug!(%error, "a connection over HTTP ended early");
+    // Who does not read gives its place to the next.
+    match tokio::time::timeout(2 * PATIENCE, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a connection over HTTP ended early"),
+        Err(_elapsed) => tracing::debug!("a connection over HTTP took too long"),
     }
 }
 
