@@ -176,7 +176,8 @@ impl Remote {
         let number = self.feeds_dialled.fetch_add(1, Ordering::Relaxed);
         let wanted: Vec<usize> =
             in_turn(self.managers.len(), number).into_iter().filter(|manager| !without.contains(manager)).collect();
-        let connector = Connector { stream_window: FEED_WINDOW, ..Connector::default() };
+        let connector =
+            Connector { stream_window: FEED_WINDOW, keep_alive: FEED_ALIVE, idle: FEED_IDLE, ..Connector::default() };
         let made = self.dial(&wanted, patience, &connector).await.map_err(|error| CallError {
             unknown: false,
             message: error.to_string(),
@@ -234,6 +235,11 @@ impl From<RequestError> for CallError {
 
 /// An attempt of this length that came to nothing is enough to try another manager, also when this one is heard of.
 const SLOW: Duration = config::ATTEMPT.saturating_mul(4);
+
+/// Who only listens finds out by silence alone that its manager died: it is asked for a word so often,
+const FEED_ALIVE: Duration = Duration::from_secs(1);
+/// and given up after so long without one.
+const FEED_IDLE: Duration = Duration::from_secs(3);
 
 /// Whether its answer is short for sure, so that it may go with others on one stream. What is not known here is not.
 const fn is_short(request: &api::Request) -> bool {

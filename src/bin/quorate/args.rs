@@ -163,8 +163,9 @@ Example:
     #[command(after_help = "\
 Waits for the lock, runs COMMAND, lets the lock go. COMMAND finds the fencing token in QUORATE_FENCING_TOKEN and its key in \
 QUORATE_LOCK_KEY; whatever it changes elsewhere should carry the token, because a lock is advisory: a machine that sleeps loses \
-it without noticing. When the lock is lost meanwhile, COMMAND is killed and the exit code is 3. Else the exit code is that of \
-COMMAND.
+it without noticing. When its lease is lost meanwhile, COMMAND is killed and the exit code is 3; what COMMAND has started itself \
+goes on, and so does COMMAND when this program is killed: then only the token keeps it from doing harm. Else the exit code is \
+that of COMMAND.
 
 Example:
   quorate lock nightly-backup --data-dir /var/lib/quorate -- /usr/local/bin/backup --all")]

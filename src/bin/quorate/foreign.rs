@@ -50,7 +50,7 @@ const VERBS: &[(&[&str], &str)] = &[
     (&["put"], PUT),
     (&["del"], DEL),
     (&["txn"], TXN),
-    (&["watch"], NO_WATCH),
+    (&["watch"], WATCH),
     (&["lease", "timetolive"], "quorate lease show LEASE"),
     (
         &["elect"],
@@ -111,8 +111,6 @@ const VERBS: &[(&[&str], &str)] = &[
     (&["kv", "count"], "quorate kv ls --prefix PREFIX --count"),
     (&["kv", "dump"], "quorate kv export"),
     (&["kv", "load"], "quorate kv import FILE"),
-    (&["kv", "txn"], TXN),
-    (&["kv", "watch"], NO_WATCH),
     (&["leader", "move"], TRANSFER),
     (&["leader", "show"], STATUS),
     (&["leader", "step-down"], TRANSFER),
@@ -214,7 +212,7 @@ const TRANSFER: &str = "quorate leader transfer --to MANAGER";
 const PUT: &str = "quorate kv put KEY VALUE";
 const DEL: &str = "quorate kv del KEY";
 const CAS: &str = "quorate kv cas KEY VALUE --expect-revision N";
-const TXN: &str = "quorate kv cas KEY VALUE --expect-revision N; the library has whole transactions: client.kv().txn()";
+const TXN: &str = "quorate kv txn --if 'mod KEY = N' --then 'put KEY VALUE'";
 const REPLACE: &str = "quorate join --replace --data-dir DIR --manager ADDR gives a manager with a damaged store a \
                        fresh one; a sound one just runs again";
 const COMPACTS: &str = "nothing to do: log and history compact themselves";
@@ -230,7 +228,7 @@ const PROMOTE: &str = "quorate node promote NODE: it gets a seat when the number
 const DRAIN: &str = "quorate node update NODE --availability drain";
 const REMOVE: &str = "quorate node rm NODE";
 const RECOVER: &str = "quorate recover --dry-run --data-dir DIR, then quorate recover --data-dir DIR";
-const NO_WATCH: &str = "nothing yet: watches come with a later version; read with quorate kv get";
+const WATCH: &str = "quorate kv watch KEY, or quorate kv watch --prefix PREFIX";
 const NO_BACKUP: &str = "nothing yet: backups come with a later version; quorate inspect reads a stopped directory";
 const NO_LOCK: &str = "nothing yet: stores are not sealed in this version, so there is no key to unlock them";
 const NO_CA: &str = "nothing to do: the cluster's CA is made by quorate init and cannot be rotated in this version";
