@@ -291,7 +291,7 @@ impl Watch {
                 Ok(None)
             }
             Err(_elapsed) => {
-                self.patience = crate::config::longer(self.patience);
+                self.patience = config::longer(self.patience);
                 self.lost(Error::Unavailable("the manager did not take the watch in time".into()));
                 Ok(None)
             }
