@@ -39,7 +39,8 @@ const LASTED: Duration = Duration::from_secs(5);
 /// loop {
 ///     match jobs.next().await {
 ///         Ok(Watched::Changes(changes)) => println!("revision {}: {} keys", changes.revision, changes.changes.len()),
-///         Ok(Watched::Bookmark(_)) => {}
+///         // A bookmark: everything up to there was told.
+///         Ok(_) => {}
 ///         // No manager for now; the watch goes on where it was.
 ///         Err(error) if error.is_retryable() => eprintln!("{error}"),
 ///         // `Compacted`, `NewGeneration`: read the keys anew and begin again.
