@@ -40,7 +40,7 @@ use args_node::Inspect;
 use failure::Failure;
 use output::Output;
 
-/// A put is many small allocations on three managers: half again as many puts as with the system's (benches/RESULTS.md).
+/// A put is many small allocations on three managers (benches/RESULTS.md).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
