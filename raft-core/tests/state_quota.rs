@@ -184,3 +184,29 @@ fn compaction_counts_what_the_same_round_has_made() {
     assert_eq!(usage(&member), before);
     member.check();
 }
+
+#[test]
+fn once_a_write_did_not_fit_those_that_would_wait_too() {
+    // Given a store that is nearly full, with room for a small write and not for a large one
+    let mut member = with_room(10_000);
+    let quota = usage(&member).quota;
+    for number in 0.. {
+        if usage(&member).used() > quota / 100 * 92 {
+            break;
+        }
+        member.done(system(txn([put(format!("fill/{number:04}"), [7; 100])])));
+    }
+    let small = || system(txn([put("small", b"")]));
+    assert!(quota - usage(&member).used() > 300 && !usage(&member).full);
+    // When the large one is refused, then the small one is too: nobody gets in by being small
+    let refusal = member.refused(system(txn([put("large", [7; 2_000])])));
+    assert!(matches!(refusal, Refusal::StoreFull { .. }), "{refusal}");
+    assert!(usage(&member).full);
+    assert!(matches!(member.refused(small()), Refusal::StoreFull { .. }));
+    // And once nine tenths are left it is taken
+    let some = Delete { key: key("fill/"), end: key("fill/0005"), ..Delete::default() };
+    member.done(system(txn([some.into()])));
+    member.done(compact(member.revision()));
+    member.done(small());
+    member.check();
+}
