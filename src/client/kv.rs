@@ -427,7 +427,7 @@ impl RangeBuilder {
     }
 
     /// The next page: behind this key, at the revision of the page before.
-    pub(super) fn after(mut self, last: &Bytes, revision: u64) -> Self {
+    fn after(mut self, last: &Bytes, revision: u64) -> Self {
         self.range.revision = revision;
         // The successor of a key is the key with a zero byte behind it.
         self.range.key = [&last[..], &[0]].concat().into();
@@ -437,7 +437,7 @@ impl RangeBuilder {
     /// Every page, read at one revision.
     ///
     /// # Errors
-    /// `Compacted` when the history was compacted while reading; start again.
+    /// `Compacted` and `NewGeneration` for a revision that was asked for; without one it is read anew, within the deadline.
     pub async fn all(self) -> Result<Vec<Entry>> {
         let until = Instant::now() + self.client.deadline;
         loop {
@@ -445,20 +445,21 @@ impl RangeBuilder {
                 // What was read is compacted already: all of it once more, unless that very revision is asked for.
                 Err(Error::Compacted { .. } | Error::NewGeneration { .. })
                     if self.range.revision == 0 && Instant::now() < until => {}
-                read => return read,
+                read => return read.map(|(entries, _revision)| entries),
             }
         }
     }
 
-    async fn pages(mut self) -> Result<Vec<Entry>> {
+    /// The whole range, page by page, and the revision that all of it was read at.
+    pub(super) async fn pages(mut self) -> Result<(Vec<Entry>, u64)> {
         let mut entries: Vec<Entry> = Vec::new();
         loop {
             let page = self.clone().await?;
-            let more = page.more;
+            let (more, revision) = (page.more, page.revision);
             entries.extend(page.entries);
             match entries.last() {
-                Some(last) if more => self = self.after(&last.key, page.revision),
-                _ => return Ok(entries),
+                Some(last) if more => self = self.after(&last.key, revision),
+                _ => return Ok((entries, revision)),
             }
         }
     }

@@ -144,18 +144,8 @@ async fn list(kv: &Kv, prefix: &Bytes) -> Result<Listed> {
 }
 
 async fn list_once(kv: &Kv, prefix: &Bytes) -> Result<Listed> {
-    let mut entries = BTreeMap::new();
-    let mut range = kv.prefix(prefix.clone());
-    let revision = loop {
-        let page = range.clone().await?;
-        let (revision, more) = (page.revision, page.more);
-        let last = page.entries.last().map(|entry| entry.key.clone());
-        entries.extend(page.entries.into_iter().map(|entry| (entry.key.clone(), entry)));
-        match last {
-            Some(last) if more => range = range.after(&last, revision),
-            Some(_) | None => break revision,
-        }
-    };
+    let (entries, revision) = kv.prefix(prefix.clone()).pages().await?;
+    let entries = entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
     let watch = kv.watch(prefix.clone()).prefix().from_revision(revision + 1).await?;
     Ok(Listed { entries, revision, watch })
 }

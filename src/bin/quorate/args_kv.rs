@@ -62,7 +62,7 @@ Example:
     #[command(after_help = "\
 All of it is read at one revision. One line is one key: `key` and `value` where they are text, `key_base64` and `value_base64` \
 where they are not; the first line says which cluster and revision, the last one how many, so that a part is never taken for \
-the whole. A FILE is there once it is whole, readable by its owner only. Leases, revisions and versions are not in it.
+the whole. A FILE is there once it is whole, readable by its owner only. Revisions and versions are not in it; a key's lease is named, and an import gives it none.
 
 Example:
   quorate kv export --output store.jsonl --data-dir /var/lib/quorate

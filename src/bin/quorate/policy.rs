@@ -99,7 +99,7 @@ fn render(policy: &PolicyInfo) -> String {
         vec![
             "store-quota".into(),
             size(policy.store_quota_bytes),
-            "live records and history together; over it writes are refused, deletes go on".into(),
+            "live records and history together; over it writes are refused, and all history goes".into(),
         ],
         vec![
             "history-revisions".into(),
