@@ -20,10 +20,12 @@ mod nodes;
 mod once_tests;
 mod policy;
 mod queue;
+mod ranges;
 mod remote;
 mod round;
 mod scope;
 mod sequence;
+mod stream;
 mod table;
 mod tokens;
 mod watching;
@@ -49,15 +51,14 @@ use tokio::time::Instant;
 pub use assignments::{AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, ItemReport};
 pub use codec::{Codec, CodecError, Json};
 pub use election::{Election, Leader, Leading, Observer};
-pub use kv::{
-    Entry, GetBuilder, Kv, RangeBuilder, RangePage, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation,
-};
+pub use kv::{Entry, Kv, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation};
 pub use leases::{Lease, LeaseInfo, LeaseKeeper, Leases};
 pub use lock::{LockBuilder, LockGuard};
 pub use mirror::{Mirror, MirrorBuilder};
 pub use nodes::{NodeChange, NodeUpdate, Nodes};
 pub use policy::{Policy, PolicyChange};
 pub use quorate_transport::Identity;
+pub use ranges::{GetBuilder, RangeBuilder, RangePage};
 pub use scope::ScopedClient;
 pub use table::{
     ModifyBuilder, Row, RowBuilder, RowChange, RowChanges, RowWriteBuilder, Rows, RowsBuilder, RowsWatched, Table,
@@ -170,7 +171,11 @@ struct Shared {
 ///
 /// Every request has a deadline (10 s unless set). Within it, an election is waited out; a lost quorum is told at once,
 /// as [`Error::QuorumLost`], when every manager that the client knows says so or cannot be reached, and at least one says
-/// so. Futures of requests may be dropped at any time: a write may then have been done or not.
+/// so.
+///
+/// **Cancel safety**: the future of any request may be dropped at any time, also that of a builder. A read has then done nothing. A
+/// write, a wish about a node, a token or the policy, a grant or a hand-over may have been done or not, and at most once; nothing
+/// goes on sending it. Where dropping a future means more than that (a place in line, a lease), its documentation says so.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,

@@ -18,6 +18,7 @@ mod crashes;
 mod data;
 mod disks;
 mod growth;
+mod handles;
 mod health;
 mod leadership;
 mod leases;
