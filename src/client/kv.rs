@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::{Client, MirrorBuilder, WatchBuilder, unexpected};
 use crate::error::{Error, Result};
 
-type Sent<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+pub(super) type Sent<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
 /// The key-value store. Keys and values are bytes; keys are ordered as bytes.
 #[derive(Debug, Clone)]
@@ -104,34 +104,36 @@ impl Kv {
         self.client.deadline
     }
 
+    /// The same with another deadline for each request.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self { client: self.client.with_deadline(deadline) }
+    }
+
     /// Writes one key.
     pub fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> WriteBuilder {
         let put = Put { key: key.into(), value: value.into(), ..Put::default() };
-        WriteBuilder { client: self.client.clone(), txn: Txn::of(put) }
+        WriteBuilder::new(self.client.clone(), Txn::of(put))
     }
 
     /// Removes one key.
     pub fn delete(&self, key: impl Into<Bytes>) -> WriteBuilder {
         let delete = Delete { key: key.into(), ..Delete::default() };
-        WriteBuilder { client: self.client.clone(), txn: Txn::of(delete) }
+        WriteBuilder::new(self.client.clone(), Txn::of(delete))
     }
 
     /// Removes every key that begins with `prefix`.
     pub fn delete_prefix(&self, prefix: impl Into<Bytes>) -> WriteBuilder {
         let (key, end) = prefix_bounds(&prefix.into());
-        WriteBuilder { client: self.client.clone(), txn: Txn::of(Delete { key, end, previous: false }) }
+        WriteBuilder::new(self.client.clone(), Txn::of(Delete { key, end, previous: false }))
     }
 
-    /// Reads one key, linearizably.
-    ///
-    /// # Errors
-    /// See [`Error`]; `None` is not an error.
-    pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Entry>> {
-        let page = self.range_of(Range { key: key.into(), ..Range::default() }).await?;
-        Ok(page.entries.into_iter().next())
+    /// Reads one key, linearizably; `None` when it is not there.
+    pub fn get(&self, key: impl Into<Bytes>) -> GetBuilder {
+        GetBuilder { range: self.one(key) }
     }
 
-    /// Reads one key as a range of one, which can be [`serializable`](RangeBuilder::serializable) and says its revision.
+    /// Reads one key as a range of one, which says its revision and how old it is.
     pub fn one(&self, key: impl Into<Bytes>) -> RangeBuilder {
         self.range_of(Range { key: key.into(), ..Range::default() })
     }
@@ -284,9 +286,26 @@ pub mod operation {
 pub struct WriteBuilder {
     client: Client,
     txn: Txn,
+    /// It cannot be sent as it is.
+    refused: Option<Error>,
 }
 
 impl WriteBuilder {
+    const fn new(client: Client, txn: Txn) -> Self {
+        Self { client, txn, refused: None }
+    }
+
+    /// The same, to be answered with this error without being sent.
+    pub(super) fn refused(self, error: Error) -> Self {
+        Self { refused: Some(error), ..self }
+    }
+
+    /// Within this time instead of the client's deadline.
+    pub const fn deadline(mut self, deadline: Duration) -> Self {
+        self.client.deadline = deadline;
+        self
+    }
+
     /// Answer with what was there before.
     pub fn previous(mut self) -> Self {
         for op in &mut self.txn.then {
@@ -322,7 +341,10 @@ impl IntoFuture for WriteBuilder {
     type IntoFuture = Sent<TxnOutcome>;
 
     fn into_future(self) -> Self::IntoFuture {
-        TxnBuilder { client: self.client, txn: self.txn }.into_future()
+        match self.refused {
+            Some(error) => Box::pin(std::future::ready(Err(error))),
+            None => TxnBuilder { client: self.client, txn: self.txn }.into_future(),
+        }
     }
 }
 
@@ -335,6 +357,12 @@ pub struct TxnBuilder {
 }
 
 impl TxnBuilder {
+    /// Within this time instead of the client's deadline.
+    pub const fn deadline(mut self, deadline: Duration) -> Self {
+        self.client.deadline = deadline;
+        self
+    }
+
     /// One more condition; all must hold for `then`.
     pub fn when(mut self, compare: Compare) -> Self {
         self.txn.compares.push(compare);
@@ -382,6 +410,42 @@ impl IntoFuture for TxnBuilder {
             }
             Ok(outcome)
         })
+    }
+}
+
+/// One key being read; await it.
+#[derive(Debug, Clone)]
+#[must_use = "nothing is sent until it is awaited"]
+pub struct GetBuilder {
+    range: RangeBuilder,
+}
+
+impl GetBuilder {
+    /// Let the asked manager answer from what it has; see [`RangeBuilder::serializable`].
+    pub const fn serializable(mut self) -> Self {
+        self.range.serializable = true;
+        self
+    }
+
+    /// As of this revision.
+    pub const fn revision(mut self, revision: u64) -> Self {
+        self.range.range.revision = revision;
+        self
+    }
+
+    /// Within this time instead of the client's deadline.
+    pub const fn deadline(mut self, deadline: Duration) -> Self {
+        self.range.client.deadline = deadline;
+        self
+    }
+}
+
+impl IntoFuture for GetBuilder {
+    type Output = Result<Option<Entry>>;
+    type IntoFuture = Sent<Option<Entry>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { Ok(self.range.await?.entries.into_iter().next()) })
     }
 }
 
@@ -434,18 +498,35 @@ impl RangeBuilder {
         self
     }
 
+    /// Within this time instead of the client's deadline; each page, where there are several.
+    pub const fn deadline(mut self, deadline: Duration) -> Self {
+        self.client.deadline = deadline;
+        self
+    }
+
+    /// All that begin so, instead of what was asked for.
+    pub(super) fn only_prefix(mut self, prefix: &Bytes) -> Self {
+        (self.range.key, self.range.end) = prefix_bounds(prefix);
+        self
+    }
+
     /// Every page, read at one revision.
     ///
     /// # Errors
     /// `Compacted` and `NewGeneration` for a revision that was asked for; without one it is read anew, within the deadline.
     pub async fn all(self) -> Result<Vec<Entry>> {
+        self.all_at().await.map(|(entries, _revision)| entries)
+    }
+
+    /// As [`all`](Self::all), with the revision that all of it was read at.
+    pub(super) async fn all_at(self) -> Result<(Vec<Entry>, u64)> {
         let until = Instant::now() + self.client.deadline;
         loop {
             match self.clone().pages().await {
                 // What was read is compacted already: all of it once more, unless that very revision is asked for.
                 Err(Error::Compacted { .. } | Error::NewGeneration { .. })
                     if self.range.revision == 0 && Instant::now() < until => {}
-                read => return read.map(|(entries, _revision)| entries),
+                read => return read,
             }
         }
     }
@@ -471,14 +552,17 @@ impl IntoFuture for RangeBuilder {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let mut full = self.range.clone();
+            let mut range = self.range;
+            self.client.scope.enter_range(&mut range)?;
+            let mut full = range.clone();
             user::qualify_range(&mut full);
             check_range(&full).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
-            let range = self.range.encode_to_vec().into();
+            let range = range.encode_to_vec().into();
             let kind = api::request::Kind::Read(api::Read { range, serializable: self.serializable });
             let api::response::Kind::Read(done) = self.client.ask(kind).await? else { return Err(unexpected()) };
-            let result = RangeResult::decode(done.result)
+            let mut result = RangeResult::decode(done.result)
                 .map_err(|error| Error::Internal(format!("the answer cannot be read: {error}")))?;
+            self.client.scope.leave_range(&mut result)?;
             Ok(RangePage {
                 entries: result.entries.into_iter().map(Entry::from).collect(),
                 count: result.count,
