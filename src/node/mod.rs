@@ -215,6 +215,7 @@ impl Node {
     }
 
     /// The cluster as this manager sees it, or, on a worker, as its manager does; needs no quorum. Empty when nobody answers.
+    /// Cancel safe.
     pub async fn status(&self) -> ClusterStatus {
         let current = self.inner.current.borrow().clone();
         match current {

@@ -186,12 +186,29 @@ fn put_frame(into: &mut BytesMut, kind: FrameKind, number: u64, body: &[u8]) {
     }
 }
 
+/// Takes what waits to be written; false when nothing will any more.
+///
+/// Whoever is ready to run goes first, and may add to it: what is put to QUIC one by one leaves in a packet each, and a
+/// packet costs more than what is in it.
+async fn take<T>(queue: &mut mpsc::Receiver<T>, batch: &mut Vec<T>) -> bool {
+    if queue.recv_many(batch, 1).await == 0 {
+        return false;
+    }
+    tokio::task::yield_now().await;
+    while batch.len() < BATCH
+        && let Ok(next) = queue.try_recv()
+    {
+        batch.push(next);
+    }
+    true
+}
+
 async fn write_calls(mut send: quinn::SendStream, mut waiting: mpsc::Receiver<Numbered>, pending: &Pending) {
     if send.write_chunk(StreamKind::Calls.opening()).await.is_err() {
         return;
     }
     let mut batch = Vec::with_capacity(BATCH);
-    while waiting.recv_many(&mut batch, BATCH).await > 0 {
+    while take(&mut waiting, &mut batch).await {
         let mut frames = BytesMut::new();
         {
             let mut pending = locked(pending);
@@ -311,7 +328,7 @@ pub(crate) async fn serve(
 
 async fn write_answers(mut send: quinn::SendStream, mut answers: mpsc::Receiver<Due>) {
     let mut batch = Vec::with_capacity(BATCH);
-    while answers.recv_many(&mut batch, BATCH).await > 0 {
+    while take(&mut answers, &mut batch).await {
         let mut frames = BytesMut::new();
         for (number, body, _place) in batch.drain(..) {
             match body.filter(|body| body.len() <= ANSWER_BYTES_MAX) {
