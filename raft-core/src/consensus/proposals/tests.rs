@@ -35,9 +35,9 @@ fn propose(machine: &mut Consensus, number: u64, bytes: usize) -> Vec<Effect> {
 }
 
 fn refused(effects: &[Effect]) -> Vec<(u64, Rejection)> {
-    let refused = effects.iter().filter_map(|effect| match effect {
-        Effect::Answer { ticket, answer: Answer::Refused(rejection) } => Some((ticket.0, rejection.clone())),
-        _ => None,
+    let refused = effects.iter().filter_map(|effect| {
+        let Effect::Answer { ticket, answer: Answer::Refused(rejection) } = effect else { return None };
+        Some((ticket.0, rejection.clone()))
     });
     refused.collect()
 }
