@@ -331,12 +331,12 @@ fn a_delete_of_too_many_bytes_is_refused_with_the_way_to_do_it_in_parts() {
     let mut member = Member::founded();
     let large = "x".repeat(1 << 20);
     for number in 0..DELETE_BYTES_MAX >> 20 {
-        member.done(system(txn([put(&format!("k{number:02}"), &large)])));
+        member.done(system(txn([put(format!("k{number:02}"), &large)])));
     }
     // When all are deleted at once, as a range or one by one, then nothing is, and the refusal says what to do
     let (hash, revision) = (member.hash(), member.revision());
     let all = Delete { key: key("k"), end: key("l"), ..Delete::default() };
-    let one_by_one: Vec<Op> = (0..DELETE_BYTES_MAX >> 20).map(|number| delete(&format!("k{number:02}"))).collect();
+    let one_by_one: Vec<Op> = (0..DELETE_BYTES_MAX >> 20).map(|number| delete(format!("k{number:02}"))).collect();
     for ops in [vec![all.into()], one_by_one] {
         let refusal = member.refused(system(txn(ops)));
         assert!(matches!(refusal, Refusal::Limit { limit: "DELETE_BYTES_MAX", .. }), "{refusal}");

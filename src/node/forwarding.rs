@@ -90,7 +90,7 @@ impl Router {
                     let why = "a snapshot covered the entry, or this manager's disk does not answer: it may or may not be done";
                     Missed::Open(fail(api::Code::Unknown, why))
                 }
-                other => match errand.done_here(other) {
+                other @ (Reply::Outcome { .. } | Reply::Answer(_)) => match errand.done_here(other) {
                     Some(answer) => return answer,
                     None => Missed::Final(internal(format!("{} was answered as something else", E::WHAT))),
                 },
@@ -126,12 +126,9 @@ impl Router {
                 Err(RequestError::Unknown("nothing is heard from it".into()))
             }
         };
-        match read(answered, "the leader")? {
-            response::Kind::Error(error) => Err(error),
-            answer => errand
-                .done_there(answer)
-                .unwrap_or_else(|| Err(internal("the leader answered something else than was asked".into()))),
-        }
+        errand
+            .done_there(read(answered, "the leader")?)
+            .unwrap_or_else(|| Err(internal("the leader answered something else than was asked".into())))
     }
 
     /// The shortest election timeout.
@@ -148,6 +145,7 @@ fn internal(message: String) -> Failure {
 pub(super) fn read(answered: Result<bytes::Bytes, RequestError>, who: &str) -> Result<response::Kind, Failure> {
     match answered {
         Ok(body) => match api::Response::decode(body).map(|response| response.kind) {
+            Ok(Some(response::Kind::Error(error))) => Err(error),
             Ok(Some(kind)) => Ok(kind),
             Ok(None) => Err(fail(api::Code::Unknown, format!("{who} answered in a way this manager does not know"))),
             Err(error) => Err(fail(api::Code::Unknown, format!("the answer of {who} cannot be read: {error}"))),

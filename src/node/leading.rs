@@ -63,10 +63,7 @@ impl Service {
         let deadline_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
         let answered = self.peers.request(manager, body, patience).await;
-        match read(answered, &format!("{}, which leads,", self.name_of(manager)))? {
-            api::response::Kind::Error(error) => Err(error),
-            kind => Ok(kind),
-        }
+        read(answered, &format!("{}, which leads,", self.name_of(manager)))
     }
 
     /// The seats as this manager, which leads, sees them.
