@@ -163,6 +163,7 @@ impl StartError {
             | Self::Directory(_)
             | Self::Contradiction(_)
             | Self::InUse(_)
+            | Self::Locked(_)
             | Self::Damaged(_)
             | Self::Disk(_)
             | Self::Address(_)

@@ -153,7 +153,7 @@ fn open(
 }
 
 #[cfg(feature = "testing")]
-fn open_plain(family: Family, key: &[u8], sealed: &mut [u8]) -> StoreResult<usize> {
+fn open_plain(family: Family, key: &[u8], sealed: &[u8]) -> StoreResult<usize> {
     let length = sealed.len() - TAG_BYTES;
     let (payload, tag) = sealed.split_at(length);
     if sum(family, key, payload) != tag {

@@ -342,9 +342,9 @@ mod tests {
         let (_, other) = made();
         // Given a record whose checksum was made to fit again
         let mut swapped = record.clone();
-        swapped.0.store = other.0.store.clone();
+        swapped.0.store = other.0.store;
         assert!(matches!(swapped.open(&GivenKey(key.clone())), Err(StoreError::Corrupt { .. })));
-        let mut renamed = record.clone();
+        let mut renamed = record;
         renamed.0.slots[0].wrapped[0].id = 2;
         assert!(matches!(renamed.open(&GivenKey(key)), Err(StoreError::Corrupt { .. })));
     }

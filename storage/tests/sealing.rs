@@ -211,7 +211,7 @@ fn a_copied_directory_that_is_started_again_and_again_repeats_no_nonce() {
         }
     }
     // Then whatever shares family, data key, epoch and number is one and the same record
-    let mut seen: BTreeMap<(&str, Vec<u8>), (Vec<u8>, Vec<u8>)> = BTreeMap::new();
+    let mut seen = BTreeMap::new();
     let (mut records_seen, mut shared) = (0, 0);
     for disk in &disks {
         for ((family, key), record) in records(disk) {
