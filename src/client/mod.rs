@@ -109,21 +109,36 @@ pub(crate) struct Answered {
 pub(crate) struct CallError {
     /// The request may have reached a manager.
     pub(crate) unknown: bool,
+    /// The manager has too much under way to take it.
+    pub(crate) busy: bool,
     pub(crate) message: String,
     /// The managers, by their numbers, to which no connection came about.
     pub(crate) unreachable: Vec<usize>,
+}
+
+impl CallError {
+    /// A manager, or the way to it, did not take the request: nothing was done.
+    pub(crate) fn not_taken(message: impl Into<String>) -> Self {
+        Self { unknown: false, busy: false, message: message.into(), unreachable: Vec::new() }
+    }
+
+    /// The manager has too much under way: nothing was done.
+    pub(crate) fn busy() -> Self {
+        let message = "the manager has too much under way. Nothing was done; try again a little later";
+        Self { busy: true, ..Self::not_taken(message) }
+    }
 }
 
 #[cfg(feature = "worker")]
 impl CallError {
     /// The only manager that there is could not be asked.
     pub(crate) fn not_sent(message: impl Into<String>) -> Self {
-        Self { unknown: false, message: message.into(), unreachable: vec![0] }
+        Self { unreachable: vec![0], ..Self::not_taken(message) }
     }
 
     /// It was asked, and did not answer.
     pub(crate) fn unanswered(message: impl Into<String>) -> Self {
-        Self { unknown: true, message: message.into(), unreachable: Vec::new() }
+        Self { unknown: true, busy: false, message: message.into(), unreachable: Vec::new() }
     }
 }
 

@@ -35,6 +35,8 @@ mod facts;
 mod fence;
 mod files;
 #[cfg(feature = "manager")]
+mod forwarding;
+#[cfg(feature = "manager")]
 mod founding;
 #[cfg(feature = "manager")]
 mod gate;

@@ -29,6 +29,7 @@ mod limits;
 mod load;
 mod membership;
 mod nodes;
+mod overload;
 mod partition;
 mod policy;
 mod pressure;
