@@ -59,6 +59,8 @@ kinds! {
     LeaseList => "lease_list",
     LeaseShow => "lease_show",
     Watch => "watch",
+    KeyOrder => "key_order",
+    Unlock => "unlock",
 }
 
 /// How it ended, by its answer.

@@ -60,6 +60,8 @@ mod leading;
 mod leases;
 mod lock;
 #[cfg(feature = "manager")]
+mod locked;
+#[cfg(feature = "manager")]
 mod log_writer;
 #[cfg(feature = "manager")]
 mod manager;
@@ -158,6 +160,10 @@ pub use work::{AssignmentEvent, Assignments, Item};
 #[cfg(feature = "testing")]
 pub use worker::{SharedSocket, WorkerSession};
 
+#[cfg(feature = "manager")]
+pub(crate) use directory::explained;
+#[cfg(feature = "manager")]
+pub(crate) use facts::Layout;
 pub(crate) use supervisor::{Current, Runtime};
 
 use crate::client::Client;

@@ -48,6 +48,7 @@ use super::work::Work;
 use super::workers::{self, Workers};
 use super::{asking, housekeeping, identity, keepers, log_writer, metering, sealing};
 use crate::config;
+use crate::keys::Desk;
 use crate::metrics::Meters;
 
 /// Calls that wait for the consensus task.
@@ -79,7 +80,7 @@ struct OpenStoreParts {
     log_reader: Arc<dyn LogReader>,
     staging: Arc<dyn Staging>,
     meta: Arc<dyn MetaStore>,
-    keys: KeyKeeper,
+    keys: Desk,
 }
 
 fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
@@ -109,7 +110,8 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
         );
     }
     fence::check(meta.get(FenceRecord::NAME)?, facts.lineage_list().generation(), &builder.directory)?;
-    sealing::settle(&layout, &keys)?;
+    let keys = Desk::new(keys, &layout);
+    sealing::settle(&keys)?;
     if builder.moved(&mut facts.listen, &mut facts.advertise)? {
         facts.save(&*meta)?;
     }
