@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::directory::check_access;
+use super::facts::Layout;
+use super::ground::Ground;
 #[cfg(feature = "manager")]
 use super::recover::Recover;
 use super::renewal::Terms;
@@ -82,6 +84,7 @@ pub struct NodeBuilder {
     #[cfg(feature = "manager")]
     pub(super) probe: Probe,
     pub(super) certificates: Terms,
+    pub(super) ground: Ground,
 }
 
 /// Called at named points of what the store does; tests hold it up there.
@@ -120,7 +123,13 @@ impl NodeBuilder {
             #[cfg(feature = "manager")]
             probe: Probe::default(),
             certificates: Terms::default(),
+            ground: Ground::default(),
         }
+    }
+
+    /// Where everything of it lies.
+    pub(super) fn layout(&self) -> Layout {
+        Layout::on(&self.directory, &self.ground)
     }
 
     /// Ends the incarnation of this generation (the one that `status` says) before the node starts: from this directory a
@@ -214,6 +223,13 @@ impl NodeBuilder {
     #[cfg(all(feature = "testing", feature = "manager"))]
     pub fn store_probe(mut self, probe: Arc<dyn Fn(&'static str) + Send + Sync>) -> Self {
         self.probe = Probe(Some(probe));
+        self
+    }
+
+    /// What the node stands on, where it is not the machine.
+    #[cfg(feature = "testing")]
+    pub(crate) fn ground(mut self, ground: Ground) -> Self {
+        self.ground = ground;
         self
     }
 

@@ -197,8 +197,8 @@ pub(super) fn open_store(layout: &Layout) -> Result<OpenStore, StartError> {
 /// As [`open_store`], with the store's own settings.
 #[cfg(feature = "manager")]
 pub(super) fn open_store_with(layout: &Layout, options: quorate_storage::Options) -> Result<OpenStore, StartError> {
-    let known = quorate_storage::exists(&layout.store());
-    quorate_storage::open(&layout.store(), options).map_err(|error| {
+    let known = layout.holds_store();
+    layout.open_store(options).map_err(|error| {
         if known || !matches!(error, StoreError::Io { .. }) {
             return explained(layout, error);
         }

@@ -13,7 +13,9 @@ use quorate_core::id::{ClusterId, Lineage, NodeId};
 #[cfg(feature = "manager")]
 use quorate_core::id::{RaftId, StoreId};
 #[cfg(feature = "manager")]
-use quorate_core::ports::{MetaStore, StoreError, StoreResult};
+use quorate_core::ports::{MetaStore, OpenStore, StoreError, StoreResult};
+
+use super::ground::Ground;
 
 /// Under which name the facts lie in the meta store.
 #[cfg(feature = "manager")]
@@ -133,27 +135,91 @@ impl Facts {
 
 /// Where things lie in a data directory.
 #[derive(Debug, Clone)]
-pub(crate) struct Layout(PathBuf);
+pub(crate) struct Layout {
+    root: PathBuf,
+    ground: Ground,
+}
 
 impl Layout {
+    /// Of a directory with everything in it.
     pub(crate) fn new(directory: &Path) -> Self {
-        Self(directory.to_owned())
+        Self::on(directory, &Ground::default())
+    }
+
+    /// Of a directory whose store may be elsewhere.
+    pub(crate) fn on(directory: &Path, ground: &Ground) -> Self {
+        Self { root: directory.to_owned(), ground: ground.clone() }
+    }
+
+    /// What the node stands on that lives there.
+    pub(crate) const fn ground(&self) -> &Ground {
+        &self.ground
     }
 
     pub(crate) fn root(&self) -> &Path {
-        &self.0
+        &self.root
     }
 
     pub(crate) fn store(&self) -> PathBuf {
-        self.0.join("store")
+        self.root.join("store")
     }
 
     pub(crate) fn identity(&self) -> PathBuf {
-        self.0.join("node.id")
+        self.root.join("node.id")
     }
 
     #[cfg(feature = "manager")]
     pub(crate) fn operator(&self) -> PathBuf {
-        self.0.join("operator.id")
+        self.root.join("operator.id")
+    }
+
+    /// Whether there is anything where the store lies.
+    pub(crate) fn has_store(&self) -> bool {
+        #[cfg(feature = "testing")]
+        if let Some(disk) = &self.ground.disk {
+            return disk.has_store();
+        }
+        self.store().exists()
+    }
+
+    /// Removes it with everything in it.
+    pub(crate) fn remove_store(&self) -> std::io::Result<()> {
+        #[cfg(feature = "testing")]
+        if let Some(disk) = &self.ground.disk {
+            disk.remove_store();
+            return Ok(());
+        }
+        std::fs::remove_dir_all(self.store())
+    }
+}
+
+/// The store of a directory.
+#[cfg(feature = "manager")]
+impl Layout {
+    /// Whether a store was made.
+    pub(crate) fn holds_store(&self) -> bool {
+        #[cfg(feature = "testing")]
+        if let Some(disk) = &self.ground.disk {
+            return disk.has_store();
+        }
+        quorate_storage::exists(&self.store())
+    }
+
+    /// Opens it, or makes it.
+    pub(crate) fn open_store(&self, options: quorate_storage::Options) -> StoreResult<OpenStore> {
+        #[cfg(feature = "testing")]
+        if let Some(disk) = &self.ground.disk {
+            return disk.open();
+        }
+        quorate_storage::open(&self.store(), options)
+    }
+
+    /// Bytes free beside it.
+    pub(crate) fn free_space(&self) -> std::io::Result<u64> {
+        #[cfg(feature = "testing")]
+        if let Some(disk) = &self.ground.disk {
+            return Ok(disk.free_space());
+        }
+        quorate_storage::free_space(&self.store())
     }
 }

@@ -86,7 +86,7 @@ pub(super) fn prepared_of(file: &StateFile) -> Prepared {
 impl NodeBuilder {
     pub(super) async fn refuse_ready(&self) -> Result<(), StartError> {
         let builder = self.clone();
-        let known = off_thread(move || builder.known(&Layout::new(&builder.directory))).await?;
+        let known = off_thread(move || builder.known(&builder.layout())).await?;
         let Some(known) = known else { return Ok(()) };
         let directory = self.directory.display();
         let next = match departed(&self.directory) {
@@ -112,7 +112,7 @@ impl NodeBuilder {
         use super::directory::open_store;
         use super::founding::prepared;
 
-        if !quorate_storage::exists(&layout.store()) {
+        if !layout.holds_store() {
             return Ok(None);
         }
         let store = open_store(layout)?;
@@ -167,7 +167,7 @@ impl NodeBuilder {
             check_address(manager)?;
         }
         let builder = self.clone();
-        let (file, made) = match off_thread(move || builder.begin_join(&Layout::new(&builder.directory))).await? {
+        let (file, made) = match off_thread(move || builder.begin_join(&builder.layout())).await? {
             Begun::Known(prepared) => {
                 self.contradicts_token(&token)?;
                 return Ok(prepared);
@@ -177,12 +177,12 @@ impl NodeBuilder {
         let joined = match self.ask_to_join(&file, &token, &managers, in_place).await {
             Ok(joined) => joined,
             Err(NotTaken::Surely(error)) => {
-                off_thread(move || made.undo(&Layout::new(&self.directory))).await?;
+                off_thread(move || made.undo(&self.layout())).await?;
                 return Err(error);
             }
             Err(NotTaken::Perhaps(error)) => return Err(error),
         };
-        off_thread(move || finish_join(&Layout::new(&self.directory), *file, joined)).await
+        off_thread(move || finish_join(&self.layout(), *file, joined)).await
     }
 
     fn begin_join(&self, layout: &Layout) -> Result<Begun, StartError> {
@@ -191,7 +191,7 @@ impl NodeBuilder {
         }
         // The cluster knows this node: as a newcomer it would be there twice, and nobody could be it any more.
         #[cfg(feature = "manager")]
-        if layout.identity().exists() && !layout.store().exists() && StateFile::load(layout)?.is_none() {
+        if layout.identity().exists() && !layout.has_store() && StateFile::load(layout)?.is_none() {
             return Err(self.store_is_gone());
         }
         let mut made = Made::default();
@@ -267,7 +267,8 @@ impl NodeBuilder {
         if SUPPORTED == 0 {
             return self.ask(request, token, managers, None).await;
         }
-        let ears = async { ListenWhileJoining::begin(resolve(&file.facts.listen)?, file.joining_key()?).await };
+        let ears =
+            async { ListenWhileJoining::begin(&self.ground, resolve(&file.facts.listen)?, file.joining_key()?).await };
         let listening = ears.await.map_err(NotTaken::Surely)?;
         let joined = self.ask(request, token, managers, listening.failed()).await;
         // The port is free again before anybody runs the node on it.
@@ -282,8 +283,8 @@ impl NodeBuilder {
         managers: &[String],
         deaf: Option<&str>,
     ) -> Result<Joined, NotTaken> {
-        let clock = self.certificates.clock;
-        let asked = quorate_transport::join(managers, token, request, self.patience, clock).await;
+        let (clock, network) = (self.certificates.clock, &self.ground.network);
+        let asked = quorate_transport::join(managers, token, request, self.patience, clock, network).await;
         asked.map_err(|error| explained(error, deaf))
     }
 }

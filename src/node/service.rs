@@ -62,7 +62,7 @@ pub(crate) struct Service {
     /// One newcomer is let in at a time.
     pub(super) joins: Semaphore,
     /// The start of the consensus task's clock.
-    pub(super) clock: std::time::Instant,
+    pub(super) clock: Instant,
     /// The odd rule's times where the cluster's record says nothing.
     pub(super) seat_times: SeatTimes,
     /// What certificates are made with here.

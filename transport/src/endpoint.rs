@@ -22,6 +22,7 @@ use crate::hello::{self, Hello, Refused};
 use crate::identity::Identity;
 use crate::join;
 use crate::lanes::QueueLimit;
+use crate::network::Network;
 use crate::peers::{self, PeerAddress, Peers, Registry};
 use crate::rate::RateLimit;
 use crate::socket::{self, BindError, UdpBuffers};
@@ -70,6 +71,8 @@ pub struct EndpointOptions {
     pub append_queue: QueueLimit,
     /// The clock that certificates are checked by, default the system's.
     pub clock: Clock,
+    /// What carries its datagrams, default the machine's UDP.
+    pub network: Network,
 }
 
 impl Default for EndpointOptions {
@@ -91,6 +94,7 @@ impl Default for EndpointOptions {
             control_queue: QueueLimit { messages: 4_096, bytes: 4 * 1024 * 1024 },
             append_queue: QueueLimit { messages: 1_024, bytes: 32 * 1024 * 1024 },
             clock: Clock::default(),
+            network: Network::default(),
         }
     }
 }
@@ -219,21 +223,13 @@ impl Endpoint {
     /// The port is in use or may not be used, or the identity is unusable.
     pub fn bind(config: EndpointConfig) -> Result<Self, BindError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_none| BindError::NoRuntime)?;
-        let udp = socket::bind(config.listen)?;
-        let udp_buffers = socket::buffers(&udp);
         let credentials = CredentialSlot::new(config.identity, config.options.clock)?;
         let mut server = quinn::ServerConfig::with_crypto(credentials.current().server(&Verdict::default())?);
         let accept_transport = socket::accept_transport(&config.options);
         server.transport_config(Arc::clone(&accept_transport));
-        let address = |source| BindError::Address { address: config.listen, source };
-        let quinn = quinn::Endpoint::new(
-            socket::endpoint_config(&config.seed),
-            Some(server),
-            udp,
-            Arc::new(quinn::TokioRuntime),
-        )
-        .map_err(address)?;
         let options = config.options;
+        let (quinn, udp_buffers) =
+            options.network.listen(config.listen, socket::endpoint_config(&config.seed), server)?;
         let shared = Arc::new(Shared {
             quinn,
             gate: config.gate,
