@@ -286,6 +286,9 @@ impl NodeBuilder {
 
     /// Founds a cluster in the directory and returns; a directory that holds a founded node is refused.
     ///
+    /// Cancel safe: dropped half-way, the same call, or [`start`](Self::start), finishes it; where it was done already, the same
+    /// call is refused as `Directory`.
+    ///
     /// # Errors
     /// `Directory` when a node is there already.
     #[cfg(feature = "manager")]
@@ -296,6 +299,8 @@ impl NodeBuilder {
     }
 
     /// Joins a cluster with the token of a role and returns; a directory that holds a node is refused.
+    ///
+    /// Cancel safe, as [`init`](Self::init) is: the same call again does not take the node in twice.
     ///
     /// # Errors
     /// `Refused` with the manager's reason; `Unavailable` when none could be reached; `Unknown` when one did not answer;

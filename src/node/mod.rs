@@ -35,6 +35,8 @@ mod facts;
 mod fence;
 mod files;
 #[cfg(feature = "manager")]
+mod forwarding;
+#[cfg(feature = "manager")]
 mod founding;
 #[cfg(feature = "manager")]
 mod gate;
@@ -220,6 +222,7 @@ impl Node {
     }
 
     /// The cluster as this manager sees it, or, on a worker, as its manager does; needs no quorum. Empty when nobody answers.
+    /// Cancel safe.
     pub async fn status(&self) -> ClusterStatus {
         let current = self.inner.current.borrow().clone();
         match current {

@@ -77,7 +77,7 @@ impl Recover {
         self
     }
 
-    /// Says what a recovery would keep and what speaks against it. Reads only.
+    /// Says what a recovery would keep and what speaks against it. Reads only; cancel safe.
     ///
     /// # Errors
     /// `Directory` when there is no manager, `InUse` when it runs, `Damaged` when it cannot be recovered from,

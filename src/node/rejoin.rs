@@ -161,7 +161,7 @@ impl NodeBuilder {
         let deadline_ms = u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX);
         let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
         let reply = connection.request(body, self.patience).await.map_err(|error| match error {
-            error @ RequestError::NotSent(_) => unavailable(&error),
+            error @ (RequestError::NotSent(_) | RequestError::Busy) => unavailable(&error),
             RequestError::Unknown(why) => StartError::Unknown(format!(
                 "no answer ({why}): the cluster may have given this node a new raft id. Run the same command again, that is safe"
             )),

@@ -8,6 +8,8 @@ use quorate_core::ports::StoreError;
 #[cfg(feature = "manager")]
 use quorate_core::state::contract::ApplyError;
 
+use crate::error::Outcome;
+
 /// Why a node stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -142,6 +144,31 @@ pub enum StartError {
 }
 
 impl StartError {
+    /// Whether the same call may succeed later without anything being changed.
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Unknown(_))
+    }
+
+    /// Whether what was asked for may have been done.
+    pub const fn outcome(&self) -> Outcome {
+        match self {
+            Self::Unknown(_) | Self::Internal(_) => Outcome::Unknown,
+            Self::Invalid(_)
+            | Self::Directory(_)
+            | Self::Contradiction(_)
+            | Self::InUse(_)
+            | Self::Damaged(_)
+            | Self::Disk(_)
+            | Self::Address(_)
+            | Self::Superseded(_)
+            | Self::ClusterAlive(_)
+            | Self::Forked(_)
+            | Self::Refused(_)
+            | Self::NotBuiltAsManager(_)
+            | Self::Unavailable(_) => Outcome::NotDone,
+        }
+    }
+
     /// The exit code of `quorate run` that met it: 12 and 13 as of a running node, else as of any command.
     pub const fn exit_code(&self) -> u8 {
         match self {

@@ -37,6 +37,7 @@ mod network;
 mod peers;
 mod rate;
 mod request;
+mod room;
 mod session;
 mod snapshot;
 mod socket;
