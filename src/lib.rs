@@ -20,8 +20,8 @@ pub use client::{
     AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Change, Changes, Client, Codec, CodecError,
     Election, Entry, GetBuilder, Identity, ItemReport, Json, Kv, Leader, Leading, Lease, LeaseInfo, LeaseKeeper,
     Leases, LockBuilder, LockGuard, Mirror, MirrorBuilder, ModifyBuilder, NodeChange, NodeUpdate, Nodes, Observer,
-    Policy, PolicyChange, RangeBuilder, RangePage, Recovered, Row, RowBuilder, RowChange, RowChanges, RowWriteBuilder,
-    Rows, RowsBuilder, RowsWatched, ScopedClient, Table, TableMirror, TableMirrorBuilder, TableWatch,
+    Place, Policy, PolicyChange, RangeBuilder, RangePage, Recovered, Row, RowBuilder, RowChange, RowChanges,
+    RowWriteBuilder, Rows, RowsBuilder, RowsWatched, ScopedClient, Table, TableMirror, TableMirrorBuilder, TableWatch,
     TableWatchBuilder, TokenBuilder, Tokens, TxnBuilder, TxnOutcome, Watch, WatchBuilder, Watched, WriteBuilder,
     compare, operation,
 };
