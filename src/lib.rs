@@ -7,6 +7,8 @@ pub mod check;
 mod client;
 pub mod config;
 mod error;
+#[cfg(feature = "manager")]
+pub mod keys;
 pub mod membership;
 #[cfg(feature = "manager")]
 pub mod metrics;
@@ -32,7 +34,10 @@ pub use node::{
     runner,
 };
 #[cfg(feature = "manager")]
-pub use node::{Configurations, Fenced, Inspection, Lead, Recover, fenced, inspect, inspect_configurations};
+pub use node::{
+    Configurations, Fenced, Inspection, Lead, Recover, fenced, fenced_with, inspect, inspect_configurations,
+    inspect_configurations_with, inspect_with,
+};
 pub use quorate_core::txn::{Compare, Op as Operation};
 
 /// What tests and benches of this crate hold besides; no part of the crate without the feature `testing`.
