@@ -19,6 +19,8 @@ use super::stop::StartError;
 use super::worker::Times;
 use super::{Node, supervisor};
 use crate::config;
+#[cfg(feature = "manager")]
+use crate::keys::Keys;
 use crate::status::NodeRole;
 
 /// What to do with the directory; the same line serves at every boot.
@@ -83,6 +85,10 @@ pub struct NodeBuilder {
     pub(super) space_enough: u64,
     #[cfg(feature = "manager")]
     pub(super) probe: Probe,
+    #[cfg(feature = "manager")]
+    keys: Keys,
+    #[cfg(all(feature = "testing", feature = "manager"))]
+    pub(super) unsealed: bool,
     pub(super) certificates: Terms,
     pub(super) ground: Ground,
 }
@@ -122,14 +128,13 @@ impl NodeBuilder {
             space_enough: config::SPACE_ENOUGH,
             #[cfg(feature = "manager")]
             probe: Probe::default(),
+            #[cfg(feature = "manager")]
+            keys: Keys::default(),
+            #[cfg(all(feature = "testing", feature = "manager"))]
+            unsealed: false,
             certificates: Terms::default(),
             ground: Ground::default(),
         }
-    }
-
-    /// Where everything of it lies.
-    pub(super) fn layout(&self) -> Layout {
-        Layout::on(&self.directory, &self.ground)
     }
 
     /// Ends the incarnation of this generation (the one that `status` says) before the node starts: from this directory a
@@ -146,6 +151,29 @@ impl NodeBuilder {
     #[cfg(feature = "manager")]
     pub const fn despite_peers(mut self, despite: bool) -> Self {
         self.despite_peers = despite;
+        self
+    }
+
+    /// Where the key comes from that opens this node's store. Default: a key file, see [`Keys`].
+    #[cfg(feature = "manager")]
+    pub fn keys(mut self, keys: Keys) -> Self {
+        self.keys = keys;
+        self
+    }
+
+    /// The directory, with what opens its store.
+    pub(super) fn layout(&self) -> Layout {
+        #[cfg(feature = "manager")]
+        let layout = Layout::with_keys(&self.directory, &self.keys);
+        #[cfg(not(feature = "manager"))]
+        let layout = Layout::new(&self.directory);
+        layout.on(&self.ground)
+    }
+
+    /// Keeps the records of the store as they are, to measure what sealing costs.
+    #[cfg(all(feature = "testing", feature = "manager"))]
+    pub const fn unsealed(mut self) -> Self {
+        self.unsealed = true;
         self
     }
 
@@ -272,7 +300,7 @@ impl NodeBuilder {
         }
         #[cfg(feature = "manager")]
         if let Some(generation) = self.force_new_cluster {
-            let recover = Recover::from(&self.directory).despite_peers(self.despite_peers);
+            let recover = Recover::from(&self.directory).keys(self.keys.clone()).despite_peers(self.despite_peers);
             let recover = match &self.advertise {
                 Some(address) => recover.address(address),
                 None => recover,

@@ -14,8 +14,12 @@ use quorate_core::id::{ClusterId, Lineage, NodeId};
 use quorate_core::id::{RaftId, StoreId};
 #[cfg(feature = "manager")]
 use quorate_core::ports::{MetaStore, OpenStore, StoreError, StoreResult};
+#[cfg(feature = "manager")]
+use quorate_storage::KeyKeeper;
 
 use super::ground::Ground;
+#[cfg(feature = "manager")]
+use crate::keys::{Keys, Provider};
 
 /// Under which name the facts lie in the meta store.
 #[cfg(feature = "manager")]
@@ -137,23 +141,42 @@ impl Facts {
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
     root: PathBuf,
+    /// Where the key comes from that opens the store.
+    #[cfg(feature = "manager")]
+    keys: Keys,
     ground: Ground,
 }
 
 impl Layout {
     /// Of a directory with everything in it.
     pub(crate) fn new(directory: &Path) -> Self {
-        Self::on(directory, &Ground::default())
+        Self {
+            root: directory.to_owned(),
+            #[cfg(feature = "manager")]
+            keys: Keys::default(),
+            ground: Ground::default(),
+        }
     }
 
-    /// Of a directory whose store may be elsewhere.
-    pub(crate) fn on(directory: &Path, ground: &Ground) -> Self {
-        Self { root: directory.to_owned(), ground: ground.clone() }
+    #[cfg(feature = "manager")]
+    pub(crate) fn with_keys(directory: &Path, keys: &Keys) -> Self {
+        Self { keys: keys.clone(), ..Self::new(directory) }
+    }
+
+    /// The same directory, its store perhaps elsewhere.
+    pub(crate) fn on(self, ground: &Ground) -> Self {
+        Self { ground: ground.clone(), ..self }
     }
 
     /// What the node stands on that lives there.
     pub(crate) const fn ground(&self) -> &Ground {
         &self.ground
+    }
+
+    /// What gives the key that opens the store.
+    #[cfg(feature = "manager")]
+    pub(crate) fn keys(&self) -> Provider {
+        self.keys.provider(&self.root)
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -205,13 +228,13 @@ impl Layout {
         quorate_storage::exists(&self.store())
     }
 
-    /// Opens it, or makes it.
-    pub(crate) fn open_store(&self, options: quorate_storage::Options) -> StoreResult<OpenStore> {
+    /// Opens it, or makes it; with the hand on its keys where it has some, as every store on a disk has.
+    pub(crate) fn open_store(&self, options: quorate_storage::Options) -> StoreResult<(OpenStore, Option<KeyKeeper>)> {
         #[cfg(feature = "testing")]
         if let Some(disk) = &self.ground.disk {
-            return disk.open();
+            return Ok((disk.open()?, None));
         }
-        quorate_storage::open(&self.store(), options)
+        quorate_storage::open_with_keys(&self.store(), options).map(|(store, keys)| (store, Some(keys)))
     }
 
     /// Bytes free beside it.

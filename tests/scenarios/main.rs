@@ -11,12 +11,14 @@
     unreachable_pub,
     reason = "a test says what it expects and fails loudly"
 )]
+#![allow(clippy::duplicate_mod, reason = "each example is a program of its own, and all of them have the same support")]
 
 mod assignments;
 mod certificates;
 mod crashes;
 mod data;
 mod disks;
+mod examples;
 mod growth;
 mod handles;
 mod health;
