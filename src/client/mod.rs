@@ -57,6 +57,7 @@ pub use lock::{LockBuilder, LockGuard};
 pub use mirror::{Mirror, MirrorBuilder};
 pub use nodes::{NodeChange, NodeUpdate, Nodes};
 pub use policy::{Policy, PolicyChange};
+pub use queue::Place;
 pub use quorate_transport::Identity;
 pub use ranges::{GetBuilder, RangeBuilder, RangePage};
 pub use scope::ScopedClient;

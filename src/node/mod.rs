@@ -104,6 +104,8 @@ mod router;
 #[cfg(feature = "manager")]
 mod running;
 #[cfg(feature = "manager")]
+mod sealing;
+#[cfg(feature = "manager")]
 mod service;
 #[cfg(feature = "manager")]
 mod sessions;
@@ -140,12 +142,12 @@ use tokio::time::Instant;
 
 pub use builder::{NodeBuilder, Prepared, Start};
 #[cfg(feature = "manager")]
-pub use configurations::{Configurations, inspect_configurations};
+pub use configurations::{Configurations, inspect_configurations, inspect_configurations_with};
 pub use departed::{Departed, departed};
 #[cfg(feature = "manager")]
-pub use fence::{Fenced, fenced};
+pub use fence::{Fenced, fenced, fenced_with};
 #[cfg(feature = "manager")]
-pub use inspect::{Inspection, inspect};
+pub use inspect::{Inspection, inspect, inspect_with};
 #[cfg(feature = "manager")]
 pub use lead::Lead;
 pub use lock::runner;

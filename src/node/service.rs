@@ -17,6 +17,7 @@ use quorate_core::state::read::{self, ReadError};
 use quorate_core::state::{check_range, check_txn};
 use quorate_core::txn::{Range, Txn, TxnResult};
 use quorate_core::user;
+use quorate_storage::KeyKeeper;
 use quorate_transport::api::{self, request, response};
 use quorate_transport::{Identity, UdpBuffers};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -42,6 +43,7 @@ use crate::metrics::{Ended, Meters};
 pub(super) struct StoreAccess {
     pub(super) reader: Arc<dyn StateReader>,
     pub(super) staging: Arc<dyn Staging>,
+    pub(super) keys: Arc<KeyKeeper>,
 }
 
 /// What requests need of the node.

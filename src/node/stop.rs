@@ -59,12 +59,15 @@ impl StopReason {
     #[cfg(feature = "manager")]
     fn of_store(error: &StoreError) -> Self {
         match error {
-            StoreError::Corrupt { .. } | StoreError::NotFound { .. } | StoreError::FormatTooNew { .. } => {
-                Self::Damaged(error.to_string())
-            }
-            StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Locked { .. } | StoreError::Poisoned(_) => {
-                Self::DiskFailed(error.to_string())
-            }
+            StoreError::Corrupt { .. }
+            | StoreError::NotFound { .. }
+            | StoreError::FormatTooNew { .. }
+            | StoreError::FormatTooOld { .. } => Self::Damaged(error.to_string()),
+            StoreError::Io { .. }
+            | StoreError::Full { .. }
+            | StoreError::Locked { .. }
+            | StoreError::KeyWanted { .. }
+            | StoreError::Poisoned(_) => Self::DiskFailed(error.to_string()),
         }
     }
 }
@@ -111,6 +114,9 @@ pub enum StartError {
     /// The store is damaged or was written by a newer quorate.
     #[error("{0}")]
     Damaged(String),
+    /// The store is sealed, and the key that opens it was not given. Says which one does.
+    #[error("{0}")]
+    Locked(String),
     /// The disk refused.
     #[error("{0}")]
     Disk(String),
@@ -157,6 +163,7 @@ impl StartError {
             | Self::Directory(_)
             | Self::Contradiction(_)
             | Self::InUse(_)
+            | Self::Locked(_)
             | Self::Damaged(_)
             | Self::Disk(_)
             | Self::Address(_)
@@ -179,6 +186,7 @@ impl StartError {
             | Self::Directory(_)
             | Self::Contradiction(_)
             | Self::InUse(_)
+            | Self::Locked(_)
             | Self::Address(_)
             | Self::Refused(_)
             | Self::NotBuiltAsManager(_)
@@ -197,6 +205,7 @@ impl StartError {
             | Self::Contradiction(_)
             | Self::InUse(_)
             | Self::Damaged(_)
+            | Self::Locked(_)
             | Self::Disk(_)
             | Self::Address(_)
             | Self::Refused(_)
@@ -222,6 +231,8 @@ impl From<StoreError> for StartError {
             StoreError::FormatTooNew { .. } => {
                 Self::Damaged(format!("{message}. Nothing was changed; start it with the newer quorate"))
             }
+            StoreError::FormatTooOld { .. } => Self::Damaged(message),
+            StoreError::KeyWanted { .. } => Self::Locked(format!("{message}. Nothing was changed")),
             StoreError::Locked { .. } => Self::InUse(format!(
                 "{message}. Nothing was changed; stop the running node first, or talk to it with --data-dir"
             )),
