@@ -1,5 +1,6 @@
 //! Scenarios of whoever embeds quorate, on a test cluster: managers, network and disks in one process, on a clock that
 //! stands still while there is work to do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
