@@ -15,12 +15,14 @@ mod node;
 #[cfg(feature = "manager")]
 pub mod recovery;
 pub mod status;
+pub mod upgrade;
 
 pub use client::{
     AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Change, Changes, Client, Election, Entry, Identity,
     ItemReport, Kv, Leader, Leading, Lease, LeaseInfo, LeaseKeeper, Leases, LockBuilder, LockGuard, Mirror,
     MirrorBuilder, NodeChange, NodeUpdate, Nodes, Observer, Policy, PolicyChange, RangeBuilder, RangePage, Recovered,
-    TokenBuilder, Tokens, TxnBuilder, TxnOutcome, Watch, WatchBuilder, Watched, WriteBuilder, compare, operation,
+    TokenBuilder, Tokens, TxnBuilder, TxnOutcome, Upgrade, Watch, WatchBuilder, Watched, WriteBuilder, compare,
+    operation,
 };
 pub use error::{Error, Outcome, Result};
 #[cfg(feature = "worker")]

@@ -23,6 +23,7 @@ mod remote;
 mod round;
 mod sequence;
 mod tokens;
+mod upgrade;
 mod watching;
 
 use std::collections::BTreeSet;
@@ -53,6 +54,7 @@ pub use nodes::{NodeChange, NodeUpdate, Nodes};
 pub use policy::{Policy, PolicyChange};
 pub use quorate_transport::Identity;
 pub use tokens::{TokenBuilder, Tokens};
+pub use upgrade::Upgrade;
 pub use watching::{Change, Changes, Watch, WatchBuilder, Watched};
 
 use crate::check::ManagerCheck;
@@ -329,6 +331,11 @@ impl Client {
         Policy::new(self.clone())
     }
 
+    /// The rolling upgrade to a newer version.
+    pub fn upgrade(&self) -> Upgrade {
+        Upgrade::new(self.clone())
+    }
+
     /// Asks for a documented JSON document.
     async fn document<T: serde::de::DeserializeOwned>(&self, kind: api::request::Kind) -> Result<T> {
         document(self.ask(kind).await?)
@@ -414,7 +421,7 @@ impl Client {
                 low_water: open.low_water,
                 txn: Some(txn.clone()),
                 born: open.born,
-                lease: None,
+                ..Request::default()
             };
             wrap(request.encode_to_vec().into())
         };

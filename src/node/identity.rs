@@ -55,6 +55,9 @@ pub(super) async fn keep_identity(
                 // Taken for ever, whatever this store has heard of it so far.
                 return Some(StopReason::Removed);
             }
+            if let Refused::ClusterVersion(unfit) = refused {
+                return Some(StopReason::NeedsVersion(format!("the manager at {address} does not take this one: {unfit}")));
+            }
             // The state that is read here came to this very store: whoever was refused, it was not this node.
             let replaced = matches!(refused, Refused::StoreReplaced) && !bound(&facts, &current);
             replaced.then(|| {

@@ -5,12 +5,13 @@
 
 use std::fs::OpenOptions;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use quorate_core::command::COMMAND_VERSION;
 use quorate_core::id::{LogIndex, Term};
 use quorate_core::log::{HardState, LogStart};
-use quorate_core::ports::{Boot, LogReader, MetaStore, OpenStore, StateRead, StateReader, StoreError, StoreResult};
+use quorate_core::ports::{Boot, LogReader, OpenStore, StateRead, StateReader, StoreError, StoreResult};
 use rocksdb::{DB, DBRecoveryMode, ReadOptions};
 
 use crate::db::{Journal, Serials, Store, Touch, family_of, is_empty, scan};
@@ -27,13 +28,15 @@ use crate::{dir, envelope, meta, state, wal};
 pub struct Options {
     /// Bytes of write-ahead log after which RocksDB writes its tables out, so that old files of it can go.
     pub wal_bytes_max: u64,
+    /// The newest cluster version that is known here: a store that needs a newer one is left as it is.
+    pub version: u32,
     /// Called at named points of multi-step work, on the thread that does it. Tests stop the process there.
     pub probe: Option<Arc<dyn Fn(&'static str) + Send + Sync>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { wal_bytes_max: 64 * 1024 * 1024, probe: None }
+        Self { wal_bytes_max: 64 * 1024 * 1024, version: COMMAND_VERSION, probe: None }
     }
 }
 
@@ -46,14 +49,15 @@ impl std::fmt::Debug for Options {
 /// Opens the store in `dir`, and makes one when there is none. Blocks, and reads the whole log once.
 ///
 /// # Errors
-/// `Locked` when a process has it, `FormatTooNew` when a newer quorate wrote it, `Corrupt` when it is damaged (the
-/// module's table says what is noticed), `Full` and `Io` when the disk refuses.
+/// `Locked` when a process has it, `FormatTooNew` or `NeedsVersion` when it is for a newer quorate, `Corrupt` when it is
+/// damaged (the module's table says what is noticed), `Full` and `Io` when the disk refuses.
 pub fn open(dir: &Path, options: Options) -> StoreResult<OpenStore> {
     // Before the lock: a store of a newer format is left exactly as it is.
-    dir::format(dir)?;
+    dir::declared(dir, options.version)?;
     dir::make(dir)?;
     let lock = dir::lock(dir)?;
-    let fresh = dir::format(dir)?.is_none();
+    let declared = dir::declared(dir, options.version)?;
+    let fresh = declared.is_none();
     let database = dir::database(dir);
     if fresh {
         // Also where an earlier start was stopped in the middle of this: every step can be done again.
@@ -73,7 +77,7 @@ pub fn open(dir: &Path, options: Options) -> StoreResult<OpenStore> {
     let serials = check_witnesses(&db, active, &marker)?;
     if fresh {
         check_blank(&db)?;
-        dir::declare(dir)?;
+        dir::declare(dir, 0)?;
     }
     if let Some(repaired) = &repaired {
         tracing::warn!(repaired, "the store was repaired");
@@ -90,7 +94,7 @@ pub fn open(dir: &Path, options: Options) -> StoreResult<OpenStore> {
         log_reader: Arc::new(log::Reader(Arc::clone(&store))),
         state: Box::new(state::State { store: Arc::clone(&store), stage: Arc::clone(&stage) }),
         staging: Arc::new(Stager(stage)),
-        meta: Arc::new(meta::Meta(store)),
+        meta: Arc::new(meta::Meta { store, dir: dir.to_owned(), needs: Mutex::new(declared.unwrap_or(0)) }),
     })
 }
 
@@ -102,7 +106,7 @@ pub struct Inspection {
     pub log: Arc<dyn LogReader>,
     /// The state, frozen.
     pub state: Arc<dyn StateRead>,
-    facts: meta::Meta,
+    facts: Arc<Store>,
 }
 
 impl Inspection {
@@ -111,7 +115,7 @@ impl Inspection {
     /// # Errors
     /// `Corrupt` or `Io`.
     pub fn fact(&self, name: &str) -> StoreResult<Option<Bytes>> {
-        self.facts.get(name)
+        meta::read(&self.facts, name)
     }
 }
 
@@ -122,7 +126,7 @@ impl Inspection {
 pub fn open_read_only(dir: &Path) -> StoreResult<Inspection> {
     let absent =
         || StoreError::Io { doing: "opening the store", detail: format!("there is no store in {}", dir.display()) };
-    if dir::format(dir)?.is_none() {
+    if dir::declared(dir, COMMAND_VERSION)?.is_none() {
         return Err(absent());
     }
     let lock = dir::lock_shared(dir)?;
@@ -141,7 +145,7 @@ pub fn open_read_only(dir: &Path) -> StoreResult<Inspection> {
         boot: Boot { repaired, ..boot },
         log: Arc::new(log::Reader(Arc::clone(&store))),
         state: state::Reader(Arc::clone(&store)).view(),
-        facts: meta::Meta(store),
+        facts: store,
     })
 }
 

@@ -21,11 +21,6 @@ pub(super) struct Queued {
 
 impl Consensus {
     pub(super) fn on_propose(&mut self, ticket: Ticket, command: Command, origin: Origin) {
-        let (needed, current) = (command.version(), self.records.cluster.version);
-        if needed > current {
-            self.refuse(ticket, Rejection::VersionNotEnabled { needed, current });
-            return;
-        }
         let waiting = self.queue.len() + self.waiters.len();
         if waiting >= self.config.waiting_max {
             self.refuse(ticket, Rejection::Overloaded { waiting, max: self.config.waiting_max });
@@ -67,6 +62,7 @@ impl Consensus {
             }
             return;
         }
+        self.refuse_newer();
         while !self.stopped
             && self.is_leader()
             && !self.queue.is_empty()
@@ -79,6 +75,23 @@ impl Consensus {
             }
             // The entry must be on its way before the next one is filled, or the bound above would not see it.
             self.drive();
+        }
+    }
+
+    /// The version gate (rule 12), the leader's alone: whoever only passes a command on may not have heard yet that the
+    /// upgrade was finished. A leader that has not applied that itself refuses, which is never wrong.
+    fn refuse_newer(&mut self) {
+        let current = self.records.cluster.version;
+        if self.queue.iter().all(|queued| queued.command.version() <= current) {
+            return;
+        }
+        for queued in std::mem::take(&mut self.queue) {
+            let needed = queued.command.version();
+            if needed > current {
+                self.refuse(queued.ticket, Rejection::VersionNotEnabled { needed, current });
+            } else {
+                self.queue.push_back(queued);
+            }
         }
     }
 
