@@ -57,7 +57,8 @@ pub(super) fn status(records: &Records, answers: impl Fn(RaftId) -> bool) -> Upg
         next: next(&managers, state, &progress),
         held_back_by,
         managers,
-        ..UpgradeStatus::default()
+        #[cfg(feature = "next-version")]
+        note: None,
     }
 }
 
@@ -97,12 +98,13 @@ fn next(managers: &[ManagerVersion], state: UpgradeState, progress: &Progress) -
 /// Why an upgrade cannot be finished yet.
 fn refusal(held: &HeldBack, records: &Records) -> Failure {
     let HeldBack(Progress { cluster, target, behind }) = held;
-    let who: Vec<String> = records
+    let mut who: Vec<String> = records
         .nodes
         .members()
         .filter(|node| node.node_id().is_some_and(|id| behind.contains(&id)))
         .map(|node| format!("{} ({}, up to version {})", display_name(node), node.software, node.command_version))
         .collect();
+    who.sort_unstable();
     refused_by(
         Rule::UpgradeHeldBack,
         format!(

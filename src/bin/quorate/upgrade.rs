@@ -108,7 +108,8 @@ mod tests {
             held_back_by: vec!["n2".into()],
             next: vec!["n2: install the newer quorate".into()],
             managers: vec![manager("n1", 2, false), manager("n2", 1, true)],
-            ..UpgradeStatus::default()
+            #[cfg(feature = "next-version")]
+            note: None,
         };
         let page = render(&status, false, output);
         let begins =
