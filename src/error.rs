@@ -2,6 +2,7 @@
 //!
 //! Owns the public error of requests. Every message says what happened, what was not harmed, and what to do next.
 
+use bytes::Bytes;
 use quorate_transport::api;
 
 use crate::membership::Rule;
@@ -96,6 +97,23 @@ pub enum Error {
         /// For people.
         message: String,
     },
+    /// A row is not as the write expects it: it is there already, was written meanwhile, or is gone; or another condition of the
+    /// write does not hold. Not done. Read it again and decide anew.
+    #[error("{message}")]
+    Conflict {
+        /// Which key.
+        key: Bytes,
+        /// For people.
+        message: String,
+    },
+    /// The value of a key cannot be read as what its table holds. Nothing was done. Write it anew, or remove it.
+    #[error("{message}")]
+    Decode {
+        /// Which key.
+        key: Bytes,
+        /// For people, with the codec's own reason.
+        message: String,
+    },
     /// A defect of quorate. Whether it was done is unknown.
     #[error("{0}")]
     Internal(String),
@@ -129,6 +147,8 @@ impl Error {
             | Self::Fenced(_)
             | Self::Version(_)
             | Self::LeaseNotFound { .. }
+            | Self::Conflict { .. }
+            | Self::Decode { .. }
             | Self::NotFound(_) => Outcome::NotDone,
         }
     }

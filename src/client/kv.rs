@@ -1,25 +1,21 @@
 //! The key-value store as a caller sees it: builders that are futures.
 //!
-//! Owns the friendly shape of puts, deletes, ranges and transactions. Never retries and never names sections: the
-//! client does the first, the manager the second.
+//! Owns the friendly shape of puts, deletes and transactions; reads are in `ranges`. Never retries and never names sections:
+//! the client does the first, the manager the second.
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use prost::Message as _;
 use quorate_core::keyspace::prefix_end;
-use quorate_core::state::check_range;
-use quorate_core::txn::{Compare, Delete, KeyValue, Op, OpResultKind, Operand, Put, Range, RangeResult, Relation, Txn};
-use quorate_core::user;
-use quorate_transport::api;
-use tokio::time::Instant;
+use quorate_core::txn::{Compare, Delete, KeyValue, Op, OpResultKind, Operand, Put, Range, Relation, Txn};
 
-use super::{Client, MirrorBuilder, WatchBuilder, unexpected};
+use super::ranges::{GetBuilder, RangeBuilder};
+use super::{Client, MirrorBuilder, WatchBuilder};
 use crate::error::{Error, Result};
 
-type Sent<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+pub(super) type Sent<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
 /// The key-value store. Keys and values are bytes; keys are ordered as bytes.
 #[derive(Debug, Clone)]
@@ -58,26 +54,6 @@ impl From<KeyValue> for Entry {
     }
 }
 
-/// One answer to a range.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RangePage {
-    /// The entries, in ascending order of keys.
-    pub entries: Vec<Entry>,
-    /// How many keys there are (only with `count_only`: in the whole range).
-    pub count: u64,
-    /// The answer is not everything: ask from the last key on, at `revision`.
-    pub more: bool,
-    /// The revision that was read.
-    pub revision: u64,
-    /// The log index of the manager that answered, when it answered.
-    pub applied: u64,
-    /// How old the answer may be: every write that was acknowledged longer ago, anywhere, is in it. A manager in touch
-    /// with a quorum is a fraction of a second old at most; a linearizable answer has no age. `None` when the manager that
-    /// answered does not know, because it has not heard from a quorum since it was started.
-    pub age: Option<Duration>,
-}
-
 /// What a transaction did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -104,34 +80,36 @@ impl Kv {
         self.client.deadline
     }
 
+    /// The same with another deadline for each request.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self { client: self.client.with_deadline(deadline) }
+    }
+
     /// Writes one key.
     pub fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> WriteBuilder {
         let put = Put { key: key.into(), value: value.into(), ..Put::default() };
-        WriteBuilder { client: self.client.clone(), txn: Txn::of(put) }
+        WriteBuilder::new(self.client.clone(), Txn::of(put))
     }
 
     /// Removes one key.
     pub fn delete(&self, key: impl Into<Bytes>) -> WriteBuilder {
         let delete = Delete { key: key.into(), ..Delete::default() };
-        WriteBuilder { client: self.client.clone(), txn: Txn::of(delete) }
+        WriteBuilder::new(self.client.clone(), Txn::of(delete))
     }
 
     /// Removes every key that begins with `prefix`.
     pub fn delete_prefix(&self, prefix: impl Into<Bytes>) -> WriteBuilder {
         let (key, end) = prefix_bounds(&prefix.into());
-        WriteBuilder { client: self.client.clone(), txn: Txn::of(Delete { key, end, previous: false }) }
+        WriteBuilder::new(self.client.clone(), Txn::of(Delete { key, end, previous: false }))
     }
 
-    /// Reads one key, linearizably.
-    ///
-    /// # Errors
-    /// See [`Error`]; `None` is not an error.
-    pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Entry>> {
-        let page = self.range_of(Range { key: key.into(), ..Range::default() }).await?;
-        Ok(page.entries.into_iter().next())
+    /// Reads one key, linearizably; `None` when it is not there.
+    pub fn get(&self, key: impl Into<Bytes>) -> GetBuilder {
+        GetBuilder::new(self.one(key))
     }
 
-    /// Reads one key as a range of one, which can be [`serializable`](RangeBuilder::serializable) and says its revision.
+    /// Reads one key as a range of one, which says its revision and how old it is.
     pub fn one(&self, key: impl Into<Bytes>) -> RangeBuilder {
         self.range_of(Range { key: key.into(), ..Range::default() })
     }
@@ -157,12 +135,8 @@ impl Kv {
         MirrorBuilder::new(self.clone(), prefix.into())
     }
 
-    const fn range_of_parts(client: Client, range: Range) -> RangeBuilder {
-        RangeBuilder { client, range, serializable: false }
-    }
-
     fn range_of(&self, range: Range) -> RangeBuilder {
-        Self::range_of_parts(self.client.clone(), range)
+        RangeBuilder::new(self.client.clone(), range)
     }
 
     /// Compare, then do one list of operations or the other, all at one revision.
@@ -284,9 +258,26 @@ pub mod operation {
 pub struct WriteBuilder {
     client: Client,
     txn: Txn,
+    /// It cannot be sent as it is.
+    refused: Option<Error>,
 }
 
 impl WriteBuilder {
+    const fn new(client: Client, txn: Txn) -> Self {
+        Self { client, txn, refused: None }
+    }
+
+    /// The same, to be answered with this error without being sent.
+    pub(super) fn refused(self, error: Error) -> Self {
+        Self { refused: Some(error), ..self }
+    }
+
+    /// Within this time instead of the client's deadline.
+    pub const fn deadline(mut self, deadline: Duration) -> Self {
+        self.client.deadline = deadline;
+        self
+    }
+
     /// Answer with what was there before.
     pub fn previous(mut self) -> Self {
         for op in &mut self.txn.then {
@@ -322,7 +313,10 @@ impl IntoFuture for WriteBuilder {
     type IntoFuture = Sent<TxnOutcome>;
 
     fn into_future(self) -> Self::IntoFuture {
-        TxnBuilder { client: self.client, txn: self.txn }.into_future()
+        match self.refused {
+            Some(error) => Box::pin(std::future::ready(Err(error))),
+            None => TxnBuilder { client: self.client, txn: self.txn }.into_future(),
+        }
     }
 }
 
@@ -335,6 +329,12 @@ pub struct TxnBuilder {
 }
 
 impl TxnBuilder {
+    /// Within this time instead of the client's deadline.
+    pub const fn deadline(mut self, deadline: Duration) -> Self {
+        self.client.deadline = deadline;
+        self
+    }
+
     /// One more condition; all must hold for `then`.
     pub fn when(mut self, compare: Compare) -> Self {
         self.txn.compares.push(compare);
@@ -381,112 +381,6 @@ impl IntoFuture for TxnBuilder {
                 outcome.results.push(entries.into_iter().map(Entry::from).collect());
             }
             Ok(outcome)
-        })
-    }
-}
-
-/// A range being put together; await it for one page, or [`all`](Self::all) for everything.
-#[derive(Debug, Clone)]
-#[must_use = "nothing is sent until it is awaited"]
-pub struct RangeBuilder {
-    client: Client,
-    range: Range,
-    serializable: bool,
-}
-
-impl RangeBuilder {
-    /// At most so many entries.
-    pub const fn limit(mut self, limit: u64) -> Self {
-        self.range.limit = limit;
-        self
-    }
-
-    /// Leave the values out.
-    pub const fn keys_only(mut self) -> Self {
-        self.range.keys_only = true;
-        self
-    }
-
-    /// Only say how many keys there are.
-    pub const fn count_only(mut self) -> Self {
-        self.range.count_only = true;
-        self
-    }
-
-    /// As of this revision.
-    pub const fn revision(mut self, revision: u64) -> Self {
-        self.range.revision = revision;
-        self
-    }
-
-    /// Let the asked manager answer from what it has: no quorum needed, may be stale. [`RangePage::age`] says by how much
-    /// at most.
-    pub const fn serializable(mut self) -> Self {
-        self.serializable = true;
-        self
-    }
-
-    /// The next page: behind this key, at the revision of the page before.
-    fn after(mut self, last: &Bytes, revision: u64) -> Self {
-        self.range.revision = revision;
-        // The successor of a key is the key with a zero byte behind it.
-        self.range.key = [&last[..], &[0]].concat().into();
-        self
-    }
-
-    /// Every page, read at one revision.
-    ///
-    /// # Errors
-    /// `Compacted` and `NewGeneration` for a revision that was asked for; without one it is read anew, within the deadline.
-    pub async fn all(self) -> Result<Vec<Entry>> {
-        let until = Instant::now() + self.client.deadline;
-        loop {
-            match self.clone().pages().await {
-                // What was read is compacted already: all of it once more, unless that very revision is asked for.
-                Err(Error::Compacted { .. } | Error::NewGeneration { .. })
-                    if self.range.revision == 0 && Instant::now() < until => {}
-                read => return read.map(|(entries, _revision)| entries),
-            }
-        }
-    }
-
-    /// The whole range, page by page, and the revision that all of it was read at.
-    pub(super) async fn pages(mut self) -> Result<(Vec<Entry>, u64)> {
-        let mut entries: Vec<Entry> = Vec::new();
-        loop {
-            let page = self.clone().await?;
-            let (more, revision) = (page.more, page.revision);
-            entries.extend(page.entries);
-            match entries.last() {
-                Some(last) if more => self = self.after(&last.key, revision),
-                _ => return Ok((entries, revision)),
-            }
-        }
-    }
-}
-
-impl IntoFuture for RangeBuilder {
-    type Output = Result<RangePage>;
-    type IntoFuture = Sent<RangePage>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            let mut full = self.range.clone();
-            user::qualify_range(&mut full);
-            check_range(&full).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
-            let range = self.range.encode_to_vec().into();
-            let kind = api::request::Kind::Read(api::Read { range, serializable: self.serializable });
-            let api::response::Kind::Read(done) = self.client.ask(kind).await? else { return Err(unexpected()) };
-            let result = RangeResult::decode(done.result)
-                .map_err(|error| Error::Internal(format!("the answer cannot be read: {error}")))?;
-            Ok(RangePage {
-                entries: result.entries.into_iter().map(Entry::from).collect(),
-                count: result.count,
-                more: result.more,
-                revision: result.revision,
-                applied: done.applied,
-                age: done.age_ms.map(Duration::from_millis),
-            })
         })
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -26,6 +27,12 @@ impl MirrorBuilder {
     pub(super) const fn new(kv: Kv, prefix: Bytes) -> Self {
         Self { kv, prefix }
     }
+
+    /// How long it looks for a manager before it says that there is none, instead of the client's deadline: now, and whenever it
+    /// has lost one.
+    pub fn deadline(self, deadline: Duration) -> Self {
+        Self { kv: self.kv.with_deadline(deadline), ..self }
+    }
 }
 
 impl IntoFuture for MirrorBuilder {
@@ -41,6 +48,7 @@ impl IntoFuture for MirrorBuilder {
                 entries: listed.entries,
                 revision: listed.revision,
                 watch: Some(listed.watch),
+                over: false,
             })
         })
     }
@@ -58,6 +66,8 @@ pub struct Mirror {
     revision: u64,
     /// None while it has to be listed anew.
     watch: Option<Watch>,
+    /// An error that was final was told.
+    over: bool,
 }
 
 /// All keys of one revision, and a watch from the one after it.
@@ -81,13 +91,24 @@ impl Mirror {
     /// Waits until something has changed, takes it into the view and says what it was, with what was there before.
     ///
     /// Usually that is what one revision did. Where history was compacted, or the cluster was recovered, in between, the keys are
-    /// read anew, and it is the difference to what was there: then the revision may be far ahead.
+    /// read anew, and it is the difference to what was there: then the revision may be far ahead. `None` after an error that was
+    /// final.
     ///
     /// Cancel safe: what was not said is not in the view.
     ///
     /// # Errors
     /// Where [`Error::is_retryable`] holds, no manager answered for the client's deadline: ask again. All else is final.
-    pub async fn next(&mut self) -> Result<Changes> {
+    pub async fn next(&mut self) -> Option<Result<Changes>> {
+        if self.over {
+            return None;
+        }
+        let next = self.follow().await;
+        self.over = next.as_ref().is_err_and(|error| !error.is_retryable());
+        Some(next)
+    }
+
+    /// The next changes. Cancel safe.
+    async fn follow(&mut self) -> Result<Changes> {
         loop {
             let Some(watch) = &mut self.watch else {
                 if let Some(changes) = self.list_anew().await? {

@@ -6,6 +6,7 @@
 
 mod asking;
 mod assignments;
+mod codec;
 mod election;
 #[cfg(feature = "worker")]
 mod in_process;
@@ -19,9 +20,13 @@ mod nodes;
 mod once_tests;
 mod policy;
 mod queue;
+mod ranges;
 mod remote;
 mod round;
+mod scope;
 mod sequence;
+mod stream;
+mod table;
 mod tokens;
 mod upgrade;
 mod watching;
@@ -45,14 +50,22 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use assignments::{AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, ItemReport};
+pub use codec::{Codec, CodecError, Json};
 pub use election::{Election, Leader, Leading, Observer};
-pub use kv::{Entry, Kv, RangeBuilder, RangePage, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation};
+pub use kv::{Entry, Kv, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation};
 pub use leases::{Lease, LeaseInfo, LeaseKeeper, Leases};
 pub use lock::{LockBuilder, LockGuard};
 pub use mirror::{Mirror, MirrorBuilder};
 pub use nodes::{NodeChange, NodeUpdate, Nodes};
 pub use policy::{Policy, PolicyChange};
+pub use queue::Place;
 pub use quorate_transport::Identity;
+pub use ranges::{GetBuilder, RangeBuilder, RangePage};
+pub use scope::ScopedClient;
+pub use table::{
+    ModifyBuilder, Row, RowBuilder, RowChange, RowChanges, RowWriteBuilder, Rows, RowsBuilder, RowsWatched, Table,
+    TableMirror, TableMirrorBuilder, TableWatch, TableWatchBuilder,
+};
 pub use tokens::{TokenBuilder, Tokens};
 pub use upgrade::Upgrade;
 pub use watching::{Change, Changes, Watch, WatchBuilder, Watched};
@@ -67,6 +80,7 @@ pub(crate) use in_process::NodeWay;
 #[cfg(feature = "worker")]
 pub(crate) use remote::REMOVED_MARK;
 pub(crate) use remote::SOFTWARE;
+use scope::Scope;
 use sequence::{OpenRequest, Sequences};
 
 /// How long a new client waits to learn its birth.
@@ -98,21 +112,36 @@ pub(crate) struct Answered {
 pub(crate) struct CallError {
     /// The request may have reached a manager.
     pub(crate) unknown: bool,
+    /// The manager has too much under way to take it.
+    pub(crate) busy: bool,
     pub(crate) message: String,
     /// The managers, by their numbers, to which no connection came about.
     pub(crate) unreachable: Vec<usize>,
+}
+
+impl CallError {
+    /// A manager, or the way to it, did not take the request: nothing was done.
+    pub(crate) fn not_taken(message: impl Into<String>) -> Self {
+        Self { unknown: false, busy: false, message: message.into(), unreachable: Vec::new() }
+    }
+
+    /// The manager has too much under way: nothing was done.
+    pub(crate) fn busy() -> Self {
+        let message = "the manager has too much under way. Nothing was done; try again a little later";
+        Self { busy: true, ..Self::not_taken(message) }
+    }
 }
 
 #[cfg(feature = "worker")]
 impl CallError {
     /// The only manager that there is could not be asked.
     pub(crate) fn not_sent(message: impl Into<String>) -> Self {
-        Self { unknown: false, message: message.into(), unreachable: vec![0] }
+        Self { unreachable: vec![0], ..Self::not_taken(message) }
     }
 
     /// It was asked, and did not answer.
     pub(crate) fn unanswered(message: impl Into<String>) -> Self {
-        Self { unknown: true, message: message.into(), unreachable: Vec::new() }
+        Self { unknown: true, busy: false, message: message.into(), unreachable: Vec::new() }
     }
 }
 
@@ -160,12 +189,18 @@ struct Shared {
 ///
 /// Every request has a deadline (10 s unless set). Within it, an election is waited out; a lost quorum is told at once,
 /// as [`Error::QuorumLost`], when every manager that the client knows says so or cannot be reached, and at least one says
-/// so. Futures of requests may be dropped at any time: a write may then have been done or not.
+/// so.
+///
+/// **Cancel safety**: the future of any request may be dropped at any time, also that of a builder. A read has then done nothing. A
+/// write, a wish about a node, a token or the policy, a grant or a hand-over may have been done or not, and at most once; nothing
+/// goes on sending it. Where dropping a future means more than that (a place in line, a lease), its documentation says so.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
     deadline: Duration,
     fence: Option<Term>,
+    /// Where its user keys are.
+    scope: Scope,
 }
 
 impl std::fmt::Debug for Client {
@@ -178,7 +213,7 @@ impl Client {
     pub(crate) fn over(way: Box<dyn Way>, client: ClientId, born: u64) -> Self {
         let generation = AtomicU64::new(way.generation().map_or(0, |generation| *generation.borrow()));
         let shared = Shared { way, sequences: Sequences::new(client, born), generation };
-        Self { shared: Arc::new(shared), deadline: config::REQUEST_DEADLINE, fence: None }
+        Self { shared: Arc::new(shared), deadline: config::REQUEST_DEADLINE, fence: None, scope: Scope::default() }
     }
 
     /// Connects from outside, over QUIC, to whichever of the managers answers first.
@@ -295,6 +330,18 @@ impl Client {
         Kv::new(self.clone())
     }
 
+    /// A typed table: every key that begins with `prefix` is a row of it. Its values are JSON, or what
+    /// [another codec](Table::with_codec) makes of them.
+    pub fn table<T>(&self, prefix: impl Into<Bytes>) -> Table<T> {
+        Table::new(self.clone(), prefix.into())
+    }
+
+    /// A client of the keys below `prefix` only, which are named without it. A prefix usually ends with a slash: without one,
+    /// `team-1` is also where the keys of `team-10` are.
+    pub fn scoped(&self, prefix: impl AsRef<[u8]>) -> ScopedClient {
+        ScopedClient::new(self, prefix.as_ref())
+    }
+
     /// Leases: what keys live by as long as somebody renews it.
     pub fn leases(&self) -> Leases {
         Leases::new(self.clone())
@@ -397,11 +444,14 @@ impl Client {
     /// Sends a transaction with user keys; applied once, however often it must be sent.
     pub(crate) async fn transact(&self, mut txn: Txn) -> Result<TxnResult> {
         txn.fence = txn.fence.or(self.fence.map(|term| term.0));
+        self.scope.enter_txn(&mut txn)?;
         let mut full = txn.clone();
         user::qualify(&mut full);
         check_txn(&full).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
         let reads = full.then.iter().chain(&full.or_else).any(answers_with_what_was_there);
-        self.write(txn, |request| api::request::Kind::Write(api::Write { request, reads })).await
+        let mut result = self.write(txn, |request| api::request::Kind::Write(api::Write { request, reads })).await?;
+        self.scope.leave_result(&mut result)?;
+        Ok(result)
     }
 
     /// Sends a transaction over assignments, its keys with their sections; applied once, however often it must be sent.

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_core::Stream;
 use prost::Message as _;
 use quorate_core::user;
 use quorate_core::watch::{Filter, Followed, Follower, WatchChange, WatchPart, WatchStart};
@@ -17,6 +18,8 @@ use quorate_transport::{Fed, api};
 use tokio::time::Instant;
 
 use super::kv::prefix_bounds;
+use super::scope::Scope;
+use super::stream::WatchStream;
 use super::{Client, Entry, Feeding, unexpected};
 use crate::config;
 use crate::error::{Error, Result};
@@ -93,14 +96,22 @@ pub struct Change {
 }
 
 impl Change {
-    fn of(change: WatchChange) -> Option<Self> {
-        let entry = Entry::from(change.entry?);
-        Some(Self {
+    fn of(mut change: WatchChange, scope: &Scope) -> Result<Self> {
+        for entry in change.entry.iter_mut().chain(&mut change.previous) {
+            scope.leave_entry(entry)?;
+        }
+        let entry = Entry::from(change.entry.ok_or_else(unexpected)?);
+        Ok(Self {
             key: entry.key.clone(),
             entry: (!change.deleted).then_some(entry),
             previous: change.previous.map(Entry::from),
             previous_omitted: change.previous_omitted,
         })
+    }
+
+    /// The same, and nothing said of what was there before.
+    pub(super) fn without_previous(self) -> Self {
+        Self { previous: None, ..self }
     }
 
     /// The key is this from now on.
@@ -163,6 +174,19 @@ impl WatchBuilder {
         self.start.keys_only = true;
         self
     }
+
+    /// How long it looks for a manager before it says that there is none, instead of the client's deadline: now, and whenever it
+    /// has lost one.
+    pub const fn deadline(mut self, deadline: Duration) -> Self {
+        self.client.deadline = deadline;
+        self
+    }
+
+    /// This key, instead of what was asked for.
+    pub(super) fn only(mut self, key: Bytes) -> Self {
+        (self.start.key, self.start.end) = (key, Bytes::new());
+        self
+    }
 }
 
 impl IntoFuture for WatchBuilder {
@@ -172,13 +196,15 @@ impl IntoFuture for WatchBuilder {
     /// Resolves once a manager has taken the watch: what is written from then on is delivered.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let mut full = self.start.clone();
+            let mut start = self.start;
+            self.client.scope.enter_watch(&mut start)?;
+            let mut full = start.clone();
             user::qualify_watch(&mut full);
             Filter::new(&full).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
-            let follower = Follower::new(self.start.from);
+            let follower = Follower::new(start.from);
             let mut watch = Watch {
                 client: self.client,
-                start: self.start,
+                start,
                 follower,
                 feed: None,
                 avoid: BTreeSet::new(),
@@ -256,6 +282,17 @@ impl Watch {
                 return Ok(watched);
             }
         }
+    }
+
+    /// The same as a stream, of what [`next`](Self::next) would answer; it ends after an error that is final. One that is retryable
+    /// is told, and the stream goes on.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Watched>> + Send + Unpin {
+        WatchStream::new(self, |mut watch| {
+            Box::pin(async move {
+                let told = watch.next().await;
+                (watch, told)
+            })
+        })
     }
 
     /// Until the watch stands.
@@ -353,7 +390,13 @@ impl Watch {
             }
             Ok(Followed::Bookmark(revision)) => Watched::Bookmark(revision),
             Ok(Followed::Changes(revision, changes)) => {
-                Watched::Changes(Changes { revision, changes: changes.into_iter().filter_map(Change::of).collect() })
+                let scope = &self.client.scope;
+                let changes: Result<_> = changes.into_iter().map(|change| Change::of(change, scope)).collect();
+                match changes {
+                    Ok(changes) => Watched::Changes(Changes { revision, changes }),
+                    // What this revision did cannot be told, so nothing after it can.
+                    Err(error) => return Err(self.end(error)),
+                }
             }
             Err(why) => {
                 self.lost(Error::Internal(why));
@@ -385,10 +428,15 @@ impl Watch {
             self.lost(error);
             return Ok(());
         }
+        Err(self.end(error))
+    }
+
+    /// It is over, for this reason.
+    fn end(&mut self, error: Error) -> Error {
         self.follower.ended();
         self.feed = None;
         self.over = Some(error.clone());
-        Err(error)
+        error
     }
 
     /// The feed is of no further use; its manager is tried last.

@@ -14,8 +14,8 @@ use quorate_core::ports::{StoreError, StoreResult};
 
 use crate::error::io_error;
 
-/// The newest layout on disk that this binary knows.
-pub(crate) const FORMAT: u32 = 1;
+/// The layout on disk that this binary knows. 1 was not sealed, and no release ever wrote it.
+pub(crate) const FORMAT: u32 = 2;
 const FORMAT_FILE: &str = "format";
 const FORMAT_WORDS: &str = "quorate store format ";
 const NEEDS_WORDS: &str = "needs version ";
@@ -88,7 +88,8 @@ fn holder(path: &Path) -> Option<u32> {
 /// this binary knows.
 ///
 /// # Errors
-/// `FormatTooNew` for a newer layout, `NeedsVersion` for a newer version, `Corrupt` for a file that says something else.
+/// `FormatTooNew` for a newer layout, `FormatTooOld` for one from before any release, `NeedsVersion` for a newer version,
+/// `Corrupt` for a file that says something else.
 pub(crate) fn declared(dir: &Path, supported: u32) -> StoreResult<Option<u32>> {
     let text = match fs::read(dir.join(FORMAT_FILE)) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -101,6 +102,7 @@ pub(crate) fn declared(dir: &Path, supported: u32) -> StoreResult<Option<u32>> {
     match number(lines.next(), FORMAT_WORDS) {
         Some(found) if found > FORMAT => return Err(StoreError::FormatTooNew { found, supported: FORMAT }),
         Some(FORMAT) => {}
+        Some(found) if found > 0 => return Err(StoreError::FormatTooOld { found, supported: FORMAT }),
         Some(_) | None => return Err(unreadable()),
     }
     match number(lines.next(), NEEDS_WORDS) {

@@ -35,7 +35,7 @@ impl MetaStore for Meta {
     fn put(&self, facts: &[(&str, Bytes)]) -> StoreResult<()> {
         let store = &self.store;
         store.alive()?;
-        let mut batch = store.batch();
+        let mut batch = store.batch()?;
         for (name, value) in facts {
             batch.put(Family::Meta, &meta_key::fact(name), value)?;
         }

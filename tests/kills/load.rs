@@ -98,7 +98,7 @@ async fn in_time<T>(
     what: &str,
     deadline: Duration,
     ledger: &Ledger,
-    request: impl Future<Output = quorate::Result<T>>,
+    request: impl IntoFuture<Output = quorate::Result<T>>,
 ) -> Outcome<quorate::Result<T>> {
     let begun = Instant::now();
     match tokio::time::timeout(deadline + HUNG, request).await {

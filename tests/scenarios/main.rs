@@ -11,13 +11,16 @@
     unreachable_pub,
     reason = "a test says what it expects and fails loudly"
 )]
+#![allow(clippy::duplicate_mod, reason = "each example is a program of its own, and all of them have the same support")]
 
 mod assignments;
 mod certificates;
 mod crashes;
 mod data;
 mod disks;
+mod examples;
 mod growth;
+mod handles;
 mod health;
 mod leadership;
 mod leases;
@@ -26,6 +29,7 @@ mod limits;
 mod load;
 mod membership;
 mod nodes;
+mod overload;
 mod partition;
 mod policy;
 mod pressure;
@@ -34,8 +38,10 @@ mod recovery;
 mod refusals;
 mod requests;
 mod roles;
+mod scopes;
 mod stalls;
 mod support;
+mod tables;
 mod tails;
 mod textbook;
 mod tokens;

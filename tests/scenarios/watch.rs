@@ -13,7 +13,7 @@ use tokio::net::{UnixListener, UnixStream};
 use crate::support::{BUDGET, Cluster, eventually, says};
 
 /// The next revision that concerns the watch; bookmarks are passed over.
-async fn changes(watch: &mut Watch) -> Changes {
+pub async fn changes(watch: &mut Watch) -> Changes {
     tokio::time::timeout(BUDGET, async {
         loop {
             match watch.next().await {
@@ -479,7 +479,7 @@ async fn a_mirror_is_what_there_was_at_its_revision_and_lists_anew_where_history
     // What becomes of keys is in it when it was told, and not before
     let second = kv.put("m/kept", "2").await.unwrap().revision;
     assert_eq!(mirror.view()[&b"m/kept"[..]].value, "1");
-    let changes = mirror.next().await.unwrap();
+    let changes = mirror.next().await.unwrap().unwrap();
     assert_eq!((changes.revision, mirror.revision()), (second, second));
     assert_eq!(changes.changes[0].previous.as_ref().unwrap().value, "1");
     assert_eq!(mirror.view()[&b"m/kept"[..]].value, "2");
@@ -496,7 +496,7 @@ async fn a_mirror_is_what_there_was_at_its_revision_and_lists_anew_where_history
         matches!(error, Err(Error::Compacted { .. })).then_some(())
     })
     .await;
-    let changes = mirror.next().await.unwrap();
+    let changes = mirror.next().await.unwrap().unwrap();
     // Then the difference is told at once, and the view is what there is
     let told: BTreeMap<_, _> = changes.changes.iter().map(plain).collect();
     assert_eq!(told, BTreeMap::from([gone("m/gone"), put("m/new", "1"), put("m/many", "59")]));
@@ -504,6 +504,6 @@ async fn a_mirror_is_what_there_was_at_its_revision_and_lists_anew_where_history
     assert!(now.entries.iter().eq(mirror.view().values()) && now.revision >= mirror.revision());
     // And it goes on
     let last = kv.put("m/kept", "3").await.unwrap().revision;
-    assert_eq!(mirror.next().await.unwrap().revision, last);
+    assert_eq!(mirror.next().await.unwrap().unwrap().revision, last);
     cluster.stop().await;
 }

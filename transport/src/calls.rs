@@ -22,6 +22,7 @@ use crate::frame::{self, FrameKind};
 use crate::handler::{Answer, Caller, Handler};
 use crate::lanes::StreamKind;
 use crate::request::{self, RequestError};
+use crate::room::{Held, Room};
 
 /// Largest body that goes here, bytes.
 pub(crate) const BODY_BYTES_MAX: usize = 32 * 1024;
@@ -185,12 +186,29 @@ fn put_frame(into: &mut BytesMut, kind: FrameKind, number: u64, body: &[u8]) {
     }
 }
 
+/// Takes what waits to be written; false when nothing will any more.
+///
+/// Whoever is ready to run goes first, and may add to it: what is put to QUIC one by one leaves in a packet each, and a
+/// packet costs more than what is in it.
+async fn take<T>(queue: &mut mpsc::Receiver<T>, batch: &mut Vec<T>) -> bool {
+    if queue.recv_many(batch, 1).await == 0 {
+        return false;
+    }
+    tokio::task::yield_now().await;
+    while batch.len() < BATCH
+        && let Ok(next) = queue.try_recv()
+    {
+        batch.push(next);
+    }
+    true
+}
+
 async fn write_calls(mut send: quinn::SendStream, mut waiting: mpsc::Receiver<Numbered>, pending: &Pending) {
     if send.write_chunk(StreamKind::Calls.opening()).await.is_err() {
         return;
     }
     let mut batch = Vec::with_capacity(BATCH);
-    while waiting.recv_many(&mut batch, BATCH).await > 0 {
+    while take(&mut waiting, &mut batch).await {
         let mut frames = BytesMut::new();
         {
             let mut pending = locked(pending);
@@ -265,6 +283,8 @@ pub(crate) struct LaneAnswer {
     queue: mpsc::Sender<Due>,
     /// Its place among those under way, until the answer is taken to be written: the queue has one for each of them.
     place: OwnedSemaphorePermit,
+    /// Its body's, until it is answered.
+    _held: Held,
 }
 
 impl LaneAnswer {
@@ -283,6 +303,7 @@ impl LaneAnswer {
 pub(crate) async fn serve(
     handler: Arc<dyn Handler>,
     caller: Caller,
+    room: &Room,
     send: quinn::SendStream,
     receive: quinn::RecvStream,
 ) {
@@ -293,7 +314,9 @@ pub(crate) async fn serve(
     let reading = async {
         while let Some((FrameKind::Call, number, body)) = frames.next().await {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
-            let answer = LaneAnswer { number, queue: queue.clone(), place };
+            // What is behind it on the lane waits with it: that is what holds the asker back.
+            let held = room.enter(body.len()).await;
+            let answer = LaneAnswer { number, queue: queue.clone(), place, _held: held };
             handler.request(caller.clone(), body, Answer::on_lane(answer));
         }
         // The asker has finished; what is under way is still answered.
@@ -305,7 +328,7 @@ pub(crate) async fn serve(
 
 async fn write_answers(mut send: quinn::SendStream, mut answers: mpsc::Receiver<Due>) {
     let mut batch = Vec::with_capacity(BATCH);
-    while answers.recv_many(&mut batch, BATCH).await > 0 {
+    while take(&mut answers, &mut batch).await {
         let mut frames = BytesMut::new();
         for (number, body, _place) in batch.drain(..) {
             match body.filter(|body| body.len() <= ANSWER_BYTES_MAX) {

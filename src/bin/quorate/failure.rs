@@ -148,6 +148,8 @@ impl From<Error> for Failure {
             Error::Version(_) => "version",
             Error::NotFound(_) => "not_found",
             Error::LeaseNotFound { .. } => "lease_not_found",
+            Error::Conflict { .. } => "conflict",
+            Error::Decode { .. } => "decode",
             Error::Internal(_) => "internal",
             Error::Refused(_) | Error::Membership { .. } | _ => "refused",
         };
