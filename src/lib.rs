@@ -19,6 +19,7 @@ pub mod recovery;
 pub mod status;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod upgrade;
 
 pub use client::{
     AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Change, Changes, Client, Codec, CodecError,
@@ -26,8 +27,8 @@ pub use client::{
     Leases, LockBuilder, LockGuard, Mirror, MirrorBuilder, ModifyBuilder, NodeChange, NodeUpdate, Nodes, Observer,
     Place, Policy, PolicyChange, RangeBuilder, RangePage, Recovered, Row, RowBuilder, RowChange, RowChanges,
     RowWriteBuilder, Rows, RowsBuilder, RowsWatched, ScopedClient, Table, TableMirror, TableMirrorBuilder, TableWatch,
-    TableWatchBuilder, TokenBuilder, Tokens, TxnBuilder, TxnOutcome, Watch, WatchBuilder, Watched, WriteBuilder,
-    compare, operation,
+    TableWatchBuilder, TokenBuilder, Tokens, TxnBuilder, TxnOutcome, Upgrade, Watch, WatchBuilder, Watched,
+    WriteBuilder, compare, operation,
 };
 pub use error::{Error, Outcome, Result};
 #[cfg(feature = "worker")]

@@ -28,6 +28,7 @@ mod sequence;
 mod stream;
 mod table;
 mod tokens;
+mod upgrade;
 mod watching;
 
 use std::collections::BTreeSet;
@@ -66,6 +67,7 @@ pub use table::{
     TableMirror, TableMirrorBuilder, TableWatch, TableWatchBuilder,
 };
 pub use tokens::{TokenBuilder, Tokens};
+pub use upgrade::Upgrade;
 pub use watching::{Change, Changes, Watch, WatchBuilder, Watched};
 
 use crate::check::ManagerCheck;
@@ -386,6 +388,11 @@ impl Client {
         Policy::new(self.clone())
     }
 
+    /// The rolling upgrade to a newer version.
+    pub fn upgrade(&self) -> Upgrade {
+        Upgrade::new(self.clone())
+    }
+
     /// Asks for a documented JSON document.
     async fn document<T: serde::de::DeserializeOwned>(&self, kind: api::request::Kind) -> Result<T> {
         document(self.ask(kind).await?)
@@ -474,7 +481,7 @@ impl Client {
                 low_water: open.low_water,
                 txn: Some(txn.clone()),
                 born: open.born,
-                lease: None,
+                ..Request::default()
             };
             wrap(request.encode_to_vec().into())
         };

@@ -23,7 +23,11 @@ use crate::config;
 use crate::error::{Error, Result};
 
 /// The version told in hellos.
-pub(crate) const SOFTWARE: &str = concat!("quorate ", env!("CARGO_PKG_VERSION"));
+pub(crate) const SOFTWARE: &str = if cfg!(feature = "next-version") {
+    concat!("quorate ", env!("CARGO_PKG_VERSION"), "-next")
+} else {
+    concat!("quorate ", env!("CARGO_PKG_VERSION"))
+};
 
 /// The connection in use.
 struct Current {

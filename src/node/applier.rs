@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use quorate_core::consensus::io::{Input, Records};
 use quorate_core::id::{LogIndex, Revision};
-use quorate_core::ports::{LogReset, StagedId, Staging, StateRead, StoreResult};
+use quorate_core::ports::{LogReset, MetaStore, StagedId, Staging, StateRead, StoreResult};
 use quorate_core::state::Machine;
 use quorate_core::state::contract::{Applied, ApplyError, Committed, Outcome, StateStatus};
 use tokio::sync::mpsc::error::TryRecvError;
@@ -68,6 +68,8 @@ pub(super) struct Applier {
     pub(super) reports: mpsc::Sender<Input>,
     /// As of the last round that changed one.
     pub(super) records: Arc<Records>,
+    /// Where it is marked which version the directory needs.
+    pub(super) meta: Arc<dyn MetaStore>,
     pub(super) changes: Arc<Changes>,
     /// Superseded records may be left that can go.
     pub(super) untrimmed: bool,
@@ -185,6 +187,7 @@ impl Applier {
         let view = self.machine.reader().view();
         let records = if applied.records_changed {
             self.records = Arc::new(self.records.follow(&*view, &applied.changed)?);
+            self.meta.require(self.records.cluster.version)?;
             Some(Arc::clone(&self.records))
         } else {
             None
@@ -196,6 +199,7 @@ impl Applier {
     fn anew(&mut self) -> StoreResult<Arc<Records>> {
         let view = self.machine.reader().view();
         self.records = Arc::new(Records::read(&*view)?);
+        self.meta.require(self.records.cluster.version)?;
         self.changes.installed(&*view, self.machine.status().revision)?;
         self.watches.installed(self.machine.status().revision);
         Ok(Arc::clone(&self.records))

@@ -111,6 +111,7 @@ const fn tells_lineage(refused: &Refused) -> bool {
             | Refused::Forked { .. }
             | Refused::VersionTooOld { .. }
             | Refused::VersionTooNew { .. }
+            | Refused::ClusterVersion(_)
             | Refused::NotAMember
             | Refused::Removed
             | Refused::StoreReplaced

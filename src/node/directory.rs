@@ -242,11 +242,16 @@ pub(super) fn explained(layout: &Layout, error: StoreError) -> StartError {
                 "{shown} is in use by another process{by}. Nothing was changed; stop the running node first, or talk to it with --data-dir"
             ))
         }
+        StoreError::NeedsVersion { needed, supported } => StartError::NeedsVersion(format!(
+            "{shown} needs version {needed} since the upgrade of its cluster was finished, and this quorate knows versions up to {supported}. Nothing was changed; start it with the newer quorate"
+        )),
+        StoreError::FormatTooNew { found, supported } => StartError::NeedsVersion(format!(
+            "{shown} has a store of format {found}, and this quorate reads formats up to {supported}. Nothing was changed; start it with the newer quorate"
+        )),
         error @ StoreError::KeyWanted { .. } => StartError::Locked(format!("{shown}: {error}. Nothing was changed")),
-        error @ (StoreError::Corrupt { .. }
-        | StoreError::NotFound { .. }
-        | StoreError::FormatTooNew { .. }
-        | StoreError::FormatTooOld { .. }) => StartError::from(error),
+        error @ (StoreError::Corrupt { .. } | StoreError::NotFound { .. } | StoreError::FormatTooOld { .. }) => {
+            StartError::from(error)
+        }
     }
 }
 

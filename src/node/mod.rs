@@ -126,6 +126,8 @@ mod trace;
 #[cfg(feature = "manager")]
 mod transition;
 #[cfg(feature = "manager")]
+mod upgrade;
+#[cfg(feature = "manager")]
 mod watching;
 mod work;
 mod worker;

@@ -13,6 +13,7 @@ use quorate_core::consensus::io::{Input, Records, StopCause};
 use quorate_core::consensus::pace::TICK_NANOS_MIN;
 use quorate_core::consensus::{Consensus, Start as MachineStart};
 use quorate_core::membership::plan::SeatTimes;
+use quorate_core::membership::upgrade::Support;
 use quorate_core::ports::{LogReader, LogWriter, MetaStore, OpenStore, Staging, StateReader, StoreResult};
 use quorate_core::state::Machine;
 use quorate_core::state::contract::ApplyError;
@@ -123,10 +124,18 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     })?;
     let state = Machine::open(state).map_err(|error| match error {
         ApplyError::Store(error) => StartError::from(error),
-        ApplyError::NeedsVersion { .. } | ApplyError::Broken { .. } => StartError::Damaged(error.to_string()),
+        error @ (ApplyError::NeedsVersion { .. } | ApplyError::ClusterNeedsVersion { .. }) => {
+            StartError::NeedsVersion(format!("{}: {error}", builder.directory.display()))
+        }
+        ApplyError::Broken { .. } => StartError::Damaged(error.to_string()),
     })?;
     let view = state.reader().view();
     let records = Arc::new(Records::read(&*view)?);
+    Support::THIS.check(records.cluster.version).map_err(|unfit| {
+        StartError::NeedsVersion(format!("{} cannot be run with this quorate: {unfit}", builder.directory.display()))
+    })?;
+    // What was applied in the round that finished an upgrade may be there without the mark, when the process was killed.
+    meta.require(records.cluster.version)?;
     let changes = Arc::new(Changes::new(&*view)?);
     let identity = match identity::renewed(&identity, &facts, &*view, builder.certificates)? {
         Some(renewed) => {
@@ -253,6 +262,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         staging: Arc::clone(&store.staging),
         reports: reports_in,
         records: records.borrow().clone(),
+        meta: Arc::clone(&store.meta),
         changes: Arc::clone(&changes),
         meters: Arc::clone(&meters),
         watches: Arc::clone(&watches),

@@ -245,6 +245,8 @@ impl Service {
             request::Kind::NodeLeave(leave) => self.node_leave(asker, leave, until).await,
             request::Kind::PolicyShow(_) => self.policy_show(until).await,
             request::Kind::PolicySet(set) => self.policy_set(asker, set, until).await,
+            request::Kind::UpgradeStatus(_) => document(&self.upgrade_status().await?),
+            request::Kind::UpgradeFinish(finish) => self.upgrade_finish(asker, finish, until).await,
             request::Kind::Transfer(transfer) => self.transfer(transfer, until).await.map(response::Kind::Transfer),
             request::Kind::Check(asked) => document(&self.check(asker, asked).await?),
             request::Kind::Standing(_) => Ok(response::Kind::Standing(self.standing())),
@@ -263,6 +265,10 @@ impl Service {
     }
 
     async fn write(&self, request: Bytes, until: Instant) -> Result<TxnResult, Failure> {
+        #[cfg(feature = "next-version")]
+        if let Some(request) = Request::decode(request.clone()).ok().filter(|request| request.note.is_some()) {
+            return self.write_note(request, until).await;
+        }
         let (request, mut txn) = requested(request)?;
         user::qualify(&mut txn);
         check_txn(&txn).map_err(|refusal| refused(&refusal))?;

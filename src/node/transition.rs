@@ -17,7 +17,7 @@ use super::builder::{NodeBuilder, off_thread, random};
 use super::dialback::ListenWhileJoining;
 use super::directory::resolve;
 use super::facts::{Facts, KnownManager, Layout};
-use super::newcomer::{SUPPORTED, take_over};
+use super::newcomer::{SUPPORT, take_over};
 use super::state_file::StateFile;
 use super::stop::{StartError, StopReason};
 use super::worker::{ask_standing, identity_in};
@@ -51,7 +51,8 @@ pub(super) async fn enrol(
     let kind = request::Kind::Enrol(api::Enrol {
         store_id: file.facts.store_id.clone(),
         advertise: file.facts.advertise.clone(),
-        command_version: SUPPORTED,
+        command_version: SUPPORT.newest,
+        command_version_min: SUPPORT.oldest,
         software: SOFTWARE.to_owned(),
         csr: csr.into(),
     });

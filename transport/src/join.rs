@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 use quorate_core::id::{ClusterId, Lineage, NodeId, RaftId, StoreId};
+use quorate_core::membership::upgrade::Support;
 use rustls_pki_types::CertificateDer;
 
 use crate::clock::Clock;
@@ -46,8 +47,8 @@ pub struct JoinRequest {
     pub protocol_min: u32,
     /// Newest wire protocol it speaks.
     pub protocol_max: u32,
-    /// Newest command version it supports.
-    pub command_version: u32,
+    /// The cluster versions it supports as a manager.
+    pub support: Support,
     /// Version of its binary.
     pub software: String,
     /// Its clock, seconds since 1970: for a refusal that names both clocks.
@@ -73,7 +74,7 @@ impl JoinRequest {
             store_id: None,
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL_MAX,
-            command_version: 0,
+            support: Support { oldest: 0, newest: 0 },
             software: String::new(),
             unix_seconds: unix_seconds(clock.now()),
             renewal: false,
@@ -98,7 +99,8 @@ impl JoinRequest {
             store_id: self.store_id.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
             protocol_min: self.protocol_min,
             protocol_max: self.protocol_max,
-            command_version: self.command_version,
+            command_version: self.support.newest,
+            command_version_min: self.support.oldest,
             software: self.software.clone(),
             unix_seconds: self.unix_seconds,
             renewal: self.renewal,
@@ -118,7 +120,7 @@ impl JoinRequest {
             store_id,
             protocol_min: wire.protocol_min,
             protocol_max: wire.protocol_max,
-            command_version: wire.command_version,
+            support: Support { oldest: wire.command_version_min, newest: wire.command_version },
             software: wire.software,
             unix_seconds: wire.unix_seconds,
             renewal: wire.renewal,

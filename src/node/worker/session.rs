@@ -27,7 +27,7 @@ use crate::client::SOFTWARE;
 use crate::config::{self, chance};
 use crate::node::builder::{NodeBuilder, off_thread};
 use crate::node::facts::{KnownManager, Layout};
-use crate::node::newcomer::SUPPORTED;
+use crate::node::newcomer::SUPPORT;
 use crate::node::state_file::StateFile;
 use crate::node::stop::{StartError, StopReason};
 use crate::node::work::Work;
@@ -236,7 +236,7 @@ impl Driver {
             revision: if have.known { have.revision } else { 0 },
             digest: Bytes::copy_from_slice(&have.digest()),
             instance: 0,
-            command_version: SUPPORTED,
+            command_version: SUPPORT.newest,
             software: SOFTWARE.to_owned(),
             advertise: self.file.facts.advertise.clone(),
         };

@@ -13,7 +13,7 @@ use quorate_transport::{Clock, Identity, JoinError, JoinRefused, JoinRequest, Jo
 use crate::client::SOFTWARE;
 use crate::node::builder::off_thread;
 use crate::node::facts::Layout;
-use crate::node::newcomer::{SUPPORTED, take_over};
+use crate::node::newcomer::{SUPPORT, take_over};
 use crate::node::renewal;
 use crate::node::state_file::StateFile;
 use crate::node::stop::StartError;
@@ -126,7 +126,7 @@ pub(in crate::node) async fn ask_standing(
     let csr = key.csr().map_err(|error| bad(error.to_string()))?;
     let mut request = JoinRequest::renewal(csr, identity.subject().node_id, clock);
     request.store_id = store;
-    request.command_version = SUPPORTED;
+    request.support = SUPPORT;
     request.software = SOFTWARE.to_owned();
     quorate_transport::renew(managers, identity.ca_hash(), request, RENEW, clock, network).await.map(Box::new)
 }
@@ -145,6 +145,7 @@ pub(super) fn is_doubt(refused: &Refused) -> bool {
         | Refused::StoreReplaced
         | Refused::VersionTooOld { .. }
         | Refused::VersionTooNew { .. }
+        | Refused::ClusterVersion(_)
         | Refused::Locked
         | Refused::Fenced
         | Refused::Duplicate
