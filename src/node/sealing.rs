@@ -38,7 +38,7 @@ pub(super) fn settle(desk: &Desk) -> Result<(), StartError> {
 pub(super) async fn keep(service: Arc<Service>) {
     loop {
         let Ok(store) = service.store() else { return };
-        let keys = store.keys;
+        let Some(keys) = store.keys else { return };
         let step = tokio::task::spawn_blocking(move || keys.reseal_step()).await;
         match step {
             Ok(Ok(true)) => tokio::time::sleep(BREATH).await,
@@ -70,7 +70,13 @@ fn order_of(order: api::KeyOrder) -> Result<KeyOrder, Failure> {
 impl Service {
     /// An operator on this machine changes the keys of this manager's store, or looks at them.
     pub(super) async fn key_order(&self, order: api::KeyOrder) -> Result<response::Kind, Failure> {
-        let (order, desk) = (order_of(order)?, self.store()?.keys);
+        let order = order_of(order)?;
+        let Some(desk) = self.store()?.keys else {
+            return Err(fail(
+                api::Code::Refused,
+                "the store of this manager is in memory, and not sealed. Nothing was changed",
+            ));
+        };
         let looks = matches!(order, KeyOrder::Show | KeyOrder::UnlockKeyShow);
         let answer = blocking(move || {
             desk.order(&order).map_err(|refusal| match refusal {

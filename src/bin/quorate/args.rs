@@ -10,9 +10,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::args_bench::Bench;
 use crate::args_keys::{AutolockVerb, KeyVerb, UnlockKeyVerb};
 use crate::args_kv::Kv;
-use crate::args_lease::{LeaseVerb, Lock};
+use crate::args_lease::{LeaseVerb, Lock, UnderLock};
 use crate::args_membership::{Leave, NodeVerb, PolicyVerb, Token};
 use crate::args_node::{Init, Inspect, Join, Recover, Run};
+use crate::args_upgrade::UpgradeVerb;
 
 const ABOUT: &str = "\
 quorate: a manager quorum with a replicated key-value store, over QUIC.
@@ -21,9 +22,16 @@ A node's directory is prepared once with `init` (the first manager) or `join` (e
 its token) and then started with `run`. Everything else talks to a running cluster: with --data-dir on the machine of a node, with --connect and \
 --identity from anywhere.";
 
+/// As in hellos and in `status`.
+const VERSION: &str = if cfg!(feature = "next-version") {
+    concat!(env!("CARGO_PKG_VERSION"), "-next")
+} else {
+    env!("CARGO_PKG_VERSION")
+};
+
 const EXIT: &str = "\
 Exit codes: 0 done; 1 refused; 2 usage; 3 unavailable, nothing was done, try again; 4 unknown outcome, read to find out.
-`run` exits 0 stopped as asked, 10 removed, 11 fenced, 12 store damaged, 13 disk failed, 14 identity refused.
+`run` exits 0 stopped as asked, 10 removed, 11 fenced, 12 store damaged or of a newer version, 13 disk failed, 14 identity refused.
 With --json, stdout is one JSON document, also for an error: {\"error\":{\"kind\",\"message\",\"retryable\",\"outcome\"}}.
 
 Example:
@@ -33,7 +41,7 @@ Example:
 
 /// The whole command line.
 #[derive(Debug, Parser)]
-#[command(name = "quorate", version, long_about = ABOUT, about = "A manager quorum with a replicated key-value store, over QUIC", after_help = EXIT, max_term_width = 110)]
+#[command(name = "quorate", version = VERSION, long_about = ABOUT, about = "A manager quorum with a replicated key-value store, over QUIC", after_help = EXIT, max_term_width = 110)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -123,7 +131,7 @@ Prints one line on stdout when ready: `ready: NAME ADDRESS raft id N voter|stand
 With --http ADDR it serves /metrics for Prometheus, /livez (it is at work; needs no quorum) and /readyz (it can serve; with
 ?verbose why not). A node keeps running when it is promoted or demoted. With --listen or --advertise it has moved, and tells the others.
 SIGTERM and SIGINT hand leadership over and stop cleanly.
-Exits 0 stopped as asked, 10 removed, 11 fenced, 12 store damaged, 13 disk failed, 14 identity refused.
+Exits 0 stopped as asked, 10 removed, 11 fenced, 12 store damaged or of a newer version, 13 disk failed, 14 identity refused.
 --force-new-cluster=G ends generation G (`status` and `inspect` say it) and goes on from this directory alone; left behind
 in a unit file it does no harm: a directory beyond G just starts.
 
@@ -164,13 +172,27 @@ Example:
     #[command(after_help = "\
 Waits for the lock, runs COMMAND, lets the lock go. COMMAND finds the fencing token in QUORATE_FENCING_TOKEN and its key in \
 QUORATE_LOCK_KEY; whatever it changes elsewhere should carry the token, because a lock is advisory: a machine that sleeps loses \
-it without noticing. When its lease is lost meanwhile, COMMAND is killed and the exit code is 3; what COMMAND has started itself \
-goes on, and so does COMMAND when this program is killed: then only the token keeps it from doing harm. Else the exit code is \
-that of COMMAND.
+it without noticing.
+
+COMMAND and what it starts are a process group of their own. The whole group is ended, by TERM and 5 s later by KILL, when \
+the lock is lost (its lease could not be renewed in time or was revoked, or its key was deleted) and when this program is killed. \
+TERM, HUP and INT are passed on to it; after TERM and HUP it has 5 s. Interrupted while it waits, this program leaves the line at \
+once. A terminal cannot suspend COMMAND.
+
+Exits as COMMAND does (128 + N when signal N ended it); else 1 when the lock was lost or not had within --wait, when interrupted \
+while waiting, and when COMMAND does not start; 3 when no manager can be reached; 2 when the command line is wrong.
 
 Example:
   quorate lock nightly-backup --data-dir /var/lib/quorate -- /usr/local/bin/backup --all")]
     Lock(Lock),
+    /// What `lock` starts to run its command
+    #[command(
+        hide = true,
+        after_help = "\
+Example:
+  quorate under-lock 4711 -- /usr/local/bin/backup --all"
+    )]
+    UnderLock(UnderLock),
     /// List nodes, change what they are asked to be, remove them
     #[command(
         subcommand,
@@ -219,6 +241,18 @@ Example:
   quorate policy set --lost-after 10s --data-dir /var/lib/quorate"
     )]
     Policy(PolicyVerb),
+    /// See how far a rolling upgrade is, and finish it
+    #[command(
+        subcommand,
+        after_help = "\
+A newer quorate is installed on one manager after the other, while the cluster works; what the newer version brings is enabled
+only by `upgrade finish`, and until then every manager can go back.
+
+Example:
+  quorate upgrade status --data-dir /var/lib/quorate
+  quorate upgrade finish --data-dir /var/lib/quorate"
+    )]
+    Upgrade(UpgradeVerb),
     /// Move leadership
     #[command(
         subcommand,

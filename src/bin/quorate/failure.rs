@@ -190,6 +190,7 @@ impl From<StartError> for Failure {
             StartError::InUse(_) => "in_use",
             StartError::Damaged(_) => "damaged",
             StartError::Locked(_) => "locked",
+            StartError::NeedsVersion(_) => "needs_version",
             StartError::Disk(_) => "disk",
             StartError::Address(_) => "address",
             StartError::Unavailable(_) => "unavailable",

@@ -11,6 +11,7 @@ mod args_kv;
 mod args_lease;
 mod args_membership;
 mod args_node;
+mod args_upgrade;
 mod assign;
 mod bench;
 mod check;
@@ -22,6 +23,7 @@ mod kv;
 mod kv_txn;
 mod kv_watch;
 mod lease;
+mod lock;
 mod manual;
 mod node;
 mod nodes;
@@ -31,6 +33,7 @@ mod recover;
 mod status;
 mod target;
 mod tokens;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -138,7 +141,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::local(format!("the system gives no threads: {error}")))?;
     runtime.block_on(async {
         let done = match cli.verb {
-            Verb::Lock(lock) => return Box::pin(lease::lock(lock, &global)).await,
+            Verb::Lock(lock) => return Box::pin(lock::run(lock, &global)).await,
+            Verb::UnderLock(command) => return Box::pin(lock::supervise(command)).await,
             Verb::Lease(verb) => Box::pin(lease::run(verb, &global, output)).await,
             Verb::Init(init) => Box::pin(node::init(init, &global, output)).await,
             Verb::Join(join) => Box::pin(node::join(join, &global, output)).await,
@@ -150,6 +154,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Verb::Leave(leave) => Box::pin(nodes::leave(leave, &global, output)).await,
             Verb::Token(verb) => Box::pin(tokens::run(verb, &global, output)).await,
             Verb::Policy(verb) => Box::pin(policy::run(verb, &global, output)).await,
+            Verb::Upgrade(verb) => Box::pin(upgrade::run(verb, &global, output)).await,
             Verb::Leader(Leader::Transfer { to }) => admin::transfer(to.as_deref(), &global, output).await,
             Verb::Inspect(Inspect { configurations: true, keys }) => recover::configurations(&keys, &global, output),
             Verb::Inspect(Inspect { keys, .. }) => node::inspect(&keys, &global, output),
