@@ -163,6 +163,31 @@ async fn whoever_modifies_a_row_is_counted_once_however_many_do_at_a_time() {
     cluster.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_overtaken_every_time_is_told_at_the_deadline_and_has_changed_nothing() {
+    let cluster = Cluster::founded().await;
+    let counters = cluster.any().client().table::<u64>("counters/").with_codec(Text);
+    counters.create("hits", 0).await.unwrap();
+    // Given somebody who writes the row between each read and the write after it
+    let (other, runtime) = (counters.clone(), tokio::runtime::Handle::current());
+    let mut overtaken = 0_u64;
+    let told = counters
+        .modify("hits", |count| {
+            overtaken += 1;
+            *count = 1_000_000;
+            let value = overtaken;
+            tokio::task::block_in_place(|| runtime.block_on(async { other.put("hits", &value).await })).unwrap();
+        })
+        .deadline(Duration::from_millis(500))
+        .await
+        .unwrap_err();
+    // Then it was tried anew each time, and ends with that word and nothing done
+    assert!(matches!(told, Error::Conflict { .. }), "{told:?}");
+    assert!(overtaken > 1, "it was tried again");
+    assert_eq!(counters.get("hits").await.unwrap().unwrap().value, overtaken);
+    cluster.stop().await;
+}
+
 #[tokio::test]
 async fn rows_of_several_tables_go_together_and_with_a_lease() {
     let cluster = Cluster::founded().await;
