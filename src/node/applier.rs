@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use quorate_core::consensus::io::{Input, Records};
 use quorate_core::id::{LogIndex, Revision};
-use quorate_core::ports::{LogReset, StagedId, Staging, StateRead, StoreResult};
+use quorate_core::ports::{LogReset, MetaStore, StagedId, Staging, StateRead, StoreResult};
 use quorate_core::state::Machine;
 use quorate_core::state::contract::{Applied, ApplyError, Committed, Outcome, StateStatus};
 use tokio::sync::mpsc::error::TryRecvError;
@@ -68,6 +68,8 @@ pub(super) struct Applier {
     pub(super) reports: mpsc::Sender<Input>,
     /// As of the last round that changed one.
     pub(super) records: Arc<Records>,
+    /// Where it is marked which version the directory needs.
+    pub(super) meta: Arc<dyn MetaStore>,
     pub(super) changes: Arc<Changes>,
     /// Superseded records may be left that can go.
     pub(super) untrimmed: bool,
@@ -77,10 +79,10 @@ pub(super) struct Applier {
 
 impl Applier {
     /// Runs until the inbox closes or something is final.
-    pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
         self.measure();
         self.meters.revision.set(self.machine.status().revision.0 as f64);
-        while let Some(job) = self.next(&mut inbox) {
+        while let Some(job) = self.next(&mut inbox).await {
             let report = match job {
                 Job::Trim => self.trim().err().map(Input::ApplyFailed),
                 Job::Apply { entries, waiters } => Some(self.apply(&entries, waiters)),
@@ -108,7 +110,7 @@ impl Applier {
             };
             if let Some(report) = report {
                 let last = matches!(report, Input::ApplyFailed(_) | Input::StoreFailed(_));
-                if self.reports.blocking_send(report).is_err() || last {
+                if self.reports.send(report).await.is_err() || last {
                     return;
                 }
             }
@@ -116,9 +118,9 @@ impl Applier {
     }
 
     /// What to do next: what somebody wants, else what is left to be removed, else nothing until somebody wants something.
-    fn next(&self, inbox: &mut mpsc::Receiver<Job>) -> Option<Job> {
+    async fn next(&self, inbox: &mut mpsc::Receiver<Job>) -> Option<Job> {
         if !self.untrimmed {
-            return inbox.blocking_recv();
+            return inbox.recv().await;
         }
         match inbox.try_recv() {
             Ok(job) => Some(job),
@@ -185,6 +187,7 @@ impl Applier {
         let view = self.machine.reader().view();
         let records = if applied.records_changed {
             self.records = Arc::new(self.records.follow(&*view, &applied.changed)?);
+            self.meta.require(self.records.cluster.version)?;
             Some(Arc::clone(&self.records))
         } else {
             None
@@ -196,6 +199,7 @@ impl Applier {
     fn anew(&mut self) -> StoreResult<Arc<Records>> {
         let view = self.machine.reader().view();
         self.records = Arc::new(Records::read(&*view)?);
+        self.meta.require(self.records.cluster.version)?;
         self.changes.installed(&*view, self.machine.status().revision)?;
         self.watches.installed(self.machine.status().revision);
         Ok(Arc::clone(&self.records))
