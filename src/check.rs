@@ -188,6 +188,7 @@ pub(crate) async fn look_both_ways(
 }
 
 /// Looks at one manager from here, over UDP, with an operator's identity; it looks at its ways to all others.
+/// Changes nothing; cancel safe.
 ///
 /// # Errors
 /// `Unavailable` when there is no way to it, or no answer, within `patience` each.

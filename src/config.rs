@@ -88,7 +88,6 @@ pub(crate) fn random_u64() -> Result<u64, Error> {
 }
 
 /// A number from 0 to 1.
-#[cfg(feature = "worker")]
 pub(crate) fn chance() -> f64 {
     let mut bytes = [0; 4];
     let drawn = getrandom::fill(&mut bytes).map(|()| u32::from_be_bytes(bytes));

@@ -7,6 +7,8 @@ pub mod check;
 mod client;
 pub mod config;
 mod error;
+#[cfg(feature = "manager")]
+pub mod keys;
 pub mod membership;
 #[cfg(feature = "manager")]
 pub mod metrics;
@@ -20,8 +22,8 @@ pub use client::{
     AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Change, Changes, Client, Codec, CodecError,
     Election, Entry, GetBuilder, Identity, ItemReport, Json, Kv, Leader, Leading, Lease, LeaseInfo, LeaseKeeper,
     Leases, LockBuilder, LockGuard, Mirror, MirrorBuilder, ModifyBuilder, NodeChange, NodeUpdate, Nodes, Observer,
-    Policy, PolicyChange, RangeBuilder, RangePage, Recovered, Row, RowBuilder, RowChange, RowChanges, RowWriteBuilder,
-    Rows, RowsBuilder, RowsWatched, ScopedClient, Table, TableMirror, TableMirrorBuilder, TableWatch,
+    Place, Policy, PolicyChange, RangeBuilder, RangePage, Recovered, Row, RowBuilder, RowChange, RowChanges,
+    RowWriteBuilder, Rows, RowsBuilder, RowsWatched, ScopedClient, Table, TableMirror, TableMirrorBuilder, TableWatch,
     TableWatchBuilder, TokenBuilder, Tokens, TxnBuilder, TxnOutcome, Watch, WatchBuilder, Watched, WriteBuilder,
     compare, operation,
 };
@@ -32,7 +34,10 @@ pub use node::{
     runner,
 };
 #[cfg(feature = "manager")]
-pub use node::{Configurations, Fenced, Inspection, Lead, Recover, fenced, inspect, inspect_configurations};
+pub use node::{
+    Configurations, Fenced, Inspection, Lead, Recover, fenced, fenced_with, inspect, inspect_configurations,
+    inspect_configurations_with, inspect_with,
+};
 pub use quorate_core::txn::{Compare, Op as Operation};
 
 /// What tests and benches of this crate hold besides; no part of the crate without the feature `testing`.

@@ -252,6 +252,10 @@ table! {
             "Workers that have their session with this manager.";
         requests_under_way: Gauge Count "quorate_requests_under_way"
             "Requests that this manager has not answered yet.";
+        request_bytes: Gauge Bytes "quorate_request_bytes_under_way"
+            "Bytes of the requests, of clients and of other managers, that this manager has read and not answered yet; such below 4 KiB count nothing. At most 64 MiB for each of the two.";
+        requests_turned_away: Counter Count "quorate_requests_turned_away_total"
+            "Requests that were not read because too many bytes were under way and waiting; who asked tries again a little later.";
         certificate: Gauge Days "quorate_certificate_days_left"
             "Days until this node's certificate runs out; it is renewed at half of its life, 90 days by default. Negative: it has run out.";
         ready: Gauge Count "quorate_ready"

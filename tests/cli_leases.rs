@@ -16,7 +16,7 @@ mod cli_support;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use cli_support::{Node, Said, eventually, managers, on};
+use cli_support::{Beside, Node, Said, eventually, managers, on};
 
 fn signal(node: &Node, name: &str) {
     assert!(Command::new("kill").args([&format!("-{name}"), &node.pid().to_string()]).status().unwrap().success());
@@ -87,6 +87,66 @@ fn a_command_runs_under_a_lock_with_its_fencing_token_and_exits_as_it_did() {
     under(&["--", "sh", "-c", &nested]).exits(1).complains(&["held by somebody else"]);
     // and nothing is left of any.
     assert_eq!(on(node, &["lease", "list", "--json"]).exits(0).json()["leases"].as_array().unwrap().len(), 0);
+}
+
+/// Says who it is, starts something that outlives it unless the whole group is ended, and waits.
+const HOLDS: &str = "sleep 1000 & echo $$ $! $QUORATE_LOCK_KEY; wait";
+
+fn is_alive(pid: &str) -> bool {
+    // What has ended and was not waited for yet is not alive.
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[test]
+fn a_command_under_a_lock_ends_with_the_process_that_holds_it_and_with_the_lock() {
+    let place = tempfile::tempdir().unwrap();
+    let node = &managers(place.path(), 1)[0];
+    let under = |script: &str| {
+        // Nothing here waits for a lease to run out.
+        Beside::start(&["--data-dir", node.dir(), "lock", "job", "--ttl", "1h", "--", "sh", "-c", script])
+    };
+    let words = |line: String| -> Vec<String> { line.split(' ').map(str::to_owned).collect() };
+    let all_gone = |pids: &[String]| {
+        eventually("command and what it started are gone", || (!pids.iter().any(|pid| is_alive(pid))).then_some(()));
+    };
+    let leases = || on(node, &["lease", "list", "--json"]).exits(0).json()["leases"].as_array().unwrap().len();
+
+    // When the lock's key is deleted, then it is noticed, and the whole group is ended
+    let mut held = under(HOLDS);
+    let said = words(held.says());
+    assert!(said[..2].iter().all(|pid| is_alive(pid)), "{said:?}");
+    on(node, &["kv", "del", &said[2]]).exits(0);
+    assert_eq!(held.ends(), Some(1));
+    all_gone(&said[..2]);
+    assert_eq!(leases(), 0);
+
+    // When it is told to end, then so is the command, whose exit code it is,
+    for (signal, code) in [("TERM", 9), ("HUP", 10), ("INT", 11)] {
+        let mut held =
+            under("trap 'exit 9' TERM; trap 'exit 10' HUP; trap 'exit 11' INT; echo; while :; do sleep 0.1; done");
+        held.says();
+        held.signal(signal);
+        assert_eq!(held.ends(), Some(code), "{signal}");
+    }
+    // and one that does not listen is killed.
+    let mut deaf = under("trap '' TERM; echo; while :; do sleep 0.1; done");
+    deaf.says();
+    deaf.signal("TERM");
+    assert_eq!(deaf.ends(), Some(128 + 9));
+
+    // When one who waits is interrupted, then it leaves the line at once
+    let mut held = under(HOLDS);
+    let said = words(held.says());
+    let mut waiting = under("echo never");
+    eventually("it waits in line", || (leases() == 2).then_some(()));
+    waiting.signal("INT");
+    assert_eq!(waiting.ends(), Some(1));
+    assert_eq!(leases(), 1);
+
+    // When the process that holds it is killed, then the whole group ends all the same
+    held.signal("KILL");
+    held.ends();
+    all_gone(&said[..2]);
 }
 
 #[test]

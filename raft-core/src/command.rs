@@ -12,7 +12,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::id::{ClientId, RequestId};
-use crate::txn::Txn;
+use crate::txn::{Op, OpKind, Txn};
 
 /// The newest command format that this build reads, and the cluster version it can support (design section 4, rule 12).
 pub const COMMAND_VERSION: u32 = 1;
@@ -108,7 +108,7 @@ pub enum LeaseOrderKind {
 
 /// End leases whose time is over, each with its keys in one revision: void unless the entry that carries it has the term of
 /// the leadership that counted the time. Of the leases named as many end as have no more than
-/// [`crate::limits::LEASE_KEYS_MAX`] keys together, at least one; whoever proposed it looks which are left.
+/// [`crate::limits::LEASE_KEYS_MAX`] keys, and [`crate::limits::LEASE_BYTES_MAX`] bytes of them, together, at least one; whoever proposed it looks which are left.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ExpireLeases {
     /// The term that counted.
@@ -182,6 +182,24 @@ impl From<CommandKind> for Command {
 }
 
 impl Command {
+    /// Whether it may remove far more than it carries: a range of keys, or leases with all of theirs.
+    pub fn removes_many(&self) -> bool {
+        let ranges = |txn: &Txn| {
+            let range = |op: &Op| matches!(&op.kind, Some(OpKind::Delete(delete)) if !delete.end.is_empty());
+            txn.then.iter().chain(&txn.or_else).any(range)
+        };
+        match &self.kind {
+            Some(CommandKind::Request(request)) => {
+                let revokes =
+                    request.lease.as_ref().is_some_and(|order| matches!(order.kind, Some(LeaseOrderKind::Revoke(_))));
+                revokes || request.txn.as_ref().is_some_and(ranges)
+            }
+            Some(CommandKind::System(txn)) => ranges(txn),
+            Some(CommandKind::ExpireLeases(_)) => true,
+            Some(CommandKind::Compact(_) | CommandKind::ExpireClients(_) | CommandKind::Recovered(_)) | None => false,
+        }
+    }
+
     /// The format version that a member needs to apply this command.
     pub const fn version(&self) -> u32 {
         match self.kind {

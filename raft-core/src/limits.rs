@@ -32,6 +32,9 @@ pub const STORE_QUOTA_BYTES: u64 = 8 * 1024 * 1024 * 1024;
 pub const STORE_QUOTA_BYTES_MIN: u64 = 16 * 1024 * 1024;
 /// Most keys that the deletes of one transaction may remove together.
 pub const DELETE_KEYS_MAX: u64 = 10_000;
+/// Most bytes of keys and values that the deletes of one transaction may remove together: all of it is in memory at apply,
+/// and becomes history in one batch.
+pub const DELETE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Shortest time that a lease may be granted for, milliseconds: above an election on the fastest timing.
 pub const LEASE_TTL_MS_MIN: u64 = 1_000;
 /// Longest time that a lease may be granted for, milliseconds: 365 days.
@@ -40,6 +43,8 @@ pub const LEASE_TTL_MS_MAX: u64 = 365 * 24 * 3_600 * 1_000;
 pub const LEASES_MAX: u64 = 100_000;
 /// Keys attached to one lease: they go in one revision, as those of the largest delete do.
 pub const LEASE_KEYS_MAX: u64 = DELETE_KEYS_MAX;
+/// Bytes of the keys and values attached to one lease: they go in one revision, as those of the largest delete do.
+pub const LEASE_BYTES_MAX: u64 = DELETE_BYTES_MAX;
 /// Leases, or keys of one lease, in one answer.
 pub const LEASE_PAGE_MAX: usize = 1_000;
 /// Digests by revision that a manager keeps in memory to compare with the others.
@@ -64,4 +69,5 @@ pub const WATCH_PART_BYTES: usize = 256 * 1024;
 pub const SNAPSHOT_CHUNK_BYTES: usize = 1024 * 1024;
 
 const _: () = assert!(VALUE_BYTES_MAX + KEY_BYTES_MAX < TXN_BYTES_MAX);
+const _: () = assert!((2 * TXN_BYTES_MAX) as u64 <= DELETE_BYTES_MAX);
 const _: () = assert!(RANGE_BYTES_MAX >= VALUE_BYTES_MAX + KEY_BYTES_MAX);

@@ -53,6 +53,26 @@ pub enum StoreError {
         /// The newest format this binary knows.
         supported: u32,
     },
+    /// The store has a layout from before any release.
+    #[error(
+        "the store has format {found}, this binary reads format {supported}: no release ever wrote the older one, and its \
+         records are not sealed. Nothing was changed; export what it holds with the quorate that wrote it, and make the node \
+         anew in another directory"
+    )]
+    FormatTooOld {
+        /// The format found.
+        found: u32,
+        /// The oldest format this binary knows.
+        supported: u32,
+    },
+    /// The store is sealed, and the key that opens it was not given. Nothing was changed.
+    #[error("the store is sealed with {wanted}: {found}")]
+    KeyWanted {
+        /// Which key, in words; no secret in it.
+        wanted: String,
+        /// What was given instead, in words.
+        found: String,
+    },
     /// Another process has the store open.
     #[error("the store is in use by another process{}", holder.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
     Locked {

@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use quorate_core::command::{Command, CommandKind, ExpireLeases, LeaseOrder, LeaseOrderKind, Request};
 use quorate_core::id::{LeaseId, Term};
 use quorate_core::keyspace::Section;
-use quorate_core::limits::{LEASE_KEYS_MAX, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LEASES_MAX};
+use quorate_core::limits::{LEASE_BYTES_MAX, LEASE_KEYS_MAX, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LEASES_MAX};
 use quorate_core::state::contract::{LeaseChange, LeaseEvent, Outcome, Refusal};
 use quorate_core::state::{LeaseRecord, read};
 use quorate_core::txn::{Compare, Delete, Op, OpResultKind, Operand, Put, Relation, Txn, TxnResult};
@@ -113,8 +113,9 @@ fn a_key_is_attached_moved_and_detached_by_the_puts_and_deletes_that_write_it() 
     assert_eq!((keys_of(&member, a), keys_of(&member, b)), (vec![], vec!["x".into(), "z".to_owned()]));
     member.done(system(Txn::of(Delete { key: key(b"x"), ..Delete::default() })));
     assert_eq!(keys_of(&member, b), ["z"]);
-    assert_eq!(lease_of(&member, a), Some(LeaseRecord { ttl_ms: 5_000, keys: 0 }));
-    assert_eq!(lease_of(&member, b), Some(LeaseRecord { ttl_ms: 5_000, keys: 1 }));
+    assert_eq!(lease_of(&member, a), Some(LeaseRecord { ttl_ms: 5_000, keys: 0, bytes: 0 }));
+    let of_b = lease_of(&member, b).unwrap();
+    assert!(of_b.ttl_ms == 5_000 && of_b.keys == 1 && of_b.bytes > 0, "{of_b:?}");
     // What was moved or taken off stays when the lease ends.
     member.done(revoke(1, 3, a));
     assert!(member.get("y").is_some());
@@ -265,6 +266,41 @@ fn a_lease_takes_so_many_keys_and_an_expiry_as_many_at_once() {
     assert_eq!(member.revision(), before + 1);
     assert_eq!((lease_of(&member, full), lease_of(&member, small).unwrap().keys), (None, 1));
     member.done(expire(1, [full, small]));
+    assert_eq!(member.contents(0).unwrap(), []);
+    member.check();
+}
+
+#[test]
+fn a_lease_takes_so_many_bytes_and_an_expiry_as_many_at_once() {
+    // Given two leases, one with as much on it as may be
+    let mut member = Member::founded();
+    let (full, small) = (member.done(grant(1, 1)).lease, member.done(grant(1, 2)).lease);
+    let large = |name: &str, lease: u64, bytes: usize| -> Op {
+        Put { key: key(name), value: vec![b'x'; bytes].into(), lease, ..Put::default() }.into()
+    };
+    let mut count = 0;
+    let refusal = loop {
+        match member.run(system(txn([large(&format!("k{count:02}"), full, 1 << 20)]))) {
+            Outcome::Done(_) => count += 1,
+            Outcome::Refused(refusal) => break refusal,
+        }
+    };
+    // Then what is over it is refused by the limit's name, while the record says how much there is,
+    assert!(matches!(refusal, Refusal::Limit { limit: "LEASE_BYTES_MAX", .. }), "{refusal}");
+    let record = lease_of(&member, full).unwrap();
+    assert_eq!((record.keys, count), ((LEASE_BYTES_MAX >> 20) - 1, (LEASE_BYTES_MAX >> 20) - 1));
+    assert!(record.bytes > count << 20 && record.bytes <= LEASE_BYTES_MAX, "{record:?}");
+    // a value in the place of one of the same size fits, and a smaller one makes room,
+    member.done(system(txn([large("k00", full, 1 << 20)])));
+    assert_eq!(lease_of(&member, full).unwrap(), record);
+    member.done(system(txn([large("k00", full, 1)])));
+    assert_eq!(lease_of(&member, full).unwrap().bytes, record.bytes - (1 << 20) + 1);
+    member.done(system(txn([large("k00", small, 1 << 20)])));
+    member.done(system(txn([large("k99", full, 1 << 20)])));
+    // and of two that expire together the second is left for the next command.
+    member.done(expire(1, [full, small]));
+    assert_eq!((lease_of(&member, full), lease_of(&member, small).unwrap().keys), (None, 1));
+    member.done(expire(1, [small]));
     assert_eq!(member.contents(0).unwrap(), []);
     member.check();
 }

@@ -11,13 +11,13 @@ mod common;
 
 use bytes::Bytes;
 use common::*;
-use quorate_core::command::Command;
+use quorate_core::command::{Command, LeaseOrderKind};
 use quorate_core::keyspace::Section;
 use quorate_core::limits::STORE_QUOTA_BYTES;
 use quorate_core::membership::record::ClusterRecord;
 use quorate_core::state::contract::{Outcome, Refusal, StoreUsage};
 use quorate_core::state::read;
-use quorate_core::txn::{Delete, Put};
+use quorate_core::txn::{Delete, Op, Put};
 
 fn usage(member: &Member) -> StoreUsage {
     read::usage(&*member.store.view()).unwrap()
@@ -139,6 +139,30 @@ fn the_alarm_stays_until_nine_tenths_of_the_quota_are_left_or_the_quota_is_raise
     fill(&mut member);
     member.done(with_quota(2 * quota));
     member.done(system(txn([put("small", b"more")])));
+    member.check();
+}
+
+#[test]
+fn leases_and_what_is_attached_to_them_are_counted_and_a_full_store_grants_none() {
+    let mut member = with_room(3_000);
+    // When a lease is granted, and a key is attached to it, then both take room, and give it back
+    let before = usage(&member).live;
+    let lease = member.done(grant(7, 1)).lease;
+    let granted = usage(&member).live;
+    assert!(granted > before);
+    let attached = |lease| Op::from(Put { key: key("k"), value: Bytes::from_static(b"v"), lease, ..Put::default() });
+    member.done(system(txn([attached(0)])));
+    let alone = usage(&member).live;
+    member.done(system(txn([attached(lease)])));
+    assert!(usage(&member).live > alone, "its place in the lease's index counts");
+    member.check();
+    // and once the store is full no more are granted.
+    fill(&mut member);
+    let refused = member.refused(grant(7, 2));
+    assert!(matches!(refused, Refusal::StoreFull { .. }), "{refused}");
+    let full = usage(&member).live;
+    member.done(order(7, 3, LeaseOrderKind::Revoke(lease)));
+    assert!(usage(&member).live < full);
     member.check();
 }
 

@@ -323,6 +323,32 @@ fn a_transaction_refused_in_its_middle_leaves_nothing_behind() {
     member.check();
 }
 
+#[test]
+fn a_delete_of_too_many_bytes_is_refused_with_the_way_to_do_it_in_parts() {
+    // Given as many values of a mebibyte as one delete may remove, and one more
+    let mut member = Member::founded();
+    let large = "x".repeat(1 << 20);
+    for number in 0..DELETE_BYTES_MAX >> 20 {
+        member.done(system(txn([put(format!("k{number:02}"), &large)])));
+    }
+    // When all are deleted at once, as a range or one by one, then nothing is, and the refusal says what to do
+    let (hash, revision) = (member.hash(), member.revision());
+    let all = Delete { key: key("k"), end: key("l"), ..Delete::default() };
+    let one_by_one: Vec<Op> = (0..DELETE_BYTES_MAX >> 20).map(|number| delete(format!("k{number:02}"))).collect();
+    for ops in [vec![all.into()], one_by_one] {
+        let refusal = member.refused(system(txn(ops)));
+        assert!(matches!(refusal, Refusal::Limit { limit: "DELETE_BYTES_MAX", .. }), "{refusal}");
+        assert!(refusal.to_string().contains("in parts"), "{refusal}");
+        assert_eq!((member.hash(), member.revision()), (hash, revision));
+    }
+    // And in two parts it goes, also in one round of entries
+    let part =
+        |from: &str, to: &str| system(txn([Delete { key: key(from), end: key(to), ..Delete::default() }.into()]));
+    member.try_run(vec![part("k", "k32"), part("k32", "l")]).unwrap();
+    assert_eq!(member.contents(0).unwrap(), []);
+    member.check();
+}
+
 fn limit_of(member: &mut Member, txn: Txn) -> &'static str {
     let expected = check_txn(&txn).unwrap_err();
     let refusal = member.refused(system(txn));

@@ -13,6 +13,13 @@ use super::{Answered, Client};
 use crate::config;
 use crate::error::{Error, Result};
 
+/// Before the second attempt; it doubles, up to
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+/// so much,
+const PAUSE_MAX: Duration = Duration::from_millis(200);
+/// or so much where managers say that they have too much to do.
+const PAUSE_BUSY: Duration = Duration::from_secs(1);
+
 /// How a request failed, as far as the client itself must know.
 pub(super) enum Failed {
     /// The managers no longer know the client, and no other copy of the request is on its way: nothing was done.
@@ -91,7 +98,8 @@ impl Client {
         let mut open = false;
         let mut round = Round::default();
         let mut last: Option<Error> = None;
-        let mut pause = Duration::from_millis(10);
+        let mut busy;
+        let mut pause = PAUSE_MIN;
         // A hand-over cannot be sent twice without harm; everything else is exactly-once or only reads.
         let repeatable = !matches!(kind, api::request::Kind::Transfer(_));
         let mut attempt = way.attempt().filter(|_| repeatable);
@@ -103,7 +111,7 @@ impl Client {
             let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
             let request = api::Request { deadline_ms, kind: Some(kind.clone()) };
             let patience = left.min(attempt.unwrap_or(left));
-            attempt = attempt.map(config::longer);
+            let began = Instant::now();
             match way.call(request, patience, round.asked()).await {
                 Ok(Answered { by, response: api::Response { kind: Some(api::response::Kind::Error(error)) } }) => {
                     let may_be_done = matches!(error.code(), api::Code::Unknown);
@@ -123,6 +131,7 @@ impl Client {
                     } else {
                         round.restart();
                     }
+                    busy = matches!(error, Error::Overloaded(_));
                     last = Some(error);
                 }
                 Ok(Answered { response: api::Response { kind: Some(kind) }, .. }) => return Ok(kind),
@@ -139,18 +148,28 @@ impl Client {
                         ))
                         .into());
                     }
-                    round.unreachable(&error.unreachable);
-                    if !round.is_grave() {
-                        last = Some(Error::Unavailable(error.message));
+                    busy = error.busy;
+                    if busy {
+                        round.restart();
+                        last = Some(Error::Overloaded(error.message));
+                    } else {
+                        round.unreachable(&error.unreachable);
+                        if !round.is_grave() {
+                            last = Some(Error::Unavailable(error.message));
+                        }
                     }
                 }
             }
             if let Some(lost) = round.end(way.managers()).filter(|_| !open) {
                 return Err(lost.into());
             }
+            // An attempt lasts as long as the manager that took it lives. The next one waits for longer than that, and not
+            // for as long as everybody else's, or a cluster with too much to do would get it again, all at once.
+            attempt = attempt
+                .map(|attempt| config::longer(attempt.max(began.elapsed())).mul_f64(0.75 + config::chance() / 2.0));
             let left = until.saturating_duration_since(Instant::now());
-            tokio::time::sleep(pause.min(left)).await;
-            pause = (pause * 2).min(Duration::from_millis(200));
+            tokio::time::sleep(pause.mul_f64(0.5 + config::chance() / 2.0).min(left)).await;
+            pause = (pause * 2).min(if busy { PAUSE_BUSY } else { PAUSE_MAX });
         }
     }
 

@@ -6,16 +6,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_core::txn::Compare;
 
 use super::kv::Entry;
 use super::queue::{self, Place};
+use super::watching::{Watch, Watched};
 use super::{Client, operation};
 use crate::config;
 use crate::error::{Error, Result};
-
-/// Between two looks at who leads.
-const LOOK: Duration = Duration::from_millis(200);
 
 /// An election by its name.
 #[derive(Debug, Clone)]
@@ -77,7 +74,7 @@ impl Election {
 
     /// Follows who leads, from who leads now on.
     pub fn observe(&self) -> Observer {
-        Observer { election: self.clone(), known: None }
+        Observer { election: self.clone(), known: None, watch: None, stale: true }
     }
 }
 
@@ -87,11 +84,15 @@ pub struct Observer {
     election: Election,
     /// Who led when it was last told, with what it said; nobody asked yet.
     known: Option<Option<Leader>>,
+    /// Of all keys of the line. It began before who leads was read last.
+    watch: Option<Watch>,
+    /// Something has happened in the line since then.
+    stale: bool,
 }
 
 impl Observer {
     /// Waits until somebody else leads, or nobody does, or the leader says something else of itself; at first it tells at
-    /// once. Who led for a moment between two looks may be left out; a token never goes back.
+    /// once. Who led for a moment only may be left out; a token never goes back.
     ///
     /// Cancel safe.
     ///
@@ -99,12 +100,36 @@ impl Observer {
     /// See [`Error`]; it can be asked again after one.
     pub async fn next(&mut self) -> Result<Option<Leader>> {
         loop {
+            let watch = match &mut self.watch {
+                Some(watch) => watch,
+                // The watch first: whatever happens after the read is told.
+                None => {
+                    self.stale = true;
+                    let line = queue::prefix_of(&self.election.name);
+                    self.watch.insert(self.election.client.kv().watch(line).prefix().keys_only().await?)
+                }
+            };
+            if !self.stale {
+                match watch.next().await {
+                    Ok(Watched::Changes(_)) => self.stale = true,
+                    Ok(Watched::Bookmark(_)) => continue,
+                    // The watch goes on when it is asked again.
+                    Err(error) if error.is_retryable() => return Err(error),
+                    Err(error) => {
+                        self.watch = None;
+                        if queue::begins_anew(&error) {
+                            continue;
+                        }
+                        return Err(error);
+                    }
+                }
+            }
             let leader = self.election.leader().await?;
+            self.stale = false;
             if self.known.as_ref() != Some(&leader) {
                 self.known = Some(leader.clone());
                 return Ok(leader);
             }
-            tokio::time::sleep(LOOK).await;
         }
     }
 }
@@ -112,7 +137,8 @@ impl Observer {
 /// An election that is won, for as long as the lease lasts. It is renewed in the background.
 ///
 /// **Leading is advisory**, as holding a lock is: whatever only the leader may do carries a condition, the
-/// [`fence()`](Self::fence) on writes to this store, or the [`token`](Self::token) towards others.
+/// [`fence()`](Place::fence) on writes to this store, or the [`token`](Place::token) towards others. It answers what its
+/// [`Place`] in the line answers.
 ///
 /// Dropped, it resigns in the background; [`resign`](Self::resign) tells when it has.
 #[derive(Debug)]
@@ -121,34 +147,15 @@ pub struct Leading {
     place: Place,
 }
 
+impl std::ops::Deref for Leading {
+    type Target = Place;
+
+    fn deref(&self) -> &Place {
+        &self.place
+    }
+}
+
 impl Leading {
-    /// The fencing token: unique, and higher than that of every leader before, also over a force-new-cluster.
-    pub const fn token(&self) -> u64 {
-        self.place.token()
-    }
-
-    /// Holds exactly as long as this one leads: as a condition of a transaction it makes the transaction void afterwards.
-    pub fn fence(&self) -> Compare {
-        self.place.fence()
-    }
-
-    /// The key that stands for this leader.
-    pub const fn key(&self) -> &Bytes {
-        self.place.key()
-    }
-
-    /// Whether it leads now, as far as this process can know; a moment later it may not.
-    pub fn is_held(&self) -> bool {
-        self.place.keeper().is_held()
-    }
-
-    /// Waits until leadership is lost: its lease has ended, or may have because it could not be renewed.
-    ///
-    /// Cancel safe.
-    pub async fn lost(&self) {
-        self.place.keeper().lost().await;
-    }
-
     /// Says something else of itself, without an election.
     ///
     /// # Errors

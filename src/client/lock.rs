@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_core::txn::Compare;
 use tokio::time::Instant;
 
 use super::Client;
@@ -45,28 +44,51 @@ impl LockBuilder {
     }
 }
 
+impl LockBuilder {
+    /// Waits as awaiting it does, until `given_up`: then the place in the line is given up before this says `None`, so that
+    /// who comes next need not wait for a lease to run out.
+    ///
+    /// Dropping the future gives the place up in the background.
+    ///
+    /// # Errors
+    /// As awaiting it: `Refused` when the lock is not had within [`wait_at_most`](Self::wait_at_most). See [`Error`].
+    pub async fn unless(self, given_up: impl Future<Output = ()> + Send) -> Result<Option<LockGuard>> {
+        let Self { client, name, ttl, patience } = self;
+        let until = patience.and_then(|patience| Instant::now().checked_add(patience));
+        let late = async {
+            match until {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut given_up = std::pin::pin!(given_up);
+        let place = tokio::select! {
+            taken = Place::take(&client, &name, Bytes::new(), ttl) => taken?,
+            () = &mut given_up => return Ok(None),
+        };
+        let refused = tokio::select! {
+            biased;
+            first = place.first() => return first.map(|()| Some(LockGuard { place })),
+            () = given_up => Ok(None),
+            () = late => Err(Error::Refused(format!(
+                "the lock `{}` is held by somebody else. Nothing was changed; try again later",
+                name.escape_ascii()
+            ))),
+        };
+        // Given up before that is said: a process that ends now leaves nobody in line. Else its lease runs out.
+        let _ = place.leave().await;
+        refused
+    }
+}
+
 impl IntoFuture for LockBuilder {
     type Output = Result<LockGuard>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let Self { client, name, ttl, patience } = self;
-            let until = patience.and_then(|patience| Instant::now().checked_add(patience));
-            let place = Place::take(&client, &name, Bytes::new(), ttl).await?;
-            let waited = match until {
-                None => Some(place.first().await),
-                Some(until) => tokio::time::timeout_at(until, place.first()).await.ok(),
-            };
-            if let Some(first) = waited {
-                return first.map(|()| LockGuard { place });
-            }
-            // Given up before that is said: a process that ends now leaves nobody in line. Else its lease runs out.
-            let _ = place.leave().await;
-            Err(Error::Refused(format!(
-                "the lock `{}` is held by somebody else. Nothing was changed; try again later",
-                name.escape_ascii()
-            )))
+            let held = self.unless(std::future::pending()).await?;
+            held.ok_or_else(|| Error::Internal("a lock was given up by nobody".into()))
         })
     }
 }
@@ -75,8 +97,8 @@ impl IntoFuture for LockBuilder {
 ///
 /// **A lock is advisory.** Its holder may lose it without noticing at once: a process that sleeps, a network that is cut. Until
 /// it notices, two hold it in their own view. So whatever must be done by the holder only has to carry a condition: writes to
-/// this store [`fence()`](Self::fence), others the [`token`](Self::token), which their receiver compares with the highest it
-/// has seen.
+/// this store [`fence()`](Place::fence), others the [`token`](Place::token), which their receiver compares with the highest it
+/// has seen. It answers what its [`Place`] in the line answers.
 ///
 /// ```no_run
 /// # async fn example(client: quorate::Client) -> quorate::Result<()> {
@@ -95,36 +117,15 @@ pub struct LockGuard {
     place: Place,
 }
 
+impl std::ops::Deref for LockGuard {
+    type Target = Place;
+
+    fn deref(&self) -> &Place {
+        &self.place
+    }
+}
+
 impl LockGuard {
-    /// The fencing token: the revision at which this holder got in line. Unique, and higher than that of every earlier holder,
-    /// also over a force-new-cluster.
-    pub const fn token(&self) -> u64 {
-        self.place.token()
-    }
-
-    /// Holds exactly as long as the lock is held by this holder: as a condition of a transaction it makes the transaction void
-    /// once the lock is lost.
-    pub fn fence(&self) -> Compare {
-        self.place.fence()
-    }
-
-    /// The key that stands for this holder.
-    pub const fn key(&self) -> &Bytes {
-        self.place.key()
-    }
-
-    /// Whether it is held now, as far as this process can know; a moment later it may not be.
-    pub fn is_held(&self) -> bool {
-        self.place.keeper().is_held()
-    }
-
-    /// Waits until the lock is lost: its lease has ended, or may have because it could not be renewed.
-    ///
-    /// Cancel safe.
-    pub async fn lost(&self) {
-        self.place.keeper().lost().await;
-    }
-
     /// Lets it go; the next in line has it then.
     ///
     /// When the future is dropped it is let go in the background.

@@ -20,10 +20,12 @@ mod nodes;
 mod once_tests;
 mod policy;
 mod queue;
+mod ranges;
 mod remote;
 mod round;
 mod scope;
 mod sequence;
+mod stream;
 mod table;
 mod tokens;
 mod watching;
@@ -49,15 +51,15 @@ use tokio::time::Instant;
 pub use assignments::{AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, ItemReport};
 pub use codec::{Codec, CodecError, Json};
 pub use election::{Election, Leader, Leading, Observer};
-pub use kv::{
-    Entry, GetBuilder, Kv, RangeBuilder, RangePage, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation,
-};
+pub use kv::{Entry, Kv, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation};
 pub use leases::{Lease, LeaseInfo, LeaseKeeper, Leases};
 pub use lock::{LockBuilder, LockGuard};
 pub use mirror::{Mirror, MirrorBuilder};
 pub use nodes::{NodeChange, NodeUpdate, Nodes};
 pub use policy::{Policy, PolicyChange};
+pub use queue::Place;
 pub use quorate_transport::Identity;
+pub use ranges::{GetBuilder, RangeBuilder, RangePage};
 pub use scope::ScopedClient;
 pub use table::{
     ModifyBuilder, Row, RowBuilder, RowChange, RowChanges, RowWriteBuilder, Rows, RowsBuilder, RowsWatched, Table,
@@ -108,21 +110,36 @@ pub(crate) struct Answered {
 pub(crate) struct CallError {
     /// The request may have reached a manager.
     pub(crate) unknown: bool,
+    /// The manager has too much under way to take it.
+    pub(crate) busy: bool,
     pub(crate) message: String,
     /// The managers, by their numbers, to which no connection came about.
     pub(crate) unreachable: Vec<usize>,
+}
+
+impl CallError {
+    /// A manager, or the way to it, did not take the request: nothing was done.
+    pub(crate) fn not_taken(message: impl Into<String>) -> Self {
+        Self { unknown: false, busy: false, message: message.into(), unreachable: Vec::new() }
+    }
+
+    /// The manager has too much under way: nothing was done.
+    pub(crate) fn busy() -> Self {
+        let message = "the manager has too much under way. Nothing was done; try again a little later";
+        Self { busy: true, ..Self::not_taken(message) }
+    }
 }
 
 #[cfg(feature = "worker")]
 impl CallError {
     /// The only manager that there is could not be asked.
     pub(crate) fn not_sent(message: impl Into<String>) -> Self {
-        Self { unknown: false, message: message.into(), unreachable: vec![0] }
+        Self { unreachable: vec![0], ..Self::not_taken(message) }
     }
 
     /// It was asked, and did not answer.
     pub(crate) fn unanswered(message: impl Into<String>) -> Self {
-        Self { unknown: true, message: message.into(), unreachable: Vec::new() }
+        Self { unknown: true, busy: false, message: message.into(), unreachable: Vec::new() }
     }
 }
 
@@ -170,7 +187,11 @@ struct Shared {
 ///
 /// Every request has a deadline (10 s unless set). Within it, an election is waited out; a lost quorum is told at once,
 /// as [`Error::QuorumLost`], when every manager that the client knows says so or cannot be reached, and at least one says
-/// so. Futures of requests may be dropped at any time: a write may then have been done or not.
+/// so.
+///
+/// **Cancel safety**: the future of any request may be dropped at any time, also that of a builder. A read has then done nothing. A
+/// write, a wish about a node, a token or the policy, a grant or a hand-over may have been done or not, and at most once; nothing
+/// goes on sending it. Where dropping a future means more than that (a place in line, a lease), its documentation says so.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,

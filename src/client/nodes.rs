@@ -133,7 +133,8 @@ impl Wish {
 
 /// A wish about a node, on its way; await it until it is fulfilled.
 ///
-/// A wish that is recorded stays, whether it is waited for or not: whoever leads fulfils it as soon as that can be done.
+/// A wish that is recorded stays, whether it is waited for or not, also when the future is dropped: whoever leads fulfils it as
+/// soon as that can be done.
 #[must_use = "nothing is sent until it is awaited"]
 pub struct NodeChange {
     nodes: Nodes,

@@ -10,11 +10,12 @@ use quorate_core::txn::Compare;
 
 use super::kv::Entry;
 use super::leases::LeaseKeeper;
+use super::watching::Watched;
 use super::{Client, compare, operation};
 use crate::error::{Error, Result};
 
-/// The first pause between two looks at a key that is to go, and the longest.
-const LOOK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// Between two attempts while no manager serves.
+const PAUSE: Duration = Duration::from_millis(200);
 /// Digits of a lease at the end of a key.
 const DIGITS: usize = 16;
 
@@ -24,7 +25,7 @@ fn key_of(name: &[u8], lease: u64) -> Bytes {
 }
 
 /// What all keys of a line begin with.
-fn prefix_of(name: &[u8]) -> Bytes {
+pub(super) fn prefix_of(name: &[u8]) -> Bytes {
     [name, b"/"].concat().into()
 }
 
@@ -37,24 +38,40 @@ pub(super) async fn line(client: &Client, name: &[u8], with_values: bool) -> Res
     Ok(entries)
 }
 
-/// Waits until this version of a key is gone.
+/// Waits until this version of a key is gone: as a watch tells it, and as it is read whenever a watch begins.
 async fn wait_gone(client: &Client, key: &Bytes, create_revision: u64) -> Result<()> {
-    let (mut pause, longest) = LOOK;
     loop {
-        match client.kv().get(key.clone()).await {
-            Ok(Some(entry)) if entry.create_revision == create_revision => {}
-            Ok(Some(_) | None) => return Ok(()),
-            Err(error) if error.is_retryable() => {}
-            Err(error) => return Err(error),
+        match gone(client, key, create_revision).await {
+            // No manager served for as long as a request may take, or the watch has to begin anew.
+            Err(error) if begins_anew(&error) => tokio::time::sleep(PAUSE).await,
+            ended => return ended,
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(longest);
     }
 }
 
-/// A place in the line. Dropped, it is given up in the background.
+/// Whether a watch that ended so only has to be begun anew, with a read.
+pub(super) const fn begins_anew(error: &Error) -> bool {
+    error.is_retryable() || matches!(error, Error::Compacted { .. } | Error::NewGeneration { .. })
+}
+
+async fn gone(client: &Client, key: &Bytes, create_revision: u64) -> Result<()> {
+    // The watch first: whatever happens after the read is told.
+    let mut watch = client.kv().watch(key.clone()).deletes_only().keys_only().await?;
+    let there = client.kv().get(key.clone()).await?;
+    if there.is_none_or(|entry| entry.create_revision != create_revision) {
+        return Ok(());
+    }
+    loop {
+        if let Watched::Changes(_) = watch.next().await? {
+            return Ok(());
+        }
+    }
+}
+
+/// A place in a line, which is what a [lock](super::LockGuard) or a [leadership](super::Leading) is once nobody is before it.
+/// It is kept for as long as its lease is renewed, in the background. Dropped, it is given up in the background.
 #[derive(Debug)]
-pub(super) struct Place {
+pub struct Place {
     client: Client,
     name: Bytes,
     key: Bytes,
@@ -91,7 +108,7 @@ impl Place {
     pub(super) async fn first(&self) -> Result<()> {
         tokio::select! {
             first = self.move_up() => first,
-            () = self.keeper.lost() => Err(self.lost()),
+            () = self.keeper.lost() => Err(self.is_lost()),
         }
     }
 
@@ -100,13 +117,13 @@ impl Place {
             let line = match line(&self.client, &self.name, false).await {
                 Ok(line) => line,
                 Err(error) if error.is_retryable() => {
-                    tokio::time::sleep(LOOK.1).await;
+                    tokio::time::sleep(PAUSE).await;
                     continue;
                 }
                 Err(error) => return Err(error),
             };
             let Some(own) = line.iter().position(|entry| entry.create_revision == self.token) else {
-                return Err(self.lost());
+                return Err(self.is_lost());
             };
             match own.checked_sub(1).and_then(|before| line.get(before)) {
                 Some(before) => wait_gone(&self.client, &before.key, before.create_revision).await?,
@@ -115,7 +132,7 @@ impl Place {
         }
     }
 
-    fn lost(&self) -> Error {
+    fn is_lost(&self) -> Error {
         let lease = self.keeper.id();
         Error::LeaseNotFound {
             lease,
@@ -126,12 +143,43 @@ impl Place {
         }
     }
 
-    pub(super) const fn token(&self) -> u64 {
+    /// The fencing token: the revision at which this one got in line. Unique, and higher than that of everybody before, also
+    /// over a force-new-cluster.
+    pub const fn token(&self) -> u64 {
         self.token
     }
 
-    pub(super) const fn key(&self) -> &Bytes {
+    /// Holds exactly as long as the place does: as a condition of a transaction it makes the transaction void afterwards.
+    pub fn fence(&self) -> Compare {
+        // Nobody else makes a key with this create revision, and it goes with the lease.
+        compare::create_revision(self.key.clone(), self.token)
+    }
+
+    /// The key that stands for it.
+    pub const fn key(&self) -> &Bytes {
         &self.key
+    }
+
+    /// Whether its lease lasts, as far as this process can know; a moment later it may not.
+    pub fn is_held(&self) -> bool {
+        self.keeper.is_held()
+    }
+
+    /// Waits until it is lost: its lease has ended, or may have because it could not be renewed, or somebody has deleted
+    /// its key.
+    ///
+    /// Cancel safe.
+    pub async fn lost(&self) {
+        let deleted = async {
+            if wait_gone(&self.client, &self.key, self.token).await.is_err() {
+                // It cannot be watched: the lease tells in time.
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = self.keeper.lost() => {}
+            () = deleted => {}
+        }
     }
 
     pub(super) const fn keeper(&self) -> &LeaseKeeper {
@@ -140,11 +188,6 @@ impl Place {
 
     pub(super) const fn client(&self) -> &Client {
         &self.client
-    }
-
-    /// Holds as long as the key is there: nobody else makes one with this create revision, and it goes with the lease.
-    pub(super) fn fence(&self) -> Compare {
-        compare::create_revision(self.key.clone(), self.token)
     }
 
     /// Gives it up.

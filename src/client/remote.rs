@@ -150,7 +150,7 @@ impl Remote {
                 Ok((number, made))
             }
             Err(error) => {
-                let error = CallError { unknown: false, message: error.to_string(), unreachable: wanted };
+                let error = CallError { unknown: false, busy: false, message: error.to_string(), unreachable: wanted };
                 current.failed = Some(FailedDial { ended: Instant::now(), error: error.clone() });
                 Err(error)
             }
@@ -180,6 +180,7 @@ impl Remote {
             Connector { stream_window: FEED_WINDOW, keep_alive: FEED_ALIVE, idle: FEED_IDLE, ..Connector::default() };
         let made = self.dial(&wanted, patience, &connector).await.map_err(|error| CallError {
             unknown: false,
+            busy: false,
             message: error.to_string(),
             unreachable: wanted,
         })?;
@@ -218,6 +219,7 @@ fn refused(error: &ConnectError) -> Error {
 fn decode(by: usize, body: Bytes) -> std::result::Result<Answered, CallError> {
     let response = api::Response::decode(body).map_err(|error| CallError {
         unknown: true,
+        busy: false,
         message: format!("the manager's answer cannot be read: {error}"),
         unreachable: Vec::new(),
     })?;
@@ -228,12 +230,17 @@ impl From<RequestError> for CallError {
     fn from(error: RequestError) -> Self {
         let unknown = error.may_have_executed();
         // What it means for the outcome depends on the request: the client says it.
-        let (RequestError::NotSent(message) | RequestError::Unknown(message)) = error;
-        Self { unknown, message, unreachable: Vec::new() }
+        match error {
+            RequestError::NotSent(message) | RequestError::Unknown(message) => {
+                Self { unknown, ..Self::not_taken(message) }
+            }
+            RequestError::Busy => Self::busy(),
+        }
     }
 }
 
-/// An attempt of this length that came to nothing is enough to try another manager, also when this one is heard of.
+/// A manager that has taken the request has so long for the answer: a second copy would only be more work for managers
+/// that have too much of it. After that another one is tried.
 const SLOW: Duration = config::ATTEMPT.saturating_mul(4);
 
 /// Who only listens finds out by silence alone that its manager died: it is asked for a word so often,
@@ -264,16 +271,27 @@ impl Way for Remote {
             let dialled = tokio::time::timeout(left, self.connection(patience.max(config::ATTEMPT * 4), without));
             let (number, InUse { manager, connection }) = dialled.await.map_err(|_elapsed| CallError {
                 unknown: false,
+                busy: false,
                 message: format!("no manager could be reached within {} ms", left.as_millis()),
                 unreachable: Vec::new(),
             })??;
             let several = self.managers.len() > 1;
             let (short, body) = (is_short(&request), request.encode_to_vec().into());
             let heard = connection.heard();
-            let asked = async {
-                if short { connection.call(body, patience).await } else { connection.request(body, patience).await }
+            let most = patience.max(SLOW).min(left);
+            let asking =
+                async { if short { connection.call(body, most).await } else { connection.request(body, most).await } };
+            let mut asking = std::pin::pin!(asking);
+            let answered = match tokio::time::timeout(patience, &mut asking).await {
+                Ok(answered) => answered,
+                // It has taken it, or at least a part: it lives.
+                Err(_elapsed) if connection.heard() > heard => asking.await,
+                Err(_elapsed) => {
+                    let why = format!("nothing was heard from the manager for {} ms", patience.as_millis());
+                    Err(RequestError::Unknown(why))
+                }
             };
-            match asked.await {
+            match answered {
                 Ok(body) => {
                     let answered = decode(manager, body)?;
                     if several && is_better_elsewhere(&answered.response) {
@@ -282,9 +300,13 @@ impl Way for Remote {
                     Ok(answered)
                 }
                 Err(error) => {
-                    // One that is only slow is not left at once: dialling another one, with everybody else who waits,
-                    // would make a cluster that has too much to do still slower.
-                    let busy = connection.heard() > heard && patience < SLOW;
+                    // One that only has too much to do is not left: dialling another one, with everybody else who
+                    // waits, would make the cluster still slower.
+                    let busy = match &error {
+                        RequestError::Busy => true,
+                        RequestError::NotSent(_) => connection.heard() > heard,
+                        RequestError::Unknown(_) => false,
+                    };
                     if connection.is_closed() || (several && !busy) {
                         self.leave(number).await;
                     }
@@ -297,7 +319,8 @@ impl Way for Remote {
     fn feed<'a>(&'a self, request: api::Request, patience: Duration, without: &'a BTreeSet<usize>) -> Fed<'a> {
         Box::pin(async move {
             let over = self.room_for_a_feed(patience, without).await?;
-            let lost = |message: String| CallError { unknown: false, message, unreachable: vec![over.manager] };
+            let lost =
+                |message: String| CallError { unknown: false, busy: false, message, unreachable: vec![over.manager] };
             // Opening waits without a word when as many streams are open as may be.
             match tokio::time::timeout(patience, over.connection.feed(request.encode_to_vec().into())).await {
                 Ok(Ok(receiver)) => Ok(Feeding { by: over.manager, receiver, _over: Some(over) }),
@@ -355,7 +378,7 @@ impl Way for Local {
     fn feed<'a>(&'a self, request: api::Request, patience: Duration, _without: &'a BTreeSet<usize>) -> Fed<'a> {
         Box::pin(async move {
             let asked = self.connection.feed(request.encode_to_vec().into());
-            let lost = |message: String| CallError { unknown: false, message, unreachable: vec![0] };
+            let lost = |message: String| CallError { unknown: false, busy: false, message, unreachable: vec![0] };
             match tokio::time::timeout(patience, asked).await {
                 Ok(Ok(receiver)) => Ok(Feeding { by: 0, receiver, _over: None }),
                 Ok(Err(down)) => Err(lost(down.to_string())),

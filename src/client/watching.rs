@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_core::Stream;
 use prost::Message as _;
 use quorate_core::user;
 use quorate_core::watch::{Filter, Followed, Follower, WatchChange, WatchPart, WatchStart};
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 
 use super::kv::prefix_bounds;
 use super::scope::Scope;
+use super::stream::WatchStream;
 use super::{Client, Entry, Feeding, unexpected};
 use crate::config;
 use crate::error::{Error, Result};
@@ -280,6 +282,17 @@ impl Watch {
                 return Ok(watched);
             }
         }
+    }
+
+    /// The same as a stream, of what [`next`](Self::next) would answer; it ends after an error that is final. One that is retryable
+    /// is told, and the stream goes on.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Watched>> + Send + Unpin {
+        WatchStream::new(self, |mut watch| {
+            Box::pin(async move {
+                let told = watch.next().await;
+                (watch, told)
+            })
+        })
     }
 
     /// Until the watch stands.

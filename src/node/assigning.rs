@@ -29,7 +29,7 @@ fn node_of(id: &[u8]) -> Result<NodeId, Failure> {
 
 impl Service {
     /// Writes items, and user keys with them.
-    pub(super) async fn assign(&self, request: &[u8], until: Instant) -> Result<api::AssignmentsWriteDone, Failure> {
+    pub(super) async fn assign(&self, request: Bytes, until: Instant) -> Result<api::AssignmentsWriteDone, Failure> {
         let (request, mut txn) = requested(request)?;
         let given = assign::check(&txn).map_err(|refusal| refused(&refusal))?;
         self.check_given(&given).await?;

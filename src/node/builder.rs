@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::directory::check_access;
+use super::facts::Layout;
 #[cfg(feature = "manager")]
 use super::recover::Recover;
 use super::renewal::Terms;
@@ -17,6 +18,8 @@ use super::stop::StartError;
 use super::worker::Times;
 use super::{Node, supervisor};
 use crate::config;
+#[cfg(feature = "manager")]
+use crate::keys::Keys;
 use crate::status::NodeRole;
 
 /// What to do with the directory; the same line serves at every boot.
@@ -81,6 +84,10 @@ pub struct NodeBuilder {
     pub(super) space_enough: u64,
     #[cfg(feature = "manager")]
     pub(super) probe: Probe,
+    #[cfg(feature = "manager")]
+    keys: Keys,
+    #[cfg(all(feature = "testing", feature = "manager"))]
+    pub(super) unsealed: bool,
     pub(super) certificates: Terms,
 }
 
@@ -119,6 +126,10 @@ impl NodeBuilder {
             space_enough: config::SPACE_ENOUGH,
             #[cfg(feature = "manager")]
             probe: Probe::default(),
+            #[cfg(feature = "manager")]
+            keys: Keys::default(),
+            #[cfg(all(feature = "testing", feature = "manager"))]
+            unsealed: false,
             certificates: Terms::default(),
         }
     }
@@ -137,6 +148,28 @@ impl NodeBuilder {
     #[cfg(feature = "manager")]
     pub const fn despite_peers(mut self, despite: bool) -> Self {
         self.despite_peers = despite;
+        self
+    }
+
+    /// Where the key comes from that opens this node's store. Default: a key file, see [`Keys`].
+    #[cfg(feature = "manager")]
+    pub fn keys(mut self, keys: Keys) -> Self {
+        self.keys = keys;
+        self
+    }
+
+    /// The directory, with what opens its store.
+    pub(super) fn layout(&self) -> Layout {
+        #[cfg(feature = "manager")]
+        return Layout::with_keys(&self.directory, &self.keys);
+        #[cfg(not(feature = "manager"))]
+        Layout::new(&self.directory)
+    }
+
+    /// Keeps the records of the store as they are, to measure what sealing costs.
+    #[cfg(all(feature = "testing", feature = "manager"))]
+    pub const fn unsealed(mut self) -> Self {
+        self.unsealed = true;
         self
     }
 
@@ -256,7 +289,7 @@ impl NodeBuilder {
         }
         #[cfg(feature = "manager")]
         if let Some(generation) = self.force_new_cluster {
-            let recover = Recover::from(&self.directory).despite_peers(self.despite_peers);
+            let recover = Recover::from(&self.directory).keys(self.keys.clone()).despite_peers(self.despite_peers);
             let recover = match &self.advertise {
                 Some(address) => recover.address(address),
                 None => recover,
@@ -270,6 +303,9 @@ impl NodeBuilder {
 
     /// Founds a cluster in the directory and returns; a directory that holds a founded node is refused.
     ///
+    /// Cancel safe: dropped half-way, the same call, or [`start`](Self::start), finishes it; where it was done already, the same
+    /// call is refused as `Directory`.
+    ///
     /// # Errors
     /// `Directory` when a node is there already.
     #[cfg(feature = "manager")]
@@ -280,6 +316,8 @@ impl NodeBuilder {
     }
 
     /// Joins a cluster with the token of a role and returns; a directory that holds a node is refused.
+    ///
+    /// Cancel safe, as [`init`](Self::init) is: the same call again does not take the node in twice.
     ///
     /// # Errors
     /// `Refused` with the manager's reason; `Unavailable` when none could be reached; `Unknown` when one did not answer;

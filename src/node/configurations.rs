@@ -12,9 +12,11 @@ use quorate_core::membership::plan::SeatStep;
 use quorate_core::state::read;
 use serde::Serialize;
 
+use super::directory::{explained, look_into};
 use super::facts::{Facts, Layout};
 use super::state_file::StateFile;
 use super::stop::StartError;
+use crate::keys::Keys;
 
 /// The configurations of one directory, oldest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -105,7 +107,15 @@ fn row(entry: &ConfigurationEntry) -> ConfigurationRow {
 /// # Errors
 /// As [`crate::inspect`].
 pub fn inspect_configurations(directory: &Path) -> Result<Configurations, StartError> {
-    let layout = Layout::new(directory);
+    inspect_configurations_with(directory, &Keys::default())
+}
+
+/// As [`inspect_configurations`], with the key that opens the store.
+///
+/// # Errors
+/// As [`crate::inspect`].
+pub fn inspect_configurations_with(directory: &Path, keys: &Keys) -> Result<Configurations, StartError> {
+    let layout = Layout::with_keys(directory, keys);
     if !quorate_storage::exists(&layout.store()) {
         let what = if StateFile::load(&layout)?.is_some() {
             "is a worker's: it holds no log, and so no configurations"
@@ -114,7 +124,7 @@ pub fn inspect_configurations(directory: &Path) -> Result<Configurations, StartE
         };
         return Err(StartError::Directory(format!("{} {what}. Give the --data-dir of a manager", directory.display())));
     }
-    let store = quorate_storage::open_read_only(&layout.store())?;
+    let store = look_into(&layout, &layout.store()).map_err(|error| explained(&layout, error))?;
     let facts = Facts::read(store.fact(Facts::NAME)?)?
         .ok_or_else(|| StartError::Directory(format!("{} was never prepared", directory.display())))?;
     let status = read::status(&*store.state)?;

@@ -129,7 +129,7 @@ impl NodeBuilder {
     /// The same, by the hash of the other cluster's CA.
     pub(super) fn contradicts_ca(&self, ca: CaHash) -> Result<(), StartError> {
         // An identity that cannot be read is told when the node starts.
-        let Ok(identity) = Identity::load(&Layout::new(&self.directory).identity()) else { return Ok(()) };
+        let Ok(identity) = Identity::load(&self.layout().identity()) else { return Ok(()) };
         if identity.ca_hash() == ca {
             return Ok(());
         }
@@ -191,14 +191,23 @@ pub(super) fn check_access(directory: &Path) -> Result<(), StartError> {
 /// Opens the store of a directory, or makes it.
 #[cfg(feature = "manager")]
 pub(super) fn open_store(layout: &Layout) -> Result<OpenStore, StartError> {
-    open_store_with(layout, quorate_storage::Options::default())
+    open_store_with(layout, options(layout)).map(|(store, _)| store)
 }
 
-/// As [`open_store`], with the store's own settings.
+/// The usual settings of a store, with what opens it.
 #[cfg(feature = "manager")]
-pub(super) fn open_store_with(layout: &Layout, options: quorate_storage::Options) -> Result<OpenStore, StartError> {
+pub(super) fn options(layout: &Layout) -> quorate_storage::Options {
+    quorate_storage::Options::new(std::sync::Arc::new(layout.keys()))
+}
+
+/// As [`open_store`], with the store's own settings; and the hand on its keys.
+#[cfg(feature = "manager")]
+pub(super) fn open_store_with(
+    layout: &Layout,
+    options: quorate_storage::Options,
+) -> Result<(OpenStore, quorate_storage::KeyKeeper), StartError> {
     let known = quorate_storage::exists(&layout.store());
-    quorate_storage::open(&layout.store(), options).map_err(|error| {
+    quorate_storage::open_with_keys(&layout.store(), options).map_err(|error| {
         if known || !matches!(error, StoreError::Io { .. }) {
             return explained(layout, error);
         }
@@ -208,6 +217,15 @@ pub(super) fn open_store_with(layout: &Layout, options: quorate_storage::Options
             layout.root().display()
         ))
     })
+}
+
+/// Opens the store of a stopped node without changing anything in it.
+#[cfg(feature = "manager")]
+pub(super) fn look_into(
+    layout: &Layout,
+    store: &Path,
+) -> quorate_core::ports::StoreResult<quorate_storage::Inspection> {
+    quorate_storage::open_read_only(store, &layout.keys())
 }
 
 /// What is wrong with the store of a directory, with the directory's name.
@@ -224,9 +242,11 @@ pub(super) fn explained(layout: &Layout, error: StoreError) -> StartError {
                 "{shown} is in use by another process{by}. Nothing was changed; stop the running node first, or talk to it with --data-dir"
             ))
         }
-        error @ (StoreError::Corrupt { .. } | StoreError::NotFound { .. } | StoreError::FormatTooNew { .. }) => {
-            StartError::from(error)
-        }
+        error @ StoreError::KeyWanted { .. } => StartError::Locked(format!("{shown}: {error}. Nothing was changed")),
+        error @ (StoreError::Corrupt { .. }
+        | StoreError::NotFound { .. }
+        | StoreError::FormatTooNew { .. }
+        | StoreError::FormatTooOld { .. }) => StartError::from(error),
     }
 }
 

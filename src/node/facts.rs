@@ -15,6 +15,9 @@ use quorate_core::id::{RaftId, StoreId};
 #[cfg(feature = "manager")]
 use quorate_core::ports::{MetaStore, StoreError, StoreResult};
 
+#[cfg(feature = "manager")]
+use crate::keys::{Keys, Provider};
+
 /// Under which name the facts lie in the meta store.
 #[cfg(feature = "manager")]
 const NAME: &str = "node";
@@ -133,27 +136,47 @@ impl Facts {
 
 /// Where things lie in a data directory.
 #[derive(Debug, Clone)]
-pub(crate) struct Layout(PathBuf);
+pub(crate) struct Layout {
+    root: PathBuf,
+    /// Where the key comes from that opens the store.
+    #[cfg(feature = "manager")]
+    keys: Keys,
+}
 
 impl Layout {
     pub(crate) fn new(directory: &Path) -> Self {
-        Self(directory.to_owned())
+        Self {
+            root: directory.to_owned(),
+            #[cfg(feature = "manager")]
+            keys: Keys::default(),
+        }
+    }
+
+    #[cfg(feature = "manager")]
+    pub(crate) fn with_keys(directory: &Path, keys: &Keys) -> Self {
+        Self { root: directory.to_owned(), keys: keys.clone() }
+    }
+
+    /// What gives the key that opens the store.
+    #[cfg(feature = "manager")]
+    pub(crate) fn keys(&self) -> Provider {
+        self.keys.provider(&self.root)
     }
 
     pub(crate) fn root(&self) -> &Path {
-        &self.0
+        &self.root
     }
 
     pub(crate) fn store(&self) -> PathBuf {
-        self.0.join("store")
+        self.root.join("store")
     }
 
     pub(crate) fn identity(&self) -> PathBuf {
-        self.0.join("node.id")
+        self.root.join("node.id")
     }
 
     #[cfg(feature = "manager")]
     pub(crate) fn operator(&self) -> PathBuf {
-        self.0.join("operator.id")
+        self.root.join("operator.id")
     }
 }

@@ -15,9 +15,11 @@ use quorate_core::id::{Lineage, LineageOrder, NodeId};
 use quorate_core::ports::{MetaStore, StoreError, StoreResult};
 use quorate_transport::Hello;
 
+use super::directory::look_into;
 use super::ending::Ending;
 use super::facts::{Facts, Layout};
 use super::stop::{StartError, StopReason};
+use crate::keys::Keys;
 use crate::status::ForkStatus;
 
 /// Under which name the record lies among the facts.
@@ -87,11 +89,19 @@ pub(super) fn check(stored: Option<Bytes>, generation: u64, directory: &Path) ->
 /// # Errors
 /// As [`crate::inspect`].
 pub fn fenced(directory: &Path) -> Result<Option<Fenced>, StartError> {
-    let layout = Layout::new(directory);
+    fenced_with(directory, &Keys::default())
+}
+
+/// As [`fenced`], with the key that opens the store.
+///
+/// # Errors
+/// As [`crate::inspect`].
+pub fn fenced_with(directory: &Path, keys: &Keys) -> Result<Option<Fenced>, StartError> {
+    let layout = Layout::with_keys(directory, keys);
     if !quorate_storage::exists(&layout.store()) {
         return Ok(None);
     }
-    let store = quorate_storage::open_read_only(&layout.store())?;
+    let store = look_into(&layout, &layout.store())?;
     let Some(facts) = Facts::read(store.fact(Facts::NAME)?)? else { return Ok(None) };
     let Some(fence) = FenceRecord::read(store.fact(NAME)?)? else { return Ok(None) };
     let generation = super::inspect::lineage(&facts, &*store.state)?.generation();

@@ -18,7 +18,7 @@ use quorate_transport::{CertRole, CertSubject, ClusterCa, Identity, KeyPair};
 
 use super::builder::{NodeBuilder, Prepared, off_thread, random};
 use super::directory::open_store;
-use super::facts::{Facts, Layout, Stage};
+use super::facts::{Facts, Stage};
 use super::newcomer::prepared_of;
 use super::records::{CaRecord, TokenRecord, ca_key, token_key};
 use super::renewal::Terms;
@@ -80,7 +80,7 @@ impl NodeBuilder {
     }
 
     fn init_blocking(self) -> Result<Prepared, StartError> {
-        let layout = Layout::new(&self.directory);
+        let layout = self.layout();
         // Of a newcomer the managers see where it is; of the first one nobody does.
         let nowhere = |advertise: &String| advertise.parse::<SocketAddr>().is_ok_and(|at| at.ip().is_unspecified());
         if let Some(advertise) = self.advertise.as_ref().filter(|advertise| nowhere(advertise)) {

@@ -10,13 +10,14 @@ use quorate_core::ports::{StateRead, StoreResult};
 use quorate_core::state::{read, scan_hash};
 use serde::Serialize;
 
-use super::directory::{check_access, explained};
+use super::directory::{check_access, explained, look_into};
 use super::facts::{Facts, Layout};
 use super::fence::FenceRecord;
 use super::founding::prepared;
 use super::newcomer::prepared_of;
 use super::state_file::StateFile;
 use super::stop::StartError;
+use crate::keys::Keys;
 use crate::status::NodeRole;
 
 /// A stopped directory.
@@ -90,7 +91,15 @@ pub(super) fn lineage(facts: &Facts, state: &dyn StateRead) -> StoreResult<Linea
 /// # Errors
 /// `Directory` when there is no node; `InUse` when it runs; `Damaged` when it cannot be read.
 pub fn inspect(directory: &Path) -> Result<Inspection, StartError> {
-    let layout = Layout::new(directory);
+    inspect_with(directory, &Keys::default())
+}
+
+/// As [`inspect`], with the key that opens the store.
+///
+/// # Errors
+/// As [`crate::inspect`].
+pub fn inspect_with(directory: &Path, keys: &Keys) -> Result<Inspection, StartError> {
+    let layout = Layout::with_keys(directory, keys);
     check_access(directory)?;
     if let Some(file) = StateFile::load(&layout)? {
         return Ok(without_store(&file));
@@ -101,7 +110,7 @@ pub fn inspect(directory: &Path) -> Result<Inspection, StartError> {
             directory.display()
         )));
     }
-    let store = quorate_storage::open_read_only(&layout.store()).map_err(|error| explained(&layout, error))?;
+    let store = look_into(&layout, &layout.store()).map_err(|error| explained(&layout, error))?;
     let facts = Facts::read(store.fact(Facts::NAME)?)?
         .ok_or_else(|| StartError::Directory(format!("{} was never prepared", directory.display())))?;
     let status = read::status(&*store.state)?;

@@ -9,9 +9,10 @@ use prost::Message as _;
 use quorate_core::consensus::io::{RaftRole, Status};
 use quorate_core::id::RaftId;
 use quorate_core::membership::plan::{SeatPolicy, SeatView};
-use quorate_transport::{RequestError, api};
+use quorate_transport::api;
 use tokio::time::Instant;
 
+use super::forwarding::read;
 use super::gate::Asker;
 use super::router::{Failure, fail};
 use super::service::Service;
@@ -61,22 +62,8 @@ impl Service {
         let patience = until.saturating_duration_since(Instant::now());
         let deadline_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
-        let name = || self.name_of(manager);
-        match self.peers.request(manager, body, patience).await {
-            Ok(answer) => match api::Response::decode(answer).map(|response| response.kind) {
-                Ok(Some(api::response::Kind::Error(error))) => Err(error),
-                Ok(Some(kind)) => Ok(kind),
-                Ok(None) | Err(_) => {
-                    Err(fail(api::Code::Internal, format!("the answer of {}, which leads, cannot be read", name())))
-                }
-            },
-            Err(RequestError::NotSent(why)) => {
-                Err(fail(api::Code::NotLeader, format!("{}, which leads, cannot be reached: {why}", name())))
-            }
-            Err(RequestError::Unknown(why)) => {
-                Err(fail(api::Code::Unknown, format!("{}, which leads, did not answer: {why}", name())))
-            }
-        }
+        let answered = self.peers.request(manager, body, patience).await;
+        read(answered, &format!("{}, which leads,", self.name_of(manager)))
     }
 
     /// The seats as this manager, which leads, sees them.

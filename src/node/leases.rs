@@ -8,71 +8,71 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::{Command, CommandKind, Request};
 use quorate_core::consensus::io::{Answer, Origin};
-use quorate_core::id::{LeaseId, RaftId};
+use quorate_core::id::LeaseId;
 use quorate_core::keyspace::Section;
 use quorate_core::limits::LEASE_PAGE_MAX;
 use quorate_core::state::contract::Refusal;
 use quorate_core::state::{LeaseRecord, read};
-use quorate_transport::api::{request, response};
-use quorate_transport::{RequestError, api};
+use quorate_transport::api::{self, request, response};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::forwarding::Errand;
 use super::gate::Asker;
-use super::router::{Failure, PAUSE, Router, fail, refused, rejected};
+use super::router::{Failure, Router, fail, refused, rejected};
 use super::service::{Service, blocking, broken};
 use super::tasks::{Call, Reply};
-use crate::config;
 
-impl Router {
-    /// Lets a lease go on, here or at the leader; its time to live in milliseconds. Asked again as often as it takes: one
-    /// renewal more does no harm.
-    async fn renew(&self, lease: LeaseId, origin: Origin, until: Instant) -> Result<u64, Failure> {
-        let mut attempt = self.attempt();
-        loop {
-            let again = match self.ask(until, |reply| Call::Renew { lease, origin, reply }).await {
-                Ok(Reply::Answer(Answer::Renewed { ttl_ms })) => return Ok(ttl_ms),
-                Ok(Reply::Answer(Answer::LeaseGone)) => {
-                    return Err(refused(&Refusal::LeaseNotFound { lease: lease.0 }));
-                }
-                Ok(Reply::Answer(Answer::Refused(rejection))) => rejected(&rejection),
-                Ok(Reply::Answer(Answer::Forward(leader))) => {
-                    let patience = attempt.min(until.saturating_duration_since(Instant::now()));
-                    attempt = config::longer(attempt);
-                    match self.renew_at(leader, lease, patience).await {
-                        Ok(ttl_ms) => return Ok(ttl_ms),
-                        Err(error) => error,
-                    }
-                }
-                Ok(_) => return Err(fail(api::Code::Internal, "a renewal was answered as something else")),
-                // Whether it was done changes nothing: the lease then lasts longer than its holder thinks.
-                Err(error) if matches!(error.code(), api::Code::Unknown) => {
-                    fail(api::Code::Deadline, "no quorum confirmed the renewal within the deadline")
-                }
-                Err(error) => error,
-            };
-            let elsewhere = matches!(again.code(), api::Code::NotLeader | api::Code::Stopping | api::Code::Deadline);
-            if origin == Origin::Forwarded || !elsewhere || Instant::now() + PAUSE >= until {
-                return Err(again);
-            }
-            tokio::time::sleep(PAUSE).await;
+/// One more renewal does no harm, so it is asked for as often as it takes.
+struct Renewal {
+    lease: LeaseId,
+    origin: Origin,
+}
+
+impl Errand for Renewal {
+    /// The lease's time to live in milliseconds.
+    type Done = u64;
+
+    const WHAT: &'static str = "a renewal";
+
+    fn repeatable(&self) -> bool {
+        true
+    }
+
+    fn call(&self, reply: oneshot::Sender<Reply>) -> Call {
+        Call::Renew { lease: self.lease, origin: self.origin, reply }
+    }
+
+    fn done_here(&self, reply: Reply) -> Option<Result<u64, Failure>> {
+        match reply {
+            Reply::Answer(Answer::Renewed { ttl_ms }) => Some(Ok(ttl_ms)),
+            Reply::Answer(Answer::LeaseGone) => Some(Err(refused(&Refusal::LeaseNotFound { lease: self.lease.0 }))),
+            Reply::Answer(_) | Reply::Outcome { .. } => None,
         }
     }
 
-    async fn renew_at(&self, leader: RaftId, lease: LeaseId, patience: std::time::Duration) -> Result<u64, Failure> {
-        let deadline_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-        let kind = request::Kind::LeaseKeepAlive(api::LeaseKeepAlive { lease: lease.0 });
-        let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
-        match self.peers.call(leader, body, patience).await {
-            Ok(body) => match api::Response::decode(body).map(|response| response.kind) {
-                Ok(Some(response::Kind::LeaseKeepAlive(done))) => Ok(done.ttl_ms),
-                Ok(Some(response::Kind::Error(error))) => Err(error),
-                Ok(_) => Err(fail(api::Code::Internal, "the leader answered something else than was asked")),
-                Err(error) => Err(fail(api::Code::Internal, format!("the leader's answer cannot be read: {error}"))),
-            },
-            Err(RequestError::NotSent(why) | RequestError::Unknown(why)) => {
-                Err(fail(api::Code::NotLeader, format!("the leader cannot be reached: {why}")))
+    fn request(&self) -> request::Kind {
+        request::Kind::LeaseKeepAlive(api::LeaseKeepAlive { lease: self.lease.0 })
+    }
+
+    fn done_there(&self, answer: response::Kind) -> Option<Result<u64, Failure>> {
+        let response::Kind::LeaseKeepAlive(done) = answer else { return None };
+        Some(Ok(done.ttl_ms))
+    }
+}
+
+impl Router {
+    /// Lets a lease go on, here or at the leader; its time to live in milliseconds.
+    async fn renew(&self, lease: LeaseId, origin: Origin, until: Instant) -> Result<u64, Failure> {
+        self.run(&Renewal { lease, origin }, origin, until, &mut None).await.map_err(|error| {
+            // Whether it was done changes nothing: the lease then lasts longer than its holder thinks.
+            let unknown = matches!(error.code(), api::Code::Unknown);
+            if unknown {
+                fail(api::Code::Deadline, "no quorum confirmed the renewal within the deadline")
+            } else {
+                error
             }
-        }
+        })
     }
 
     /// The milliseconds that each of these has left, by this manager's count: it must lead.

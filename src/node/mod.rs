@@ -35,6 +35,8 @@ mod facts;
 mod fence;
 mod files;
 #[cfg(feature = "manager")]
+mod forwarding;
+#[cfg(feature = "manager")]
 mod founding;
 #[cfg(feature = "manager")]
 mod gate;
@@ -102,6 +104,8 @@ mod router;
 #[cfg(feature = "manager")]
 mod running;
 #[cfg(feature = "manager")]
+mod sealing;
+#[cfg(feature = "manager")]
 mod service;
 #[cfg(feature = "manager")]
 mod sessions;
@@ -138,12 +142,12 @@ use tokio::time::Instant;
 
 pub use builder::{NodeBuilder, Prepared, Start};
 #[cfg(feature = "manager")]
-pub use configurations::{Configurations, inspect_configurations};
+pub use configurations::{Configurations, inspect_configurations, inspect_configurations_with};
 pub use departed::{Departed, departed};
 #[cfg(feature = "manager")]
-pub use fence::{Fenced, fenced};
+pub use fence::{Fenced, fenced, fenced_with};
 #[cfg(feature = "manager")]
-pub use inspect::{Inspection, inspect};
+pub use inspect::{Inspection, inspect, inspect_with};
 #[cfg(feature = "manager")]
 pub use lead::Lead;
 pub use lock::runner;
@@ -213,6 +217,7 @@ impl Node {
     }
 
     /// The cluster as this manager sees it, or, on a worker, as its manager does; needs no quorum. Empty when nobody answers.
+    /// Cancel safe.
     pub async fn status(&self) -> ClusterStatus {
         let current = self.inner.current.borrow().clone();
         match current {

@@ -86,7 +86,7 @@ pub(super) fn prepared_of(file: &StateFile) -> Prepared {
 impl NodeBuilder {
     pub(super) async fn refuse_ready(&self) -> Result<(), StartError> {
         let builder = self.clone();
-        let known = off_thread(move || builder.known(&Layout::new(&builder.directory))).await?;
+        let known = off_thread(move || builder.known(&builder.layout())).await?;
         let Some(known) = known else { return Ok(()) };
         let directory = self.directory.display();
         let next = match departed(&self.directory) {
@@ -167,7 +167,7 @@ impl NodeBuilder {
             check_address(manager)?;
         }
         let builder = self.clone();
-        let (file, made) = match off_thread(move || builder.begin_join(&Layout::new(&builder.directory))).await? {
+        let (file, made) = match off_thread(move || builder.begin_join(&builder.layout())).await? {
             Begun::Known(prepared) => {
                 self.contradicts_token(&token)?;
                 return Ok(prepared);
@@ -177,12 +177,12 @@ impl NodeBuilder {
         let joined = match self.ask_to_join(&file, &token, &managers, in_place).await {
             Ok(joined) => joined,
             Err(NotTaken::Surely(error)) => {
-                off_thread(move || made.undo(&Layout::new(&self.directory))).await?;
+                off_thread(move || made.undo(&self.layout())).await?;
                 return Err(error);
             }
             Err(NotTaken::Perhaps(error)) => return Err(error),
         };
-        off_thread(move || finish_join(&Layout::new(&self.directory), *file, joined)).await
+        off_thread(move || finish_join(&self.layout(), *file, joined)).await
     }
 
     fn begin_join(&self, layout: &Layout) -> Result<Begun, StartError> {

@@ -51,6 +51,16 @@ impl Reach {
         self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref()?.silence(peer)
     }
 
+    /// Bytes of the requests that were read here and are not answered yet.
+    pub(super) fn request_bytes(&self) -> usize {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, Peers::request_bytes)
+    }
+
+    /// Requests that were turned away here because too much was under way.
+    pub(super) fn requests_turned_away(&self) -> u64 {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, Peers::requests_turned_away)
+    }
+
     /// Where the connected peers want to be reached, by their own word.
     pub(super) fn advertised(&self) -> Vec<(RaftId, String)> {
         let peers = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();

@@ -21,7 +21,7 @@ use quorate_transport::Identity;
 use super::asking::{self, Answer};
 use super::builder::{off_thread, random};
 use super::departed::departed;
-use super::directory::{open_store, resolve};
+use super::directory::{explained, look_into, open_store, resolve};
 use super::facts::{Facts, Layout};
 use super::fence::{self, FenceRecord};
 use super::identity;
@@ -30,6 +30,7 @@ use super::service::display_name;
 use super::state_file::StateFile;
 use super::stop::StartError;
 use crate::client::SOFTWARE;
+use crate::keys::Keys;
 use crate::recovery::{AskedManager, RecoveryReport};
 
 /// A recovery of the cluster from the stopped manager in one directory.
@@ -48,6 +49,7 @@ pub struct Recover {
     directory: PathBuf,
     address: Option<String>,
     despite_peers: bool,
+    keys: Keys,
 }
 
 /// Everything read from the directory, and what holds it.
@@ -62,7 +64,17 @@ struct Opened {
 impl Recover {
     /// From the manager that is stopped in `directory`.
     pub fn from(directory: impl AsRef<Path>) -> Self {
-        Self { directory: directory.as_ref().to_owned(), address: None, despite_peers: false }
+        Self { directory: directory.as_ref().to_owned(), address: None, despite_peers: false, keys: Keys::default() }
+    }
+
+    /// Where the key comes from that opens the store. Default: a key file, see [`Keys`].
+    pub fn keys(mut self, keys: Keys) -> Self {
+        self.keys = keys;
+        self
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::with_keys(&self.directory, &self.keys)
     }
 
     /// The address, `host:port`, at which the survivor is reached from now on. Default: as before.
@@ -77,7 +89,7 @@ impl Recover {
         self
     }
 
-    /// Says what a recovery would keep and what speaks against it. Reads only.
+    /// Says what a recovery would keep and what speaks against it. Reads only; cancel safe.
     ///
     /// # Errors
     /// `Directory` when there is no manager, `InUse` when it runs, `Damaged` when it cannot be recovered from,
@@ -156,7 +168,7 @@ impl Recover {
     }
 
     fn read_only(&self) -> Result<quorate_storage::Inspection, StartError> {
-        let layout = Layout::new(&self.directory);
+        let layout = self.layout();
         let (store, directory) = (layout.store(), self.directory.display());
         if !quorate_storage::exists(&store) {
             let what = if StateFile::load(&layout)?.is_some() {
@@ -168,7 +180,7 @@ impl Recover {
                 "{directory} {what}. Nothing was changed; give the directory of a manager that has survived, on its machine"
             )));
         }
-        Ok(quorate_storage::open_read_only(&store)?)
+        look_into(&layout, &store).map_err(|error| explained(&layout, error))
     }
 
     fn facts(&self, stored: Option<Bytes>) -> Result<Facts, StartError> {
@@ -192,7 +204,7 @@ impl Recover {
     fn hold(&self) -> Result<Opened, StartError> {
         // Looked at first: a directory that holds no manager is not made one by opening it.
         drop(self.read_only()?);
-        let store = open_store(&Layout::new(&self.directory))?;
+        let store = open_store(&self.layout())?;
         let facts = self.facts(store.meta.get(Facts::NAME)?)?;
         let view = store.state.reader().view();
         let generation = super::inspect::lineage(&facts, &*view)?.generation();
@@ -215,7 +227,7 @@ impl Recover {
                 self.address.as_deref().unwrap_or_default()
             )));
         }
-        let layout = Layout::new(&self.directory);
+        let layout = self.layout();
         let identity = Identity::load(&layout.identity()).map_err(|error| StartError::Directory(error.to_string()))?;
         // One that ran out while the cluster was down is no obstacle: it is renewed from the CA in the state.
         let identity = identity::renewed(&identity, &facts, &*state, Terms::default())?.unwrap_or(identity);
@@ -253,7 +265,7 @@ impl Recover {
             RecoveryWrite { facts: vec![(Facts::NAME.to_owned(), facts.encode_to_vec().into())], ..outcome.write };
         state.recover(write)?;
         tracing::warn!(generation = outcome.lineage.generation(), "a new generation of the cluster was begun here");
-        identity.write(&Layout::new(&self.directory).identity()).map_err(|error| {
+        identity.write(&self.layout().identity()).map_err(|error| {
             StartError::Disk(format!("{error}. The recovery is written; the next start goes on from here"))
         })
     }

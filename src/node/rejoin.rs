@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::builder::{NodeBuilder, Prepared, off_thread, random};
 use super::departed::departed;
-use super::directory::{check_address, explained, open_store};
+use super::directory::{check_address, explained, look_into, open_store};
 use super::facts::{Facts, KnownManager, Layout, Stage};
 use super::fence::{self, FenceRecord};
 use super::founding::prepared;
@@ -161,7 +161,7 @@ impl NodeBuilder {
         let deadline_ms = u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX);
         let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
         let reply = connection.request(body, self.patience).await.map_err(|error| match error {
-            error @ RequestError::NotSent(_) => unavailable(&error),
+            error @ (RequestError::NotSent(_) | RequestError::Busy) => unavailable(&error),
             RequestError::Unknown(why) => StartError::Unknown(format!(
                 "no answer ({why}): the cluster may have given this node a new raft id. Run the same command again, that is safe"
             )),
@@ -177,7 +177,7 @@ impl NodeBuilder {
 
     /// Moves a damaged store aside and begins a fresh one with a store id of its own.
     fn fresh_store(&self) -> Result<(Facts, Identity), StartError> {
-        let layout = Layout::new(&self.directory);
+        let layout = self.layout();
         if let Some(file) = StateFile::load(&layout)? {
             let what = if file.facts.is_ready() { "is a worker's" } else { "was prepared only half" };
             return Err(self.not_by_certificate(&format!("{what}: there is no store to replace")));
@@ -190,7 +190,7 @@ impl NodeBuilder {
         let sound = match quorate_storage::exists(&layout.store()) {
             false if layout.store().exists() => Err(()),
             false => Ok(None),
-            true => match quorate_storage::open_read_only(&layout.store()) {
+            true => match look_into(&layout, &layout.store()) {
                 Ok(store) => {
                     let facts = Facts::read(store.fact(Facts::NAME)?).map_err(|_damaged| ());
                     if let Ok(Some(facts)) = &facts {
@@ -278,7 +278,7 @@ impl NodeBuilder {
     }
 
     fn finish_rejoin(&self, mut facts: Facts, done: api::RejoinDone) -> Result<Prepared, StartError> {
-        let store = open_store(&Layout::new(&self.directory))?;
+        let store = open_store(&self.layout())?;
         facts.raft_id = done.raft_id;
         facts.lineage = done.lineage;
         facts.name = done.name;

@@ -15,8 +15,9 @@ use tokio::time::Instant;
 
 use super::builder::{NodeBuilder, Prepared, off_thread, random};
 use super::departed;
+use super::directory::look_into;
 use super::enrolling::certify;
-use super::facts::{Facts, Layout, Stage};
+use super::facts::{Facts, Stage};
 use super::fence::FenceRecord;
 use super::joining::words;
 use super::newcomer::{NotTaken, finish_join};
@@ -139,7 +140,7 @@ impl NodeBuilder {
         let joined = match self.ask_to_join(&file, &token, &managers, false).await {
             Ok(joined) => joined,
             Err(NotTaken::Surely(error)) if !begun => {
-                let layout = Layout::new(&self.directory);
+                let layout = self.layout();
                 off_thread(move || match before {
                     Some(before) => before.save(&layout),
                     None => StateFile::remove(&layout),
@@ -150,7 +151,7 @@ impl NodeBuilder {
             Err(error) => return Err(error.into()),
         };
         off_thread(move || {
-            let layout = Layout::new(&self.directory);
+            let layout = self.layout();
             // Only now: until the cluster has taken the node in, everything is where it was.
             if layout.store().exists() {
                 self.move_store_aside(&layout)?;
@@ -162,7 +163,7 @@ impl NodeBuilder {
     }
 
     fn find(&self) -> Result<(Identity, Found), StartError> {
-        let layout = Layout::new(&self.directory);
+        let layout = self.layout();
         let identity = Identity::load(&layout.identity()).map_err(|error| {
             StartError::Directory(format!(
                 "{error}. Without its identity file the node cannot come back as itself: join anew with `quorate join` from an empty directory, under another name, or, if it was a worker, under its own with `quorate join --replace --name NAME --token TOKEN`"
@@ -185,7 +186,7 @@ impl NodeBuilder {
             // Gone, or an earlier call was stopped right after it had moved it: what it said of the node still counts.
             return Ok((identity, Found::Spent(self.facts_aside())));
         }
-        let store = match quorate_storage::open_read_only(&store) {
+        let store = match look_into(&layout, &store) {
             Ok(store) => store,
             Err(StoreError::Corrupt { .. } | StoreError::NotFound { .. }) => return Ok((identity, Found::Spent(None))),
             // Not damage: a newer format, a missing right, a node that runs.
@@ -207,7 +208,7 @@ impl NodeBuilder {
     /// What the store that was moved aside last says of the node, if it can be read.
     fn facts_aside(&self) -> Option<Facts> {
         let aside = self.newest_aside()?;
-        let store = quorate_storage::open_read_only(&aside).ok()?;
+        let store = look_into(&self.layout(), &aside).ok()?;
         Facts::read(store.fact(Facts::NAME).ok()?).ok()?
     }
 
@@ -260,7 +261,7 @@ impl NodeBuilder {
             Found::Sound(facts, _) => Some(facts),
             Found::Worker(file) => Some(file.facts),
         };
-        let layout = Layout::new(&self.directory);
+        let layout = self.layout();
         let (listen, advertise) = match &old {
             Some(old) if self.listen.is_none() && self.advertise.is_none() => {
                 (old.listen.clone(), old.advertise.clone())

@@ -1,31 +1,27 @@
 //! From a command to its outcome: to the log here, or to the leader, until the deadline.
 //!
-//! Owns forwarding. A command with a request id may be sent as often as it takes, the replay table makes it count once;
-//! a system transaction is sent again only when it was certainly not appended. Called by the service.
+//! Owns what a command's answers mean. One with a request id may be sent as often as it takes, the replay table makes it
+//! count once; a system transaction is sent again only when it was certainly not appended. How it gets to the leader is
+//! [`super::forwarding`]'s. Called by the service.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use prost::Message as _;
 use quorate_core::command::{Command, CommandKind};
-use quorate_core::consensus::config::ELECTION_TICKS_MIN;
 use quorate_core::consensus::io::{Answer, Origin, Rejection, Status};
 use quorate_core::id::{LogIndex, RaftId};
 use quorate_core::state::contract::{Outcome, Refusal};
 use quorate_core::txn::TxnResult;
-use quorate_transport::{RequestError, api};
+use quorate_transport::api::{self, request, response};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
+use super::forwarding::Errand;
 use super::reach::Reach;
 use super::tasks::{Call, Reply};
 use super::trace;
-use crate::config;
 use crate::membership::Rule;
 use crate::metrics::Meters;
-
-/// Between two attempts while leadership moves.
-pub(super) const PAUSE: Duration = Duration::from_millis(10);
 
 /// A failure on its way to the wire.
 pub(super) type Failure = api::Error;
@@ -62,12 +58,50 @@ impl Drop for Pending<'_> {
     }
 }
 
-impl Router {
-    /// The shortest election timeout: how long a forwarded request waits before the leader is asked anew.
-    pub(super) fn attempt(&self) -> Duration {
-        Duration::from_nanos(self.status.borrow().tick.0) * ELECTION_TICKS_MIN
+/// A command on its way into the log.
+struct Proposal {
+    command: Command,
+    origin: Origin,
+}
+
+impl Errand for Proposal {
+    type Done = TxnResult;
+
+    const WHAT: &'static str = "a write";
+
+    /// The replay table makes it count once.
+    fn repeatable(&self) -> bool {
+        matches!(self.command.kind, Some(CommandKind::Request(_)))
     }
 
+    fn call(&self, reply: oneshot::Sender<Reply>) -> Call {
+        Call::Propose { command: self.command.clone(), origin: self.origin, reply }
+    }
+
+    fn done_here(&self, reply: Reply) -> Option<Result<TxnResult, Failure>> {
+        match reply {
+            Reply::Outcome { index, outcome } => {
+                trace::applied(index, &outcome);
+                Some(settle(*outcome))
+            }
+            Reply::Answer(_) => None,
+        }
+    }
+
+    fn request(&self) -> request::Kind {
+        request::Kind::Command(api::Command { command: self.command.encode_to_vec().into() })
+    }
+
+    fn done_there(&self, answer: response::Kind) -> Option<Result<TxnResult, Failure>> {
+        let response::Kind::Command(done) = answer else { return None };
+        let read = TxnResult::decode(done.result);
+        let read =
+            read.map_err(|error| fail(api::Code::Internal, format!("the leader's answer cannot be read: {error}")));
+        Some(read.inspect(|done| trace::done_there(done.revision)))
+    }
+}
+
+impl Router {
     pub(super) async fn ask(
         &self,
         until: Instant,
@@ -96,7 +130,7 @@ impl Router {
         let (began, _pending) = (Instant::now(), Pending::new(&self.meters));
         trace::asked(&command);
         let mut open = None;
-        let answer = self.attempts(command, origin, until, &mut open).await;
+        let answer = self.run(&Proposal { command, origin }, origin, until, &mut open).await;
         let answer = answer.map_err(|error| overshadowed(error, open));
         match &answer {
             Ok(_) => self.meters.proposal_duration.record(began.elapsed()),
@@ -110,118 +144,11 @@ impl Router {
         answer
     }
 
-    /// `open` is the last attempt of which nobody knows whether it was done.
-    async fn attempts(
-        &self,
-        command: Command,
-        origin: Origin,
-        until: Instant,
-        open: &mut Option<Failure>,
-    ) -> Result<TxnResult, Failure> {
-        let repeatable = matches!(command.kind, Some(CommandKind::Request(_)));
-        let mut attempt = self.attempt();
-        loop {
-            trace::attempted();
-            let call = |reply| Call::Propose { command: command.clone(), origin, reply };
-            let again = match self.ask(until, call).await? {
-                Reply::Outcome { index, outcome } => {
-                    trace::applied(index, &outcome);
-                    return settle(*outcome);
-                }
-                Reply::Answer(Answer::Forward(leader)) => {
-                    match self.forward(&command, leader, repeatable, attempt, until).await {
-                        Ok(done) => {
-                            trace::done_there(done.revision);
-                            return Ok(done);
-                        }
-                        Err(error) => {
-                            let may_be_done = matches!(error.code(), api::Code::Unknown);
-                            let elsewhere = matches!(error.code(), api::Code::NotLeader | api::Code::Stopping);
-                            let again = elsewhere || (may_be_done && repeatable);
-                            if !again {
-                                return Err(error);
-                            }
-                            attempt = config::longer(attempt);
-                            if may_be_done {
-                                *open = Some(error.clone());
-                            }
-                            error
-                        }
-                    }
-                }
-                Reply::Answer(Answer::Refused(Rejection::Replaced)) => {
-                    fail(api::Code::NoLeader, Rejection::Replaced.to_string())
-                }
-                Reply::Answer(Answer::Refused(rejection)) => return Err(rejected(&rejection)),
-                Reply::Answer(Answer::Unknown) => {
-                    let why = "a snapshot covered the entry, or this manager's disk does not answer: it may or may not be done";
-                    let error = fail(api::Code::Unknown, why);
-                    if !repeatable {
-                        return Err(error);
-                    }
-                    *open = Some(error.clone());
-                    error
-                }
-                Reply::Answer(
-                    Answer::ReadAt(_)
-                    | Answer::Transferred(_)
-                    | Answer::Renewed { .. }
-                    | Answer::LeaseGone
-                    | Answer::LeaseTimes(_),
-                ) => {
-                    return Err(fail(api::Code::Internal, "a write was answered as something else"));
-                }
-            };
-            if Instant::now() + PAUSE >= until {
-                return Err(again);
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-    }
-
-    async fn forward(
-        &self,
-        command: &Command,
-        leader: RaftId,
-        repeatable: bool,
-        attempt: Duration,
-        until: Instant,
-    ) -> Result<TxnResult, Failure> {
-        trace::forwarded(leader);
-        let patience = attempt.min(until.saturating_duration_since(Instant::now()));
-        let deadline_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-        let kind = api::request::Kind::Command(api::Command { command: command.encode_to_vec().into() });
-        let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
-        let answered = tokio::select! {
-            biased;
-            answered = self.peers.call(leader, body, patience) => answered,
-            // A leader that died does not answer, and its successor need not wait until that is certain.
-            () = deposed(self.status.clone(), leader), if repeatable => {
-                Err(RequestError::Unknown("it does not lead any more".into()))
-            }
-        };
-        match answered {
-            Ok(body) => match api::Response::decode(body).map(|response| response.kind) {
-                Ok(Some(api::response::Kind::Command(done))) => TxnResult::decode(done.result)
-                    .map_err(|error| fail(api::Code::Internal, format!("the leader's answer cannot be read: {error}"))),
-                Ok(Some(api::response::Kind::Error(error))) => Err(error),
-                Ok(_) => Err(fail(api::Code::Internal, "the leader answered something else than was asked")),
-                Err(error) => Err(fail(api::Code::Unknown, format!("the leader's answer cannot be read: {error}"))),
-            },
-            Err(RequestError::NotSent(why)) => {
-                Err(fail(api::Code::NotLeader, format!("the leader cannot be reached: {why}")))
-            }
-            Err(RequestError::Unknown(why)) => {
-                Err(fail(api::Code::Unknown, format!("the leader did not answer: {why}")))
-            }
-        }
-    }
-
     /// An index such that a read at or above it is linearizable from here on; it is applied on this manager.
     pub(super) async fn read_index(&self, until: Instant) -> Result<LogIndex, Failure> {
         let began = Instant::now();
         let answer = self.confirmed(until).await;
-        if began.elapsed() > self.attempt() {
+        if began.elapsed() > self.election() {
             self.meters.slow_read_indexes.increment(1);
         }
         match &answer {
@@ -256,14 +183,6 @@ impl Router {
                 Err(fail(api::Code::Internal, "a transfer was answered as something else"))
             }
         }
-    }
-}
-
-/// Waits until this manager takes another one for the leader, or nobody.
-async fn deposed(mut status: watch::Receiver<Arc<Status>>, leader: RaftId) {
-    if status.wait_for(|status| status.leader != Some(leader)).await.is_err() {
-        // This manager stops. Whoever waits for an answer has a deadline.
-        std::future::pending::<()>().await;
     }
 }
 
@@ -333,7 +252,7 @@ pub(super) fn rejected(rejection: &Rejection) -> Failure {
         Rejection::NotLeader { leader } => {
             api::Error { leader: leader.map_or(0, |leader| leader.0), ..fail(api::Code::NotLeader, message) }
         }
-        Rejection::Overloaded { .. } => fail(api::Code::Overloaded, message),
+        Rejection::Overloaded { .. } | Rejection::OverloadedBytes { .. } => fail(api::Code::Overloaded, message),
         Rejection::ReadOnly { .. } => fail(api::Code::ReadOnly, message),
         Rejection::VersionNotEnabled { .. } => fail(api::Code::Version, message),
         Rejection::Transfer(_) => fail(api::Code::Refused, message),
@@ -344,23 +263,6 @@ pub(super) fn rejected(rejection: &Rejection) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn whoever_waits_for_a_leader_is_told_when_it_does_not_lead_any_more() {
-        let led_by = |leader| Arc::new(Status { leader, ..Status::default() });
-        let (sender, status) = watch::channel(led_by(Some(RaftId(2))));
-        let mut waiting = std::pin::pin!(deposed(status, RaftId(2)));
-        // As long as it leads, whatever else changes, there is nothing to tell
-        sender.send_replace(Arc::new(Status { commit: LogIndex(7), ..(*led_by(Some(RaftId(2)))).clone() }));
-        tokio::select! {
-            biased;
-            () = &mut waiting => panic!("2 leads"),
-            () = std::future::ready(()) => {}
-        }
-        // And then at once, also when nobody leads yet
-        sender.send_replace(led_by(None));
-        waiting.await;
-    }
 
     #[test]
     fn an_open_attempt_makes_a_later_refusal_unknown() {

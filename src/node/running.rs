@@ -16,6 +16,7 @@ use quorate_core::membership::plan::SeatTimes;
 use quorate_core::ports::{LogReader, LogWriter, MetaStore, OpenStore, Staging, StateReader, StoreResult};
 use quorate_core::state::Machine;
 use quorate_core::state::contract::ApplyError;
+use quorate_storage::KeyKeeper;
 use quorate_transport::{Gate, Identity};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -23,7 +24,7 @@ use tokio::time::Instant;
 use super::applier::Applier;
 use super::builder::{NodeBuilder, off_thread};
 use super::changes::Changes;
-use super::directory::{check_access, open_store_with, resolve};
+use super::directory::{self, check_access, open_store_with, resolve};
 use super::ending::{Ending, Threads, Unfinished, contained, spawn};
 use super::facts::{Facts, Layout};
 use super::fence::{self, FenceRecord, Fencing, Incarnations};
@@ -45,7 +46,7 @@ use super::tasks::{Call, ConsensusTask, Hands};
 use super::watching::{self, Watches};
 use super::work::Work;
 use super::workers::{self, Workers};
-use super::{asking, housekeeping, identity, keepers, log_writer, metering};
+use super::{asking, housekeeping, identity, keepers, log_writer, metering, sealing};
 use crate::config;
 use crate::metrics::Meters;
 
@@ -78,10 +79,11 @@ struct OpenStoreParts {
     log_reader: Arc<dyn LogReader>,
     staging: Arc<dyn Staging>,
     meta: Arc<dyn MetaStore>,
+    keys: KeyKeeper,
 }
 
 fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
-    let layout = Layout::new(&builder.directory);
+    let layout = builder.layout();
     check_access(&builder.directory)?;
     if !quorate_storage::exists(&layout.store()) {
         if layout.identity().exists() {
@@ -92,7 +94,7 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
             builder.directory.display()
         )));
     }
-    let OpenStore { boot, log, log_reader, state, staging, meta } = open_watched(builder, &layout)?;
+    let (OpenStore { boot, log, log_reader, state, staging, meta }, keys) = open_watched(builder, &layout)?;
     let mut facts = Facts::load(&*meta)?.filter(Facts::is_ready).ok_or_else(|| {
         StartError::Directory(format!(
             "{} was prepared only half; run the same `quorate init` or `quorate join` again, it goes on where it stopped",
@@ -107,6 +109,7 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
         );
     }
     fence::check(meta.get(FenceRecord::NAME)?, facts.lineage_list().generation(), &builder.directory)?;
+    sealing::settle(&layout, &keys)?;
     if builder.moved(&mut facts.listen, &mut facts.advertise)? {
         facts.save(&*meta)?;
     }
@@ -142,15 +145,19 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
         leases: state.leases(),
     };
     let machine = Consensus::new(settings, start).map_err(|cause: StopCause| StartError::Damaged(cause.to_string()))?;
-    let store = OpenStoreParts { log, log_reader, staging, meta };
+    let store = OpenStoreParts { log, log_reader, staging, meta, keys };
     let listen = resolve(&facts.listen)?;
     let free = quorate_storage::free_space(&layout.store()).ok();
     Ok(Opened { facts, identity, machine, seat_times, store, state, records, changes, listen, free })
 }
 
-fn open_watched(builder: &NodeBuilder, layout: &Layout) -> Result<OpenStore, StartError> {
-    let mut options = quorate_storage::Options::default();
+fn open_watched(builder: &NodeBuilder, layout: &Layout) -> Result<(OpenStore, KeyKeeper), StartError> {
+    let mut options = directory::options(layout);
     options.probe.clone_from(&builder.probe.0);
+    #[cfg(feature = "testing")]
+    {
+        options.unsealed = builder.unsealed;
+    }
     open_store_with(layout, options)
 }
 
@@ -259,7 +266,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
             meters: Arc::clone(&meters),
         },
         peers: reach,
-        store: RwLock::new(Some(StoreAccess { reader, staging: store.staging })),
+        store: RwLock::new(Some(StoreAccess { reader, staging: store.staging, keys: Arc::new(store.keys) })),
         status: status.clone(),
         records: records.clone(),
         applier: applier_jobs_in.downgrade(),
@@ -369,8 +376,9 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     ending.keep(&handle, "notes who is connected", keepers::keep_connected(endpoint, status.clone(), inbox.clone()));
     ending.keep(&handle, "tells the log who leads", keepers::narrate(Arc::clone(&service), status.clone()));
     ending.keep(&handle, "clears away old history", housekeeping::run(Arc::clone(&service)));
+    ending.keep(&handle, "seals records anew", sealing::keep(Arc::clone(&service)));
     ending.keep(&handle, "announces this node", keepers::keep_announced(Arc::clone(&service), status.clone()));
-    let store_directory = Layout::new(&builder.directory).store();
+    let store_directory = builder.layout().store();
     ending.keep(&handle, "looks at the free space", keepers::keep_space(store_directory, inbox.clone(), space, meters));
     ending.keep(&handle, "measures", metering::run(Arc::clone(&service), service.status.clone()));
 

@@ -17,6 +17,7 @@ use quorate_core::state::read::{self, ReadError};
 use quorate_core::state::{check_range, check_txn};
 use quorate_core::txn::{Range, Txn, TxnResult};
 use quorate_core::user;
+use quorate_storage::KeyKeeper;
 use quorate_transport::api::{self, request, response};
 use quorate_transport::{Identity, UdpBuffers};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -42,6 +43,7 @@ use crate::metrics::{Ended, Meters};
 pub(super) struct StoreAccess {
     pub(super) reader: Arc<dyn StateReader>,
     pub(super) staging: Arc<dyn Staging>,
+    pub(super) keys: Arc<KeyKeeper>,
 }
 
 /// What requests need of the node.
@@ -85,7 +87,7 @@ pub(super) const fn under_way() -> Semaphore {
 }
 
 /// A client's request with a request id, and the transaction out of it.
-pub(super) fn requested(request: &[u8]) -> Result<(Request, Txn), Failure> {
+pub(super) fn requested(request: Bytes) -> Result<(Request, Txn), Failure> {
     let mut request = Request::decode(request).map_err(|error| {
         fail(api::Code::Invalid, format!("the transaction cannot be read: {error}. Nothing was changed"))
     })?;
@@ -206,7 +208,7 @@ impl Service {
                 Ok(response::Kind::NodeReport(api::NodeReportDone { json: json(&self.node_report())? }))
             }
             request::Kind::AssignmentsWrite(write) => {
-                self.assign(&write.request, until).await.map(response::Kind::AssignmentsWrite)
+                self.assign(write.request, until).await.map(response::Kind::AssignmentsWrite)
             }
             request::Kind::AssignmentsRead(read) => {
                 self.assigned(read, until).await.map(response::Kind::AssignmentsRead)
@@ -215,7 +217,7 @@ impl Service {
             request::Kind::Sessions(told) => self.sessions(told).await.map(response::Kind::Sessions),
             request::Kind::Addresses(_) => Ok(response::Kind::Addresses(self.addresses_met())),
             request::Kind::Write(write) => {
-                let result = self.write(&write.request, until).await?.encode_to_vec().into();
+                let result = self.write(write.request, until).await?.encode_to_vec().into();
                 Ok(response::Kind::Write(api::WriteDone { result }))
             }
             request::Kind::Watch(_) => Err(fail(
@@ -259,7 +261,7 @@ impl Service {
         }
     }
 
-    async fn write(&self, request: &[u8], until: Instant) -> Result<TxnResult, Failure> {
+    async fn write(&self, request: Bytes, until: Instant) -> Result<TxnResult, Failure> {
         let (request, mut txn) = requested(request)?;
         user::qualify(&mut txn);
         check_txn(&txn).map_err(|refusal| refused(&refusal))?;

@@ -8,6 +8,8 @@ use quorate_core::ports::StoreError;
 #[cfg(feature = "manager")]
 use quorate_core::state::contract::ApplyError;
 
+use crate::error::Outcome;
+
 /// Why a node stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -57,12 +59,15 @@ impl StopReason {
     #[cfg(feature = "manager")]
     fn of_store(error: &StoreError) -> Self {
         match error {
-            StoreError::Corrupt { .. } | StoreError::NotFound { .. } | StoreError::FormatTooNew { .. } => {
-                Self::Damaged(error.to_string())
-            }
-            StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Locked { .. } | StoreError::Poisoned(_) => {
-                Self::DiskFailed(error.to_string())
-            }
+            StoreError::Corrupt { .. }
+            | StoreError::NotFound { .. }
+            | StoreError::FormatTooNew { .. }
+            | StoreError::FormatTooOld { .. } => Self::Damaged(error.to_string()),
+            StoreError::Io { .. }
+            | StoreError::Full { .. }
+            | StoreError::Locked { .. }
+            | StoreError::KeyWanted { .. }
+            | StoreError::Poisoned(_) => Self::DiskFailed(error.to_string()),
         }
     }
 }
@@ -109,6 +114,9 @@ pub enum StartError {
     /// The store is damaged or was written by a newer quorate.
     #[error("{0}")]
     Damaged(String),
+    /// The store is sealed, and the key that opens it was not given. Says which one does.
+    #[error("{0}")]
+    Locked(String),
     /// The disk refused.
     #[error("{0}")]
     Disk(String),
@@ -142,6 +150,32 @@ pub enum StartError {
 }
 
 impl StartError {
+    /// Whether the same call may succeed later without anything being changed.
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Unknown(_))
+    }
+
+    /// Whether what was asked for may have been done.
+    pub const fn outcome(&self) -> Outcome {
+        match self {
+            Self::Unknown(_) | Self::Internal(_) => Outcome::Unknown,
+            Self::Invalid(_)
+            | Self::Directory(_)
+            | Self::Contradiction(_)
+            | Self::InUse(_)
+            | Self::Locked(_)
+            | Self::Damaged(_)
+            | Self::Disk(_)
+            | Self::Address(_)
+            | Self::Superseded(_)
+            | Self::ClusterAlive(_)
+            | Self::Forked(_)
+            | Self::Refused(_)
+            | Self::NotBuiltAsManager(_)
+            | Self::Unavailable(_) => Outcome::NotDone,
+        }
+    }
+
     /// The exit code of `quorate run` that met it: 12 and 13 as of a running node, else as of any command.
     pub const fn exit_code(&self) -> u8 {
         match self {
@@ -152,6 +186,7 @@ impl StartError {
             | Self::Directory(_)
             | Self::Contradiction(_)
             | Self::InUse(_)
+            | Self::Locked(_)
             | Self::Address(_)
             | Self::Refused(_)
             | Self::NotBuiltAsManager(_)
@@ -170,6 +205,7 @@ impl StartError {
             | Self::Contradiction(_)
             | Self::InUse(_)
             | Self::Damaged(_)
+            | Self::Locked(_)
             | Self::Disk(_)
             | Self::Address(_)
             | Self::Refused(_)
@@ -195,6 +231,8 @@ impl From<StoreError> for StartError {
             StoreError::FormatTooNew { .. } => {
                 Self::Damaged(format!("{message}. Nothing was changed; start it with the newer quorate"))
             }
+            StoreError::FormatTooOld { .. } => Self::Damaged(message),
+            StoreError::KeyWanted { .. } => Self::Locked(format!("{message}. Nothing was changed")),
             StoreError::Locked { .. } => Self::InUse(format!(
                 "{message}. Nothing was changed; stop the running node first, or talk to it with --data-dir"
             )),

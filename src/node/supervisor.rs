@@ -15,7 +15,6 @@ use tokio::sync::watch;
 use super::builder::{NodeBuilder, Prepared, off_thread};
 use super::departed;
 use super::directory::{check_access, resolve};
-use super::facts::Layout;
 use super::lock::lock;
 use super::newcomer::prepared_of;
 #[cfg(feature = "manager")]
@@ -111,7 +110,7 @@ pub(super) enum Stop {
 
 /// Checks and settles the directory; the lock is held until the node ends.
 fn open(builder: &NodeBuilder) -> Result<(Option<File>, Settled, Work), StartError> {
-    let layout = Layout::new(&builder.directory);
+    let layout = builder.layout();
     check_access(layout.root())?;
     if !layout.root().exists() {
         // Opening what is not there says so itself, and makes nothing.
@@ -137,7 +136,7 @@ fn open(builder: &NodeBuilder) -> Result<(Option<File>, Settled, Work), StartErr
 async fn start_role(builder: &NodeBuilder, settled: Settled, work: &Work) -> Result<Runtime, StartError> {
     match settled {
         Settled::Worker(mut file) => {
-            let layout = Layout::new(&builder.directory);
+            let layout = builder.layout();
             let moving = builder.clone();
             let (file, identity) = off_thread(move || {
                 moving.contradicts(&file.facts.name, &file.facts.listen, &file.facts.advertise)?;
@@ -158,7 +157,7 @@ async fn start_role(builder: &NodeBuilder, settled: Settled, work: &Work) -> Res
         }
         #[cfg(not(feature = "manager"))]
         Settled::Store | Settled::HalfJoined => {
-            let layout = Layout::new(&builder.directory);
+            let layout = builder.layout();
             if layout.store().exists() {
                 return Err(super::state_file::not_a_manager(&layout));
             }
@@ -181,7 +180,7 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     let (stopped_out, stopped) = watch::channel(None);
     let way = NodeWay::new(current.subscribe(), stopped.clone());
     let client = way.client()?;
-    let (named, layout) = (prepared.clone(), Layout::new(&builder.directory));
+    let (named, layout) = (prepared.clone(), builder.layout());
     let inner =
         Inner { prepared, client: client.clone(), current: current.subscribe(), work: work.clone(), stop, stopped };
     let ending = work.clone();
@@ -280,7 +279,7 @@ impl Supervisor {
     #[cfg_attr(not(feature = "manager"), expect(clippy::unused_async, reason = "a worker's role ends with the node"))]
     async fn after(&self, reason: StopReason) -> Option<StopReason> {
         #[cfg(feature = "manager")]
-        if reason == StopReason::Removed && !Layout::new(&self.builder.directory).root().join("node.state").exists() {
+        if reason == StopReason::Removed && !self.builder.layout().root().join("node.state").exists() {
             // Said of a manager's raft id; what the node is now is another question.
             let mut stopping = self.stopping.clone();
             return tokio::select! {
@@ -295,7 +294,7 @@ impl Supervisor {
     async fn next(&mut self) -> Result<Runtime, StopReason> {
         let mut pause = Duration::from_millis(500);
         loop {
-            let layout = Layout::new(&self.builder.directory);
+            let layout = self.builder.layout();
             let settled = off_thread(move || settle(&layout)).await;
             let started = match settled {
                 Ok(settled) => start_role(&self.builder, settled, &self.work).await,

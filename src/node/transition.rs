@@ -113,7 +113,7 @@ pub(super) async fn after_removal(builder: &NodeBuilder) -> Option<StopReason> {
 
 /// The role is settled, or there is a reason to stop, or nobody could tell.
 async fn ask(builder: &NodeBuilder) -> Result<Option<StopReason>, String> {
-    let layout = Layout::new(&builder.directory);
+    let layout = builder.layout();
     let read = layout.clone();
     let (facts, identity) = off_thread(move || {
         let store = super::directory::open_store(&read)?;

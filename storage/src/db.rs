@@ -17,6 +17,7 @@ use rocksdb::{ColumnFamily, DB, DBRawIterator, ReadOptions, Snapshot, WriteBatch
 use crate::envelope;
 use crate::error::rocks_error;
 use crate::families::{Family, Probe, WITNESS, meta_key, write_options};
+use crate::keyring::{Keyring, Sealer};
 use crate::log::Shape;
 use crate::marker::{Marker, Synced};
 
@@ -66,6 +67,8 @@ pub(crate) enum Touch {
 /// One open store.
 pub(crate) struct Store {
     db: DB,
+    /// Seals what is written and opens what is read.
+    pub(crate) keys: Arc<Keyring>,
     journal: Mutex<Journal>,
     /// The state family in force; held for reading while a view is taken, for writing while an installation switches.
     active: RwLock<Family>,
@@ -78,10 +81,17 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    pub(crate) fn new(db: DB, journal: Journal, active: Family, probe: Option<Probe>, lock: Option<File>) -> Arc<Self> {
+    pub(crate) fn new(
+        (db, keys): (DB, Arc<Keyring>),
+        journal: Journal,
+        active: Family,
+        probe: Option<Probe>,
+        lock: Option<File>,
+    ) -> Arc<Self> {
         let start = AtomicU64::new(journal.shape.start.index.0);
         Arc::new(Self {
             db,
+            keys,
             journal: Mutex::new(journal),
             active: RwLock::new(active),
             start,
@@ -105,6 +115,10 @@ impl Store {
             tracing::error!(%error, "the store stops");
         }
         result
+    }
+
+    pub(crate) const fn probe(&self) -> Option<&Probe> {
+        self.probe.as_ref()
     }
 
     /// A named point of multi-step work.
@@ -141,8 +155,9 @@ impl Store {
     }
 
     /// A batch to fill, for [`Store::write`].
-    pub(crate) fn batch(&self) -> Batch<'_> {
-        Batch { store: self, batch: WriteBatch::default() }
+    pub(crate) fn batch(&self) -> StoreResult<Batch<'_>> {
+        let sealer = self.guard(self.keys.sealer())?;
+        Ok(Batch { store: self, sealer, batch: WriteBatch::default(), record: Vec::new() })
     }
 
     /// Appends one atomic batch to the journal; with `sync` it and everything before it is durable afterwards.
@@ -182,7 +197,7 @@ impl Store {
         }
         let found = self.db.get_cf_opt(self.family(family)?, key, &options);
         let found = self.guard(found.map_err(|error| rocks_error("reading a record", &error)))?;
-        found.map(|record| self.guard(envelope::decode(family, key, record))).transpose()
+        found.map(|record| self.guard(envelope::decode(&self.keys, family, key, record))).transpose()
     }
 
     /// Visits the payloads of `from..to` in order (empty `to`: to the end) until `visit` says `false`.
@@ -198,7 +213,7 @@ impl Store {
         if let Some(snapshot) = at {
             options.set_snapshot(snapshot);
         }
-        self.guard(scan(&self.db, family, range, options, visit))
+        self.guard(scan((&self.db, &self.keys), family, range, options, visit))
     }
 
     /// Whether `family` holds nothing.
@@ -210,13 +225,51 @@ impl Store {
     /// Empties a state family that is not in force and gives its space back. A view of before keeps what it sees.
     pub(crate) fn clear(&self, family: Family) -> StoreResult<()> {
         if !self.is_empty(family)? {
-            let mut batch = self.batch();
+            let mut batch = self.batch()?;
             batch.delete_all(family)?;
             self.write(&mut self.journal(), "clearing a state family", batch, Touch::Aside, false)?;
         }
         // Without a compaction the tombstone would slow every read of what is written over it.
         self.db.compact_range_cf::<&[u8], &[u8]>(self.family(family)?, None, None);
         Ok(())
+    }
+
+    /// Seals anew what another data key than `active` has sealed in `family`, from key `from` on, a bounded number of
+    /// records. Where to go on; none at the end. Nobody else writes meanwhile, so nothing newer is written over.
+    pub(crate) fn reseal(
+        &self,
+        family: Family,
+        from: &[u8],
+        active: u32,
+        (records, bytes): (usize, usize),
+    ) -> StoreResult<Option<Vec<u8>>> {
+        let mut journal = self.journal();
+        let mut batch = self.batch()?;
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        let mut iterator = self.db.raw_iterator_cf_opt(self.family(family)?, options);
+        iterator.seek(from);
+        let (mut seen, mut size, mut room) = (0, 0, Vec::new());
+        while let Some((key, record)) = iterator.item() {
+            if seen >= records || size >= bytes {
+                let next = key.to_vec();
+                drop(iterator);
+                self.write(&mut journal, "sealing records anew", batch, Touch::Aside, false)?;
+                self.reached("keys: some records are sealed anew");
+                return Ok(Some(next));
+            }
+            seen += 1;
+            if envelope::key_of(record) != Some(active) {
+                let payload = self.guard(envelope::check(&self.keys, family, key, record, &mut room))?;
+                batch.put(family, key, payload)?;
+                size += record.len();
+            }
+            iterator.next();
+        }
+        self.guard(status(&iterator, "reading a family"))?;
+        drop(iterator);
+        self.write(&mut journal, "sealing records anew", batch, Touch::Aside, false)?;
+        Ok(None)
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot<'_> {
@@ -227,12 +280,22 @@ impl Store {
 /// Changes to be written at once; every value passes the envelope.
 pub(crate) struct Batch<'a> {
     store: &'a Store,
+    /// What seals all of it: held until it is written, so that its data key stays in use for so long.
+    sealer: Arc<Sealer>,
     batch: WriteBatch,
+    /// The record being sealed; RocksDB copies it, so one room serves for all.
+    record: Vec<u8>,
 }
 
 impl Batch<'_> {
     pub(crate) fn put(&mut self, family: Family, key: &[u8], payload: &[u8]) -> StoreResult<()> {
-        self.batch.put_cf(self.store.family(family)?, key, envelope::encode(family, key, payload));
+        self.put_with(family, key, |into| into.extend_from_slice(payload))
+    }
+
+    /// As [`Batch::put`], the payload made where it is sealed.
+    pub(crate) fn put_with(&mut self, family: Family, key: &[u8], fill: impl FnOnce(&mut Vec<u8>)) -> StoreResult<()> {
+        envelope::encode(&self.sealer, family, key, &mut self.record, fill)?;
+        self.batch.put_cf(self.store.family(family)?, key, &self.record);
         Ok(())
     }
 
@@ -305,7 +368,7 @@ fn last_key(db: &DB, family: Family) -> StoreResult<Option<Vec<u8>>> {
 
 /// Visits the checked payloads of a range, in order.
 pub(crate) fn scan(
-    db: &DB,
+    (db, keys): (&DB, &Keyring),
     family: Family,
     (from, to): (&[u8], &[u8]),
     mut options: ReadOptions,
@@ -321,8 +384,9 @@ pub(crate) fn scan(
     }
     let mut iterator = db.raw_iterator_cf_opt(family_of(db, family)?, options);
     iterator.seek(from);
+    let mut room = Vec::new();
     while let Some((key, record)) = iterator.item() {
-        if !visit(key, envelope::check(family, key, record)?)? {
+        if !visit(key, envelope::check(keys, family, key, record, &mut room)?)? {
             return Ok(());
         }
         iterator.next();

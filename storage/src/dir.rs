@@ -13,8 +13,8 @@ use quorate_core::ports::{StoreError, StoreResult};
 
 use crate::error::io_error;
 
-/// The newest layout on disk that this binary knows.
-pub(crate) const FORMAT: u32 = 1;
+/// The layout on disk that this binary knows. 1 was not sealed, and no release ever wrote it.
+pub(crate) const FORMAT: u32 = 2;
 const FORMAT_FILE: &str = "format";
 const FORMAT_WORDS: &str = "quorate store format ";
 const LOCK_FILE: &str = "lock";
@@ -85,7 +85,7 @@ fn holder(path: &Path) -> Option<u32> {
 /// The format of the store in `dir`; none when it was not made, or not to the end.
 ///
 /// # Errors
-/// `FormatTooNew` for a newer one, `Corrupt` for a file that says something else.
+/// `FormatTooNew` for a newer one, `FormatTooOld` for one from before any release, `Corrupt` for a file that says something else.
 pub(crate) fn format(dir: &Path) -> StoreResult<Option<u32>> {
     let text = match fs::read(dir.join(FORMAT_FILE)) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -96,7 +96,8 @@ pub(crate) fn format(dir: &Path) -> StoreResult<Option<u32>> {
         text.strip_prefix(FORMAT_WORDS).and_then(|rest| rest.strip_suffix('\n')).and_then(|n| n.parse::<u32>().ok());
     match found {
         Some(found) if found > FORMAT => Err(StoreError::FormatTooNew { found, supported: FORMAT }),
-        Some(found) if found > 0 => Ok(Some(found)),
+        Some(found) if found == FORMAT => Ok(Some(found)),
+        Some(found) if found > 0 => Err(StoreError::FormatTooOld { found, supported: FORMAT }),
         _ => Err(StoreError::Corrupt {
             record: format!("file `{FORMAT_FILE}`"),
             detail: "it does not say which format the store has; nothing was changed".to_owned(),

@@ -18,9 +18,11 @@
 //! | a journal file is missing, cut in the middle, or emptied | `Corrupt`, by the sequence numbers and the marker |
 //! | a table file is missing or has another length | `Corrupt`, names the file |
 //! | RocksDB's manifest is cut or damaged, and tables are forgotten | `Corrupt`: every family keeps a witness of the last batch that touched it, and these must agree with each other and with the marker |
+//! | the key record is missing, cut or changed | `Corrupt`; a key that does not open it is `KeyWanted`, which says which one does |
 //! | a byte of a log entry, the hard state or the log start changed | `Corrupt`, names the record or the file |
 //! | the log has a hole, or contradicts the hard state | `Corrupt`, names both |
 //! | a byte of a state value changed in a table file | NOT at opening: the read that meets it answers `Corrupt` |
+//! | a record was put back as it was before, at its own place, by somebody who mends RocksDB's checksums | NOT by its seal: the hash over the state notices (`recover`, `inspect`), and so do the witnesses |
 //! | the whole directory was replaced by an older copy of itself | NOT: it is whole; the store id and Raft must notice |
 //!
 //! The durable marker is a side file, written after every sync but not synced itself. It is exact after the kill of a
@@ -35,6 +37,10 @@ mod dir;
 mod envelope;
 mod error;
 mod families;
+mod keeper;
+mod key;
+mod key_record;
+mod keyring;
 mod log;
 mod marker;
 mod meta;
@@ -46,4 +52,6 @@ pub mod testing;
 mod wal;
 
 pub use dir::{exists, free_space};
-pub use open::{Inspection, Options, open, open_read_only};
+pub use keeper::{KeyKeeper, KeyStatus};
+pub use key::{GivenKey, Key, KeyError, KeyId, KeyKind, KeyProvider, KeySlot};
+pub use open::{Inspection, Options, key_slots, open, open_read_only, open_with_keys};

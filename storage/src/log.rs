@@ -43,7 +43,8 @@ impl Shape {
         self.check_entries(&batch.entries)?;
         if let Some((first, last)) = batch.entries.first().zip(batch.entries.last()) {
             for entry in &batch.entries {
-                write.put(Family::Log, &key(entry.index), &encode(entry)?)?;
+                let context = context_bytes(entry)?;
+                write.put_with(Family::Log, &key(entry.index), |into| encode(entry, context, into))?;
             }
             let mut old = last.index.next();
             while old <= self.last {
@@ -125,7 +126,7 @@ impl LogWriter for Writer {
         store.alive()?;
         let mut journal = store.journal();
         let mut shape = journal.shape;
-        let mut write = store.batch();
+        let mut write = store.batch()?;
         let filled = group.iter().try_for_each(|batch| shape.add(&mut write, batch));
         store.guard(filled.and_then(|()| shape.purge(&mut write)))?;
         store.write(&mut journal, "writing to the log", write, Touch::Log, sync)?;
@@ -181,21 +182,22 @@ pub(crate) const fn key(index: LogIndex) -> [u8; 8] {
 const NORMAL: u8 = 0;
 const CONFIG: u8 = 1;
 
+fn context_bytes(entry: &LogEntry) -> StoreResult<u32> {
+    u32::try_from(entry.context.len())
+        .or_else(|_longer| refuse(&format!("log entry {}", entry.index), "its context is longer than 4 GiB".to_owned()))
+}
+
 /// Term, kind, length of the context, context, data.
-fn encode(entry: &LogEntry) -> StoreResult<Vec<u8>> {
-    let Ok(context) = u32::try_from(entry.context.len()) else {
-        return refuse(&format!("log entry {}", entry.index), "its context is longer than 4 GiB".to_owned());
-    };
-    let mut payload = Vec::with_capacity(13 + entry.context.len() + entry.data.len());
-    payload.extend_from_slice(&entry.term.0.to_be_bytes());
-    payload.push(match entry.kind {
+fn encode(entry: &LogEntry, context: u32, into: &mut Vec<u8>) {
+    into.reserve(13 + entry.context.len() + entry.data.len() + 16);
+    into.extend_from_slice(&entry.term.0.to_be_bytes());
+    into.push(match entry.kind {
         EntryKind::Normal => NORMAL,
         EntryKind::Config => CONFIG,
     });
-    payload.extend_from_slice(&context.to_be_bytes());
-    payload.extend_from_slice(&entry.context);
-    payload.extend_from_slice(&entry.data);
-    Ok(payload)
+    into.extend_from_slice(&context.to_be_bytes());
+    into.extend_from_slice(&entry.context);
+    into.extend_from_slice(&entry.data);
 }
 
 /// Reads [`encode`] back.
@@ -261,6 +263,6 @@ fn numbers<const N: usize>(key: &[u8], payload: &[u8]) -> StoreResult<[u64; N]> 
 fn unreadable(family: Family, key: &[u8]) -> StoreError {
     StoreError::Corrupt {
         record: family.describe(key),
-        detail: "its checksum fits, but it does not have the form of such a record".to_owned(),
+        detail: "its seal is whole, but it does not have the form of such a record".to_owned(),
     }
 }

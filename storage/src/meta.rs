@@ -21,7 +21,7 @@ impl MetaStore for Meta {
     fn put(&self, facts: &[(&str, Bytes)]) -> StoreResult<()> {
         let store = &self.0;
         store.alive()?;
-        let mut batch = store.batch();
+        let mut batch = store.batch()?;
         for (name, value) in facts {
             batch.put(Family::Meta, &meta_key::fact(name), value)?;
         }

@@ -16,6 +16,10 @@ use rocksdb::{DB, DBRecoveryMode, ReadOptions};
 use crate::db::{Journal, Serials, Store, Touch, family_of, is_empty, scan};
 use crate::error::{io_error, open_error, rocks_error};
 use crate::families::{self, Family, WITNESS, meta_key};
+use crate::keeper::{KeyKeeper, unix_seconds};
+use crate::key::{KeyProvider, KeySlot};
+use crate::key_record::{KeyRecord, Opened};
+use crate::keyring::Keyring;
 use crate::log::{self, Shape};
 use crate::marker::Marker;
 use crate::staging::{Stage, Stager};
@@ -25,15 +29,28 @@ use crate::{dir, envelope, meta, state, wal};
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Options {
+    /// Where the key comes from that the store's data key is wrapped by.
+    pub keys: Arc<dyn KeyProvider>,
     /// Bytes of write-ahead log after which RocksDB writes its tables out, so that old files of it can go.
     pub wal_bytes_max: u64,
     /// Called at named points of multi-step work, on the thread that does it. Tests stop the process there.
     pub probe: Option<Arc<dyn Fn(&'static str) + Send + Sync>>,
+    /// Keeps records as they are, to measure what sealing costs. Such a store is opened with this option only.
+    #[cfg(feature = "testing")]
+    pub unsealed: bool,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { wal_bytes_max: 64 * 1024 * 1024, probe: None }
+impl Options {
+    /// With the usual bounds.
+    #[must_use]
+    pub fn new(keys: Arc<dyn KeyProvider>) -> Self {
+        Self {
+            keys,
+            wal_bytes_max: 64 * 1024 * 1024,
+            probe: None,
+            #[cfg(feature = "testing")]
+            unsealed: false,
+        }
     }
 }
 
@@ -46,15 +63,27 @@ impl std::fmt::Debug for Options {
 /// Opens the store in `dir`, and makes one when there is none. Blocks, and reads the whole log once.
 ///
 /// # Errors
-/// `Locked` when a process has it, `FormatTooNew` when a newer quorate wrote it, `Corrupt` when it is damaged (the
-/// module's table says what is noticed), `Full` and `Io` when the disk refuses.
+/// `Locked` when a process has it, `FormatTooNew` when a newer quorate wrote it, `KeyWanted` when the provider has not the
+/// key that opens it, `Corrupt` when it is damaged (the module's table says what is noticed), `Full` and `Io` when the disk
+/// refuses.
 pub fn open(dir: &Path, options: Options) -> StoreResult<OpenStore> {
+    open_with_keys(dir, options).map(|(store, _)| store)
+}
+
+/// As [`open`], with the hand on the store's keys.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with_keys(dir: &Path, options: Options) -> StoreResult<(OpenStore, KeyKeeper)> {
     // Before the lock: a store of a newer format is left exactly as it is.
     dir::format(dir)?;
     dir::make(dir)?;
     let lock = dir::lock(dir)?;
     let fresh = dir::format(dir)?.is_none();
     let database = dir::database(dir);
+    // Before anything else: a key that does not fit harms nothing.
+    let (record, opened) = keys_of(dir, fresh, &options)?;
+    let keys = keyring(&opened, &options)?;
     if fresh {
         // Also where an earlier start was stopped in the middle of this: every step can be done again.
         dir::make(&database)?;
@@ -69,8 +98,8 @@ pub fn open(dir: &Path, options: Options) -> StoreResult<OpenStore> {
     let rocks = families::database(fresh, options.wal_bytes_max, DBRecoveryMode::AbsoluteConsistency);
     let db = DB::open_cf_descriptors(&rocks, &database, families::descriptors()).map_err(|error| open_error(&error))?;
     check_reached(&judged, &marker, db.latest_sequence_number())?;
-    let (boot, shape, active) = load(&db)?;
-    let serials = check_witnesses(&db, active, &marker)?;
+    let (boot, shape, active) = load(&db, &keys)?;
+    let serials = check_witnesses(&db, &keys, active, &marker)?;
     if fresh {
         check_blank(&db)?;
         dir::declare(dir)?;
@@ -79,19 +108,63 @@ pub fn open(dir: &Path, options: Options) -> StoreResult<OpenStore> {
         tracing::warn!(repaired, "the store was repaired");
     }
     let boot = Boot { repaired, ..boot };
-    let store = Store::new(db, Journal { marker: Some(marker), shape, serials }, active, options.probe, Some(lock));
+    let journal = Journal { marker: Some(marker), shape, serials };
+    let store = Store::new((db, Arc::new(keys)), journal, active, options.probe, Some(lock));
     // What was recovered is in tables already; the sync notes it, so that later openings expect it.
-    store.write(&mut store.journal(), "syncing the opened store", store.batch(), Touch::Aside, true)?;
+    store.write(&mut store.journal(), "syncing the opened store", store.batch()?, Touch::Aside, true)?;
     store.clear(active.other())?;
     let stage = Stage::new(Arc::clone(&store));
-    Ok(OpenStore {
+    let keeper = KeyKeeper::new(Arc::clone(&store), dir, record, opened);
+    let store = OpenStore {
         boot,
         log: Box::new(log::Writer(Arc::clone(&store))),
         log_reader: Arc::new(log::Reader(Arc::clone(&store))),
         state: Box::new(state::State { store: Arc::clone(&store), stage: Arc::clone(&stage) }),
         staging: Arc::new(Stager(stage)),
         meta: Arc::new(meta::Meta(store)),
-    })
+    };
+    Ok((store, keeper))
+}
+
+/// The key record of a store, made when the store is, and what it opens to.
+fn keys_of(dir: &Path, fresh: bool, options: &Options) -> StoreResult<(KeyRecord, Opened)> {
+    if fresh && !KeyRecord::exists(dir) {
+        if dir::database(dir).join("CURRENT").is_file() {
+            // Somebody took both away: a new key would bury what is there.
+            return Err(StoreError::Corrupt {
+                record: "file `format`".to_owned(),
+                detail: "it is missing, and the key record with it, but there is a database beside them; nothing was changed"
+                    .to_owned(),
+            });
+        }
+        let (key, slot) = options.keys.make().map_err(|error| StoreError::KeyWanted {
+            wanted: "a key that is still to be made".to_owned(),
+            found: error.to_string(),
+        })?;
+        KeyRecord::make(&key, &slot, unix_seconds())?.save(dir, options.probe.as_ref())?;
+    }
+    let record = KeyRecord::load(dir)?;
+    let opened = record.open(&*options.keys)?;
+    Ok((record, opened))
+}
+
+fn keyring(opened: &Opened, options: &Options) -> StoreResult<Keyring> {
+    let ring = Keyring::new(opened.store, opened.data.clone(), opened.active)?;
+    #[cfg(feature = "testing")]
+    if options.unsealed {
+        return ring.plain();
+    }
+    let _ = options;
+    Ok(ring)
+}
+
+/// Which keys may open the store in `dir`, as it says itself; needs none of them.
+///
+/// # Errors
+/// As [`open`].
+pub fn key_slots(dir: &Path) -> StoreResult<Vec<KeySlot>> {
+    dir::format(dir)?;
+    Ok(KeyRecord::load(dir)?.slots())
 }
 
 /// A stopped store, to be looked at only.
@@ -119,13 +192,15 @@ impl Inspection {
 ///
 /// # Errors
 /// As [`open`]; `Locked` also when a node runs on it, and `Io` when there is no store.
-pub fn open_read_only(dir: &Path) -> StoreResult<Inspection> {
+pub fn open_read_only(dir: &Path, keys: &dyn KeyProvider) -> StoreResult<Inspection> {
     let absent =
         || StoreError::Io { doing: "opening the store", detail: format!("there is no store in {}", dir.display()) };
     if dir::format(dir)?.is_none() {
         return Err(absent());
     }
     let lock = dir::lock_shared(dir)?;
+    let opened = KeyRecord::load(dir)?.open(keys)?;
+    let keys = Keyring::new(opened.store, opened.data, opened.active)?;
     let database = dir::database(dir);
     check_present(&database, false)?;
     let marker = Marker::open(dir, true)?;
@@ -134,9 +209,9 @@ pub fn open_read_only(dir: &Path) -> StoreResult<Inspection> {
         (!judged.cuts.is_empty()).then(|| format!("{}; not cut, the store was only read", tell(&judged.cuts)));
     check_tail(&database, &judged, &marker)?;
     let db = look(&database)?;
-    let (boot, shape, active) = load(&db)?;
-    let serials = check_witnesses(&db, active, &marker)?;
-    let store = Store::new(db, Journal { marker: None, shape, serials }, active, None, lock);
+    let (boot, shape, active) = load(&db, &keys)?;
+    let serials = check_witnesses(&db, &keys, active, &marker)?;
+    let store = Store::new((db, Arc::new(keys)), Journal { marker: None, shape, serials }, active, None, lock);
     Ok(Inspection {
         boot: Boot { repaired, ..boot },
         log: Arc::new(log::Reader(Arc::clone(&store))),
@@ -237,18 +312,18 @@ fn check_blank(db: &DB) -> StoreResult<()> {
     Ok(())
 }
 
-fn record(db: &DB, family: Family, key: &[u8]) -> StoreResult<Option<Bytes>> {
+fn record(db: &DB, keys: &Keyring, family: Family, key: &[u8]) -> StoreResult<Option<Bytes>> {
     let found = db.get_cf(family_of(db, family)?, key).map_err(|error| rocks_error("reading a record", &error))?;
-    found.map(|record| envelope::decode(family, key, record)).transpose()
+    found.map(|record| envelope::decode(keys, family, key, record)).transpose()
 }
 
 /// Every family must hold the last batch that touched it, and together they must reach as far as was synced: a database
 /// that forgot a table does not.
-fn check_witnesses(db: &DB, active: Family, marker: &Marker) -> StoreResult<Serials> {
-    let told = record(db, Family::Meta, meta_key::SERIALS)?;
+fn check_witnesses(db: &DB, keys: &Keyring, active: Family, marker: &Marker) -> StoreResult<Serials> {
+    let told = record(db, keys, Family::Meta, meta_key::SERIALS)?;
     let told = told.map_or(Ok(Serials::default()), |found| log::decode_serials(&found))?;
     for (family, told) in [(Family::Log, told.log), (active, told.state)] {
-        let own = record(db, family, WITNESS)?.map_or(Ok(0), |found| log::decode_witness(&found))?;
+        let own = record(db, keys, family, WITNESS)?.map_or(Ok(0), |found| log::decode_witness(&found))?;
         if own != told {
             return contradiction(
                 format!("column family {family}"),
@@ -270,18 +345,18 @@ fn check_witnesses(db: &DB, active: Family, marker: &Marker) -> StoreResult<Seri
 }
 
 /// Reads what a starting node must know, and refuses what contradicts itself.
-fn load(db: &DB) -> StoreResult<(Boot, Shape, Family)> {
-    let hard = record(db, Family::Meta, meta_key::HARD_STATE)?
+fn load(db: &DB, keys: &Keyring) -> StoreResult<(Boot, Shape, Family)> {
+    let hard = record(db, keys, Family::Meta, meta_key::HARD_STATE)?
         .map_or(Ok(HardState::default()), |found| log::decode_hard_state(&found))?;
-    let start = record(db, Family::Meta, meta_key::LOG_START)?
+    let start = record(db, keys, Family::Meta, meta_key::LOG_START)?
         .map_or(Ok(LogStart::default()), |found| log::decode_start(&found))?;
-    let active = active_family(record(db, Family::Meta, meta_key::STATE)?)?;
+    let active = active_family(record(db, keys, Family::Meta, meta_key::STATE)?)?;
     let mut shape = Shape { start, last: start.index, hard, purged: start.index };
     let mut terms: Vec<(LogIndex, Term)> = Vec::new();
     let mut newest = start.term;
     let mut options = ReadOptions::default();
     options.fill_cache(false);
-    scan(db, Family::Log, (&log::key(LogIndex(0)), &[]), options, &mut |key, payload| {
+    scan((db, keys), Family::Log, (&log::key(LogIndex(0)), &[]), options, &mut |key, payload| {
         let entry = log::decode(key, payload)?;
         if entry.index <= start.index {
             // Cut, and still to be deleted.

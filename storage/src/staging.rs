@@ -108,7 +108,7 @@ impl StagedSnapshot for Receiving {
             return Err(gone(self.id));
         }
         let family = self.stage.family();
-        let mut batch = store.batch();
+        let mut batch = store.batch()?;
         for (key, value) in records {
             if let Some(last) = self.last.as_ref().filter(|last| *last >= key) {
                 return Err(StoreError::Corrupt {
@@ -132,7 +132,7 @@ impl StagedSnapshot for Receiving {
         if place.current != self.id {
             return Err(gone(self.id));
         }
-        store.write(&mut store.journal(), "syncing a received snapshot", store.batch(), Touch::Aside, true)?;
+        store.write(&mut store.journal(), "syncing a received snapshot", store.batch()?, Touch::Aside, true)?;
         store.reached("staging: finished");
         place.finished = true;
         drop(place);

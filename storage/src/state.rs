@@ -63,7 +63,7 @@ fn switch(store: &Store, reset: LogReset) -> StoreResult<()> {
     let mut journal = store.journal();
     let mut active = store.switching();
     let (old, new) = (*active, active.other());
-    let mut batch = store.batch();
+    let mut batch = store.batch()?;
     fill_reset(&mut batch, new, reset)?;
     batch.delete_all(Family::Log)?;
     store.write(&mut journal, "installing a snapshot", batch, Touch::Both(new), true)?;
@@ -73,7 +73,7 @@ fn switch(store: &Store, reset: LogReset) -> StoreResult<()> {
     *active = new;
     drop(active);
     // The old state goes; views that were taken of it keep it until they are dropped.
-    let mut batch = store.batch();
+    let mut batch = store.batch()?;
     batch.delete_all(old)?;
     store.write(&mut journal, "clearing the old state", batch, Touch::Aside, false)?;
     store.reached("install: after the clearing");
@@ -85,7 +85,7 @@ impl StateStore for State {
         let store = &self.store;
         store.alive()?;
         let family = *store.active();
-        let mut batch = store.batch();
+        let mut batch = store.batch()?;
         fill(&mut batch, family, &writes)?;
         store.write(&mut store.journal(), "writing the state", batch, Touch::State(family), false)
     }
@@ -114,7 +114,7 @@ impl StateStore for State {
                     .to_owned(),
             });
         }
-        let mut batch = store.batch();
+        let mut batch = store.batch()?;
         fill(&mut batch, family, &writes)?;
         fill_reset(&mut batch, family, reset)?;
         store.write(&mut journal, "founding the store", batch, Touch::Both(family), true)?;
@@ -129,7 +129,7 @@ impl StateStore for State {
         let family = *store.active();
         let mut journal = store.journal();
         let mut shape = journal.shape;
-        let mut batch = store.batch();
+        let mut batch = store.batch()?;
         let filled = fill(&mut batch, family, &recovery.state).and_then(|()| shape.add(&mut batch, &recovery.log));
         store.guard(filled)?;
         for (name, value) in &recovery.facts {

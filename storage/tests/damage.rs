@@ -8,7 +8,6 @@ use std::fs;
 use common::{Disk, append, assert_corrupt, assert_filled, batch, cut, entries, filled, flip, reset, set, state};
 use quorate_core::id::LogIndex;
 use quorate_core::ports::StoreError;
-use quorate_storage::Options;
 
 #[test]
 fn any_flipped_byte_of_a_synced_journal_is_refused_and_nothing_is_changed() {
@@ -105,21 +104,32 @@ fn in_tables() -> Disk {
     disk
 }
 
-fn table_with(disk: &Disk, text: &str) -> (std::path::PathBuf, usize) {
+/// The sealed record at `key` of `family`, as it lies on the disk.
+fn sealed(disk: &Disk, family: &str, key: &[u8]) -> Vec<u8> {
+    let copy = disk.copy();
+    let db = raw(&copy);
+    db.get_cf(db.cf_handle(family).unwrap(), key).unwrap().unwrap()
+}
+
+fn table_with(disk: &Disk, bytes: &[u8]) -> (std::path::PathBuf, usize) {
     disk.files(".sst")
         .into_iter()
         .find_map(|path| {
-            let bytes = fs::read(&path).unwrap();
-            let at = bytes.windows(text.len()).position(|window| window == text.as_bytes())?;
+            let whole = fs::read(&path).unwrap();
+            let at = whole.windows(bytes.len()).position(|window| window == bytes)?;
             Some((path, at))
         })
-        .expect("a table with the text")
+        .expect("a table with these bytes")
+}
+
+fn table_of(disk: &Disk, family: &str, key: &[u8]) -> (std::path::PathBuf, usize) {
+    table_with(disk, &sealed(disk, family, key))
 }
 
 #[test]
 fn a_flipped_byte_of_a_log_entry_in_a_table_is_refused() {
     let disk = in_tables();
-    let (table, at) = table_with(&disk, "payload of entry 2");
+    let (table, at) = table_of(&disk, "raft_log", &2_u64.to_be_bytes());
     flip(&table, at + 4);
     let name = table.file_name().unwrap().to_str().unwrap();
     assert_corrupt(&disk.refusal(), &[name]);
@@ -129,8 +139,8 @@ fn a_flipped_byte_of_a_log_entry_in_a_table_is_refused() {
 fn no_flipped_byte_of_a_table_ever_gives_a_wrong_answer() {
     let disk = in_tables();
     let mut refused = 0;
-    for text in ["payload of entry 2", "value of a", "raft_meta"] {
-        let (table, _) = table_with(&disk, text);
+    for (family, key) in [("raft_log", &2_u64.to_be_bytes()[..]), ("state_a", b"ka"), ("raft_meta", b"hard_state")] {
+        let (table, _) = table_of(&disk, family, key);
         let length = fs::read(&table).unwrap().len();
         for at in (0..length).step_by(37) {
             let copy = disk.copy();
@@ -141,9 +151,9 @@ fn no_flipped_byte_of_a_table_ever_gives_a_wrong_answer() {
             });
             match answer {
                 Ok((boot, log, state)) => {
-                    assert_eq!((boot.last, boot.hard_state), (LogIndex(40), common::hard(40)), "{text} {at}");
-                    assert_eq!(log, entries(2, 40), "{text} {at}");
-                    assert_eq!(state.len(), 2, "{text} {at}");
+                    assert_eq!((boot.last, boot.hard_state), (LogIndex(40), common::hard(40)), "{family} {at}");
+                    assert_eq!(log, entries(2, 40), "{family} {at}");
+                    assert_eq!(state.len(), 2, "{family} {at}");
                 }
                 Err(error) => {
                     assert_corrupt(&error, &[]);
@@ -168,7 +178,7 @@ fn a_flipped_state_value_is_an_error_where_it_is_read_and_final() {
     open.log.write(&[], true).unwrap();
     drop(open);
     drop(disk.open().unwrap());
-    let (table, at) = table_with(&disk, "value of z");
+    let (table, at) = table_of(&disk, "state_a", b"kz");
     flip(&table, at + 4);
     let mut open = disk.open().unwrap();
     assert_eq!(open.state.get(b"key 7").unwrap().unwrap().len(), 1_000);
@@ -291,11 +301,11 @@ fn what_was_received_and_not_installed_takes_no_room_after_a_restart() {
 #[test]
 fn a_newer_format_is_refused_and_nothing_is_changed() {
     let disk = filled(4);
-    fs::write(disk.dir.join("format"), "quorate store format 2\n").unwrap();
+    fs::write(disk.dir.join("format"), "quorate store format 3\n").unwrap();
     let before = disk.contents();
-    let expected = StoreError::FormatTooNew { found: 2, supported: 1 };
+    let expected = StoreError::FormatTooNew { found: 3, supported: 2 };
     assert_eq!(disk.refusal(), expected);
-    assert_eq!(quorate_storage::open_read_only(&disk.dir).map(drop), Err(expected));
+    assert_eq!(quorate_storage::open_read_only(&disk.dir, &common::key()).map(drop), Err(expected));
     assert_eq!(disk.contents(), before);
     fs::write(disk.dir.join("format"), "nonsense").unwrap();
     assert_corrupt(&disk.refusal(), &["format"]);
@@ -347,14 +357,14 @@ fn looking_at_a_stopped_store_changes_nothing() {
     open.meta.put(&[("identity", bytes::Bytes::from_static(b"me"))]).unwrap();
     open.log.write(&[batch(5, 6)], true).unwrap();
     assert!(matches!(
-        quorate_storage::open_read_only(&disk.dir).map(drop),
+        quorate_storage::open_read_only(&disk.dir, &common::key()).map(drop),
         Err(StoreError::Locked { holder: Some(_) })
     ));
     drop(open);
     append(&disk.wal(), b"a torn end");
     let before = disk.contents();
     for _ in 0..2 {
-        let look = quorate_storage::open_read_only(&disk.dir).unwrap();
+        let look = quorate_storage::open_read_only(&disk.dir, &common::key()).unwrap();
         assert!(look.boot.repaired.as_ref().unwrap().contains("not cut"));
         assert_eq!((look.boot.start.index, look.boot.last), (LogIndex(1), LogIndex(6)));
         assert_eq!(look.log.entries(LogIndex(2), LogIndex(7), u64::MAX).unwrap(), entries(2, 6));
@@ -364,7 +374,7 @@ fn looking_at_a_stopped_store_changes_nothing() {
     }
     assert_eq!(disk.contents(), before);
     let absent = Disk::new();
-    assert!(quorate_storage::open_read_only(&absent.dir).is_err());
+    assert!(quorate_storage::open_read_only(&absent.dir, &common::key()).is_err());
     assert!(!absent.dir.exists());
 }
 
@@ -385,7 +395,7 @@ fn a_directory_is_made_for_its_owner_alone() {
 #[test]
 fn small_tables_and_many_journal_files_change_nothing_about_recovery() {
     let disk = Disk::new();
-    let mut options = Options::default();
+    let mut options = common::options();
     options.wal_bytes_max = 64 * 1024;
     let big = "v".repeat(1_000);
     let mut open = quorate_storage::open(&disk.dir, options.clone()).unwrap();

@@ -16,7 +16,6 @@ use common::{Disk, assert_filled, batch, entries, filled, reset, set, state};
 use quorate_core::id::{LogIndex, Term};
 use quorate_core::log::LogStart;
 use quorate_core::ports::{OpenStore, StoreError};
-use quorate_storage::Options;
 
 const WORK: &str = "QUORATE_STORAGE_TEST_WORK";
 const DIR: &str = "QUORATE_STORAGE_TEST_DIR";
@@ -42,12 +41,12 @@ fn what_the_second_process_does() {
     let (Ok(work), Ok(dir)) = (std::env::var(WORK), std::env::var(DIR)) else { return };
     let dir = PathBuf::from(dir);
     match work.split_once(':').unwrap_or((&work, "")) {
-        ("open", _) => match quorate_storage::open(&dir, Options::default()) {
+        ("open", _) => match quorate_storage::open(&dir, common::options()) {
             Ok(_) => println!("OPENED"),
             Err(error) => println!("REFUSED {error}"),
         },
         ("hold", _) => {
-            let _open = quorate_storage::open(&dir, Options::default()).unwrap();
+            let _open = quorate_storage::open(&dir, common::options()).unwrap();
             println!("HOLDING");
             std::io::stdin().read_line(&mut String::new()).unwrap();
             loop {
@@ -56,7 +55,7 @@ fn what_the_second_process_does() {
         }
         ("die", point) => {
             let point = point.to_owned();
-            let mut options = Options::default();
+            let mut options = common::options();
             options.probe = Some(Arc::new(move |reached| {
                 if reached == point {
                     std::process::abort();
@@ -65,7 +64,7 @@ fn what_the_second_process_does() {
             install(&mut quorate_storage::open(&dir, options).unwrap(), &NEW);
         }
         ("write", from) => {
-            let mut open = quorate_storage::open(&dir, Options::default()).unwrap();
+            let mut open = quorate_storage::open(&dir, common::options()).unwrap();
             let mut index: u64 = from.parse().unwrap();
             loop {
                 open.state.commit(set(&[("applied", &index.to_string())])).unwrap();
@@ -77,7 +76,7 @@ fn what_the_second_process_does() {
         }
         ("churn", from) => {
             // Small write-ahead logs: tables are written and merged all the time, beside the cuts of the log.
-            let mut options = Options::default();
+            let mut options = common::options();
             options.wal_bytes_max = 64 * 1024;
             let mut open = quorate_storage::open(&dir, options).unwrap();
             let mut index: u64 = from.parse().unwrap();
@@ -97,7 +96,7 @@ fn what_the_second_process_does() {
             }
         }
         ("snapshot", _) => {
-            let mut open = quorate_storage::open(&dir, Options::default()).unwrap();
+            let mut open = quorate_storage::open(&dir, common::options()).unwrap();
             let before = peak_kib();
             let mut staged = open.staging.begin().unwrap();
             let value = Bytes::from(vec![7_u8; VALUE_BYTES]);

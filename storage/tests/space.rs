@@ -10,7 +10,6 @@ use common::{hard, reset, set};
 use quorate_core::id::{LogIndex, Term};
 use quorate_core::log::{EntryKind, LogEntry};
 use quorate_core::ports::{LogBatch, StoreError};
-use quorate_storage::Options;
 use quorate_storage::testing::SmallDisk;
 
 fn large(index: u64) -> LogEntry {
@@ -24,7 +23,7 @@ fn large(index: u64) -> LogEntry {
 }
 
 fn fill(dir: &Path) -> (u64, StoreError) {
-    let mut open = quorate_storage::open(dir, Options::default()).unwrap();
+    let mut open = quorate_storage::open(dir, common::options()).unwrap();
     open.state.found(set(&[("a", "1")]), reset(1)).unwrap();
     let mut synced = 1;
     let error = loop {
@@ -59,7 +58,7 @@ fn a_full_disk_is_a_typed_failure_and_every_synced_record_is_there_when_space_is
         assert!(quorate_storage::free_space(&dir).unwrap() < 5 * 1024 * 1024);
         small.resize("64m").unwrap();
         for _ in 0..2 {
-            let mut open = quorate_storage::open(&dir, Options::default()).unwrap();
+            let mut open = quorate_storage::open(&dir, common::options()).unwrap();
             // the last write failed: it may be there or not, nobody was told
             let last = open.boot.last.0;
             assert!(last == synced || last == synced + 1, "{size}: {last} after {synced}");

@@ -70,6 +70,51 @@ pub fn quorate(arguments: &[&str]) -> Said {
     Said::of(command(arguments).stdin(Stdio::null()).output().unwrap())
 }
 
+/// A command that runs beside the test; killed when it is dropped.
+pub struct Beside {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Beside {
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut child =
+            command(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// The next line on its stdout.
+    #[track_caller]
+    pub fn says(&self) -> String {
+        self.lines.recv_timeout(PATIENCE).expect("a line")
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
+    /// It ends by itself; answers the exit code.
+    #[track_caller]
+    pub fn ends(&mut self) -> Option<i32> {
+        eventually("the command ends", || self.child.try_wait().unwrap()).code()
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// The same, with something on stdin.
 pub fn quorate_with_stdin(arguments: &[&str], input: &[u8]) -> Said {
     let mut child =

@@ -7,7 +7,7 @@ use quorate::{Start, StartError, StopReason, inspect};
 use quorate_core::id::StoreId;
 use quorate_storage::testing::SmallDisk;
 
-use crate::support::{BUDGET, Cluster, eventually, says};
+use crate::support::{BUDGET, Cluster, eventually, says, store_options};
 
 /// The journal file of a stopped node that was written last.
 fn journal(directory: &Path) -> PathBuf {
@@ -77,7 +77,7 @@ async fn a_store_of_a_newer_format_is_not_touched() {
     let (mut cluster, follower) = three_with_a_stopped_follower().await;
     let file = cluster.members[follower].directory.join("store/format");
     let ours = std::fs::read(&file).unwrap();
-    std::fs::write(&file, "quorate store format 2\n").unwrap();
+    std::fs::write(&file, "quorate store format 3\n").unwrap();
     let refused = cluster.try_restart(follower).await.unwrap_err();
     assert!(matches!(refused, StartError::Damaged(_)), "{refused}");
     says(&refused, &["newer", "Nothing was changed"]);
@@ -113,14 +113,14 @@ async fn a_wiped_store_under_its_old_identity_gets_no_vote() {
     let directory = cluster.members[follower].directory.clone();
     // Given the facts of the old node in a store that was made anew: its log is gone, so is every vote it gave.
     let old: StoreId = inspect(&directory).unwrap().store_id.parse().unwrap();
-    let opened = quorate_storage::open(&directory.join("store"), quorate_storage::Options::default()).unwrap();
+    let opened = quorate_storage::open(&directory.join("store"), store_options(&directory)).unwrap();
     let facts = opened.meta.get("node").unwrap().unwrap();
     drop(opened);
     std::fs::remove_dir_all(directory.join("store")).unwrap();
     let at = facts.windows(16).position(|window| window == old.as_bytes()).unwrap();
     let mut forged = facts.to_vec();
     forged[at..at + 16].copy_from_slice(&[7; 16]);
-    let opened = quorate_storage::open(&directory.join("store"), quorate_storage::Options::default()).unwrap();
+    let opened = quorate_storage::open(&directory.join("store"), store_options(&directory)).unwrap();
     opened.meta.put(&[("node", Bytes::from(forged))]).unwrap();
     drop(opened);
     // When it runs while the cluster needs it for a quorum.

@@ -11,13 +11,16 @@
     unreachable_pub,
     reason = "a test says what it expects and fails loudly"
 )]
+#![allow(clippy::duplicate_mod, reason = "each example is a program of its own, and all of them have the same support")]
 
 mod assignments;
 mod certificates;
 mod crashes;
 mod data;
 mod disks;
+mod examples;
 mod growth;
+mod handles;
 mod health;
 mod leadership;
 mod leases;
@@ -26,6 +29,7 @@ mod limits;
 mod load;
 mod membership;
 mod nodes;
+mod overload;
 mod partition;
 mod policy;
 mod pressure;

@@ -4,14 +4,23 @@
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use quorate::{Client, Identity, Node, NodeBuilder, Start, StartError, status::ClusterStatus};
 use quorate_core::id::Lineage;
+use quorate_storage::{GivenKey, Key};
 use tempfile::TempDir;
 
 /// How long anything that must happen may take on a slow machine.
 pub const BUDGET: Duration = Duration::from_secs(60);
+
+/// The settings with which a test opens the store of a node's directory: its key lies beside the data.
+pub fn store_options(directory: &Path) -> quorate_storage::Options {
+    let text = std::fs::read_to_string(directory.join("key")).unwrap();
+    let key = Key::from_text(text.lines().last().unwrap()).unwrap();
+    quorate_storage::Options::new(Arc::new(GivenKey(key)))
+}
 
 /// Polls until the condition gives something.
 pub async fn eventually<T, F, Fut>(what: &str, mut condition: F) -> T
@@ -375,7 +384,7 @@ pub fn says(error: &impl std::fmt::Display, words: &[&str]) {
 
 /// A connection to one member with an operator's identity, for bytes that no client would send.
 pub async fn raw(cluster: &Cluster, index: usize) -> quorate_transport::Connection {
-    let identity = std::sync::Arc::new(cluster.operator());
+    let identity = Arc::new(cluster.operator());
     let subject = identity.subject();
     let hello = quorate_transport::Hello::client(subject.cluster, subject.node_id, Lineage::default(), "scenario");
     let address = [cluster.node(index).address().to_string()];

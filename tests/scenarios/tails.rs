@@ -19,10 +19,10 @@ use quorate_core::user;
 use quorate_transport::{CertSubject, ClusterCa, Identity};
 
 use crate::recovery::{WRITES, all_killed, alone, holds, odd_everywhere, recover};
-use crate::support::{BUDGET, Cluster, eventually, says};
+use crate::support::{BUDGET, Cluster, eventually, says, store_options};
 
 fn open(directory: &Path) -> OpenStore {
-    quorate_storage::open(&directory.join("store"), quorate_storage::Options::default()).unwrap()
+    quorate_storage::open(&directory.join("store"), store_options(directory)).unwrap()
 }
 
 /// What a client's write looks like in the log.

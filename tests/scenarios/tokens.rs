@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use quorate::membership::{Role, Rule};
 use quorate::{Error, Node, Start, StartError};
+use quorate_core::ports::Visit;
 use quorate_transport::JoinToken;
 
-use crate::support::{Cluster, closed_port, eventually, says};
+use crate::support::{Cluster, closed_port, eventually, says, store_options};
 
 /// What comes of joining with this token.
 async fn joining(cluster: &Cluster, name: &str, token: &str) -> Result<Node, StartError> {
@@ -120,6 +121,22 @@ async fn tokens_are_listed_without_their_secrets_and_taken_back() {
     cluster.stop().await;
 }
 
+/// Whether a value or a log entry of a stopped manager, opened with its key, holds these bytes.
+fn opened_holds(directory: &Path, secret: &[u8]) -> bool {
+    let keys = store_options(directory).keys;
+    let store = quorate_storage::open_read_only(&directory.join("store"), &*keys).unwrap();
+    let holds = |bytes: &[u8]| bytes.windows(secret.len()).any(|window| window == secret);
+    let mut held = false;
+    let visit = &mut |key: &[u8], value: &[u8]| {
+        held |= holds(key) || holds(value);
+        Visit::More
+    };
+    store.state.scan(b"", b"", visit).unwrap();
+    let entries = store.log.entries(store.boot.start.index.next(), store.boot.last.next(), u64::MAX).unwrap();
+    held || entries.iter().any(|entry| holds(&entry.data) || holds(&entry.context))
+}
+
+/// Whether a file holds these bytes, as it lies there.
 fn holds(directory: &Path, secret: &[u8]) -> bool {
     std::fs::read_dir(directory).unwrap().any(|entry| {
         let path = entry.unwrap().path();
@@ -138,10 +155,14 @@ async fn the_secret_of_a_token_that_was_made_is_on_no_disk() {
     let made: JoinToken = tokens.create(Role::Manager).await.unwrap().token.parse().unwrap();
     let rotated: JoinToken = tokens.rotate(Role::Worker).await.unwrap().parse().unwrap();
     let directory = cluster.members[0].directory.clone();
+    // Given what anybody who takes the disk can read, then no secret of a token is in it
     assert!(!holds(&directory, made.secret().expose()));
-    // The control: a standing token is shown again, so it is there, and such a search finds it.
-    assert!(holds(&directory, rotated.secret().expose()));
+    assert!(!holds(&directory, rotated.secret().expose()));
     cluster.stop().await;
+    // Given what the manager itself can read, then the secret of the made one is in no value and no entry
+    assert!(!opened_holds(&directory, made.secret().expose()));
+    // The control: a standing token is shown again, so it is there, and such a search finds it.
+    assert!(opened_holds(&directory, rotated.secret().expose()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,7 +13,7 @@ use tokio::net::{UnixListener, UnixStream};
 use crate::support::{BUDGET, Cluster, eventually, says};
 
 /// The next revision that concerns the watch; bookmarks are passed over.
-async fn changes(watch: &mut Watch) -> Changes {
+pub async fn changes(watch: &mut Watch) -> Changes {
     tokio::time::timeout(BUDGET, async {
         loop {
             match watch.next().await {

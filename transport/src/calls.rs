@@ -22,6 +22,7 @@ use crate::frame::{self, FrameKind};
 use crate::handler::{Answer, Caller, Handler};
 use crate::lanes::StreamKind;
 use crate::request::{self, RequestError};
+use crate::room::{Held, Room};
 
 /// Largest body that goes here, bytes.
 pub(crate) const BODY_BYTES_MAX: usize = 32 * 1024;
@@ -282,6 +283,8 @@ pub(crate) struct LaneAnswer {
     queue: mpsc::Sender<Due>,
     /// Its place among those under way, until the answer is taken to be written: the queue has one for each of them.
     place: OwnedSemaphorePermit,
+    /// Its body's, until it is answered.
+    _held: Held,
 }
 
 impl LaneAnswer {
@@ -300,6 +303,7 @@ impl LaneAnswer {
 pub(crate) async fn serve(
     handler: Arc<dyn Handler>,
     caller: Caller,
+    room: &Room,
     send: quinn::SendStream,
     receive: quinn::RecvStream,
 ) {
@@ -310,7 +314,9 @@ pub(crate) async fn serve(
     let reading = async {
         while let Some((FrameKind::Call, number, body)) = frames.next().await {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
-            let answer = LaneAnswer { number, queue: queue.clone(), place };
+            // What is behind it on the lane waits with it: that is what holds the asker back.
+            let held = room.enter(body.len()).await;
+            let answer = LaneAnswer { number, queue: queue.clone(), place, _held: held };
             handler.request(caller.clone(), body, Answer::on_lane(answer));
         }
         // The asker has finished; what is under way is still answered.

@@ -24,6 +24,7 @@ use crate::join;
 use crate::lanes::QueueLimit;
 use crate::peers::{self, PeerAddress, Peers, Registry};
 use crate::rate::RateLimit;
+use crate::room::Room;
 use crate::socket::{self, BindError, UdpBuffers};
 use crate::tls::{CredentialSlot, TlsError, Verdict};
 
@@ -68,6 +69,9 @@ pub struct EndpointOptions {
     pub control_queue: QueueLimit,
     /// Append messages waiting per peer, default 1024 or 32 MiB.
     pub append_queue: QueueLimit,
+    /// Bytes of requests that are read and not answered yet, of clients and of managers each, default 64 MiB; as much
+    /// again may wait, unread, and what comes on top is turned away.
+    pub request_bytes: usize,
     /// The clock that certificates are checked by, default the system's.
     pub clock: Clock,
 }
@@ -90,6 +94,7 @@ impl Default for EndpointOptions {
             join_refill: Duration::from_secs(1),
             control_queue: QueueLimit { messages: 4_096, bytes: 4 * 1024 * 1024 },
             append_queue: QueueLimit { messages: 1_024, bytes: 32 * 1024 * 1024 },
+            request_bytes: 64 * 1024 * 1024,
             clock: Clock::default(),
         }
     }
@@ -125,6 +130,10 @@ pub(crate) struct Shared {
     pub(crate) join_limit: RateLimit,
     handshakes: Arc<Semaphore>,
     clients: Arc<Semaphore>,
+    /// For the requests of clients,
+    client_room: Room,
+    /// and for what other managers pass on.
+    peer_room: Room,
     /// Who is connected on the client plane, by quinn's number of the connection.
     callers: Mutex<HashMap<usize, (NodeId, quinn::Connection)>>,
     pub(crate) runtime: tokio::runtime::Handle,
@@ -156,6 +165,11 @@ impl Shared {
             let _vital = vital;
             task.await;
         })
+    }
+
+    /// Where the requests of a connection find room.
+    pub(crate) const fn room(&self, of_a_peer: bool) -> &Room {
+        if of_a_peer { &self.peer_room } else { &self.client_room }
     }
 
     /// The gate's word, and the news of a newer incarnation where there are some.
@@ -244,6 +258,8 @@ impl Endpoint {
             join_limit: RateLimit::new(options.join_burst, options.join_refill),
             handshakes: Arc::new(Semaphore::new(options.handshakes_max.max(2))),
             clients: Arc::new(Semaphore::new(options.clients_max.max(1))),
+            client_room: Room::of(options.request_bytes),
+            peer_room: Room::of(options.request_bytes),
             callers: Mutex::default(),
             runtime,
             tasks: Mutex::new(Some(JoinSet::new())),

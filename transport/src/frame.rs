@@ -166,7 +166,7 @@ pub fn encode(kind: FrameKind, payload: &[u8]) -> Option<Bytes> {
     Some(bytes.freeze())
 }
 
-struct Header {
+pub(crate) struct Header {
     length: usize,
     kind: FrameKind,
     kind_byte: u8,
@@ -195,6 +195,33 @@ impl Header {
         }
         Ok(Frame { kind: self.kind, payload })
     }
+
+    /// Bytes of the payload that follows.
+    pub(crate) const fn length(&self) -> usize {
+        self.length
+    }
+
+    /// What it stands in front of.
+    pub(crate) const fn kind(&self) -> FrameKind {
+        self.kind
+    }
+
+    /// Reads the payload.
+    pub(crate) async fn read_payload<R: AsyncRead + Unpin>(self, stream: &mut R) -> Result<Frame, FrameError> {
+        // Memory follows what has arrived, not what the header claims: a stranger's 8 MiB claim costs nothing.
+        let mut payload = BytesMut::with_capacity(self.length.min(64 * 1024));
+        while payload.len() < self.length {
+            let missing = self.length - payload.len();
+            payload.reserve(missing.min(256 * 1024));
+            let mut window = (&mut payload).limit(missing);
+            match stream.read_buf(&mut window).await {
+                Ok(0) => return Err(FrameError::Truncated),
+                Ok(_) => {}
+                Err(error) => return Err(FrameError::Io(error.to_string())),
+            }
+        }
+        self.check(payload.freeze())
+    }
 }
 
 /// Takes one frame off the front of `buffer`; `Ok(None)` when more bytes are needed.
@@ -219,6 +246,17 @@ pub fn decode(buffer: &mut BytesMut, limit: usize) -> Result<Option<Frame>, Fram
 /// # Errors
 /// The bytes are no frame, one over `limit`, or the stream broke.
 pub async fn read<R: AsyncRead + Unpin>(stream: &mut R, limit: usize) -> Result<Option<Frame>, FrameError> {
+    match read_header(stream, limit).await? {
+        Some(header) => header.read_payload(stream).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The head of a frame, checked as far as it can be without its payload.
+pub(crate) async fn read_header<R: AsyncRead + Unpin>(
+    stream: &mut R,
+    limit: usize,
+) -> Result<Option<Header>, FrameError> {
     let mut bytes = [0; HEADER_BYTES];
     let mut filled = 0;
     while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
@@ -229,20 +267,7 @@ pub async fn read<R: AsyncRead + Unpin>(stream: &mut R, limit: usize) -> Result<
             Err(error) => return Err(FrameError::Io(error.to_string())),
         }
     }
-    let header = Header::parse(bytes, limit)?;
-    // Memory follows what has arrived, not what the header claims: a stranger's 8 MiB claim costs nothing.
-    let mut payload = BytesMut::with_capacity(header.length.min(64 * 1024));
-    while payload.len() < header.length {
-        let missing = header.length - payload.len();
-        payload.reserve(missing.min(256 * 1024));
-        let mut window = (&mut payload).limit(missing);
-        match stream.read_buf(&mut window).await {
-            Ok(0) => return Err(FrameError::Truncated),
-            Ok(_) => {}
-            Err(error) => return Err(FrameError::Io(error.to_string())),
-        }
-    }
-    header.check(payload.freeze()).map(Some)
+    Header::parse(bytes, limit).map(Some)
 }
 
 /// Reads one frame that must be of `kind`; the end of the stream is an error.

@@ -33,6 +33,7 @@ mod local;
 mod peers;
 mod rate;
 mod request;
+mod room;
 mod session;
 mod snapshot;
 mod socket;

@@ -284,6 +284,17 @@ impl Peers {
         locked(&self.shared.registry.heard).get(&peer).map(|heard| heard.silence())
     }
 
+    /// Bytes of the requests, of clients and of peers, that were read here and are not answered yet; such below 4 KiB
+    /// count nothing.
+    pub fn request_bytes(&self) -> usize {
+        self.shared.room(false).bytes() + self.shared.room(true).bytes()
+    }
+
+    /// Requests that were turned away here because too much was under way.
+    pub fn requests_turned_away(&self) -> u64 {
+        self.shared.room(false).turned_away() + self.shared.room(true).turned_away()
+    }
+
     /// Why the last dial of this peer failed; `None` when it did not.
     pub fn last_failure(&self, peer: RaftId) -> Option<ConnectError> {
         locked(&self.shared.registry.failures).get(&peer).cloned()
@@ -577,17 +588,19 @@ pub(crate) async fn accept_streams(
         let (handler, caller, deadline) =
             (shared.handler.clone(), greeted.caller.clone(), shared.options.handshake_deadline);
         let (connection, session, calling) = (connection.clone(), session.clone(), calling.clone());
-        let stall = shared.options.stall_deadline;
+        let (stall, shared) = (shared.options.stall_deadline, shared.clone());
         tasks.spawn(async move {
             let mut first = [0; 1];
             let read = tokio::time::timeout(deadline, receive.read_exact(&mut first)).await;
             match (read, StreamKind::from_byte(first[0]), peer) {
-                (Ok(Ok(())), Some(StreamKind::Request), _) => request::serve(handler, caller, send, receive).await,
+                (Ok(Ok(())), Some(StreamKind::Request), _) => {
+                    request::serve(handler, caller, shared.room(peer.is_some()), send, receive).await;
+                }
                 // One per connection at a time; a worker has nothing to ask so often.
                 (Ok(Ok(())), Some(StreamKind::Calls), _)
                     if caller.role != CertRole::Worker && !calling.swap(true, Ordering::AcqRel) =>
                 {
-                    calls::serve(handler, caller, send, receive).await;
+                    calls::serve(handler, caller, shared.room(peer.is_some()), send, receive).await;
                     calling.store(false, Ordering::Release);
                 }
                 (Ok(Ok(())), Some(StreamKind::Snapshot), Some(from)) => {

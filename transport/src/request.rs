@@ -10,9 +10,10 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::codes;
-use crate::frame::{self, FrameKind, REQUEST_BYTES_MAX};
+use crate::frame::{self, Frame, FrameKind, REQUEST_BYTES_MAX};
 use crate::handler::{Caller, Handler};
 use crate::lanes::StreamKind;
+use crate::room::Room;
 
 /// How long a caller may take to send the request it has begun.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
@@ -23,6 +24,9 @@ pub enum RequestError {
     /// The other side cannot have seen the whole request: it was not executed. Trying again, here or elsewhere, is safe.
     #[error("the request was not sent: {0}; nothing was changed by it")]
     NotSent(String),
+    /// The other side has too much under way to take it: it was not executed. Trying again a little later is safe.
+    #[error("the other side has too much under way; nothing was changed by the request")]
+    Busy,
     /// The request left, and no answer came: it may have been executed or not.
     #[error("the outcome is unknown: {0}; the request may or may not have been executed")]
     Unknown(String),
@@ -62,7 +66,7 @@ pub(crate) async fn ask(
     match tokio::time::timeout_at(until, send.write_all_chunks(&mut chunks)).await {
         Ok(Ok(())) => {}
         Ok(Err(quinn::WriteError::Stopped(code))) if code == codes::STREAM_BUSY => {
-            return Err(RequestError::NotSent("the other side is busy".to_owned()));
+            return Err(RequestError::Busy);
         }
         Ok(Err(error)) => return Err(not_sent(&error)),
         Err(_elapsed) => {
@@ -74,7 +78,7 @@ pub(crate) async fn ask(
     let answer = read_answer(&mut receive);
     match tokio::time::timeout_at(until, answer).await {
         Ok(Ok(body)) => Ok(body),
-        Ok(Err(AnswerError::Busy)) => Err(RequestError::NotSent("the other side is busy".to_owned())),
+        Ok(Err(AnswerError::Busy)) => Err(RequestError::Busy),
         Ok(Err(AnswerError::Lost(why))) => {
             // The stream's error says little when the whole connection went.
             let why = connection.close_reason().map_or(why, |reason| reason.to_string());
@@ -109,12 +113,28 @@ async fn read_answer(receive: &mut quinn::RecvStream) -> Result<Bytes, AnswerErr
 pub(crate) async fn serve(
     handler: Arc<dyn Handler>,
     caller: Caller,
+    room: &Room,
     mut send: quinn::SendStream,
     mut receive: quinn::RecvStream,
 ) {
     let _ = send.set_priority(StreamKind::Request.priority());
-    let body = frame::read_kind(&mut receive, FrameKind::Request, REQUEST_BYTES_MAX);
-    let Ok(Ok(body)) = tokio::time::timeout(BODY_DEADLINE, body).await else {
+    let header = tokio::time::timeout(BODY_DEADLINE, frame::read_header(&mut receive, REQUEST_BYTES_MAX)).await;
+    let Ok(Ok(Some(header))) = header else {
+        refuse(&mut send, &mut receive, codes::STREAM_PROTOCOL);
+        return;
+    };
+    let held = tokio::select! {
+        held = room.queue(header.length()) => held,
+        // The caller does not wait any more.
+        _ = send.stopped() => return,
+    };
+    let Ok(_held) = held else {
+        refuse(&mut send, &mut receive, codes::STREAM_BUSY);
+        return;
+    };
+    let is_request = header.kind() == FrameKind::Request;
+    let body = tokio::time::timeout(BODY_DEADLINE, header.read_payload(&mut receive)).await;
+    let (true, Ok(Ok(Frame { payload: body, .. }))) = (is_request, body) else {
         refuse(&mut send, &mut receive, codes::STREAM_PROTOCOL);
         return;
     };

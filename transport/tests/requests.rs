@@ -56,6 +56,55 @@ async fn a_request_without_an_answer_in_time_has_an_unknown_outcome_and_harms_no
 }
 
 #[tokio::test]
+async fn what_does_not_fit_waits_unread_and_what_is_over_that_is_turned_away_as_not_executed() {
+    let cluster = TestCluster::new(1);
+    let mut setup = Setup::new(&cluster, 1);
+    // Given a node that takes 64 KiB of requests at a time
+    setup.options.request_bytes = 64 * 1024;
+    let mut node = setup.start();
+    let connection = client(&cluster, &node).await;
+    let held = || {
+        let connection = connection.clone();
+        let body = [&b"hold"[..], &[0; 64 * 1024]].concat();
+        tokio::spawn(async move {
+            let body = Bytes::from(body);
+            loop {
+                match connection.request(body.clone(), PATIENCE).await {
+                    Err(RequestError::Busy) => tokio::time::sleep(Duration::from_millis(5)).await,
+                    answered => return answered,
+                }
+            }
+        })
+    };
+    // When one fills the room, and a second one waits
+    let first = held();
+    let (_, _, reply) = node.held_request().await;
+    assert_eq!(node.peers.request_bytes(), 64 * 1024);
+    let second = held();
+    // Then the next ones are turned away, of which it is certain that nothing was done,
+    let refused = within("one is turned away", async {
+        loop {
+            // Until the second one has got its place, this one may wait in it.
+            let asked = connection.request(vec![0; 32 * 1024].into(), Duration::from_millis(50)).await;
+            if asked == Err(RequestError::Busy) {
+                return asked;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert!(matches!(refused, Err(error) if !error.may_have_executed()));
+    assert!(node.peers.requests_turned_away() > 0);
+    // small ones are served,
+    assert_eq!(connection.request(Bytes::from_static(b"ok"), PATIENCE).await, Ok(Bytes::from_static(b"ok")));
+    // and who waits is served when there is room.
+    reply.send(Bytes::from_static(b"first"));
+    assert_eq!(first.await.unwrap(), Ok(Bytes::from_static(b"first")));
+    node.held_request().await.2.send(Bytes::from_static(b"second"));
+    assert_eq!(second.await.unwrap(), Ok(Bytes::from_static(b"second")));
+}
+
+#[tokio::test]
 async fn a_connection_that_is_cut_mid_request_leaves_unknown_and_after_it_not_sent() {
     let cluster = TestCluster::new(1);
     let mut node = Setup::new(&cluster, 1).start();

@@ -52,6 +52,9 @@ pub struct Config {
     pub apply_bytes_max: u64,
     /// Requests waiting for the log; beyond it they are refused as `Overloaded`.
     pub waiting_max: usize,
+    /// Bytes of commands waiting for the log; beyond it they are refused as `OverloadedBytes`. One that is larger waits
+    /// alone.
+    pub waiting_bytes_max: usize,
     /// Bytes of commands in one entry.
     pub entry_bytes_max: usize,
     /// Entries proposed and not yet on the leader's disk: above it requests gather in the next entry.
@@ -88,6 +91,7 @@ impl Config {
             uncommitted_bytes_max: 32 << 20,
             apply_bytes_max: 8 << 20,
             waiting_max: 16_384,
+            waiting_bytes_max: 64 << 20,
             entry_bytes_max: 1 << 20,
             unpersisted_max: 2,
             seat_times: SeatTimes::DEFAULT,

@@ -348,6 +348,16 @@ pub enum Rejection {
         /// The limit.
         max: usize,
     },
+    /// Too many bytes wait already.
+    #[error(
+        "requests of {waiting} bytes wait for this leader, the limit is {max}. Nothing was changed; try again a little later"
+    )]
+    OverloadedBytes {
+        /// How many wait.
+        waiting: usize,
+        /// The limit.
+        max: usize,
+    },
     /// Managers low on disk space hold up every write.
     #[error(
         "no writes for lack of disk space on {}. Nothing was changed, and reads go on; free space there or enlarge the disk, writes then go on by themselves (`status` shows who is short of it)",

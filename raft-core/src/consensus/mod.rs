@@ -96,7 +96,7 @@ pub struct Consensus {
     unpersisted: VecDeque<ready::Unpersisted>,
     /// The term on disk.
     durable_term: u64,
-    queue: VecDeque<proposals::Queued>,
+    queue: proposals::Queue,
     waiters: Waiters,
     reads: Reads,
     freshness: Freshness,
@@ -203,7 +203,7 @@ impl Consensus {
             backlog: VecDeque::new(),
             unpersisted: VecDeque::new(),
             durable_term: hard_state.term.0,
-            queue: VecDeque::new(),
+            queue: proposals::Queue::default(),
             waiters: Waiters::default(),
             disk: Disk::default(),
             transfer: None,

@@ -3,6 +3,8 @@
 //! Owns what waits for the log. Many commands become one entry; while enough entries are on their way to the leader's
 //! own disk, further commands gather, so that one sync serves all of them. Rules 9, 10 and 12 of design section 4.
 
+use std::collections::VecDeque;
+
 use raft::Error as RaftError;
 
 use super::Consensus;
@@ -17,6 +19,45 @@ pub(super) struct Queued {
     ticket: Ticket,
     command: Command,
     origin: Origin,
+    bytes: usize,
+}
+
+impl Queued {
+    /// What it counts in an entry. One that may remove far more than it carries has an entry for itself: what an entry
+    /// does is in memory at once.
+    fn weight(&self, entry_bytes_max: usize) -> usize {
+        if self.command.removes_many() { entry_bytes_max } else { self.bytes }
+    }
+}
+
+/// What waits for the log, in order, and how much that is.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    commands: VecDeque<Queued>,
+    bytes: usize,
+}
+
+impl Queue {
+    fn push_back(&mut self, queued: Queued) {
+        self.bytes += queued.bytes;
+        self.commands.push_back(queued);
+    }
+
+    fn push_front(&mut self, queued: Queued) {
+        self.bytes += queued.bytes;
+        self.commands.push_front(queued);
+    }
+
+    fn pop_front(&mut self) -> Option<Queued> {
+        let queued = self.commands.pop_front()?;
+        self.bytes -= queued.bytes;
+        Some(queued)
+    }
+
+    /// Everything; nothing waits any more.
+    fn take(&mut self) -> VecDeque<Queued> {
+        std::mem::take(self).commands
+    }
 }
 
 impl Consensus {
@@ -26,9 +67,14 @@ impl Consensus {
             self.refuse(ticket, Rejection::VersionNotEnabled { needed, current });
             return;
         }
-        let waiting = self.queue.len() + self.waiters.len();
+        let waiting = self.queue.commands.len() + self.waiters.len();
         if waiting >= self.config.waiting_max {
             self.refuse(ticket, Rejection::Overloaded { waiting, max: self.config.waiting_max });
+            return;
+        }
+        let (bytes, max) = (command.encoded_len(), self.config.waiting_bytes_max);
+        if self.queue.bytes > 0 && self.queue.bytes + bytes > max {
+            self.refuse(ticket, Rejection::OverloadedBytes { waiting: self.queue.bytes, max });
             return;
         }
         if !self.is_leader() && self.no_leader_is_old_news() {
@@ -36,7 +82,7 @@ impl Consensus {
             self.refuse(ticket, rejection);
             return;
         }
-        self.queue.push_back(Queued { ticket, command, origin });
+        self.queue.push_back(Queued { ticket, command, origin, bytes });
     }
 
     pub(super) fn refuse(&mut self, ticket: Ticket, rejection: Rejection) {
@@ -46,12 +92,12 @@ impl Consensus {
     /// Moves what waits: into the log when this member leads, to the leader when another does. Without a leader, and
     /// while leadership is being handed over, it waits: the successor gets it.
     pub(super) fn propose_waiting(&mut self) {
-        if self.queue.is_empty() || self.transfer.is_some() {
+        if self.queue.commands.is_empty() || self.transfer.is_some() {
             return;
         }
         if !self.is_leader() {
             if let Some(leader) = self.leader() {
-                for Queued { ticket, origin, .. } in std::mem::take(&mut self.queue) {
+                for Queued { ticket, origin, .. } in self.queue.take() {
                     let answer = match origin {
                         Origin::Here => Answer::Forward(leader),
                         Origin::Forwarded => Answer::Refused(Rejection::NotLeader { leader: Some(leader) }),
@@ -62,14 +108,14 @@ impl Consensus {
             return;
         }
         if let Some(rejection) = self.read_only() {
-            for Queued { ticket, .. } in std::mem::take(&mut self.queue) {
+            for Queued { ticket, .. } in self.queue.take() {
                 self.refuse(ticket, rejection.clone());
             }
             return;
         }
         while !self.stopped
             && self.is_leader()
-            && !self.queue.is_empty()
+            && !self.queue.commands.is_empty()
             && self.unpersisted.len() < self.config.unpersisted_max
             && !self.backlog_is_full()
             && !self.copies_are_behind()
@@ -85,18 +131,18 @@ impl Consensus {
     fn propose_one_entry(&mut self) -> bool {
         let mut commands = Vec::new();
         let mut tickets = Vec::new();
-        let mut origins = Vec::new();
-        let mut bytes = 0;
-        while let Some(next) = self.queue.front() {
-            let size = next.command.encoded_len();
-            if !commands.is_empty() && bytes + size > self.config.entry_bytes_max {
+        let mut from = Vec::new();
+        let mut total = 0;
+        while let Some(next) = self.queue.commands.front() {
+            let weight = next.weight(self.config.entry_bytes_max);
+            if !commands.is_empty() && total + weight > self.config.entry_bytes_max {
                 break;
             }
-            bytes += size;
-            if let Some(Queued { ticket, command, origin }) = self.queue.pop_front() {
+            total += weight;
+            if let Some(Queued { ticket, command, origin, bytes }) = self.queue.pop_front() {
                 commands.push(command);
                 tickets.push(ticket);
-                origins.push(origin);
+                from.push((origin, bytes));
             }
         }
         let batch = Batch::new(commands);
@@ -111,8 +157,8 @@ impl Consensus {
             }
             Err(RaftError::ProposalDropped) => {
                 // Too much is uncommitted, or leadership is just going: it waits.
-                for ((ticket, command), origin) in tickets.into_iter().zip(batch.commands).zip(origins).rev() {
-                    self.queue.push_front(Queued { ticket, command, origin });
+                for ((ticket, command), (origin, bytes)) in tickets.into_iter().zip(batch.commands).zip(from).rev() {
+                    self.queue.push_front(Queued { ticket, command, origin, bytes });
                 }
                 false
             }
@@ -126,7 +172,7 @@ impl Consensus {
     /// Everybody in the queue has waited too long for a leader.
     pub(super) fn refuse_waiting(&mut self) {
         let rejection = self.no_leader();
-        for Queued { ticket, .. } in std::mem::take(&mut self.queue) {
+        for Queued { ticket, .. } in self.queue.take() {
             self.refuse(ticket, rejection.clone());
         }
         for ticket in self.reads.give_up().into_iter().chain(self.leases.give_up()) {
@@ -134,3 +180,6 @@ impl Consensus {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

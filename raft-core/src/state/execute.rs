@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::id::LeaseId;
-use crate::limits::{DELETE_KEYS_MAX, RANGE_BYTES_MAX};
+use crate::limits::{DELETE_BYTES_MAX, DELETE_KEYS_MAX, RANGE_BYTES_MAX};
 use crate::ports::{StateRead, StoreError, StoreResult, Visit};
 use crate::state::check::check_txn;
 use crate::state::contract::Refusal;
 use crate::state::layout::{self, Record, RecordView};
-use crate::state::leases::Leases;
+use crate::state::leases::{Leases, attached_bytes};
 use crate::state::page::Page;
 use crate::txn::{
     Compare, Delete, DeleteResult, Op, OpKind, OpResult, OpResultKind, Operand, Put, PutResult, Range, RangeResult,
@@ -88,6 +88,7 @@ pub(crate) fn execute(
         alone: ops.len() <= 1,
         budget: RANGE_BYTES_MAX,
         deleted: 0,
+        deleted_bytes: 0,
         attached: BTreeMap::new(),
         changes: Vec::with_capacity(ops.len()),
     };
@@ -220,8 +221,10 @@ struct Branch<'a> {
     budget: usize,
     /// Keys deleted so far.
     deleted: u64,
-    /// Keys attached so far, by lease.
-    attached: BTreeMap<LeaseId, u64>,
+    /// Bytes of their keys and values.
+    deleted_bytes: u64,
+    /// Keys attached so far, and their bytes, by lease.
+    attached: BTreeMap<LeaseId, (u64, u64)>,
     changes: Vec<Change>,
 }
 
@@ -239,14 +242,19 @@ impl Branch<'_> {
         let stored = layout::current_key(&put.key);
         let old = self.present.get(&stored)?;
         let lease = LeaseId(put.lease);
+        let new = written(old.as_ref(), self.revision, put.lease, &put.value);
         if lease != LeaseId(0) {
-            let more = self.attached.entry(lease).or_default();
-            *more += u64::from(old.as_ref().is_none_or(|old| old.view().lease != put.lease));
-            if let Err(refusal) = self.present.leases.takes(lease, *more) {
+            // What it has on that lease already makes room for itself.
+            let there = old.as_ref().filter(|old| old.view().lease == put.lease);
+            let less = there.map_or(0, |old| attached_bytes(&put.key, old));
+            let (keys, bytes) = self.attached.entry(lease).or_default();
+            *keys += u64::from(there.is_none());
+            *bytes += attached_bytes(&put.key, &new).saturating_sub(less);
+            if let Err(refusal) = self.present.leases.takes(lease, *keys, *bytes) {
                 return Ok(Err(refusal));
             }
         }
-        let new = Some(written(old.as_ref(), self.revision, put.lease, &put.value));
+        let new = Some(new);
         let mut previous = None;
         if put.previous
             && let Some(old) = &old
@@ -264,16 +272,19 @@ impl Branch<'_> {
         let from = layout::current_key(&delete.key);
         let mut gone = Vec::new();
         let room = DELETE_KEYS_MAX - self.deleted;
+        let mut bytes = self.deleted_bytes;
         if delete.end.is_empty() {
             if let Some(record) = self.present.get(&from)? {
+                bytes += (from.len() + record.view().value.len()) as u64;
                 gone.push((from, record));
             }
         } else {
             let to = layout::current_key(&delete.end);
             // Only the present before this branch matters: no other operation of it writes in this range.
             self.present.scan(&from, &to, &Pending::new(), &mut |key, record| {
+                bytes += (key.len() + record.value.len()) as u64;
                 gone.push((Bytes::copy_from_slice(key), Record::new(record)));
-                if gone.len() as u64 > room { Visit::Enough } else { Visit::More }
+                if gone.len() as u64 > room || bytes > DELETE_BYTES_MAX { Visit::Enough } else { Visit::More }
             })?;
         }
         let deleted = gone.len() as u64;
@@ -285,7 +296,16 @@ impl Branch<'_> {
                 actual: self.deleted + deleted,
             }));
         }
+        if bytes > DELETE_BYTES_MAX {
+            return Ok(Err(Refusal::Limit {
+                what: "what is to be deleted at once (delete it in parts: a smaller range each time, such as up to the last key of a page of its keys)".to_owned(),
+                limit: "DELETE_BYTES_MAX",
+                max: DELETE_BYTES_MAX,
+                actual: bytes,
+            }));
+        }
         self.deleted += deleted;
+        self.deleted_bytes = bytes;
         let mut previous = Vec::new();
         for (stored, old) in gone {
             let key = layout::full_key(&stored);

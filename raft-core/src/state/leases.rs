@@ -1,7 +1,8 @@
 //! Leases in the state: which there are, and which keys go with each.
 //!
 //! Owns the lease records, the counter that ids come from, and the index from a lease to its keys; all three are system
-//! records (no revision, no watch, no history) and covered by the state hash. Never knows a time: what is stored is for how
+//! records (no revision, no watch, no history) and covered by the state hash. What they hold is counted with the quota
+//! ([`super::usage`]). Never knows a time: what is stored is for how
 //! long a lease was granted, when it was last renewed is the leader's business ([`crate::consensus`]). Called by the machine,
 //! which ends leases, and by the transactions that attach to them.
 //!
@@ -14,17 +15,17 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message as _;
 
 use crate::id::LeaseId;
-use crate::limits::{LEASE_KEYS_MAX, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LEASES_MAX};
+use crate::limits::{LEASE_BYTES_MAX, LEASE_KEYS_MAX, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LEASES_MAX};
 use crate::ports::{StateRead, StoreError, StoreResult, Visit, WriteSet};
 use crate::state::contract::Refusal;
 use crate::state::hash::Lanes;
-use crate::state::layout::{self, be64, corrupt};
+use crate::state::layout::{self, Record, be64, corrupt};
 use crate::state::stored::{Counter, decode};
 
 /// The format byte in front of a lease.
 const FORMAT: u8 = 1;
-/// Format byte and two numbers.
-const BYTES: usize = 1 + 2 * 8;
+/// Format byte and three numbers.
+pub(crate) const BYTES: usize = 1 + 3 * 8;
 
 /// A lease as the state knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,6 +34,13 @@ pub struct LeaseRecord {
     pub ttl_ms: u64,
     /// How many keys are attached to it.
     pub keys: u64,
+    /// Bytes of these keys and what is stored under them.
+    pub bytes: u64,
+}
+
+/// What a key counts on the lease that it is attached to.
+pub(crate) fn attached_bytes(full: &[u8], record: &Record) -> u64 {
+    (full.len() + record.raw().len()) as u64
 }
 
 impl LeaseRecord {
@@ -41,6 +49,7 @@ impl LeaseRecord {
         bytes.put_u8(FORMAT);
         bytes.put_u64(self.ttl_ms);
         bytes.put_u64(self.keys);
+        bytes.put_u64(self.bytes);
         bytes.freeze()
     }
 
@@ -50,7 +59,7 @@ impl LeaseRecord {
             if bytes.len() != BYTES || bytes.first() != Some(&FORMAT) {
                 return None;
             }
-            Some(Self { ttl_ms: be64(bytes, 1)?, keys: be64(bytes, 9)? })
+            Some(Self { ttl_ms: be64(bytes, 1)?, keys: be64(bytes, 9)?, bytes: be64(bytes, 17)? })
         };
         read().ok_or_else(|| corrupt(stored, "no lease of a known format"))
     }
@@ -102,15 +111,20 @@ impl Leases {
         self.held.get(&lease).map(|held| held.record)
     }
 
-    /// Whether `more` keys can be attached to it.
-    pub(crate) fn takes(&self, lease: LeaseId, more: u64) -> Result<(), Refusal> {
+    /// Whether so many more keys, of so many more bytes with their values, can be attached to it.
+    pub(crate) fn takes(&self, lease: LeaseId, keys: u64, bytes: u64) -> Result<(), Refusal> {
         let record = self.get(lease).ok_or(Refusal::LeaseNotFound { lease: lease.0 })?;
-        let actual = record.keys + more;
-        if actual <= LEASE_KEYS_MAX {
-            return Ok(());
+        let actual = record.keys + keys;
+        if actual > LEASE_KEYS_MAX {
+            let what = format!("the set of keys attached to lease {lease}");
+            return Err(Refusal::Limit { what, limit: "LEASE_KEYS_MAX", max: LEASE_KEYS_MAX, actual });
         }
-        let what = format!("the set of keys attached to lease {lease}");
-        Err(Refusal::Limit { what, limit: "LEASE_KEYS_MAX", max: LEASE_KEYS_MAX, actual })
+        let actual = record.bytes + bytes;
+        if bytes > 0 && actual > LEASE_BYTES_MAX {
+            let what = format!("what is attached to lease {lease} (spread it over several leases)");
+            return Err(Refusal::Limit { what, limit: "LEASE_BYTES_MAX", max: LEASE_BYTES_MAX, actual });
+        }
+        Ok(())
     }
 
     pub(crate) fn grant(&mut self, ttl_ms: u64, lanes: &mut Lanes) -> Result<LeaseId, Refusal> {
@@ -124,7 +138,7 @@ impl Leases {
         }
         let lease = self.last.next();
         self.give_out(lease, lanes);
-        self.put(lease, LeaseRecord { ttl_ms, keys: 0 }, lanes);
+        self.put(lease, LeaseRecord { ttl_ms, keys: 0, bytes: 0 }, lanes);
         Ok(lease)
     }
 
@@ -154,31 +168,36 @@ impl Leases {
         self.dirty.insert(lease);
     }
 
-    /// The key `full` leaves one lease for another; zero is none.
+    /// The key `full` goes from one record to another, and from one lease to another with them.
     pub(crate) fn moves(
         &mut self,
         full: &[u8],
-        from: LeaseId,
-        to: LeaseId,
+        old: Option<&Record>,
+        new: Option<&Record>,
         lanes: &mut Lanes,
         attached: &mut Attached,
     ) {
-        if from == to {
-            return;
-        }
-        for (lease, there) in [(from, false), (to, true)] {
-            let Some(record) = self.get(lease) else { continue };
-            let key = layout::attached_key(lease, full);
-            let part = Lanes::of(&key, &[]);
-            let keys = if there {
-                lanes.add(part);
-                record.keys + 1
+        let lease = |record: Option<&Record>| LeaseId(record.map_or(0, |record| record.view().lease));
+        let (from, to) = (lease(old), lease(new));
+        for (lease, record, there) in [(from, old, false), (to, new, true)] {
+            let Some(held) = self.get(lease) else { continue };
+            let bytes = record.map_or(0, |record| attached_bytes(full, record));
+            let after = if there {
+                LeaseRecord { keys: held.keys + 1, bytes: held.bytes + bytes, ..held }
             } else {
-                lanes.remove(part);
-                record.keys.saturating_sub(1)
+                LeaseRecord { keys: held.keys.saturating_sub(1), bytes: held.bytes.saturating_sub(bytes), ..held }
             };
-            attached.insert(key, there);
-            self.put(lease, LeaseRecord { keys, ..record }, lanes);
+            if from != to {
+                let key = layout::attached_key(lease, full);
+                let part = Lanes::of(&key, &[]);
+                if there {
+                    lanes.add(part)
+                } else {
+                    lanes.remove(part)
+                }
+                attached.insert(key, there);
+            }
+            self.put(lease, after, lanes);
         }
     }
 

@@ -85,7 +85,13 @@ struct Round {
     gathers: bool,
     units: Vec<Arc<Unit>>,
     recovered: bool,
+    /// Bytes of the records that came and went since the last commit.
+    bytes: usize,
 }
+
+/// Bytes of records that came and went after which what was applied is committed before the next entry: an entry may
+/// remove far more than it carries.
+const ROUND_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 impl Machine {
     /// Opens the state in a store. An empty store is one that waits for a snapshot: its applied index is 0.
@@ -124,7 +130,8 @@ impl Machine {
         self.gathers = gathers;
     }
 
-    /// Applies a round of committed entries in one atomic batch, later commands seeing the earlier ones.
+    /// Applies a round of committed entries in one atomic batch, later commands seeing the earlier ones. A round that
+    /// changes very many bytes is committed in parts, of whole entries each.
     ///
     /// # Errors
     /// - `NeedsVersion`, `Broken`: the entry named did nothing, and every entry before it is applied and committed; the
@@ -135,10 +142,18 @@ impl Machine {
             return Err(StoreError::Poisoned(error.to_string()).into());
         }
         let mut round = Round { gathers: self.gathers, ..Round::default() };
-        let before = self.memory.status.applied;
+        let mut committed = self.memory.status.applied;
         let mut refused = None;
         for entry in entries {
             match self.memory.apply_entry(&*self.store, entry, &mut round) {
+                Ok(()) if round.bytes > ROUND_BYTES_MAX => {
+                    round.bytes = 0;
+                    committed = self.memory.status.applied;
+                    let writes = self.memory.flush(&mut round);
+                    if let Err(error) = self.store.commit(writes) {
+                        return Err(self.stop(error));
+                    }
+                }
                 Ok(()) => {}
                 Err(ApplyError::Store(error)) => return Err(self.stop(error)),
                 Err(other) => {
@@ -147,7 +162,7 @@ impl Machine {
                 }
             }
         }
-        if self.memory.status.applied > before {
+        if self.memory.status.applied > committed {
             let writes = self.memory.flush(&mut round);
             if let Err(error) = self.store.commit(writes) {
                 return Err(self.stop(error));
@@ -440,8 +455,8 @@ impl Memory {
             {
                 self.quota = quota_of(&cluster);
             }
-            let lease = |record: &Option<Record>| LeaseId(record.as_ref().map_or(0, |record| record.view().lease));
-            self.leases.moves(&key, lease(&old), lease(&new), &mut self.lanes, &mut round.attached);
+            self.leases.moves(&key, old.as_ref(), new.as_ref(), &mut self.lanes, &mut round.attached);
+            round.bytes += [&old, &new].into_iter().flatten().map(|record| record.raw().len()).sum::<usize>();
             if let Some(old) = &old {
                 self.lanes.remove(Lanes::of(&stored, old.raw()));
             }

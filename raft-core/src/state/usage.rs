@@ -1,7 +1,7 @@
 //! How much the store holds, and whether there is room for more.
 //!
 //! Owns the count of bytes that the quota is compared with, and the alarm. The count is of what is replicated: live
-//! records, and the history above the compact revision; what a member still has on disk beyond that is its own affair and
+//! records, leases and what is attached to them, and the history above the compact revision; what a member still has on disk beyond that is its own affair and
 //! no outcome depends on it. Kept as a system record, in the state hash. Called by the machine, for each revision.
 //!
 //! History is counted without looking at it: `history` only grows, each event says what it was before that event, and
@@ -10,16 +10,17 @@
 use bytes::Bytes;
 use prost::Message;
 
+use crate::id::LeaseId;
 use crate::keyspace::Section;
 use crate::limits::STORE_QUOTA_BYTES;
 use crate::membership::record::ClusterRecord;
-use crate::ports::{StateRead, StoreResult, Visit};
+use crate::ports::{StateRead, StoreError, StoreResult, Visit};
 use crate::state::contract::Refusal;
 use crate::state::execute::Change;
 use crate::state::hash::Lanes;
-use crate::state::layout::{self, Record};
-use crate::state::read;
+use crate::state::layout::{self, Record, RecordView};
 use crate::state::stored::{Event, EventChange, decode};
+use crate::state::{leases, read};
 
 /// What the alarm waits for once it is up, in hundredths of the quota: a little cleared away does not send it to and fro.
 const CLEARED_PERCENT: u64 = 90;
@@ -43,9 +44,18 @@ pub(crate) struct Usage {
     pub(crate) full: bool,
 }
 
-/// What a live record is counted with.
-fn live_bytes(key: &[u8], raw: &[u8]) -> u64 {
+/// What a lease is counted with: a byte and its number as the key, and what is stored under it.
+const LEASE_BYTES: u64 = RECORD_BYTES + 9 + leases::BYTES as u64;
+
+/// What a record is counted with.
+fn record_bytes(key: &[u8], raw: &[u8]) -> u64 {
     RECORD_BYTES + (key.len() + raw.len()) as u64
+}
+
+/// What a live record is counted with: one that is attached to a lease has a place in the lease's index too.
+fn live_bytes(key: &[u8], raw: &[u8], record: RecordView<'_>) -> u64 {
+    let index = if record.lease == 0 { 0 } else { RECORD_BYTES + (9 + key.len()) as u64 };
+    record_bytes(key, raw) + index
 }
 
 /// What one change of a key is counted with in the event of its revision.
@@ -71,14 +81,28 @@ impl Usage {
     /// One key goes from one record to another.
     pub(crate) fn change(&mut self, key: &Bytes, old: Option<&Record>, new: Option<&Record>) {
         if let Some(new) = new {
-            self.live = self.live.saturating_add(live_bytes(key, new.raw()));
+            self.live = self.live.saturating_add(live_bytes(key, new.raw(), new.view()));
         }
         self.history = self.history.saturating_add(event_bytes(key));
         if let Some(old) = old {
-            let bytes = live_bytes(key, old.raw());
-            self.live = self.live.saturating_sub(bytes);
-            self.history = self.history.saturating_add(bytes);
+            self.live = self.live.saturating_sub(live_bytes(key, old.raw(), old.view()));
+            self.history = self.history.saturating_add(record_bytes(key, old.raw()));
         }
+    }
+
+    /// A lease is granted, if there is room for one.
+    pub(crate) fn grant(&mut self, quota: u64) -> Result<(), Refusal> {
+        let used = self.used();
+        if self.full || used.saturating_add(LEASE_BYTES) > quota {
+            return Err(Refusal::StoreFull { used, quota, wanted: LEASE_BYTES });
+        }
+        self.live = self.live.saturating_add(LEASE_BYTES);
+        Ok(())
+    }
+
+    /// A lease has ended.
+    pub(crate) const fn end_lease(&mut self) {
+        self.live = self.live.saturating_sub(LEASE_BYTES);
     }
 
     /// Whether these changes may be made. What only deletes may always; so may what is not the users': a cluster whose
@@ -114,11 +138,26 @@ impl Usage {
     /// how much history there was before the compact revision, are taken from the record.
     pub(crate) fn recount(view: &dyn StateRead) -> StoreResult<Self> {
         let kept = Self::load(view)?;
-        let mut counted = Self { live: 0, history: kept.compacted, ..kept };
-        view.scan(&[layout::CURRENT], &[layout::CURRENT + 1], &mut |stored, raw| {
-            counted.live += live_bytes(stored.get(1..).unwrap_or_default(), raw);
-            Visit::More
-        })?;
+        let leases = leases::scan(view, LeaseId(0), usize::MAX)?.len() as u64;
+        let mut counted = Self { live: leases * LEASE_BYTES, history: kept.compacted, ..kept };
+        let mut failed: Option<StoreError> = None;
+        view.scan(
+            &[layout::CURRENT],
+            &[layout::CURRENT + 1],
+            &mut |stored, raw| match RecordView::parse(stored, raw) {
+                Ok(record) => {
+                    counted.live += live_bytes(stored.get(1..).unwrap_or_default(), raw, record);
+                    Visit::More
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    Visit::Enough
+                }
+            },
+        )?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
         let oldest = read::status(view)?.compact_revision.0 + 1;
         let mut last = 0;
         Event::scan(view, (oldest, u64::MAX), &mut |revision, event| {
@@ -129,7 +168,7 @@ impl Usage {
             }
             last = revision;
             for EventChange { key, old, .. } in &event.changes {
-                counted.history += event_bytes(key) + if old.is_empty() { 0 } else { live_bytes(key, old) };
+                counted.history += event_bytes(key) + if old.is_empty() { 0 } else { record_bytes(key, old) };
             }
             Ok(Visit::More)
         })?;

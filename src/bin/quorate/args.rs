@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::args_bench::Bench;
 use crate::args_kv::Kv;
-use crate::args_lease::{LeaseVerb, Lock};
+use crate::args_lease::{LeaseVerb, Lock, UnderLock};
 use crate::args_membership::{Leave, NodeVerb, PolicyVerb, Token};
 use crate::args_node::{Init, Inspect, Join, Recover, Run};
 
@@ -163,13 +163,27 @@ Example:
     #[command(after_help = "\
 Waits for the lock, runs COMMAND, lets the lock go. COMMAND finds the fencing token in QUORATE_FENCING_TOKEN and its key in \
 QUORATE_LOCK_KEY; whatever it changes elsewhere should carry the token, because a lock is advisory: a machine that sleeps loses \
-it without noticing. When its lease is lost meanwhile, COMMAND is killed and the exit code is 3; what COMMAND has started itself \
-goes on, and so does COMMAND when this program is killed: then only the token keeps it from doing harm. Else the exit code is \
-that of COMMAND.
+it without noticing.
+
+COMMAND and what it starts are a process group of their own. The whole group is ended, by TERM and 5 s later by KILL, when \
+the lock is lost (its lease could not be renewed in time or was revoked, or its key was deleted) and when this program is killed. \
+TERM, HUP and INT are passed on to it; after TERM and HUP it has 5 s. Interrupted while it waits, this program leaves the line at \
+once. A terminal cannot suspend COMMAND.
+
+Exits as COMMAND does (128 + N when signal N ended it); else 1 when the lock was lost or not had within --wait, when interrupted \
+while waiting, and when COMMAND does not start; 3 when no manager can be reached; 2 when the command line is wrong.
 
 Example:
   quorate lock nightly-backup --data-dir /var/lib/quorate -- /usr/local/bin/backup --all")]
     Lock(Lock),
+    /// What `lock` starts to run its command
+    #[command(
+        hide = true,
+        after_help = "\
+Example:
+  quorate under-lock 4711 -- /usr/local/bin/backup --all"
+    )]
+    UnderLock(UnderLock),
     /// List nodes, change what they are asked to be, remove them
     #[command(
         subcommand,

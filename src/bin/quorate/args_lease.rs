@@ -83,6 +83,16 @@ pub(crate) struct Lock {
     pub(crate) command: Vec<std::ffi::OsString>,
 }
 
+/// `under-lock`.
+#[derive(Debug, Args)]
+pub(crate) struct UnderLock {
+    /// The process that holds the lock
+    pub(crate) holder: u32,
+    /// What to run
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<std::ffi::OsString>,
+}
+
 fn ttl(text: &str) -> Result<Duration, String> {
     duration_up_to(text, Duration::from_secs(365 * 86_400), "365d")
 }

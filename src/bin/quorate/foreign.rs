@@ -230,7 +230,7 @@ const REMOVE: &str = "quorate node rm NODE";
 const RECOVER: &str = "quorate recover --dry-run --data-dir DIR, then quorate recover --data-dir DIR";
 const WATCH: &str = "quorate kv watch KEY, or quorate kv watch --prefix PREFIX";
 const NO_BACKUP: &str = "nothing yet: backups come with a later version; quorate inspect reads a stopped directory";
-const NO_LOCK: &str = "nothing yet: stores are not sealed in this version, so there is no key to unlock them";
+const NO_LOCK: &str = "nothing yet: the key of a store is its key file, and a node with one needs no unlocking";
 const NO_CA: &str = "nothing to do: the cluster's CA is made by quorate init and cannot be rotated in this version";
 
 /// Our answer to a command line with these arguments (without the program's name), when there is one. `unknown` is the

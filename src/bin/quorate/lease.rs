@@ -1,8 +1,6 @@
-//! `lease grant | keep-alive | revoke | list | show`, and `lock`.
+//! `lease grant | keep-alive | revoke | list | show`.
 //!
-//! Owns their words, and the command that runs under a lock. Never counts time: the library's keeper does. Called by `main`.
-
-use std::process::ExitCode;
+//! Owns their words. Never counts time: the library's keeper does. Called by `main`.
 
 use data_encoding::BASE64;
 use quorate::status::span;
@@ -10,7 +8,7 @@ use quorate::{Client, LeaseInfo};
 use serde_json::{Value, json};
 
 use crate::args::Global;
-use crate::args_lease::{LeaseVerb, Lock};
+use crate::args_lease::LeaseVerb;
 use crate::failure::Failure;
 use crate::output::{Output, escaped, table};
 use crate::target;
@@ -115,58 +113,4 @@ fn key_json(key: &[u8]) -> Value {
 
 fn millis(time: std::time::Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Runs a command while the lock is held; the exit code is the command's.
-pub(crate) async fn lock(lock: Lock, global: &Global) -> Result<ExitCode, Failure> {
-    let Lock { name, ttl, wait, command } = lock;
-    let Some((program, arguments)) = command.split_first() else {
-        return Err(Failure::usage("say what to run behind --"));
-    };
-    let client = target::client(global).await?;
-    let mut wanted = client.lock(name.clone()).ttl(ttl);
-    if let Some(wait) = wait {
-        wanted = wanted.wait_at_most(wait);
-    }
-    let held = wanted.await?;
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-        .map_err(|error| Failure::local(format!("the system gives no signals: {error}")))?;
-    let spawned = tokio::process::Command::new(program)
-        .args(arguments)
-        .env("QUORATE_FENCING_TOKEN", held.token().to_string())
-        .env("QUORATE_LOCK_KEY", String::from_utf8_lossy(held.key()).into_owned())
-        .kill_on_drop(true)
-        .spawn();
-    let ended = match spawned {
-        Ok(mut child) => loop {
-            tokio::select! {
-                status = child.wait() => {
-                    break status.map_err(|error| Failure::local(format!("the command cannot be waited for: {error}")));
-                }
-                () = held.lost() => {
-                    let _ended_already = child.kill().await;
-                    break Err(Failure::unavailable(format!(
-                        "the lock `{name}` was lost while the command ran: its lease could not be renewed in time, or was revoked. \
-                         The command was killed; what it had done stays"
-                    )));
-                }
-                // A terminal tells the command as well: it is the one to decide.
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {
-                    let _ended_already = child.kill().await;
-                    break Err(Failure::local("terminated; the command was killed, and the lock is let go"));
-                }
-            }
-        },
-        Err(error) => Err(Failure::local(format!("the command {} does not start: {error}", program.display()))),
-    };
-    let left = held.unlock().await;
-    let status = ended?;
-    if let Err(error) = left {
-        // Nobody is kept waiting for longer than the lease lasts.
-        crate::output::note(&format!("the lock `{name}` is free once its lease has run out: {error}"));
-    }
-    let code =
-        status.code().or_else(|| std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| 128 + signal));
-    Ok(ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)))
 }

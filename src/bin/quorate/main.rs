@@ -20,6 +20,7 @@ mod kv;
 mod kv_txn;
 mod kv_watch;
 mod lease;
+mod lock;
 mod manual;
 mod node;
 mod nodes;
@@ -136,7 +137,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::local(format!("the system gives no threads: {error}")))?;
     runtime.block_on(async {
         let done = match cli.verb {
-            Verb::Lock(lock) => return Box::pin(lease::lock(lock, &global)).await,
+            Verb::Lock(lock) => return Box::pin(lock::run(lock, &global)).await,
+            Verb::UnderLock(command) => return Box::pin(lock::supervise(command)).await,
             Verb::Lease(verb) => Box::pin(lease::run(verb, &global, output)).await,
             Verb::Init(init) => Box::pin(node::init(init, &global, output)).await,
             Verb::Join(join) => Box::pin(node::join(join, &global, output)).await,

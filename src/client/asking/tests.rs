@@ -63,12 +63,12 @@ impl Script {
                 Serve | Refuse => api::response::Kind::Read(api::ReadDone::default()),
                 Swallow => {
                     let message = format!("manager {manager} did not answer");
-                    return Err(CallError { unknown: true, message, unreachable: Vec::new() });
+                    return Err(CallError { unknown: true, busy: false, message, unreachable: Vec::new() });
                 }
             };
             return Ok(Answered { by: manager, response: api::Response { kind: Some(kind) } });
         }
-        Err(CallError { unknown: false, message: "nobody can be reached".into(), unreachable: wanted })
+        Err(CallError { unknown: false, busy: false, message: "nobody can be reached".into(), unreachable: wanted })
     }
 }
 

@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_core::Stream;
 
 use super::super::codec::{Codec, Json};
 use super::super::kv::Sent;
 use super::super::mirror::{Mirror, MirrorBuilder};
+use super::super::stream::WatchStream;
 use super::super::watching::{Change, Changes, Watch, WatchBuilder, Watched};
 use super::{Row, Table};
 use crate::error::{Error, Result};
@@ -166,6 +168,19 @@ impl<T, C: Codec<T>> TableWatch<T, C> {
                 Err(error)
             }
         }
+    }
+
+    /// The same as a stream; see [`Watch::into_stream`].
+    pub fn into_stream(self) -> impl Stream<Item = Result<RowsWatched<T>>> + Send + Unpin
+    where
+        T: Send + Sync + 'static,
+    {
+        WatchStream::new(self, |mut watch| {
+            Box::pin(async move {
+                let told = watch.next().await;
+                (watch, told)
+            })
+        })
     }
 }
 

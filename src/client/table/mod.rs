@@ -20,7 +20,8 @@ pub use write::{ModifyBuilder, RowWriteBuilder};
 
 use super::Client;
 use super::codec::{Codec, Json};
-use super::kv::{Entry, GetBuilder, Kv, RangeBuilder, Sent, WriteBuilder, compare, operation};
+use super::kv::{Entry, Kv, Sent, WriteBuilder, compare, operation};
+use super::ranges::{GetBuilder, RangeBuilder};
 use crate::error::{Error, Result};
 
 /// A typed table: every key that begins with a prefix is a row, named by what follows the prefix.

@@ -9,6 +9,8 @@ use quorate_transport::{CertSubject, Subject};
 use super::*;
 use crate::client::Client;
 use crate::config;
+use crate::node::directory::look_into;
+use crate::node::facts::Layout;
 use crate::node::records;
 use crate::{Node, Start};
 
@@ -56,7 +58,7 @@ async fn started(directory: &Path, name: &str, start: Start) -> Node {
 fn run_out(directory: &Path) {
     let layout = Layout::new(directory);
     let identity = Identity::load(&layout.identity()).unwrap();
-    let store = quorate_storage::open_read_only(&layout.store()).unwrap();
+    let store = look_into(&layout, &layout.store()).unwrap();
     let ca = records::ca(&*store.state).unwrap().unwrap();
     let Subject { cluster, node_id, .. } = *identity.subject();
     let subject = CertSubject { cluster, node_id, role: CertRole::Manager };

@@ -13,7 +13,6 @@ use tokio::task::JoinHandle;
 use super::session::Driver;
 use super::{End, Link, identity_in};
 use crate::node::builder::{NodeBuilder, off_thread};
-use crate::node::facts::Layout;
 use crate::node::state_file::{Settled, settle};
 use crate::node::stop::{StartError, StopReason};
 use crate::node::work::Work;
@@ -52,7 +51,7 @@ impl WorkerSession {
     /// # Errors
     /// `Directory` when no worker lies there.
     pub async fn start(builder: NodeBuilder, socket: &SharedSocket) -> Result<Self, StartError> {
-        let layout = Layout::new(&builder.directory);
+        let layout = builder.layout();
         let opened = off_thread(move || match settle(&layout)? {
             Settled::Worker(file) => Ok((*file, identity_in(&layout)?, Work::open(&layout))),
             Settled::Store | Settled::HalfJoined => {

@@ -202,6 +202,7 @@ pub(super) async fn ask(
     let body = answer.map_err(|error| match error {
         RequestError::Unknown(why) => CallError::unanswered(why),
         RequestError::NotSent(why) => CallError::not_sent(why),
+        RequestError::Busy => CallError::busy(),
     })?;
     api::Response::decode(body)
         .map_err(|error| CallError::unanswered(format!("the manager's answer cannot be read: {error}")))

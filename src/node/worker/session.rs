@@ -103,7 +103,7 @@ impl Driver {
         work: Work,
         link: watch::Sender<Link>,
     ) -> Self {
-        let layout = Layout::new(&builder.directory);
+        let layout = builder.layout();
         let papers = Papers::new(layout.clone(), identity, builder.certificates.clock);
         Self {
             layout,

@@ -3,13 +3,23 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_core::id::{LogIndex, RaftId, Term};
 use quorate_core::log::{EntryKind, HardState, LogEntry, LogStart};
 use quorate_core::ports::{LogBatch, LogReset, OpenStore, StateRead, StoreError, StoreResult, Visit, WriteSet};
-use quorate_storage::Options;
+use quorate_storage::{GivenKey, Key, Options};
 use tempfile::TempDir;
+
+/// The key of every store in these tests.
+pub(crate) fn key() -> GivenKey {
+    GivenKey(Key::from_bytes(&[42; 32]))
+}
+
+pub(crate) fn options() -> Options {
+    Options::new(Arc::new(key()))
+}
 
 /// A store's directory inside a temporary one.
 pub(crate) struct Disk {
@@ -25,7 +35,7 @@ impl Disk {
     }
 
     pub(crate) fn open(&self) -> StoreResult<OpenStore> {
-        quorate_storage::open(&self.dir, Options::default())
+        quorate_storage::open(&self.dir, options())
     }
 
     /// The refusal of a damaged store.

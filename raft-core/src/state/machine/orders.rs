@@ -6,12 +6,13 @@
 use super::{Memory, Round, malformed};
 use crate::command::{ExpireLeases, LeaseOrder, LeaseOrderKind};
 use crate::id::LeaseId;
-use crate::limits::LEASE_KEYS_MAX;
+use crate::limits::{LEASE_BYTES_MAX, LEASE_KEYS_MAX};
 use crate::ports::{StateRead, StoreResult};
 use crate::state::contract::{Committed, LeaseChange, LeaseEvent, Outcome, Refusal};
 use crate::state::execute::Present;
 use crate::state::layout::{self, corrupt};
 use crate::state::leases::Leases;
+use crate::state::usage::Usage;
 use crate::txn::{DeleteResult, OpResult, OpResultKind, TxnResult};
 
 impl Memory {
@@ -27,10 +28,16 @@ impl Memory {
         }
         match order.kind {
             Some(LeaseOrderKind::Grant(ttl_ms)) => {
+                let mut usage = self.usage;
+                if let Err(refusal) = usage.grant(self.quota) {
+                    self.use_as(Usage { full: true, ..self.usage });
+                    return Ok(Outcome::Refused(refusal));
+                }
                 let lease = match self.leases.grant(ttl_ms, &mut self.lanes) {
                     Ok(lease) => lease,
                     Err(refusal) => return Ok(Outcome::Refused(refusal)),
                 };
+                self.use_as(usage);
                 round.leases.push(LeaseChange { lease, event: LeaseEvent::Granted { ttl_ms } });
                 let revision = self.status.revision.0;
                 Ok(Outcome::Done(TxnResult { succeeded: true, revision, lease: lease.0, ..TxnResult::default() }))
@@ -58,14 +65,14 @@ impl Memory {
         if expire.term != entry.term.0 {
             return Ok(Outcome::Refused(Refusal::Fenced { token: expire.term, term: entry.term.0 }));
         }
-        let mut room = LEASE_KEYS_MAX;
+        let (mut room, mut bytes) = (LEASE_KEYS_MAX, LEASE_BYTES_MAX);
         let mut ended = false;
         for lease in expire.leases.iter().copied().map(LeaseId) {
             let Some(record) = self.leases.get(lease) else { continue };
-            if record.keys > room {
+            if record.keys > room || record.bytes > bytes {
                 break;
             }
-            room -= record.keys;
+            (room, bytes) = (room - record.keys, bytes - record.bytes);
             let before = self.status.revision;
             self.end_lease(store, lease, LeaseEvent::Expired, round)?;
             self.note_hash(before);
@@ -99,6 +106,9 @@ impl Memory {
             self.record(revision, changes, round);
         }
         self.leases.remove(lease, &mut self.lanes);
+        let mut usage = self.usage;
+        usage.end_lease();
+        self.use_as(usage);
         round.leases.push(LeaseChange { lease, event });
         Ok(deleted)
     }

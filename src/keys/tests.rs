@@ -1,0 +1,88 @@
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::*;
+
+fn made(provider: &Provider) -> (Key, KeySlot) {
+    let (key, slot) = provider.make().unwrap();
+    assert_eq!(slot.id, key.id());
+    (key, slot)
+}
+
+fn ids(found: Result<Vec<Key>, KeyError>) -> Vec<KeyId> {
+    found.map_err(|error| error.to_string()).unwrap().iter().map(Key::id).collect()
+}
+
+#[test]
+fn the_key_lies_beside_the_data_unless_something_else_is_said() {
+    let place = tempfile::tempdir().unwrap();
+    let provider = Keys::default().provider(place.path());
+    let (key, slot) = made(&provider);
+    assert_eq!((slot.kind, slot.place.as_str()), (KeyKind::File, BESIDE));
+    let file = place.path().join(BESIDE);
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    // Asked again, as after a crash, it is the same key
+    assert_eq!(made(&provider).0.id(), key.id());
+    assert!(ids(provider.keys(std::slice::from_ref(&slot))).contains(&key.id()));
+    // And moved with its directory, it is found there
+    let moved = place.path().join("moved");
+    std::fs::create_dir(&moved).unwrap();
+    std::fs::rename(&file, moved.join(BESIDE)).unwrap();
+    assert!(ids(Keys::default().provider(&moved).keys(&[slot])).contains(&key.id()));
+}
+
+#[test]
+fn a_named_key_file_is_made_where_it_was_named_and_found_there_without_being_named_again() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("elsewhere/node.key");
+    let (key, slot) = made(&Keys::file(&file).provider(place.path()));
+    assert_eq!(slot.place, file.display().to_string());
+    assert!(!place.path().join(BESIDE).exists());
+    assert!(ids(Keys::default().provider(place.path()).keys(&[slot])).contains(&key.id()));
+    std::fs::write(&file, "nonsense").unwrap();
+    let error = Keys::file(&file).provider(place.path()).make().err().unwrap().to_string();
+    assert!(error.contains("node.key") && error.contains("no key"), "{error}");
+}
+
+#[test]
+fn a_passphrase_makes_the_same_key_with_the_same_salt_only() {
+    let place = tempfile::tempdir().unwrap();
+    let provider = Keys::passphrase("correct horse").provider(place.path());
+    let (key, slot) = made(&provider);
+    assert_eq!(ids(provider.keys(std::slice::from_ref(&slot))), [key.id()]);
+    assert_ne!(made(&provider).0.id(), key.id());
+    let other = Keys::passphrase("wrong horse").provider(place.path());
+    assert_ne!(ids(other.keys(std::slice::from_ref(&slot))), [key.id()]);
+    let file = place.path().join("phrase");
+    std::fs::write(&file, "correct horse\n").unwrap();
+    assert_eq!(ids(Keys::passphrase_file(&file).provider(place.path()).keys(&[slot])), [key.id()]);
+}
+
+#[test]
+fn a_command_prints_the_key_or_its_failure_is_told() {
+    let place = tempfile::tempdir().unwrap();
+    let key = Key::generate().unwrap();
+    let file = place.path().join("k");
+    std::fs::write(&file, key.to_text().as_bytes()).unwrap();
+    let (made, slot) = made(&Keys::command(format!("cat {}", file.display())).provider(place.path()));
+    assert_eq!((made.id(), slot.kind), (key.id(), KeyKind::Command));
+    let failed = |command: &str| Keys::command(command).provider(place.path()).keys(&[]).err().unwrap().to_string();
+    assert!(failed("echo the service is down >&2; exit 3").contains("the service is down"));
+    let none = failed("echo a secret that is no key");
+    assert!(none.contains("no key") && !none.contains("secret"), "{none}");
+}
+
+#[test]
+fn who_has_to_give_a_key_is_told_how() {
+    let place = tempfile::tempdir().unwrap();
+    let key = Key::generate().unwrap();
+    for (kind, word) in [
+        (KeyKind::Unlock, "quorate unlock"),
+        (KeyKind::Passphrase, "--passphrase-file"),
+        (KeyKind::Command, "--key-command"),
+        (KeyKind::Custom, "embeds"),
+        (KeyKind::File, "no key file"),
+    ] {
+        let error = Keys::default().provider(place.path()).keys(&[KeySlot::new(&key, kind, "")]).err().unwrap();
+        assert!(matches!(&error, KeyError::Missing(why) if why.contains(word)), "{kind:?}: {error}");
+    }
+}
