@@ -50,3 +50,34 @@ pub mod testing {
 #[cfg(all(doctest, feature = "manager"))]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
+
+/// The chapters of the guide are compiled, and most of their examples are run.
+#[cfg(all(doctest, feature = "manager"))]
+pub mod guide {
+    #[doc = include_str!("../docs/guide/first-cluster.md")]
+    pub struct FirstCluster;
+
+    #[doc = include_str!("../docs/guide/keys-and-revisions.md")]
+    pub struct KeysAndRevisions;
+
+    #[doc = include_str!("../docs/guide/transactions-and-retries.md")]
+    pub struct TransactionsAndRetries;
+
+    #[doc = include_str!("../docs/guide/watch-and-mirror.md")]
+    pub struct WatchAndMirror;
+
+    #[doc = include_str!("../docs/guide/leases-locks-elections.md")]
+    pub struct LeasesLocksElections;
+
+    #[doc = include_str!("../docs/guide/leading.md")]
+    pub struct Leading;
+
+    #[doc = include_str!("../docs/guide/typed-tables.md")]
+    pub struct TypedTables;
+
+    #[doc = include_str!("../docs/guide/embedding-a-node.md")]
+    pub struct EmbeddingANode;
+
+    #[doc = include_str!("../docs/guide/testing-your-controller.md")]
+    pub struct TestingYourController;
+}
