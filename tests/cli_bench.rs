@@ -169,6 +169,6 @@ fn renewals_write_nothing_and_the_leases_are_given_back() {
     quantiles_rise(&figures["latency_us"]);
     // No key was made, no revision, and no lease is left
     assert_eq!(keys(&nodes[0], ""), (0, before));
-    let left = on(&nodes[0], &["lease", "ls", "--json"]).exits(0).json();
+    let left = on(&nodes[0], &["lease", "list", "--json"]).exits(0).json();
     assert_eq!(left["leases"].as_array().map(Vec::len), Some(0), "{left}");
 }
