@@ -17,6 +17,9 @@ mod node;
 #[cfg(feature = "manager")]
 pub mod recovery;
 pub mod status;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod upgrade;
 
 pub use client::{
     AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Change, Changes, Client, Codec, CodecError,
@@ -24,8 +27,8 @@ pub use client::{
     Leases, LockBuilder, LockGuard, Mirror, MirrorBuilder, ModifyBuilder, NodeChange, NodeUpdate, Nodes, Observer,
     Place, Policy, PolicyChange, RangeBuilder, RangePage, Recovered, Row, RowBuilder, RowChange, RowChanges,
     RowWriteBuilder, Rows, RowsBuilder, RowsWatched, ScopedClient, Table, TableMirror, TableMirrorBuilder, TableWatch,
-    TableWatchBuilder, TokenBuilder, Tokens, TxnBuilder, TxnOutcome, Watch, WatchBuilder, Watched, WriteBuilder,
-    compare, operation,
+    TableWatchBuilder, TokenBuilder, Tokens, TxnBuilder, TxnOutcome, Upgrade, Watch, WatchBuilder, Watched,
+    WriteBuilder, compare, operation,
 };
 pub use error::{Error, Outcome, Result};
 #[cfg(feature = "worker")]
@@ -40,11 +43,10 @@ pub use node::{
 };
 pub use quorate_core::txn::{Compare, Op as Operation};
 
-/// What tests and benches of this crate hold besides; no part of the crate without the feature `testing`.
-#[cfg(feature = "testing")]
-pub mod testing {
-    pub use crate::node::{SharedSocket, WorkerSession};
-}
+/// As the examples of the page about tests are.
+#[cfg(all(doctest, feature = "testing"))]
+#[doc = include_str!("../docs/testing.md")]
+pub struct Testing;
 
 /// The example of the README is compiled like any other.
 #[cfg(all(doctest, feature = "manager"))]

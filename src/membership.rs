@@ -312,10 +312,12 @@ pub enum Rule {
     TooManyTokens,
     /// The node's program has no manager in it.
     NotBuiltAsManager,
+    /// A manager has not reported that it supports the version that an upgrade is to be finished to.
+    UpgradeHeldBack,
 }
 
 impl Rule {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::EvenMaxVoters,
         Self::LastVoter,
         Self::EndsFaultTolerance,
@@ -329,6 +331,7 @@ impl Rule {
         Self::TimesDoNotFit,
         Self::TooManyTokens,
         Self::NotBuiltAsManager,
+        Self::UpgradeHeldBack,
     ];
 
     /// The word for scripts, and on the wire.
@@ -347,6 +350,7 @@ impl Rule {
             Self::TimesDoNotFit => "times_do_not_fit",
             Self::TooManyTokens => "too_many_tokens",
             Self::NotBuiltAsManager => "not_built_as_manager",
+            Self::UpgradeHeldBack => "upgrade_held_back",
         }
     }
 

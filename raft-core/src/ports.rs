@@ -53,6 +53,14 @@ pub enum StoreError {
         /// The newest format this binary knows.
         supported: u32,
     },
+    /// The store is of a cluster whose upgrade beyond what this binary knows was finished.
+    #[error("the store needs version {needed}, this binary knows versions up to {supported}")]
+    NeedsVersion {
+        /// The version that was enabled.
+        needed: u32,
+        /// The newest that this binary supports.
+        supported: u32,
+    },
     /// The store has a layout from before any release.
     #[error(
         "the store has format {found}, this binary reads format {supported}: no release ever wrote the older one, and its \
@@ -312,4 +320,11 @@ pub trait MetaStore: Send + Sync {
     /// # Errors
     /// Final, see [`StoreError`].
     fn put(&self, facts: &[(&str, Bytes)]) -> StoreResult<()>;
+
+    /// From now on only a binary that knows this version opens the store (`NeedsVersion` tells every other one, before
+    /// anything is changed). Lower than before, or the same, does nothing.
+    ///
+    /// # Errors
+    /// Final, see [`StoreError`].
+    fn require(&self, version: u32) -> StoreResult<()>;
 }

@@ -11,6 +11,7 @@ mod common;
 
 use bytes::Bytes;
 use common::*;
+use quorate_core::command::COMMAND_VERSION;
 use quorate_core::id::{LogIndex, RaftId, Revision, Term};
 use quorate_core::keyspace::Section;
 use quorate_core::limits::*;
@@ -156,8 +157,14 @@ fn what_is_no_snapshot_or_a_newer_one_is_named_as_such() {
     newer[11] += 1;
     let too_new = SnapshotError::TooNew { found: SNAPSHOT_VERSION + 1, supported: SNAPSHOT_VERSION };
     assert_eq!(receive(&target, [newer]).unwrap_err(), too_new);
+    // Nor is one taken of a cluster that has gone on to a version that is not known here.
+    let mut beyond = chunks(&lived().store).concat();
+    beyond[15] = u8::try_from(COMMAND_VERSION).unwrap() + 1;
+    let needed = SnapshotError::NeedsVersion { needed: COMMAND_VERSION + 1, known: COMMAND_VERSION };
+    assert_eq!(receive(&target, [beyond]).unwrap_err(), needed);
+    assert_eq!(target.staged(), 0);
     // A length that would fill memory is refused before anything of it is kept.
-    let mut huge = b"quorsnap\0\0\0\x01".to_vec();
+    let mut huge = b"quorsnap\0\0\0\x01\0\0\0\x01".to_vec();
     huge.extend([0xff; 4]);
     assert!(matches!(receive(&target, [huge]).unwrap_err(), SnapshotError::Damaged { .. }));
 }
@@ -180,8 +187,8 @@ fn a_sender_whose_state_is_damaged_spreads_nothing() {
 fn a_header_that_says_other_than_its_records_is_refused_though_the_digest_fits() {
     let mut stream = chunks(&lived().store).concat();
     // The header's first field is the applied index; the digest is made anew over the change.
-    assert_eq!(stream[16], 0x08);
-    stream[17] += 1;
+    assert_eq!(stream[20], 0x08);
+    stream[21] += 1;
     let body = stream.len() - 32;
     let digest = blake3::hash(&stream[..body]);
     stream[body..].copy_from_slice(digest.as_bytes());

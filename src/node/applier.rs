@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use quorate_core::consensus::io::{Input, Records};
 use quorate_core::id::{LogIndex, Revision};
-use quorate_core::ports::{LogReset, StagedId, Staging, StateRead, StoreResult};
+use quorate_core::ports::{LogReset, MetaStore, StagedId, Staging, StateRead, StoreResult};
 use quorate_core::state::Machine;
 use quorate_core::state::contract::{Applied, ApplyError, Committed, Outcome, StateStatus};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -61,6 +61,8 @@ pub(super) struct Applier {
     pub(super) reports: mpsc::Sender<Input>,
     /// As of the last round that changed one.
     pub(super) records: Arc<Records>,
+    /// Where it is marked which version the directory needs.
+    pub(super) meta: Arc<dyn MetaStore>,
     pub(super) changes: Arc<Changes>,
     pub(super) meters: Arc<Meters>,
     pub(super) watches: Arc<Watches>,
@@ -68,10 +70,10 @@ pub(super) struct Applier {
 
 impl Applier {
     /// Runs until the inbox closes or something is final.
-    pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
         self.measure();
         self.meters.revision.set(self.machine.status().revision.0 as f64);
-        while let Some(job) = inbox.blocking_recv() {
+        while let Some(job) = inbox.recv().await {
             let report = match job {
                 Job::Apply { entries, waiters } => Some(self.apply(&entries, waiters)),
                 Job::Install { staged, reset, slot } => {
@@ -98,7 +100,7 @@ impl Applier {
             };
             if let Some(report) = report {
                 let last = matches!(report, Input::ApplyFailed(_) | Input::StoreFailed(_));
-                if self.reports.blocking_send(report).is_err() || last {
+                if self.reports.send(report).await.is_err() || last {
                     return;
                 }
             }
@@ -157,6 +159,7 @@ impl Applier {
         let view = self.machine.reader().view();
         let records = if applied.records_changed {
             self.records = Arc::new(self.records.follow(&*view, &applied.changed)?);
+            self.meta.require(self.records.cluster.version)?;
             Some(Arc::clone(&self.records))
         } else {
             None
@@ -168,6 +171,7 @@ impl Applier {
     fn anew(&mut self) -> StoreResult<Arc<Records>> {
         let view = self.machine.reader().view();
         self.records = Arc::new(Records::read(&*view)?);
+        self.meta.require(self.records.cluster.version)?;
         self.changes.installed(&*view, self.machine.status().revision)?;
         self.watches.installed(self.machine.status().revision);
         Ok(Arc::clone(&self.records))

@@ -46,6 +46,8 @@ pub struct Machine {
     salvaged: Applied,
     /// What revisions do to user keys is gathered.
     gathers: bool,
+    /// The newest format that is understood here.
+    knows: u32,
 }
 
 /// What the machine holds in memory, all of it read from the store at open and install.
@@ -65,6 +67,8 @@ struct Memory {
     usage_lanes: Lanes,
     /// What the store may hold, by the cluster's record.
     quota: u64,
+    /// The cluster version, by the same.
+    version: u32,
     /// The digest after each of the newest revisions, ascending.
     hashes: VecDeque<(Revision, [u8; 32])>,
     revision_hash: [u8; 32],
@@ -97,11 +101,22 @@ impl Machine {
     /// Opens the state in a store. An empty store is one that waits for a snapshot: its applied index is 0.
     ///
     /// # Errors
-    /// `Store` when the store fails or holds what cannot be read.
+    /// `Store` when the store fails or holds what cannot be read; `ClusterNeedsVersion` when it is of a cluster that has gone
+    /// on to a version which this build does not know.
     pub fn open(store: Box<dyn StateStore>) -> Result<Self, ApplyError> {
+        Self::open_knowing(store, COMMAND_VERSION)
+    }
+
+    /// As [`Machine::open`], for a member that understands formats up to `knows` only: so a simulated cluster is of several
+    /// builds at once.
+    ///
+    /// # Errors
+    /// As [`Machine::open`].
+    pub fn open_knowing(store: Box<dyn StateStore>, knows: u32) -> Result<Self, ApplyError> {
         let memory = Memory::load(&*store)?;
+        memory.check_version(knows)?;
         let salvaged = memory.applied(Round::default());
-        Ok(Self { store, memory, stopped: None, salvaged, gathers: false })
+        Ok(Self { store, memory, stopped: None, salvaged, gathers: false, knows })
     }
 
     /// Where the state stands.
@@ -134,8 +149,9 @@ impl Machine {
     /// changes very many bytes is committed in parts, of whole entries each.
     ///
     /// # Errors
-    /// - `NeedsVersion`, `Broken`: the entry named did nothing, and every entry before it is applied and committed; the
-    ///   applied index stands right before it. [`Machine::salvage`] has the outcomes of those entries.
+    /// - `NeedsVersion`, `ClusterNeedsVersion`, `Broken`: the entry named (of `ClusterNeedsVersion` the first one after the
+    ///   upgrade was finished) did nothing, and every entry before it is applied and committed; the applied index stands
+    ///   right before it. [`Machine::salvage`] has the outcomes of those entries.
     /// - `Store`: final. Nothing of the round counts, and the machine answers so from now on.
     pub fn apply(&mut self, entries: &[Committed]) -> Result<Applied, ApplyError> {
         if let Some(error) = &self.stopped {
@@ -145,7 +161,7 @@ impl Machine {
         let mut committed = self.memory.status.applied;
         let mut refused = None;
         for entry in entries {
-            match self.memory.apply_entry(&*self.store, entry, &mut round) {
+            match self.memory.apply_entry(&*self.store, entry, self.knows, &mut round) {
                 Ok(()) if round.bytes > ROUND_BYTES_MAX => {
                     round.bytes = 0;
                     committed = self.memory.status.applied;
@@ -240,6 +256,7 @@ impl Memory {
     fn load(view: &dyn StateRead) -> StoreResult<Self> {
         let status = read::status(view)?;
         let progress = read::progress(view)?;
+        let cluster = read::cluster(view)?.unwrap_or_default();
         let lanes_of = |key: &[u8]| -> StoreResult<Lanes> {
             Ok(view.get(key)?.map(|value| Lanes::of(key, &value)).unwrap_or_default())
         };
@@ -255,7 +272,8 @@ impl Memory {
             floor_lanes: lanes_of(layout::SYSTEM_FLOOR)?,
             usage: Usage::load(view)?,
             usage_lanes: lanes_of(layout::SYSTEM_USAGE)?,
-            quota: quota_of(&read::cluster(view)?.unwrap_or_default()),
+            quota: quota_of(&cluster),
+            version: cluster.version,
             hashes: VecDeque::new(),
             revision_hash: [0; 32],
             status,
@@ -282,8 +300,22 @@ impl Memory {
         }
     }
 
+    /// Whether a member that understands formats up to `knows` may apply anything in a cluster of this version.
+    const fn check_version(&self, knows: u32) -> Result<(), ApplyError> {
+        if self.version > knows {
+            return Err(ApplyError::ClusterNeedsVersion { needed: self.version, known: knows });
+        }
+        Ok(())
+    }
+
     /// Applies one entry, or finds before anything is touched that it cannot be.
-    fn apply_entry(&mut self, store: &dyn StateRead, entry: &Committed, round: &mut Round) -> Result<(), ApplyError> {
+    fn apply_entry(
+        &mut self,
+        store: &dyn StateRead,
+        entry: &Committed,
+        knows: u32,
+        round: &mut Round,
+    ) -> Result<(), ApplyError> {
         let broken = |detail: String| ApplyError::Broken { index: entry.index, detail };
         let StateStatus { applied, applied_term, configuration_number, .. } = self.status;
         if entry.index != applied.next() {
@@ -293,8 +325,9 @@ impl Memory {
             return Err(broken(format!("its term {} is below the applied term {applied_term}", entry.term)));
         }
         match &entry.payload {
-            Payload::Empty => {}
+            Payload::Empty => self.check_version(knows)?,
             Payload::Configuration { result, number } => {
+                self.check_version(knows)?;
                 if *number < configuration_number {
                     return Err(broken(format!(
                         "its configuration number {number} is below the one in force, {configuration_number}"
@@ -305,11 +338,11 @@ impl Memory {
             Payload::Commands { data, wanted } => {
                 let batch =
                     Batch::decode(data.clone()).map_err(|error| broken(format!("no batch of commands: {error}")))?;
-                let unknown = batch.commands.iter().any(|command| command.kind.is_none());
-                if unknown || batch.version > COMMAND_VERSION {
-                    let needed = if unknown { batch.version.max(COMMAND_VERSION + 1) } else { batch.version };
-                    return Err(ApplyError::NeedsVersion { index: entry.index, needed, known: COMMAND_VERSION });
+                let needed = batch.needs(knows);
+                if needed > knows {
+                    return Err(ApplyError::NeedsVersion { index: entry.index, needed, known: knows });
                 }
+                self.check_version(knows)?;
                 let mut outcomes = Vec::with_capacity(if *wanted { batch.commands.len() } else { 0 });
                 for command in batch.commands {
                     let Some(kind) = command.kind else { continue };
@@ -397,11 +430,13 @@ impl Memory {
             Standing::Settled(outcome) => return Ok(outcome),
             Standing::New(id) => id,
         };
-        let outcome = match (&request.txn, &request.lease) {
-            (Some(txn), None) => self.transact(store, entry, txn, round)?,
-            (None, Some(order)) => self.order_lease(store, entry, order, round)?,
-            (None, None) => malformed("request without a transaction"),
-            (Some(_), Some(_)) => malformed("request with both a transaction and an order for a lease"),
+        let beyond = request.beyond_version_1();
+        let outcome = match (&request.txn, &request.lease, &beyond) {
+            (Some(txn), None, None) | (None, None, Some(txn)) => self.transact(store, entry, txn, round)?,
+            (None, Some(order), None) => self.order_lease(store, entry, order, round)?,
+            (None, None, None) => malformed("request without a transaction"),
+            (Some(_), Some(_), _) => malformed("request with both a transaction and an order for a lease"),
+            (Some(_), None, Some(_)) | (None, Some(_), Some(_)) => malformed("request for two things at once"),
         };
         let mut ledger = Ledger { lanes: &mut self.lanes, writes: &mut round.writes };
         self.replay.keep(id, entry.index, &outcome, &mut ledger);
@@ -454,6 +489,7 @@ impl Memory {
                 && let Ok(cluster) = ClusterRecord::decode(new.view().value)
             {
                 self.quota = quota_of(&cluster);
+                self.version = cluster.version;
             }
             self.leases.moves(&key, old.as_ref(), new.as_ref(), &mut self.lanes, &mut round.attached);
             round.bytes += [&old, &new].into_iter().flatten().map(|record| record.raw().len()).sum::<usize>();
