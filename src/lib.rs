@@ -17,6 +17,8 @@ mod node;
 #[cfg(feature = "manager")]
 pub mod recovery;
 pub mod status;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod upgrade;
 
 pub use client::{
@@ -41,11 +43,10 @@ pub use node::{
 };
 pub use quorate_core::txn::{Compare, Op as Operation};
 
-/// What tests and benches of this crate hold besides; no part of the crate without the feature `testing`.
-#[cfg(feature = "testing")]
-pub mod testing {
-    pub use crate::node::{SharedSocket, WorkerSession};
-}
+/// As the examples of the page about tests are.
+#[cfg(all(doctest, feature = "testing"))]
+#[doc = include_str!("../docs/testing.md")]
+pub struct Testing;
 
 /// The example of the README is compiled like any other.
 #[cfg(all(doctest, feature = "manager"))]

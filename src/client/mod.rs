@@ -45,7 +45,7 @@ use quorate_core::id::{ClientId, Term};
 use quorate_core::state::check_txn;
 use quorate_core::txn::{Op, OpKind, Range, Txn, TxnResult};
 use quorate_core::user;
-use quorate_transport::{FeedReceiver, api};
+use quorate_transport::{FeedReceiver, Network, api};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -236,7 +236,17 @@ impl Client {
         deadline: Duration,
     ) -> Result<Self> {
         let managers = managers.into_iter().map(Into::into).collect();
-        let way = remote::Remote::connect(managers, identity, deadline).await?;
+        Self::connect_over(Network::default(), managers, identity, deadline).await
+    }
+
+    /// As [`connect_within`](Self::connect_within), over this network.
+    pub(crate) async fn connect_over(
+        network: Network,
+        managers: Vec<String>,
+        identity: Identity,
+        deadline: Duration,
+    ) -> Result<Self> {
+        let way = remote::Remote::connect(managers, identity, deadline, network).await?;
         Ok(Self::born_over(Box::new(way)).await?.with_deadline(deadline))
     }
 

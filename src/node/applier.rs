@@ -79,10 +79,10 @@ pub(super) struct Applier {
 
 impl Applier {
     /// Runs until the inbox closes or something is final.
-    pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
         self.measure();
         self.meters.revision.set(self.machine.status().revision.0 as f64);
-        while let Some(job) = self.next(&mut inbox) {
+        while let Some(job) = self.next(&mut inbox).await {
             let report = match job {
                 Job::Trim => self.trim().err().map(Input::ApplyFailed),
                 Job::Apply { entries, waiters } => Some(self.apply(&entries, waiters)),
@@ -110,7 +110,7 @@ impl Applier {
             };
             if let Some(report) = report {
                 let last = matches!(report, Input::ApplyFailed(_) | Input::StoreFailed(_));
-                if self.reports.blocking_send(report).is_err() || last {
+                if self.reports.send(report).await.is_err() || last {
                     return;
                 }
             }
@@ -118,9 +118,9 @@ impl Applier {
     }
 
     /// What to do next: what somebody wants, else what is left to be removed, else nothing until somebody wants something.
-    fn next(&self, inbox: &mut mpsc::Receiver<Job>) -> Option<Job> {
+    async fn next(&self, inbox: &mut mpsc::Receiver<Job>) -> Option<Job> {
         if !self.untrimmed {
-            return inbox.blocking_recv();
+            return inbox.recv().await;
         }
         match inbox.try_recv() {
             Ok(job) => Some(job),

@@ -200,14 +200,14 @@ pub(super) fn options(layout: &Layout) -> quorate_storage::Options {
     quorate_storage::Options::new(std::sync::Arc::new(layout.keys()))
 }
 
-/// As [`open_store`], with the store's own settings; and the hand on its keys.
+/// As [`open_store`], with the store's own settings; and the hand on its keys, where it has some.
 #[cfg(feature = "manager")]
 pub(super) fn open_store_with(
     layout: &Layout,
     options: quorate_storage::Options,
-) -> Result<(OpenStore, quorate_storage::KeyKeeper), StartError> {
-    let known = quorate_storage::exists(&layout.store());
-    quorate_storage::open_with_keys(&layout.store(), options).map_err(|error| {
+) -> Result<(OpenStore, Option<quorate_storage::KeyKeeper>), StartError> {
+    let known = layout.holds_store();
+    layout.open_store(options).map_err(|error| {
         if known || !matches!(error, StoreError::Io { .. }) {
             return explained(layout, error);
         }

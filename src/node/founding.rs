@@ -99,7 +99,7 @@ impl NodeBuilder {
             }
             None => {}
         }
-        if layout.identity().exists() && !quorate_storage::exists(&layout.store()) {
+        if layout.identity().exists() && !layout.holds_store() {
             return Err(self.store_is_gone());
         }
         let mut store = open_store(&layout)?;

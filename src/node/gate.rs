@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::facts::Facts;
 use super::fence::{Fencing, Incarnations};
+use super::ground::Tasks;
 use super::service::Service;
 use super::tasks::Call;
 use super::{sessions, snapshots, watching};
@@ -116,7 +117,7 @@ pub(super) struct NodeHandler {
     pub(super) service: Weak<Service>,
     /// One snapshot is received at a time, until it is installed or discarded.
     pub(super) staging_slot: Arc<Semaphore>,
-    pub(super) runtime: tokio::runtime::Handle,
+    pub(super) runtime: Tasks,
     pub(super) fencing: Fencing,
 }
 

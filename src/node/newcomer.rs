@@ -113,7 +113,7 @@ impl NodeBuilder {
         use super::directory::open_store;
         use super::founding::prepared;
 
-        if !quorate_storage::exists(&layout.store()) {
+        if !layout.holds_store() {
             return Ok(None);
         }
         let store = open_store(layout)?;
@@ -192,7 +192,7 @@ impl NodeBuilder {
         }
         // The cluster knows this node: as a newcomer it would be there twice, and nobody could be it any more.
         #[cfg(feature = "manager")]
-        if layout.identity().exists() && !layout.store().exists() && StateFile::load(layout)?.is_none() {
+        if layout.identity().exists() && !layout.has_store() && StateFile::load(layout)?.is_none() {
             return Err(self.store_is_gone());
         }
         let mut made = Made::default();
@@ -268,7 +268,8 @@ impl NodeBuilder {
         if SUPPORT.newest == 0 {
             return self.ask(request, token, managers, None).await;
         }
-        let ears = async { ListenWhileJoining::begin(resolve(&file.facts.listen)?, file.joining_key()?).await };
+        let ears =
+            async { ListenWhileJoining::begin(&self.ground, resolve(&file.facts.listen)?, file.joining_key()?).await };
         let listening = ears.await.map_err(NotTaken::Surely)?;
         let joined = self.ask(request, token, managers, listening.failed()).await;
         // The port is free again before anybody runs the node on it.
@@ -283,8 +284,8 @@ impl NodeBuilder {
         managers: &[String],
         deaf: Option<&str>,
     ) -> Result<Joined, NotTaken> {
-        let clock = self.certificates.clock;
-        let asked = quorate_transport::join(managers, token, request, self.patience, clock).await;
+        let (clock, network) = (self.certificates.clock, &self.ground.network);
+        let asked = quorate_transport::join(managers, token, request, self.patience, clock, network).await;
         asked.map_err(|error| explained(error, deaf))
     }
 }

@@ -43,7 +43,8 @@ use crate::metrics::{Ended, Meters};
 pub(super) struct StoreAccess {
     pub(super) reader: Arc<dyn StateReader>,
     pub(super) staging: Arc<dyn Staging>,
-    pub(super) keys: Arc<KeyKeeper>,
+    /// None of a store that is not sealed, as one in memory is.
+    pub(super) keys: Option<Arc<KeyKeeper>>,
 }
 
 /// What requests need of the node.
@@ -64,7 +65,7 @@ pub(crate) struct Service {
     /// One newcomer is let in at a time.
     pub(super) joins: Semaphore,
     /// The start of the consensus task's clock.
-    pub(super) clock: std::time::Instant,
+    pub(super) clock: Instant,
     /// The odd rule's times where the cluster's record says nothing.
     pub(super) seat_times: SeatTimes,
     /// What certificates are made with here.

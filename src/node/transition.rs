@@ -46,7 +46,7 @@ pub(super) async fn enrol(
     // A manager must be reached where it will listen: they dial back before they give anything out.
     let key = KeyPair::from_pkcs8(identity.key().pkcs8_der()).map_err(|error| error.to_string())?;
     let listen = resolve(&file.facts.listen).map_err(|error| error.to_string())?;
-    let listening = ListenWhileJoining::begin(listen, key).await.map_err(|error| error.to_string())?;
+    let listening = ListenWhileJoining::begin(layout.ground(), listen, key).await.map_err(|error| error.to_string())?;
     let deaf = listening.failed().map(str::to_owned);
     let kind = request::Kind::Enrol(api::Enrol {
         store_id: file.facts.store_id.clone(),
@@ -126,7 +126,8 @@ async fn ask(builder: &NodeBuilder) -> Result<Option<StopReason>, String> {
     let facts = facts.ok_or("the store has no facts about the node")?;
     let managers: Vec<String> =
         facts.managers.iter().flat_map(|manager| &manager.addresses).chain(&builder.hints).cloned().collect();
-    let joined = match ask_standing(&identity, Some(facts.store()), &managers, builder.certificates.clock).await {
+    let (clock, network) = (builder.certificates.clock, &builder.ground.network);
+    let joined = match ask_standing(&identity, Some(facts.store()), &managers, clock, network).await {
         Ok(joined) => joined,
         Err(JoinError::Refused(JoinRefused::NotAMember)) => return Ok(Some(StopReason::Removed)),
         Err(JoinError::Refused(refused @ JoinRefused::AlreadyKnown(_))) => {

@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::dial::{self, ConnectError};
 use crate::frame::{self, FrameKind};
 use crate::hello::{PROTOCOL_MAX, PROTOCOL_MIN, Refused};
+use crate::network::Network;
 use crate::proto;
 use crate::standing::NodeStanding;
 use crate::text::unix_seconds;
@@ -349,9 +350,10 @@ pub async fn join(
     request: JoinRequest,
     timeout: Duration,
     clock: Clock,
+    network: &Network,
 ) -> Result<Joined, JoinError> {
     let request = JoinRequest { secret: token.secret().clone(), ..request };
-    joined(addresses, *token.ca_hash(), request, timeout, clock).await
+    joined(addresses, *token.ca_hash(), request, timeout, clock, network).await
 }
 
 /// Asks for a new certificate for the role that the node has now, by a request that the key in its record has signed. Works
@@ -367,8 +369,9 @@ pub async fn renew(
     request: JoinRequest,
     timeout: Duration,
     clock: Clock,
+    network: &Network,
 ) -> Result<Joined, JoinError> {
-    joined(addresses, ca, request, timeout, clock).await
+    joined(addresses, ca, request, timeout, clock, network).await
 }
 
 async fn joined(
@@ -377,8 +380,9 @@ async fn joined(
     request: JoinRequest,
     timeout: Duration,
     clock: Clock,
+    network: &Network,
 ) -> Result<Joined, JoinError> {
-    match ask(addresses, pinned, request, timeout, clock).await? {
+    match ask(addresses, pinned, request, timeout, clock, network).await? {
         JoinReply::Joined(joined) => accept_reply(&pinned, *joined, clock),
         JoinReply::Refused(refused) => Err(JoinError::Refused(refused)),
         JoinReply::Standing(_) => {
@@ -394,10 +398,12 @@ pub(crate) async fn ask(
     request: JoinRequest,
     timeout: Duration,
     clock: Clock,
+    network: &Network,
 ) -> Result<JoinReply, JoinError> {
     let deadline = tokio::time::Instant::now() + timeout;
-    let (_, dialled) = dial::race(addresses, timeout, dial::STAGGER, |address| async move {
-        dial::fresh(address, timeout, |verdict| tls::join_client(pinned, clock, verdict)).await
+    let (_, dialled) = dial::race(addresses, timeout, dial::STAGGER, |address| {
+        let network = network.clone();
+        async move { dial::fresh(&network, address, timeout, |verdict| tls::join_client(pinned, clock, verdict)).await }
     })
     .await?;
     let (endpoint, connection) = (dialled.endpoint, dialled.connection);

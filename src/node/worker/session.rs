@@ -104,7 +104,7 @@ impl Driver {
         link: watch::Sender<Link>,
     ) -> Self {
         let layout = builder.layout();
-        let papers = Papers::new(layout.clone(), identity, builder.certificates.clock);
+        let papers = Papers::new(layout.clone(), identity, builder.certificates.clock, builder.ground.network.clone());
         Self {
             layout,
             file,
@@ -198,6 +198,7 @@ impl Driver {
             stagger: STAGGER,
             socket: self.socket.clone(),
             clock: self.papers.clock(),
+            network: self.papers.network().clone(),
             ..Connector::default()
         };
         let identity = Arc::clone(self.papers.identity());
