@@ -45,6 +45,9 @@ struct Options {
     /// Different keys.
     #[arg(long, default_value_t = 100_000)]
     key_space_size: u64,
+    /// Keep the records of all three stores as they are: what sealing costs is the difference.
+    #[arg(long)]
+    unsealed: bool,
 }
 
 /// The callers; they share the client of the leader's node.
@@ -81,7 +84,10 @@ fn main() -> ExitCode {
 
 async fn run(options: &Options) -> Told<()> {
     let place = tempfile::Builder::new().prefix("quorate-inside-").tempdir().map_err(told)?;
-    let node = |name: &str| Node::builder(place.path().join(name)).name(name).listen("127.0.0.1:0");
+    let node = |name: &str| {
+        let builder = Node::builder(place.path().join(name)).name(name).listen("127.0.0.1:0");
+        if options.unsealed { builder.unsealed() } else { builder }
+    };
     let first = node("n1").start(Start::OpenOrInit).await.map_err(told)?;
     first.ready().await.map_err(told)?;
     let token = first.client().join_token("manager").await.map_err(told)?;
