@@ -63,8 +63,9 @@ next-binary:
 	@contrib/next-binary "$(TARGET)" $(SELECTION)
 
 # Anew after a change of what lies on disk, as long as nothing is released; tests/fixtures/README.md says when not to.
-bless-fixture: ## write the data directory in tests/fixtures that tests of tomorrow open (BLESS=1 of its test)
+bless-fixture: next-binary ## write the data directory in tests/fixtures that tests of tomorrow open (BLESS=1 of its test)
 	BLESS=1 cargo test $(SELECTION) --test cli_fixtures
+	@ls -l tests/fixtures
 
 unit:
 	@if cargo nextest --version >/dev/null 2>&1; then \

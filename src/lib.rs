@@ -53,8 +53,8 @@ pub struct Testing;
 #[doc = include_str!("../README.md")]
 pub struct Readme;
 
-/// The chapters of the guide are compiled, and most of their examples are run.
-#[cfg(all(doctest, feature = "manager"))]
+/// The chapters of the guide are compiled, and most of their examples are run, on test clusters.
+#[cfg(all(doctest, feature = "testing"))]
 pub mod guide {
     #[doc = include_str!("../docs/guide/first-cluster.md")]
     pub struct FirstCluster;

@@ -257,7 +257,6 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let (log_reports, log_meters) = (reports_in.clone(), Arc::clone(&meters));
     parts.start("quorate-log", Drives::Nothing, log_writer::run(store.log, log_jobs, log_reports, log_meters))?;
     let applier = Applier {
-        untrimmed: true,
         machine: state,
         staging: Arc::clone(&store.staging),
         reports: reports_in,
