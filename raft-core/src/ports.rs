@@ -164,6 +164,8 @@ pub trait StateReader: Send + Sync {
 /// Changes of one apply round: later writes of a key win. `None` deletes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct WriteSet {
+    /// Whole ranges that are removed first, the end excluded, each of them not empty.
+    pub ranges: Vec<(Bytes, Bytes)>,
     /// The changes in order.
     pub writes: Vec<(Bytes, Option<Bytes>)>,
 }
@@ -177,6 +179,15 @@ impl WriteSet {
     /// Removes `key`.
     pub fn delete(&mut self, key: impl Into<Bytes>) {
         self.writes.push((key.into(), None));
+    }
+
+    /// Removes everything in `from..to`, also what this set wrote there before; what it writes there from now on stays.
+    pub fn delete_range(&mut self, from: impl Into<Bytes>, to: impl Into<Bytes>) {
+        let (from, to) = (from.into(), to.into());
+        if from < to {
+            self.writes.retain(|(key, _)| *key < from || *key >= to);
+            self.ranges.push((from, to));
+        }
     }
 }
 

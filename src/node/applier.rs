@@ -11,7 +11,6 @@ use quorate_core::id::{LogIndex, Revision};
 use quorate_core::ports::{LogReset, MetaStore, StagedId, Staging, StateRead, StoreResult};
 use quorate_core::state::Machine;
 use quorate_core::state::contract::{Applied, ApplyError, Committed, Outcome, StateStatus};
-use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::changes::Changes;
@@ -21,10 +20,6 @@ use crate::metrics::Meters;
 
 /// Who waits for the commands of one entry, by position; `None` where the caller is not on this node any more.
 pub(super) type EntryWaiters = (LogIndex, Vec<Option<oneshot::Sender<Reply>>>);
-
-/// Superseded records removed after each round, and at once while there is nothing else to do: local housekeeping in
-/// small steps.
-const TRIM_AT_ONCE: usize = 256;
 
 pub(super) enum Job {
     Apply {
@@ -41,8 +36,6 @@ pub(super) enum Job {
         staged: StagedId,
         slot: Option<OwnedSemaphorePermit>,
     },
-    /// Nobody's wish: what the compact revision has released is removed, a little at a time.
-    Trim,
     View(oneshot::Sender<(StateStatus, Arc<dyn StateRead>)>),
     /// The slot bounds how many such questions wait.
     Hashes {
@@ -71,8 +64,6 @@ pub(super) struct Applier {
     /// Where it is marked which version the directory needs.
     pub(super) meta: Arc<dyn MetaStore>,
     pub(super) changes: Arc<Changes>,
-    /// Superseded records may be left that can go.
-    pub(super) untrimmed: bool,
     pub(super) meters: Arc<Meters>,
     pub(super) watches: Arc<Watches>,
 }
@@ -82,9 +73,8 @@ impl Applier {
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
         self.measure();
         self.meters.revision.set(self.machine.status().revision.0 as f64);
-        while let Some(job) = self.next(&mut inbox).await {
+        while let Some(job) = inbox.recv().await {
             let report = match job {
-                Job::Trim => self.trim().err().map(Input::ApplyFailed),
                 Job::Apply { entries, waiters } => Some(self.apply(&entries, waiters)),
                 Job::Install { staged, reset, slot } => {
                     let report = self.install(staged, reset);
@@ -117,23 +107,6 @@ impl Applier {
         }
     }
 
-    /// What to do next: what somebody wants, else what is left to be removed, else nothing until somebody wants something.
-    async fn next(&self, inbox: &mut mpsc::Receiver<Job>) -> Option<Job> {
-        if !self.untrimmed {
-            return inbox.recv().await;
-        }
-        match inbox.try_recv() {
-            Ok(job) => Some(job),
-            Err(TryRecvError::Empty) => Some(Job::Trim),
-            Err(TryRecvError::Disconnected) => None,
-        }
-    }
-
-    fn trim(&mut self) -> Result<(), ApplyError> {
-        self.untrimmed = !self.machine.compact_some(TRIM_AT_ONCE)?.complete;
-        Ok(())
-    }
-
     fn hashes(&self) -> Hashes {
         let status = self.machine.status();
         let mut hashes: Vec<_> = self.machine.hashes().rev().take(HASHES_OFFERED).collect();
@@ -152,11 +125,10 @@ impl Applier {
                 // Before anybody hears of it: who watches from now on, after a write, is not told of that write.
                 self.watches.applied(&applied, watched);
                 let report = self.applied(&applied);
-                if matches!(report, Input::StoreFailed(_)) {
-                    return report;
+                if !matches!(report, Input::StoreFailed(_)) {
+                    answer(applied, waiters);
                 }
-                answer(applied, waiters);
-                self.trim().err().map_or(report, Input::ApplyFailed)
+                report
             }
             Err(error) => {
                 answer(self.machine.salvage(), waiters);

@@ -29,11 +29,10 @@ use crate::state::layout::{self, Record};
 use crate::state::leases::{Attached, Leases};
 use crate::state::read;
 use crate::state::recovered::{self, COUNTER_JUMP, REVISION_JUMP};
-use crate::state::replay::{ReplayTable, Standing};
+use crate::state::replay::{Ledger, ReplayTable, Standing};
 use crate::state::stored::{
     Counter, Event, EventChange, Progress, StoredConfiguration, StoredRecovery, decode, digest,
 };
-use crate::state::trim::{Trimmed, trim};
 use crate::state::usage::{self, Usage, quota_of};
 use crate::txn::{OpResult, Txn, TxnResult};
 use crate::watch::{Changed, Unit};
@@ -230,24 +229,6 @@ impl Machine {
         Err(ApplyError::Broken { index: reset.start.index, detail })
     }
 
-    /// Removes about `max` superseded versions that the compact revision has released (whole revisions, at least one).
-    /// Local progress: no outcome, answer or hash depends on it.
-    ///
-    /// # Errors
-    /// `Store`, final.
-    pub fn compact_some(&mut self, max: usize) -> Result<Trimmed, ApplyError> {
-        if let Some(error) = &self.stopped {
-            return Err(StoreError::Poisoned(error.to_string()).into());
-        }
-        let trimmed = trim(&*self.store, self.memory.status.compact_revision.0, max).and_then(|(writes, trimmed)| {
-            if !writes.writes.is_empty() {
-                self.store.commit(writes)?;
-            }
-            Ok(trimmed)
-        });
-        trimmed.map_err(|error| self.stop(error))
-    }
-
     /// The state hash as it was right after the command that made each of the newest revisions, ascending: equal on
     /// every member that knows it. After a restart or an install it begins with the newest revision.
     pub fn hashes(&self) -> impl DoubleEndedIterator<Item = (Revision, [u8; 32])> + '_ {
@@ -370,6 +351,8 @@ impl Memory {
                         outcomes.push(outcome);
                     }
                 }
+                let mut ledger = Ledger { lanes: &mut self.lanes, writes: &mut round.writes };
+                self.replay.close_page(entry.index, &mut ledger);
                 if *wanted {
                     round.outcomes.push((entry.index, outcomes));
                 }
@@ -406,7 +389,8 @@ impl Memory {
             CommandKind::Compact(compact) => self.compact(store, &compact, round)?,
             CommandKind::ExpireClients(expire) => {
                 let floor = self.replay.floor();
-                let expired = self.replay.expire(&expire.clients, &mut self.lanes, &mut round.writes);
+                let mut ledger = Ledger { lanes: &mut self.lanes, writes: &mut round.writes };
+                let expired = self.replay.expire(&expire.clients, entry.index, &mut ledger);
                 if self.replay.floor() > floor {
                     let record = Counter { value: self.replay.floor() }.encode_to_vec().into();
                     replace(&mut self.lanes, &mut self.floor_lanes, layout::SYSTEM_FLOOR, record, round);
@@ -416,7 +400,7 @@ impl Memory {
             CommandKind::Recovered(recovered) => self.recovered(store, entry, &recovered, round)?,
             CommandKind::ExpireLeases(expire) => self.expire_leases(store, entry, &expire, round)?,
         };
-        // Only now: the digest of a revision includes what the replay table keeps of its command.
+        // What the replay table keeps of the command joins the hash with the page of its entry.
         self.note_hash(before);
         Ok(outcome)
     }
@@ -441,7 +425,8 @@ impl Memory {
         request: &Request,
         round: &mut Round,
     ) -> StoreResult<Outcome> {
-        let id = match self.replay.admit(request, entry.index, &mut self.lanes, &mut round.writes)? {
+        let mut ledger = Ledger { lanes: &mut self.lanes, writes: &mut round.writes };
+        let id = match self.replay.admit(request, entry.index, &mut ledger)? {
             Standing::Settled(outcome) => return Ok(outcome),
             Standing::New(id) => id,
         };
@@ -453,7 +438,8 @@ impl Memory {
             (Some(_), Some(_), _) => malformed("request with both a transaction and an order for a lease"),
             (Some(_), None, Some(_)) | (None, Some(_), Some(_)) => malformed("request for two things at once"),
         };
-        self.replay.keep(id, &outcome, &mut self.lanes, &mut round.writes);
+        let mut ledger = Ledger { lanes: &mut self.lanes, writes: &mut round.writes };
+        self.replay.keep(id, entry.index, &outcome, &mut ledger);
         Ok(outcome)
     }
 
@@ -507,22 +493,20 @@ impl Memory {
             }
             self.leases.moves(&key, old.as_ref(), new.as_ref(), &mut self.lanes, &mut round.attached);
             round.bytes += [&old, &new].into_iter().flatten().map(|record| record.raw().len()).sum::<usize>();
-            let mut superseded = 0;
-            if let Some(old) = old {
-                superseded = old.view().modified;
+            if let Some(old) = &old {
                 self.lanes.remove(Lanes::of(&stored, old.raw()));
-                round.writes.put(layout::history_key(&key, revision.0), old.raw().clone());
             }
             if let Some(new) = &new {
                 self.lanes.add(Lanes::of(&stored, new.raw()));
             }
-            event.changes.push(EventChange { key, deleted: new.is_none(), superseded });
+            let old = old.map(|old| old.raw().clone()).unwrap_or_default();
+            event.changes.push(EventChange { key, deleted: new.is_none(), old });
             round.overlay.insert(stored, new);
         }
         if !watched.is_empty() {
             round.units.push(Arc::new(Unit::new(revision.0, watched)));
         }
-        round.writes.put(layout::event_key(revision.0), event.encode_to_vec());
+        event.write(revision.0, &mut round.writes);
         self.use_as(usage);
     }
 
@@ -550,6 +534,9 @@ impl Memory {
             replace(&mut self.lanes, &mut self.compact_lanes, layout::SYSTEM_COMPACT, record, round);
             let compacted = usage::history_up_to(store, compact.revision, &round.made)?.unwrap_or(self.usage.history);
             self.use_as(Usage { compacted, ..self.usage });
+            // Nothing can be read of it any more: a view from before keeps it for whoever has begun to.
+            let edge = layout::event_key(compact.revision.saturating_add(1));
+            round.writes.delete_range(layout::event_key(0), edge);
         }
         Ok(self.done(moves, Vec::new()))
     }

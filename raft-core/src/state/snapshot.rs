@@ -41,7 +41,8 @@ const TRAILER_BYTES: usize = 1 + 8 + 8 + 32;
 const HEADER_BYTES_MAX: usize = 1024 * 1024;
 /// The longest stored key a reader takes: an escaped key with its table, end and revision, with room to spare.
 const KEY_BYTES_MAX: usize = 16 * 1024;
-/// The longest stored value a reader takes: the event of the largest delete.
+/// The longest stored value a reader takes: what an entry full of the smallest requests with the longest answers leaves in
+/// the replay table, with room to spare.
 const VALUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Why a received stream is no snapshot. Nothing was installed; the sender may start anew.
