@@ -308,6 +308,8 @@ pub enum Rule {
     NotAManager,
     /// A time is too short or too long for the others.
     TimesDoNotFit,
+    /// A setting is outside of what it may be.
+    OutOfRange,
     /// There are as many tokens as there may be.
     TooManyTokens,
     /// The node's program has no manager in it.
@@ -315,7 +317,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::EvenMaxVoters,
         Self::LastVoter,
         Self::EndsFaultTolerance,
@@ -327,6 +329,7 @@ impl Rule {
         Self::ReservedLabel,
         Self::NotAManager,
         Self::TimesDoNotFit,
+        Self::OutOfRange,
         Self::TooManyTokens,
         Self::NotBuiltAsManager,
     ];
@@ -345,6 +348,7 @@ impl Rule {
             Self::ReservedLabel => "reserved_label",
             Self::NotAManager => "not_a_manager",
             Self::TimesDoNotFit => "times_do_not_fit",
+            Self::OutOfRange => "out_of_range",
             Self::TooManyTokens => "too_many_tokens",
             Self::NotBuiltAsManager => "not_built_as_manager",
         }

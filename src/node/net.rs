@@ -21,7 +21,7 @@ use super::gate::NodeHandler;
 use super::stop::{StartError, StopReason};
 
 /// Requests in process that may be answered at the same time by a blocking read.
-const BLOCKING_THREADS: usize = 8;
+pub(super) const BLOCKING_THREADS: usize = 8;
 
 /// What the endpoint's thread hands back once it listens.
 pub(super) struct Listening {

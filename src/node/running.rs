@@ -5,6 +5,7 @@
 //! inbox; nobody shares a lock. Started by the supervisor, whenever the node is a manager.
 
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -243,6 +244,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let space = Arc::new(Space::default());
     let (log_reports, log_meters) = (reports_in.clone(), Arc::clone(&meters));
     threads.spawn("quorate-log", move || log_writer::run(store.log, log_jobs, &log_reports, &log_meters))?;
+    let full = Arc::new(AtomicBool::new(false));
     let applier = Applier {
         untrimmed: true,
         machine: state,
@@ -252,6 +254,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         changes: Arc::clone(&changes),
         meters: Arc::clone(&meters),
         watches: Arc::clone(&watches),
+        full: Arc::clone(&full),
     };
     threads.spawn("quorate-apply", move || applier.run(applier_jobs))?;
 
@@ -280,6 +283,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         under_way: service::under_way(),
         meters: Arc::clone(&meters),
         pulse: Pulse::new(),
+        full,
         who: Mutex::new(endpoint.identity()),
         udp_buffers: endpoint.udp_buffers(),
         space: Arc::clone(&space),

@@ -149,7 +149,7 @@ fn stopped(lines: &mut Lines, directory: &Path) {
     }
     of_certificate(lines, directory);
     let what = "is not running: buffers, ways and clocks are looked at while it runs".to_owned();
-    lines.say("node", true, what, "");
+    lines.say("node", false, what, &format!("start it: quorate run --data-dir {}", directory.display()));
 }
 
 fn of_worker(lines: &mut Lines, directory: &Path, report: &NodeReport) {

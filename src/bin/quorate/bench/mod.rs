@@ -9,6 +9,7 @@ mod report;
 mod requests;
 mod tally;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -47,8 +48,8 @@ pub(crate) async fn run(verb: Bench, global: &Global, output: Output) -> Result<
     };
     let draws = Draws::new(keys, usize::try_from(shape.val_size).unwrap_or(0));
     output.note(&format!(
-        "{} keys below `{}`, and they stay there: `quorate kv del --prefix {}` removes them",
-        shape.key_space_size, shape.prefix, shape.prefix
+        "keys below `{}`, of {} at most; what is written stays there: `quorate kv del --prefix {}` removes it",
+        shape.prefix, shape.key_space_size, shape.prefix
     ));
     let filled = if kinds.reads() { fill(&connections, &draws, output).await? } else { 0 };
     let requests = Requests { connections, kinds };
@@ -94,14 +95,19 @@ const FILL_BYTES: usize = 1 << 20;
 /// Transactions of the preparation under way at once.
 const FILLING: usize = 16;
 
-/// Writes every key of the key space, unless as many are there; answers how many were written. Not measured, so that it may
+/// Writes every key of the key space, unless all of them are there; answers how many were written. Not measured, so that it may
 /// take many at a time.
 async fn fill(connections: &[Client], draws: &Draws, output: Output) -> Result<u64, Failure> {
     let Some(first) = connections.first() else { return Ok(0) };
     let keys = &draws.keys;
     let there = first.kv().prefix(keys.prefix.clone()).count_only().await?.count;
+    // As many may be there and not all of these: those of a load that drew them by chance, or of another shape.
     if there >= keys.count {
-        return Ok(0);
+        let entries = first.kv().prefix(keys.prefix.clone()).keys_only().all().await?;
+        let found: HashSet<&[u8]> = entries.iter().map(|entry| &entry.key[..]).collect();
+        if (0..keys.count).all(|number| found.contains(keys.key(number).as_bytes())) {
+            return Ok(0);
+        }
     }
     let value = draws.draw().value().len();
     let at_once = u64::try_from((FILL_BYTES / (value + 64)).clamp(1, FILL_PUTS)).unwrap_or(1);
