@@ -8,7 +8,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help ready setup build demo test test-long lint client-only unit doc-test demo-test install deny bench bench-sessions
+.PHONY: help ready setup build next-binary bless-fixture demo test test-long lint client-only unit doc-test demo-test install deny bench bench-sessions
 
 ifneq ($(wildcard /usr/lib/ccache/.),)
 export PATH := /usr/lib/ccache:$(PATH)
@@ -40,7 +40,7 @@ build:
 demo: ready build ## real processes lose a leader, a voter, all managers but one (MANAGERS=5, HOLD=1, BREAK=1, SHORT=1)
 	@"$(TARGET)/release/examples/cluster" --managers $(MANAGERS) $(if $(BREAK),--break) $(if $(HOLD),--hold) $(if $(SHORT),--short)
 
-test: ready lint client-only unit doc-test demo-test ## everything that must hold before a change is merged
+test: ready lint client-only next-binary unit doc-test demo-test ## everything that must hold before a change is merged
 	@echo "make test: all passed"
 
 # The names of the scenarios are those of `make test`; the seeds are fresh ones, and each line that fails says how to repeat it.
@@ -57,6 +57,15 @@ lint:
 # The form for those who only talk to a cluster: it must build where neither protoc nor libclang can be found.
 client-only:
 	@contrib/client-only
+
+# Tests of the upgrade run two binaries: today's, and that of the version after it, which lies beside it as quorate-next.
+next-binary:
+	@contrib/next-binary "$(TARGET)" $(SELECTION)
+
+# Anew after a change of what lies on disk, as long as nothing is released; tests/fixtures/README.md says when not to.
+bless-fixture: next-binary ## write the data directory in tests/fixtures that tests of tomorrow open (BLESS=1 of its test)
+	BLESS=1 cargo test $(SELECTION) --test cli_fixtures
+	@ls -l tests/fixtures
 
 unit:
 	@if cargo nextest --version >/dev/null 2>&1; then \

@@ -36,8 +36,7 @@ async fn control(client: ScopedClient, token: u64, fence: Option<Compare>) -> qu
     let (services, tasks) = (client.table::<Service>("services/"), client.table::<Task>("tasks/"));
     let (mut wanted, mut there) = (services.mirror().await?, tasks.mirror().await?);
     loop {
-        reconcile(&client, &tasks, (&wanted, &there), token, fence.as_ref()).await?;
-        // Whatever changes, everything is compared again: nothing can be missed, and nothing is done twice.
+        // The first that a mirror tells is what is there already.
         let changed = tokio::select! {
             changed = wanted.next() => changed.map(|changed| changed.map(drop)),
             changed = there.next() => changed.map(|changed| changed.map(drop)),
@@ -47,6 +46,8 @@ async fn control(client: ScopedClient, token: u64, fence: Option<Compare>) -> qu
             Some(_) => {}
             None => return Ok(()),
         }
+        // Whatever has changed, everything is compared again: nothing can be missed, and nothing is done twice.
+        reconcile(&client, &tasks, (&wanted, &there), token, fence.as_ref()).await?;
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost::Message as _;
 use quorate_core::id::Lineage;
-use quorate_transport::{Connection, Connector, Hello, Identity, api};
+use quorate_transport::{Connection, Connector, Hello, Identity, Network, api};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -121,10 +121,12 @@ async fn dial(
     addresses: &[String],
     identity: &Arc<Identity>,
     patience: Duration,
+    network: Network,
 ) -> std::result::Result<Connection, String> {
     let subject = identity.subject();
     let hello = Hello::client(subject.cluster, subject.node_id, Lineage::default(), SOFTWARE);
-    let dialled = Connector::connect(addresses, Arc::clone(identity), hello, patience).await;
+    let connector = Connector { network, ..Connector::default() };
+    let dialled = connector.connect_to(addresses, Arc::clone(identity), hello, patience).await;
     dialled.map_err(|error| error.to_string())
 }
 
@@ -139,8 +141,8 @@ async fn way(connection: &Connection) -> Way {
 
 /// Only whether there is a way.
 #[cfg(feature = "manager")]
-pub(crate) async fn reach(addresses: &[String], identity: &Arc<Identity>, patience: Duration) -> Way {
-    match dial(addresses, identity, patience).await {
+pub(crate) async fn reach(addresses: &[String], identity: &Arc<Identity>, patience: Duration, network: Network) -> Way {
+    match dial(addresses, identity, patience, network).await {
         Ok(connection) => way(&connection).await,
         Err(why) => Way::failed(why),
     }
@@ -175,8 +177,9 @@ pub(crate) async fn look_both_ways(
     addresses: &[String],
     identity: &Arc<Identity>,
     patience: Duration,
+    network: Network,
 ) -> (Way, Option<(ManagerCheck, i64)>) {
-    let connection = match dial(addresses, identity, patience).await {
+    let connection = match dial(addresses, identity, patience, network).await {
         Ok(connection) => connection,
         Err(why) => return (Way::failed(why), None),
     };
@@ -194,7 +197,8 @@ pub(crate) async fn look_both_ways(
 /// `Unavailable` when there is no way to it, or no answer, within `patience` each.
 pub async fn look_at(manager: &str, identity: impl Into<Arc<Identity>>, patience: Duration) -> Result<Looked> {
     let identity = identity.into();
-    let connection = dial(&[manager.to_owned()], &identity, patience).await.map_err(Error::Unavailable)?;
+    let connection =
+        dial(&[manager.to_owned()], &identity, patience, Network::default()).await.map_err(Error::Unavailable)?;
     let (_, clock_offset_ms) = ask(&connection, api::Check { paths: false, back: false }, patience).await?;
     let (check, _) = ask(&connection, api::Check { paths: true, back: false }, patience * 2).await?;
     Ok(Looked { way: way(&connection).await, clock_offset_ms, check })

@@ -130,6 +130,123 @@ mod tests {
         assert_eq!(lengths.last(), Some(&Duration::from_secs(60)));
     }
 
+    fn bytes(bytes: u64) -> String {
+        match (bytes >> 30, bytes >> 20, bytes >> 10) {
+            (gib, ..) if gib << 30 == bytes && gib > 0 => format!("{gib} GiB"),
+            (_, mib, _) if mib << 20 == bytes && mib > 0 => format!("{mib} MiB"),
+            (_, _, kib) if kib << 10 == bytes && kib > 0 => format!("{kib} KiB"),
+            _ => count(bytes),
+        }
+    }
+
+    fn count(count: u64) -> String {
+        if count < 1_000 { count.to_string() } else { format!("{},{:03}", count / 1_000, count % 1_000) }
+    }
+
+    fn time(time: Duration) -> String {
+        let seconds = time.as_secs();
+        match seconds {
+            0 => format!("{} ms", time.as_millis()),
+            _ if seconds.is_multiple_of(86_400) && seconds > 86_400 => format!("{} d", seconds / 86_400),
+            _ if seconds.is_multiple_of(3_600) => format!("{} h", seconds / 3_600),
+            _ => format!("{seconds} s"),
+        }
+    }
+
+    /// The rows of a chapter's tables: name and value.
+    fn rows(guide: &str) -> Vec<(String, String)> {
+        let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+        let row = |cells: &[String]| {
+            let name = cells.get(1)?.strip_prefix('`')?.strip_suffix('`')?;
+            Some((name.to_owned(), cells.get(2)?.clone()))
+        };
+        guide.lines().filter_map(|line| row(&cells(line))).collect()
+    }
+
+    fn constants(source: &str) -> impl Iterator<Item = &str> {
+        source.lines().filter_map(|line| line.strip_prefix("pub const ")?.split(':').next())
+    }
+
+    #[test]
+    fn the_guide_has_every_default_and_every_limit_as_it_is() {
+        let guide = rows(include_str!("../docs/guide/limits-and-defaults.md"));
+        let told: Vec<&str> = guide.iter().map(|(name, _)| name.as_str()).collect();
+        let defaults = constants(include_str!("config.rs"));
+        let limits: Vec<_> = constants(include_str!("../raft-core/src/limits.rs")).collect();
+        // What a default takes over from a limit is told once, as a limit.
+        let defaults = defaults.filter(|name| !limits.contains(name));
+        let mut all: Vec<&str> = defaults.chain(limits.iter().copied()).collect();
+        let mut listed = told.clone();
+        all.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(listed, all, "docs/guide/limits-and-defaults.md has each of them once");
+
+        use quorate_core::limits;
+        let size = |size: usize| u64::try_from(size).unwrap();
+        let values = [
+            ("PORT", count(u64::from(PORT))),
+            ("MAX_VOTERS", count(u64::from(MAX_VOTERS))),
+            ("REQUEST_DEADLINE", time(REQUEST_DEADLINE)),
+            ("ATTEMPT", time(ATTEMPT)),
+            ("TICK_LAN", time(TICK_LAN)),
+            ("TICK_WAN", time(TICK_WAN)),
+            ("STABLE", time(STABLE)),
+            ("LOST_AFTER", time(LOST_AFTER)),
+            ("PROMOTE_AFTER", time(PROMOTE_AFTER)),
+            ("CHANGE_PATIENCE", time(CHANGE_PATIENCE)),
+            ("TOKEN_TTL", time(TOKEN_TTL)),
+            ("CERTIFICATE", time(CERTIFICATE)),
+            ("LOG_WINDOW_ENTRIES", count(LOG_WINDOW_ENTRIES)),
+            ("LOG_WINDOW_BYTES", bytes(LOG_WINDOW_BYTES)),
+            ("HISTORY_REVISIONS", count(HISTORY_REVISIONS)),
+            ("HISTORY_AGE", time(HISTORY_AGE)),
+            ("CLIENT_SILENCE", time(CLIENT_SILENCE)),
+            ("DISK_PATIENCE", time(DISK_PATIENCE)),
+            ("SPACE_LOW", bytes(SPACE_LOW)),
+            ("SPACE_ENOUGH", bytes(SPACE_ENOUGH)),
+            ("SPACE_EVERY", time(SPACE_EVERY)),
+            ("WORKER_KEEP_ALIVE", time(WORKER_KEEP_ALIVE)),
+            ("WORKER_IDLE", time(WORKER_IDLE)),
+            ("LOCK_TTL", time(LOCK_TTL)),
+            ("KEY_BYTES_MAX", bytes(size(limits::KEY_BYTES_MAX))),
+            ("VALUE_BYTES_MAX", bytes(size(limits::VALUE_BYTES_MAX))),
+            ("TXN_BYTES_MAX", bytes(size(limits::TXN_BYTES_MAX))),
+            ("TXN_OPERATIONS_MAX", count(size(limits::TXN_OPERATIONS_MAX))),
+            ("RANGE_LIMIT_MAX", count(limits::RANGE_LIMIT_MAX)),
+            ("RANGE_BYTES_MAX", bytes(size(limits::RANGE_BYTES_MAX))),
+            ("DELETE_KEYS_MAX", count(limits::DELETE_KEYS_MAX)),
+            ("DELETE_BYTES_MAX", bytes(limits::DELETE_BYTES_MAX)),
+            ("NAME_BYTES_MAX", count(size(limits::NAME_BYTES_MAX))),
+            ("STORE_QUOTA_BYTES", bytes(limits::STORE_QUOTA_BYTES)),
+            ("STORE_QUOTA_BYTES_MIN", bytes(limits::STORE_QUOTA_BYTES_MIN)),
+            ("LEASE_TTL_MS_MIN", time(Duration::from_millis(limits::LEASE_TTL_MS_MIN))),
+            ("LEASE_TTL_MS_MAX", time(Duration::from_millis(limits::LEASE_TTL_MS_MAX))),
+            ("LEASES_MAX", count(limits::LEASES_MAX)),
+            ("LEASE_KEYS_MAX", count(limits::LEASE_KEYS_MAX)),
+            ("LEASE_BYTES_MAX", bytes(limits::LEASE_BYTES_MAX)),
+            ("LEASE_PAGE_MAX", count(size(limits::LEASE_PAGE_MAX))),
+            ("WATCHES_MAX", count(size(limits::WATCHES_MAX))),
+            ("WATCH_QUEUE_CHANGES_MAX", count(size(limits::WATCH_QUEUE_CHANGES_MAX))),
+            ("WATCH_QUEUE_BYTES_MAX", bytes(size(limits::WATCH_QUEUE_BYTES_MAX))),
+            ("WATCHES_BYTES_MAX", bytes(size(limits::WATCHES_BYTES_MAX))),
+            ("WATCH_UNIT_BYTES_MAX", bytes(size(limits::WATCH_UNIT_BYTES_MAX))),
+            ("WATCH_PREVIOUS_BYTES_MAX", bytes(size(limits::WATCH_PREVIOUS_BYTES_MAX))),
+            ("WATCH_PART_BYTES", bytes(size(limits::WATCH_PART_BYTES))),
+            ("REPLAY_PER_CLIENT_MAX", count(size(limits::REPLAY_PER_CLIENT_MAX))),
+            ("REPLAY_CLIENTS_MAX", count(size(limits::REPLAY_CLIENTS_MAX))),
+            ("REPLAY_OUTCOME_BYTES_MAX", bytes(size(limits::REPLAY_OUTCOME_BYTES_MAX))),
+            ("REPLAY_BYTES_MAX", bytes(limits::REPLAY_BYTES_MAX)),
+            ("REPLAY_RECORD_BYTES", count(limits::REPLAY_RECORD_BYTES)),
+            ("HASHES_KEPT", count(size(limits::HASHES_KEPT))),
+            ("SNAPSHOT_CHUNK_BYTES", bytes(size(limits::SNAPSHOT_CHUNK_BYTES))),
+        ];
+        assert_eq!(values.len(), all.len(), "each of them is compared");
+        for (name, value) in values {
+            let row = guide.iter().find(|(row, _)| row == name);
+            assert_eq!(row.map(|(_, told)| told), Some(&value), "{name}");
+        }
+    }
+
     #[test]
     fn an_address_has_a_host_and_a_port() {
         for good in ["10.0.0.1:4701", "n1:4701", "n1.example.org:1", "[::1]:4701", "[fe80::1%eth0]:4701"] {

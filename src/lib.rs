@@ -17,6 +17,9 @@ mod node;
 #[cfg(feature = "manager")]
 pub mod recovery;
 pub mod status;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod upgrade;
 
 pub use client::{
     AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Change, Changes, Client, Codec, CodecError,
@@ -24,8 +27,8 @@ pub use client::{
     Leases, LockBuilder, LockGuard, Mirror, MirrorBuilder, ModifyBuilder, NodeChange, NodeUpdate, Nodes, Observer,
     Place, Policy, PolicyChange, RangeBuilder, RangePage, Recovered, Row, RowBuilder, RowChange, RowChanges,
     RowWriteBuilder, Rows, RowsBuilder, RowsWatched, ScopedClient, Table, TableMirror, TableMirrorBuilder, TableWatch,
-    TableWatchBuilder, TokenBuilder, Tokens, TxnBuilder, TxnOutcome, Watch, WatchBuilder, Watched, WriteBuilder,
-    compare, operation,
+    TableWatchBuilder, TokenBuilder, Tokens, TxnBuilder, TxnOutcome, Upgrade, Watch, WatchBuilder, Watched,
+    WriteBuilder, compare, operation,
 };
 pub use error::{Error, Outcome, Result};
 #[cfg(feature = "worker")]
@@ -40,13 +43,43 @@ pub use node::{
 };
 pub use quorate_core::txn::{Compare, Op as Operation};
 
-/// What tests and benches of this crate hold besides; no part of the crate without the feature `testing`.
-#[cfg(feature = "testing")]
-pub mod testing {
-    pub use crate::node::{SharedSocket, WorkerSession};
-}
+/// As the examples of the page about tests are.
+#[cfg(all(doctest, feature = "testing"))]
+#[doc = include_str!("../docs/testing.md")]
+pub struct Testing;
 
 /// The example of the README is compiled like any other.
 #[cfg(all(doctest, feature = "manager"))]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
+
+/// The chapters of the guide are compiled, and most of their examples are run, on test clusters.
+#[cfg(all(doctest, feature = "testing"))]
+pub mod guide {
+    #[doc = include_str!("../docs/guide/first-cluster.md")]
+    pub struct FirstCluster;
+
+    #[doc = include_str!("../docs/guide/keys-and-revisions.md")]
+    pub struct KeysAndRevisions;
+
+    #[doc = include_str!("../docs/guide/transactions-and-retries.md")]
+    pub struct TransactionsAndRetries;
+
+    #[doc = include_str!("../docs/guide/watch-and-mirror.md")]
+    pub struct WatchAndMirror;
+
+    #[doc = include_str!("../docs/guide/leases-locks-elections.md")]
+    pub struct LeasesLocksElections;
+
+    #[doc = include_str!("../docs/guide/leading.md")]
+    pub struct Leading;
+
+    #[doc = include_str!("../docs/guide/typed-tables.md")]
+    pub struct TypedTables;
+
+    #[doc = include_str!("../docs/guide/embedding-a-node.md")]
+    pub struct EmbeddingANode;
+
+    #[doc = include_str!("../docs/guide/testing-your-controller.md")]
+    pub struct TestingYourController;
+}

@@ -314,10 +314,12 @@ pub enum Rule {
     TooManyTokens,
     /// The node's program has no manager in it.
     NotBuiltAsManager,
+    /// A manager has not reported that it supports the version that an upgrade is to be finished to.
+    UpgradeHeldBack,
 }
 
 impl Rule {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::EvenMaxVoters,
         Self::LastVoter,
         Self::EndsFaultTolerance,
@@ -332,6 +334,7 @@ impl Rule {
         Self::OutOfRange,
         Self::TooManyTokens,
         Self::NotBuiltAsManager,
+        Self::UpgradeHeldBack,
     ];
 
     /// The word for scripts, and on the wire.
@@ -351,6 +354,7 @@ impl Rule {
             Self::OutOfRange => "out_of_range",
             Self::TooManyTokens => "too_many_tokens",
             Self::NotBuiltAsManager => "not_built_as_manager",
+            Self::UpgradeHeldBack => "upgrade_held_back",
         }
     }
 

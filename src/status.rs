@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::membership::NodeState;
+use crate::upgrade::UpgradeStatus;
 
 /// What `status` answers.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -44,8 +45,11 @@ pub struct ClusterStatus {
     pub managers: Vec<ManagerStatus>,
     /// Every worker.
     pub workers: Vec<WorkerStatus>,
-    /// The enabled command version.
+    /// The version that the cluster is at: features of later ones are refused.
     pub cluster_version: u32,
+    /// How far a rolling upgrade is.
+    #[serde(default)]
+    pub upgrade: UpgradeStatus,
     /// The manager that answered is being demoted or removed and gets no answers from the others any more: in words, what
     /// becomes of it. Empty for every other manager.
     #[serde(default)]
@@ -160,6 +164,9 @@ pub struct ManagerStatus {
     pub lag: u64,
     /// Its software version.
     pub version: String,
+    /// The oldest and the newest cluster version that its program supports, as it reported last.
+    #[serde(default)]
+    pub supports: (u32, u32),
     /// Digest of its applied state at `hash_revision`, hex.
     pub state_hash: Option<String>,
     /// The newest revision that every reachable manager has applied.

@@ -157,3 +157,33 @@ fn requests_without_an_answer_are_counted_and_make_it_fail() {
     assert_eq!(unknown["outcome"], "unknown");
     assert_eq!(figures["error"]["kind"], "requests_failed", "{figures}");
 }
+
+#[test]
+fn a_put_counts_when_the_last_of_its_watches_was_told() {
+    let place = tempfile::tempdir().unwrap();
+    let nodes = managers(place.path(), 3);
+    let (_, before) = keys(&nodes[0], "");
+    // When 40 watches over 4 connections wait for 60 puts, three at a time, of values too short for any mark
+    let shape = ["--clients", "8", "--conns", "4", "--total", "60", "--key-space-size", "5", "--val-size", "0"];
+    let said = bench(&nodes, &[&["watch", "--watchers", "40", "--json"], &shape[..]].concat()).exits(0);
+    // Then each of them counts once, after all have been told, and each was one revision
+    let figures = said.json();
+    assert_eq!((&figures["requests"], &figures["kinds"][0]["name"]), (&60.into(), &"told".into()), "{figures}");
+    quantiles_rise(&figures["latency_us"]);
+    assert_eq!(keys(&nodes[0], "").1 - before, 61);
+}
+
+#[test]
+fn renewals_write_nothing_and_the_leases_are_given_back() {
+    let place = tempfile::tempdir().unwrap();
+    let nodes = managers(place.path(), 1);
+    let (_, before) = keys(&nodes[0], "");
+    let said = bench(&nodes, &["lease", "--clients", "7", "--total", "100", "--ttl", "30s", "--json"]).exits(0);
+    let figures = said.json();
+    assert_eq!((&figures["requests"], &figures["kinds"][0]["name"]), (&100.into(), &"renewal".into()), "{figures}");
+    quantiles_rise(&figures["latency_us"]);
+    // No key was made, no revision, and no lease is left
+    assert_eq!(keys(&nodes[0], ""), (0, before));
+    let left = on(&nodes[0], &["lease", "list", "--json"]).exits(0).json();
+    assert_eq!(left["leases"].as_array().map(Vec::len), Some(0), "{left}");
+}

@@ -7,6 +7,10 @@
 //! # Format versions
 //! 1: first format: requests (transactions and orders for leases), system transactions, compaction, expiry of clients and of
 //! leases, the end of a force-new-cluster.
+//! 2: not released, and in no build but those for tests of the upgrade (feature `next-version`): a note on the cluster.
+//!
+//! What a new version brings (a command, a field of one, a field of a record) gets its version in [`Command::version`], and is
+//! written by nobody before the cluster's record has that version: a member that does not know a field drops it.
 
 use bytes::Bytes;
 use prost::Message;
@@ -14,8 +18,12 @@ use prost::Message;
 use crate::id::{ClientId, RequestId};
 use crate::txn::{Op, OpKind, Txn};
 
-/// The newest command format that this build reads, and the cluster version it can support (design section 4, rule 12).
-pub const COMMAND_VERSION: u32 = 1;
+/// The newest command format that this build reads, and the newest cluster version that it supports (design section 4,
+/// rule 12).
+pub const COMMAND_VERSION: u32 = if cfg!(feature = "next-version") { 2 } else { 1 };
+
+/// The oldest cluster version that this build supports: in a cluster below it this build may not take part.
+pub const COMMAND_VERSION_MIN: u32 = 1;
 
 /// One entry's payload.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -82,6 +90,10 @@ pub struct Request {
     /// In place of a transaction.
     #[prost(message, optional, tag = "8")]
     pub lease: Option<LeaseOrder>,
+    /// In place of a transaction, since version 2: what is to stand as the note on the cluster.
+    #[cfg(any(feature = "next-version", feature = "testing"))]
+    #[prost(string, optional, tag = "110")]
+    pub note: Option<String>,
 }
 
 /// Grant a lease, or end one.
@@ -119,7 +131,23 @@ pub struct ExpireLeases {
     pub leases: Vec<u64>,
 }
 
+/// Where the note on the cluster lies, as text.
+#[cfg(any(feature = "next-version", feature = "testing"))]
+pub fn note_key() -> Bytes {
+    crate::keyspace::Section::Cluster.key(b"note")
+}
+
 impl Request {
+    /// The transaction that a build of version 2 applies in place of the one that is missing; earlier ones know of none.
+    pub(crate) fn beyond_version_1(&self) -> Option<Txn> {
+        #[cfg(any(feature = "next-version", feature = "testing"))]
+        if let Some(note) = &self.note {
+            let put = crate::txn::Put { key: note_key(), value: note.clone().into(), ..crate::txn::Put::default() };
+            return Some(Txn::of(put));
+        }
+        None
+    }
+
     /// The request id; `None` when the client is not 16 bytes.
     pub fn id(&self) -> Option<RequestId> {
         let client = ClientId::from_slice(&self.client)?;
@@ -201,8 +229,9 @@ impl Command {
     }
 
     /// The format version that a member needs to apply this command.
-    pub const fn version(&self) -> u32 {
-        match self.kind {
+    pub fn version(&self) -> u32 {
+        match &self.kind {
+            Some(CommandKind::Request(request)) if request.beyond_version_1().is_some() => 2,
             Some(
                 CommandKind::Request(_)
                 | CommandKind::System(_)
@@ -221,6 +250,13 @@ impl Batch {
     pub fn new(commands: Vec<Command>) -> Self {
         let version = commands.iter().map(Command::version).max().unwrap_or(1);
         Self { version, commands }
+    }
+
+    /// The format version that a member needs to apply it, as one sees it that understands formats up to `knows`: of a
+    /// command that it cannot read it only knows that it is of a later one.
+    pub fn needs(&self, knows: u32) -> u32 {
+        let each = |command: &Command| if command.kind.is_none() { knows + 1 } else { command.version() };
+        self.commands.iter().map(each).fold(self.version, u32::max)
     }
 
     /// The payload of a log entry.

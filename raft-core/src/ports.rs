@@ -53,6 +53,14 @@ pub enum StoreError {
         /// The newest format this binary knows.
         supported: u32,
     },
+    /// The store is of a cluster whose upgrade beyond what this binary knows was finished.
+    #[error("the store needs version {needed}, this binary knows versions up to {supported}")]
+    NeedsVersion {
+        /// The version that was enabled.
+        needed: u32,
+        /// The newest that this binary supports.
+        supported: u32,
+    },
     /// The store has a layout from before any release.
     #[error(
         "the store has format {found}, this binary reads format {supported}: no release ever wrote the older one, and its \
@@ -156,6 +164,8 @@ pub trait StateReader: Send + Sync {
 /// Changes of one apply round: later writes of a key win. `None` deletes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct WriteSet {
+    /// Whole ranges that are removed first, the end excluded, each of them not empty.
+    pub ranges: Vec<(Bytes, Bytes)>,
     /// The changes in order.
     pub writes: Vec<(Bytes, Option<Bytes>)>,
 }
@@ -169,6 +179,15 @@ impl WriteSet {
     /// Removes `key`.
     pub fn delete(&mut self, key: impl Into<Bytes>) {
         self.writes.push((key.into(), None));
+    }
+
+    /// Removes everything in `from..to`, also what this set wrote there before; what it writes there from now on stays.
+    pub fn delete_range(&mut self, from: impl Into<Bytes>, to: impl Into<Bytes>) {
+        let (from, to) = (from.into(), to.into());
+        if from < to {
+            self.writes.retain(|(key, _)| *key < from || *key >= to);
+            self.ranges.push((from, to));
+        }
     }
 }
 
@@ -301,4 +320,11 @@ pub trait MetaStore: Send + Sync {
     /// # Errors
     /// Final, see [`StoreError`].
     fn put(&self, facts: &[(&str, Bytes)]) -> StoreResult<()>;
+
+    /// From now on only a binary that knows this version opens the store (`NeedsVersion` tells every other one, before
+    /// anything is changed). Lower than before, or the same, does nothing.
+    ///
+    /// # Errors
+    /// Final, see [`StoreError`].
+    fn require(&self, version: u32) -> StoreResult<()>;
 }

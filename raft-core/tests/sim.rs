@@ -27,6 +27,7 @@ fn profile_named(name: &str) -> Profile {
         "leases" => Profile::Leases,
         "calm" => Profile::Calm,
         "watch" => Profile::Watch,
+        "upgrade" => Profile::Upgrade,
         "swarm" => Profile::Swarm,
         other => panic!("there is no profile `{other}`"),
     }

@@ -426,22 +426,6 @@ fn a_leader_that_dies_at_any_step_of_a_joint_change_leaves_no_joint_configuratio
 }
 
 #[test]
-fn a_member_that_meets_an_unknown_command_stops_and_the_others_go_on() -> Test {
-    let mut world = grown(quiet(3), 3);
-    let old = followers(&world)[0];
-    let next = world.status(old).unwrap().applied.next();
-    world.make_old(old, next);
-    let leader = world.leader().unwrap();
-    for sequence in 1..=3 {
-        let ticket = world.propose(leader, sequence)?;
-        let done = world.run_until(1000 * MILLIS, |world| is_done(world.reply(ticket)))?;
-        assert!(done);
-    }
-    assert!(world.has_stopped(old));
-    Ok(())
-}
-
-#[test]
 fn a_follower_whose_sync_fails_stops_and_the_others_go_on() -> Test {
     let mut world = grown(quiet(3), 3);
     let broken = followers(&world)[0];

@@ -58,25 +58,20 @@ fn reads_just_below_at_and_above_the_compact_revision() {
         (4, vec![pair("a4"), pair("b3")]),
         (5, vec![pair("a4"), pair("b3"), pair("c5")]),
     ];
-    // When it is compacted at each revision in turn, physically or not yet, then what is at or above reads as before.
+    // When it is compacted at each revision in turn, then what is at or above reads as before.
     for oldest in 1..=5 {
         member.done(compact(oldest));
-        for removed in [false, true] {
-            if removed {
-                while !member.machine.compact_some(1).unwrap().complete {}
+        for (revision, content) in &expected {
+            if *revision >= oldest {
+                assert_eq!(&at(&member, *revision), content, "at {revision}, compacted at {oldest}");
+            } else {
+                assert_eq!(refused(&member, &all(*revision)), Refusal::Compacted { asked: *revision, oldest });
             }
-            for (revision, content) in &expected {
-                if *revision >= oldest {
-                    assert_eq!(&at(&member, *revision), content, "at {revision}, compacted at {oldest}");
-                } else {
-                    assert_eq!(refused(&member, &all(*revision)), Refusal::Compacted { asked: *revision, oldest });
-                }
-            }
-            member.check();
         }
+        member.check();
     }
-    // All that is left are the live records: no history, no events.
-    assert_eq!(member.store.map().keys().filter(|key| matches!(key[0], 2 | 3)).count(), 0);
+    // All that is left are the live records: no events.
+    assert_eq!(member.store.map().keys().filter(|key| key[0] == 3).count(), 0);
     assert_eq!(refused(&member, &all(6)), Refusal::FutureRevision { asked: 6, current: 5 });
 }
 
@@ -92,29 +87,52 @@ fn a_compaction_that_is_lower_changes_nothing_and_one_in_the_future_is_refused()
 }
 
 #[test]
-fn physical_removal_is_bounded_and_goes_on_where_it_stopped_after_a_restart() {
+fn what_is_compacted_goes_with_the_command_and_a_view_from_before_keeps_it() {
     let mut member = Member::founded();
     for n in 0..20 {
         member.done(system(txn([put("a", n.to_string())])));
     }
+    let before = member.store.view();
     member.done(compact(15));
-    let mut steps = 0;
-    loop {
-        let before = member.store.map().len();
-        let step = member.machine.compact_some(4).unwrap();
-        assert!(step.removed <= 6, "about as many as asked: {}", step.removed);
-        assert!(member.store.map().len() <= before + 1);
-        steps += 1;
-        member.reopen();
-        if step.complete {
-            break;
-        }
-    }
-    assert!(steps > 2, "{steps}");
-    let commits = member.store.commits();
-    assert!(member.machine.compact_some(4).unwrap().complete);
-    assert_eq!(member.store.commits(), commits, "nothing left to write");
+    let events = |member: &Member| member.store.map().keys().filter(|key| key[0] == 3).count();
+    assert_eq!(events(&member), 6, "revisions 16 to 21");
     assert_eq!(read(&member, &one("a", 15)).entries[0].value, "13");
+    assert_eq!(read::range(&*before, &one("a", 3)).unwrap().entries[0].value, "1");
+    // Also what the same round has written before.
+    let commands = (0..4).map(|n| system(txn([put("b", n.to_string())]))).chain([compact(23)]);
+    member.try_run(commands.collect()).unwrap();
+    assert_eq!(events(&member), 2, "revisions 24 and 25");
+    assert_eq!(read(&member, &one("b", 23)).entries[0].value, "1");
+    member.check();
+}
+
+#[test]
+fn a_key_written_often_since_reads_at_every_revision_and_so_do_deleted_ones() {
+    let mut member = Member::founded();
+    // Given one key with many versions, one that comes and goes, and one that is gone for good
+    let first = member.revision();
+    member.done(system(txn([put("gone", "once")])));
+    for n in 0..60 {
+        let change = if n % 3 == 0 { delete("flicker") } else { put("flicker", n.to_string()) };
+        member.done(system(txn([put("hot", n.to_string()), change])));
+    }
+    member.done(system(txn([delete("gone")])));
+    // Then every one of them reads at every revision as it was, alone and in a range
+    for n in 0..60_u64 {
+        let at = first + 2 + n;
+        let mut expected = vec![("gone", "once".to_owned()), ("hot", n.to_string())];
+        if n % 3 != 0 {
+            expected.insert(0, ("flicker", n.to_string()));
+        }
+        let mut alone = Vec::new();
+        for key in ["flicker", "gone", "hot"] {
+            alone.extend(read(&member, &one(key, at)).entries.into_iter().map(|kv| (key, kv.value)));
+        }
+        let expected: Vec<_> = expected.into_iter().map(|(key, value)| (key, Bytes::from(value))).collect();
+        assert_eq!(alone, expected, "at {at}");
+        let whole: Vec<_> = read(&member, &all(at)).entries.into_iter().map(|kv| kv.value).collect();
+        assert_eq!(whole, expected.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>(), "at {at}");
+    }
 }
 
 #[test]

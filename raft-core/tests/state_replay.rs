@@ -294,8 +294,14 @@ fn a_forgotten_client_that_comes_back_is_recognised_by_its_mark_or_by_its_birth(
         member.check();
     }
     // One that was born since is new, whatever its mark; and so is one that cannot say and has none.
-    let marked =
-        Request { client: bytes_of(3), sequence: 9, low_water: 8, txn: Some(count("a")), born: 5, lease: None };
+    let marked = Request {
+        client: bytes_of(3),
+        sequence: 9,
+        low_water: 8,
+        txn: Some(count("a")),
+        born: 5,
+        ..Request::default()
+    };
     member.done(CommandKind::Request(marked.clone()).into());
     let below = Request { sequence: 8, ..marked.clone() };
     assert!(matches!(member.refused(CommandKind::Request(below).into()), Refusal::RequestExpired { low_water: 8, .. }));

@@ -61,7 +61,8 @@ const fn changes_something(kind: &api::request::Kind) -> bool {
         | Kind::TokenCreate(_)
         | Kind::TokenRevoke(_)
         | Kind::PolicySet(_)
-        | Kind::LeaseWrite(_) => true,
+        | Kind::LeaseWrite(_)
+        | Kind::UpgradeFinish(_) => true,
         Kind::Read(_)
         | Kind::Watch(_)
         | Kind::AssignmentsRead(_)
@@ -81,7 +82,8 @@ const fn changes_something(kind: &api::request::Kind) -> bool {
         // One more renewal does no harm, whoever hears of it.
         | Kind::LeaseKeepAlive(_)
         | Kind::LeaseList(_)
-        | Kind::LeaseShow(_) => false,
+        | Kind::LeaseShow(_)
+        | Kind::UpgradeStatus(_) => false,
     }
 }
 

@@ -166,9 +166,9 @@ impl Leases {
                 client: Bytes::copy_from_slice(open.id.client.as_bytes()),
                 sequence: open.id.sequence,
                 low_water: open.low_water,
-                txn: None,
                 born: open.born,
                 lease: Some(LeaseOrder { kind: Some(kind.clone()), fence }),
+                ..Request::default()
             };
             request::Kind::LeaseWrite(api::LeaseWrite { request: request.encode_to_vec().into() })
         });

@@ -48,6 +48,7 @@ impl IntoFuture for MirrorBuilder {
                 entries: listed.entries,
                 revision: listed.revision,
                 watch: Some(listed.watch),
+                begun: false,
                 over: false,
             })
         })
@@ -66,6 +67,8 @@ pub struct Mirror {
     revision: u64,
     /// None while it has to be listed anew.
     watch: Option<Watch>,
+    /// What was there from the beginning was told.
+    begun: bool,
     /// An error that was final was told.
     over: bool,
 }
@@ -88,7 +91,9 @@ impl Mirror {
         self.revision
     }
 
-    /// Waits until something has changed, takes it into the view and says what it was, with what was there before.
+    /// At first says what is there already, all of it or nothing, at once: who does something about each change has begun with
+    /// everything then. After that waits until something has changed, takes it into the view and says what it was, with what was
+    /// there before.
     ///
     /// Usually that is what one revision did. Where history was compacted, or the cluster was recovered, in between, the keys are
     /// read anew, and it is the difference to what was there: then the revision may be far ahead. `None` after an error that was
@@ -102,9 +107,19 @@ impl Mirror {
         if self.over {
             return None;
         }
+        if !self.begun {
+            return Some(Ok(self.begin()));
+        }
         let next = self.follow().await;
         self.over = next.as_ref().is_err_and(|error| !error.is_retryable());
         Some(next)
+    }
+
+    /// What is there from the beginning, as changes.
+    pub(super) fn begin(&mut self) -> Changes {
+        self.begun = true;
+        let all = self.entries.iter().map(|(key, entry)| Change::to(key.clone(), Some(entry.clone())));
+        Changes { revision: self.revision, changes: all.collect() }
     }
 
     /// The next changes. Cancel safe.

@@ -28,6 +28,7 @@ mod sequence;
 mod stream;
 mod table;
 mod tokens;
+mod upgrade;
 mod watching;
 
 use std::collections::BTreeSet;
@@ -44,7 +45,7 @@ use quorate_core::id::{ClientId, Term};
 use quorate_core::state::check_txn;
 use quorate_core::txn::{Op, OpKind, Range, Txn, TxnResult};
 use quorate_core::user;
-use quorate_transport::{FeedReceiver, api};
+use quorate_transport::{FeedReceiver, Network, api};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -66,6 +67,7 @@ pub use table::{
     TableMirror, TableMirrorBuilder, TableWatch, TableWatchBuilder,
 };
 pub use tokens::{TokenBuilder, Tokens};
+pub use upgrade::Upgrade;
 pub use watching::{Change, Changes, Watch, WatchBuilder, Watched};
 
 use crate::check::ManagerCheck;
@@ -234,7 +236,17 @@ impl Client {
         deadline: Duration,
     ) -> Result<Self> {
         let managers = managers.into_iter().map(Into::into).collect();
-        let way = remote::Remote::connect(managers, identity, deadline).await?;
+        Self::connect_over(Network::default(), managers, identity, deadline).await
+    }
+
+    /// As [`connect_within`](Self::connect_within), over this network.
+    pub(crate) async fn connect_over(
+        network: Network,
+        managers: Vec<String>,
+        identity: Identity,
+        deadline: Duration,
+    ) -> Result<Self> {
+        let way = remote::Remote::connect(managers, identity, deadline, network).await?;
         Ok(Self::born_over(Box::new(way)).await?.with_deadline(deadline))
     }
 
@@ -376,6 +388,11 @@ impl Client {
         Policy::new(self.clone())
     }
 
+    /// The rolling upgrade to a newer version.
+    pub fn upgrade(&self) -> Upgrade {
+        Upgrade::new(self.clone())
+    }
+
     /// Asks for a documented JSON document.
     async fn document<T: serde::de::DeserializeOwned>(&self, kind: api::request::Kind) -> Result<T> {
         document(self.ask(kind).await?)
@@ -464,7 +481,7 @@ impl Client {
                 low_water: open.low_water,
                 txn: Some(txn.clone()),
                 born: open.born,
-                lease: None,
+                ..Request::default()
             };
             wrap(request.encode_to_vec().into())
         };

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::id::{Lineage, LineageOrder};
 use quorate_transport::{
-    ConnectError, Connection, Connector, Hello, Identity, LocalConnection, LocalError, RequestError, api,
+    ConnectError, Connection, Connector, Hello, Identity, LocalConnection, LocalError, Network, RequestError, api,
 };
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
@@ -23,7 +23,11 @@ use crate::config;
 use crate::error::{Error, Result};
 
 /// The version told in hellos.
-pub(crate) const SOFTWARE: &str = concat!("quorate ", env!("CARGO_PKG_VERSION"));
+pub(crate) const SOFTWARE: &str = if cfg!(feature = "next-version") {
+    concat!("quorate ", env!("CARGO_PKG_VERSION"), "-next")
+} else {
+    concat!("quorate ", env!("CARGO_PKG_VERSION"))
+};
 
 /// The connection in use.
 struct Current {
@@ -51,6 +55,7 @@ struct FailedDial {
 pub(super) struct Remote {
     managers: Vec<String>,
     identity: Arc<Identity>,
+    network: Network,
     current: Mutex<Current>,
     /// The longest lineage that a manager has shown: managers of a shorter one are refused from then on.
     lineage: std::sync::Mutex<Lineage>,
@@ -66,7 +71,12 @@ const FEEDS_PER_CONNECTION: usize = 128;
 const FEED_WINDOW: u32 = 256 * 1024;
 
 impl Remote {
-    pub(super) async fn connect(managers: Vec<String>, identity: Identity, timeout: Duration) -> Result<Self> {
+    pub(super) async fn connect(
+        managers: Vec<String>,
+        identity: Identity,
+        timeout: Duration,
+        network: Network,
+    ) -> Result<Self> {
         for manager in &managers {
             config::check_address(manager).map_err(Error::Invalid)?;
         }
@@ -76,6 +86,7 @@ impl Remote {
         let remote = Self {
             managers,
             identity: Arc::new(identity),
+            network,
             current,
             lineage,
             generation,
@@ -83,9 +94,13 @@ impl Remote {
             feeds_dialled: AtomicU64::new(0),
         };
         let everybody: Vec<usize> = (0..remote.managers.len()).collect();
-        let first = remote.dial(&everybody, timeout, &Connector::default()).await.map_err(|error| refused(&error))?;
+        let first = remote.dial(&everybody, timeout, &remote.connector()).await.map_err(|error| refused(&error))?;
         remote.current.lock().await.connection = Some(first);
         Ok(remote)
+    }
+
+    fn connector(&self) -> Connector {
+        Connector { network: self.network.clone(), ..Connector::default() }
     }
 
     /// Dials these managers, in this order.
@@ -144,7 +159,7 @@ impl Remote {
         {
             return Err(failed.error.clone());
         }
-        match self.dial(&wanted, patience, &Connector::default()).await {
+        match self.dial(&wanted, patience, &self.connector()).await {
             Ok(made) => {
                 *current = Current { number, connection: Some(made.clone()), failed: None };
                 Ok((number, made))
@@ -177,7 +192,7 @@ impl Remote {
         let wanted: Vec<usize> =
             in_turn(self.managers.len(), number).into_iter().filter(|manager| !without.contains(manager)).collect();
         let connector =
-            Connector { stream_window: FEED_WINDOW, keep_alive: FEED_ALIVE, idle: FEED_IDLE, ..Connector::default() };
+            Connector { stream_window: FEED_WINDOW, keep_alive: FEED_ALIVE, idle: FEED_IDLE, ..self.connector() };
         let made = self.dial(&wanted, patience, &connector).await.map_err(|error| CallError {
             unknown: false,
             busy: false,

@@ -166,9 +166,8 @@ impl ScopedClient {
         self.client.election(name)
     }
 
-    /// A lease for keys below the prefix. Leases belong to no prefix, so there is no list of them here, and none can be named
-    /// that was not granted to whoever names it. Done once however often it must be sent; see
-    /// [`Leases::grant`](super::Leases::grant).
+    /// A lease for keys below the prefix. Leases belong to no prefix, so they are not listed here; a key may be attached to any of
+    /// them by its id. Done once however often it must be sent; see [`Leases::grant`](super::Leases::grant).
     ///
     /// # Errors
     /// `Invalid` when `ttl` is out of range or there are too many leases; see [`Error`].

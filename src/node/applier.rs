@@ -9,10 +9,9 @@ use std::time::Instant;
 
 use quorate_core::consensus::io::{Input, Records};
 use quorate_core::id::{LogIndex, Revision};
-use quorate_core::ports::{LogReset, StagedId, Staging, StateRead, StoreResult};
+use quorate_core::ports::{LogReset, MetaStore, StagedId, Staging, StateRead, StoreResult};
 use quorate_core::state::Machine;
 use quorate_core::state::contract::{Applied, ApplyError, Committed, Outcome, StateStatus};
-use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::changes::Changes;
@@ -22,10 +21,6 @@ use crate::metrics::Meters;
 
 /// Who waits for the commands of one entry, by position; `None` where the caller is not on this node any more.
 pub(super) type EntryWaiters = (LogIndex, Vec<Option<oneshot::Sender<Reply>>>);
-
-/// Superseded records removed after each round, and at once while there is nothing else to do: local housekeeping in
-/// small steps.
-const TRIM_AT_ONCE: usize = 256;
 
 pub(super) enum Job {
     Apply {
@@ -42,8 +37,6 @@ pub(super) enum Job {
         staged: StagedId,
         slot: Option<OwnedSemaphorePermit>,
     },
-    /// Nobody's wish: what the compact revision has released is removed, a little at a time.
-    Trim,
     View(oneshot::Sender<(StateStatus, Arc<dyn StateRead>)>),
     /// The slot bounds how many such questions wait.
     Hashes {
@@ -69,9 +62,9 @@ pub(super) struct Applier {
     pub(super) reports: mpsc::Sender<Input>,
     /// As of the last round that changed one.
     pub(super) records: Arc<Records>,
+    /// Where it is marked which version the directory needs.
+    pub(super) meta: Arc<dyn MetaStore>,
     pub(super) changes: Arc<Changes>,
-    /// Superseded records may be left that can go.
-    pub(super) untrimmed: bool,
     pub(super) meters: Arc<Meters>,
     pub(super) watches: Arc<Watches>,
     /// Whether the store is full, for whoever asks whether this manager is ready.
@@ -80,12 +73,11 @@ pub(super) struct Applier {
 
 impl Applier {
     /// Runs until the inbox closes or something is final.
-    pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Job>) {
         self.measure();
         self.meters.revision.set(self.machine.status().revision.0 as f64);
-        while let Some(job) = self.next(&mut inbox) {
+        while let Some(job) = inbox.recv().await {
             let report = match job {
-                Job::Trim => self.trim().err().map(Input::ApplyFailed),
                 Job::Apply { entries, waiters } => Some(self.apply(&entries, waiters)),
                 Job::Install { staged, reset, slot } => {
                     let report = self.install(staged, reset);
@@ -111,28 +103,11 @@ impl Applier {
             };
             if let Some(report) = report {
                 let last = matches!(report, Input::ApplyFailed(_) | Input::StoreFailed(_));
-                if self.reports.blocking_send(report).is_err() || last {
+                if self.reports.send(report).await.is_err() || last {
                     return;
                 }
             }
         }
-    }
-
-    /// What to do next: what somebody wants, else what is left to be removed, else nothing until somebody wants something.
-    fn next(&self, inbox: &mut mpsc::Receiver<Job>) -> Option<Job> {
-        if !self.untrimmed {
-            return inbox.blocking_recv();
-        }
-        match inbox.try_recv() {
-            Ok(job) => Some(job),
-            Err(TryRecvError::Empty) => Some(Job::Trim),
-            Err(TryRecvError::Disconnected) => None,
-        }
-    }
-
-    fn trim(&mut self) -> Result<(), ApplyError> {
-        self.untrimmed = !self.machine.compact_some(TRIM_AT_ONCE)?.complete;
-        Ok(())
     }
 
     fn hashes(&self) -> Hashes {
@@ -153,11 +128,10 @@ impl Applier {
                 // Before anybody hears of it: who watches from now on, after a write, is not told of that write.
                 self.watches.applied(&applied, watched);
                 let report = self.applied(&applied);
-                if matches!(report, Input::StoreFailed(_)) {
-                    return report;
+                if !matches!(report, Input::StoreFailed(_)) {
+                    answer(applied, waiters);
                 }
-                answer(applied, waiters);
-                self.trim().err().map_or(report, Input::ApplyFailed)
+                report
             }
             Err(error) => {
                 answer(self.machine.salvage(), waiters);
@@ -189,6 +163,7 @@ impl Applier {
         let view = self.machine.reader().view();
         let records = if applied.records_changed {
             self.records = Arc::new(self.records.follow(&*view, &applied.changed)?);
+            self.meta.require(self.records.cluster.version)?;
             Some(Arc::clone(&self.records))
         } else {
             None
@@ -200,6 +175,7 @@ impl Applier {
     fn anew(&mut self) -> StoreResult<Arc<Records>> {
         let view = self.machine.reader().view();
         self.records = Arc::new(Records::read(&*view)?);
+        self.meta.require(self.records.cluster.version)?;
         self.changes.installed(&*view, self.machine.status().revision)?;
         self.watches.installed(self.machine.status().revision);
         Ok(Arc::clone(&self.records))

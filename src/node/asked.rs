@@ -58,6 +58,8 @@ kinds! {
     LeaseKeepAlive => "lease_keep_alive",
     LeaseList => "lease_list",
     LeaseShow => "lease_show",
+    UpgradeStatus => "upgrade_status",
+    UpgradeFinish => "upgrade_finish",
     Watch => "watch",
 }
 

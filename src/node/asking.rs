@@ -111,6 +111,7 @@ const fn tells_lineage(refused: &Refused) -> bool {
             | Refused::Forked { .. }
             | Refused::VersionTooOld { .. }
             | Refused::VersionTooNew { .. }
+            | Refused::ClusterVersion(_)
             | Refused::NotAMember
             | Refused::Removed
             | Refused::StoreReplaced
@@ -143,11 +144,12 @@ pub(super) async fn tell_the_lost(service: Arc<Service>, endpoint: Endpoint, mut
             let Some(id) = node.node_id().filter(|id| !told.contains(id)) else { continue };
             let (identity, lineage, addresses) = (endpoint.identity(), service.lineage(), node.addresses.clone());
             let advertise = service.facts.advertise.clone();
+            let connector = Connector { network: endpoint.peers().network(), ..Connector::default() };
             telling.spawn(async move {
                 let subject = identity.subject();
                 let mut hello = Hello::client(subject.cluster, subject.node_id, lineage, SOFTWARE);
                 hello.advertise = advertise;
-                (id, Connector::connect(&addresses, identity, hello, PATIENCE).await)
+                (id, connector.connect_to(&addresses, identity, hello, PATIENCE).await)
             });
         }
         while let Some(answer) = telling.join_next().await {

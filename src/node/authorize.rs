@@ -30,6 +30,8 @@ pub(super) const fn denied(asker: Asker) -> &'static str {
 /// | list nodes, update one; show the policy | yes | no | no |
 /// | look at one node | yes | yes, for an operator | yes, at itself |
 /// | promote, demote, remove a node; set the policy | yes | yes, for an operator | no |
+/// | how far an upgrade is | yes | no | no |
+/// | finish an upgrade | yes | yes, for an operator | no |
 /// | leave | no | no | yes, for itself (its own socket speaks for it) |
 /// | transfer leadership | yes | yes, for an operator | no |
 /// | a forwarded command | no | yes | no |
@@ -58,12 +60,14 @@ pub(super) const fn allowed(asker: Asker, kind: &Kind) -> bool {
         | Kind::AssignmentsWrite(_)
         | Kind::AssignmentsRead(_)
         | Kind::ReportRead(_)
-        | Kind::LeaseWrite(_) => matches!(asker, Asker::Operator),
+        | Kind::LeaseWrite(_)
+        | Kind::UpgradeStatus(_) => matches!(asker, Asker::Operator),
         // A manager passes an operator's wish on to the leader.
         Kind::Transfer(_)
         | Kind::NodeRole(_)
         | Kind::NodeRemove(_)
         | Kind::PolicySet(_)
+        | Kind::UpgradeFinish(_)
         | Kind::LeaseKeepAlive(_)
         | Kind::LeaseList(_)
         | Kind::LeaseShow(_) => {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::directory::check_access;
 use super::facts::Layout;
+use super::ground::Ground;
 #[cfg(feature = "manager")]
 use super::recover::Recover;
 use super::renewal::Terms;
@@ -89,6 +90,7 @@ pub struct NodeBuilder {
     #[cfg(all(feature = "testing", feature = "manager"))]
     pub(super) unsealed: bool,
     pub(super) certificates: Terms,
+    pub(super) ground: Ground,
 }
 
 /// Called at named points of what the store does; tests hold it up there.
@@ -131,6 +133,7 @@ impl NodeBuilder {
             #[cfg(all(feature = "testing", feature = "manager"))]
             unsealed: false,
             certificates: Terms::default(),
+            ground: Ground::default(),
         }
     }
 
@@ -161,9 +164,10 @@ impl NodeBuilder {
     /// The directory, with what opens its store.
     pub(super) fn layout(&self) -> Layout {
         #[cfg(feature = "manager")]
-        return Layout::with_keys(&self.directory, &self.keys);
+        let layout = Layout::with_keys(&self.directory, &self.keys);
         #[cfg(not(feature = "manager"))]
-        Layout::new(&self.directory)
+        let layout = Layout::new(&self.directory);
+        layout.on(&self.ground)
     }
 
     /// Keeps the records of the store as they are, to measure what sealing costs.
@@ -247,6 +251,13 @@ impl NodeBuilder {
     #[cfg(all(feature = "testing", feature = "manager"))]
     pub fn store_probe(mut self, probe: Arc<dyn Fn(&'static str) + Send + Sync>) -> Self {
         self.probe = Probe(Some(probe));
+        self
+    }
+
+    /// What the node stands on, where it is not the machine.
+    #[cfg(feature = "testing")]
+    pub(crate) fn ground(mut self, ground: Ground) -> Self {
+        self.ground = ground;
         self
     }
 

@@ -61,7 +61,7 @@ impl Service {
         let records = self.records.borrow().clone();
         let known = records.nodes.members().find(|known| known.node_id() == Some(node) && is_manager(known));
         match known {
-            Some(known) => reach(&known.addresses, &self.identity(), PATIENCE).await,
+            Some(known) => reach(&known.addresses, &self.identity(), PATIENCE, self.peers.network()).await,
             None => Way::failed("no manager of this cluster has asked"),
         }
     }
@@ -73,9 +73,9 @@ impl Service {
             records.nodes.members().filter(|node| is_manager(node) && node.node_id() != Some(own)).cloned().collect();
         let mut looking = JoinSet::new();
         for (at, other) in others.into_iter().enumerate() {
-            let identity = self.identity();
+            let (identity, network) = (self.identity(), self.peers.network());
             looking.spawn(async move {
-                let (there, looked) = look_both_ways(&other.addresses, &identity, PATIENCE).await;
+                let (there, looked) = look_both_ways(&other.addresses, &identity, PATIENCE, network).await;
                 let (back, other_says) = match looked {
                     Some((check, clock_offset_ms)) => {
                         (check.back, Some(Seen { clock_offset_ms, version: check.version }))

@@ -200,14 +200,14 @@ pub(super) fn options(layout: &Layout) -> quorate_storage::Options {
     quorate_storage::Options::new(std::sync::Arc::new(layout.keys()))
 }
 
-/// As [`open_store`], with the store's own settings; and the hand on its keys.
+/// As [`open_store`], with the store's own settings; and the hand on its keys, where it has some.
 #[cfg(feature = "manager")]
 pub(super) fn open_store_with(
     layout: &Layout,
     options: quorate_storage::Options,
-) -> Result<(OpenStore, quorate_storage::KeyKeeper), StartError> {
-    let known = quorate_storage::exists(&layout.store());
-    quorate_storage::open_with_keys(&layout.store(), options).map_err(|error| {
+) -> Result<(OpenStore, Option<quorate_storage::KeyKeeper>), StartError> {
+    let known = layout.holds_store();
+    layout.open_store(options).map_err(|error| {
         if known || !matches!(error, StoreError::Io { .. }) {
             return explained(layout, error);
         }
@@ -242,11 +242,16 @@ pub(super) fn explained(layout: &Layout, error: StoreError) -> StartError {
                 "{shown} is in use by another process{by}. Nothing was changed; stop the running node first, or talk to it with --data-dir"
             ))
         }
+        StoreError::NeedsVersion { needed, supported } => StartError::NeedsVersion(format!(
+            "{shown} needs version {needed} since the upgrade of its cluster was finished, and this quorate knows versions up to {supported}. Nothing was changed; start it with the newer quorate"
+        )),
+        StoreError::FormatTooNew { found, supported } => StartError::NeedsVersion(format!(
+            "{shown} has a store of format {found}, and this quorate reads formats up to {supported}. Nothing was changed; start it with the newer quorate"
+        )),
         error @ StoreError::KeyWanted { .. } => StartError::Locked(format!("{shown}: {error}. Nothing was changed")),
-        error @ (StoreError::Corrupt { .. }
-        | StoreError::NotFound { .. }
-        | StoreError::FormatTooNew { .. }
-        | StoreError::FormatTooOld { .. }) => StartError::from(error),
+        error @ (StoreError::Corrupt { .. } | StoreError::NotFound { .. } | StoreError::FormatTooOld { .. }) => {
+            StartError::from(error)
+        }
     }
 }
 

@@ -3,15 +3,17 @@
 //! Owns the first reason, the signal that stops the consensus task, and the containment of panics: a thread or a keeper
 //! that fails must not leave half a node behind that still looks alive. Called by everything that the node starts.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
+use super::ground::{Drives, Ground, Part, Tasks};
 use super::stop::{StartError, StopReason};
 
 /// How long a stop waits for a disk that does not answer.
@@ -52,12 +54,7 @@ impl Ending {
     }
 
     /// Starts a task that is to run as long as the node does. Should it panic, the node stops.
-    pub(super) fn keep(
-        &self,
-        runtime: &tokio::runtime::Handle,
-        name: &'static str,
-        work: impl Future<Output = ()> + Send + 'static,
-    ) {
+    pub(super) fn keep(&self, runtime: &Tasks, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let (task, ending) = (runtime.spawn(work), self.clone());
         runtime.spawn(async move {
             if let Err(error) = task.await
@@ -95,36 +92,46 @@ fn words(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without words".into())
 }
 
-/// Runs a thread's work so that a panic becomes words instead of a silence.
-pub(super) fn contained<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| words(&*panic))
+/// Does a part's work so that a panic becomes words instead of a silence.
+pub(super) async fn contained<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    let mut work = pin!(work);
+    std::future::poll_fn(|context| {
+        let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context)));
+        polled.map_or_else(|panic| Poll::Ready(Err(words(&*panic))), |poll| poll.map(Ok))
+    })
+    .await
 }
 
-/// The threads of a node, beside that of the consensus task.
-pub(super) struct Threads {
+/// The parts of a node, beside that of the consensus task.
+pub(super) struct Parts {
+    ground: Ground,
     ending: Ending,
     farewell: Duration,
-    handles: Vec<JoinHandle<()>>,
-    running: Sender<()>,
-    ended: Receiver<()>,
+    parts: Vec<Part>,
+    running: mpsc::Sender<Infallible>,
+    ended: mpsc::Receiver<Infallible>,
 }
 
-impl Threads {
-    pub(super) fn new(ending: Ending) -> Self {
-        let (running, ended) = channel();
-        Self { ending, farewell: FAREWELL, handles: Vec::new(), running, ended }
+impl Parts {
+    pub(super) fn new(ground: &Ground, ending: Ending) -> Self {
+        let (running, ended) = mpsc::channel(1);
+        Self { ground: ground.clone(), ending, farewell: FAREWELL, parts: Vec::new(), running, ended }
     }
 
     /// Starts one. Should it panic, the node stops.
-    pub(super) fn spawn(&mut self, name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
+    pub(super) fn start(
+        &mut self,
+        name: &'static str,
+        drives: Drives,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), StartError> {
         let (ending, running) = (self.ending.clone(), self.running.clone());
-        let handle = spawn(name, move || {
-            if let Err(why) = contained(work) {
+        let work = async move {
+            if let Err(why) = contained(work).await {
                 ending.stop(StopReason::Bug(format!("thread {name} failed: {why}")));
             }
-            drop(running);
-        })?;
-        self.handles.push(handle);
+        };
+        self.parts.push(self.ground.start(name, drives, work, move |()| drop(running))?);
         Ok(())
     }
 
@@ -132,16 +139,16 @@ impl Threads {
     ///
     /// # Errors
     /// What still runs, in words.
-    pub(super) fn join(self) -> Result<(), String> {
-        let Self { farewell, handles, running, ended, .. } = self;
+    pub(super) async fn ended(self) -> Result<(), String> {
+        let Self { farewell, parts, running, mut ended, .. } = self;
         drop(running);
-        let late = matches!(ended.recv_timeout(farewell), Err(RecvTimeoutError::Timeout));
+        let late = tokio::time::timeout(farewell, ended.recv()).await.is_err();
         let mut left = Vec::new();
-        for handle in handles {
-            if late && !handle.is_finished() {
-                left.push(handle.thread().name().unwrap_or("a thread").to_owned());
+        for part in parts {
+            if late && !part.is_finished() {
+                left.push(part.name());
             } else {
-                let _ = handle.join();
+                part.join().await;
             }
         }
         if left.is_empty() {
@@ -149,13 +156,6 @@ impl Threads {
         }
         Err(format!("{} did not come back from it within {} s", left.join(" and "), farewell.as_secs()))
     }
-}
-
-pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(work)
-        .map_err(|error| StartError::Internal(format!("cannot start a thread: {error}")))
 }
 
 #[cfg(test)]
@@ -170,32 +170,32 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_thread_that_panics_ends_the_node_with_its_words() {
+    #[tokio::test]
+    async fn a_part_that_panics_ends_the_node_with_its_words() {
         let ending = Ending::new();
-        let mut threads = Threads::new(ending.clone());
-        threads.spawn("quorate-test", || panic!("on purpose")).unwrap();
-        threads.join().unwrap();
+        let mut parts = Parts::new(&Ground::default(), ending.clone());
+        parts.start("quorate-test", Drives::Nothing, async { panic!("on purpose") }).unwrap();
+        parts.ended().await.unwrap();
         assert_eq!(words_of(&ending), "thread quorate-test failed: on purpose");
         // The first reason counts.
         ending.stop(StopReason::Asked);
         words_of(&ending);
     }
 
-    #[test]
-    fn a_thread_that_does_not_come_back_is_named_and_not_waited_for_for_ever() {
+    #[tokio::test]
+    async fn a_part_that_does_not_come_back_is_named_and_not_waited_for_for_ever() {
         // Given a thread that waits for something that does not come, as in a sync
         let ending = Ending::new();
-        let mut threads = Threads { farewell: Duration::from_millis(50), ..Threads::new(ending) };
-        let (release, hangs) = channel::<()>();
-        threads.spawn("quorate-done", || {}).unwrap();
-        threads
-            .spawn("quorate-hung", move || {
+        let mut parts = Parts { farewell: Duration::from_millis(50), ..Parts::new(&Ground::default(), ending) };
+        let (release, hangs) = std::sync::mpsc::channel::<()>();
+        parts.start("quorate-done", Drives::Nothing, async {}).unwrap();
+        parts
+            .start("quorate-hung", Drives::Nothing, async move {
                 let _ = hangs.recv();
             })
             .unwrap();
         // When the node stops
-        let left = threads.join().unwrap_err();
+        let left = parts.ended().await.unwrap_err();
         // Then it does
         assert!(left.starts_with("quorate-hung did not come back"), "{left}");
         drop(release);

@@ -9,6 +9,7 @@ use quorate_core::command::{Command, CommandKind};
 use quorate_core::consensus::io::{Origin, Records};
 use quorate_core::id::{NodeId, RaftId, StoreId};
 use quorate_core::membership::record::{NodeRecord, Role};
+use quorate_core::membership::upgrade::Support;
 use quorate_core::txn::Txn;
 use quorate_transport::{CertRole, CertSubject, ClusterCa, JoinRefused, JoinReply, JoinRequest, Subject, api};
 use tokio::time::Instant;
@@ -77,6 +78,7 @@ impl Service {
                     store_id: enrol.store_id.clone(),
                     advertise: enrol.advertise.clone(),
                     command_version: enrol.command_version,
+                    command_version_min: enrol.command_version_min,
                     software: enrol.software.clone(),
                 };
                 self.rejoin(node, rejoin, until).await?;
@@ -84,7 +86,10 @@ impl Service {
             }
             let known = record.addresses.first().map_or("", String::as_str);
             let address = if enrol.advertise.is_empty() { known } else { &enrol.advertise };
+            let support = Support { oldest: enrol.command_version_min, newest: enrol.command_version };
+            let unfit = support.check(seen.records.cluster.version).err().map(|unfit| unfit.to_string());
             let hindrance = match manager_at(&seen.records, address, node) {
+                _ if unfit.is_some() => unfit,
                 Some(other) => Some(format!(
                     "{} already has the address {address}; start this node with another --listen or --advertise",
                     display_name(other)
@@ -112,7 +117,7 @@ impl Service {
             let mut updated = record.clone();
             updated.raft_id = raft_id.0;
             updated.store_id = enrol.store_id.clone();
-            updated.command_version = enrol.command_version;
+            (updated.command_version_min, updated.command_version) = (support.oldest, support.newest);
             updated.software.clone_from(&enrol.software);
             updated.addresses = vec![address.to_owned()];
             updated.hindrance.clear();

@@ -13,8 +13,11 @@ use quorate_core::id::{ClusterId, Lineage, NodeId};
 #[cfg(feature = "manager")]
 use quorate_core::id::{RaftId, StoreId};
 #[cfg(feature = "manager")]
-use quorate_core::ports::{MetaStore, StoreError, StoreResult};
+use quorate_core::ports::{MetaStore, OpenStore, StoreError, StoreResult};
+#[cfg(feature = "manager")]
+use quorate_storage::KeyKeeper;
 
+use super::ground::Ground;
 #[cfg(feature = "manager")]
 use crate::keys::{Keys, Provider};
 
@@ -141,20 +144,33 @@ pub(crate) struct Layout {
     /// Where the key comes from that opens the store.
     #[cfg(feature = "manager")]
     keys: Keys,
+    ground: Ground,
 }
 
 impl Layout {
+    /// Of a directory with everything in it.
     pub(crate) fn new(directory: &Path) -> Self {
         Self {
             root: directory.to_owned(),
             #[cfg(feature = "manager")]
             keys: Keys::default(),
+            ground: Ground::default(),
         }
     }
 
     #[cfg(feature = "manager")]
     pub(crate) fn with_keys(directory: &Path, keys: &Keys) -> Self {
-        Self { root: directory.to_owned(), keys: keys.clone() }
+        Self { keys: keys.clone(), ..Self::new(directory) }
+    }
+
+    /// The same directory, its store perhaps elsewhere.
+    pub(crate) fn on(self, ground: &Ground) -> Self {
+        Self { ground: ground.clone(), ..self }
+    }
+
+    /// What the node stands on that lives there.
+    pub(crate) const fn ground(&self) -> &Ground {
+        &self.ground
     }
 
     /// What gives the key that opens the store.
@@ -178,5 +194,55 @@ impl Layout {
     #[cfg(feature = "manager")]
     pub(crate) fn operator(&self) -> PathBuf {
         self.root.join("operator.id")
+    }
+
+    /// Whether there is anything where the store lies.
+    pub(crate) fn has_store(&self) -> bool {
+        #[cfg(feature = "testing")]
+        if let Some(disk) = &self.ground.disk {
+            return disk.has_store();
+        }
+        self.store().exists()
+    }
+
+    /// Removes it with everything in it.
+    pub(crate) fn remove_store(&self) -> std::io::Result<()> {
+        #[cfg(feature = "testing")]
+        if let Some(disk) = &self.ground.disk {
+            disk.remove_store();
+            return Ok(());
+        }
+        std::fs::remove_dir_all(self.store())
+    }
+}
+
+/// The store of a directory.
+#[cfg(feature = "manager")]
+impl Layout {
+    /// Whether a store was made.
+    pub(crate) fn holds_store(&self) -> bool {
+        #[cfg(feature = "testing")]
+        if let Some(disk) = &self.ground.disk {
+            return disk.has_store();
+        }
+        quorate_storage::exists(&self.store())
+    }
+
+    /// Opens it, or makes it; with the hand on its keys where it has some, as every store on a disk has.
+    pub(crate) fn open_store(&self, options: quorate_storage::Options) -> StoreResult<(OpenStore, Option<KeyKeeper>)> {
+        #[cfg(feature = "testing")]
+        if let Some(disk) = &self.ground.disk {
+            return Ok((disk.open()?, None));
+        }
+        quorate_storage::open_with_keys(&self.store(), options).map(|(store, keys)| (store, Some(keys)))
+    }
+
+    /// Bytes free beside it.
+    pub(crate) fn free_space(&self) -> std::io::Result<u64> {
+        #[cfg(feature = "testing")]
+        if let Some(disk) = &self.ground.disk {
+            return Ok(disk.free_space());
+        }
+        quorate_storage::free_space(&self.store())
     }
 }

@@ -7,17 +7,19 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::id::{Lineage, LineageOrder, NodeId};
 use quorate_core::ports::{MetaStore, StoreError, StoreResult};
 use quorate_transport::Hello;
+use tokio::time::Instant;
 
 use super::directory::look_into;
 use super::ending::Ending;
 use super::facts::{Facts, Layout};
+use super::ground::Tasks;
 use super::stop::{StartError, StopReason};
 use crate::keys::Keys;
 use crate::status::ForkStatus;
@@ -194,7 +196,7 @@ pub(super) struct Fencing {
 
 impl Fencing {
     /// A manager of a newer incarnation has said its hello: the record first, then the stop. Once.
-    pub(super) fn superseded(&self, ours: &Lineage, hello: &Hello, runtime: &tokio::runtime::Handle) {
+    pub(super) fn superseded(&self, ours: &Lineage, hello: &Hello, runtime: &Tasks) {
         let fence = FenceRecord::of(hello, "");
         if self.incarnations.newer.set(fence.clone()).is_err() {
             return;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use quorate_core::command::COMMAND_VERSION;
+use quorate_core::command::{COMMAND_VERSION, COMMAND_VERSION_MIN};
 use quorate_core::id::{ClusterId, Lineage, LineageId, NodeId, RaftId, StoreId};
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
 use quorate_core::ports::OpenStore;
@@ -99,7 +99,7 @@ impl NodeBuilder {
             }
             None => {}
         }
-        if layout.identity().exists() && !quorate_storage::exists(&layout.store()) {
+        if layout.identity().exists() && !layout.holds_store() {
             return Err(self.store_is_gone());
         }
         let mut store = open_store(&layout)?;
@@ -175,6 +175,7 @@ fn founding(facts: &Facts, ca: &ClusterCa, identity: &Identity, tick: Duration) 
             raft_id: RaftId(1).0,
             store_id: facts.store_id.clone(),
             command_version: COMMAND_VERSION,
+            command_version_min: COMMAND_VERSION_MIN,
             software: SOFTWARE.to_owned(),
             key_digest: Bytes::copy_from_slice(&identity.subject().key_digest),
             ..NodeRecord::default()

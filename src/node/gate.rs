@@ -8,9 +8,9 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use prost::Message as _;
-use quorate_core::command::COMMAND_VERSION;
 use quorate_core::consensus::io::{Input, Records};
 use quorate_core::id::{Lineage, NodeId, RaftId};
+use quorate_core::membership::upgrade::Support;
 use quorate_transport::{
     Answer, Caller, CertRole, Down, Feed, Gate, Handler, Hello, IncomingSnapshot, JoinReply, JoinRequest, Lane,
     PROTOCOL_MAX, PROTOCOL_MIN, Plane, Refused, Session, api,
@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::facts::Facts;
 use super::fence::{Fencing, Incarnations};
+use super::ground::Tasks;
 use super::service::Service;
 use super::tasks::Call;
 use super::{sessions, snapshots, watching};
@@ -45,6 +46,7 @@ impl NodeGate {
         if records.removed.binary_search(&hello.raft_id).is_ok() {
             return Err(Refused::Removed);
         }
+        hello.support.check(records.cluster.version).map_err(Refused::ClusterVersion)?;
         if records.nodes.is_empty() {
             // A newcomer knows nobody yet: a manager's certificate of this cluster is what it can check.
             return Ok(());
@@ -101,7 +103,7 @@ impl Gate for NodeGate {
             store_id: Some(self.facts.store()),
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL_MAX,
-            command_version: COMMAND_VERSION,
+            support: Support::THIS,
             software: SOFTWARE.to_owned(),
             advertise: self.facts.advertise.clone(),
         }
@@ -115,7 +117,7 @@ pub(super) struct NodeHandler {
     pub(super) service: Weak<Service>,
     /// One snapshot is received at a time, until it is installed or discarded.
     pub(super) staging_slot: Arc<Semaphore>,
-    pub(super) runtime: tokio::runtime::Handle,
+    pub(super) runtime: Tasks,
     pub(super) fencing: Fencing,
 }
 

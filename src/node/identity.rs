@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use quorate_core::consensus::io::Records;
 use quorate_core::id::RaftId;
+use quorate_core::membership::upgrade::{Support, Unfit};
 use quorate_core::ports::StateRead;
 use quorate_transport::{ConnectError, Endpoint, Identity, Peers, Refused};
 use tokio::sync::watch;
@@ -54,6 +55,13 @@ pub(super) async fn keep_identity(
             if matches!(refused, Refused::Removed) {
                 // Taken for ever, whatever this store has heard of it so far.
                 return Some(StopReason::Removed);
+            }
+            if let Refused::ClusterVersion(Unfit::TooOld { cluster, .. } | Unfit::TooNew { cluster, .. }) = refused {
+                // It may also be the other one that does not fit, and this one that has refused it.
+                let unfit = Support::THIS.check(*cluster).err()?;
+                return Some(StopReason::NeedsVersion(format!(
+                    "the manager at {address} does not take this one: {unfit}"
+                )));
             }
             // The state that is read here came to this very store: whoever was refused, it was not this node.
             let replaced = matches!(refused, Refused::StoreReplaced) && !bound(&facts, &current);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use quorate_core::command::{COMMAND_VERSION, Command, CommandKind};
+use quorate_core::command::{COMMAND_VERSION, COMMAND_VERSION_MIN, Command, CommandKind};
 use quorate_core::consensus::io::{Origin, Records};
 use quorate_core::id::{NodeId, RaftId, StoreId};
 use quorate_core::limits::NAME_BYTES_MAX;
@@ -139,6 +139,10 @@ impl Service {
                 return Err(JoinRefused::Other(
                     "NotBuiltAsManager: the node was built without the `manager` feature; join with the worker token, or with a program that has it. Nothing was changed".into(),
                 ));
+            }
+            if role == Role::Manager {
+                let version = seen.records.cluster.version;
+                request.support.check(version).map_err(|unfit| JoinRefused::Version(unfit.to_string()))?;
             }
             let ca = seen.ca.as_ref().ok_or_else(|| JoinRefused::Other("the cluster has no CA".into()))?;
             // Signing first: a malformed request must not leave a record behind.
@@ -282,6 +286,7 @@ impl Service {
             // A raft id is bound to one store for ever: another one is not taken over, it is refused.
             store_id: if node.store_id.is_empty() { self.facts.store_id.clone() } else { node.store_id.clone() },
             command_version: COMMAND_VERSION,
+            command_version_min: COMMAND_VERSION_MIN,
             software: SOFTWARE.to_owned(),
             ..node.clone()
         };
@@ -332,7 +337,8 @@ fn readmitted(known: &NodeRecord, request: &JoinRequest, address: &str, raft_id:
         raft_id: raft_id.0,
         replaces: if seated { known.raft_id } else { 0 },
         store_id: request.store_id.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
-        command_version: request.command_version,
+        command_version: request.support.newest,
+        command_version_min: request.support.oldest,
         software: request.software.clone(),
         removing: false,
         forced: false,
@@ -366,7 +372,8 @@ fn admitted_as(role: Role, request: &JoinRequest, address: &str, raft_id: RaftId
         addresses: vec![address.to_owned()],
         raft_id: raft_id.0,
         store_id: store.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
-        command_version: request.command_version,
+        command_version: request.support.newest,
+        command_version_min: request.support.oldest,
         software: request.software.clone(),
         key_digest: Bytes::copy_from_slice(digest),
         ..NodeRecord::default()

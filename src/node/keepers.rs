@@ -3,7 +3,6 @@
 //! Owns small loops that each keep one thing up to date. None of them decides anything: what they see is an input to the
 //! machine, or a write like any other. Started by [`super::running`]; should one fail, the node stops.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use quorate_core::ports::MetaStore;
 use quorate_transport::Endpoint;
 use tokio::sync::{mpsc, watch};
 
-use super::facts::{Facts, KnownManager};
+use super::facts::{Facts, KnownManager, Layout};
 use super::meeting::{self, Met};
 use super::metering;
 use super::service::Service;
@@ -160,16 +159,16 @@ impl Space {
 
 /// Looks at the free space of the store's file system; the machine decides what follows. One look at a time, so that a
 /// disk that does not answer holds one thread and no more.
-pub(super) async fn keep_space(store: PathBuf, inbox: mpsc::Sender<Call>, space: Arc<Space>, meters: Arc<Meters>) {
+pub(super) async fn keep_space(layout: Layout, inbox: mpsc::Sender<Call>, space: Arc<Space>, meters: Arc<Meters>) {
     let mut told = false;
     for look in 0_u64.. {
         tokio::time::sleep(config::SPACE_EVERY).await;
-        let (directory, measured) = (store.clone(), Arc::clone(&meters));
+        let (layout, measured) = (layout.clone(), Arc::clone(&meters));
         let looked = tokio::task::spawn_blocking(move || {
             if look.is_multiple_of(SIZE_EACH) {
-                measured.db_size.set(metering::size(&directory) as f64);
+                measured.db_size.set(metering::size(&layout.store()) as f64);
             }
-            quorate_storage::free_space(&directory)
+            layout.free_space()
         });
         match looked.await {
             Ok(Ok(free)) => {

@@ -3,6 +3,7 @@
 //! Owns the log half of the journal. Takes everything that waits as ONE group, writes it as one batch with one sync, and
 //! only then reports. After a failure it never writes again. Called by the consensus task.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use quorate_core::consensus::io::Input;
@@ -20,13 +21,13 @@ pub(super) struct Job {
 }
 
 /// Runs until the inbox closes or the store fails.
-pub(super) fn run(
+pub(super) async fn run(
     mut log: Box<dyn LogWriter>,
     mut inbox: mpsc::Receiver<Job>,
-    reports: &mpsc::Sender<Input>,
-    meters: &Meters,
+    reports: mpsc::Sender<Input>,
+    meters: Arc<Meters>,
 ) {
-    while let Some(first) = inbox.blocking_recv() {
+    while let Some(first) = inbox.recv().await {
         let mut number = first.number;
         let mut bytes = size(&first.batch);
         let mut group = vec![first.batch];
@@ -47,7 +48,7 @@ pub(super) fn run(
             Ok(()) => Input::Persisted { number },
             Err(error) => Input::StoreFailed(error),
         };
-        if reports.blocking_send(report).is_err() || failed {
+        if reports.send(report).await.is_err() || failed {
             return;
         }
     }

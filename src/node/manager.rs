@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::builder::Prepared;
 use super::ending::Ending;
+use super::ground::Tasks;
 use super::lead::LeaseWatch;
 use super::running;
 use super::service::Service;
@@ -24,7 +25,7 @@ pub(crate) struct Manager {
     pub(super) prepared: Prepared,
     pub(super) address: SocketAddr,
     pub(super) service: Arc<Service>,
-    pub(super) runtime: tokio::runtime::Handle,
+    pub(super) runtime: Tasks,
     pub(super) inbox: mpsc::Sender<Call>,
     pub(super) ending: Ending,
     pub(super) lease: LeaseWatch,

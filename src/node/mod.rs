@@ -40,6 +40,7 @@ mod forwarding;
 mod founding;
 #[cfg(feature = "manager")]
 mod gate;
+mod ground;
 #[cfg(feature = "manager")]
 mod hand_over;
 #[cfg(feature = "manager")]
@@ -65,6 +66,8 @@ mod log_writer;
 mod manager;
 #[cfg(feature = "manager")]
 mod meeting;
+#[cfg(feature = "testing")]
+mod memory_disk;
 #[cfg(feature = "manager")]
 mod metering;
 #[cfg(feature = "manager")]
@@ -123,6 +126,8 @@ mod trace;
 #[cfg(feature = "manager")]
 mod transition;
 #[cfg(feature = "manager")]
+mod upgrade;
+#[cfg(feature = "manager")]
 mod watching;
 mod work;
 mod worker;
@@ -158,6 +163,10 @@ pub use work::{AssignmentEvent, Assignments, Item};
 #[cfg(feature = "testing")]
 pub use worker::{SharedSocket, WorkerSession};
 
+#[cfg(feature = "testing")]
+pub(crate) use ground::Ground;
+#[cfg(feature = "testing")]
+pub(crate) use memory_disk::MemoryDisk;
 pub(crate) use supervisor::{Current, Runtime};
 
 use crate::client::Client;
@@ -381,6 +390,24 @@ impl Node {
         match current {
             Some(Runtime::Manager(manager)) => manager.service.records.borrow().nodes.iter().cloned().collect(),
             Some(Runtime::Worker(_)) | None => Vec::new(),
+        }
+    }
+
+    /// For test clusters: what the consensus machine of a manager last said of itself.
+    #[cfg(feature = "testing")]
+    pub(crate) fn seen(&self) -> Option<Arc<quorate_core::consensus::io::Status>> {
+        match &*self.inner.current.borrow() {
+            Some(Runtime::Manager(manager)) => Some(manager.service.status.borrow().clone()),
+            Some(Runtime::Worker(_)) | None => None,
+        }
+    }
+
+    /// For test clusters: the term of the leadership that this node may act on now.
+    #[cfg(feature = "testing")]
+    pub(crate) fn leads(&self) -> Option<u64> {
+        match &*self.inner.current.borrow() {
+            Some(Runtime::Manager(manager)) => manager.lease().term(),
+            Some(Runtime::Worker(_)) | None => None,
         }
     }
 

@@ -6,7 +6,6 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::id::RaftId;
@@ -18,15 +17,13 @@ use tokio::sync::{oneshot, watch};
 
 use super::ending::Ending;
 use super::gate::NodeHandler;
+use super::ground::{Ground, Tasks};
 use super::stop::{StartError, StopReason};
-
-/// Requests in process that may be answered at the same time by a blocking read.
-pub(super) const BLOCKING_THREADS: usize = 8;
 
 /// What the endpoint's thread hands back once it listens.
 pub(super) struct Listening {
     pub(super) endpoint: Endpoint,
-    pub(super) handle: tokio::runtime::Handle,
+    pub(super) handle: Tasks,
 }
 
 /// What it is started with.
@@ -39,6 +36,7 @@ pub(super) struct Net {
     pub(super) directory: PathBuf,
     pub(super) ending: Ending,
     pub(super) clock: Clock,
+    pub(super) ground: Ground,
 }
 
 /// Handlers need the endpoint and the endpoint needs its handler: what arrives before they meet is lost, as on a network.
@@ -98,26 +96,13 @@ impl Handler for Switchboard {
     }
 }
 
-/// The endpoint's thread, until `stop`.
-pub(super) fn run(net: Net, listening: oneshot::Sender<Result<Listening, StartError>>, stop: watch::Receiver<bool>) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .max_blocking_threads(BLOCKING_THREADS)
-        .thread_name("quorate-net")
-        .enable_all()
-        .build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            let _ = listening.send(Err(StartError::Internal(format!("cannot start a runtime: {error}"))));
-            return;
-        }
-    };
-    runtime.block_on(serve(net, listening, stop));
-    runtime.shutdown_timeout(Duration::from_secs(2));
-}
-
-async fn serve(net: Net, listening: oneshot::Sender<Result<Listening, StartError>>, mut stop: watch::Receiver<bool>) {
+/// Everything of the network, until `stop`.
+pub(super) async fn serve(
+    net: Net,
+    listening: oneshot::Sender<Result<Listening, StartError>>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let tasks = net.ground.tasks();
     let switchboard = Arc::new(Switchboard { handler: OnceLock::new(), ending: net.ending });
     let bound = Endpoint::bind(EndpointConfig {
         listen: net.listen,
@@ -125,7 +110,11 @@ async fn serve(net: Net, listening: oneshot::Sender<Result<Listening, StartError
         seed: net.seed,
         gate: Arc::clone(&net.gate),
         handler: Arc::clone(&switchboard) as Arc<dyn Handler>,
-        options: EndpointOptions { clock: net.clock, ..EndpointOptions::default() },
+        options: EndpointOptions {
+            clock: net.clock,
+            network: net.ground.network.clone(),
+            ..EndpointOptions::default()
+        },
     });
     let endpoint = match bound {
         Ok(endpoint) => endpoint,
@@ -147,8 +136,7 @@ async fn serve(net: Net, listening: oneshot::Sender<Result<Listening, StartError
             return;
         }
     };
-    let handle = tokio::runtime::Handle::current();
-    if listening.send(Ok(Listening { endpoint: endpoint.clone(), handle })).is_err() {
+    if listening.send(Ok(Listening { endpoint: endpoint.clone(), handle: tasks.handle() })).is_err() {
         return;
     }
     let Ok(handler) = net.handler.await else { return };

@@ -7,8 +7,8 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use quorate_core::command::COMMAND_VERSION;
 use quorate_core::id::{NodeId, StoreId};
+use quorate_core::membership::upgrade::Support;
 use quorate_transport::{JoinError, JoinRefused, JoinRequest, JoinToken, Joined, KeyPair};
 
 use super::builder::{NodeBuilder, Prepared, off_thread, random};
@@ -21,8 +21,9 @@ use super::stop::StartError;
 use crate::client::SOFTWARE;
 use crate::status::NodeRole;
 
-/// The newest command version that this program supports as a manager; 0: it cannot be one.
-pub(super) const SUPPORTED: u32 = if cfg!(feature = "manager") { COMMAND_VERSION } else { 0 };
+/// The cluster versions that this program supports as a manager; none: it cannot be one.
+pub(super) const SUPPORT: Support =
+    if cfg!(feature = "manager") { Support::THIS } else { Support { oldest: 0, newest: 0 } };
 
 /// How far a directory is.
 enum Begun {
@@ -112,7 +113,7 @@ impl NodeBuilder {
         use super::directory::open_store;
         use super::founding::prepared;
 
-        if !quorate_storage::exists(&layout.store()) {
+        if !layout.holds_store() {
             return Ok(None);
         }
         let store = open_store(layout)?;
@@ -191,7 +192,7 @@ impl NodeBuilder {
         }
         // The cluster knows this node: as a newcomer it would be there twice, and nobody could be it any more.
         #[cfg(feature = "manager")]
-        if layout.identity().exists() && !layout.store().exists() && StateFile::load(layout)?.is_none() {
+        if layout.identity().exists() && !layout.has_store() && StateFile::load(layout)?.is_none() {
             return Err(self.store_is_gone());
         }
         let mut made = Made::default();
@@ -204,7 +205,7 @@ impl NodeBuilder {
             made.file = true;
             let (listen, advertise) = self.addresses()?;
             let key = KeyPair::generate().map_err(|error| StartError::Internal(error.to_string()))?;
-            let store_id = if SUPPORTED == 0 {
+            let store_id = if SUPPORT.newest == 0 {
                 Bytes::new()
             } else {
                 Bytes::copy_from_slice(random(StoreId::from_bytes)?.as_bytes())
@@ -261,13 +262,14 @@ impl NodeBuilder {
         request.name.clone_from(&file.facts.name);
         request.advertise.clone_from(&file.facts.advertise);
         request.store_id = file.store();
-        request.command_version = SUPPORTED;
+        request.support = SUPPORT;
         request.software = SOFTWARE.to_owned();
         request.in_place = in_place;
-        if SUPPORTED == 0 {
+        if SUPPORT.newest == 0 {
             return self.ask(request, token, managers, None).await;
         }
-        let ears = async { ListenWhileJoining::begin(resolve(&file.facts.listen)?, file.joining_key()?).await };
+        let ears =
+            async { ListenWhileJoining::begin(&self.ground, resolve(&file.facts.listen)?, file.joining_key()?).await };
         let listening = ears.await.map_err(NotTaken::Surely)?;
         let joined = self.ask(request, token, managers, listening.failed()).await;
         // The port is free again before anybody runs the node on it.
@@ -282,8 +284,8 @@ impl NodeBuilder {
         managers: &[String],
         deaf: Option<&str>,
     ) -> Result<Joined, NotTaken> {
-        let clock = self.certificates.clock;
-        let asked = quorate_transport::join(managers, token, request, self.patience, clock).await;
+        let (clock, network) = (self.certificates.clock, &self.ground.network);
+        let asked = quorate_transport::join(managers, token, request, self.patience, clock, network).await;
         asked.map_err(|error| explained(error, deaf))
     }
 }

@@ -88,7 +88,7 @@ impl Service {
             low_water: id.low_water,
             txn: Some(Txn { fence: id.fence, ..txn }),
             born: id.born,
-            lease: None,
+            ..Request::default()
         };
         if request.id().is_none() || request.sequence == 0 {
             return Err(fail(api::Code::Invalid, "the wish's request id cannot be read. Nothing was changed"));

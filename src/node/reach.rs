@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::id::RaftId;
-use quorate_transport::{Peers, RequestError};
+use quorate_transport::{Network, Peers, RequestError};
 
 /// The peers, until the node stops. Clones let go together.
 #[derive(Clone)]
@@ -44,6 +44,11 @@ impl Reach {
             Some(peers) => peers.dial_back(address, key, patience).await.map_err(|error| error.to_string()),
             None => Err("this manager has stopped".into()),
         }
+    }
+
+    /// What carries this node's datagrams; the machine's UDP once it has stopped.
+    pub(super) fn network(&self) -> Network {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(Peers::network).unwrap_or_default()
     }
 
     /// How long nothing has come from a peer; `None` when nothing ever came in this process's life.

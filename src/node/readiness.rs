@@ -6,12 +6,13 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use quorate_core::consensus::config::ELECTION_TICKS;
 use quorate_core::consensus::io::Status;
 use quorate_core::id::RaftId;
 use quorate_core::membership::quorum::Quorum;
+use tokio::time::Instant;
 
 use super::service::Service;
 use crate::status::{Check, Liveness, Readiness, ago, at_most};

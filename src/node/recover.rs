@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
-use quorate_core::command::COMMAND_VERSION;
+use quorate_core::command::{COMMAND_VERSION, COMMAND_VERSION_MIN};
 use quorate_core::id::{Lineage, LineageId, LineageOrder, LogIndex, NodeId, RaftId, Term};
 use quorate_core::membership::quorum::Quorum;
 use quorate_core::membership::record::{NodeRecord, Role};
@@ -324,6 +324,7 @@ fn own_record(facts: &Facts, identity: &Identity) -> NodeRecord {
         raft_id: facts.raft_id,
         store_id: facts.store_id.clone(),
         command_version: COMMAND_VERSION,
+        command_version_min: COMMAND_VERSION_MIN,
         software: SOFTWARE.to_owned(),
         key_digest: Bytes::copy_from_slice(&identity.subject().key_digest),
         ..NodeRecord::default()

@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
-use quorate_core::command::{COMMAND_VERSION, Command, CommandKind};
+use quorate_core::command::{Command, CommandKind};
 use quorate_core::consensus::io::{Origin, Records};
 use quorate_core::id::{Lineage, NodeId, RaftId, StoreId};
 use quorate_core::membership::nodes::Nodes;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord};
+use quorate_core::membership::upgrade::Support;
 use quorate_core::ports::StoreError;
 use quorate_core::txn::Txn;
 use quorate_transport::{Connector, Hello, Identity, RequestError, api};
@@ -66,6 +67,10 @@ impl Service {
             let Some(old) = record.raft() else {
                 return Err(fail(api::Code::Refused, "the node is no manager; there is no store to replace"));
             };
+            let support = Support { oldest: rejoin.command_version_min, newest: rejoin.command_version };
+            support
+                .check(all.cluster.version)
+                .map_err(|unfit| fail(api::Code::Version, format!("{unfit}. Nothing was changed")))?;
             if record.store() == Some(store) {
                 return Ok(answer(&all.nodes, record, all.cluster.lineage.clone()));
             }
@@ -79,7 +84,7 @@ impl Service {
             updated.raft_id = fresh.0;
             updated.replaces = replaces.0;
             updated.store_id = rejoin.store_id.clone();
-            updated.command_version = rejoin.command_version;
+            (updated.command_version_min, updated.command_version) = (support.oldest, support.newest);
             updated.software.clone_from(&rejoin.software);
             if !rejoin.advertise.is_empty() {
                 updated.addresses = vec![rejoin.advertise.clone()];
@@ -155,7 +160,8 @@ impl NodeBuilder {
         let kind = api::request::Kind::Rejoin(api::Rejoin {
             store_id: facts.store_id.clone(),
             advertise: self.advertise.clone().unwrap_or_default(),
-            command_version: COMMAND_VERSION,
+            command_version: Support::THIS.newest,
+            command_version_min: Support::THIS.oldest,
             software: SOFTWARE.to_owned(),
         });
         let deadline_ms = u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX);

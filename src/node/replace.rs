@@ -224,9 +224,8 @@ impl NodeBuilder {
     ) -> Result<(), StartError> {
         let csr = identity.key().csr().map_err(|error| StartError::Internal(error.to_string()))?;
         let node = identity.subject().node_id;
-        let asked =
-            quorate_transport::standing(managers, *token.ca_hash(), csr, node, self.patience, self.certificates.clock)
-                .await;
+        let (ca, clock, network) = (*token.ca_hash(), self.certificates.clock, &self.ground.network);
+        let asked = quorate_transport::standing(managers, ca, csr, node, self.patience, clock, network).await;
         let standing = asked.map_err(|error| self.not_answered(&error))?;
         let what = if facts.raft_id == 0 { "worker" } else { "store" };
         is_left_behind(facts, lineage, &standing).map_err(|why| {

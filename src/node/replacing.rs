@@ -60,7 +60,8 @@ impl Service {
             let mut node = NodeRecord {
                 key_digest: Bytes::copy_from_slice(&digest),
                 addresses: vec![address.to_owned()],
-                command_version: request.command_version,
+                command_version: request.support.newest,
+                command_version_min: request.support.oldest,
                 software: request.software.clone(),
                 ..record.clone()
             };

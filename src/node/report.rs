@@ -24,6 +24,7 @@ use super::changes::Presences;
 use super::nodes::{is_manager, state};
 use super::router::{Failure, fail};
 use super::service::{Service, blocking, broken, display_name};
+use super::upgrade;
 use crate::client::SOFTWARE;
 use crate::status::{
     ClusterStatus, ForkStatus, Health, ManagerStatus, MemberReport, RecoveredStatus, SnapshotStatus, StoreStatus,
@@ -192,6 +193,7 @@ impl Service {
                 .map(|node| worker_status(node, &presence, judged))
                 .collect(),
             cluster_version: records.cluster.version,
+            upgrade: upgrade::status(&records, |id| reports.contains_key(&id)),
             leaving: String::new(),
             forks: self.forks(&records),
             recovered: recovered(&records),
@@ -299,6 +301,7 @@ fn manager_status(
         applied: report.map_or(0, |report| report.applied),
         lag: report.map_or(0, |report| newest.saturating_sub(report.applied)),
         version: report.map_or_else(|| node.software.clone(), |report| report.version.clone()),
+        supports: (node.command_version_min, node.command_version),
         hash_revision: state_hash.as_ref().and(shared),
         state_hash,
         snapshots: report.map(|report| report.snapshots).unwrap_or_default(),

@@ -14,6 +14,7 @@ use quorate_core::consensus::io::{Input, Records, StopCause};
 use quorate_core::consensus::pace::TICK_NANOS_MIN;
 use quorate_core::consensus::{Consensus, Start as MachineStart};
 use quorate_core::membership::plan::SeatTimes;
+use quorate_core::membership::upgrade::Support;
 use quorate_core::ports::{LogReader, LogWriter, MetaStore, OpenStore, Staging, StateReader, StoreResult};
 use quorate_core::state::Machine;
 use quorate_core::state::contract::ApplyError;
@@ -26,11 +27,12 @@ use super::applier::Applier;
 use super::builder::{NodeBuilder, off_thread};
 use super::changes::Changes;
 use super::directory::{self, check_access, open_store_with, resolve};
-use super::ending::{Ending, Threads, Unfinished, contained, spawn};
+use super::ending::{Ending, Parts, Unfinished, contained};
 use super::facts::{Facts, Layout};
 use super::fence::{self, FenceRecord, Fencing, Incarnations};
 use super::founding::prepared;
 use super::gate::{NodeGate, NodeHandler};
+use super::ground::Drives;
 use super::hand_over::hand_over;
 use super::keepers::Space;
 use super::lead::LeaseWatch;
@@ -80,13 +82,13 @@ struct OpenStoreParts {
     log_reader: Arc<dyn LogReader>,
     staging: Arc<dyn Staging>,
     meta: Arc<dyn MetaStore>,
-    keys: KeyKeeper,
+    keys: Option<KeyKeeper>,
 }
 
 fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     let layout = builder.layout();
     check_access(&builder.directory)?;
-    if !quorate_storage::exists(&layout.store()) {
+    if !layout.holds_store() {
         if layout.identity().exists() {
             return Err(builder.store_is_gone());
         }
@@ -110,7 +112,9 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
         );
     }
     fence::check(meta.get(FenceRecord::NAME)?, facts.lineage_list().generation(), &builder.directory)?;
-    sealing::settle(&layout, &keys)?;
+    if let Some(keys) = &keys {
+        sealing::settle(&layout, keys)?;
+    }
     if builder.moved(&mut facts.listen, &mut facts.advertise)? {
         facts.save(&*meta)?;
     }
@@ -121,10 +125,18 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     })?;
     let state = Machine::open(state).map_err(|error| match error {
         ApplyError::Store(error) => StartError::from(error),
-        ApplyError::NeedsVersion { .. } | ApplyError::Broken { .. } => StartError::Damaged(error.to_string()),
+        error @ (ApplyError::NeedsVersion { .. } | ApplyError::ClusterNeedsVersion { .. }) => {
+            StartError::NeedsVersion(format!("{}: {error}", builder.directory.display()))
+        }
+        ApplyError::Broken { .. } => StartError::Damaged(error.to_string()),
     })?;
     let view = state.reader().view();
     let records = Arc::new(Records::read(&*view)?);
+    Support::THIS.check(records.cluster.version).map_err(|unfit| {
+        StartError::NeedsVersion(format!("{} cannot be run with this quorate: {unfit}", builder.directory.display()))
+    })?;
+    // What was applied in the round that finished an upgrade may be there without the mark, when the process was killed.
+    meta.require(records.cluster.version)?;
     let changes = Arc::new(Changes::new(&*view)?);
     let identity = match identity::renewed(&identity, &facts, &*view, builder.certificates)? {
         Some(renewed) => {
@@ -148,11 +160,11 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     let machine = Consensus::new(settings, start).map_err(|cause: StopCause| StartError::Damaged(cause.to_string()))?;
     let store = OpenStoreParts { log, log_reader, staging, meta, keys };
     let listen = resolve(&facts.listen)?;
-    let free = quorate_storage::free_space(&layout.store()).ok();
+    let free = layout.free_space().ok();
     Ok(Opened { facts, identity, machine, seat_times, store, state, records, changes, listen, free })
 }
 
-fn open_watched(builder: &NodeBuilder, layout: &Layout) -> Result<(OpenStore, KeyKeeper), StartError> {
+fn open_watched(builder: &NodeBuilder, layout: &Layout) -> Result<(OpenStore, Option<KeyKeeper>), StartError> {
     let mut options = directory::options(layout);
     options.probe.clone_from(&builder.probe.0);
     #[cfg(feature = "testing")]
@@ -207,7 +219,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         opened;
     let ending = Ending::new();
     let unfinished = Unfinished::new(ending.clone());
-    let mut threads = Threads::new(ending.clone());
+    let mut parts = Parts::new(&builder.ground, ending.clone());
     let initial = Arc::new(machine.status());
     let (status_out, status) = watch::channel(initial);
     let (records_out, records) = watch::channel(records);
@@ -234,8 +246,9 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         directory: builder.directory.clone(),
         ending: ending.clone(),
         clock: builder.certificates.clock,
+        ground: builder.ground.clone(),
     };
-    threads.spawn("quorate-net-main", move || net::run(net, listening_in, stopping_net))?;
+    parts.start("quorate-net-main", Drives::Tasks, net::serve(net, listening_in, stopping_net))?;
     let Listening { endpoint, handle } =
         listening.await.unwrap_or_else(|_| Err(StartError::Internal("the network thread ended at once".into())))?;
     let address = endpoint.local_address().unwrap_or(listen);
@@ -243,20 +256,20 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let meters = Arc::new(Meters::new(&facts.display_name()));
     let space = Arc::new(Space::default());
     let (log_reports, log_meters) = (reports_in.clone(), Arc::clone(&meters));
-    threads.spawn("quorate-log", move || log_writer::run(store.log, log_jobs, &log_reports, &log_meters))?;
+    parts.start("quorate-log", Drives::Nothing, log_writer::run(store.log, log_jobs, log_reports, log_meters))?;
     let full = Arc::new(AtomicBool::new(false));
     let applier = Applier {
-        untrimmed: true,
         machine: state,
         staging: Arc::clone(&store.staging),
         reports: reports_in,
         records: records.borrow().clone(),
+        meta: Arc::clone(&store.meta),
         changes: Arc::clone(&changes),
         meters: Arc::clone(&meters),
         watches: Arc::clone(&watches),
         full: Arc::clone(&full),
     };
-    threads.spawn("quorate-apply", move || applier.run(applier_jobs))?;
+    parts.start("quorate-apply", Drives::Nothing, applier.run(applier_jobs))?;
 
     let peers = endpoint.peers();
     let reach = Reach::new(peers.clone());
@@ -270,7 +283,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
             meters: Arc::clone(&meters),
         },
         peers: reach,
-        store: RwLock::new(Some(StoreAccess { reader, staging: store.staging, keys: Arc::new(store.keys) })),
+        store: RwLock::new(Some(StoreAccess { reader, staging: store.staging, keys: store.keys.map(Arc::new) })),
         status: status.clone(),
         records: records.clone(),
         applier: applier_jobs_in.downgrade(),
@@ -287,7 +300,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         who: Mutex::new(endpoint.identity()),
         udp_buffers: endpoint.udp_buffers(),
         space: Arc::clone(&space),
-        clock: began.into_std(),
+        clock: began,
         seat_times,
     });
     let handler = NodeHandler {
@@ -323,18 +336,20 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let phase = Duration::from_nanos(machine.tick_nanos()).mul_f64((draw % 1_000) as f64 / 1_000.0);
     let task = ConsensusTask::new(machine, hands, phase, began);
     let (ends, closing) = (ending.clone(), Arc::clone(&service));
-    let consensus = spawn("quorate-raft", move || {
-        let reason = match contained(|| drive(task, &ends, calls, reports)) {
-            Ok(Ok(None)) => ends.reason().unwrap_or(StopReason::Asked),
-            Ok(Ok(Some(cause))) => StopReason::of(&cause),
-            Ok(Err(why)) | Err(why) => StopReason::Bug(why),
+    let work = async move {
+        let reason = match contained(task.run(&ends, calls, reports)).await {
+            Ok(None) => ends.reason().unwrap_or(StopReason::Asked),
+            Ok(Some(cause)) => StopReason::of(&cause),
+            Err(why) => StopReason::Bug(why),
         };
         stop_net.send_replace(true);
         // The writers end with their inboxes; only then is everything given back.
-        let reason = match threads.join() {
+        match parts.ended().await {
             Err(left) if reason == StopReason::Asked => StopReason::DiskFailed(left),
             Ok(()) | Err(_) => reason,
-        };
+        }
+    };
+    builder.ground.start("quorate-raft", Drives::Time, work, move |reason| {
         if reason == StopReason::Asked {
             tracing::debug!("consensus stopped as asked");
         } else if reason == StopReason::Removed {
@@ -347,7 +362,6 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         drop(closing);
         stopped_out.send_replace(Some(reason));
     })?;
-    drop(consensus);
 
     let (met_out, met) = watch::channel(Arc::default());
     ending.keep(&handle, "looks for managers that are missing", meeting::run(Arc::clone(&service), met_out));
@@ -383,8 +397,11 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     ending.keep(&handle, "clears away old history", housekeeping::run(Arc::clone(&service)));
     ending.keep(&handle, "seals records anew", sealing::keep(Arc::clone(&service)));
     ending.keep(&handle, "announces this node", keepers::keep_announced(Arc::clone(&service), status.clone()));
-    let store_directory = builder.layout().store();
-    ending.keep(&handle, "looks at the free space", keepers::keep_space(store_directory, inbox.clone(), space, meters));
+    ending.keep(
+        &handle,
+        "looks at the free space",
+        keepers::keep_space(builder.layout(), inbox.clone(), space, meters),
+    );
     ending.keep(&handle, "measures", metering::run(Arc::clone(&service), service.status.clone()));
 
     unfinished.finished();
@@ -398,19 +415,6 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         lease: LeaseWatch { status, began },
         stopped,
     })
-}
-
-fn drive(
-    task: ConsensusTask,
-    ending: &Ending,
-    calls: mpsc::Receiver<Call>,
-    reports: mpsc::Receiver<Input>,
-) -> Result<Option<StopCause>, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .map_err(|error| format!("cannot start a runtime: {error}"))?;
-    Ok(runtime.block_on(task.run(ending, calls, reports)))
 }
 
 /// An orderly stop: leadership first, then what is under way.

@@ -39,7 +39,7 @@ pub(super) fn settle(layout: &Layout, keys: &KeyKeeper) -> Result<(), StartError
 pub(super) async fn keep(service: Arc<Service>) {
     loop {
         let Ok(store) = service.store() else { return };
-        let keys = store.keys;
+        let Some(keys) = store.keys else { return };
         let step = tokio::task::spawn_blocking(move || keys.reseal_step()).await;
         match step {
             Ok(Ok(true)) => tokio::time::sleep(BREATH).await,

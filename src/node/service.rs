@@ -44,7 +44,8 @@ use crate::metrics::{Ended, Meters};
 pub(super) struct StoreAccess {
     pub(super) reader: Arc<dyn StateReader>,
     pub(super) staging: Arc<dyn Staging>,
-    pub(super) keys: Arc<KeyKeeper>,
+    /// None of a store that is not sealed, as one in memory is.
+    pub(super) keys: Option<Arc<KeyKeeper>>,
 }
 
 /// What requests need of the node.
@@ -65,7 +66,7 @@ pub(crate) struct Service {
     /// One newcomer is let in at a time.
     pub(super) joins: Semaphore,
     /// The start of the consensus task's clock.
-    pub(super) clock: std::time::Instant,
+    pub(super) clock: Instant,
     /// The odd rule's times where the cluster's record says nothing.
     pub(super) seat_times: SeatTimes,
     /// What certificates are made with here.
@@ -247,6 +248,8 @@ impl Service {
             request::Kind::NodeLeave(leave) => self.node_leave(asker, leave, until).await,
             request::Kind::PolicyShow(_) => self.policy_show(until).await,
             request::Kind::PolicySet(set) => self.policy_set(asker, set, until).await,
+            request::Kind::UpgradeStatus(_) => document(&self.upgrade_status().await?),
+            request::Kind::UpgradeFinish(finish) => self.upgrade_finish(asker, finish, until).await,
             request::Kind::Transfer(transfer) => self.transfer(transfer, until).await.map(response::Kind::Transfer),
             request::Kind::Check(asked) => document(&self.check(asker, asked).await?),
             request::Kind::Standing(_) => Ok(response::Kind::Standing(self.standing())),
@@ -265,6 +268,10 @@ impl Service {
     }
 
     async fn write(&self, request: Bytes, until: Instant) -> Result<TxnResult, Failure> {
+        #[cfg(feature = "next-version")]
+        if let Some(request) = Request::decode(request.clone()).ok().filter(|request| request.note.is_some()) {
+            return self.write_note(request, until).await;
+        }
         let (request, mut txn) = requested(request)?;
         user::qualify(&mut txn);
         check_txn(&txn).map_err(|refusal| refused(&refusal))?;

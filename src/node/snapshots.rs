@@ -21,18 +21,8 @@ const IN_FLIGHT: usize = 4;
 /// Streams a view to a peer; true once the receiver has it on disk.
 pub(super) async fn send(peers: &Peers, to: RaftId, message: Bytes, view: Arc<dyn StateRead>) -> bool {
     let (pieces, receiver) = mpsc::channel(IN_FLIGHT);
-    let reading = tokio::task::spawn_blocking(move || {
-        let mut writer = SnapshotWriter::new(view)?;
-        while let Some(chunk) = writer.next_chunk()? {
-            if pieces.blocking_send(SnapshotPiece::Data(chunk)).is_err() {
-                return Ok(());
-            }
-        }
-        let _ = pieces.blocking_send(SnapshotPiece::End);
-        Ok::<(), quorate_core::ports::StoreError>(())
-    });
-    let sent = peers.send_snapshot(to, message, receiver).await;
-    if let Ok(Err(error)) = reading.await {
+    let (sent, read) = tokio::join!(peers.send_snapshot(to, message, receiver), read_into(pieces, view));
+    if let Err(error) = read {
         tracing::error!(%to, %error, "snapshot could not be read; nothing was harmed, it will be tried again");
     }
     match sent {
@@ -44,6 +34,54 @@ pub(super) async fn send(peers: &Peers, to: RaftId, message: Bytes, view: Arc<dy
     }
 }
 
+/// Reads a view chunk by chunk. No thread is held while the network takes its time.
+async fn read_into(pieces: mpsc::Sender<SnapshotPiece>, view: Arc<dyn StateRead>) -> Result<(), String> {
+    let opened = blocking(move || SnapshotWriter::new(view)).await?;
+    let mut writer = opened.map_err(|error| error.to_string())?;
+    loop {
+        let (read, back) = blocking(move || (writer.next_chunk(), writer)).await?;
+        writer = back;
+        let piece = match read.map_err(|error| error.to_string())? {
+            Some(chunk) => SnapshotPiece::Data(chunk),
+            None => SnapshotPiece::End,
+        };
+        let last = matches!(piece, SnapshotPiece::End);
+        if pieces.send(piece).await.is_err() || last {
+            return Ok(());
+        }
+    }
+}
+
+/// Writes the chunks of a snapshot aside as they come; no thread is held while the next one is awaited.
+async fn write_aside(
+    staging: Arc<dyn Staging>,
+    mut chunks: mpsc::Receiver<SnapshotPiece>,
+) -> Result<Result<StagedId, SnapshotError>, String> {
+    let begun = blocking(move || staging.begin().map(SnapshotReader::new)).await?;
+    let mut reader = match begun {
+        Ok(reader) => reader,
+        Err(error) => return Ok(Err(error.into())),
+    };
+    loop {
+        match chunks.recv().await {
+            Some(SnapshotPiece::Data(chunk)) => {
+                let (taken, back) = blocking(move || (reader.chunk(&chunk), reader)).await?;
+                if let Err(error) = taken {
+                    return Ok(Err(error));
+                }
+                reader = back;
+            }
+            Some(SnapshotPiece::End) => return blocking(move || reader.finish().map(|(_, staged)| staged)).await,
+            // Given up by the sender: what has come so far is no snapshot.
+            None => return blocking(move || reader.finish().and(Err(SnapshotError::Short { records: 0 }))).await,
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())
+}
+
 /// Writes an incoming snapshot aside and hands it to the machine. The slot goes with it: a store keeps one snapshot aside,
 /// and no further one is taken until this one is installed or discarded.
 pub(super) async fn receive(
@@ -53,19 +91,8 @@ pub(super) async fn receive(
     inbox: mpsc::Sender<Call>,
     slot: OwnedSemaphorePermit,
 ) {
-    let IncomingSnapshot { header, mut chunks, done } = incoming;
-    let written = tokio::task::spawn_blocking(move || -> Result<StagedId, SnapshotError> {
-        let mut reader = SnapshotReader::new(staging.begin()?);
-        loop {
-            match chunks.blocking_recv() {
-                Some(SnapshotPiece::Data(chunk)) => reader.chunk(&chunk)?,
-                Some(SnapshotPiece::End) => return reader.finish().map(|(_, staged)| staged),
-                // Given up by the sender: what has come so far is no snapshot.
-                None => return reader.finish().and(Err(SnapshotError::Short { records: 0 })),
-            }
-        }
-    })
-    .await;
+    let IncomingSnapshot { header, chunks, done } = incoming;
+    let written = write_aside(staging, chunks).await;
     match written {
         Ok(Ok(staged)) => {
             let _ = done.send(Ok(()));
@@ -81,7 +108,7 @@ pub(super) async fn receive(
         }
         Err(error) => {
             tracing::error!(%from, %error, "the thread that received a snapshot failed");
-            let _ = done.send(Err(error.to_string()));
+            let _ = done.send(Err(error));
         }
     }
 }

@@ -113,7 +113,7 @@ pub(crate) fn settle(layout: &Layout) -> Result<Settled, StartError> {
         return as_manager(layout, &file);
     }
     // A worker holds no log. What is left of a time as a manager, or of an attempt to become one, goes.
-    match std::fs::remove_dir_all(layout.store()) {
+    match layout.remove_store() {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(StartError::Disk(format!(
                 "the log and state of the time as a manager, in {}, cannot be removed: {error}",

@@ -50,7 +50,9 @@ impl StopReason {
         match cause {
             StopCause::Store(error) => Self::of_store(error),
             StopCause::Apply(ApplyError::Store(error)) => Self::of_store(error),
-            StopCause::Apply(error @ ApplyError::NeedsVersion { .. }) => Self::NeedsVersion(error.to_string()),
+            StopCause::Apply(error @ (ApplyError::NeedsVersion { .. } | ApplyError::ClusterNeedsVersion { .. })) => {
+                Self::NeedsVersion(error.to_string())
+            }
             StopCause::Apply(error @ ApplyError::Broken { .. }) => Self::Damaged(error.to_string()),
             StopCause::Invariant { .. } => Self::Bug(cause.to_string()),
         }
@@ -59,10 +61,10 @@ impl StopReason {
     #[cfg(feature = "manager")]
     fn of_store(error: &StoreError) -> Self {
         match error {
-            StoreError::Corrupt { .. }
-            | StoreError::NotFound { .. }
-            | StoreError::FormatTooNew { .. }
-            | StoreError::FormatTooOld { .. } => Self::Damaged(error.to_string()),
+            StoreError::Corrupt { .. } | StoreError::NotFound { .. } | StoreError::FormatTooOld { .. } => {
+                Self::Damaged(error.to_string())
+            }
+            StoreError::FormatTooNew { .. } | StoreError::NeedsVersion { .. } => Self::NeedsVersion(error.to_string()),
             StoreError::Io { .. }
             | StoreError::Full { .. }
             | StoreError::Locked { .. }
@@ -111,9 +113,13 @@ pub enum StartError {
     /// The directory is in use by a running node.
     #[error("{0}")]
     InUse(String),
-    /// The store is damaged or was written by a newer quorate.
+    /// The store is damaged.
     #[error("{0}")]
     Damaged(String),
+    /// The directory is of a cluster that has gone on to a version which this quorate does not know, or is not yet as far as
+    /// this quorate begins.
+    #[error("{0}")]
+    NeedsVersion(String),
     /// The store is sealed, and the key that opens it was not given. Says which one does.
     #[error("{0}")]
     Locked(String),
@@ -165,6 +171,7 @@ impl StartError {
             | Self::InUse(_)
             | Self::Locked(_)
             | Self::Damaged(_)
+            | Self::NeedsVersion(_)
             | Self::Disk(_)
             | Self::Address(_)
             | Self::Superseded(_)
@@ -180,7 +187,7 @@ impl StartError {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Superseded(_) => 11,
-            Self::Damaged(_) => 12,
+            Self::Damaged(_) | Self::NeedsVersion(_) => 12,
             Self::Disk(_) => 13,
             Self::Invalid(_)
             | Self::Directory(_)
@@ -205,6 +212,7 @@ impl StartError {
             | Self::Contradiction(_)
             | Self::InUse(_)
             | Self::Damaged(_)
+            | Self::NeedsVersion(_)
             | Self::Locked(_)
             | Self::Disk(_)
             | Self::Address(_)
@@ -228,8 +236,8 @@ impl From<StoreError> for StartError {
             StoreError::Corrupt { .. } | StoreError::NotFound { .. } => Self::Damaged(format!(
                 "the store is damaged: {message}. Nothing was changed. The other managers hold the data: move the directory aside and join again"
             )),
-            StoreError::FormatTooNew { .. } => {
-                Self::Damaged(format!("{message}. Nothing was changed; start it with the newer quorate"))
+            StoreError::FormatTooNew { .. } | StoreError::NeedsVersion { .. } => {
+                Self::NeedsVersion(format!("{message}. Nothing was changed; start it with the newer quorate"))
             }
             StoreError::FormatTooOld { .. } => Self::Damaged(message),
             StoreError::KeyWanted { .. } => Self::Locked(format!("{message}. Nothing was changed")),

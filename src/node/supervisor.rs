@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::builder::{NodeBuilder, Prepared, off_thread};
 use super::departed;
 use super::directory::{check_access, resolve};
+use super::ground::Drives;
 use super::lock::lock;
 use super::newcomer::prepared_of;
 #[cfg(feature = "manager")]
@@ -116,7 +117,7 @@ fn open(builder: &NodeBuilder) -> Result<(Option<File>, Settled, Work), StartErr
         // Opening what is not there says so itself, and makes nothing.
         return Ok((None, Settled::Store, Work::open(&layout)));
     }
-    let known = layout.root().join("node.state").exists() || layout.store().exists();
+    let known = layout.root().join("node.state").exists() || layout.has_store();
     let held = if known { Some(lock(&layout)?) } else { None };
     if held.is_some() {
         // Whether it still is one that was removed, it is told anew.
@@ -184,23 +185,16 @@ pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     let inner =
         Inner { prepared, client: client.clone(), current: current.subscribe(), work: work.clone(), stop, stopped };
     let ending = work.clone();
+    let ground = builder.ground.clone();
     let supervisor = Supervisor { builder, work, current, stopping, client };
-    std::thread::Builder::new()
-        .name("quorate-node".to_owned())
-        .spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let reason = match runtime {
-                Ok(runtime) => runtime.block_on(supervisor.run()),
-                Err(error) => StopReason::Bug(format!("cannot start a runtime: {error}")),
-            };
-            if reason == StopReason::Removed {
-                departed::note(&layout, &named);
-            }
-            drop(held);
-            ending.end();
-            stopped_out.send_replace(Some(reason));
-        })
-        .map_err(|error| StartError::Internal(format!("cannot start a thread: {error}")))?;
+    ground.start("quorate-node", Drives::Network, supervisor.run(), move |reason| {
+        if reason == StopReason::Removed {
+            departed::note(&layout, &named);
+        }
+        drop(held);
+        ending.end();
+        stopped_out.send_replace(Some(reason));
+    })?;
     Ok(Node { inner: Arc::new(inner) })
 }
 

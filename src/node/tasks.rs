@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::ending::Ending;
+use super::ground::Tasks;
 use super::{applier, log_writer, snapshots};
 use crate::metrics::Meters;
 
@@ -81,7 +82,7 @@ pub(super) struct Hands {
     pub(super) applier: mpsc::Sender<applier::Job>,
     pub(super) log_reader: Arc<dyn LogReader>,
     /// For effects that are tasks: fetches and snapshots.
-    pub(super) runtime: tokio::runtime::Handle,
+    pub(super) runtime: Tasks,
     /// The task's own inbox, for what those tasks bring back.
     pub(super) inbox: mpsc::Sender<Call>,
     pub(super) status: watch::Sender<Arc<Status>>,

@@ -17,7 +17,7 @@ use super::builder::{NodeBuilder, off_thread, random};
 use super::dialback::ListenWhileJoining;
 use super::directory::resolve;
 use super::facts::{Facts, KnownManager, Layout};
-use super::newcomer::{SUPPORTED, take_over};
+use super::newcomer::{SUPPORT, take_over};
 use super::state_file::StateFile;
 use super::stop::{StartError, StopReason};
 use super::worker::{ask_standing, identity_in};
@@ -46,12 +46,13 @@ pub(super) async fn enrol(
     // A manager must be reached where it will listen: they dial back before they give anything out.
     let key = KeyPair::from_pkcs8(identity.key().pkcs8_der()).map_err(|error| error.to_string())?;
     let listen = resolve(&file.facts.listen).map_err(|error| error.to_string())?;
-    let listening = ListenWhileJoining::begin(listen, key).await.map_err(|error| error.to_string())?;
+    let listening = ListenWhileJoining::begin(layout.ground(), listen, key).await.map_err(|error| error.to_string())?;
     let deaf = listening.failed().map(str::to_owned);
     let kind = request::Kind::Enrol(api::Enrol {
         store_id: file.facts.store_id.clone(),
         advertise: file.facts.advertise.clone(),
-        command_version: SUPPORTED,
+        command_version: SUPPORT.newest,
+        command_version_min: SUPPORT.oldest,
         software: SOFTWARE.to_owned(),
         csr: csr.into(),
     });
@@ -125,7 +126,8 @@ async fn ask(builder: &NodeBuilder) -> Result<Option<StopReason>, String> {
     let facts = facts.ok_or("the store has no facts about the node")?;
     let managers: Vec<String> =
         facts.managers.iter().flat_map(|manager| &manager.addresses).chain(&builder.hints).cloned().collect();
-    let joined = match ask_standing(&identity, Some(facts.store()), &managers, builder.certificates.clock).await {
+    let (clock, network) = (builder.certificates.clock, &builder.ground.network);
+    let joined = match ask_standing(&identity, Some(facts.store()), &managers, clock, network).await {
         Ok(joined) => joined,
         Err(JoinError::Refused(JoinRefused::NotAMember)) => return Ok(Some(StopReason::Removed)),
         Err(JoinError::Refused(refused @ JoinRefused::AlreadyKnown(_))) => {

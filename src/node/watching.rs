@@ -38,7 +38,7 @@ const BEHIND: Duration = Duration::from_secs(5);
 /// Base election timeouts that [`BEHIND`] is at least.
 const BEHIND_ELECTIONS: u32 = 10;
 /// Chunks of history that are read at once: half of the threads that may wait for the disk, the others are for requests.
-const READERS: usize = super::net::BLOCKING_THREADS / 2;
+const READERS: usize = super::ground::BLOCKING_THREADS / 2;
 /// Chunks of history in memory that are being sent to watches which take them in time, and as many to those that do not.
 const CHUNKS: usize = 256;
 /// Whoever has not taken a chunk for so long is slow: what it is being told is kept in memory among the slow ones' only.

@@ -304,6 +304,12 @@ impl Batch<'_> {
         Ok(())
     }
 
+    /// Everything from one key to another, the end excluded.
+    pub(crate) fn delete_range(&mut self, family: Family, from: &[u8], to: &[u8]) -> StoreResult<()> {
+        self.batch.delete_range_cf(self.store.family(family)?, from, to);
+        Ok(())
+    }
+
     /// Counts this batch and leaves the count in what it touches.
     fn witness(&mut self, before: Serials, touch: Touch) -> StoreResult<Serials> {
         let serial = before.last() + 1;
@@ -331,8 +337,7 @@ impl Batch<'_> {
     pub(crate) fn delete_all(&mut self, family: Family) -> StoreResult<()> {
         let Some(mut last) = last_key(&self.store.db, family)? else { return Ok(()) };
         last.push(0);
-        self.batch.delete_range_cf(self.store.family(family)?, &[][..], &last[..]);
-        Ok(())
+        self.delete_range(family, &[], &last)
     }
 }
 

@@ -1,7 +1,8 @@
 //! The directory of a store: who may open it, which format it has, how much room there is.
 //!
 //! Owns the files beside the database: `lock` (one process at a time, its pid inside) and `format` (written last when a
-//! store is made, so a directory without it was never handed to anybody). Never touches the database in `db`. Called
+//! store is made, so a directory without it was never handed to anybody; in it the layout, and the cluster version that
+//! whoever opens it has to know). Never touches the database in `db`. Called
 //! when a store is opened.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -17,6 +18,7 @@ use crate::error::io_error;
 pub(crate) const FORMAT: u32 = 2;
 const FORMAT_FILE: &str = "format";
 const FORMAT_WORDS: &str = "quorate store format ";
+const NEEDS_WORDS: &str = "needs version ";
 const LOCK_FILE: &str = "lock";
 
 /// Where the database lies in a store's directory.
@@ -82,36 +84,48 @@ fn holder(path: &Path) -> Option<u32> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// The format of the store in `dir`; none when it was not made, or not to the end.
+/// The version that the store in `dir` needs; none when it was not made, or not to the end. `supported` is the newest that
+/// this binary knows.
 ///
 /// # Errors
-/// `FormatTooNew` for a newer one, `FormatTooOld` for one from before any release, `Corrupt` for a file that says something else.
-pub(crate) fn format(dir: &Path) -> StoreResult<Option<u32>> {
+/// `FormatTooNew` for a newer layout, `FormatTooOld` for one from before any release, `NeedsVersion` for a newer version,
+/// `Corrupt` for a file that says something else.
+pub(crate) fn declared(dir: &Path, supported: u32) -> StoreResult<Option<u32>> {
     let text = match fs::read(dir.join(FORMAT_FILE)) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io_error("reading the store's format", &error)),
     };
-    let found =
-        text.strip_prefix(FORMAT_WORDS).and_then(|rest| rest.strip_suffix('\n')).and_then(|n| n.parse::<u32>().ok());
-    match found {
-        Some(found) if found > FORMAT => Err(StoreError::FormatTooNew { found, supported: FORMAT }),
-        Some(found) if found == FORMAT => Ok(Some(found)),
-        Some(found) if found > 0 => Err(StoreError::FormatTooOld { found, supported: FORMAT }),
-        _ => Err(StoreError::Corrupt {
-            record: format!("file `{FORMAT_FILE}`"),
-            detail: "it does not say which format the store has; nothing was changed".to_owned(),
-        }),
+    let number = |line: Option<&str>, words: &str| line?.strip_prefix(words)?.parse::<u32>().ok();
+    let mut lines = text.lines();
+    // A newer layout may say whatever it likes after its first line.
+    match number(lines.next(), FORMAT_WORDS) {
+        Some(found) if found > FORMAT => return Err(StoreError::FormatTooNew { found, supported: FORMAT }),
+        Some(FORMAT) => {}
+        Some(found) if found > 0 => return Err(StoreError::FormatTooOld { found, supported: FORMAT }),
+        Some(_) | None => return Err(unreadable()),
+    }
+    match number(lines.next(), NEEDS_WORDS) {
+        Some(needed) if needed > supported => Err(StoreError::NeedsVersion { needed, supported }),
+        Some(needed) if lines.next().is_none() => Ok(Some(needed)),
+        Some(_) | None => Err(unreadable()),
     }
 }
 
-/// Declares the store made: from now on what it holds counts.
-pub(crate) fn declare(dir: &Path) -> StoreResult<()> {
+fn unreadable() -> StoreError {
+    StoreError::Corrupt {
+        record: format!("file `{FORMAT_FILE}`"),
+        detail: "it does not say which format the store has; nothing was changed".to_owned(),
+    }
+}
+
+/// Declares the store made, for whoever knows version `needs`: from now on what it holds counts. Replaced whole, synced.
+pub(crate) fn declare(dir: &Path, needs: u32) -> StoreResult<()> {
     let doing = "writing the store's format";
     let io = |error: io::Error| io_error(doing, &error);
     let draft = dir.join("format.new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft).map_err(io)?;
-    file.write_all(format!("{FORMAT_WORDS}{FORMAT}\n").as_bytes()).map_err(io)?;
+    file.write_all(format!("{FORMAT_WORDS}{FORMAT}\n{NEEDS_WORDS}{needs}\n").as_bytes()).map_err(io)?;
     file.sync_all().map_err(io)?;
     fs::rename(&draft, dir.join(FORMAT_FILE)).map_err(io)?;
     sync(dir)

@@ -5,12 +5,13 @@
 
 use std::fs::OpenOptions;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use quorate_core::command::COMMAND_VERSION;
 use quorate_core::id::{LogIndex, Term};
 use quorate_core::log::{HardState, LogStart};
-use quorate_core::ports::{Boot, LogReader, MetaStore, OpenStore, StateRead, StateReader, StoreError, StoreResult};
+use quorate_core::ports::{Boot, LogReader, OpenStore, StateRead, StateReader, StoreError, StoreResult};
 use rocksdb::{DB, DBRecoveryMode, ReadOptions};
 
 use crate::db::{Journal, Serials, Store, Touch, family_of, is_empty, scan};
@@ -33,6 +34,8 @@ pub struct Options {
     pub keys: Arc<dyn KeyProvider>,
     /// Bytes of write-ahead log after which RocksDB writes its tables out, so that old files of it can go.
     pub wal_bytes_max: u64,
+    /// The newest cluster version that is known here: a store that needs a newer one is left as it is.
+    pub version: u32,
     /// Called at named points of multi-step work, on the thread that does it. Tests stop the process there.
     pub probe: Option<Arc<dyn Fn(&'static str) + Send + Sync>>,
     /// Keeps records as they are, to measure what sealing costs. Such a store is opened with this option only.
@@ -47,6 +50,7 @@ impl Options {
         Self {
             keys,
             wal_bytes_max: 64 * 1024 * 1024,
+            version: COMMAND_VERSION,
             probe: None,
             #[cfg(feature = "testing")]
             unsealed: false,
@@ -63,9 +67,9 @@ impl std::fmt::Debug for Options {
 /// Opens the store in `dir`, and makes one when there is none. Blocks, and reads the whole log once.
 ///
 /// # Errors
-/// `Locked` when a process has it, `FormatTooNew` when a newer quorate wrote it, `KeyWanted` when the provider has not the
-/// key that opens it, `Corrupt` when it is damaged (the module's table says what is noticed), `Full` and `Io` when the disk
-/// refuses.
+/// `Locked` when a process has it, `FormatTooNew` or `NeedsVersion` when it is for a newer quorate, `KeyWanted` when the
+/// provider has not the key that opens it, `Corrupt` when it is damaged (the module's table says what is noticed), `Full`
+/// and `Io` when the disk refuses.
 pub fn open(dir: &Path, options: Options) -> StoreResult<OpenStore> {
     open_with_keys(dir, options).map(|(store, _)| store)
 }
@@ -76,10 +80,11 @@ pub fn open(dir: &Path, options: Options) -> StoreResult<OpenStore> {
 /// As [`open`].
 pub fn open_with_keys(dir: &Path, options: Options) -> StoreResult<(OpenStore, KeyKeeper)> {
     // Before the lock: a store of a newer format is left exactly as it is.
-    dir::format(dir)?;
+    dir::declared(dir, options.version)?;
     dir::make(dir)?;
     let lock = dir::lock(dir)?;
-    let fresh = dir::format(dir)?.is_none();
+    let declared = dir::declared(dir, options.version)?;
+    let fresh = declared.is_none();
     let database = dir::database(dir);
     // Before anything else: a key that does not fit harms nothing.
     let (record, opened) = keys_of(dir, fresh, &options)?;
@@ -102,7 +107,7 @@ pub fn open_with_keys(dir: &Path, options: Options) -> StoreResult<(OpenStore, K
     let serials = check_witnesses(&db, &keys, active, &marker)?;
     if fresh {
         check_blank(&db)?;
-        dir::declare(dir)?;
+        dir::declare(dir, 0)?;
     }
     if let Some(repaired) = &repaired {
         tracing::warn!(repaired, "the store was repaired");
@@ -121,7 +126,7 @@ pub fn open_with_keys(dir: &Path, options: Options) -> StoreResult<(OpenStore, K
         log_reader: Arc::new(log::Reader(Arc::clone(&store))),
         state: Box::new(state::State { store: Arc::clone(&store), stage: Arc::clone(&stage) }),
         staging: Arc::new(Stager(stage)),
-        meta: Arc::new(meta::Meta(store)),
+        meta: Arc::new(meta::Meta { store, dir: dir.to_owned(), needs: Mutex::new(declared.unwrap_or(0)) }),
     };
     Ok((store, keeper))
 }
@@ -163,7 +168,7 @@ fn keyring(opened: &Opened, options: &Options) -> StoreResult<Keyring> {
 /// # Errors
 /// As [`open`].
 pub fn key_slots(dir: &Path) -> StoreResult<Vec<KeySlot>> {
-    dir::format(dir)?;
+    dir::declared(dir, COMMAND_VERSION)?;
     Ok(KeyRecord::load(dir)?.slots())
 }
 
@@ -175,7 +180,7 @@ pub struct Inspection {
     pub log: Arc<dyn LogReader>,
     /// The state, frozen.
     pub state: Arc<dyn StateRead>,
-    facts: meta::Meta,
+    facts: Arc<Store>,
 }
 
 impl Inspection {
@@ -184,7 +189,7 @@ impl Inspection {
     /// # Errors
     /// `Corrupt` or `Io`.
     pub fn fact(&self, name: &str) -> StoreResult<Option<Bytes>> {
-        self.facts.get(name)
+        meta::read(&self.facts, name)
     }
 }
 
@@ -195,7 +200,7 @@ impl Inspection {
 pub fn open_read_only(dir: &Path, keys: &dyn KeyProvider) -> StoreResult<Inspection> {
     let absent =
         || StoreError::Io { doing: "opening the store", detail: format!("there is no store in {}", dir.display()) };
-    if dir::format(dir)?.is_none() {
+    if dir::declared(dir, COMMAND_VERSION)?.is_none() {
         return Err(absent());
     }
     let lock = dir::lock_shared(dir)?;
@@ -216,7 +221,7 @@ pub fn open_read_only(dir: &Path, keys: &dyn KeyProvider) -> StoreResult<Inspect
         boot: Boot { repaired, ..boot },
         log: Arc::new(log::Reader(Arc::clone(&store))),
         state: state::Reader(Arc::clone(&store)).view(),
-        facts: meta::Meta(store),
+        facts: store,
     })
 }
 

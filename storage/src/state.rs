@@ -24,6 +24,9 @@ pub(crate) struct State {
 }
 
 fn fill(batch: &mut Batch<'_>, family: Family, writes: &WriteSet) -> StoreResult<()> {
+    for (from, to) in &writes.ranges {
+        batch.delete_range(family, &state_key(from), &state_key(to))?;
+    }
     for (key, value) in &writes.writes {
         match value {
             Some(value) => batch.put(family, &state_key(key), value)?,

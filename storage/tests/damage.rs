@@ -6,6 +6,7 @@ mod common;
 use std::fs;
 
 use common::{Disk, append, assert_corrupt, assert_filled, batch, cut, entries, filled, flip, reset, set, state};
+use quorate_core::command::COMMAND_VERSION;
 use quorate_core::id::LogIndex;
 use quorate_core::ports::StoreError;
 
@@ -307,8 +308,30 @@ fn a_newer_format_is_refused_and_nothing_is_changed() {
     assert_eq!(disk.refusal(), expected);
     assert_eq!(quorate_storage::open_read_only(&disk.dir, &common::key()).map(drop), Err(expected));
     assert_eq!(disk.contents(), before);
-    fs::write(disk.dir.join("format"), "nonsense").unwrap();
-    assert_corrupt(&disk.refusal(), &["format"]);
+    for nonsense in ["nonsense", "quorate store format 2\n", "quorate store format 2\nneeds version x\n", ""] {
+        fs::write(disk.dir.join("format"), nonsense).unwrap();
+        assert_corrupt(&disk.refusal(), &["format"]);
+    }
+}
+
+#[test]
+fn a_store_that_needs_a_newer_version_is_refused_and_nothing_is_changed() {
+    let disk = filled(4);
+    // Given a store in use that is marked to need a version, and not a lower one after it
+    let open = disk.open().unwrap();
+    open.meta.require(COMMAND_VERSION + 1).unwrap();
+    open.meta.require(COMMAND_VERSION).unwrap();
+    drop(open);
+    // Then a binary that does not know that version leaves it as it is,
+    let before = disk.contents();
+    let expected = StoreError::NeedsVersion { needed: COMMAND_VERSION + 1, supported: COMMAND_VERSION };
+    assert_eq!(disk.refusal(), expected);
+    assert_eq!(quorate_storage::open_read_only(&disk.dir, &common::key()).map(drop), Err(expected));
+    assert_eq!(disk.contents(), before);
+    // and one that does opens it.
+    let mut newer = common::options();
+    newer.version = COMMAND_VERSION + 1;
+    assert_filled(&quorate_storage::open(&disk.dir, newer).unwrap(), 4);
 }
 
 /// The database without any of our checks.

@@ -261,7 +261,7 @@ fn a_store_without_format_and_key_record_is_not_buried_under_a_new_key() {
     assert_corrupt(&disk.refusal(), &["format", "key record"]);
     assert!(!disk.dir.join("keys").exists());
     fs::write(disk.dir.join("keys"), kept).unwrap();
-    fs::write(disk.dir.join("format"), "quorate store format 2\n").unwrap();
+    fs::write(disk.dir.join("format"), "quorate store format 2\nneeds version 0\n").unwrap();
     assert_filled(&disk.open().unwrap(), 4);
 }
 

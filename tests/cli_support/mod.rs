@@ -13,8 +13,15 @@ use serde_json::Value;
 /// Longer than anything here takes on the slowest machine; only a failure waits for it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The binary of today.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_quorate");
+
 fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    command_of(PROGRAM, arguments)
+}
+
+fn command_of(program: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
     command
         .args(arguments)
         .env_remove("QUORATE_CONNECT")
@@ -68,6 +75,11 @@ impl Said {
 /// Runs the binary to its end.
 pub fn quorate(arguments: &[&str]) -> Said {
     Said::of(command(arguments).stdin(Stdio::null()).output().unwrap())
+}
+
+/// The same, of another binary.
+pub fn quorate_of(program: &str, arguments: &[&str]) -> Said {
+    Said::of(command_of(program, arguments).stdin(Stdio::null()).output().unwrap())
 }
 
 /// A command that runs beside the test; killed when it is dropped.
@@ -163,6 +175,8 @@ pub fn managers(place: &Path, count: usize) -> Vec<Node> {
 /// A node's directory, prepared, and its process while it runs.
 pub struct Node {
     pub directory: PathBuf,
+    /// Which binary it is run with.
+    pub program: String,
     pub address: String,
     child: Option<Child>,
     pub ready: String,
@@ -183,7 +197,7 @@ impl Node {
         let path = directory.to_str().unwrap();
         let made = quorate(&["init", "--data-dir", path, "--listen", "127.0.0.1:0", "--name", name, "--json"]).exits(0);
         let address = made.json()["address"].as_str().unwrap().to_owned();
-        Self { directory, address, child: None, ready: String::new() }
+        Self::at(directory, address)
     }
 
     pub fn join(place: &Path, name: &str, first: &Self) -> Self {
@@ -198,7 +212,7 @@ impl Node {
         let base = ["join", "--data-dir", path, "--listen", "127.0.0.1:0", "--name", name, "--json"];
         let joined = quorate(&[&base[..], &["--token", &token, "--manager", &first.address]].concat()).exits(0);
         let address = joined.json()["address"].as_str().unwrap().to_owned();
-        Self { directory, address, child: None, ready: String::new() }
+        Self::at(directory, address)
     }
 
     /// The standing token of a role, as this running manager shows it.
@@ -207,9 +221,13 @@ impl Node {
         said.stdout.lines().next_back().unwrap().to_owned()
     }
 
+    fn at(directory: PathBuf, address: String) -> Self {
+        Self { directory, program: PROGRAM.to_owned(), address, child: None, ready: String::new() }
+    }
+
     /// A directory that was prepared otherwise.
-    pub const fn of(directory: PathBuf) -> Self {
-        Self { directory, address: String::new(), child: None, ready: String::new() }
+    pub fn of(directory: PathBuf) -> Self {
+        Self::at(directory, String::new())
     }
 
     pub fn dir(&self) -> &str {
@@ -237,7 +255,7 @@ impl Node {
     /// Starts it; what it says on stdout, line by line.
     pub fn start(&mut self, words: &[&str]) -> mpsc::Receiver<String> {
         let log = std::fs::File::create(self.directory.with_extension("log")).unwrap();
-        let mut child = command(&[words, &["--data-dir", self.dir()]].concat())
+        let mut child = command_of(&self.program, &[words, &["--data-dir", self.dir()]].concat())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)

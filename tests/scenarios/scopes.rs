@@ -133,6 +133,8 @@ async fn watches_mirrors_locks_and_elections_are_of_the_scope() {
     let mut all = kv.watch("").prefix().previous().await.unwrap();
     let mut to_the_end = kv.watch("m").range_to(vec![0xff; 4096]).await.unwrap();
     let mut mirror = kv.mirror("m/").await.unwrap();
+    let first = mirror.next().await.unwrap().unwrap();
+    assert_eq!((first.changes.len(), &first.changes[0].key[..]), (1, &b"m/1"[..]));
     assert!(matches!(kv.watch("").await, Err(Error::Invalid(_))));
     // When keys change on every side and below
     neighbours(&client).await;

@@ -163,6 +163,32 @@ async fn whoever_modifies_a_row_is_counted_once_however_many_do_at_a_time() {
     cluster.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_overtaken_every_time_is_told_at_the_deadline_and_has_changed_nothing() {
+    let cluster = Cluster::founded().await;
+    let counters = cluster.any().client().table::<u64>("counters/").with_codec(Text);
+    counters.create("hits", 0).await.unwrap();
+    // Given somebody who writes the row between each read and the write after it
+    let (other, runtime) = (counters.clone(), tokio::runtime::Handle::current());
+    let mut overtaken = 0_u64;
+    let told = counters
+        .modify("hits", |count| {
+            overtaken += 1;
+            *count = 1_000_000;
+            let value = overtaken;
+            tokio::task::block_in_place(|| runtime.block_on(async { other.put("hits", &value).await })).unwrap();
+        })
+        .deadline(Duration::from_millis(500))
+        .await
+        .unwrap_err();
+    // Then it was tried anew each time, and ends with that word, unless the deadline came while a write was on its way
+    assert!(matches!(told, Error::Conflict { .. }) || told.outcome() == Outcome::Unknown, "{told:?}");
+    // And nothing was done by it
+    assert!(overtaken > 1, "it was tried again");
+    assert_eq!(counters.get("hits").await.unwrap().unwrap().value, overtaken);
+    cluster.stop().await;
+}
+
 #[tokio::test]
 async fn rows_of_several_tables_go_together_and_with_a_lease() {
     let cluster = Cluster::founded().await;
@@ -218,6 +244,9 @@ async fn a_value_that_is_no_row_is_told_by_its_key_and_never_taken_for_nothing()
     pods.create("a", pod("a:1")).await.unwrap();
     let mut mirror = pods.mirror().await.unwrap();
     let mut lenient = pods.mirror().set_aside().await.unwrap();
+    for mirror in [&mut mirror, &mut lenient] {
+        assert_eq!(images(&next(mirror).await.changes[0]), (None, Some("a:1")), "at first it tells what is there");
+    }
     let mut watch = pods.watch().await.unwrap();
     let before = mirror.revision();
     let names = |told: Error| match told {
@@ -247,8 +276,9 @@ async fn a_value_that_is_no_row_is_told_by_its_key_and_never_taken_for_nothing()
     let by_key: BTreeMap<_, _> = told.changes.iter().map(|change| (&change.key[..], change)).collect();
     assert!(!by_key[&b"b"[..]].is_delete() && by_key[&b"a"[..]].is_delete());
     assert_eq!(lenient.unreadable().keys().collect::<Vec<_>>(), ["b"]);
-    let fresh = pods.mirror().set_aside().await.unwrap();
+    let mut fresh = pods.mirror().set_aside().await.unwrap();
     assert_eq!((fresh.unreadable().len(), fresh.view().len()), (1, 0));
+    assert!(next(&mut fresh).await.changes[0].unreadable.is_some());
     // Once it is written anew it is a row like any other
     pods.put("b", &pod("b:1")).await.unwrap();
     assert_eq!(images(&next(&mut lenient).await.changes[0]), (None, Some("b:1")));
@@ -265,6 +295,10 @@ async fn a_mirror_of_a_table_is_always_of_one_revision_and_reads_anew_where_hist
     pods.create("kept", pod("kept:1")).await.unwrap();
     pods.create("gone", pod("gone:1")).await.unwrap();
     let mut mirror = pods.mirror().await.unwrap();
+    // What is there is in the view, and told at once
+    let first = next(&mut mirror).await;
+    assert_eq!((first.revision, first.changes.len()), (mirror.revision(), 2));
+    assert_eq!(first.changes.iter().map(images).collect::<Vec<_>>(), [(None, Some("gone:1")), (None, Some("kept:1"))]);
     let mut watch = pods.watch().row("kept").previous().await.unwrap();
     // When rows change, several in one revision, then the view moves on when it is asked, and by whole revisions
     let both = client
@@ -347,6 +381,7 @@ async fn a_controller_reconciles_while_it_leads_and_cannot_write_afterwards() {
                         let pods = lead.client().table::<Pod>("pods/");
                         let _ = old.send((lead.fencing_token(), pods.clone(), lead.client().scoped("pods/")));
                         let mut mirror = pods.mirror().await?;
+                        // The first is what is there already, so nothing is missed between two leaderships
                         while let Some(change) = mirror.next().await {
                             reconcile(&pods, mirror.view(), change).await?;
                         }
@@ -374,13 +409,8 @@ async fn a_controller_reconciles_while_it_leads_and_cannot_write_afterwards() {
     let (second, ..) = tokio::time::timeout(BUDGET, told_old.recv()).await.unwrap().unwrap();
     assert!(second > first);
     // Then the controller goes on there
-    eventually("the next one works", || async {
-        // A mirror of the new leadership tells of what comes after it was made
-        pods.put("b", &pod("b:1")).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        pods.get("b").await.unwrap().filter(|row| row.value.ready).map(drop)
-    })
-    .await;
+    pods.create("b", pod("b:1")).await.unwrap();
+    ready("b").await;
     // And nothing that the deposed one held can write: not its table, not a scope of it, in whatever way
     let before = client.kv().get("pods/a").await.unwrap();
     let row = deposed.get("a").await.unwrap().unwrap();

@@ -508,6 +508,10 @@ async fn a_mirror_is_what_there_was_at_its_revision_and_lists_anew_where_history
     kv.put("m/kept", "1").await.unwrap();
     kv.put("m/gone", "1").await.unwrap();
     let mut mirror = kv.mirror("m/").await.unwrap();
+    // What is there is in the view, and told at once
+    let first = mirror.next().await.unwrap().unwrap();
+    assert_eq!(first.revision, mirror.revision());
+    assert!(first.changes.iter().map(|change| change.entry.as_ref().unwrap()).eq(mirror.view().values()));
     assert_eq!(mirror.view().len(), 2);
     // What becomes of keys is in it when it was told, and not before
     let second = kv.put("m/kept", "2").await.unwrap().revision;

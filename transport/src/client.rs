@@ -19,6 +19,7 @@ use crate::handler::{Down, Plane};
 use crate::hello::Hello;
 use crate::identity::Identity;
 use crate::lanes;
+use crate::network::Network;
 use crate::peers::greet_error;
 use crate::request::{self, RequestError};
 use crate::session::{self, Session};
@@ -35,7 +36,7 @@ impl ClientSocket {
     /// # Errors
     /// The machine gave no socket, or there is no runtime.
     pub fn open(towards: SocketAddr) -> Result<Self, ConnectError> {
-        dial::open_shared(towards).map(Self)
+        Network::default().dialler(towards, true).map(Self)
     }
 }
 
@@ -54,6 +55,8 @@ pub struct Connector {
     pub socket: Option<ClientSocket>,
     /// The clock that certificates are checked by; default the system's.
     pub clock: Clock,
+    /// What carries its datagrams; default the machine's UDP.
+    pub network: Network,
 }
 
 impl Default for Connector {
@@ -65,6 +68,7 @@ impl Default for Connector {
             stream_window: socket::STREAM_WINDOW,
             socket: None,
             clock: Clock::default(),
+            network: Network::default(),
         }
     }
 }
@@ -102,10 +106,10 @@ impl Connector {
         credentials.check_time().map_err(ConnectError::OwnCertificate)?;
         let hello = Arc::new(hello);
         let (keep_alive, idle, window) = (self.keep_alive, self.idle, self.stream_window);
-        let shared = self.socket.clone();
+        let (network, shared) = (self.network.clone(), self.socket.clone());
         let (place, inner) = dial::race(addresses, timeout, self.stagger, move |address| {
             let transport = socket::client_transport(keep_alive, idle, window);
-            attempt(address, timeout, transport, credentials.clone(), hello.clone(), shared.clone())
+            attempt(network.clone(), address, timeout, transport, credentials.clone(), hello.clone(), shared.clone())
         })
         .await?;
         Ok(Connection { inner: Arc::new(inner), place })
@@ -113,6 +117,7 @@ impl Connector {
 }
 
 async fn attempt(
+    network: Network,
     address: SocketAddr,
     timeout: Duration,
     transport: Arc<quinn::TransportConfig>,
@@ -123,10 +128,10 @@ async fn attempt(
     let own = shared.is_none();
     let endpoint = match shared {
         Some(ClientSocket(endpoint)) => endpoint,
-        None => dial::open(address)?,
+        None => network.dialler(address, false)?,
     };
     let tls = |verdict: &_| credentials.client(Plane::Client, None, verdict);
-    let connection = dial::on(&endpoint, address, timeout, transport, tls).await?;
+    let connection = dial::on(&network, &endpoint, address, timeout, transport, tls).await?;
     let greeting = async {
         // A client takes whoever its CA certifies as a manager of a fitting lineage: it has no records to check.
         let asked = greet::ask(&connection, Plane::Client, &hello, 0, |_, _| Ok(())).await?;

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::hello::Refused;
 use crate::identity::CertificateProblem;
+use crate::network::Network;
 use crate::socket;
 use crate::tls::{TlsError, Verdict};
 
@@ -220,35 +221,20 @@ where
 
 /// Handshake over an endpoint of its own, for clients and newcomers.
 pub(crate) async fn fresh(
+    network: &Network,
     address: SocketAddr,
     timeout: Duration,
     tls: impl FnOnce(&Verdict) -> Result<Arc<QuicClientConfig>, TlsError>,
 ) -> Result<Dialled, ConnectError> {
-    let endpoint = open(address)?;
+    let endpoint = network.dialler(address, false)?;
     let transport = socket::client_transport(Duration::from_secs(5), Duration::from_secs(15), socket::STREAM_WINDOW);
-    let connection = on(&endpoint, address, timeout, transport, tls).await?;
+    let connection = on(network, &endpoint, address, timeout, transport, tls).await?;
     Ok(Dialled { endpoint, connection, address })
-}
-
-/// An endpoint on a socket of its own, for dialling only.
-pub(crate) fn open(towards: SocketAddr) -> Result<quinn::Endpoint, ConnectError> {
-    on_socket(socket::bind_client(towards))
-}
-
-/// An endpoint on a socket that many connections share, for dialling only.
-pub(crate) fn open_shared(towards: SocketAddr) -> Result<quinn::Endpoint, ConnectError> {
-    on_socket(socket::bind_many(towards))
-}
-
-fn on_socket(socket: std::io::Result<std::net::UdpSocket>) -> Result<quinn::Endpoint, ConnectError> {
-    let local = |error: std::io::Error| ConnectError::Local(error.to_string());
-    let socket = socket.map_err(local)?;
-    let runtime = quinn::default_runtime().ok_or_else(|| ConnectError::Local("no tokio runtime here".to_owned()))?;
-    quinn::Endpoint::new(quinn::EndpointConfig::default(), None, socket, runtime).map_err(local)
 }
 
 /// Handshake over a given endpoint.
 pub(crate) async fn on(
+    network: &Network,
     endpoint: &quinn::Endpoint,
     address: SocketAddr,
     timeout: Duration,
@@ -266,14 +252,14 @@ pub(crate) async fn on(
     tokio::select! {
         biased;
         result = connecting => result.map_err(|error| explain(&error, address, timeout, &verdict)),
-        error = closed_port(address) => Err(error),
+        error = network.closed_port(address) => Err(error),
         () = tokio::time::sleep(timeout) => Err(ConnectError::Timeout { address: address.to_string(), after: timeout }),
     }
 }
 
 /// Ends only when the machine at `address` says that nobody has the port. QUIC's own socket is not connected and never
 /// learns of that answer; a connected one beside it does. The byte it sends is no QUIC packet and is ignored.
-async fn closed_port(address: SocketAddr) -> ConnectError {
+pub(crate) async fn closed_port(address: SocketAddr) -> ConnectError {
     let probe = async {
         let socket = tokio::net::UdpSocket::from_std(socket::bind_client(address)?)?;
         socket.connect(address).await?;

@@ -14,6 +14,7 @@ use crate::codes;
 use crate::dial::{self, ConnectError};
 use crate::endpoint::EndpointOptions;
 use crate::identity::KeyPair;
+use crate::network::Network;
 use crate::peers::Peers;
 use crate::socket::{self, BindError};
 use crate::tls::{self, TlsError};
@@ -34,16 +35,13 @@ impl DialBack {
     ///
     /// # Errors
     /// The port is in use or may not be used, or the key is unusable.
-    pub fn listen(listen: SocketAddr, key: &KeyPair) -> Result<Self, BindError> {
-        let udp = socket::bind(listen)?;
+    pub fn listen(listen: SocketAddr, key: &KeyPair, network: &Network) -> Result<Self, BindError> {
         let unusable = |error: rcgen::Error| BindError::from(TlsError::of(error));
         let signer = key.signer().map_err(unusable)?;
         let certificate = CertificateParams::default().self_signed(&*signer).map_err(unusable)?;
         let mut server = quinn::ServerConfig::with_crypto(tls::dial_back_server(certificate.der(), key)?);
         server.transport_config(socket::accept_transport(&EndpointOptions::default()));
-        let runtime = quinn::default_runtime().ok_or(BindError::NoRuntime)?;
-        let endpoint = quinn::Endpoint::new(quinn::EndpointConfig::default(), Some(server), udp, runtime)
-            .map_err(|source| BindError::Address { address: listen, source })?;
+        let (endpoint, _) = network.listen(listen, quinn::EndpointConfig::default(), server)?;
         Ok(Self { endpoint })
     }
 
@@ -94,7 +92,8 @@ impl Peers {
             async move {
                 let transport = socket::peer_transport(&shared.options);
                 let tls = |verdict: &tls::Verdict| tls::dial_back_client(key, verdict);
-                let connection = dial::on(&shared.quinn, address, timeout, transport, tls).await?;
+                let connection =
+                    dial::on(&shared.options.network, &shared.quinn, address, timeout, transport, tls).await?;
                 connection.close(codes::DONE.into(), b"reached");
                 Ok(())
             }

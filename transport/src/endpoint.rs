@@ -22,6 +22,7 @@ use crate::hello::{self, Hello, Refused};
 use crate::identity::Identity;
 use crate::join;
 use crate::lanes::QueueLimit;
+use crate::network::Network;
 use crate::peers::{self, PeerAddress, Peers, Registry};
 use crate::rate::RateLimit;
 use crate::room::Room;
@@ -74,6 +75,8 @@ pub struct EndpointOptions {
     pub request_bytes: usize,
     /// The clock that certificates are checked by, default the system's.
     pub clock: Clock,
+    /// What carries its datagrams, default the machine's UDP.
+    pub network: Network,
 }
 
 impl Default for EndpointOptions {
@@ -96,6 +99,7 @@ impl Default for EndpointOptions {
             append_queue: QueueLimit { messages: 1_024, bytes: 32 * 1024 * 1024 },
             request_bytes: 64 * 1024 * 1024,
             clock: Clock::default(),
+            network: Network::default(),
         }
     }
 }
@@ -233,21 +237,13 @@ impl Endpoint {
     /// The port is in use or may not be used, or the identity is unusable.
     pub fn bind(config: EndpointConfig) -> Result<Self, BindError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_none| BindError::NoRuntime)?;
-        let udp = socket::bind(config.listen)?;
-        let udp_buffers = socket::buffers(&udp);
         let credentials = CredentialSlot::new(config.identity, config.options.clock)?;
         let mut server = quinn::ServerConfig::with_crypto(credentials.current().server(&Verdict::default())?);
         let accept_transport = socket::accept_transport(&config.options);
         server.transport_config(Arc::clone(&accept_transport));
-        let address = |source| BindError::Address { address: config.listen, source };
-        let quinn = quinn::Endpoint::new(
-            socket::endpoint_config(&config.seed),
-            Some(server),
-            udp,
-            Arc::new(quinn::TokioRuntime),
-        )
-        .map_err(address)?;
         let options = config.options;
+        let (quinn, udp_buffers) =
+            options.network.listen(config.listen, socket::endpoint_config(&config.seed), server)?;
         let shared = Arc::new(Shared {
             quinn,
             gate: config.gate,

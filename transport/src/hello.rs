@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use prost::Message;
 use quorate_core::id::{ClusterId, Lineage, LineageOrder, NodeId, RaftId, StoreId};
+use quorate_core::membership::upgrade::{Support, Unfit};
 
 use crate::ca::CertRole;
 use crate::handler::{Caller, Plane};
@@ -33,8 +34,8 @@ pub struct Hello {
     pub protocol_min: u32,
     /// Newest wire protocol spoken, usually [`PROTOCOL_MAX`].
     pub protocol_max: u32,
-    /// Newest command version supported.
-    pub command_version: u32,
+    /// The cluster versions supported; of a client none.
+    pub support: Support,
     /// Version of the binary, for people.
     pub software: String,
     /// Where the speaker wants to be reached, `host:port`; may be empty.
@@ -52,7 +53,7 @@ impl Hello {
             store_id: None,
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL_MAX,
-            command_version: 0,
+            support: Support { oldest: 0, newest: 0 },
             software: software.to_owned(),
             advertise: String::new(),
         }
@@ -67,7 +68,8 @@ impl Hello {
             store_id: self.store_id.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
             protocol_min: self.protocol_min,
             protocol_max: self.protocol_max,
-            command_version: self.command_version,
+            command_version: self.support.newest,
+            command_version_min: self.support.oldest,
             software: self.software.clone(),
             advertise: self.advertise.clone(),
             instance,
@@ -85,7 +87,7 @@ impl Hello {
             store_id,
             protocol_min: wire.protocol_min,
             protocol_max: wire.protocol_max,
-            command_version: wire.command_version,
+            support: Support { oldest: wire.command_version_min, newest: wire.command_version },
             software: wire.software,
             advertise: wire.advertise,
         })
@@ -151,6 +153,9 @@ pub enum Refused {
         /// The oldest that the refused side speaks.
         theirs: u32,
     },
+    /// The refused side's program does not support the version that the refusing side knows the cluster to be at.
+    #[error("{0}")]
+    ClusterVersion(Unfit),
     /// No member with this identity is known here.
     #[error("it knows no such member; if the node has just joined, this passes as soon as the record arrives")]
     NotAMember,
@@ -233,6 +238,14 @@ impl Refused {
                     Kind::RefusedVersionTooNew
                 }
             }
+            Self::ClusterVersion(Unfit::TooOld { cluster, newest }) => {
+                (wire.ours_version, wire.theirs_version) = (*cluster, *newest);
+                Kind::RefusedBelowClusterVersion
+            }
+            Self::ClusterVersion(Unfit::TooNew { cluster, oldest }) => {
+                (wire.ours_version, wire.theirs_version) = (*cluster, *oldest);
+                Kind::RefusedBeyondClusterVersion
+            }
             Self::NotAMember => Kind::RefusedNotAMember,
             Self::Locked => Kind::RefusedLocked,
             Self::Fenced => Kind::RefusedFenced,
@@ -280,6 +293,12 @@ impl Refused {
             },
             Kind::RefusedVersionTooOld => Self::VersionTooOld { ours: wire.ours_version, theirs: wire.theirs_version },
             Kind::RefusedVersionTooNew => Self::VersionTooNew { ours: wire.ours_version, theirs: wire.theirs_version },
+            Kind::RefusedBelowClusterVersion => {
+                Self::ClusterVersion(Unfit::TooOld { cluster: wire.ours_version, newest: wire.theirs_version })
+            }
+            Kind::RefusedBeyondClusterVersion => {
+                Self::ClusterVersion(Unfit::TooNew { cluster: wire.ours_version, oldest: wire.theirs_version })
+            }
             Kind::RefusedNotAMember => Self::NotAMember,
             Kind::RefusedLocked => Self::Locked,
             Kind::RefusedFenced => Self::Fenced,

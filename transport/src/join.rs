@@ -11,12 +11,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 use quorate_core::id::{ClusterId, Lineage, NodeId, RaftId, StoreId};
+use quorate_core::membership::upgrade::Support;
 use rustls_pki_types::CertificateDer;
 
 use crate::clock::Clock;
 use crate::dial::{self, ConnectError};
 use crate::frame::{self, FrameKind};
 use crate::hello::{PROTOCOL_MAX, PROTOCOL_MIN, Refused};
+use crate::network::Network;
 use crate::proto;
 use crate::standing::NodeStanding;
 use crate::text::unix_seconds;
@@ -45,8 +47,8 @@ pub struct JoinRequest {
     pub protocol_min: u32,
     /// Newest wire protocol it speaks.
     pub protocol_max: u32,
-    /// Newest command version it supports.
-    pub command_version: u32,
+    /// The cluster versions it supports as a manager.
+    pub support: Support,
     /// Version of its binary.
     pub software: String,
     /// Its clock, seconds since 1970: for a refusal that names both clocks.
@@ -72,7 +74,7 @@ impl JoinRequest {
             store_id: None,
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL_MAX,
-            command_version: 0,
+            support: Support { oldest: 0, newest: 0 },
             software: String::new(),
             unix_seconds: unix_seconds(clock.now()),
             renewal: false,
@@ -97,7 +99,8 @@ impl JoinRequest {
             store_id: self.store_id.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
             protocol_min: self.protocol_min,
             protocol_max: self.protocol_max,
-            command_version: self.command_version,
+            command_version: self.support.newest,
+            command_version_min: self.support.oldest,
             software: self.software.clone(),
             unix_seconds: self.unix_seconds,
             renewal: self.renewal,
@@ -117,7 +120,7 @@ impl JoinRequest {
             store_id,
             protocol_min: wire.protocol_min,
             protocol_max: wire.protocol_max,
-            command_version: wire.command_version,
+            support: Support { oldest: wire.command_version_min, newest: wire.command_version },
             software: wire.software,
             unix_seconds: wire.unix_seconds,
             renewal: wire.renewal,
@@ -347,9 +350,10 @@ pub async fn join(
     request: JoinRequest,
     timeout: Duration,
     clock: Clock,
+    network: &Network,
 ) -> Result<Joined, JoinError> {
     let request = JoinRequest { secret: token.secret().clone(), ..request };
-    joined(addresses, *token.ca_hash(), request, timeout, clock).await
+    joined(addresses, *token.ca_hash(), request, timeout, clock, network).await
 }
 
 /// Asks for a new certificate for the role that the node has now, by a request that the key in its record has signed. Works
@@ -365,8 +369,9 @@ pub async fn renew(
     request: JoinRequest,
     timeout: Duration,
     clock: Clock,
+    network: &Network,
 ) -> Result<Joined, JoinError> {
-    joined(addresses, ca, request, timeout, clock).await
+    joined(addresses, ca, request, timeout, clock, network).await
 }
 
 async fn joined(
@@ -375,8 +380,9 @@ async fn joined(
     request: JoinRequest,
     timeout: Duration,
     clock: Clock,
+    network: &Network,
 ) -> Result<Joined, JoinError> {
-    match ask(addresses, pinned, request, timeout, clock).await? {
+    match ask(addresses, pinned, request, timeout, clock, network).await? {
         JoinReply::Joined(joined) => accept_reply(&pinned, *joined, clock),
         JoinReply::Refused(refused) => Err(JoinError::Refused(refused)),
         JoinReply::Standing(_) => {
@@ -392,10 +398,12 @@ pub(crate) async fn ask(
     request: JoinRequest,
     timeout: Duration,
     clock: Clock,
+    network: &Network,
 ) -> Result<JoinReply, JoinError> {
     let deadline = tokio::time::Instant::now() + timeout;
-    let (_, dialled) = dial::race(addresses, timeout, dial::STAGGER, |address| async move {
-        dial::fresh(address, timeout, |verdict| tls::join_client(pinned, clock, verdict)).await
+    let (_, dialled) = dial::race(addresses, timeout, dial::STAGGER, |address| {
+        let network = network.clone();
+        async move { dial::fresh(&network, address, timeout, |verdict| tls::join_client(pinned, clock, verdict)).await }
     })
     .await?;
     let (endpoint, connection) = (dialled.endpoint, dialled.connection);

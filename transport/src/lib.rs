@@ -10,6 +10,7 @@
 //! | `frame`, `hello`, `greet` | the first words, and the form of all others |
 //! | `endpoint`, `peers`, `lanes`, `snapshot`, `request`, `session`, `feed` | the node's port |
 //! | `dial`, `client`, `join`, `dialback`, `rate`, `local` | the ways in |
+//! | `network` | what carries datagrams: UDP, or memory in test clusters (`memory`) |
 //! | `socket`, `codes` | numbers |
 
 pub mod frame;
@@ -30,6 +31,9 @@ mod identity;
 mod join;
 mod lanes;
 mod local;
+#[cfg(feature = "testing")]
+mod memory;
+mod network;
 mod peers;
 mod rate;
 mod request;
@@ -74,6 +78,9 @@ pub use identity::{CertificateProblem, Identity, IdentityError, KeyPair, Subject
 pub use join::{JoinError, JoinRefused, JoinReply, JoinRequest, Joined, ManagerAddress, join, renew};
 pub use lanes::{QueueLimit, SendError};
 pub use local::{LocalConnection, LocalError, LocalListener};
+#[cfg(feature = "testing")]
+pub use memory::{MemoryHost, MemoryNetwork};
+pub use network::Network;
 pub use peers::{PeerAddress, PeerInfo, Peers};
 pub use request::RequestError;
 pub use session::{Session, SessionReceiver, SessionSender};

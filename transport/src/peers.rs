@@ -9,12 +9,13 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::id::{NodeId, RaftId};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::ca::CertRole;
 use crate::calls::{self, Calls};
@@ -26,6 +27,7 @@ use crate::greet::{self, Asked, GreetError, Greeted};
 use crate::handler::{Down, Lane, Plane, SnapshotPiece};
 use crate::hello::{Hello, Refused};
 use crate::lanes::{self, LaneQueue, SendError, StreamKind};
+use crate::network::Network;
 use crate::request::{self, RequestError};
 use crate::session::Session;
 use crate::snapshot::{self, SnapshotSendError};
@@ -152,6 +154,11 @@ pub struct Peers {
 }
 
 impl Peers {
+    /// What carries the datagrams to them.
+    pub fn network(&self) -> Network {
+        self.shared.options.network.clone()
+    }
+
     /// Replaces the set: new peers are dialled, changed addresses are used from the next dial on, connections to peers
     /// that left are closed.
     pub(crate) fn set(&self, peers: Vec<PeerAddress>) {
@@ -367,7 +374,7 @@ async fn dial_once(shared: &Arc<Shared>, target: &PeerAddress, ours: Hello) -> R
         let (shared, credentials, ours) = (shared.clone(), credentials.clone(), ours.clone());
         async move {
             let transport = crate::socket::peer_transport(&shared.options);
-            let connection = dial::on(&shared.quinn, address, timeout, transport, |verdict| {
+            let connection = dial::on(&shared.options.network, &shared.quinn, address, timeout, transport, |verdict| {
                 credentials.client(Plane::Peer, node, verdict)
             })
             .await?;

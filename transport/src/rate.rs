@@ -5,7 +5,9 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// How often one source address may try to join: a bucket per address, the table bounded.
 pub(crate) struct RateLimit {

@@ -10,6 +10,7 @@ use quorate_core::id::{Lineage, NodeId, RaftId, StoreId};
 
 use crate::clock::Clock;
 use crate::join::{self, JoinError, JoinReply, JoinRequest};
+use crate::network::Network;
 use crate::proto;
 use crate::token::CaHash;
 
@@ -67,9 +68,10 @@ pub async fn standing(
     node: NodeId,
     timeout: Duration,
     clock: Clock,
+    network: &Network,
 ) -> Result<NodeStanding, JoinError> {
     let request = JoinRequest { renewal: false, standing: true, ..JoinRequest::renewal(csr, node, clock) };
-    match join::ask(addresses, ca, request, timeout, clock).await? {
+    match join::ask(addresses, ca, request, timeout, clock, network).await? {
         JoinReply::Standing(standing) => Ok(standing),
         JoinReply::Refused(refused) => Err(JoinError::Refused(refused)),
         JoinReply::Joined(_) => Err(JoinError::BadReply("it takes in who only asked".to_owned())),

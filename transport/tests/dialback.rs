@@ -21,7 +21,7 @@ async fn a_newcomer_that_listens_is_reached_and_its_port_is_free_afterwards() {
     // Given a newcomer on a runtime of its own
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let entered = runtime.enter();
-    let newcomer = DialBack::listen(anywhere(), &key).unwrap();
+    let newcomer = DialBack::listen(anywhere(), &key, &Network::default()).unwrap();
     drop(entered);
     let address = newcomer.local_address().unwrap();
     runtime.spawn(newcomer.serve());
@@ -63,6 +63,6 @@ async fn who_does_not_listen_or_listens_as_something_else_is_told_apart() {
 async fn a_port_in_use_is_named() {
     let busy = UdpSocket::bind(anywhere()).unwrap();
     let address = busy.local_addr().unwrap();
-    let error = DialBack::listen(address, &KeyPair::generate().unwrap()).unwrap_err();
+    let error = DialBack::listen(address, &KeyPair::generate().unwrap(), &Network::default()).unwrap_err();
     assert!(matches!(error, BindError::Busy(at) if at == address), "{error}");
 }

@@ -21,13 +21,17 @@ fn join_request(token: &JoinToken, key: &KeyPair) -> JoinRequest {
     }
 }
 
+async fn ask(addresses: &[String], token: &JoinToken, key: &KeyPair) -> Result<Joined, JoinError> {
+    join(addresses, token, join_request(token, key), PATIENCE, Clock::default(), &Network::default()).await
+}
+
 #[tokio::test]
 async fn a_newcomer_with_the_token_gets_a_certificate_that_works() {
     let cluster = TestCluster::new(1);
     let mut node = Setup::new(&cluster, 1).start();
     let (token, key) = (cluster.token(), KeyPair::generate().unwrap());
     let addresses = [closed_port().to_string(), node.address.clone()];
-    let joining = join(&addresses, &token, join_request(&token, &key), PATIENCE, Clock::default());
+    let joining = ask(&addresses, &token, &key);
     let serving = async {
         let (source, request, reply) = node.newcomer().await;
         assert!(source.ip().is_loopback());
@@ -66,10 +70,7 @@ async fn a_token_of_another_ca_sends_nothing_to_the_manager() {
     let (cluster, other) = (TestCluster::new(1), TestCluster::new(1));
     let mut node = Setup::new(&cluster, 1).start();
     let (token, key) = (other.token(), KeyPair::generate().unwrap());
-    let error =
-        join(std::slice::from_ref(&node.address), &token, join_request(&token, &key), PATIENCE, Clock::default())
-            .await
-            .unwrap_err();
+    let error = ask(std::slice::from_ref(&node.address), &token, &key).await.unwrap_err();
     assert!(
         matches!(&error, JoinError::Connect(ConnectError::Certificate { problem: CertificateProblem::NotPinned, .. })),
         "{error:?}"
@@ -85,7 +86,7 @@ async fn a_refused_token_is_told_as_such_and_a_silent_manager_leaves_it_unknown(
     let key = KeyPair::generate().unwrap();
     let wrong = JoinToken::new(cluster.ca.hash(), TokenSecret::from_bytes([1; 16]));
     let addresses = [node.address.clone()];
-    let joining = join(&addresses, &wrong, join_request(&wrong, &key), PATIENCE, Clock::default());
+    let joining = ask(&addresses, &wrong, &key);
     let serving = async {
         let (_, request, reply) = node.newcomer().await;
         assert!(!request.secret.matches(cluster.token().secret().expose()));
@@ -93,7 +94,7 @@ async fn a_refused_token_is_told_as_such_and_a_silent_manager_leaves_it_unknown(
     };
     let (refused, ()) = within("the join", async { tokio::join!(joining, serving) }).await;
     assert_eq!(refused, Err(JoinError::Refused(JoinRefused::BadToken)));
-    let joining = join(&addresses, &wrong, join_request(&wrong, &key), PATIENCE, Clock::default());
+    let joining = ask(&addresses, &wrong, &key);
     let dropping = async { drop(node.newcomer().await) };
     let (unknown, ()) = within("the join", async { tokio::join!(joining, dropping) }).await;
     assert!(matches!(unknown, Err(JoinError::Unknown(_))), "{unknown:?}");
@@ -106,7 +107,7 @@ async fn a_reply_with_another_ca_or_for_another_node_is_not_accepted() {
     let (token, key) = (cluster.token(), KeyPair::generate().unwrap());
     for (ca, named) in [(&other.ca, 5), (&cluster.ca, 6)] {
         let addresses = [node.address.clone()];
-        let joining = join(&addresses, &token, join_request(&token, &key), PATIENCE, Clock::default());
+        let joining = ask(&addresses, &token, &key);
         let serving = async {
             let (_, request, reply) = node.newcomer().await;
             let subject = CertSubject { cluster: cluster.id, node_id: node_id(named), role: CertRole::Worker };
@@ -139,7 +140,7 @@ async fn one_source_may_not_try_tokens_without_end() {
     let (token, key) = (cluster.token(), KeyPair::generate().unwrap());
     let addresses = [node.address.clone()];
     for _ in 0..2 {
-        let joining = join(&addresses, &token, join_request(&token, &key), PATIENCE, Clock::default());
+        let joining = ask(&addresses, &token, &key);
         let serving = async {
             let (_, _, reply) = node.newcomer().await;
             reply.send(JoinReply::Refused(JoinRefused::BadToken)).unwrap();
@@ -147,7 +148,7 @@ async fn one_source_may_not_try_tokens_without_end() {
         let (refused, ()) = within("the join", async { tokio::join!(joining, serving) }).await;
         assert_eq!(refused, Err(JoinError::Refused(JoinRefused::BadToken)));
     }
-    let third = join(&addresses, &token, join_request(&token, &key), PATIENCE, Clock::default()).await;
+    let third = ask(&addresses, &token, &key).await;
     assert_eq!(third, Err(JoinError::Refused(JoinRefused::RateLimited)));
     assert!(node.events.try_recv().is_err(), "the handler was not asked");
 }

@@ -369,7 +369,7 @@ pub enum Rejection {
     },
     /// The command is newer than the cluster version allows.
     #[error(
-        "the command needs cluster version {needed}, the cluster is at {current}. Nothing was changed; run `upgrade finish` once every manager is new"
+        "this needs cluster version {needed}, the cluster is at {current}. Nothing was changed. `quorate upgrade status` says what is left to do; once every manager runs the newer quorate, `quorate upgrade finish` enables it"
     )]
     VersionNotEnabled {
         /// What it needs.

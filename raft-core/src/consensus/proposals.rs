@@ -35,16 +35,20 @@ impl Queued {
 pub(super) struct Queue {
     commands: VecDeque<Queued>,
     bytes: usize,
+    /// No command of it is of a newer version than this.
+    newest: u32,
 }
 
 impl Queue {
     fn push_back(&mut self, queued: Queued) {
         self.bytes += queued.bytes;
+        self.newest = self.newest.max(queued.command.version());
         self.commands.push_back(queued);
     }
 
     fn push_front(&mut self, queued: Queued) {
         self.bytes += queued.bytes;
+        self.newest = self.newest.max(queued.command.version());
         self.commands.push_front(queued);
     }
 
@@ -62,11 +66,6 @@ impl Queue {
 
 impl Consensus {
     pub(super) fn on_propose(&mut self, ticket: Ticket, command: Command, origin: Origin) {
-        let (needed, current) = (command.version(), self.records.cluster.version);
-        if needed > current {
-            self.refuse(ticket, Rejection::VersionNotEnabled { needed, current });
-            return;
-        }
         let waiting = self.queue.commands.len() + self.waiters.len();
         if waiting >= self.config.waiting_max {
             self.refuse(ticket, Rejection::Overloaded { waiting, max: self.config.waiting_max });
@@ -113,6 +112,7 @@ impl Consensus {
             }
             return;
         }
+        self.refuse_newer();
         while !self.stopped
             && self.is_leader()
             && !self.queue.commands.is_empty()
@@ -125,6 +125,23 @@ impl Consensus {
             }
             // The entry must be on its way before the next one is filled, or the bound above would not see it.
             self.drive();
+        }
+    }
+
+    /// The version gate (rule 12), the leader's alone: whoever only passes a command on may not have heard yet that the
+    /// upgrade was finished. A leader that has not applied that itself refuses, which is never wrong.
+    fn refuse_newer(&mut self) {
+        let current = self.records.cluster.version;
+        if self.queue.newest <= current {
+            return;
+        }
+        for queued in self.queue.take() {
+            let needed = queued.command.version();
+            if needed > current {
+                self.refuse(queued.ticket, Rejection::VersionNotEnabled { needed, current });
+            } else {
+                self.queue.push_back(queued);
+            }
         }
     }
 

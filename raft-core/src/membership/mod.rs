@@ -11,5 +11,6 @@ pub mod plan;
 pub mod quorum;
 pub mod record;
 pub mod settle;
+pub mod upgrade;
 pub mod wish;
 pub mod work;

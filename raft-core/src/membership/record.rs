@@ -93,7 +93,7 @@ pub struct NodeRecord {
     /// 16 bytes: the store bound to the raft id; empty until its first hello.
     #[prost(bytes = "bytes", tag = "6")]
     pub store_id: Bytes,
-    /// The newest command version that it reported to support.
+    /// The newest cluster version that it reported to support.
     #[prost(uint32, tag = "7")]
     pub command_version: u32,
     /// The version of its binary, for people.
@@ -133,6 +133,9 @@ pub struct NodeRecord {
     /// Why it is no manager yet though it is asked to be one, as the manager said that refused it; for people.
     #[prost(string, tag = "19")]
     pub hindrance: String,
+    /// The oldest cluster version that it reported to support; 0: any.
+    #[prost(uint32, tag = "110")]
+    pub command_version_min: u32,
 }
 
 impl NodeRecord {
@@ -210,7 +213,7 @@ pub struct ClusterRecord {
     /// The raft id that the next manager gets.
     #[prost(uint64, tag = "3")]
     pub next_raft_id: u64,
-    /// The newest command version that may be proposed.
+    /// The cluster version: the newest command version that may be proposed.
     #[prost(uint32, tag = "4")]
     pub version: u32,
     /// Most voters: 3, 5, 7 or 9.

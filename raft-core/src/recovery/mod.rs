@@ -287,7 +287,9 @@ impl From<ApplyError> for RecoveryError {
     fn from(error: ApplyError) -> Self {
         match error {
             ApplyError::Store(error) => Self::Store(error),
-            ApplyError::NeedsVersion { .. } => Self::NeedsVersion(error.to_string()),
+            ApplyError::NeedsVersion { .. } | ApplyError::ClusterNeedsVersion { .. } => {
+                Self::NeedsVersion(error.to_string())
+            }
             ApplyError::Broken { .. } => Self::Damaged(error.to_string()),
         }
     }

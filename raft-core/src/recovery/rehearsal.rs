@@ -129,6 +129,14 @@ impl StateReader for Copy {
 
 impl StateStore for Copy {
     fn commit(&mut self, writes: WriteSet) -> StoreResult<()> {
+        for (from, to) in writes.ranges {
+            let mut gone = Vec::new();
+            self.scan(&from, &to, &mut |key, _| {
+                gone.push((Bytes::copy_from_slice(key), None));
+                Visit::More
+            })?;
+            self.over().extend(gone);
+        }
         self.over().extend(writes.writes);
         Ok(())
     }

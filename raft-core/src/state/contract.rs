@@ -199,14 +199,24 @@ impl Refusal {
 /// Why the applier stops. The applied index has not moved past the last good entry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApplyError {
-    /// A command newer than this build.
+    /// A command newer than this build. The entry did nothing here.
     #[error(
-        "entry {index} needs command version {needed}, this binary knows {known}; install the newer quorate on this node, its data is unharmed"
+        "entry {index} of the log needs version {needed}, this binary knows versions up to {known}. It was not applied, and what this node holds is unharmed: install the newer quorate here and start it again, it goes on from this entry"
     )]
     NeedsVersion {
         /// The entry.
         index: LogIndex,
         /// What it needs.
+        needed: u32,
+        /// What this build knows.
+        known: u32,
+    },
+    /// The upgrade of the cluster was finished, and this build does not know the version that it is at since.
+    #[error(
+        "the cluster is at version {needed} since `quorate upgrade finish`, this binary knows versions up to {known}. What this node holds is unharmed: install the newer quorate here and start it again, it goes on from where it is"
+    )]
+    ClusterNeedsVersion {
+        /// The cluster's.
         needed: u32,
         /// What this build knows.
         known: u32,

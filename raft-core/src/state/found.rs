@@ -86,13 +86,13 @@ fn write(records: BTreeMap<Bytes, &Bytes>, raft_id: RaftId) -> Founded {
         let record = Record::new(record);
         put_hashed(&mut writes, layout::current_key(&key), record.raw().clone());
         usage.change(&key, None, Some(&record));
-        event.changes.push(EventChange { key, deleted: false, superseded: 0 });
+        event.changes.push(EventChange { key, deleted: false, old: Bytes::new() });
     }
     let configuration = Configuration { voters: vec![raft_id], ..Configuration::default() };
     let configuration = StoredConfiguration::new(&configuration, 0).encode_to_vec();
     put_hashed(&mut writes, Bytes::from_static(layout::SYSTEM_CONFIGURATION), configuration.into());
     put_hashed(&mut writes, Bytes::from_static(layout::SYSTEM_USAGE), usage.stored().0);
-    writes.put(layout::event_key(FIRST_REVISION), event.encode_to_vec());
+    event.write(FIRST_REVISION, &mut writes);
     let hash = Bytes::copy_from_slice(&lanes.digest());
     let progress = Progress {
         applied: FOUNDED.index.0,

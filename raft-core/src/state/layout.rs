@@ -6,18 +6,18 @@
 //! | table | key | value |
 //! |---|---|---|
 //! | meta | name | where this member stands |
-//! | history | escaped full key, revision that ended it | the record as it was |
-//! | event | revision | the keys it changed |
+//! | event | revision, part | the keys it changed, and the records that it ended |
 //! | system | name | configuration, compact revision, expiry floor, recovery, the last lease given out |
 //! | current | full key | the live record |
-//! | client | client id | low-water mark, last index |
-//! | outcome | client id, sequence | what the request came to |
+//! | client | client id | low-water mark, first and last index, as of when that was last written |
+//! | replay | log index | the requests of that entry, with their marks and what they came to |
 //! | lease | lease | time to live, number of keys |
 //! | attached | lease, full key | nothing: the key is attached to the lease |
 //!
-//! A superseded version lies under the revision that *ended* it: the version in force at revision R is the first one of
-//! its key that ended after R, one seek away; and the event of a revision names exactly the versions that compaction
-//! removes with it. A delete needs no tombstone: it ends a version and leaves no current record.
+//! A superseded version lies in the event of the revision that *ended* it: the version in force at revision R is in the first
+//! event after R that names its key, or the live record when there is none. So a put is one write to a place of its own, and one
+//! behind the last one; and compaction removes one range, whatever was in it. A delete needs no tombstone: it ends a version
+//! and leaves no current record. An event that holds more than [`EVENT_PART_BYTES`] of old records goes on in further parts.
 //! The tables from `system` on are those that the state hash covers; they follow each other.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -28,9 +28,7 @@ use crate::txn::KeyValue;
 
 /// Where a member stands; not hashed.
 pub(crate) const META: u8 = 0x01;
-/// Superseded versions.
-pub(crate) const HISTORY: u8 = 0x02;
-/// Keys changed, by revision.
+/// Keys changed and records ended, by revision.
 pub(crate) const EVENT: u8 = 0x03;
 /// Replicated facts without revision; the first hashed table.
 pub(crate) const SYSTEM: u8 = 0x10;
@@ -38,8 +36,8 @@ pub(crate) const SYSTEM: u8 = 0x10;
 pub(crate) const CURRENT: u8 = 0x11;
 /// Clients of the replay table.
 pub(crate) const CLIENT: u8 = 0x12;
-/// Outcomes of the replay table.
-pub(crate) const OUTCOME: u8 = 0x13;
+/// Requests of the replay table and what they came to, by log index.
+pub(crate) const REPLAY: u8 = 0x13;
 /// Leases.
 pub(crate) const LEASE: u8 = 0x14;
 /// Keys by lease.
@@ -49,8 +47,6 @@ pub(crate) const HASHED_END: u8 = 0x20;
 
 /// `meta`: applied index and what belongs to it.
 pub(crate) const META_PROGRESS: &[u8] = &[META, b'p'];
-/// `meta`: the revision up to which this member has removed compacted history.
-pub(crate) const META_TRIMMED: &[u8] = &[META, b't'];
 /// `system`: the Raft configuration and its number.
 pub(crate) const SYSTEM_CONFIGURATION: &[u8] = b"\x10configuration";
 /// `system`: the compact revision.
@@ -64,6 +60,9 @@ pub(crate) const SYSTEM_RECOVERY: &[u8] = b"\x10recovery";
 pub(crate) const SYSTEM_USAGE: &[u8] = b"\x10usage";
 /// `system`: the last lease id given out.
 pub(crate) const SYSTEM_LEASES: &[u8] = b"\x10leases";
+
+/// Bytes of old records in one part of an event after which another part begins.
+pub(crate) const EVENT_PART_BYTES: usize = 1024 * 1024;
 
 /// The format byte in front of every live record.
 const RECORD_FORMAT: u8 = 1;
@@ -90,13 +89,9 @@ pub(crate) fn client_key(client: ClientId) -> Bytes {
     tabled(CLIENT, client.as_bytes())
 }
 
-/// The stored key of an outcome.
-pub(crate) fn outcome_key(client: ClientId, sequence: u64) -> Bytes {
-    let mut key = BytesMut::with_capacity(1 + 16 + 8);
-    key.put_u8(OUTCOME);
-    key.put_slice(client.as_bytes());
-    key.put_u64(sequence);
-    key.freeze()
+/// The stored key of the requests of one entry of the log.
+pub(crate) fn replay_key(index: u64) -> Bytes {
+    tabled(REPLAY, &index.to_be_bytes())
 }
 
 /// Reads [`client_key`] back.
@@ -107,10 +102,10 @@ pub(crate) fn parse_client_key(stored: &[u8]) -> Option<ClientId> {
     }
 }
 
-/// Reads [`outcome_key`] back.
-pub(crate) fn parse_outcome_key(stored: &[u8]) -> Option<(ClientId, u64)> {
+/// Reads [`replay_key`] back.
+pub(crate) fn parse_replay_key(stored: &[u8]) -> Option<u64> {
     match stored.split_first() {
-        Some((&OUTCOME, rest)) if rest.len() == 24 => Some((ClientId::from_slice(rest.get(..16)?)?, be64(rest, 16)?)),
+        Some((&REPLAY, rest)) if rest.len() == 8 => be64(rest, 0),
         _ => None,
     }
 }
@@ -145,53 +140,26 @@ pub(crate) fn parse_attached_key(stored: &[u8]) -> Option<Bytes> {
     }
 }
 
-/// The stored key of the event of `revision`.
+/// Where the event of `revision` begins: before each of its parts, after everything of the revision before.
 pub(crate) fn event_key(revision: u64) -> Bytes {
     tabled(EVENT, &revision.to_be_bytes())
 }
 
-/// Reads [`event_key`] back.
+/// The stored key of one part of the event of `revision`.
+pub(crate) fn event_part_key(revision: u64, part: u32) -> Bytes {
+    let mut key = BytesMut::with_capacity(1 + 8 + 4);
+    key.put_u8(EVENT);
+    key.put_u64(revision);
+    key.put_u32(part);
+    key.freeze()
+}
+
+/// The revision of [`event_part_key`].
 pub(crate) fn parse_event_key(stored: &[u8]) -> Option<u64> {
     match stored.split_first() {
-        Some((&EVENT, rest)) if rest.len() == 8 => be64(rest, 0),
+        Some((&EVENT, rest)) if rest.len() == 12 => be64(rest, 0),
         _ => None,
     }
-}
-
-/// The stored key of the version of `full` that `ended` superseded.
-pub(crate) fn history_key(full: &[u8], ended: u64) -> Bytes {
-    let mut key = BytesMut::with_capacity(1 + full.len() + 10);
-    key.put_u8(HISTORY);
-    escape(full, &mut key);
-    key.put_slice(&[0, 0]);
-    key.put_u64(ended);
-    key.freeze()
-}
-
-/// The first stored key in `history` of any key at or after `full`.
-pub(crate) fn history_from(full: &[u8]) -> Bytes {
-    let mut key = BytesMut::with_capacity(1 + full.len() + 2);
-    key.put_u8(HISTORY);
-    escape(full, &mut key);
-    key.freeze()
-}
-
-/// The stored key and revision of a key of table `history`: (full key, ended).
-pub(crate) fn parse_history_key(stored: &[u8]) -> Option<(Vec<u8>, u64)> {
-    let Some((&HISTORY, mut rest)) = stored.split_first() else { return None };
-    let mut full = Vec::with_capacity(rest.len());
-    loop {
-        let zero = rest.iter().position(|&byte| byte == 0)?;
-        full.extend_from_slice(rest.get(..zero)?);
-        let mark = *rest.get(zero + 1)?;
-        rest = rest.get(zero + 2..)?;
-        match mark {
-            0 => break,
-            u8::MAX => full.push(0),
-            _ => return None,
-        }
-    }
-    (rest.len() == 8).then(|| be64(rest, 0).map(|ended| (full, ended)))?
 }
 
 /// The smallest key after `key`.
@@ -200,18 +168,6 @@ pub(crate) fn successor(key: &[u8]) -> Bytes {
     next.put_slice(key);
     next.put_u8(0);
     next.freeze()
-}
-
-/// A zero becomes 0x00 0xff; 0x00 0x00 then ends a key, below whatever a longer key goes on with.
-fn escape(full: &[u8], into: &mut BytesMut) {
-    let mut rest = full;
-    while let Some(zero) = rest.iter().position(|&byte| byte == 0) {
-        let (before, after) = rest.split_at(zero);
-        into.put_slice(before);
-        into.put_slice(&[0, u8::MAX]);
-        rest = after.split_first().map_or(&[], |(_, after)| after);
-    }
-    into.put_slice(rest);
 }
 
 fn tabled(table: u8, key: &[u8]) -> Bytes {
@@ -350,36 +306,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn history_keys_sort_as_key_then_revision(a in key(), b in key(), x: u64, y: u64) {
-            let stored = history_key(&a, x).cmp(&history_key(&b, y));
-            prop_assert_eq!(stored, (a, x).cmp(&(b, y)));
-        }
-
-        #[test]
-        fn history_keys_read_back(a in key(), x: u64) {
-            prop_assert_eq!(parse_history_key(&history_key(&a, x)), Some((a, x)));
-        }
-
-        #[test]
-        fn a_range_bound_stands_between_the_keys_before_and_from_it(bound in key(), a in key(), x: u64) {
-            let inside = history_key(&a, x)[..] >= history_from(&bound)[..];
-            prop_assert_eq!(inside, a >= bound);
-        }
-
-        #[test]
         fn every_kind_of_key_reads_back_and_sorts_as_its_parts(
             a: [u8; 16], b: [u8; 16], x: u64, y: u64,
         ) {
-            let (ca, cb) = (ClientId::from_bytes(a), ClientId::from_bytes(b));
-            prop_assert_eq!(parse_outcome_key(&outcome_key(ca, x)), Some((ca, x)));
-            prop_assert_eq!(parse_client_key(&client_key(ca)), Some(ca));
-            prop_assert_eq!(parse_event_key(&event_key(x)), Some(x));
+            let client = ClientId::from_bytes(a);
+            prop_assert_eq!(parse_replay_key(&replay_key(x)), Some(x));
+            prop_assert_eq!(parse_client_key(&client_key(client)), Some(client));
+            prop_assert_eq!(parse_event_key(&event_part_key(x, 7)), Some(x));
             prop_assert_eq!(parse_lease_key(&lease_key(LeaseId(x))), Some(LeaseId(x)));
             let attached = attached_key(LeaseId(x), &a);
             prop_assert_eq!(parse_attached_key(&attached), Some(Bytes::copy_from_slice(&a)));
             prop_assert_eq!(attached_key(LeaseId(x), &a).cmp(&attached_key(LeaseId(y), &b)), (x, a).cmp(&(y, b)));
-            prop_assert_eq!(outcome_key(ca, x).cmp(&outcome_key(cb, y)), (ca, x).cmp(&(cb, y)));
-            prop_assert_eq!(event_key(x).cmp(&event_key(y)), x.cmp(&y));
+            prop_assert_eq!(replay_key(x).cmp(&replay_key(y)), x.cmp(&y));
+            let (part, other) = (u32::from(a[0]), u32::from(b[0]));
+            let order = event_part_key(x, part).cmp(&event_part_key(y, other));
+            prop_assert_eq!(order, (x, part).cmp(&(y, other)));
+            prop_assert_eq!(event_part_key(x, part) >= event_key(y), x >= y);
         }
 
         #[test]
@@ -398,13 +340,6 @@ mod tests {
             other[0] = 2;
             prop_assert!(RecordView::parse(b"k", &other).is_err());
         }
-
-        #[test]
-        fn garbage_is_never_a_history_key_of_another_shape(bytes in key()) {
-            if let Some((full, ended)) = parse_history_key(&bytes) {
-                prop_assert_eq!(&history_key(&full, ended)[..], &bytes[..]);
-            }
-        }
     }
 
     #[test]
@@ -416,7 +351,8 @@ mod tests {
             SYSTEM_RECOVERY,
             SYSTEM_LEASES,
             &current_key(b"uk"),
-            &outcome_key(ClientId::default(), 1),
+            &client_key(ClientId::default()),
+            &replay_key(1),
             &lease_key(LeaseId(1)),
             &attached_key(LeaseId(1), b"uk"),
         ] {
@@ -426,7 +362,7 @@ mod tests {
                 stored[1..].first().is_some_and(u8::is_ascii_lowercase) && stored[0] != CURRENT
             );
         }
-        for stored in [META_PROGRESS, META_TRIMMED, &history_key(b"uk", 3), &event_key(3)] {
+        for stored in [META_PROGRESS, &event_key(3), &event_part_key(3, 0)] {
             assert!(!is_hashed(stored), "{}", stored.escape_ascii());
         }
     }

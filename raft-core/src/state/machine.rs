@@ -29,11 +29,10 @@ use crate::state::layout::{self, Record};
 use crate::state::leases::{Attached, Leases};
 use crate::state::read;
 use crate::state::recovered::{self, COUNTER_JUMP, REVISION_JUMP};
-use crate::state::replay::{ReplayTable, Standing};
+use crate::state::replay::{Ledger, ReplayTable, Standing};
 use crate::state::stored::{
     Counter, Event, EventChange, Progress, StoredConfiguration, StoredRecovery, decode, digest,
 };
-use crate::state::trim::{Trimmed, trim};
 use crate::state::usage::{self, Usage, quota_of};
 use crate::txn::{OpResult, Txn, TxnResult};
 use crate::watch::{Changed, Unit};
@@ -47,6 +46,8 @@ pub struct Machine {
     salvaged: Applied,
     /// What revisions do to user keys is gathered.
     gathers: bool,
+    /// The newest format that is understood here.
+    knows: u32,
 }
 
 /// What the machine holds in memory, all of it read from the store at open and install.
@@ -66,6 +67,8 @@ struct Memory {
     usage_lanes: Lanes,
     /// What the store may hold, by the cluster's record.
     quota: u64,
+    /// The cluster version, by the same.
+    version: u32,
     /// The digest after each of the newest revisions, ascending.
     hashes: VecDeque<(Revision, [u8; 32])>,
     revision_hash: [u8; 32],
@@ -98,11 +101,22 @@ impl Machine {
     /// Opens the state in a store. An empty store is one that waits for a snapshot: its applied index is 0.
     ///
     /// # Errors
-    /// `Store` when the store fails or holds what cannot be read.
+    /// `Store` when the store fails or holds what cannot be read; `ClusterNeedsVersion` when it is of a cluster that has gone
+    /// on to a version which this build does not know.
     pub fn open(store: Box<dyn StateStore>) -> Result<Self, ApplyError> {
+        Self::open_knowing(store, COMMAND_VERSION)
+    }
+
+    /// As [`Machine::open`], for a member that understands formats up to `knows` only: so a simulated cluster is of several
+    /// builds at once.
+    ///
+    /// # Errors
+    /// As [`Machine::open`].
+    pub fn open_knowing(store: Box<dyn StateStore>, knows: u32) -> Result<Self, ApplyError> {
         let memory = Memory::load(&*store)?;
+        memory.check_version(knows)?;
         let salvaged = memory.applied(Round::default());
-        Ok(Self { store, memory, stopped: None, salvaged, gathers: false })
+        Ok(Self { store, memory, stopped: None, salvaged, gathers: false, knows })
     }
 
     /// Where the state stands.
@@ -135,8 +149,9 @@ impl Machine {
     /// changes very many bytes is committed in parts, of whole entries each.
     ///
     /// # Errors
-    /// - `NeedsVersion`, `Broken`: the entry named did nothing, and every entry before it is applied and committed; the
-    ///   applied index stands right before it. [`Machine::salvage`] has the outcomes of those entries.
+    /// - `NeedsVersion`, `ClusterNeedsVersion`, `Broken`: the entry named (of `ClusterNeedsVersion` the first one after the
+    ///   upgrade was finished) did nothing, and every entry before it is applied and committed; the applied index stands
+    ///   right before it. [`Machine::salvage`] has the outcomes of those entries.
     /// - `Store`: final. Nothing of the round counts, and the machine answers so from now on.
     pub fn apply(&mut self, entries: &[Committed]) -> Result<Applied, ApplyError> {
         if let Some(error) = &self.stopped {
@@ -146,7 +161,7 @@ impl Machine {
         let mut committed = self.memory.status.applied;
         let mut refused = None;
         for entry in entries {
-            match self.memory.apply_entry(&*self.store, entry, &mut round) {
+            match self.memory.apply_entry(&*self.store, entry, self.knows, &mut round) {
                 Ok(()) if round.bytes > ROUND_BYTES_MAX => {
                     round.bytes = 0;
                     committed = self.memory.status.applied;
@@ -214,24 +229,6 @@ impl Machine {
         Err(ApplyError::Broken { index: reset.start.index, detail })
     }
 
-    /// Removes about `max` superseded versions that the compact revision has released (whole revisions, at least one).
-    /// Local progress: no outcome, answer or hash depends on it.
-    ///
-    /// # Errors
-    /// `Store`, final.
-    pub fn compact_some(&mut self, max: usize) -> Result<Trimmed, ApplyError> {
-        if let Some(error) = &self.stopped {
-            return Err(StoreError::Poisoned(error.to_string()).into());
-        }
-        let trimmed = trim(&*self.store, self.memory.status.compact_revision.0, max).and_then(|(writes, trimmed)| {
-            if !writes.writes.is_empty() {
-                self.store.commit(writes)?;
-            }
-            Ok(trimmed)
-        });
-        trimmed.map_err(|error| self.stop(error))
-    }
-
     /// The state hash as it was right after the command that made each of the newest revisions, ascending: equal on
     /// every member that knows it. After a restart or an install it begins with the newest revision.
     pub fn hashes(&self) -> impl DoubleEndedIterator<Item = (Revision, [u8; 32])> + '_ {
@@ -259,6 +256,7 @@ impl Memory {
     fn load(view: &dyn StateRead) -> StoreResult<Self> {
         let status = read::status(view)?;
         let progress = read::progress(view)?;
+        let cluster = read::cluster(view)?.unwrap_or_default();
         let lanes_of = |key: &[u8]| -> StoreResult<Lanes> {
             Ok(view.get(key)?.map(|value| Lanes::of(key, &value)).unwrap_or_default())
         };
@@ -274,7 +272,8 @@ impl Memory {
             floor_lanes: lanes_of(layout::SYSTEM_FLOOR)?,
             usage: Usage::load(view)?,
             usage_lanes: lanes_of(layout::SYSTEM_USAGE)?,
-            quota: quota_of(&read::cluster(view)?.unwrap_or_default()),
+            quota: quota_of(&cluster),
+            version: cluster.version,
             hashes: VecDeque::new(),
             revision_hash: [0; 32],
             status,
@@ -301,8 +300,22 @@ impl Memory {
         }
     }
 
+    /// Whether a member that understands formats up to `knows` may apply anything in a cluster of this version.
+    const fn check_version(&self, knows: u32) -> Result<(), ApplyError> {
+        if self.version > knows {
+            return Err(ApplyError::ClusterNeedsVersion { needed: self.version, known: knows });
+        }
+        Ok(())
+    }
+
     /// Applies one entry, or finds before anything is touched that it cannot be.
-    fn apply_entry(&mut self, store: &dyn StateRead, entry: &Committed, round: &mut Round) -> Result<(), ApplyError> {
+    fn apply_entry(
+        &mut self,
+        store: &dyn StateRead,
+        entry: &Committed,
+        knows: u32,
+        round: &mut Round,
+    ) -> Result<(), ApplyError> {
         let broken = |detail: String| ApplyError::Broken { index: entry.index, detail };
         let StateStatus { applied, applied_term, configuration_number, .. } = self.status;
         if entry.index != applied.next() {
@@ -312,8 +325,9 @@ impl Memory {
             return Err(broken(format!("its term {} is below the applied term {applied_term}", entry.term)));
         }
         match &entry.payload {
-            Payload::Empty => {}
+            Payload::Empty => self.check_version(knows)?,
             Payload::Configuration { result, number } => {
+                self.check_version(knows)?;
                 if *number < configuration_number {
                     return Err(broken(format!(
                         "its configuration number {number} is below the one in force, {configuration_number}"
@@ -324,11 +338,11 @@ impl Memory {
             Payload::Commands { data, wanted } => {
                 let batch =
                     Batch::decode(data.clone()).map_err(|error| broken(format!("no batch of commands: {error}")))?;
-                let unknown = batch.commands.iter().any(|command| command.kind.is_none());
-                if unknown || batch.version > COMMAND_VERSION {
-                    let needed = if unknown { batch.version.max(COMMAND_VERSION + 1) } else { batch.version };
-                    return Err(ApplyError::NeedsVersion { index: entry.index, needed, known: COMMAND_VERSION });
+                let needed = batch.needs(knows);
+                if needed > knows {
+                    return Err(ApplyError::NeedsVersion { index: entry.index, needed, known: knows });
                 }
+                self.check_version(knows)?;
                 let mut outcomes = Vec::with_capacity(if *wanted { batch.commands.len() } else { 0 });
                 for command in batch.commands {
                     let Some(kind) = command.kind else { continue };
@@ -337,6 +351,8 @@ impl Memory {
                         outcomes.push(outcome);
                     }
                 }
+                let mut ledger = Ledger { lanes: &mut self.lanes, writes: &mut round.writes };
+                self.replay.close_page(entry.index, &mut ledger);
                 if *wanted {
                     round.outcomes.push((entry.index, outcomes));
                 }
@@ -373,7 +389,8 @@ impl Memory {
             CommandKind::Compact(compact) => self.compact(store, &compact, round)?,
             CommandKind::ExpireClients(expire) => {
                 let floor = self.replay.floor();
-                let expired = self.replay.expire(&expire.clients, &mut self.lanes, &mut round.writes);
+                let mut ledger = Ledger { lanes: &mut self.lanes, writes: &mut round.writes };
+                let expired = self.replay.expire(&expire.clients, entry.index, &mut ledger);
                 if self.replay.floor() > floor {
                     let record = Counter { value: self.replay.floor() }.encode_to_vec().into();
                     replace(&mut self.lanes, &mut self.floor_lanes, layout::SYSTEM_FLOOR, record, round);
@@ -383,7 +400,7 @@ impl Memory {
             CommandKind::Recovered(recovered) => self.recovered(store, entry, &recovered, round)?,
             CommandKind::ExpireLeases(expire) => self.expire_leases(store, entry, &expire, round)?,
         };
-        // Only now: the digest of a revision includes what the replay table keeps of its command.
+        // What the replay table keeps of the command joins the hash with the page of its entry.
         self.note_hash(before);
         Ok(outcome)
     }
@@ -408,17 +425,21 @@ impl Memory {
         request: &Request,
         round: &mut Round,
     ) -> StoreResult<Outcome> {
-        let id = match self.replay.admit(request, entry.index, &mut self.lanes, &mut round.writes)? {
+        let mut ledger = Ledger { lanes: &mut self.lanes, writes: &mut round.writes };
+        let id = match self.replay.admit(request, entry.index, &mut ledger)? {
             Standing::Settled(outcome) => return Ok(outcome),
             Standing::New(id) => id,
         };
-        let outcome = match (&request.txn, &request.lease) {
-            (Some(txn), None) => self.transact(store, entry, txn, round)?,
-            (None, Some(order)) => self.order_lease(store, entry, order, round)?,
-            (None, None) => malformed("request without a transaction"),
-            (Some(_), Some(_)) => malformed("request with both a transaction and an order for a lease"),
+        let beyond = request.beyond_version_1();
+        let outcome = match (&request.txn, &request.lease, &beyond) {
+            (Some(txn), None, None) | (None, None, Some(txn)) => self.transact(store, entry, txn, round)?,
+            (None, Some(order), None) => self.order_lease(store, entry, order, round)?,
+            (None, None, None) => malformed("request without a transaction"),
+            (Some(_), Some(_), _) => malformed("request with both a transaction and an order for a lease"),
+            (Some(_), None, Some(_)) | (None, Some(_), Some(_)) => malformed("request for two things at once"),
         };
-        self.replay.keep(id, &outcome, &mut self.lanes, &mut round.writes);
+        let mut ledger = Ledger { lanes: &mut self.lanes, writes: &mut round.writes };
+        self.replay.keep(id, entry.index, &outcome, &mut ledger);
         Ok(outcome)
     }
 
@@ -468,25 +489,24 @@ impl Memory {
                 && let Ok(cluster) = ClusterRecord::decode(new.view().value)
             {
                 self.quota = quota_of(&cluster);
+                self.version = cluster.version;
             }
             self.leases.moves(&key, old.as_ref(), new.as_ref(), &mut self.lanes, &mut round.attached);
             round.bytes += [&old, &new].into_iter().flatten().map(|record| record.raw().len()).sum::<usize>();
-            let mut superseded = 0;
-            if let Some(old) = old {
-                superseded = old.view().modified;
+            if let Some(old) = &old {
                 self.lanes.remove(Lanes::of(&stored, old.raw()));
-                round.writes.put(layout::history_key(&key, revision.0), old.raw().clone());
             }
             if let Some(new) = &new {
                 self.lanes.add(Lanes::of(&stored, new.raw()));
             }
-            event.changes.push(EventChange { key, deleted: new.is_none(), superseded });
+            let old = old.map(|old| old.raw().clone()).unwrap_or_default();
+            event.changes.push(EventChange { key, deleted: new.is_none(), old });
             round.overlay.insert(stored, new);
         }
         if !watched.is_empty() {
             round.units.push(Arc::new(Unit::new(revision.0, watched)));
         }
-        round.writes.put(layout::event_key(revision.0), event.encode_to_vec());
+        event.write(revision.0, &mut round.writes);
         self.use_as(usage);
     }
 
@@ -514,6 +534,9 @@ impl Memory {
             replace(&mut self.lanes, &mut self.compact_lanes, layout::SYSTEM_COMPACT, record, round);
             let compacted = usage::history_up_to(store, compact.revision, &round.made)?.unwrap_or(self.usage.history);
             self.use_as(Usage { compacted, ..self.usage });
+            // Nothing can be read of it any more: a view from before keeps it for whoever has begun to.
+            let edge = layout::event_key(compact.revision.saturating_add(1));
+            round.writes.delete_range(layout::event_key(0), edge);
         }
         Ok(self.done(moves, Vec::new()))
     }

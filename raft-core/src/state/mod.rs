@@ -30,7 +30,7 @@
 //!
 //! # Revisions and history
 //! A transaction that changes something makes one revision, whatever the number of keys. Reads at older revisions work
-//! down to the compact revision, which is replicated; what it releases is removed by each member when it has time.
+//! down to the compact revision, which is replicated; what it releases is removed in the round that sets it.
 //!
 //! # Leases
 //! A lease is granted and revoked by requests, so exactly once, and ends by a command of the leader that counted its time
@@ -65,7 +65,6 @@ mod recovered;
 mod replay;
 mod snapshot;
 pub(crate) mod stored;
-mod trim;
 mod usage;
 
 #[cfg(feature = "consensus")]
@@ -77,4 +76,3 @@ pub use leases::LeaseRecord;
 pub use machine::Machine;
 pub use recovered::{COUNTER_JUMP, REVISION_JUMP};
 pub use snapshot::{SNAPSHOT_VERSION, SnapshotError, SnapshotReader, SnapshotWriter};
-pub use trim::Trimmed;

@@ -5,7 +5,6 @@
 //! together. Called by request handlers, the consensus machine and the planner's caller.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
@@ -20,8 +19,8 @@ use crate::state::contract::{RecoveryStatus, Refusal, StateStatus, StoreUsage};
 use crate::state::layout::{self, Record, RecordView, corrupt};
 use crate::state::leases::LeaseRecord;
 use crate::state::page::Page;
-use crate::state::replay::ClientRecord;
-use crate::state::stored::{Counter, Progress, StoredConfiguration, StoredRecovery, decode, digest};
+use crate::state::replay::ReplayTable;
+use crate::state::stored::{Counter, Event, Progress, StoredConfiguration, StoredRecovery, decode, digest};
 use crate::state::usage::{Usage, quota_of};
 use crate::txn::{Range, RangeResult};
 
@@ -36,8 +35,8 @@ pub enum ReadError {
     Store(#[from] StoreError),
 }
 
-/// Versions looked at one after the other before the next one wanted is sought directly.
-const SKIPS: usize = 16;
+/// Versions of one key that are followed back one by one before the events are searched instead.
+pub(crate) const STEPS: usize = 16;
 /// Superseded records held at once while they are merged with the live ones.
 const MERGE_RECORDS: usize = 1024;
 /// Bytes of values after which no more superseded records are collected at once.
@@ -158,14 +157,12 @@ pub fn range(view: &dyn StateRead, range: &Range) -> Result<RangeResult, ReadErr
     let current = progress(view)?.map_or(0, |progress| progress.revision);
     let mut page = Page::new(range);
     if range.revision == 0 || range.revision == current {
-        let end = end_of(range);
         if range.end.is_empty() {
-            let stored = layout::current_key(&range.key);
-            if let Some(raw) = view.get(&stored)? {
-                let _ = page.offer(&range.key, RecordView::parse(&stored, &raw)?);
+            if let Some(record) = live(view, &range.key)? {
+                let _ = page.offer(&range.key, record.view());
             }
         } else {
-            scan_live(view, &range.key, &end, &mut |key, record| Ok(page.offer(key, record)))?;
+            scan_live(view, &range.key, &range.end, &mut |key, record| Ok(page.offer(key, record)))?;
         }
         return Ok(page.result(current));
     }
@@ -183,11 +180,6 @@ pub fn range(view: &dyn StateRead, range: &Range) -> Result<RangeResult, ReadErr
     }
     range_at(view, range, &mut page)?;
     Ok(page.result(range.revision))
-}
-
-/// The end of the range, also of one that is a single key.
-fn end_of(range: &Range) -> Bytes {
-    if range.end.is_empty() { layout::successor(&range.key) } else { range.end.clone() }
 }
 
 /// Live records from one full key to another.
@@ -214,23 +206,32 @@ fn scan_live(
 
 /// Merges live and superseded records, stretch by stretch, so that little of the past is in memory at once.
 fn range_at(view: &dyn StateRead, range: &Range, page: &mut Page) -> StoreResult<()> {
-    let end = end_of(range);
+    if range.end.is_empty() {
+        if let Some(record) = record_at(view, &range.key, range.revision)? {
+            let _ = page.offer(&range.key, record.view());
+        }
+        return Ok(());
+    }
     let mut from = range.key.clone();
-    while from < end {
-        let (past, until) = collect_past(view, &from, &end, range.revision, page.without_values())?;
+    while from < range.end {
+        let Stretch { past, until } = collect_past(view, (&from, &range.end), range.revision, page.without_values())?;
         let mut past = past.iter().peekable();
         let mut full = false;
         scan_live(view, &from, &until, &mut |key, record| {
-            while let Some((older, record)) = past.next_if(|(older, _)| older.as_slice() < key) {
-                if page.offer(older, record.view()) == Visit::Enough {
+            while let Some((older, record)) = past.next_if(|(older, _)| older[..] < *key) {
+                if let Some(record) = record
+                    && page.offer(older, record.view()) == Visit::Enough
+                {
                     full = true;
                     return Ok(Visit::Enough);
                 }
             }
-            if record.modified > range.revision {
-                return Ok(Visit::More);
-            }
-            let wish = page.offer(key, record);
+            let wish = match past.next_if(|(older, _)| older[..] == *key) {
+                // It was written since: what counts is what that ended.
+                Some((_, Some(older))) => page.offer(key, older.view()),
+                Some((_, None)) => Visit::More,
+                None => page.offer(key, record),
+            };
             full = wish == Visit::Enough;
             Ok(wish)
         })?;
@@ -238,7 +239,9 @@ fn range_at(view: &dyn StateRead, range: &Range, page: &mut Page) -> StoreResult
             if full {
                 break;
             }
-            full = page.offer(key, record.view()) == Visit::Enough;
+            if let Some(record) = record {
+                full = page.offer(key, record.view()) == Visit::Enough;
+            }
         }
         if full {
             break;
@@ -248,92 +251,123 @@ fn range_at(view: &dyn StateRead, range: &Range, page: &mut Page) -> StoreResult
     Ok(())
 }
 
-/// Superseded records that were in force at `revision`, by full key, and the full key up to which they are complete.
-fn collect_past(
-    view: &dyn StateRead,
-    from: &Bytes,
-    end: &Bytes,
-    revision: u64,
-    without_values: bool,
-) -> StoreResult<(BTreeMap<Vec<u8>, Record>, Bytes)> {
-    let mut past = BTreeMap::new();
-    let mut bytes = 0;
-    let mut seek = layout::history_from(from);
-    let stop = layout::history_from(end);
-    loop {
-        let step = past_step(view, &seek, &stop, revision, &mut |key, record| {
-            bytes += key.len();
-            let record = if without_values { RecordView { value: &[], ..record } } else { record };
-            bytes += record.value.len();
-            past.insert(key, Record::new(record));
-            if past.len() >= MERGE_RECORDS || bytes >= MERGE_BYTES { Visit::Enough } else { Visit::More }
-        })?;
-        match step {
-            ControlFlow::Continue(next) => seek = next,
-            ControlFlow::Break(()) => {
-                let full = past.len() >= MERGE_RECORDS || bytes >= MERGE_BYTES;
-                let until = match past.last_key_value() {
-                    Some((last, _)) if full => layout::successor(last),
-                    _ => end.clone(),
-                };
-                return Ok((past, until));
-            }
-        }
+/// What a stretch of keys was, as far as it has changed since: `None` was not there.
+struct Stretch {
+    past: BTreeMap<Bytes, Option<Record>>,
+    /// The full key up to which that is all.
+    until: Bytes,
+}
+
+impl Stretch {
+    fn new(end: &Bytes) -> Self {
+        Self { past: BTreeMap::new(), until: end.clone() }
     }
 }
 
-/// One scan over history; `Continue` says from where to seek on, past versions that ended too early.
-fn past_step(
+/// What the keys of a range were at `revision`, if anything has changed them since. Each event after it is looked at, and
+/// the first that names a key says what the key was.
+fn collect_past(
     view: &dyn StateRead,
-    seek: &[u8],
-    stop: &[u8],
+    (from, end): (&Bytes, &Bytes),
     revision: u64,
-    found: &mut dyn FnMut(Vec<u8>, RecordView<'_>) -> Visit,
-) -> StoreResult<ControlFlow<(), Bytes>> {
-    if seek >= stop {
-        return Ok(ControlFlow::Break(()));
-    }
-    let mut failed: Option<StoreError> = None;
-    let mut next: Option<Bytes> = None;
-    let mut skipped = 0usize;
-    view.scan(seek, stop, &mut |stored, raw| {
-        let parsed = layout::parse_history_key(stored)
-            .ok_or_else(|| corrupt(stored, "no key of history"))
-            .and_then(|(key, ended)| Ok((key, ended, RecordView::parse(stored, raw)?)));
-        let (key, ended, record) = match parsed {
-            Ok(parsed) => parsed,
-            Err(error) => {
-                failed = Some(error);
-                return Visit::Enough;
+    without_values: bool,
+) -> StoreResult<Stretch> {
+    let mut stretch = Stretch::new(end);
+    let mut bytes = 0;
+    let size = |key: &Bytes, record: &Option<Record>| key.len() + record.as_ref().map_or(0, |old| old.raw().len());
+    Event::scan(view, (revision + 1, u64::MAX), &mut |_, event| {
+        for change in event.changes {
+            let Stretch { past, until } = &mut stretch;
+            if change.key < *from || change.key >= *until || past.contains_key(&change.key) {
+                continue;
             }
-        };
-        if ended > revision && record.modified <= revision {
-            skipped = 0;
-            return found(key, record);
+            let mut old = change.old()?;
+            if without_values {
+                old = old.map(|old| Record::new(RecordView { value: &[], ..old.view() }));
+            }
+            bytes += size(&change.key, &old);
+            past.insert(change.key, old);
+            while past.len() > 1
+                && (past.len() > MERGE_RECORDS || bytes > MERGE_BYTES)
+                && let Some((last, dropped)) = past.pop_last()
+            {
+                bytes -= size(&last, &dropped);
+                *until = last;
+            }
         }
-        skipped += 1;
-        if skipped < SKIPS {
-            return Visit::More;
-        }
-        // Versions of one key lie in the order in which they ended: the one wanted is the first that ended after, and
-        // behind it nothing of this key is.
-        next = Some(if ended > revision {
-            layout::history_from(&layout::successor(&key))
-        } else {
-            layout::history_key(&key, revision + 1)
-        });
-        Visit::Enough
+        Ok(Visit::More)
     })?;
-    if let Some(error) = failed {
-        return Err(error);
+    Ok(stretch)
+}
+
+/// One key as it was at `revision`.
+fn record_at(view: &dyn StateRead, key: &Bytes, revision: u64) -> StoreResult<Option<Record>> {
+    let mut record = live(view, key)?;
+    for _ in 0..STEPS {
+        match record {
+            Some(found) if found.view().modified <= revision => return Ok(Some(found)),
+            // From version to version, as long as one ended the other.
+            Some(newer) => record = ended_by(view, key, newer.view().modified)?,
+            None => break,
+        }
     }
-    Ok(next.map_or(ControlFlow::Break(()), ControlFlow::Continue))
+    let mut was = None;
+    Event::scan(view, (revision + 1, u64::MAX), &mut |_, event| match event
+        .changes
+        .iter()
+        .find(|change| change.key == *key)
+    {
+        Some(change) => {
+            was = change.old()?;
+            Ok(Visit::Enough)
+        }
+        None => Ok(Visit::More),
+    })?;
+    Ok(was)
+}
+
+/// The live record of a full key.
+pub(crate) fn live(view: &dyn StateRead, key: &[u8]) -> StoreResult<Option<Record>> {
+    let stored = layout::current_key(key);
+    view.get(&stored)?.map(|raw| Record::parse(&stored, raw)).transpose()
+}
+
+/// The record of `key` that `revision` ended; `None` when it ended none.
+pub(crate) fn ended_by(view: &dyn StateRead, key: &[u8], revision: u64) -> StoreResult<Option<Record>> {
+    let mut ended = None;
+    Event::scan(view, (revision, revision.saturating_add(1)), &mut |_, event| match event
+        .changes
+        .iter()
+        .find(|change| change.key == key)
+    {
+        Some(change) => {
+            ended = change.old()?;
+            Ok(Visit::Enough)
+        }
+        None => Ok(Visit::More),
+    })?;
+    Ok(ended)
+}
+
+/// The newest revision in the history that changed a full key. It reads all of the history: for tests and checks.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for an event that cannot be read.
+#[cfg(feature = "testing")]
+pub fn last_change(view: &dyn StateRead, key: &[u8]) -> StoreResult<Option<u64>> {
+    let mut last = None;
+    Event::scan(view, (0, u64::MAX), &mut |revision, event| {
+        if event.changes.iter().any(|change| change.key == key) {
+            last = Some(revision);
+        }
+        Ok(Visit::More)
+    })?;
+    Ok(last)
 }
 
 /// The value of one live record.
 fn live_value(view: &dyn StateRead, full: &[u8]) -> StoreResult<Option<Bytes>> {
-    let stored = layout::current_key(full);
-    view.get(&stored)?.map(|raw| Ok(Record::parse(&stored, raw)?.to_key_value(Bytes::new()).value)).transpose()
+    Ok(live(view, full)?.map(|record| record.to_key_value(Bytes::new()).value))
 }
 
 /// The record about the cluster; `None` before it is founded or a snapshot is installed.
@@ -450,9 +484,8 @@ pub fn assignments(view: &dyn StateRead, node: NodeId) -> StoreResult<Vec<Assign
 /// Those of the store; `Corrupt` for a record that cannot be read.
 pub fn report(view: &dyn StateRead, node: NodeId) -> StoreResult<Option<(ReportRecord, u64)>> {
     let key = ReportRecord::key(node);
-    let stored = layout::current_key(&key);
-    let Some(raw) = view.get(&stored)? else { return Ok(None) };
-    let record = Record::parse(&stored, raw)?.to_key_value(key.clone());
+    let Some(record) = live(view, &key)? else { return Ok(None) };
+    let record = record.to_key_value(key.clone());
     Ok(Some((decode(&key, &record.value)?, record.mod_revision)))
 }
 
@@ -462,25 +495,5 @@ pub fn report(view: &dyn StateRead, node: NodeId) -> StoreResult<Option<(ReportR
 /// # Errors
 /// Those of the store; `Corrupt` for a record that cannot be read.
 pub fn silent_clients(view: &dyn StateRead, until: LogIndex, max: usize) -> StoreResult<Vec<SilentClient>> {
-    let mut silent = Vec::new();
-    let mut failed: Option<StoreError> = None;
-    view.scan(&[layout::CLIENT], &[layout::CLIENT + 1], &mut |key, value| {
-        if silent.len() >= max {
-            return Visit::Enough;
-        }
-        match ClientRecord::parse(key, value) {
-            Ok(record) => {
-                if record.last_index <= until.0 {
-                    let client = Bytes::copy_from_slice(key.get(1..).unwrap_or_default());
-                    silent.push(SilentClient { client, last_index: record.last_index });
-                }
-                Visit::More
-            }
-            Err(error) => {
-                failed = Some(error);
-                Visit::Enough
-            }
-        }
-    })?;
-    failed.map_or(Ok(silent), Err)
+    Ok(ReplayTable::load(view)?.silent(until, max))
 }

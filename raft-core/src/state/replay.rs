@@ -2,6 +2,13 @@
 //!
 //! Owns who asked what and what it came to, in memory as in the store (the store's copy is read at open and install,
 //! never between). Never applies a transaction. Called by the machine. The rules are in [`crate::state`].
+//!
+//! # In the store
+//! What the requests of one entry of the log came to lies in one *page*, under the entry's index, with the mark of each
+//! client from then on: one write for an entry, however many requests are in it. A page goes when nothing of it counts any
+//! more: each of its outcomes lies below its client's mark, and each of its clients has a later page or is forgotten. So a
+//! client's own record is written only when it is first seen, and by a request that leaves no outcome; what it stands at is
+//! that record and what the later pages say of it. All of this follows from the log alone and is the same on every member.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +24,7 @@ use crate::ports::{StateRead, StoreError, StoreResult, Visit, WriteSet};
 use crate::state::contract::{Outcome, Refusal};
 use crate::state::hash::Lanes;
 use crate::state::layout::{self, be64, corrupt};
-use crate::state::stored::{Counter, StoredOutcome, decode};
+use crate::state::stored::{Counter, ReplayPage, ReplayedRequest, StoredOutcome, decode};
 use crate::txn::TxnResult;
 
 /// The format byte in front of a client's record.
@@ -62,23 +69,37 @@ impl ClientRecord {
 #[derive(Debug, Default)]
 struct Client {
     record: ClientRecord,
-    /// What the record adds to the state hash as it is now.
+    /// The record as it is stored.
+    stored: ClientRecord,
+    /// What the stored record adds to the state hash.
     lanes: Lanes,
     outcomes: BTreeMap<u64, Kept>,
-    /// Changed since the last round was written.
+    /// The last page that says something of it, 0 is none.
+    page: u64,
+    /// Stored anew by the round at work.
     dirty: bool,
 }
 
 #[derive(Debug)]
 struct Kept {
     bytes: Bytes,
-    lanes: Lanes,
+    /// The page that it lies in.
+    page: u64,
 }
 
 impl Kept {
     fn cost(&self) -> u64 {
         self.bytes.len() as u64 + REPLAY_RECORD_BYTES
     }
+}
+
+/// A page as the table counts it.
+#[derive(Debug, Default)]
+struct Page {
+    /// Outcomes in it that count, and clients of whom it is the last word.
+    uses: u64,
+    /// What it adds to the state hash; nothing while it is being filled.
+    lanes: Lanes,
 }
 
 /// What a request is, before it is applied.
@@ -94,11 +115,23 @@ pub(crate) enum Standing {
 #[derive(Debug, Default)]
 pub(crate) struct ReplayTable {
     clients: BTreeMap<ClientId, Client>,
+    /// Pages that still count, by log index.
+    pages: BTreeMap<u64, Page>,
+    /// The page of the entry at work.
+    filling: ReplayPage,
     /// [`Kept::cost`] of all outcomes, and [`REPLAY_RECORD_BYTES`] for each client.
     bytes: u64,
     /// The highest first index of any client expired.
     floor: u64,
     dirty: Vec<ClientId>,
+}
+
+/// What a change of the table changes besides it.
+pub(crate) struct Ledger<'a> {
+    /// The state hash.
+    pub(crate) lanes: &'a mut Lanes,
+    /// The round's writes.
+    pub(crate) writes: &'a mut WriteSet,
 }
 
 impl ReplayTable {
@@ -114,30 +147,69 @@ impl ReplayTable {
             table.floor = decode::<Counter>(layout::SYSTEM_FLOOR, &bytes)?.value;
         }
         let mut failed: Option<StoreError> = None;
-        view.scan(&[layout::CLIENT], &[layout::LEASE], &mut |key, value| match table.load_one(key, value) {
-            Ok(()) => Visit::More,
-            Err(error) => {
-                failed = Some(error);
-                Visit::Enough
-            }
+        // Clients come before pages in the order of tables.
+        view.scan(&[layout::CLIENT], &[layout::REPLAY + 1], &mut |key, value| {
+            let loaded = match layout::parse_client_key(key) {
+                Some(id) => table.load_client(id, key, value),
+                None => table.load_page(key, value),
+            };
+            loaded.map_or_else(
+                |error| {
+                    failed = Some(error);
+                    Visit::Enough
+                },
+                |()| Visit::More,
+            )
         })?;
+        table.bytes = table.clients.len() as u64 * REPLAY_RECORD_BYTES;
+        for client in table.clients.values_mut() {
+            let low_water = client.record.low_water;
+            client.outcomes.retain(|sequence, _| *sequence > low_water);
+            for kept in client.outcomes.values() {
+                table.bytes += kept.cost();
+                table.pages.entry(kept.page).or_default().uses += 1;
+            }
+            if client.page > 0 {
+                table.pages.entry(client.page).or_default().uses += 1;
+            }
+        }
         failed.map_or(Ok(table), Err)
     }
 
-    fn load_one(&mut self, key: &[u8], value: &[u8]) -> StoreResult<()> {
-        if let Some(id) = layout::parse_client_key(key) {
-            let record = ClientRecord::parse(key, value)?;
-            self.bytes += REPLAY_RECORD_BYTES;
-            self.clients.insert(id, Client { record, lanes: Lanes::of(key, value), ..Client::default() });
-            return Ok(());
-        }
-        let (id, sequence) = layout::parse_outcome_key(key).ok_or_else(|| corrupt(key, "no key of this table"))?;
-        // Clients come before outcomes in the order of tables.
-        let client = self.clients.get_mut(&id).ok_or_else(|| corrupt(key, "outcome of an unknown client"))?;
-        let kept = Kept { bytes: Bytes::copy_from_slice(value), lanes: Lanes::of(key, value) };
-        self.bytes += kept.cost();
-        client.outcomes.insert(sequence, kept);
+    fn load_client(&mut self, id: ClientId, key: &[u8], value: &[u8]) -> StoreResult<()> {
+        let record = ClientRecord::parse(key, value)?;
+        let client = Client { record, stored: record, lanes: Lanes::of(key, value), ..Client::default() };
+        self.clients.insert(id, client);
         Ok(())
+    }
+
+    fn load_page(&mut self, key: &[u8], value: &[u8]) -> StoreResult<()> {
+        let index = layout::parse_replay_key(key).ok_or_else(|| corrupt(key, "no key of this table"))?;
+        self.pages.insert(index, Page { uses: 0, lanes: Lanes::of(key, value) });
+        let page =
+            ReplayPage::decode(Bytes::copy_from_slice(value)).map_err(|error| corrupt(key, error.to_string()))?;
+        for request in page.requests {
+            let id = ClientId::from_slice(&request.client).ok_or_else(|| corrupt(key, "request of no client"))?;
+            // Forgotten since, and perhaps come again: what was before its first request is not of this one.
+            let Some(client) = self.clients.get_mut(&id).filter(|client| client.record.first_index <= index) else {
+                continue;
+            };
+            client.record.low_water = client.record.low_water.max(request.low_water);
+            client.record.last_index = client.record.last_index.max(index);
+            client.page = index;
+            client.outcomes.insert(request.sequence, Kept { bytes: request.outcome, page: index });
+        }
+        Ok(())
+    }
+
+    /// Clients whose last request is at or below `until`, at most `max` of them.
+    pub(crate) fn silent(&self, until: LogIndex, max: usize) -> Vec<SilentClient> {
+        let silent = self.clients.iter().filter(|(_, client)| client.record.last_index <= until.0);
+        let named = silent.map(|(id, client)| SilentClient {
+            client: Bytes::copy_from_slice(id.as_bytes()),
+            last_index: client.record.last_index,
+        });
+        named.take(max).collect()
     }
 
     /// Takes a request in: raises the client's mark, notes that it spoke, and says what is to be done.
@@ -145,8 +217,7 @@ impl ReplayTable {
         &mut self,
         request: &Request,
         index: LogIndex,
-        lanes: &mut Lanes,
-        writes: &mut WriteSet,
+        ledger: &mut Ledger<'_>,
     ) -> StoreResult<Standing> {
         let refused = |refusal| Ok(Standing::Settled(Outcome::Refused(refusal)));
         let Some(id) = request.id() else {
@@ -156,7 +227,7 @@ impl ReplayTable {
             return refused(Refusal::Malformed { what: "sequence 0, the first request is 1".to_owned() });
         }
         let Some(client) = self.clients.get_mut(&id.client) else {
-            return Ok(match self.admit_unknown(request, id, index, lanes) {
+            return Ok(match self.admit_unknown(request, id, index, ledger) {
                 Ok(()) => Standing::New(id),
                 Err(refusal) => Standing::Settled(Outcome::Refused(refusal)),
             });
@@ -166,31 +237,33 @@ impl ReplayTable {
             client.record.low_water = request.low_water;
             let above = request.low_water.checked_add(1).map(|first| client.outcomes.split_off(&first));
             let dropped = std::mem::replace(&mut client.outcomes, above.unwrap_or_default());
-            for (sequence, kept) in dropped {
+            for kept in dropped.into_values() {
                 self.bytes -= kept.cost();
-                lanes.remove(kept.lanes);
-                writes.delete(layout::outcome_key(id.client, sequence));
+                release(&mut self.pages, kept.page, index.0, ledger);
             }
         }
-        touch(client, id.client, lanes, &mut self.dirty);
         let low_water = client.record.low_water;
-        if id.sequence <= low_water {
-            return refused(Refusal::RequestExpired { sequence: id.sequence, low_water });
-        }
-        if let Some(kept) = client.outcomes.get(&id.sequence) {
-            return Ok(Standing::Settled(replayed(id, &kept.bytes)?));
-        }
-        let kept = client.outcomes.len();
-        // The oldest one that is open goes in all the same: until it is answered the client cannot raise its mark, and with it
-        // refused no room would ever come about. There is one of them at a time.
-        let is_oldest = id.sequence - low_water == 1;
-        if kept >= REPLAY_PER_CLIENT_MAX && !is_oldest {
-            return refused(Refusal::ReplayFull { kept: kept as u64, max: REPLAY_PER_CLIENT_MAX as u64 });
-        }
-        match self.room() {
-            Ok(()) => Ok(Standing::New(id)),
-            Err(refusal) => refused(refusal),
-        }
+        let settled = if id.sequence <= low_water {
+            Some(Outcome::Refused(Refusal::RequestExpired { sequence: id.sequence, low_water }))
+        } else if let Some(kept) = client.outcomes.get(&id.sequence) {
+            Some(replayed(id, &kept.bytes)?)
+        } else {
+            let kept = client.outcomes.len();
+            // The oldest one that is open goes in all the same: until it is answered the client cannot raise its mark, and
+            // with it refused no room would ever come about. There is one of them at a time.
+            let is_oldest = id.sequence - low_water == 1;
+            let full = kept >= REPLAY_PER_CLIENT_MAX && !is_oldest;
+            let full = full.then_some(Refusal::ReplayFull { kept: kept as u64, max: REPLAY_PER_CLIENT_MAX as u64 });
+            full.or_else(|| room(self.bytes).err()).map(Outcome::Refused)
+        };
+        Ok(match settled {
+            Some(outcome) => {
+                // No page will say that it was here.
+                store(client, id.client, ledger.lanes, &mut self.dirty);
+                Standing::Settled(outcome)
+            }
+            None => Standing::New(id),
+        })
     }
 
     fn admit_unknown(
@@ -198,7 +271,7 @@ impl ReplayTable {
         request: &Request,
         id: RequestId,
         index: LogIndex,
-        lanes: &mut Lanes,
+        ledger: &mut Ledger<'_>,
     ) -> Result<(), Refusal> {
         // Every client ever expired was born before its first request, so at or below the floor: who was born above it
         // is new. Who cannot say is taken for new only without a mark.
@@ -214,38 +287,54 @@ impl ReplayTable {
                 actual: self.clients.len() as u64 + 1,
             });
         }
-        self.room()?;
+        room(self.bytes)?;
         self.bytes += REPLAY_RECORD_BYTES;
         let client = self.clients.entry(id.client).or_default();
         client.record = ClientRecord { low_water: request.low_water, last_index: index.0, first_index: index.0 };
-        touch(client, id.client, lanes, &mut self.dirty);
+        store(client, id.client, ledger.lanes, &mut self.dirty);
         Ok(())
     }
 
-    /// Room for one more outcome of any size.
-    fn room(&self) -> Result<(), Refusal> {
-        let actual = self.bytes + 2 * REPLAY_RECORD_BYTES + REPLAY_OUTCOME_BYTES_MAX as u64;
-        if actual <= REPLAY_BYTES_MAX {
-            return Ok(());
-        }
-        let what = "the replay table".to_owned();
-        Err(Refusal::Limit { what, limit: "REPLAY_BYTES_MAX", max: REPLAY_BYTES_MAX, actual })
-    }
-
-    /// Keeps what an admitted request came to.
-    pub(crate) fn keep(&mut self, id: RequestId, outcome: &Outcome, lanes: &mut Lanes, writes: &mut WriteSet) {
-        let bytes = encode_bounded(outcome);
-        let key = layout::outcome_key(id.client, id.sequence);
-        let kept = Kept { lanes: Lanes::of(&key, &bytes), bytes: bytes.clone() };
+    /// Keeps what a request came to that was just admitted, in the entry at `index`.
+    pub(crate) fn keep(&mut self, id: RequestId, index: LogIndex, outcome: &Outcome, ledger: &mut Ledger<'_>) {
         let Some(client) = self.clients.get_mut(&id.client) else { return };
-        lanes.add(kept.lanes);
+        let bytes = encode_bounded(outcome);
+        self.filling.requests.push(ReplayedRequest {
+            client: Bytes::copy_from_slice(id.client.as_bytes()),
+            sequence: id.sequence,
+            low_water: client.record.low_water,
+            outcome: bytes.clone(),
+        });
+        let page = self.pages.entry(index.0).or_default();
+        page.uses += 1;
+        let before = std::mem::replace(&mut client.page, index.0);
+        if before != index.0 {
+            page.uses += 1;
+            if before > 0 {
+                release(&mut self.pages, before, index.0, ledger);
+            }
+        }
+        let kept = Kept { bytes, page: index.0 };
         self.bytes += kept.cost();
         client.outcomes.insert(id.sequence, kept);
-        writes.put(key, bytes);
     }
 
-    /// Forgets clients that have not spoken since the proposer looked; how many.
-    pub(crate) fn expire(&mut self, silent: &[SilentClient], lanes: &mut Lanes, writes: &mut WriteSet) -> u64 {
+    /// The entry at `index` is done: its page is written, unless nothing of it counts any more.
+    pub(crate) fn close_page(&mut self, index: LogIndex, ledger: &mut Ledger<'_>) {
+        let filled = std::mem::take(&mut self.filling);
+        let Some(page) = self.pages.get_mut(&index.0) else { return };
+        if page.uses == 0 {
+            self.pages.remove(&index.0);
+            return;
+        }
+        let (key, bytes) = (layout::replay_key(index.0), Bytes::from(filled.encode_to_vec()));
+        page.lanes = Lanes::of(&key, &bytes);
+        ledger.lanes.add(page.lanes);
+        ledger.writes.put(key, bytes);
+    }
+
+    /// Forgets clients that have not spoken since the proposer looked; how many. `index` is that of the entry at work.
+    pub(crate) fn expire(&mut self, silent: &[SilentClient], index: LogIndex, ledger: &mut Ledger<'_>) -> u64 {
         let mut expired = 0;
         for SilentClient { client: id, last_index } in silent {
             let Some(id) = ClientId::from_slice(id) else { continue };
@@ -254,14 +343,18 @@ impl ReplayTable {
             }
             let Some(client) = self.clients.remove(&id) else { continue };
             expired += 1;
+            // Should it come again in this very entry, nothing of before is taken for its own.
+            self.filling.requests.retain(|request| request.client != id.as_bytes()[..]);
             self.floor = self.floor.max(client.record.first_index);
             self.bytes -= REPLAY_RECORD_BYTES;
-            lanes.remove(client.lanes);
-            writes.delete(layout::client_key(id));
-            for (sequence, kept) in client.outcomes {
+            ledger.lanes.remove(client.lanes);
+            ledger.writes.delete(layout::client_key(id));
+            for kept in client.outcomes.into_values() {
                 self.bytes -= kept.cost();
-                lanes.remove(kept.lanes);
-                writes.delete(layout::outcome_key(id, sequence));
+                release(&mut self.pages, kept.page, index.0, ledger);
+            }
+            if client.page > 0 {
+                release(&mut self.pages, client.page, index.0, ledger);
             }
         }
         expired
@@ -272,23 +365,45 @@ impl ReplayTable {
         self.floor
     }
 
-    /// Writes the clients that changed in this round, each once.
+    /// Writes the clients whose stored record changed in this round, each once.
     pub(crate) fn flush(&mut self, writes: &mut WriteSet) {
         for id in std::mem::take(&mut self.dirty) {
             // One that was expired later in the round is not there, and its deletion is written already.
             let Some(client) = self.clients.get_mut(&id) else { continue };
             if std::mem::take(&mut client.dirty) {
-                writes.put(layout::client_key(id), client.record.to_array().to_vec());
+                writes.put(layout::client_key(id), client.stored.to_array().to_vec());
             }
         }
     }
 }
 
-/// Follows a change of a client's record in the hash, and marks it to be written.
-fn touch(client: &mut Client, id: ClientId, lanes: &mut Lanes, dirty: &mut Vec<ClientId>) {
+/// Room for one more outcome of any size.
+fn room(bytes: u64) -> Result<(), Refusal> {
+    let actual = bytes + 2 * REPLAY_RECORD_BYTES + REPLAY_OUTCOME_BYTES_MAX as u64;
+    if actual <= REPLAY_BYTES_MAX {
+        return Ok(());
+    }
+    let what = "the replay table".to_owned();
+    Err(Refusal::Limit { what, limit: "REPLAY_BYTES_MAX", max: REPLAY_BYTES_MAX, actual })
+}
+
+/// One use less of a page; it goes with the last one, unless it is the one that is being filled.
+fn release(pages: &mut BTreeMap<u64, Page>, page: u64, filling: u64, ledger: &mut Ledger<'_>) {
+    let Some(counted) = pages.get_mut(&page) else { return };
+    counted.uses = counted.uses.saturating_sub(1);
+    if counted.uses == 0 && page != filling {
+        ledger.lanes.remove(counted.lanes);
+        ledger.writes.delete(layout::replay_key(page));
+        pages.remove(&page);
+    }
+}
+
+/// Has the client's record stored as it is now.
+fn store(client: &mut Client, id: ClientId, lanes: &mut Lanes, dirty: &mut Vec<ClientId>) {
     // A client is never without last index: the lanes of one just made are zero and take nothing out.
     lanes.remove(client.lanes);
-    client.lanes = Lanes::of(&layout::client_key(id), &client.record.to_array());
+    client.stored = client.record;
+    client.lanes = Lanes::of(&layout::client_key(id), &client.stored.to_array());
     lanes.add(client.lanes);
     if !std::mem::replace(&mut client.dirty, true) {
         dirty.push(id);
@@ -308,7 +423,7 @@ fn encode_bounded(outcome: &Outcome) -> Bytes {
 
 /// The kept outcome as answered to a retry.
 fn replayed(id: RequestId, bytes: &[u8]) -> StoreResult<Outcome> {
-    let key = layout::outcome_key(id.client, id.sequence);
+    let key = layout::client_key(id.client);
     let outcome =
         decode::<StoredOutcome>(&key, bytes)?.outcome().ok_or_else(|| corrupt(&key, "outcome of no known kind"))?;
     Ok(match outcome {

@@ -6,7 +6,7 @@
 //!
 //! # Format 1
 //! A byte stream, cut into chunks of at most [`SNAPSHOT_CHUNK_BYTES`] without regard to records; numbers are big-endian.
-//! - header: `quorsnap`, u32 format, u32 length, [`StateStatus`] as a message of that length;
+//! - header: `quorsnap`, u32 format, u32 cluster version of the state, u32 length, [`StateStatus`] as a message of that length;
 //! - records in ascending order of keys: 0x01, u32 key length, u32 value length, key, value;
 //! - trailer: 0x02, u64 records, u64 bytes of keys and values, 32 bytes blake3 of everything before these.
 //!
@@ -19,6 +19,7 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 
+use crate::command::COMMAND_VERSION;
 use crate::limits::SNAPSHOT_CHUNK_BYTES;
 use crate::ports::{StagedId, StagedSnapshot, StateRead, StoreError, StoreResult, Visit};
 use crate::state::contract::StateStatus;
@@ -33,14 +34,15 @@ pub const SNAPSHOT_VERSION: u32 = 1;
 const MAGIC: &[u8; 8] = b"quorsnap";
 const RECORD: u8 = 1;
 const TRAILER: u8 = 2;
-const PREFIX_BYTES: usize = 8 + 4 + 4;
+const PREFIX_BYTES: usize = 8 + 4 + 4 + 4;
 const FRAME_BYTES: usize = 1 + 4 + 4;
 const TRAILER_BYTES: usize = 1 + 8 + 8 + 32;
 /// The longest header a reader takes.
 const HEADER_BYTES_MAX: usize = 1024 * 1024;
 /// The longest stored key a reader takes: an escaped key with its table, end and revision, with room to spare.
 const KEY_BYTES_MAX: usize = 16 * 1024;
-/// The longest stored value a reader takes: the event of the largest delete.
+/// The longest stored value a reader takes: what an entry full of the smallest requests with the longest answers leaves in
+/// the replay table, with room to spare.
 const VALUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Why a received stream is no snapshot. Nothing was installed; the sender may start anew.
@@ -58,6 +60,16 @@ pub enum SnapshotError {
         found: u32,
         /// The newest this build reads.
         supported: u32,
+    },
+    /// It is of a cluster version that this build does not know.
+    #[error(
+        "the snapshot is of a cluster at version {needed}, this binary knows versions up to {known}; install the newer quorate here. Nothing was installed"
+    )]
+    NeedsVersion {
+        /// The cluster's.
+        needed: u32,
+        /// What this build knows.
+        known: u32,
     },
     /// It ended too early.
     #[error(
@@ -106,6 +118,7 @@ impl SnapshotWriter {
         let mut ready = BytesMut::with_capacity(2 * SNAPSHOT_CHUNK_BYTES);
         ready.put_slice(MAGIC);
         ready.put_u32(SNAPSHOT_VERSION);
+        ready.put_u32(read::cluster(&*view)?.unwrap_or_default().version);
         ready.put_u32(length(header.len(), b"header")?);
         ready.put_slice(&header);
         let mut hasher = blake3::Hasher::new();
@@ -196,6 +209,8 @@ pub struct SnapshotReader {
     bytes: u64,
     /// The records in which the state says where it stands.
     own: Own,
+    /// The newest cluster version that is understood here.
+    knows: u32,
     failed: Option<SnapshotError>,
 }
 
@@ -213,8 +228,16 @@ impl SnapshotReader {
             records: 0,
             bytes: 0,
             own: Own::default(),
+            knows: COMMAND_VERSION,
             failed: None,
         }
+    }
+
+    /// For a member that understands formats up to `knows` only, see [`Machine::open_knowing`](super::Machine::open_knowing).
+    #[must_use]
+    pub const fn knowing(mut self, knows: u32) -> Self {
+        self.knows = knows;
+        self
     }
 
     /// What the header says the snapshot is of; `None` before the header has arrived. To be believed only after
@@ -296,9 +319,13 @@ impl SnapshotReader {
             return Err(SnapshotError::NotASnapshot);
         }
         let mut prefix = self.pending.get(MAGIC.len()..PREFIX_BYTES).unwrap_or_default();
-        let (Ok(found), Ok(length)) = (prefix.try_get_u32(), prefix.try_get_u32()) else { return Ok(false) };
+        let Ok(found) = prefix.try_get_u32() else { return Ok(false) };
         if found != SNAPSHOT_VERSION {
             return Err(SnapshotError::TooNew { found, supported: SNAPSHOT_VERSION });
+        }
+        let (Ok(needed), Ok(length)) = (prefix.try_get_u32(), prefix.try_get_u32()) else { return Ok(false) };
+        if needed > self.knows {
+            return Err(SnapshotError::NeedsVersion { needed, known: self.knows });
         }
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         if length > HEADER_BYTES_MAX {

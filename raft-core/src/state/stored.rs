@@ -8,9 +8,9 @@ use prost::Message;
 
 use crate::id::{Lineage, LogIndex, RaftId, Revision, Term};
 use crate::log::Configuration;
-use crate::ports::StoreResult;
+use crate::ports::{StateRead, StoreResult, Visit, WriteSet};
 use crate::state::contract::{Outcome, RecoveryStatus, Refusal, StateStatus};
-use crate::state::layout::{self, corrupt};
+use crate::state::layout::{self, Record, corrupt};
 use crate::txn::TxnResult;
 
 /// Reads a record, or says which one is damaged.
@@ -167,14 +167,53 @@ impl StoredStatus {
     }
 }
 
-/// What one revision did.
+/// What one revision did, or a part of it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Event {
     #[prost(message, repeated, tag = "1")]
     pub(crate) changes: Vec<EventChange>,
-    /// Bytes of all history that was made before it (see [`super::usage`]).
+    /// Bytes of all history that was made before it (see [`super::usage`]); only in the first part.
     #[prost(uint64, tag = "2")]
     pub(crate) history_before: u64,
+}
+
+impl Event {
+    /// Writes the event of `revision`, in as many parts as it takes.
+    pub(crate) fn write(self, revision: u64, writes: &mut WriteSet) {
+        let Self { changes, history_before } = self;
+        let mut part = Self { changes: Vec::with_capacity(changes.len()), history_before };
+        let (mut number, mut bytes) = (0, 0);
+        for change in changes {
+            if bytes >= layout::EVENT_PART_BYTES {
+                writes.put(layout::event_part_key(revision, number), part.encode_to_vec());
+                (part, bytes) = (Self::default(), 0);
+                number += 1;
+            }
+            bytes += change.key.len() + change.old.len();
+            part.changes.push(change);
+        }
+        writes.put(layout::event_part_key(revision, number), part.encode_to_vec());
+    }
+
+    /// Visits the events of the revisions `from..to`, part by part, until it is enough; what the visitor says is the result.
+    pub(crate) fn scan(
+        view: &dyn StateRead,
+        (from, to): (u64, u64),
+        visit: &mut dyn FnMut(u64, Self) -> StoreResult<Visit>,
+    ) -> StoreResult<()> {
+        let mut failed = None;
+        view.scan(&layout::event_key(from), &layout::event_key(to), &mut |key, value| {
+            let revision = layout::parse_event_key(key).ok_or_else(|| corrupt(key, "no key of an event"));
+            // One copy for all that is in it: the records are taken out of it as they are.
+            let event = || Self::decode(Bytes::copy_from_slice(value)).map_err(|error| corrupt(key, error.to_string()));
+            let visited = revision.and_then(|revision| visit(revision, event()?));
+            visited.unwrap_or_else(|error| {
+                failed = Some(error);
+                Visit::Enough
+            })
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
 }
 
 /// What a revision did to one key.
@@ -186,9 +225,39 @@ pub(crate) struct EventChange {
     /// Removed; else written.
     #[prost(bool, tag = "2")]
     pub(crate) deleted: bool,
-    /// The mod revision of the version that this ended; 0 is none.
+    /// The record that this ended, as it was stored; empty when there was none.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub(crate) old: Bytes,
+}
+
+impl EventChange {
+    /// The record that this ended.
+    pub(crate) fn old(&self) -> StoreResult<Option<Record>> {
+        if self.old.is_empty() { Ok(None) } else { Record::parse(&self.key, self.old.clone()).map(Some) }
+    }
+}
+
+/// What the requests of one entry of the log left in the replay table.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ReplayPage {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) requests: Vec<ReplayedRequest>,
+}
+
+/// One request that was applied.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ReplayedRequest {
+    /// 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) client: Bytes,
+    #[prost(uint64, tag = "2")]
+    pub(crate) sequence: u64,
+    /// The client's mark from then on.
     #[prost(uint64, tag = "3")]
-    pub(crate) superseded: u64,
+    pub(crate) low_water: u64,
+    /// What it came to, a [`StoredOutcome`].
+    #[prost(bytes = "bytes", tag = "4")]
+    pub(crate) outcome: Bytes,
 }
 
 /// An outcome in the replay table.

@@ -159,24 +159,19 @@ impl Usage {
             return Err(error);
         }
         let oldest = read::status(view)?.compact_revision.0 + 1;
-        let mut events = Vec::new();
-        view.scan(&layout::event_key(oldest), &[layout::EVENT + 1], &mut |key, value| {
-            events.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
-            Visit::More
-        })?;
-        for (key, value) in events {
-            let revision = layout::parse_event_key(&key).ok_or_else(|| layout::corrupt(&key, "no key of an event"))?;
-            let event: Event = decode(&key, &value)?;
-            if event.history_before != counted.history {
+        let mut last = 0;
+        Event::scan(view, (oldest, u64::MAX), &mut |revision, event| {
+            if revision != last && event.history_before != counted.history {
                 let detail =
                     format!("{} bytes of history before it, {} counted", event.history_before, counted.history);
-                return Err(layout::corrupt(&key, detail));
+                return Err(layout::corrupt(&layout::event_key(revision), detail));
             }
-            for EventChange { key, superseded, .. } in &event.changes {
-                let old = if *superseded > 0 { view.get(&layout::history_key(key, revision))? } else { None };
-                counted.history += event_bytes(key) + old.map_or(0, |raw| record_bytes(key, &raw));
+            last = revision;
+            for EventChange { key, old, .. } in &event.changes {
+                counted.history += event_bytes(key) + if old.is_empty() { 0 } else { record_bytes(key, old) };
             }
-        }
+            Ok(Visit::More)
+        })?;
         Ok(counted)
     }
 }
@@ -190,10 +185,10 @@ pub(crate) const fn quota_of(cluster: &ClusterRecord) -> u64 {
 /// round at work, which the store does not have yet. `None` when there is no event after it.
 pub(crate) fn history_up_to(store: &dyn StateRead, revision: u64, made: &[(u64, u64)]) -> StoreResult<Option<u64>> {
     let mut next = None;
-    store.scan(&layout::event_key(revision.saturating_add(1)), &[layout::EVENT + 1], &mut |key, value| {
-        next = Some(decode::<Event>(key, value).map(|event| event.history_before));
-        Visit::Enough
+    Event::scan(store, (revision.saturating_add(1), u64::MAX), &mut |_, event| {
+        next = Some(event.history_before);
+        Ok(Visit::Enough)
     })?;
     let in_round = || made.iter().find(|(made, _)| *made > revision).map(|(_, before)| *before);
-    Ok(next.transpose()?.or_else(in_round))
+    Ok(next.or_else(in_round))
 }

@@ -69,6 +69,7 @@ scenarios! { $
     log::entries_that_are_not_there_are_not_found,
     state::a_commit_is_visible_at_once_and_as_a_whole,
     state::a_later_write_of_a_key_in_one_set_wins,
+    state::a_range_is_removed_before_the_writes_of_its_set,
     state::a_scan_keeps_order_and_bounds_and_stops_when_told,
     state::a_view_does_not_change_while_writes_go_on,
     state::only_an_empty_store_can_be_founded,

@@ -4,20 +4,23 @@
 //! can still be read is decided by the very view that it is read from, so that no compaction can come in between. Never
 //! waits. Called off the async threads, by the task of a watch that is behind.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::limits::{WATCH_PART_BYTES, WATCH_PREVIOUS_BYTES_MAX};
-use crate::ports::{StateRead, StoreError, StoreResult, Visit};
+use crate::ports::{StateRead, StoreResult, Visit};
 use crate::state::contract::Refusal;
-use crate::state::layout::{self, Record, RecordView, corrupt};
-use crate::state::read::{ReadError, compact_revision, progress, recovery};
-use crate::state::stored::{Event, decode};
+use crate::state::layout::{Record, RecordView, corrupt};
+use crate::state::read::{ReadError, STEPS, compact_revision, ended_by, live, progress, recovery};
+use crate::state::stored::Event;
 use crate::watch::unit::{Changed, Filter, Pick, Told, ToldOf, Unit, previous_bytes};
 
-/// Changes found before their values are read.
+/// Changes in one chunk, about.
 const CHANGES: usize = 256;
+/// Keys of one chunk that were written so often since that their record is looked for in the events that follow.
+const OFTEN: usize = 16;
 /// Revisions looked at for one chunk, also where none is of concern.
 const REVISIONS: u64 = 20_000;
 
@@ -32,35 +35,22 @@ pub struct Chunk {
     pub bytes: usize,
 }
 
-/// A change as an event names it.
-struct Named {
-    key: Bytes,
-    deleted: bool,
-    superseded: u64,
-}
-
-/// What concerns a filter, by revision.
-type NamedRevisions = Vec<(u64, Vec<Named>)>;
-
 /// Reads what the revisions `from..=upto` did to the keys of `filter`: some of them, at least one, all of each.
 ///
 /// # Errors
 /// `Refused` with `Compacted` or `NewGeneration` when `from` is not in the history of this view any more; `Store`.
 pub fn read(view: &dyn StateRead, filter: &Filter, from: u64, upto: u64) -> Result<Chunk, ReadError> {
     check(view, from)?;
-    let upto = upto.min(from.saturating_add(REVISIONS - 1));
-    let (named, next) = named(view, filter, from, upto)?;
-    let mut chunk = Chunk { told: Vec::new(), next, bytes: 0 };
-    for (revision, changes) in named {
-        if chunk.bytes >= WATCH_PART_BYTES {
-            chunk.next = revision;
-            break;
-        }
-        let unit = unit(view, filter, revision, changes)?;
-        chunk.bytes += unit.bytes();
-        chunk.told.push(Told::Changes(Arc::new(unit), ToldOf(Pick::All)));
-    }
-    Ok(chunk)
+    let newest = progress(view)?.map_or(0, |progress| progress.revision);
+    let upto = upto.min(newest).min(from.saturating_add(REVISIONS - 1));
+    let mut gathered = Gathered::new(filter, upto + 1);
+    Event::scan(view, (from, upto + 1), &mut |revision, event| gathered.take(revision, event))?;
+    gathered.find_the_rest(view)?;
+    let told = gathered
+        .revisions
+        .into_iter()
+        .map(|(revision, changes)| Told::Changes(Arc::new(Unit::new(revision, changes)), ToldOf(Pick::All)));
+    Ok(Chunk { told: told.collect(), next: gathered.next, bytes: gathered.bytes })
 }
 
 /// Whether everything from `from` on is in the history of this view.
@@ -77,83 +67,142 @@ fn check(view: &dyn StateRead, from: u64) -> Result<(), ReadError> {
     Err(Refusal::Compacted { asked: from, oldest: compact + 1 }.into())
 }
 
-/// The changes that concern the filter, by revision, and the revision up to which that is all.
-fn named(view: &dyn StateRead, filter: &Filter, from: u64, upto: u64) -> StoreResult<(NamedRevisions, u64)> {
-    let newest = progress(view)?.map_or(0, |progress| progress.revision);
-    let upto = upto.min(newest);
-    let mut found = NamedRevisions::new();
-    let mut count = 0;
-    let mut next = upto + 1;
-    let mut failed: Option<StoreError> = None;
-    view.scan(&layout::event_key(from), &layout::event_key(upto + 1), &mut |key, value| {
-        let read = layout::parse_event_key(key).ok_or_else(|| corrupt(key, "no key of an event"));
-        match read.and_then(|revision| Ok((revision, decode::<Event>(key, value)?))) {
-            Ok((revision, event)) => {
-                if count >= CHANGES {
-                    next = revision;
-                    return Visit::Enough;
-                }
-                let named: Vec<Named> = event
-                    .changes
-                    .into_iter()
-                    .filter(|change| filter.covers(&change.key) && filter.wants(change.deleted))
-                    .map(|change| Named { key: change.key, deleted: change.deleted, superseded: change.superseded })
-                    .collect();
-                count += named.len();
-                if !named.is_empty() {
-                    found.push((revision, named));
-                }
-                Visit::More
-            }
-            Err(error) => {
-                failed = Some(error);
-                Visit::Enough
-            }
-        }
-    })?;
-    failed.map_or(Ok((found, next)), Err)
+/// What was found so far.
+struct Gathered<'a> {
+    filter: &'a Filter,
+    /// What concerns the filter, by revision.
+    revisions: Vec<(u64, Vec<Changed>)>,
+    /// Everything below it was looked at.
+    next: u64,
+    changes: usize,
+    bytes: usize,
+    /// Bytes of old records in the revision at hand.
+    before: usize,
+    /// Where the record that a key was given is not known yet: it is in the next event that names the key, or it lives.
+    open: BTreeMap<Bytes, (usize, usize)>,
 }
 
-fn unit(view: &dyn StateRead, filter: &Filter, revision: u64, named: Vec<Named>) -> StoreResult<Unit> {
-    let mut changes = Vec::with_capacity(named.len());
-    let mut before = 0usize;
-    for Named { key, deleted, superseded } in named {
-        let new = if deleted { None } else { Some(written(view, &key, revision)?) };
-        let mut old = None;
-        // What would not be told is not read.
-        let wanted = filter.previous && superseded > 0;
-        let room = !filter.values || before <= WATCH_PREVIOUS_BYTES_MAX;
-        if wanted && room {
-            let stored = layout::history_key(&key, revision);
-            let raw = view.get(&stored)?.ok_or_else(|| corrupt(&stored, "a version that an event names is missing"))?;
-            let record = Record::parse(&stored, raw)?;
-            before = before.saturating_add(previous_bytes(&record));
-            // A value that is not told is not kept in memory either.
-            old = Some(if filter.values { record } else { Record::new(RecordView { value: &[], ..record.view() }) });
-        }
-        let old_omitted = wanted && old.is_none();
-        changes.push(Changed { key, new, old, old_omitted });
+impl<'a> Gathered<'a> {
+    fn new(filter: &'a Filter, next: u64) -> Self {
+        let open = BTreeMap::new();
+        Self { filter, revisions: Vec::new(), next, changes: 0, bytes: 0, before: 0, open }
     }
-    Ok(Unit::new(revision, changes))
-}
 
-/// The version of a key that `revision` wrote: the live one, or the first that ended after it.
-fn written(view: &dyn StateRead, key: &Bytes, revision: u64) -> StoreResult<Record> {
-    let live = layout::current_key(key);
-    if let Some(raw) = view.get(&live)? {
-        let record = Record::parse(&live, raw)?;
-        if record.view().modified == revision {
-            return Ok(record);
+    /// Takes one part of an event in; whole revisions, until there are enough of them.
+    fn take(&mut self, revision: u64, event: Event) -> StoreResult<Visit> {
+        let goes_on = self.revisions.last().is_some_and(|(last, _)| *last == revision);
+        if !goes_on {
+            if self.changes >= CHANGES || self.bytes >= WATCH_PART_BYTES {
+                self.next = revision;
+                return Ok(Visit::Enough);
+            }
+            self.before = 0;
+        }
+        for change in event.changes {
+            if !self.filter.covers(&change.key) {
+                continue;
+            }
+            let old = change.old()?;
+            self.settle(&change.key, old.as_ref())?;
+            if self.filter.wants(change.deleted) {
+                self.add(revision, change.key, change.deleted, old);
+            }
+        }
+        Ok(Visit::More)
+    }
+
+    fn add(&mut self, revision: u64, key: Bytes, deleted: bool, old: Option<Record>) {
+        if self.revisions.last().is_none_or(|(last, _)| *last != revision) {
+            self.revisions.push((revision, Vec::new()));
+        }
+        let place = self.revisions.len() - 1;
+        let Some((_, changes)) = self.revisions.last_mut() else { return };
+        // What would not be told is not kept.
+        let wanted = self.filter.previous && old.is_some();
+        let room = !self.filter.values || self.before <= WATCH_PREVIOUS_BYTES_MAX;
+        let old = old.filter(|_| wanted && room).map(|old| {
+            self.before = self.before.saturating_add(previous_bytes(&old));
+            // A value that is not told is not kept in memory either; one that is must not keep all that came with it.
+            let value = if self.filter.values { old.view().value } else { &[] };
+            Record::new(RecordView { value, ..old.view() })
+        });
+        let changed = Changed { key: key.clone(), new: None, old_omitted: wanted && old.is_none(), old };
+        self.bytes += changed.bytes();
+        self.changes += 1;
+        if !deleted {
+            self.open.insert(key, (place, changes.len()));
+        }
+        changes.push(changed);
+    }
+
+    /// `record` is what the key was until now.
+    fn settle(&mut self, key: &[u8], record: Option<&Record>) -> StoreResult<()> {
+        let Some((place, at)) = self.open.remove(key) else { return Ok(()) };
+        let found =
+            self.revisions.get_mut(place).and_then(|(revision, changes)| Some((revision, changes.get_mut(at)?)));
+        match (found, record) {
+            (Some((revision, changed)), Some(record)) if record.view().modified == *revision => {
+                changed.new = Some(Record::new(record.view()));
+                self.bytes += record.raw().len();
+                Ok(())
+            }
+            (Some((revision, _)), _) => {
+                Err(corrupt(key, format!("the version that revision {revision} wrote is missing")))
+            }
+            (None, _) => Ok(()),
         }
     }
-    let (from, to) = (layout::history_key(key, revision + 1), layout::history_key(key, u64::MAX));
-    let mut found = None;
-    view.scan(&from, &to, &mut |stored, raw| {
-        found = Some(Record::parse(stored, Bytes::copy_from_slice(raw)));
-        Visit::Enough
-    })?;
-    match found.transpose()? {
-        Some(record) if record.view().modified == revision => Ok(record),
-        Some(_) | None => Err(corrupt(&from, format!("the version that revision {revision} wrote is missing"))),
+
+    /// The records that were still in force at the end of what was read.
+    fn find_the_rest(&mut self, view: &dyn StateRead) -> StoreResult<()> {
+        let mut open: Vec<(usize, Bytes)> = self.open.iter().map(|(key, (place, _))| (*place, key.clone())).collect();
+        open.sort_unstable();
+        let (mut at_work, mut often) = (0, 0);
+        for (place, key) in open {
+            if place > at_work && (self.bytes >= WATCH_PART_BYTES || often >= OFTEN) {
+                self.cut(place);
+                break;
+            }
+            at_work = place;
+            let Some((revision, _)) = self.revisions.get(place) else { continue };
+            // A few steps back from what lives; who was written more often since is found soon by going on from here.
+            let (revision, mut record) = (*revision, live(view, &key)?);
+            for _ in 0..STEPS {
+                match &record {
+                    Some(newer) if newer.view().modified > revision => {
+                        record = ended_by(view, &key, newer.view().modified)?;
+                    }
+                    Some(_) | None => break,
+                }
+            }
+            match record.filter(|record| record.view().modified == revision) {
+                Some(record) => self.settle(&key, Some(&record))?,
+                None => often += 1,
+            }
+        }
+        if self.open.is_empty() {
+            return Ok(());
+        }
+        Event::scan(view, (self.next, u64::MAX), &mut |_, event| {
+            for change in event.changes {
+                if self.open.contains_key(&change.key) {
+                    self.settle(&change.key, change.old()?.as_ref())?;
+                }
+            }
+            Ok(if self.open.is_empty() { Visit::Enough } else { Visit::More })
+        })?;
+        match self.open.first_key_value() {
+            None => Ok(()),
+            Some((key, _)) => Err(corrupt(key, "the version that an event says was written is missing")),
+        }
+    }
+
+    /// Leaves the revisions from this one on for the next chunk.
+    fn cut(&mut self, place: usize) {
+        if let Some((revision, _)) = self.revisions.get(place) {
+            self.next = *revision;
+            self.revisions.truncate(place);
+            self.open.retain(|_, (at, _)| *at < place);
+        }
     }
 }

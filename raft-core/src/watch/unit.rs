@@ -88,7 +88,7 @@ pub(crate) struct Changed {
 }
 
 impl Changed {
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let of = |record: &Option<Record>| record.as_ref().map_or(0, |record| record.raw().len());
         self.key.len() + of(&self.new) + of(&self.old)
     }

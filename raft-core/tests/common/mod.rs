@@ -133,6 +133,9 @@ impl StateStore for Store {
         inner.commits += 1;
         inner.last = writes.writes.len();
         let map = Arc::make_mut(&mut inner.map);
+        for (from, to) in writes.ranges {
+            map.retain(|key, _| *key < from || *key >= to);
+        }
         for (key, value) in writes.writes {
             match value {
                 Some(value) => map.insert(key, value),

@@ -12,6 +12,7 @@ use crate::args_kv::Kv;
 use crate::args_lease::{LeaseVerb, Lock, UnderLock};
 use crate::args_membership::{Leave, NodeVerb, PolicyVerb, Token};
 use crate::args_node::{Init, Inspect, Join, Recover, Run};
+use crate::args_upgrade::UpgradeVerb;
 
 const ABOUT: &str = "\
 quorate: a manager quorum with a replicated key-value store, over QUIC.
@@ -20,9 +21,16 @@ A node's directory is prepared once with `init` (the first manager) or `join` (e
 its token) and then started with `run`. Everything else talks to a running cluster: with --data-dir on the machine of a node, with --connect and \
 --identity from anywhere.";
 
+/// As in hellos and in `status`.
+const VERSION: &str = if cfg!(feature = "next-version") {
+    concat!(env!("CARGO_PKG_VERSION"), "-next")
+} else {
+    env!("CARGO_PKG_VERSION")
+};
+
 const EXIT: &str = "\
 Exit codes: 0 done; 1 refused; 2 usage; 3 unavailable, nothing was done, try again; 4 unknown outcome, read to find out.
-`run` exits 0 stopped as asked, 10 removed, 11 fenced, 12 store damaged, 13 disk failed, 14 identity refused.
+`run` exits 0 stopped as asked, 10 removed, 11 fenced, 12 store damaged or of a newer version, 13 disk failed, 14 identity refused.
 With --json, stdout is one JSON document, also for an error: {\"error\":{\"kind\",\"message\",\"retryable\",\"outcome\"}}.
 
 Example:
@@ -32,7 +40,7 @@ Example:
 
 /// The whole command line.
 #[derive(Debug, Parser)]
-#[command(name = "quorate", version, long_about = ABOUT, about = "A manager quorum with a replicated key-value store, over QUIC", after_help = EXIT, max_term_width = 110)]
+#[command(name = "quorate", version = VERSION, long_about = ABOUT, about = "A manager quorum with a replicated key-value store, over QUIC", after_help = EXIT, max_term_width = 110)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -122,7 +130,7 @@ Prints one line on stdout when ready: `ready: NAME ADDRESS raft id N voter|stand
 With --http ADDR it serves /metrics for Prometheus, /livez (it is at work; needs no quorum) and /readyz (it can serve; with
 ?verbose why not). A node keeps running when it is promoted or demoted. With --listen or --advertise it has moved, and tells the others.
 SIGTERM and SIGINT hand leadership over and stop cleanly.
-Exits 0 stopped as asked, 10 removed, 11 fenced, 12 store damaged, 13 disk failed, 14 identity refused.
+Exits 0 stopped as asked, 10 removed, 11 fenced, 12 store damaged or of a newer version, 13 disk failed, 14 identity refused.
 --force-new-cluster=G ends generation G (`status` and `inspect` say it) and goes on from this directory alone; left behind
 in a unit file it does no harm: a directory beyond G just starts.
 
@@ -232,6 +240,18 @@ Example:
   quorate policy set --lost-after 10s --data-dir /var/lib/quorate"
     )]
     Policy(PolicyVerb),
+    /// See how far a rolling upgrade is, and finish it
+    #[command(
+        subcommand,
+        after_help = "\
+A newer quorate is installed on one manager after the other, while the cluster works; what the newer version brings is enabled
+only by `upgrade finish`, and until then every manager can go back.
+
+Example:
+  quorate upgrade status --data-dir /var/lib/quorate
+  quorate upgrade finish --data-dir /var/lib/quorate"
+    )]
+    Upgrade(UpgradeVerb),
     /// Move leadership
     #[command(
         subcommand,

@@ -30,6 +30,22 @@ A read is a get of one key, a write a transaction of --txn-ops puts. They are to
 Example:
   quorate bench txn --rw-ratio 4 --clients 100 --total 100000 --connect 10.0.0.1:4701 --identity operator.id")]
     Txn(Txn),
+    /// Write values that many watches wait for: how long until the last of them has been told
+    #[command(after_help = "\
+Every watch is of all keys below the prefix. A request is a put, and it ends when the last watch has been told of it.
+
+Example:
+  quorate bench watch --watchers 100 --clients 1 --total 2000 --connect 10.0.0.1:4701 --identity operator.id
+  quorate bench watch --watchers 10000 --conns 100 --rate 10 --total 100 --connect 10.0.0.1:4701 --identity operator.id")]
+    Watch(Watch),
+    /// Renew leases, one renewal a request; each client has a lease of its own
+    #[command(after_help = "\
+A renewal is answered after a round of the managers that began when it arrived; it writes nothing. The leases are revoked
+at the end.
+
+Example:
+  quorate bench lease --clients 1000 --total 100000 --connect 10.0.0.1:4701 --identity operator.id")]
+    Lease(Lease),
 }
 
 /// What every load has.
@@ -94,6 +110,26 @@ pub(crate) struct Txn {
     /// Puts in each write
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=128))]
     pub(crate) txn_ops: u16,
+}
+
+/// `bench watch`.
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    #[command(flatten)]
+    pub(crate) shape: Shape,
+    /// Watches, over the connections in turn
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) watchers: u32,
+}
+
+/// `bench lease`.
+#[derive(Debug, Args)]
+pub(crate) struct Lease {
+    #[command(flatten)]
+    pub(crate) shape: Shape,
+    /// Time to live of the leases
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "60s")]
+    pub(crate) ttl: Duration,
 }
 
 /// What a read promises.

@@ -274,7 +274,12 @@ fn versions(lines: &mut Lines, check: &ManagerCheck) {
     } else {
         format!("{} runs {}, but {}", check.name, check.version, different.join(", "))
     };
-    lines.say("version", different.is_empty(), what, "finish the upgrade: the same software on every manager");
+    lines.say(
+        "version",
+        different.is_empty(),
+        what,
+        "`quorate upgrade status` says what is left to do: the same software on every manager",
+    );
 }
 
 fn whole(time: Duration) -> Duration {

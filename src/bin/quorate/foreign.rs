@@ -128,7 +128,11 @@ const VERBS: &[(&[&str], &str)] = &[
     (&["log"], LOG),
     (&["logs"], LOG),
     (&["version"], "quorate --version"),
-    (&["upgrade"], "nothing yet: stop one node after the other, and run it again with the new binary"),
+    (&["upgrade", "commit"], "quorate upgrade finish"),
+    (
+        &["downgrade"],
+        "possible until `quorate upgrade finish`: stop a manager, and run it with the older binary again; quorate upgrade status",
+    ),
     (&["token", "manager"], TOKEN),
     (&["token", "worker"], "quorate token show worker"),
     (&["drain"], DRAIN),

@@ -10,6 +10,7 @@ mod args_kv;
 mod args_lease;
 mod args_membership;
 mod args_node;
+mod args_upgrade;
 mod assign;
 mod bench;
 mod check;
@@ -30,6 +31,7 @@ mod recover;
 mod status;
 mod target;
 mod tokens;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -150,6 +152,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Verb::Leave(leave) => Box::pin(nodes::leave(leave, &global, output)).await,
             Verb::Token(verb) => Box::pin(tokens::run(verb, &global, output)).await,
             Verb::Policy(verb) => Box::pin(policy::run(verb, &global, output)).await,
+            Verb::Upgrade(verb) => Box::pin(upgrade::run(verb, &global, output)).await,
             Verb::Leader(Leader::Transfer { to }) => admin::transfer(to.as_deref(), &global, output).await,
             Verb::Inspect(Inspect { configurations: true }) => recover::configurations(&global, output),
             Verb::Inspect(_) => node::inspect(&global, output),

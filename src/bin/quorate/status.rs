@@ -9,6 +9,8 @@ use quorate::status::{
     ClusterStatus, Health, ManagerStatus, NodeReport, NodeRole, WorkerStatus, ago, at_most, silence,
 };
 
+use quorate::upgrade::UpgradeState;
+
 use crate::args::Global;
 use crate::failure::Failure;
 use crate::output::{Output, Tone, table};
@@ -144,9 +146,10 @@ pub(crate) fn render(status: &ClusterStatus, output: Output) -> String {
     }
     let _infallible = writeln!(
         page,
-        "cluster {}  generation {}  term {}  leader {leader}  revision {}",
-        status.cluster_id, status.generation, status.term, status.revision
+        "cluster {}  generation {}  version {}  term {}  leader {leader}  revision {}",
+        status.cluster_id, status.generation, status.cluster_version, status.term, status.revision
     );
+    say_of_upgrade(&mut page, status);
     let age = at_most(status.age_ms.map(Duration::from_millis));
     let _infallible = writeln!(page, "answered by {}, from what it knows ({age})", status.answered_by);
     page.push('\n');
@@ -267,6 +270,19 @@ fn lost(status: &ClusterStatus, voters: &[&ManagerStatus], output: Output, seats
     page
 }
 
+/// Nothing of it while there is no upgrade.
+fn say_of_upgrade(page: &mut String, status: &ClusterStatus) {
+    let (state, target) = (status.upgrade.state, status.upgrade.target_version);
+    let said = match state {
+        UpgradeState::UpToDate => return,
+        UpgradeState::Rolling => {
+            format!("version {target} is held back by {}", status.upgrade.held_back_by.join(", "))
+        }
+        UpgradeState::Ready => format!("every manager supports version {target}; `quorate upgrade finish` enables it"),
+    };
+    let _infallible = writeln!(page, "upgrade {}: {said}; see `quorate upgrade status`", state.word());
+}
+
 fn managers(status: &ClusterStatus) -> String {
     let rows = status
         .managers
@@ -289,12 +305,24 @@ fn managers(status: &ClusterStatus) -> String {
                 when_known(manager.applied.to_string()),
                 when_known(manager.lag.to_string()),
                 if manager.version.is_empty() { "-".into() } else { manager.version.clone() },
+                crate::upgrade::range(manager.supports.0, manager.supports.1),
                 hash,
             ]
         })
         .collect();
-    let header =
-        ["MANAGER", "ADDRESS", "RAFT ID", "SEAT", "LEADS", "REACHABLE", "APPLIED", "LAG", "VERSION", "STATE HASH"];
+    let header = [
+        "MANAGER",
+        "ADDRESS",
+        "RAFT ID",
+        "SEAT",
+        "LEADS",
+        "REACHABLE",
+        "APPLIED",
+        "LAG",
+        "SOFTWARE",
+        "SUPPORTS",
+        "STATE HASH",
+    ];
     table(&header, &[2, 6, 7], rows)
 }
 

@@ -219,18 +219,15 @@ impl<T: Send + Sync + 'static, C: Codec<T>> IntoFuture for TableMirrorBuilder<T,
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let Self { table, mirror, set_aside } = self;
-            let mirror = mirror.await?;
-            let (mut rows, mut unreadable) = (BTreeMap::new(), BTreeMap::new());
-            for (key, entry) in mirror.view() {
-                let RowChange { key, row, unreadable: why, .. } =
-                    table.changed(Change::to(key.clone(), Some(entry.clone())), set_aside)?;
-                if let Some(row) = row {
-                    rows.insert(key, row);
-                } else if let Some(why) = why {
-                    unreadable.insert(key, why);
-                }
-            }
-            Ok(TableMirror { table, mirror, set_aside, rows, unreadable, over: None })
+            let mut mirror = mirror.await?;
+            let Changes { revision, changes } = mirror.begin();
+            let changes: Vec<_> =
+                changes.into_iter().map(|change| table.changed(change, set_aside)).collect::<Result<_>>()?;
+            let (rows, unreadable, over) = (BTreeMap::new(), BTreeMap::new(), None);
+            let mut made = TableMirror { table, mirror, set_aside, rows, unreadable, first: None, over };
+            let first = made.take(RowChanges { revision, changes });
+            made.first = Some(first);
+            Ok(made)
         })
     }
 }
@@ -260,6 +257,8 @@ pub struct TableMirror<T, C = Json> {
     set_aside: bool,
     rows: BTreeMap<Bytes, Arc<Row<T>>>,
     unreadable: BTreeMap<Bytes, Error>,
+    /// What is there from the beginning, until it is told.
+    first: Option<RowChanges<T>>,
     /// A row could not be read: the view stays as of this revision.
     over: Option<u64>,
 }
@@ -285,8 +284,9 @@ impl<T, C: Codec<T>> TableMirror<T, C> {
         self.over.unwrap_or_else(|| self.mirror.revision())
     }
 
-    /// Waits until something has changed, takes it into the view and says what it was, with what was there before: usually what one
-    /// revision did, or the difference where everything had to be read anew. `None` after an error that was final.
+    /// At first says what is there already, all of it or nothing, at once: who reconciles after each change has begun with everything
+    /// then. After that waits until something has changed, takes it into the view and says what it was, with what was there before:
+    /// usually what one revision did, or the difference where everything had to be read anew. `None` after an error that was final.
     ///
     /// Cancel safe: what was not said is not in the view.
     ///
@@ -297,6 +297,9 @@ impl<T, C: Codec<T>> TableMirror<T, C> {
         if self.over.is_some() {
             return None;
         }
+        if let Some(first) = self.first.take() {
+            return Some(Ok(first));
+        }
         let before = self.mirror.revision();
         let Changes { revision, changes } = match self.mirror.next().await? {
             Ok(changes) => changes,
@@ -304,27 +307,29 @@ impl<T, C: Codec<T>> TableMirror<T, C> {
         };
         let told: Result<Vec<_>> =
             changes.into_iter().map(|change| self.table.changed(change.without_previous(), self.set_aside)).collect();
-        let mut changes = match told {
-            Ok(changes) => changes,
+        match told {
+            Ok(changes) => Some(Ok(self.take(RowChanges { revision, changes }))),
             Err(error) => {
                 self.over = Some(before);
-                return Some(Err(error));
+                Some(Err(error))
             }
-        };
-        for change in &mut changes {
-            self.take(change);
         }
-        Some(Ok(RowChanges { revision, changes }))
     }
+}
 
-    fn take(&mut self, change: &mut RowChange<T>) {
-        self.unreadable.remove(&change.key);
-        change.previous = match &change.row {
-            Some(row) => self.rows.insert(change.key.clone(), row.clone()),
-            None => self.rows.remove(&change.key),
-        };
-        if let Some(why) = &change.unreadable {
-            self.unreadable.insert(change.key.clone(), why.clone());
+impl<T, C> TableMirror<T, C> {
+    /// Takes changes into the view; with what was there before.
+    fn take(&mut self, mut changes: RowChanges<T>) -> RowChanges<T> {
+        for change in &mut changes.changes {
+            self.unreadable.remove(&change.key);
+            change.previous = match &change.row {
+                Some(row) => self.rows.insert(change.key.clone(), row.clone()),
+                None => self.rows.remove(&change.key),
+            };
+            if let Some(why) = &change.unreadable {
+                self.unreadable.insert(change.key.clone(), why.clone());
+            }
         }
+        changes
     }
 }

@@ -151,8 +151,14 @@ impl<T: Send + 'static, C: Codec<T>> ModifyBuilder<'_, T, C> {
         let mut pause = Duration::ZERO;
         // The revision of the row at which a write of it was refused.
         let mut refused_at: Option<u64> = None;
+        let mut overtaken: Option<Error> = None;
         loop {
-            let mut row = self.read().await?;
+            let mut row = match self.read().await {
+                Ok(row) => row,
+                // Out of time on the way to another attempt: what matters is why there had to be one.
+                Err(error) if error.is_retryable() && Instant::now() >= until => return Err(overtaken.unwrap_or(error)),
+                Err(error) => return Err(error),
+            };
             let before = row.mod_revision;
             let key = self.table.key(&row.key);
             let unchanged = if before == 0 { None } else { Some(self.table.encoded(&key, &row.value)?) };
@@ -164,6 +170,7 @@ impl<T: Send + 'static, C: Codec<T>> ModifyBuilder<'_, T, C> {
             let conflict = match write(&self.table, &mut row, bytes, &self.conditions).await {
                 Ok(()) => return Ok(row),
                 Err(error @ Error::Conflict { .. }) => error,
+                Err(error) if error.is_retryable() && Instant::now() >= until => return Err(overtaken.unwrap_or(error)),
                 Err(error) => return Err(error),
             };
             // Twice the same row: nobody was in between, so it is another condition that does not hold.
@@ -173,6 +180,7 @@ impl<T: Send + 'static, C: Codec<T>> ModifyBuilder<'_, T, C> {
             if elsewhere || left.is_zero() {
                 return Err(conflict);
             }
+            overtaken = Some(conflict);
             tokio::time::sleep(pause.min(left)).await;
             pause = (pause * 2).clamp(PAUSE.0, PAUSE.1);
             self.table.client.deadline = until.saturating_duration_since(Instant::now());

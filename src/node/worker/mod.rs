@@ -11,7 +11,6 @@ mod session;
 mod standing;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use quorate_transport::{Connection, FeedReceiver, Identity, LocalListener, RequestError, api};
@@ -22,6 +21,7 @@ use prost::Message as _;
 
 use super::builder::NodeBuilder;
 use super::facts::Layout;
+use super::ground::{Drives, Part, Tasks};
 use super::state_file::StateFile;
 use super::stop::{StartError, StopReason};
 use super::work::Work;
@@ -61,12 +61,12 @@ pub(super) struct Link {
 /// A worker that runs.
 pub(crate) struct Worker {
     pub(super) file: StateFile,
-    handle: tokio::runtime::Handle,
+    handle: Tasks,
     pub(super) link: watch::Receiver<Link>,
     pub(super) work: Work,
     stop: watch::Sender<bool>,
     ended: watch::Receiver<Option<End>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    part: Mutex<Option<Part>>,
 }
 
 impl Worker {
@@ -83,38 +83,28 @@ impl Worker {
         let (started_in, started) = oneshot::channel();
         let driver = session::Driver::new(builder, file.clone(), Arc::new(identity), work.clone(), link_out);
         let (directory, socket) = (builder.directory.clone(), local::Socket::new(&file, link.clone(), work.clone()));
-        let run = move || {
-            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime,
+        let ground = builder.ground.clone();
+        let run = async move {
+            let tasks = ground.tasks();
+            let listener = match LocalListener::bind(&directory) {
+                Ok(listener) => listener,
                 Err(error) => {
-                    let _ = started_in.send(Err(StartError::Internal(format!("cannot start a runtime: {error}"))));
-                    return;
+                    let _ = started_in.send(Err(StartError::InUse(error.to_string())));
+                    return End::Stopped(StopReason::Asked);
                 }
             };
-            let end = runtime.block_on(async move {
-                let listener = match LocalListener::bind(&directory) {
-                    Ok(listener) => listener,
-                    Err(error) => {
-                        let _ = started_in.send(Err(StartError::InUse(error.to_string())));
-                        return End::Stopped(StopReason::Asked);
-                    }
-                };
-                let _ = started_in.send(Ok(tokio::runtime::Handle::current()));
-                let socket = Arc::new(socket);
-                tokio::select! {
-                    end = driver.run(stopping) => end,
-                    () = listener.serve(Arc::clone(&socket) as Arc<_>, socket) => End::Stopped(StopReason::Asked),
-                }
-            });
-            runtime.shutdown_timeout(Duration::from_secs(2));
-            ended_out.send_replace(Some(end));
+            let _ = started_in.send(Ok(tasks.handle()));
+            let socket = Arc::new(socket);
+            tokio::select! {
+                end = driver.run(stopping) => end,
+                () = listener.serve(Arc::clone(&socket) as Arc<_>, socket) => End::Stopped(StopReason::Asked),
+            }
         };
-        let thread = std::thread::Builder::new()
-            .name("quorate-net".to_owned())
-            .spawn(run)
-            .map_err(|error| StartError::Internal(format!("cannot start a thread: {error}")))?;
+        let part = builder.ground.start("quorate-net", Drives::Network, run, move |end| {
+            ended_out.send_replace(Some(end));
+        })?;
         let handle = started.await.unwrap_or_else(|_| Err(StartError::Internal("the worker ended at once".into())))?;
-        Ok(Self { file, handle, link, work, stop, ended, thread: Mutex::new(Some(thread)) })
+        Ok(Self { file, handle, link, work, stop, ended, part: Mutex::new(Some(part)) })
     }
 
     /// Asks it to end; the session is closed.
@@ -130,14 +120,15 @@ impl Worker {
             Err(_) => End::Stopped(StopReason::Bug("the worker's thread ended without a word".into())),
         };
         // It has nothing left to do; joined so that its memory is back, too.
-        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            let _ = thread.join();
+        let part = self.part.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(part) = part {
+            part.join().await;
         }
         end
     }
 
-    /// The runtime it lives on.
-    pub(super) fn handle(&self) -> tokio::runtime::Handle {
+    /// Where tasks beside it are spawned.
+    pub(super) fn handle(&self) -> Tasks {
         self.handle.clone()
     }
 

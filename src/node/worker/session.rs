@@ -27,7 +27,7 @@ use crate::client::SOFTWARE;
 use crate::config::{self, chance};
 use crate::node::builder::{NodeBuilder, off_thread};
 use crate::node::facts::{KnownManager, Layout};
-use crate::node::newcomer::SUPPORTED;
+use crate::node::newcomer::SUPPORT;
 use crate::node::state_file::StateFile;
 use crate::node::stop::{StartError, StopReason};
 use crate::node::work::Work;
@@ -104,7 +104,7 @@ impl Driver {
         link: watch::Sender<Link>,
     ) -> Self {
         let layout = builder.layout();
-        let papers = Papers::new(layout.clone(), identity, builder.certificates.clock);
+        let papers = Papers::new(layout.clone(), identity, builder.certificates.clock, builder.ground.network.clone());
         Self {
             layout,
             file,
@@ -198,6 +198,7 @@ impl Driver {
             stagger: STAGGER,
             socket: self.socket.clone(),
             clock: self.papers.clock(),
+            network: self.papers.network().clone(),
             ..Connector::default()
         };
         let identity = Arc::clone(self.papers.identity());
@@ -235,7 +236,7 @@ impl Driver {
             revision: if have.known { have.revision } else { 0 },
             digest: Bytes::copy_from_slice(&have.digest()),
             instance: 0,
-            command_version: SUPPORTED,
+            command_version: SUPPORT.newest,
             software: SOFTWARE.to_owned(),
             advertise: self.file.facts.advertise.clone(),
         };

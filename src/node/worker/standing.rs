@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use quorate_core::id::StoreId;
-use quorate_transport::{Clock, Identity, JoinError, JoinRefused, JoinRequest, Joined, KeyPair, Refused};
+use quorate_transport::{Clock, Identity, JoinError, JoinRefused, JoinRequest, Joined, KeyPair, Network, Refused};
 
 use crate::client::SOFTWARE;
 use crate::node::builder::off_thread;
 use crate::node::facts::Layout;
-use crate::node::newcomer::{SUPPORTED, take_over};
+use crate::node::newcomer::{SUPPORT, take_over};
 use crate::node::renewal;
 use crate::node::state_file::StateFile;
 use crate::node::stop::StartError;
@@ -43,14 +43,15 @@ pub(super) struct Papers {
     layout: Layout,
     identity: Arc<Identity>,
     clock: Clock,
+    network: Network,
     /// When it is renewed, or tried again.
     due: SystemTime,
 }
 
 impl Papers {
-    pub(super) fn new(layout: Layout, identity: Arc<Identity>, clock: Clock) -> Self {
+    pub(super) fn new(layout: Layout, identity: Arc<Identity>, clock: Clock, network: Network) -> Self {
         let due = renewal::due_of_known(identity.subject());
-        Self { layout, identity, clock, due }
+        Self { layout, identity, clock, network, due }
     }
 
     pub(super) const fn identity(&self) -> &Arc<Identity> {
@@ -59,6 +60,10 @@ impl Papers {
 
     pub(super) const fn clock(&self) -> Clock {
         self.clock
+    }
+
+    pub(super) const fn network(&self) -> &Network {
+        &self.network
     }
 
     pub(super) fn is_due(&self) -> bool {
@@ -70,7 +75,8 @@ impl Papers {
     pub(super) fn question(&mut self, file: &StateFile, managers: Vec<String>) -> impl Future<Output = Answer> + use<> {
         self.due = self.clock.now() + renewal::pause(self.identity.subject());
         let (identity, store, clock) = (Arc::clone(&self.identity), file.store(), self.clock);
-        async move { ask_standing(&identity, store, &managers, clock).await }
+        let network = self.network.clone();
+        async move { ask_standing(&identity, store, &managers, clock, &network).await }
     }
 
     /// Makes the answer true: on disk first, then for every connection from now on. Those that exist stay.
@@ -113,15 +119,16 @@ pub(in crate::node) async fn ask_standing(
     store: Option<StoreId>,
     managers: &[String],
     clock: Clock,
+    network: &Network,
 ) -> Answer {
     let bad = |why: String| JoinError::BadReply(why);
     let key = KeyPair::from_pkcs8(identity.key().pkcs8_der()).map_err(|error| bad(error.to_string()))?;
     let csr = key.csr().map_err(|error| bad(error.to_string()))?;
     let mut request = JoinRequest::renewal(csr, identity.subject().node_id, clock);
     request.store_id = store;
-    request.command_version = SUPPORTED;
+    request.support = SUPPORT;
     request.software = SOFTWARE.to_owned();
-    quorate_transport::renew(managers, identity.ca_hash(), request, RENEW, clock).await.map(Box::new)
+    quorate_transport::renew(managers, identity.ca_hash(), request, RENEW, clock, network).await.map(Box::new)
 }
 
 /// Whether a refusal may mean that this node is of the cluster no more, or not with this certificate.
@@ -138,6 +145,7 @@ pub(super) fn is_doubt(refused: &Refused) -> bool {
         | Refused::StoreReplaced
         | Refused::VersionTooOld { .. }
         | Refused::VersionTooNew { .. }
+        | Refused::ClusterVersion(_)
         | Refused::Locked
         | Refused::Fenced
         | Refused::Duplicate

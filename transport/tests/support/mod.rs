@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use quorate_core::id::{ClusterId, Lineage, LineageId, NodeId, RaftId, StoreId};
+use quorate_core::membership::upgrade::Support;
 use quorate_transport::*;
 use tokio::sync::{mpsc, oneshot};
 
@@ -64,7 +65,7 @@ impl TestCluster {
             store_id: Some(StoreId::from_bytes([n; 16])),
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL_MAX,
-            command_version: 1,
+            support: Support { oldest: 1, newest: 1 },
             software: "test".into(),
             advertise: String::new(),
         }

@@ -105,6 +105,12 @@ impl Run {
                 writes.put(key, value);
             }
         }
+        if self.seeded.below(6) == 0 {
+            let (from, to) = (self.seeded.below(40), self.seeded.below(40));
+            let (from, to) = (format!("key {from:02}").into_bytes(), format!("key {to:02}").into_bytes());
+            self.model.state.retain(|key, _| *key < from || *key >= to);
+            writes.delete_range(from, to);
+        }
         writes
     }
 

@@ -33,6 +33,29 @@ pub fn a_later_write_of_a_key_in_one_set_wins(store: &mut dyn StoreUnderTest) {
     assert_eq!(all(&*open.state), pairs(&[("a", "2"), ("c", "2")]));
 }
 
+/// A range goes as a whole, before what the set writes; what the set wrote into it before goes with it. A view keeps it.
+pub fn a_range_is_removed_before_the_writes_of_its_set(store: &mut dyn StoreUnderTest) {
+    let mut open = store.open().unwrap();
+    open.state.commit(set(&[("a", "1"), ("b", "1"), ("ba", "1"), ("c", "1"), ("d", "1")])).unwrap();
+    let before = open.state.reader().view();
+    let mut writes = set(&[("bb", "early"), ("a", "2")]);
+    writes.delete_range(&b"b"[..], &b"c"[..]);
+    writes.delete_range(&b"d"[..], &b"d"[..]);
+    writes.delete_range(&b"e"[..], &b"d"[..]);
+    writes.put(&b"bc"[..], &b"late"[..]);
+    open.state.commit(writes).unwrap();
+    let after = pairs(&[("a", "2"), ("bc", "late"), ("c", "1"), ("d", "1")]);
+    assert_eq!(all(&*open.state), after);
+    assert_eq!(open.state.get(b"b").unwrap(), None);
+    assert_eq!(range(&*open.state, b"b", b"c"), pairs(&[("bc", "late")]));
+    assert_eq!(all(&*before).len(), 5);
+    // Written anew it is there again, also after a reopen.
+    open.state.commit(set(&[("b", "3")])).unwrap();
+    drop((before, open));
+    let open = store.open().unwrap();
+    assert_eq!(range(&*open.state, b"b", b"c"), pairs(&[("b", "3"), ("bc", "late")]));
+}
+
 /// Order is that of bytes; `from` is in, `to` is out, an empty `to` is the end.
 pub fn a_scan_keeps_order_and_bounds_and_stops_when_told(store: &mut dyn StoreUnderTest) {
     let mut open = store.open().unwrap();

@@ -102,6 +102,12 @@ impl Image {
 
     pub(super) fn apply_writes(&mut self, writes: &WriteSet) {
         let state = Arc::make_mut(&mut self.state);
+        for (from, to) in &writes.ranges {
+            let gone: Vec<Bytes> = state.range(from.clone()..to.clone()).map(|(key, _)| key.clone()).collect();
+            for key in gone {
+                state.remove(&key);
+            }
+        }
         for (key, value) in &writes.writes {
             match value {
                 Some(value) => state.insert(key.clone(), value.clone()),
@@ -154,6 +160,8 @@ impl Disk {
                 for (key, _) in &writes.writes {
                     self.rotten_state.remove(key);
                 }
+                let within = |key: &Bytes| writes.ranges.iter().any(|(from, to)| from <= key && key < to);
+                self.rotten_state.retain(|key| !within(key));
             }
             Batch::Log(group) => {
                 if let Some(first) = group.iter().filter_map(|batch| batch.entries.first()).map(|e| e.index.0).min() {

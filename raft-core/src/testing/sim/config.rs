@@ -33,6 +33,8 @@ pub enum Profile {
     Leases,
     /// As the swarm, with keys that are written, removed and made again, and with a history that is compacted all the time.
     Watch,
+    /// As the swarm, while members' binaries are replaced by newer and older ones.
+    Upgrade,
     /// No faults at all: the control that false alarms would show in.
     Calm,
 }
@@ -102,6 +104,8 @@ pub struct SimConfig {
     /// Mean time between writes and removals of a few keys, and compactions; 0 is none.
     pub scribble_every: u64,
     pub watch_bug: Option<WatchBug>,
+    /// The cluster begins in the older of two versions, and members' binaries are replaced, forwards and back.
+    pub upgrades: bool,
 }
 
 impl SimConfig {
@@ -152,7 +156,14 @@ impl SimConfig {
             watchers: 0,
             scribble_every: 0,
             watch_bug: None,
+            upgrades: false,
         }
+    }
+
+    /// The cluster version at the founding, and what the first members' binaries know.
+    #[must_use]
+    pub const fn version(&self) -> u32 {
+        if self.upgrades { super::upgrades::OLD } else { crate::command::COMMAND_VERSION }
     }
 
     /// The knobs of a seed.
@@ -162,7 +173,7 @@ impl SimConfig {
         let rng = &mut rng;
         let members = *[3, 3, 5, 5, 4, 7].get(rng.index(6)).unwrap_or(&3);
         let calm = matches!(profile, Profile::Calm);
-        let swarm = matches!(profile, Profile::Swarm | Profile::Leases | Profile::Watch);
+        let swarm = matches!(profile, Profile::Swarm | Profile::Leases | Profile::Watch | Profile::Upgrade);
         let net = swarm || matches!(profile, Profile::Network);
         let disk = swarm || matches!(profile, Profile::Disk);
         let member = swarm || matches!(profile, Profile::Membership);
@@ -213,6 +224,7 @@ impl SimConfig {
                 let mut rng = Rng::stream(seed, 12);
                 Self { watchers: rng.between(3, 10), scribble_every: rng.between(4, 60) * MILLIS, ..drawn }
             }
+            Profile::Upgrade => Self { upgrades: true, duration: drawn.duration + 10_000 * MILLIS, ..drawn },
             Profile::Swarm | Profile::Network | Profile::Disk | Profile::Membership | Profile::Calm => drawn,
         };
         let churn = matches!(profile, Profile::Membership) || (member && rng.chance(400));

@@ -77,8 +77,9 @@ impl World {
 
     /// The applier's next job is done.
     pub(super) fn applied(&mut self, id: RaftId, boot: u64) -> Step {
-        let Some(member) = self.members.get(&id).filter(|member| !member.hold_apply) else { return Ok(()) };
-        let refuses_from = member.refuses_from;
+        if self.members.get(&id).is_none_or(|member| member.hold_apply) {
+            return Ok(());
+        }
         let Some(process) = self.process(id) else { return Ok(()) };
         let Some(mut job) = process.to_apply.pop_front() else { return Ok(()) };
         // Everything that has come meanwhile is one round.
@@ -95,13 +96,7 @@ impl World {
             self.schedule(at, Event::Applied { id, boot });
         }
         match job {
-            Job::Apply { entries, waiters } => {
-                if let Some(index) = refuses_from.filter(|from| entries.iter().any(|entry| entry.index >= *from)) {
-                    let error = ApplyError::NeedsVersion { index, needed: 99, known: 1 };
-                    return self.input(id, vec![Input::ApplyFailed(error)]);
-                }
-                self.apply(id, &entries, waiters)
-            }
+            Job::Apply { entries, waiters } => self.apply(id, &entries, waiters),
             Job::Install { staged, reset } => self.install(id, staged, reset),
             Job::Build => {
                 let Some(process) = self.process(id) else { return Ok(()) };
@@ -118,10 +113,14 @@ impl World {
 
     pub(super) fn apply(&mut self, id: RaftId, entries: &[Committed], waiters: Vec<(LogIndex, Vec<Ticket>)>) -> Step {
         let Some(process) = self.process(id) else { return Ok(()) };
+        let before = process.machine.status().applied;
         let applied = match process.machine.apply(entries) {
             Ok(applied) => applied,
             Err(ApplyError::Store(error)) => return self.input(id, vec![Input::StoreFailed(error)]),
-            Err(error) => return self.input(id, vec![Input::ApplyFailed(error)]),
+            Err(error) => {
+                self.version_missing(id, &error, before)?;
+                return self.input(id, vec![Input::ApplyFailed(error)]);
+            }
         };
         let status = process.machine.status().clone();
         self.watched(id, &applied)?;
@@ -135,6 +134,7 @@ impl World {
             None
         };
         self.checks_of(id).applied(id, &status)?;
+        self.versions_applied(id, entries, records.as_deref())?;
         self.leases_changed(id, &applied.leases)?;
         self.trace.line(self.now, &format!("{id} applied {}", status.applied));
         self.trace.bytes(&status.hash);
@@ -174,9 +174,10 @@ impl World {
                 ApplyError::Store(
                     error @ (StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Poisoned(_)),
                 ) => self.input(id, vec![Input::StoreFailed(error)]),
-                error @ (ApplyError::Store(_) | ApplyError::NeedsVersion { .. } | ApplyError::Broken { .. }) => {
-                    broken("a_snapshot_is_installed", format!("{id}: {error}"))
-                }
+                error @ (ApplyError::Store(_)
+                | ApplyError::NeedsVersion { .. }
+                | ApplyError::ClusterNeedsVersion { .. }
+                | ApplyError::Broken { .. }) => broken("a_snapshot_is_installed", format!("{id}: {error}")),
             };
         }
         process.staged = false;

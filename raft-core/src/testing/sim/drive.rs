@@ -19,13 +19,14 @@ use crate::consensus::{Consensus, Start};
 use crate::id::RaftId;
 use crate::ports::StoreError;
 use crate::state::Machine;
+use crate::state::contract::ApplyError;
 
 impl World {
     /// Starts a process on the member's disk, as it is.
     pub(super) fn start(&mut self, id: RaftId) -> Step {
         let (config, seat_times) = (&self.config, self.seat_times());
         let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
-        if member.process.is_some() || member.retired || member.stopped {
+        if member.process.is_some() || member.retired || member.stopped || member.outdated.is_some() {
             return Ok(());
         }
         member.boot += 1;
@@ -38,8 +39,15 @@ impl World {
             // A fenced directory is not started from, over every restart.
             return Ok(());
         }
-        let mut machine = match Machine::open(opened.state) {
+        let mut machine = match Machine::open_knowing(opened.state, member.knows) {
             Ok(machine) => machine,
+            Err(ApplyError::ClusterNeedsVersion { needed, .. }) => {
+                // Refused at the door.
+                member.outdated = Some(needed);
+                self.report.outdated += 1;
+                self.trace.line(self.now, &format!("{id} is not started: it needs version {needed}"));
+                return Ok(());
+            }
             Err(error) => return broken("a_crash_is_survived", format!("{id} cannot open its state: {error}")),
         };
         machine.gather(true);
@@ -334,7 +342,15 @@ impl World {
                     member.stopped = true;
                 }
             }
-            StopCause::Apply(_) => {
+            StopCause::Apply(
+                ApplyError::NeedsVersion { needed, .. } | ApplyError::ClusterNeedsVersion { needed, .. },
+            ) => {
+                self.crash(id, usize::MAX);
+                if let Some(member) = self.members.get_mut(&id) {
+                    member.outdated = Some(*needed);
+                }
+            }
+            StopCause::Apply(ApplyError::Store(_) | ApplyError::Broken { .. }) => {
                 self.crash(id, usize::MAX);
                 if let Some(member) = self.members.get_mut(&id) {
                     member.stopped = true;
@@ -480,6 +496,7 @@ impl World {
             Event::Workers => self.workers_look(),
             Event::Watcher { index } => self.watcher_looks(index),
             Event::Scribble => self.scribble(),
+            Event::Upgrade => self.upgrade_somehow(),
             Event::Heal { links } => {
                 for link in links {
                     self.cut.remove(&link);

@@ -16,9 +16,9 @@ use crate::command::{Command, CommandKind, LeaseOrder, LeaseOrderKind, Request};
 use crate::consensus::io::Ticket;
 use crate::id::{ClientId, LeaseId, RaftId};
 use crate::keyspace::Section;
-use crate::ports::{StateRead, Visit};
+use crate::ports::StateRead;
 use crate::state::contract::{LeaseChange, LeaseEvent, Outcome, Refusal};
-use crate::state::{layout, read};
+use crate::state::read;
 use crate::txn::{Put, Range, Txn};
 
 /// Longer than any lease of a holder and its slack, the change of a leader included.
@@ -337,15 +337,7 @@ fn together(view: &dyn StateRead, lease: LeaseId, keys: &BTreeSet<Bytes>) -> Che
                 format!("lease {lease} has ended, {} is there", key.escape_ascii()),
             );
         }
-        let mut last = None;
-        let (from, to) = (layout::history_from(key), layout::history_from(&layout::successor(key)));
-        let scanned = view.scan(&from, &to, &mut |stored, _record| {
-            last = layout::parse_history_key(stored).map(|(_, ended)| ended);
-            Visit::More
-        });
-        if scanned.is_ok() {
-            revisions.extend(last);
-        }
+        revisions.extend(read::last_change(view, key).ok().flatten());
     }
     if revisions.len() > 1 {
         return broken("lease_keys_go_together", format!("the keys of lease {lease} went at {revisions:?}"));

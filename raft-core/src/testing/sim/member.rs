@@ -43,8 +43,10 @@ pub(super) struct Member {
     pub(super) space: Option<u64>,
     /// Slow disk: sync latencies are multiplied.
     pub(super) slow: u64,
-    /// The newest command format this member's binary knows; `None` is this build's.
-    pub(super) refuses_from: Option<LogIndex>,
+    /// The newest version that its binary knows.
+    pub(super) knows: u32,
+    /// It has stopped because its binary does not know this version.
+    pub(super) outdated: Option<u32>,
 }
 
 /// A running process.
@@ -101,7 +103,8 @@ impl Member {
             hold_apply: false,
             space: None,
             slow: 1,
-            refuses_from: None,
+            knows: crate::command::COMMAND_VERSION,
+            outdated: None,
         }
     }
 

@@ -27,6 +27,7 @@ mod recovery;
 mod rng;
 mod stream;
 mod trace;
+mod upgrades;
 mod watchers;
 mod world;
 
@@ -79,6 +80,9 @@ impl World {
         }
         if self.config.churn {
             self.come_to_rest()?;
+        }
+        if self.config.upgrades {
+            self.finish_in_peace()?;
         }
         self.leases_end()?;
         self.use_it()?;

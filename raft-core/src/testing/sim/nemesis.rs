@@ -223,6 +223,12 @@ impl World {
                 // Ordered for a sync that has not come yet: after peace it would be a fault.
                 member.disk.fail_no_more();
             }
+            if self.config.upgrades {
+                self.reinstall(id, super::upgrades::NEW).map_err(|violation| super::check::Broken {
+                    invariant: violation.invariant,
+                    detail: violation.detail,
+                })?;
+            }
             self.start(id)?;
         }
         let ids: Vec<RaftId> = self.ids();

@@ -29,6 +29,8 @@ pub(super) struct Operator {
     /// Raft ids given out and not yet in the records, by node.
     enrolling: BTreeMap<u64, RaftId>,
     pub(super) next_node: u64,
+    /// Notes on the cluster that were proposed.
+    pub(super) notes: u64,
 }
 
 impl Operator {
@@ -78,7 +80,7 @@ impl World {
         let mut record = known.cloned().unwrap_or_else(|| NodeRecord {
             id: Bytes::copy_from_slice(id.as_bytes()),
             name: format!("n{node}"),
-            command_version: crate::command::COMMAND_VERSION,
+            command_version: crate::command::COMMAND_VERSION.max(records.cluster.version),
             ..NodeRecord::default()
         });
         edit(&mut record);

@@ -72,12 +72,13 @@ impl World {
 
     /// Verifies and syncs a stream aside; `None` when it is damaged or nobody is there.
     pub(super) fn stage(&mut self, to: RaftId, chunks: &[Bytes]) -> Result<Option<StagedId>, StoreError> {
+        let knows = self.members.get(&to).map_or(0, |member| member.knows);
         let Some(process) = self.process(to) else { return Ok(None) };
         if process.staged {
             // One at a time: a second one would forget the first, which may be on its way into the state.
             return Ok(None);
         }
-        let mut reader = SnapshotReader::new(process.staging.begin()?);
+        let mut reader = SnapshotReader::new(process.staging.begin()?).knowing(knows);
         let read = chunks.iter().try_for_each(|chunk| reader.chunk(chunk)).and_then(|()| reader.finish());
         match read {
             Ok((_, staged)) => {

@@ -103,6 +103,10 @@ pub struct Report {
     pub watch_reads: u64,
     pub watches_cut: u64,
     pub watches_compacted: u64,
+    /// Binaries replaced, finishes that were held back, and members that stopped because of what they do not know.
+    pub reinstalled: u64,
+    pub finishes_refused: u64,
+    pub outdated: u64,
 }
 
 impl Report {
@@ -149,6 +153,9 @@ impl Report {
             (&mut self.watch_reads, other.watch_reads),
             (&mut self.watches_cut, other.watches_cut),
             (&mut self.watches_compacted, other.watches_compacted),
+            (&mut self.reinstalled, other.reinstalled),
+            (&mut self.finishes_refused, other.finishes_refused),
+            (&mut self.outdated, other.outdated),
         ];
         for (sum, more) in pairs {
             *sum += more;

@@ -54,6 +54,7 @@ pub(super) enum Event {
     Workers,
     Watcher { index: usize },
     Scribble,
+    Upgrade,
     Heal { links: Vec<(RaftId, RaftId)> },
     Slow { id: RaftId, factor: u64 },
 }
@@ -85,6 +86,7 @@ impl Event {
             | Self::Workers
             | Self::Watcher { .. }
             | Self::Scribble
+            | Self::Upgrade
             | Self::Heal { .. }
             | Self::Slow { .. } => None,
         }
@@ -136,6 +138,9 @@ pub struct World {
     pub(super) churn: Rng,
     pub(super) holding: Rng,
     pub(super) watching: Rng,
+    pub(super) upgrading: Rng,
+    /// The newest cluster version that any member has seen in force.
+    pub(super) enabled: u32,
     pub(super) watchers: Vec<Watcher>,
     pub(super) operator: Operator,
     pub(super) doom: Option<Doom>,
@@ -161,7 +166,9 @@ impl World {
         for node in 1..=config.members {
             let drift = i64::try_from(clock.between(0, 2 * config.drift)).unwrap_or(0)
                 - i64::try_from(config.drift).unwrap_or(0);
-            members.insert(RaftId(node), Member::new(node, RaftId(node), seed, drift));
+            let mut member = Member::new(node, RaftId(node), seed, drift);
+            member.knows = config.version();
+            members.insert(RaftId(node), member);
         }
         let clients = (0..config.clients).map(|id| Client::new(id, config.slots)).collect();
         let mut world = Self {
@@ -188,6 +195,8 @@ impl World {
             churn: Rng::stream(seed, 8),
             holding: Rng::stream(seed, 9),
             watching: Rng::stream(seed, 11),
+            upgrading: Rng::stream(seed, 13),
+            enabled: config.version(),
             watchers: (0..config.watchers).map(|_| Watcher::new()).collect(),
             operator: Operator::after(config.members),
             doom: None,
@@ -208,7 +217,7 @@ impl World {
             name: format!("n{node}"),
             role: Role::Manager.into(),
             raft_id: node,
-            command_version: crate::command::COMMAND_VERSION,
+            command_version: self.config.version(),
             ..NodeRecord::default()
         };
         let recorded = self.config.recorded.clamp(1, self.config.members);
@@ -217,7 +226,7 @@ impl World {
                 cluster_id: Bytes::copy_from_slice(ClusterId::from_bytes([1; 16]).as_bytes()),
                 lineage: self.incarnations.first().map(Lineage::to_bytes).unwrap_or_default().into(),
                 next_raft_id: self.next_raft_id,
-                version: crate::command::COMMAND_VERSION,
+                version: self.config.version(),
                 max_voters: self.config.max_voters,
                 lost_after_ms: self.config.lost_after / MILLIS,
                 promote_after_ms: self.config.promote_after / MILLIS,
@@ -264,6 +273,9 @@ impl World {
         }
         if self.config.scribble_every > 0 {
             self.schedule(self.now + 2 * ELECTION, Event::Scribble);
+        }
+        if self.config.upgrades && self.faults {
+            self.schedule(self.now + 4 * ELECTION, Event::Upgrade);
         }
         if self.config.churn {
             self.schedule(self.now + 3 * ELECTION, Event::Churn);
@@ -473,13 +485,6 @@ impl World {
         self.look_at_space(id).map_err(|broken| self.violation(broken))
     }
 
-    /// The applier of `id` meets, from this index on, only what its binary does not know.
-    pub fn make_old(&mut self, id: RaftId, from: crate::id::LogIndex) {
-        if let Some(member) = self.members.get_mut(&id) {
-            member.refuses_from = Some(from);
-        }
-    }
-
     /// The next log sync of `id` fails.
     pub fn fail_sync(&mut self, id: RaftId) {
         if let Some(member) = self.members.get(&id) {
@@ -529,7 +534,7 @@ impl World {
 
     /// Whether the member has stopped by itself.
     pub fn has_stopped(&self, id: RaftId) -> bool {
-        self.members.get(&id).is_some_and(|member| member.stopped)
+        self.members.get(&id).is_some_and(|member| member.stopped || member.outdated.is_some())
     }
 
     /// Whether an entry of this term at this index is on the member's disk, synced.

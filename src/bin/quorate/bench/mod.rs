@@ -2,11 +2,13 @@
 //!
 //! Owns the steps: connect, write what is to be read, one request to see that it works, warm up, measure, show. Never talks to
 //! a node's local socket, and never decides an outcome: the client does. `load` is the loop, `tally` the figures, `requests`
-//! what is sent, `report` the words. Called by `main`.
+//! and `standing` what is sent, `board` who was told, `report` the words. Called by `main`.
 
+mod board;
 mod load;
 mod report;
 mod requests;
+mod standing;
 mod tally;
 
 use std::collections::HashSet;
@@ -23,56 +25,129 @@ use crate::args_bench::{Bench, Shape};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::target;
-use load::{Draws, Keys, Length, Load, Progress};
+use load::{Draws, Keys, Length, Load, Progress, Store};
 use report::Report;
 use requests::{Kinds, Requests};
+use standing::{Renewing, Telling};
 use tally::Tally;
 
 pub(crate) async fn run(verb: Bench, global: &Global, output: Output) -> Result<(), Failure> {
-    let (name, shape, kinds) = match verb {
-        Bench::Put(shape) => ("put", shape, Kinds::Put),
-        Bench::Get(get) => ("get", get.shape, Kinds::Get { consistency: get.consistency }),
+    match verb {
+        Bench::Put(shape) => requests("put", shape, Kinds::Put, global, output).await,
+        Bench::Get(get) => {
+            requests("get", get.shape, Kinds::Get { consistency: get.consistency }, global, output).await
+        }
         Bench::Txn(txn) => {
             let (consistency, reads, puts) = (txn.consistency, txn.rw_ratio, txn.txn_ops);
-            ("txn", txn.shape, Kinds::Mixed { consistency, reads, puts })
+            requests("txn", txn.shape, Kinds::Mixed { consistency, reads, puts }, global, output).await
         }
-    };
-    shape.check()?;
-    let (managers, connections) = connect(&shape, global).await?;
-    let keys = Keys {
-        prefix: shape.prefix.clone(),
-        width: usize::from(shape.key_size),
-        count: shape.key_space_size,
-        sequential: shape.sequential_keys,
-        next: AtomicU64::new(0),
-    };
-    let draws = Draws::new(keys, usize::try_from(shape.val_size).unwrap_or(0));
-    output.note(&format!(
-        "keys below `{}`, of {} at most; what is written stays there: `quorate kv del --prefix {}` removes it",
-        shape.prefix, shape.key_space_size, shape.prefix
-    ));
-    let filled = if kinds.reads() { fill(&connections, &draws, output).await? } else { 0 };
-    let requests = Requests { connections, kinds };
-    // What is refused to one would be refused to all: as an answer of its own, before any figure.
-    requests.attempt(0, &mut draws.draw()).await?;
-
-    let load = |length| Load { clients: usize::try_from(shape.clients).unwrap_or(1), length, rate: shape.rate };
-    let progress = Arc::new(Progress::default());
-    let (requests, _) =
-        watched(requests, &draws, load(Length::Time(shape.warm_up)), "warming up", &progress, output).await?;
-    let length = shape.duration.map_or(Length::Requests(shape.total), Length::Time);
-    progress.ended.store(0, Ordering::Relaxed);
-    let (requests, tally) = watched(requests, &draws, load(length), name, &progress, output).await?;
-
-    let summary = tally.summary(requests.kinds.names());
-    let report = Report { verb: name, shape: &shape, managers, filled, summary };
-    if !output.json {
-        output.line(&report.page())?;
+        Bench::Watch(watch) => {
+            let bench = Running::begin("watch", watch.shape, global, output).await?;
+            bench.say_what_stays();
+            let watchers = usize::try_from(watch.watchers).unwrap_or(1);
+            let telling = Telling::start(bench.connections.clone(), &bench.shape.prefix, watchers).await?;
+            telling.attempt(0, &mut bench.draws.draw()).await?;
+            bench.measure(telling, &["told"], 0).await.1
+        }
+        Bench::Lease(lease) => {
+            let bench = Running::begin("lease", lease.shape, global, output).await?;
+            let clients = usize::try_from(bench.shape.clients).unwrap_or(1);
+            let renewing = Renewing::start(bench.connections.clone(), clients, lease.ttl).await?;
+            renewing.attempt(0).await?;
+            let (renewing, measured) = bench.measure(renewing, &["renewal"], 0).await;
+            if let Some(renewing) = renewing {
+                renewing.end().await;
+            }
+            measured
+        }
     }
-    match report.failure() {
-        Some(failure) => Err(failure.with(report.document()?)),
-        None if output.json => output.document(&report.document()?),
-        None => Ok(()),
+}
+
+/// Puts, gets and transactions.
+async fn requests(
+    name: &'static str,
+    shape: Shape,
+    kinds: Kinds,
+    global: &Global,
+    output: Output,
+) -> Result<(), Failure> {
+    let bench = Running::begin(name, shape, global, output).await?;
+    bench.say_what_stays();
+    let filled = if kinds.reads() { fill(&bench.connections, &bench.draws, output).await? } else { 0 };
+    let requests = Requests { connections: bench.connections.clone(), kinds };
+    // What is refused to one would be refused to all: as an answer of its own, before any figure.
+    requests.attempt(0, &mut bench.draws.draw()).await?;
+    bench.measure(requests, kinds.names(), filled).await.1
+}
+
+/// A load that is about to be put on a cluster.
+struct Running {
+    verb: &'static str,
+    shape: Shape,
+    /// How many managers were given.
+    managers: usize,
+    connections: Vec<Client>,
+    draws: Draws,
+    output: Output,
+}
+
+impl Running {
+    async fn begin(verb: &'static str, shape: Shape, global: &Global, output: Output) -> Result<Self, Failure> {
+        shape.check()?;
+        let (managers, connections) = connect(&shape, global).await?;
+        let keys = Keys {
+            prefix: shape.prefix.clone(),
+            width: usize::from(shape.key_size),
+            count: shape.key_space_size,
+            sequential: shape.sequential_keys,
+            next: AtomicU64::new(0),
+        };
+        let draws = Draws::new(keys, usize::try_from(shape.val_size).unwrap_or(0));
+        Ok(Self { verb, shape, managers, connections, draws, output })
+    }
+
+    fn say_what_stays(&self) {
+        let prefix = &self.shape.prefix;
+        self.output.note(&format!(
+            "keys below `{prefix}`, of {} at most; what is written stays there: `quorate kv del --prefix {prefix}` removes it",
+            self.shape.key_space_size
+        ));
+    }
+
+    /// Warms up, measures and shows; the store comes back, if it came that far.
+    async fn measure<S: Store>(
+        &self,
+        store: S,
+        names: &'static [&'static str],
+        filled: u64,
+    ) -> (Option<S>, Result<(), Failure>) {
+        let Self { verb, shape, draws, output, .. } = self;
+        let load = |length| Load { clients: usize::try_from(shape.clients).unwrap_or(1), length, rate: shape.rate };
+        let progress = Arc::new(Progress::default());
+        let warm_up = load(Length::Time(shape.warm_up));
+        let (store, _) = match watched(store, draws, warm_up, "warming up", &progress, *output).await {
+            Ok(warm) => warm,
+            Err(failure) => return (None, Err(failure)),
+        };
+        let length = shape.duration.map_or(Length::Requests(shape.total), Length::Time);
+        progress.ended.store(0, Ordering::Relaxed);
+        match watched(store, draws, load(length), verb, &progress, *output).await {
+            Ok((store, tally)) => (Some(store), self.show(&tally, names, filled)),
+            Err(failure) => (None, Err(failure)),
+        }
+    }
+
+    fn show(&self, tally: &Tally, names: &'static [&'static str], filled: u64) -> Result<(), Failure> {
+        let Self { verb, shape, managers, output, .. } = self;
+        let report = Report { verb, shape, managers: *managers, filled, summary: tally.summary(names) };
+        if !output.json {
+            output.line(&report.page())?;
+        }
+        match report.failure() {
+            Some(failure) => Err(failure.with(report.document()?)),
+            None if output.json => output.document(&report.document()?),
+            None => Ok(()),
+        }
     }
 }
 
@@ -139,20 +214,20 @@ async fn fill(connections: &[Client], draws: &Draws, output: Output) -> Result<u
 }
 
 /// The load with a bar that moves, where somebody sees it. An interrupt ends it with what was measured so far.
-async fn watched(
-    requests: Requests,
+async fn watched<S: Store>(
+    store: S,
     draws: &Draws,
     load: Load,
     what: &'static str,
     progress: &Arc<Progress>,
     output: Output,
-) -> Result<(Requests, Tally), Failure> {
+) -> Result<(S, Tally), Failure> {
     let (most, by_time) = match load.length {
         Length::Requests(most) => (most, None),
         Length::Time(time) => (u64::try_from(time.as_millis()).unwrap_or(u64::MAX), Some(Instant::now())),
     };
     let bar = bar(most, what, output);
-    let running = load::run(requests, draws, load, 2, Arc::clone(progress));
+    let running = load::run(store, draws, load, 2, Arc::clone(progress));
     tokio::pin!(running);
     let mut look = tokio::time::interval(Duration::from_millis(120));
     let ended = loop {

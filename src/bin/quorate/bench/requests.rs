@@ -92,10 +92,13 @@ async fn get(connection: &Client, consistency: Consistency, draw: &mut Draw) -> 
 
 impl Store for Requests {
     async fn request(&self, client: usize, draw: &mut Draw) -> Result<usize, Failed> {
-        self.attempt(client, draw).await.map_err(|error| {
-            let unknown = error.outcome() == Outcome::Unknown;
-            let failure = Failure::from(error);
-            Failed { kind: failure.kind(), unknown, message: failure.message().to_owned() }
-        })
+        self.attempt(client, draw).await.map_err(failed)
     }
+}
+
+/// As the tally keeps it.
+pub(super) fn failed(error: Error) -> Failed {
+    let unknown = error.outcome() == Outcome::Unknown;
+    let failure = Failure::from(error);
+    Failed { kind: failure.kind(), unknown, message: failure.message().to_owned() }
 }
