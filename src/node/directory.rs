@@ -12,6 +12,7 @@ use quorate_core::ports::{OpenStore, StoreError};
 use quorate_transport::{CaHash, Identity, JoinToken};
 
 use super::builder::NodeBuilder;
+#[cfg(feature = "manager")]
 use super::facts::Layout;
 use super::stop::StartError;
 use crate::config;
@@ -230,7 +231,7 @@ pub(super) fn look_into(
 
 /// What is wrong with the store of a directory, with the directory's name.
 #[cfg(feature = "manager")]
-pub(super) fn explained(layout: &Layout, error: StoreError) -> StartError {
+pub(crate) fn explained(layout: &Layout, error: StoreError) -> StartError {
     let shown = layout.root().display();
     match error {
         error @ (StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Poisoned(_)) => {
