@@ -116,6 +116,8 @@ pub enum Health {
     ReadOnly,
     /// No writes until managers come back, or until one of them leads.
     QuorumLost,
+    /// The store is sealed, and the manager waits for its key: `quorate unlock`. It does nothing else.
+    Locked,
     /// A stopped directory of a generation that a recovery has ended: it is never run again.
     Fenced,
     /// A stopped directory of a node that was removed from its cluster.
@@ -131,6 +133,7 @@ impl Health {
             Self::SingleCopy => "single_copy",
             Self::ReadOnly => "read_only",
             Self::QuorumLost => "quorum_lost",
+            Self::Locked => "locked",
             Self::Fenced => "fenced",
             Self::Removed => "removed",
         }
@@ -256,6 +259,33 @@ pub struct NodeReport {
     pub items: Vec<String>,
     /// What is in its way; empty when nothing is.
     pub trouble: String,
+    /// Of a manager: the keys that open its store.
+    #[serde(default)]
+    pub key: Option<KeyReport>,
+}
+
+/// What a manager says of the keys that open its store; no secret in it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KeyReport {
+    /// Where the key comes from: "key file", "unlock key", "passphrase", "command" or "custom".
+    pub kind: String,
+    /// Names the key and tells nothing about it.
+    pub id: String,
+    /// Of a key file: where it lies.
+    pub place: String,
+    /// The key file lies in the data directory: who takes the disk has both.
+    pub beside_data: bool,
+    /// A new unlock key was shown and not confirmed yet.
+    pub pending: bool,
+    /// The data key that seals, counted from 1; 0 where the store is not open.
+    pub data_key: u32,
+    /// When it was made, seconds since 1970.
+    pub data_key_made: u64,
+    /// Records that an older data key has sealed are being sealed anew.
+    pub sealing_anew: bool,
+    /// What to do; empty when there is nothing.
+    pub advice: String,
 }
 
 /// A worker's session, seen from the worker.

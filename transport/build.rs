@@ -13,6 +13,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         .collect();
     files.sort();
     let descriptors = protox::compile(&files, ["proto"])?;
-    prost_build::Config::new().bytes(["."]).compile_fds(descriptors)?;
+    // What may hold a key is never printed.
+    let secrets =
+        ["KeyOrder", "KeyOrder.order", "KeyOrderDone", "Unlock"].map(|name| format!(".quorate.api.v1.{name}"));
+    prost_build::Config::new().bytes(["."]).skip_debug(secrets).compile_fds(descriptors)?;
     Ok(())
 }

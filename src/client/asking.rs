@@ -61,6 +61,7 @@ const fn changes_something(kind: &api::request::Kind) -> bool {
         | Kind::TokenCreate(_)
         | Kind::TokenRevoke(_)
         | Kind::PolicySet(_)
+        | Kind::KeyOrder(_)
         | Kind::LeaseWrite(_)
         | Kind::UpgradeFinish(_) => true,
         Kind::Read(_)
@@ -73,6 +74,7 @@ const fn changes_something(kind: &api::request::Kind) -> bool {
         | Kind::Status(_)
         | Kind::Standing(_)
         | Kind::Check(_)
+        | Kind::Unlock(_)
         | Kind::MemberStatus(_)
         | Kind::NodeList(_)
         | Kind::NodeInspect(_)

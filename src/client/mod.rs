@@ -10,6 +10,7 @@ mod codec;
 mod election;
 #[cfg(feature = "worker")]
 mod in_process;
+mod keys;
 mod kv;
 mod leases;
 mod lock;
@@ -52,6 +53,7 @@ use tokio::time::Instant;
 pub use assignments::{AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, ItemReport};
 pub use codec::{Codec, CodecError, Json};
 pub use election::{Election, Leader, Leading, Observer};
+pub use keys::{KeysChanged, NodeKeys};
 pub use kv::{Entry, Kv, TxnBuilder, TxnOutcome, WriteBuilder, compare, operation};
 pub use leases::{Lease, LeaseInfo, LeaseKeeper, Leases};
 pub use lock::{LockBuilder, LockGuard};
@@ -376,6 +378,11 @@ impl Client {
     /// The nodes: what there is, promotion, demotion, labels, removal.
     pub fn nodes(&self) -> Nodes {
         Nodes::new(self.clone())
+    }
+
+    /// The keys that open the store of the manager on this machine.
+    pub fn node_keys(&self) -> NodeKeys {
+        NodeKeys::new(self.clone())
     }
 
     /// Join tokens.

@@ -8,7 +8,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use quorate_storage::{Key, KeyError, KeyId};
+use quorate_storage::{Key, KeyError};
 use zeroize::Zeroizing;
 
 const HEAD: &str = "# The key of a quorate node: it opens the store of that node. Keep it away from the node's data.\n";
@@ -35,9 +35,20 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Key>, KeyError> {
     }
 }
 
-/// Whether the file holds this key.
-pub(crate) fn holds(path: &Path, id: KeyId) -> bool {
-    read(path).is_ok_and(|keys| keys.iter().any(|key| key.id() == id))
+/// Removes the file for good. Whether there was one.
+pub(crate) fn remove(path: &Path) -> Result<bool, KeyError> {
+    let failed = |error: io::Error| {
+        KeyError::Failed(format!("the old key file {} cannot be removed: {error}; remove it yourself", path.display()))
+    };
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed(error)),
+        Ok(()) => {
+            let directory = path.parent().unwrap_or_else(|| Path::new("."));
+            File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
+            Ok(true)
+        }
+    }
 }
 
 /// Replaces the file: after a crash there is the old one or the new one, whole. Its directory is made, if need be.

@@ -4,16 +4,21 @@
 //! key-encryption key, and [`Keys`] says where that one comes from. Keeps no key longer than it is needed. Called when a store
 //! is opened or made.
 
+mod desk;
 mod file;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+pub use desk::{KeyAnswer, KeyOrder, change};
 pub use quorate_storage::{Key, KeyError, KeyId, KeyKind, KeyProvider, KeySlot};
 use zeroize::Zeroizing;
 
-pub(crate) use file::holds as file_holds;
+use crate::node::{Layout, StartError, explained};
+use crate::status::KeyReport;
+
+pub(crate) use desk::{Desk, Refusal};
 
 /// The key file's name, in the service manager's credential directory.
 pub const CREDENTIAL: &str = "quorate.key";
@@ -143,7 +148,7 @@ impl Provider {
     }
 
     /// The key file that a store is made with, and what it says of it.
-    fn make_file(&self, path: &Path, place: String) -> Result<(Key, KeySlot), KeyError> {
+    fn make_file(path: &Path, place: String) -> Result<(Key, KeySlot), KeyError> {
         let key = match file::read(path) {
             Ok(keys) => keys.into_iter().next(),
             Err(KeyError::Missing(_)) => None,
@@ -160,6 +165,63 @@ impl Provider {
         let slot = KeySlot::new(&key, KeyKind::File, place);
         Ok((key, slot))
     }
+}
+
+/// A key out of a passphrase, with fresh salt.
+fn salted(passphrase: &str) -> Result<(Key, KeySlot), KeyError> {
+    let mut salt = [0; 16];
+    getrandom::fill(&mut salt).map_err(|error| KeyError::Failed(format!("the system gives no entropy: {error}")))?;
+    let key = stretch(passphrase, &salt)?;
+    let slot = KeySlot::new(&key, KeyKind::Passphrase, "").salted(salt);
+    Ok((key, slot))
+}
+
+/// What there is to say of the keys that open a store, without opening it.
+pub(crate) fn report(directory: &Path, slots: &[KeySlot]) -> KeyReport {
+    let Some(slot) = slots.first() else { return KeyReport::default() };
+    let path = located(directory, &slot.place);
+    let beside_data = slot.kind == KeyKind::File && path.exists() && is_inside(&path, directory);
+    let shown = directory.display();
+    let advice = if slots.len() > 1 {
+        format!(
+            "a new unlock key was shown and not confirmed: both open the store until the next start, then only the old one; next: quorate unlock-key rotate --data-dir {shown}, or quorate autolock on --data-dir {shown}"
+        )
+    } else if beside_data {
+        format!(
+            "key beside data: no protection against a stolen disk; next: quorate key move PATH --data-dir {shown}, to a path on another disk, or quorate autolock on --data-dir {shown}"
+        )
+    } else {
+        String::new()
+    };
+    KeyReport {
+        kind: slot.kind.word().to_owned(),
+        id: slot.id.to_string(),
+        place: if slot.kind == KeyKind::File { path.display().to_string() } else { slot.place.clone() },
+        beside_data,
+        pending: slots.len() > 1,
+        advice,
+        ..KeyReport::default()
+    }
+}
+
+/// Whether a file is in a directory, also where one of them is named by a link.
+fn is_inside(path: &Path, directory: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_error| path.to_owned());
+    real(path).starts_with(real(directory))
+}
+
+/// What the directory of a manager, running or stopped, says of the keys that open its store; `None` of any other. Needs no
+/// key.
+///
+/// # Errors
+/// `Damaged` when its key record cannot be read.
+pub fn status(directory: &Path) -> Result<Option<KeyReport>, StartError> {
+    let layout = Layout::new(directory);
+    if !quorate_storage::exists(&layout.store()) {
+        return Ok(None);
+    }
+    let slots = quorate_storage::key_slots(&layout.store()).map_err(|error| explained(&layout, error))?;
+    Ok(Some(report(directory, &slots)))
 }
 
 /// What people are to do where a key is theirs to give.
@@ -232,22 +294,14 @@ impl KeyProvider for Provider {
     }
 
     fn make(&self) -> Result<(Key, KeySlot), KeyError> {
-        let salted = |passphrase: &str| {
-            let mut salt = [0; 16];
-            getrandom::fill(&mut salt)
-                .map_err(|error| KeyError::Failed(format!("the system gives no entropy: {error}")))?;
-            let key = stretch(passphrase, &salt)?;
-            let slot = KeySlot::new(&key, KeyKind::Passphrase, "").salted(salt);
-            Ok((key, slot))
-        };
         match &self.keys.0 {
             Given::Places => match credential() {
-                Some(path) => self.make_file(&path, path.display().to_string()),
-                None => self.make_file(&self.directory.join(BESIDE), BESIDE.to_owned()),
+                Some(path) => Self::make_file(&path, path.display().to_string()),
+                None => Self::make_file(&self.directory.join(BESIDE), BESIDE.to_owned()),
             },
             Given::File(path) => {
                 let whole = std::path::absolute(path).unwrap_or_else(|_error| path.clone());
-                self.make_file(&whole, whole.display().to_string())
+                Self::make_file(&whole, whole.display().to_string())
             }
             Given::Command(command) => {
                 let key = run(command)?;

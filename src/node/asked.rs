@@ -61,6 +61,8 @@ kinds! {
     UpgradeStatus => "upgrade_status",
     UpgradeFinish => "upgrade_finish",
     Watch => "watch",
+    KeyOrder => "key_order",
+    Unlock => "unlock",
 }
 
 /// How it ended, by its answer.

@@ -8,12 +8,15 @@ use quorate_transport::api::request::Kind;
 use super::gate::Asker;
 
 /// Why not, for people.
-pub(super) const fn denied(asker: Asker) -> &'static str {
+pub(super) const fn denied(asker: Asker, kind: &Kind) -> &'static str {
+    if matches!(kind, Kind::KeyOrder(_) | Kind::Unlock(_)) {
+        return "the keys of a manager's store are seen and changed on its own machine only: ask there, with --data-dir. Nothing was done";
+    }
     match asker {
         Asker::Node(_) => {
             "a node's own identity may not do that, and a worker's directory speaks for that worker only. Nothing was done; ask on a manager's machine with --data-dir of the manager, or from here with --connect HOST:PORT --identity operator.id (`quorate init` wrote that file on the first manager)"
         }
-        Asker::Operator | Asker::Manager => {
+        Asker::Operator | Asker::Manager | Asker::Local => {
             "this identity may not do that; use an operator's identity file. Nothing was done"
         }
     }
@@ -43,6 +46,7 @@ pub(super) const fn denied(asker: Asker) -> &'static str {
 /// | sessions held, addresses met | no | yes | no |
 /// | what a manager says of its machine | yes | yes | yes; the ways between managers are for operators (the handler sees to it) |
 /// | grant and revoke leases | yes | no | no |
+/// | the keys of the store, unlocking | no; on the manager's own machine only (`Asker::Local`) | no | no |
 /// | keep a lease alive, look at leases | yes | yes, for an operator | no |
 pub(super) const fn allowed(asker: Asker, kind: &Kind) -> bool {
     match kind {
@@ -73,6 +77,7 @@ pub(super) const fn allowed(asker: Asker, kind: &Kind) -> bool {
         | Kind::LeaseShow(_) => {
             matches!(asker, Asker::Operator | Asker::Manager)
         }
+        Kind::KeyOrder(_) | Kind::Unlock(_) => matches!(asker, Asker::Local),
         // Its own record is all that a node gets to see: the handler looks at no other.
         Kind::NodeInspect(_) => true,
         // Who is to be recovered asks with its node's certificate, and a survivor is chosen by what all of them say.

@@ -154,7 +154,9 @@ impl NodeBuilder {
         self
     }
 
-    /// Where the key comes from that opens this node's store. Default: a key file, see [`Keys`].
+    /// Where the key comes from that opens this node's store. Default: a key file, see [`Keys`]. A store whose key people
+    /// keep (autolock, or a passphrase that was not given here) makes [`start`](Self::start) wait: it answers on the local
+    /// socket that it is locked, until somebody has unlocked it there.
     #[cfg(feature = "manager")]
     pub fn keys(mut self, keys: Keys) -> Self {
         self.keys = keys;
@@ -287,6 +289,10 @@ impl NodeBuilder {
     /// See [`StartError`]; `Contradiction` when the directory holds a node with another name or address than asked for.
     pub async fn start(mut self, start: Start) -> Result<Node, StartError> {
         self.check().await?;
+        #[cfg(feature = "manager")]
+        if let Some(keys) = Box::pin(super::locked::unlocked(&self)).await? {
+            self.keys = keys;
+        }
         self.moves = start == Start::Open;
         match start {
             Start::Open => {}

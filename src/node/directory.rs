@@ -230,7 +230,7 @@ pub(super) fn look_into(
 
 /// What is wrong with the store of a directory, with the directory's name.
 #[cfg(feature = "manager")]
-pub(super) fn explained(layout: &Layout, error: StoreError) -> StartError {
+pub(crate) fn explained(layout: &Layout, error: StoreError) -> StartError {
     let shown = layout.root().display();
     match error {
         error @ (StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Poisoned(_)) => {

@@ -237,6 +237,8 @@ impl Handler for NodeHandler {
 pub(crate) enum Asker {
     /// An operator: by certificate, on the local socket, or the embedder itself.
     Operator,
+    /// An operator on the manager's own machine, where that is asked what never leaves it.
+    Local,
     /// Another manager on the peer plane.
     Manager,
     /// A node's own certificate on the client plane.
@@ -247,7 +249,7 @@ impl Asker {
     /// The word in the log.
     pub(super) const fn word(self) -> &'static str {
         match self {
-            Self::Operator => "operator",
+            Self::Operator | Self::Local => "operator",
             Self::Manager => "manager",
             Self::Node(_) => "node",
         }

@@ -61,6 +61,8 @@ mod leading;
 mod leases;
 mod lock;
 #[cfg(feature = "manager")]
+mod locked;
+#[cfg(feature = "manager")]
 mod log_writer;
 #[cfg(feature = "manager")]
 mod manager;
@@ -163,6 +165,10 @@ pub use work::{AssignmentEvent, Assignments, Item};
 #[cfg(feature = "testing")]
 pub use worker::{SharedSocket, WorkerSession};
 
+#[cfg(feature = "manager")]
+pub(crate) use directory::explained;
+#[cfg(feature = "manager")]
+pub(crate) use facts::Layout;
 #[cfg(feature = "testing")]
 pub(crate) use ground::Ground;
 #[cfg(feature = "testing")]

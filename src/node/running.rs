@@ -50,6 +50,7 @@ use super::work::Work;
 use super::workers::{self, Workers};
 use super::{asking, housekeeping, identity, keepers, log_writer, metering, sealing};
 use crate::config;
+use crate::keys::Desk;
 use crate::metrics::Meters;
 
 /// Calls that wait for the consensus task.
@@ -81,7 +82,7 @@ struct OpenStoreParts {
     log_reader: Arc<dyn LogReader>,
     staging: Arc<dyn Staging>,
     meta: Arc<dyn MetaStore>,
-    keys: Option<KeyKeeper>,
+    keys: Option<Desk>,
 }
 
 fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
@@ -111,8 +112,9 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
         );
     }
     fence::check(meta.get(FenceRecord::NAME)?, facts.lineage_list().generation(), &builder.directory)?;
+    let keys = keys.map(|keys| Desk::new(keys, &layout));
     if let Some(keys) = &keys {
-        sealing::settle(&layout, keys)?;
+        sealing::settle(keys)?;
     }
     if builder.moved(&mut facts.listen, &mut facts.advertise)? {
         facts.save(&*meta)?;

@@ -1,36 +1,35 @@
 //! A running manager and the keys of its store.
 //!
-//! Owns what goes on by itself: a change of a key that a crash cut off is brought to one of its two ends when the node starts,
-//! and records that an older data key has sealed are sealed anew, a few at a time. Never shows a key. Called by the start,
-//! and run beside the requests.
+//! Owns what goes on by itself (a change that a crash cut off is brought to one of its two ends when the node starts; records
+//! that an older data key has sealed are sealed anew, a few at a time) and the operator's orders about keys, which are taken on
+//! the machine itself only. Called by the start, run beside the requests, and asked by the service.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_storage::{KeyKeeper, KeyKind};
+use quorate_transport::api::{self, key_order, response};
+use zeroize::Zeroizing;
 
-use super::facts::Layout;
-use super::files;
-use super::service::Service;
+use super::router::{Failure, fail};
+use super::service::{Service, blocking, json};
 use super::stop::StartError;
-use crate::keys::{BESIDE, file_holds};
+use crate::keys::{Desk, KeyOrder, Refusal};
 
 /// Between two steps of sealing anew: writers have the disk for most of the time.
 const BREATH: Duration = Duration::from_millis(5);
 /// Between two looks whether there is something to seal anew.
 const REST: Duration = Duration::from_millis(500);
 
-/// Ends what a crash left between two keys: the key that opened the store is the one in force, and a key file beside the
-/// data that opens nothing any more goes.
-pub(super) fn settle(layout: &Layout, keys: &KeyKeeper) -> Result<(), StartError> {
-    if keys.settle()? {
-        tracing::warn!("a change of the key was cut off: the key that was given is the one in force");
-    }
-    let beside = layout.root().join(BESIDE);
-    let in_use = keys.status().slots.iter().any(|slot| slot.kind == KeyKind::File && file_holds(&beside, slot.id));
-    if !in_use && beside.exists() {
-        files::remove(&beside).map_err(|error| StartError::Disk(format!("removing an old key file: {error}")))?;
-        tracing::info!("the key file beside the data opened nothing any more, and was removed");
+/// Ends what a crash left between two keys.
+pub(super) fn settle(desk: &Desk) -> Result<(), StartError> {
+    match desk.settle() {
+        Ok(true) => tracing::warn!("a change of the key was cut off: the key that was given is the one in force"),
+        Ok(false) => {}
+        Err(Refusal::Store(error)) => return Err(error.into()),
+        // The store is open: what lies about is told, and does no harm.
+        Err(error @ (Refusal::Refused(_) | Refusal::Key(_))) => {
+            tracing::warn!(%error, "an old key could not be cleared away")
+        }
     }
     Ok(())
 }
@@ -47,5 +46,53 @@ pub(super) async fn keep(service: Arc<Service>) {
             // The store remembers: whoever writes next stops the node.
             Ok(Err(_)) | Err(_) => return,
         }
+    }
+}
+
+fn order_of(order: api::KeyOrder) -> Result<KeyOrder, Failure> {
+    let path = |text: String| (!text.is_empty()).then(|| text.into());
+    Ok(match order.order {
+        Some(key_order::Order::Show(_)) => KeyOrder::Show,
+        Some(key_order::Order::Rotate(_)) => KeyOrder::Rotate,
+        Some(key_order::Order::Move(text)) => KeyOrder::Move(text.into()),
+        Some(key_order::Order::AutolockOn(_)) => KeyOrder::AutolockOn,
+        Some(key_order::Order::AutolockOff(text)) => KeyOrder::AutolockOff(path(text)),
+        Some(key_order::Order::UnlockKeyShow(_)) => KeyOrder::UnlockKeyShow,
+        Some(key_order::Order::UnlockKeyRotate(_)) => KeyOrder::UnlockKeyRotate,
+        Some(key_order::Order::Confirm(_)) => KeyOrder::Confirm,
+        Some(key_order::Order::Passphrase(text)) => KeyOrder::Passphrase(Zeroizing::new(text)),
+        None => {
+            return Err(fail(api::Code::Invalid, "the order about keys cannot be read. Nothing was changed"));
+        }
+    })
+}
+
+impl Service {
+    /// An operator on this machine changes the keys of this manager's store, or looks at them.
+    pub(super) async fn key_order(&self, order: api::KeyOrder) -> Result<response::Kind, Failure> {
+        let order = order_of(order)?;
+        let Some(desk) = self.store()?.keys else {
+            return Err(fail(
+                api::Code::Refused,
+                "the store of this manager is in memory, and not sealed. Nothing was changed",
+            ));
+        };
+        let looks = matches!(order, KeyOrder::Show | KeyOrder::UnlockKeyShow);
+        let answer = blocking(move || {
+            desk.order(&order).map_err(|refusal| match refusal {
+                Refusal::Refused(why) => fail(api::Code::Refused, why),
+                error @ Refusal::Key(_) => fail(api::Code::Refused, error.to_string()),
+                Refusal::Store(error) => {
+                    fail(api::Code::Unknown, format!("the disk refused, and the manager stops: {error}"))
+                }
+            })
+        })
+        .await?;
+        if !looks {
+            tracing::info!(kind = answer.report.kind, key = answer.report.id, "the keys of the store were changed");
+        }
+        let secret = answer.secret.map(|secret| secret.to_string()).unwrap_or_default();
+        let json = json(&answer.report)?;
+        Ok(response::Kind::KeyOrder(api::KeyOrderDone { json, secret, notes: answer.notes }))
     }
 }

@@ -17,7 +17,6 @@ use quorate_core::state::read::{self, ReadError};
 use quorate_core::state::{check_range, check_txn};
 use quorate_core::txn::{Range, Txn, TxnResult};
 use quorate_core::user;
-use quorate_storage::KeyKeeper;
 use quorate_transport::api::{self, request, response};
 use quorate_transport::{Identity, UdpBuffers};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -36,6 +35,7 @@ use super::router::{Failure, Router, fail, refused};
 use super::watching::Watches;
 use super::workers::Workers;
 use super::{applier, asked, authorize, trace};
+use crate::keys::Desk;
 use crate::metrics::{Ended, Meters};
 
 /// The store as requests see it.
@@ -44,7 +44,7 @@ pub(super) struct StoreAccess {
     pub(super) reader: Arc<dyn StateReader>,
     pub(super) staging: Arc<dyn Staging>,
     /// None of a store that is not sealed, as one in memory is.
-    pub(super) keys: Option<Arc<KeyKeeper>>,
+    pub(super) keys: Option<Arc<Desk>>,
 }
 
 /// What requests need of the node.
@@ -154,7 +154,7 @@ impl Service {
             let patience = Duration::from_millis(request.deadline_ms).min(Duration::from_secs(600));
             self.answer(asker, kind, began + patience).instrument(span.clone()).await
         } else {
-            Err(fail(api::Code::Denied, authorize::denied(*asker)))
+            Err(fail(api::Code::Denied, authorize::denied(*asker, &kind)))
         };
         let ended = answer.as_ref().map_or_else(|error| asked::ended(error.code()), |_done| Ended::Done);
         self.meters.answered(row, asked::KINDS, began.elapsed(), ended);
@@ -248,6 +248,8 @@ impl Service {
             request::Kind::UpgradeStatus(_) => document(&self.upgrade_status().await?),
             request::Kind::UpgradeFinish(finish) => self.upgrade_finish(asker, finish, until).await,
             request::Kind::Transfer(transfer) => self.transfer(transfer, until).await.map(response::Kind::Transfer),
+            request::Kind::KeyOrder(order) => self.key_order(order).await,
+            request::Kind::Unlock(_) => Err(fail(api::Code::Refused, "this manager is not locked. Nothing was done")),
             request::Kind::Check(asked) => document(&self.check(asker, asked).await?),
             request::Kind::Standing(_) => Ok(response::Kind::Standing(self.standing())),
             request::Kind::LeaseWrite(write) => self.lease_write(&write.request, until).await,
@@ -386,6 +388,7 @@ impl Service {
     pub(crate) fn local_asker(&self, request: &api::Request) -> Asker {
         match request.kind {
             Some(request::Kind::NodeLeave(_)) => Asker::Node(self.facts.node()),
+            Some(request::Kind::KeyOrder(_) | request::Kind::Unlock(_)) => Asker::Local,
             Some(_) | None => Asker::Operator,
         }
     }
@@ -407,7 +410,7 @@ pub(super) fn document(value: &impl serde::Serialize) -> Result<response::Kind, 
     Ok(response::Kind::Document(api::DocumentDone { json: json(value)? }))
 }
 
-fn json(value: &impl serde::Serialize) -> Result<Bytes, Failure> {
+pub(super) fn json(value: &impl serde::Serialize) -> Result<Bytes, Failure> {
     serde_json::to_vec(value).map(Bytes::from).map_err(|error| fail(api::Code::Internal, error.to_string()))
 }
 

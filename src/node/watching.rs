@@ -235,7 +235,7 @@ async fn begin(
         return Err(fail(api::Code::Invalid, "this manager does not know the question. Nothing was done"));
     };
     if !authorize::allowed(asker, &kind) {
-        return Err(fail(api::Code::Denied, authorize::denied(asker)));
+        return Err(fail(api::Code::Denied, authorize::denied(asker, &kind)));
     }
     let request::Kind::Watch(asked) = kind else {
         return Err(fail(api::Code::Invalid, "only a watch is answered by a feed. Nothing was done"));

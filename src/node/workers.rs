@@ -164,6 +164,7 @@ impl Service {
             assignments_stale: set.stale,
             items: set.items.keys().cloned().collect(),
             trouble: String::new(),
+            key: self.store().ok().and_then(|store| Some(store.keys?.report())),
         }
     }
 }

@@ -135,6 +135,16 @@ impl KeyKeeper {
         self.save(&mut inner, &data, held, active)
     }
 
+    /// From now on only `key` opens the store. It must be where it will be looked for already.
+    ///
+    /// # Errors
+    /// `Io` or `Full`, final for the store.
+    pub fn change(&self, key: &Key, slot: KeySlot) -> StoreResult<()> {
+        let mut inner = self.inner();
+        let (data, active) = (inner.data.clone(), inner.record.active());
+        self.save(&mut inner, &data, vec![(key.clone(), slot)], active)
+    }
+
     /// From now on only the key that was begun opens the store. Whether there was one.
     ///
     /// # Errors

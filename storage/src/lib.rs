@@ -54,4 +54,4 @@ mod wal;
 pub use dir::{exists, free_space};
 pub use keeper::{KeyKeeper, KeyStatus};
 pub use key::{GivenKey, Key, KeyError, KeyId, KeyKind, KeyProvider, KeySlot};
-pub use open::{Inspection, Options, key_slots, open, open_read_only, open_with_keys};
+pub use open::{Inspection, Options, key_slots, open, open_read_only, open_with_keys, opens};

@@ -172,6 +172,15 @@ pub fn key_slots(dir: &Path) -> StoreResult<Vec<KeySlot>> {
     Ok(KeyRecord::load(dir)?.slots())
 }
 
+/// Whether `keys` open the store in `dir`. Changes nothing, and needs no right to it but to read.
+///
+/// # Errors
+/// `KeyWanted` when they do not; else as [`open`].
+pub fn opens(dir: &Path, keys: &dyn KeyProvider) -> StoreResult<()> {
+    dir::declared(dir, COMMAND_VERSION)?;
+    KeyRecord::load(dir)?.open(keys).map(drop)
+}
+
 /// A stopped store, to be looked at only.
 pub struct Inspection {
     /// What is on disk.

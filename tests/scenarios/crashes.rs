@@ -14,7 +14,7 @@ use crate::recovery::{WRITES, all_killed, alone, holds};
 use crate::support::{Cluster, copy};
 
 /// Builds the library that counts and kills.
-fn shim(place: &Path) -> PathBuf {
+pub(crate) fn shim(place: &Path) -> PathBuf {
     let library = place.join("die_at.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scenarios/shim/die_at.c");
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());

@@ -39,6 +39,7 @@ mod refusals;
 mod requests;
 mod roles;
 mod scopes;
+mod sealing;
 mod stalls;
 mod support;
 mod tables;

@@ -150,7 +150,7 @@ fn holds(directory: &Path, secret: &[u8]) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_secret_of_a_token_that_was_made_is_on_no_disk() {
-    let cluster = Cluster::founded().await;
+    let mut cluster = Cluster::founded().await;
     let tokens = cluster.any().client().tokens();
     let made: JoinToken = tokens.create(Role::Manager).await.unwrap().token.parse().unwrap();
     let rotated: JoinToken = tokens.rotate(Role::Worker).await.unwrap().parse().unwrap();
@@ -158,7 +158,7 @@ async fn the_secret_of_a_token_that_was_made_is_on_no_disk() {
     // Given what anybody who takes the disk can read, then no secret of a token is in it
     assert!(!holds(&directory, made.secret().expose()));
     assert!(!holds(&directory, rotated.secret().expose()));
-    cluster.stop().await;
+    cluster.kill(0).await;
     // Given what the manager itself can read, then the secret of the made one is in no value and no entry
     assert!(!opened_holds(&directory, made.secret().expose()));
     // The control: a standing token is shown again, so it is there, and such a search finds it.

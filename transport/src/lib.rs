@@ -63,6 +63,16 @@ pub mod session_api {
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
 pub mod api {
     include!(concat!(env!("OUT_DIR"), "/quorate.api.v1.rs"));
+
+    /// What may hold a key is never printed.
+    macro_rules! unprinted {
+        ($($name:path),+) => { $(impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(stringify!($name))
+            }
+        })+ };
+    }
+    unprinted!(KeyOrder, key_order::Order, KeyOrderDone, Unlock);
 }
 
 pub use ca::{CaError, CertRole, CertSubject, ClusterCa};

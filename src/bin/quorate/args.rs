@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::args_bench::Bench;
+use crate::args_keys::{AutolockVerb, KeyVerb, UnlockKeyVerb};
 use crate::args_kv::Kv;
 use crate::args_lease::{LeaseVerb, Lock, UnderLock};
 use crate::args_membership::{Leave, NodeVerb, PolicyVerb, Token};
@@ -298,6 +299,44 @@ Example:
   quorate recover --data-dir /var/lib/quorate
   quorate run --data-dir /var/lib/quorate")]
     Recover(Recover),
+    /// Show, change and move the keys that open the store of the manager on this machine
+    #[command(
+        subcommand,
+        after_help = "\
+Everything in a manager's store is sealed; SECURITY.md says with what, and what that protects. Works on a running manager
+over its local socket, and on a stopped one with its key.
+
+Example:
+  quorate key show --data-dir /var/lib/quorate
+  quorate key move /mnt/key/n1.key --data-dir /var/lib/quorate"
+    )]
+    Key(KeyVerb),
+    /// Let the manager on this machine wait for its key after each start, or not
+    #[command(
+        subcommand,
+        after_help = "\
+Example:
+  quorate autolock on --data-dir /var/lib/quorate | tail -1
+  quorate autolock off --data-dir /var/lib/quorate"
+    )]
+    Autolock(AutolockVerb),
+    /// Give a locked manager its unlock key or passphrase: from stdin, or asked for
+    #[command(after_help = "\
+The key is never an argument: other users of the machine see those. A wrong one changes nothing, and the answer says which one is
+wanted.
+
+Example:
+  quorate unlock --data-dir /var/lib/quorate
+  pass show quorate/n1 | quorate unlock --data-dir /var/lib/quorate")]
+    Unlock,
+    /// Show or change the unlock key of the manager on this machine
+    #[command(
+        subcommand,
+        after_help = "\
+Example:
+  quorate unlock-key show --data-dir /var/lib/quorate | tail -1"
+    )]
+    UnlockKey(UnlockKeyVerb),
     /// Look at what a manager needs of its machine and network: one line each, ok or what to do
     #[command(after_help = "\
 With --data-dir: the disk (synced writes of a small file of its own, for at most two seconds), its space, and, of the running \

@@ -4,6 +4,8 @@
 
 use clap::Args;
 
+use crate::args_keys::KeyOptions;
+
 /// Options of a node that runs on.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RunOptions {
@@ -22,6 +24,8 @@ pub(crate) struct RunOptions {
 /// `init`.
 #[derive(Debug, Args)]
 pub(crate) struct Init {
+    #[command(flatten)]
+    pub(crate) keys: KeyOptions,
     /// Where this node listens (UDP), for example 10.0.0.1:4701 or [::]:4701
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<String>,
@@ -41,6 +45,8 @@ pub(crate) struct Init {
 /// `join`.
 #[derive(Debug, Args)]
 pub(crate) struct Join {
+    #[command(flatten)]
+    pub(crate) keys: KeyOptions,
     /// Where this node listens (UDP), for example 10.0.0.2:4701 or [::]:4701
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<String>,
@@ -73,6 +79,8 @@ pub(crate) struct Join {
 /// `run`.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) keys: KeyOptions,
     /// Further managers to try, when the known addresses no longer hold
     #[arg(long = "manager", value_name = "HOST:PORT[,..]", value_delimiter = ',')]
     pub(crate) managers: Vec<String>,
@@ -105,11 +113,15 @@ pub(crate) struct Inspect {
     /// Every Raft configuration in the directory: both halves, index, term, and whether it took effect
     #[arg(long)]
     pub(crate) configurations: bool,
+    #[command(flatten)]
+    pub(crate) keys: KeyOptions,
 }
 
 /// `recover`.
 #[derive(Debug, Args)]
 pub(crate) struct Recover {
+    #[command(flatten)]
+    pub(crate) keys: KeyOptions,
     /// Only say what would be kept and what speaks against it; reads only
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -124,11 +124,16 @@ async fn here(lines: &mut Lines, directory: &Path) -> Result<(), Failure> {
             return Ok(());
         }
     };
-    if let Ok(report) = client.node_report().await
-        && report.role == NodeRole::Worker
-    {
-        of_worker(lines, directory, &report);
-        return Ok(());
+    if let Ok(report) = client.node_report().await {
+        if report.role == NodeRole::Worker {
+            of_worker(lines, directory, &report);
+            return Ok(());
+        }
+        if let Some(key) = report.key.filter(|_| report.trouble == "locked") {
+            let next = format!("quorate unlock --data-dir {}", directory.display());
+            lines.say("node", false, format!("is locked, and waits for the {} {}", key.kind, key.id), &next);
+            return Ok(());
+        }
     }
     match client.check().await {
         Ok(check) => {
@@ -150,6 +155,10 @@ fn stopped(lines: &mut Lines, directory: &Path) {
     of_certificate(lines, directory);
     let what = "is not running: buffers, ways and clocks are looked at while it runs".to_owned();
     lines.say("node", true, what, "");
+    if let Ok(Some(key)) = quorate::keys::status(directory) {
+        let place = if key.place.is_empty() { String::new() } else { format!(" {}", key.place) };
+        lines.say("key", true, format!("the store is opened by the {}{place} (key {})", key.kind, key.id), "");
+    }
 }
 
 fn of_worker(lines: &mut Lines, directory: &Path, report: &NodeReport) {

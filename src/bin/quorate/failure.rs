@@ -189,6 +189,7 @@ impl From<StartError> for Failure {
             StartError::Contradiction(_) => "contradiction",
             StartError::InUse(_) => "in_use",
             StartError::Damaged(_) => "damaged",
+            StartError::Locked(_) => "locked",
             StartError::NeedsVersion(_) => "needs_version",
             StartError::Disk(_) => "disk",
             StartError::Address(_) => "address",

@@ -10,8 +10,8 @@ const VERBS: &[(&[&str], &str)] = &[
     (&["swarm", "join"], JOIN),
     (&["swarm", "ca"], NO_CA),
     (&["swarm", "leave"], "quorate leave --data-dir DIR"),
-    (&["swarm", "unlock"], NO_LOCK),
-    (&["swarm", "unlock-key"], NO_LOCK),
+    (&["swarm", "unlock"], "quorate unlock --data-dir DIR"),
+    (&["swarm", "unlock-key"], UNLOCK_KEY),
     (&["swarm", "update"], "quorate policy set"),
     (&["swarm"], "quorate init, quorate join, quorate leave, quorate token show, quorate policy show"),
     (&["join-token"], TOKEN),
@@ -142,8 +142,7 @@ const VERBS: &[(&[&str], &str)] = &[
     (&["replace"], REPLACE),
     (&["rejoin"], REPLACE),
     (&["force-new-cluster"], RECOVER),
-    (&["unlock"], NO_LOCK),
-    (&["lock-key"], NO_LOCK),
+    (&["lock-key"], UNLOCK_KEY),
     (&["ca"], NO_CA),
 ];
 
@@ -200,7 +199,7 @@ const OPTIONS: &[(&str, bool, &str)] = &[
     ("--debug", false, LOG),
     ("--log-level", true, LOG),
     ("--force-new-cluster", false, RECOVER),
-    ("--autolock", false, NO_LOCK),
+    ("--autolock", false, "quorate autolock on --data-dir DIR"),
     ("--availability", true, "quorate node update NODE --availability active|pause|drain"),
     ("--max-voters", true, "quorate policy set --max-voters N"),
 ];
@@ -234,7 +233,7 @@ const REMOVE: &str = "quorate node rm NODE";
 const RECOVER: &str = "quorate recover --dry-run --data-dir DIR, then quorate recover --data-dir DIR";
 const WATCH: &str = "quorate kv watch KEY, or quorate kv watch --prefix PREFIX";
 const NO_BACKUP: &str = "nothing yet: backups come with a later version; quorate inspect reads a stopped directory";
-const NO_LOCK: &str = "nothing yet: the key of a store is its key file, and a node with one needs no unlocking";
+const UNLOCK_KEY: &str = "quorate unlock-key show --data-dir DIR, or quorate autolock on --data-dir DIR";
 const NO_CA: &str = "nothing to do: the cluster's CA is made by quorate init and cannot be rotated in this version";
 
 /// Our answer to a command line with these arguments (without the program's name), when there is one. `unknown` is the

@@ -6,6 +6,7 @@
 mod admin;
 mod args;
 mod args_bench;
+mod args_keys;
 mod args_kv;
 mod args_lease;
 mod args_membership;
@@ -17,6 +18,7 @@ mod check;
 mod failure;
 mod foreign;
 mod http;
+mod keys;
 mod kv;
 mod kv_txn;
 mod kv_watch;
@@ -154,10 +156,14 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Verb::Policy(verb) => Box::pin(policy::run(verb, &global, output)).await,
             Verb::Upgrade(verb) => Box::pin(upgrade::run(verb, &global, output)).await,
             Verb::Leader(Leader::Transfer { to }) => admin::transfer(to.as_deref(), &global, output).await,
-            Verb::Inspect(Inspect { configurations: true }) => recover::configurations(&global, output),
-            Verb::Inspect(_) => node::inspect(&global, output),
+            Verb::Inspect(Inspect { configurations: true, keys }) => recover::configurations(&keys, &global, output),
+            Verb::Inspect(Inspect { keys, .. }) => node::inspect(&keys, &global, output),
             Verb::Bench(verb) => Box::pin(bench::run(verb, &global, output)).await,
             Verb::Recover(recover) => Box::pin(recover::run(recover, &global, output)).await,
+            Verb::Key(verb) => Box::pin(keys::key(verb, &global, output)).await,
+            Verb::Autolock(verb) => Box::pin(keys::autolock(verb, &global, output)).await,
+            Verb::Unlock => Box::pin(keys::unlock(&global, output)).await,
+            Verb::UnlockKey(verb) => Box::pin(keys::unlock_key(verb, &global, output)).await,
             Verb::Check => Box::pin(check::run(&global, output)).await,
             Verb::Completions { shell } => manual::completions(shell, output),
             Verb::Man { directory } => manual::pages(&directory, output),

@@ -13,6 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::args::Global;
+use crate::args_keys::KeyOptions;
 use crate::args_node::{Init, Join, Run, RunOptions};
 use crate::failure::Failure;
 use crate::http::Pages;
@@ -48,8 +49,14 @@ fn check_listen(listen: Option<&str>, output: Output) {
     }
 }
 
-fn builder(directory: &Path, listen: Option<String>, advertise: Option<String>, name: Option<String>) -> NodeBuilder {
-    let mut builder = Node::builder(directory);
+fn builder(
+    directory: &Path,
+    keys: &KeyOptions,
+    listen: Option<String>,
+    advertise: Option<String>,
+    name: Option<String>,
+) -> Result<NodeBuilder, Failure> {
+    let mut builder = Node::builder(directory).keys(keys.keys()?);
     if let Some(listen) = listen {
         builder = builder.listen(listen);
     }
@@ -59,19 +66,28 @@ fn builder(directory: &Path, listen: Option<String>, advertise: Option<String>, 
     if let Some(name) = name {
         builder = builder.name(name);
     }
-    builder
+    Ok(builder)
+}
+
+/// Where the key of a new manager lies, when that protects nothing.
+fn check_key(directory: &Path, output: Output) -> Result<(), Failure> {
+    if let Some(key) = quorate::keys::status(directory)?.filter(|key| !key.advice.is_empty()) {
+        output.note(&format!("warning: {}", key.advice));
+    }
+    Ok(())
 }
 
 pub(crate) async fn init(init: Init, global: &Global, output: Output) -> Result<(), Failure> {
     let directory = directory(global)?;
     let listen = init.listen.clone();
-    let builder = builder(directory, init.listen, init.advertise, init.name);
+    let builder = builder(directory, &init.keys, init.listen, init.advertise, init.name)?;
     if init.run {
         return run_on(builder, Start::OpenOrInit, &init.log, output).await;
     }
     let prepared = builder.init().await?;
     check_reach(&prepared.advertise, output);
     check_listen(listen.as_deref(), output);
+    check_key(directory, output)?;
     if output.json {
         return output.document(&prepared_json(&prepared));
     }
@@ -88,7 +104,7 @@ pub(crate) async fn join(join: Join, global: &Global, output: Output) -> Result<
         return take_place(directory, join, global, output).await;
     }
     if join.replace {
-        let builder = builder(directory, join.listen, join.advertise, None).patience(global.timeout());
+        let builder = builder(directory, &join.keys, join.listen, join.advertise, None)?.patience(global.timeout());
         let prepared = match &join.token {
             Some(argument) => Box::pin(builder.replace(&token(argument)?, join.managers)).await?,
             None => builder.rejoin(join.managers).await?,
@@ -105,13 +121,14 @@ pub(crate) async fn join(join: Join, global: &Global, output: Output) -> Result<
     }
     let token = token(join.token.as_deref().unwrap_or_default())?;
     let listen = join.listen.clone();
-    let builder = builder(directory, join.listen, join.advertise, join.name).patience(global.timeout());
+    let builder = builder(directory, &join.keys, join.listen, join.advertise, join.name)?.patience(global.timeout());
     if join.run {
         let start = Start::OpenOrJoin { token, managers: join.managers };
         return run_on(builder, start, &join.log, output).await;
     }
     let prepared = builder.join(&token, join.managers).await?;
     check_listen(listen.as_deref(), output);
+    check_key(directory, output)?;
     if output.json {
         return output.document(&prepared_json(&prepared));
     }
@@ -127,7 +144,7 @@ async fn take_place(directory: &Path, join: Join, global: &Global, output: Outpu
             "--replace with --name takes the place of a worker whose disk is gone, and needs its role's token: --token TOKEN. Without --name, --replace brings this very node back",
         ));
     };
-    let builder = builder(directory, join.listen, join.advertise, join.name).patience(global.timeout());
+    let builder = builder(directory, &join.keys, join.listen, join.advertise, join.name)?.patience(global.timeout());
     let prepared = Box::pin(builder.join_in_place(&token(&argument)?, join.managers)).await?;
     if output.json {
         return output.document(&prepared_json(&prepared));
@@ -138,7 +155,7 @@ async fn take_place(directory: &Path, join: Join, global: &Global, output: Outpu
 }
 
 pub(crate) async fn run(run: Run, global: &Global, output: Output) -> Result<(), Failure> {
-    let mut builder = builder(directory(global)?, run.listen, run.advertise, None);
+    let mut builder = builder(directory(global)?, &run.keys, run.listen, run.advertise, None)?;
     for manager in run.managers {
         builder = builder.manager(manager);
     }
@@ -309,8 +326,8 @@ fn start_logging(options: &RunOptions) -> Result<(), Failure> {
     started.map_err(|error| Failure::local(format!("cannot start logging: {error}")))
 }
 
-pub(crate) fn inspect(global: &Global, output: Output) -> Result<(), Failure> {
-    let inspection = quorate::inspect(directory(global)?)?;
+pub(crate) fn inspect(keys: &KeyOptions, global: &Global, output: Output) -> Result<(), Failure> {
+    let inspection = quorate::inspect_with(directory(global)?, &keys.keys()?)?;
     let document = serde_json::to_value(&inspection)
         .map_err(|error| Failure::local(format!("the inspection cannot be written as JSON: {error}")))?;
     if output.json {

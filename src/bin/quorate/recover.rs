@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use quorate::recovery::{AskedManager, RecoveryReport};
 
 use crate::args::Global;
+use crate::args_keys::KeyOptions;
 use crate::args_node::Recover;
 use crate::failure::Failure;
 use crate::node::directory;
@@ -14,7 +15,7 @@ use crate::output::{Output, Tone, table};
 
 pub(crate) async fn run(recover: Recover, global: &Global, output: Output) -> Result<(), Failure> {
     let directory = directory(global)?;
-    let mut wish = quorate::Recover::from(directory).despite_peers(recover.despite_peers);
+    let mut wish = quorate::Recover::from(directory).keys(recover.keys.keys()?).despite_peers(recover.despite_peers);
     if let Some(address) = recover.address {
         wish = wish.address(address);
     }
@@ -180,8 +181,8 @@ fn next(report: &RecoveryReport, directory: &str, dry_run: bool) -> String {
 }
 
 /// `inspect --configurations`.
-pub(crate) fn configurations(global: &Global, output: Output) -> Result<(), Failure> {
-    let found = quorate::inspect_configurations(directory(global)?)?;
+pub(crate) fn configurations(keys: &KeyOptions, global: &Global, output: Output) -> Result<(), Failure> {
+    let found = quorate::inspect_configurations_with(directory(global)?, &keys.keys()?)?;
     if output.json {
         let document = serde_json::to_value(&found)
             .map_err(|error| Failure::local(format!("the configurations cannot be written as JSON: {error}")))?;

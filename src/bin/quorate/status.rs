@@ -28,13 +28,22 @@ pub(crate) async fn run(global: &Global, output: Output) -> Result<(), Failure> 
             return worker(&report, output);
         }
     }
+    let key = if global.data_dir.is_some() { client.node_report().await?.key } else { None };
     let mut status = client.status().await?;
+    if status.health == Health::Locked && !output.json {
+        let word = output.tint(Tone::Bad, "LOCKED");
+        return output.line(&format!("{word}: {}", status.advice.join("\n  ")));
+    }
     // By their numbers, so that a manager stands where it stood the last time.
     status.managers.sort_by_key(|manager| manager.raft_id);
     if output.json {
         return document(&status, output);
     }
-    output.line(&render(&status, output))
+    output.line(&render(&status, output))?;
+    match key.filter(|key| !key.advice.is_empty()) {
+        Some(key) => output.line(&format!("\n{}", crate::keys::words(&key))),
+        None => Ok(()),
+    }
 }
 
 /// Nobody answers. A directory that is fenced, or whose node was removed, says so itself: nobody runs on it as it is.
@@ -185,6 +194,7 @@ fn runbook(status: &ClusterStatus, output: Output) -> String {
             format!("{}: {seats} reachable{also}.", output.tint(Tone::Warning, "DEGRADED"))
         }
         Health::SingleCopy => format!("{}: 1 voter{also}.", output.tint(Tone::Warning, "SINGLE COPY")),
+        Health::Locked => output.tint(Tone::Bad, "LOCKED"),
         Health::Fenced => output.tint(Tone::Bad, "FENCED"),
         Health::Removed => output.tint(Tone::Bad, "REMOVED"),
         Health::ReadOnly => {

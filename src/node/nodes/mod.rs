@@ -135,7 +135,7 @@ impl Service {
     ) -> Result<response::Kind, Failure> {
         let wanted = match asker {
             Asker::Node(own) => self.itself(*own, wanted)?,
-            Asker::Operator | Asker::Manager => wanted.to_owned(),
+            Asker::Operator | Asker::Manager | Asker::Local => wanted.to_owned(),
         };
         let kind = request::Kind::NodeInspect(api::NodeInspect { node: wanted.clone() });
         if let Some(answered) = self.by_the_leader(asker, &kind, until).await? {
@@ -151,7 +151,7 @@ impl Service {
         if wanted == id || self.node_named(wanted).is_ok_and(|node| node.node_id() == Some(own)) {
             return Ok(id);
         }
-        Err(fail(api::Code::Denied, authorize::denied(Asker::Node(own))))
+        Err(fail(api::Code::Denied, authorize::denied(Asker::Node(own), &request::Kind::NodeList(api::NodeList {}))))
     }
 
     /// The node as it is now, with the seats around it.

@@ -53,6 +53,10 @@ async fn answer(file: StateFile, link: watch::Receiver<Link>, work: Work, body: 
             Err(error) => failed(api::Code::Internal, error.to_string()),
         };
     }
+    if matches!(request.kind, Some(request::Kind::KeyOrder(_) | request::Kind::Unlock(_))) {
+        // Not passed on: what it may hold is nobody else's.
+        return failed(api::Code::Refused, "a worker keeps no sealed store: there is no key. Nothing was done".into());
+    }
     let patience = Duration::from_millis(request.deadline_ms).min(Duration::from_secs(600));
     match super::ask(link, request, patience).await {
         Ok(response) => response,

@@ -216,6 +216,7 @@ fn report(file: &StateFile, link: &Link, work: &Work) -> NodeReport {
         assignments_stale: set.stale,
         items: set.items.keys().cloned().collect(),
         trouble: link.trouble.clone(),
+        key: None,
     }
 }
 

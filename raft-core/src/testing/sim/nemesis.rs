@@ -6,7 +6,6 @@
 use bytes::Bytes;
 
 use super::config::{ELECTION, MILLIS, SPACE_ENOUGH, SPACE_LOW};
-use super::member::Member;
 use super::world::{Event, Step, World, node_id};
 use crate::command::{Command, CommandKind};
 use crate::consensus::io::Ticket;
@@ -197,7 +196,8 @@ impl World {
         if let Some(member) = self.members.get_mut(&target) {
             member.retired = true;
         }
-        self.members.insert(fresh, Member::new(node, fresh, self.config.seed, 0));
+        let newcomer = self.newcomer(node, fresh);
+        self.members.insert(fresh, newcomer);
         self.start(fresh)?;
         // Whoever leads when the record is written takes it from here.
         self.unrecorded.retain(|waiting| waiting.id != record.id);

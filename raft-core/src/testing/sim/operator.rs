@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::config::{MILLIS, TICK};
-use super::member::Member;
 use super::world::{Event, Run, Step, World, node_id};
 use crate::command::{Command, CommandKind};
 use crate::consensus::io::{Records, Ticket};
@@ -139,7 +138,8 @@ impl World {
         let (node, id) = (self.operator.next_node, RaftId(self.next_raft_id));
         self.next_raft_id += 1;
         self.edit(node, |record| (record.role, record.raft_id) = (Role::Manager.into(), id.0))?;
-        self.members.insert(id, Member::new(node, id, self.config.seed, 0));
+        let newcomer = self.newcomer(node, id);
+        self.members.insert(id, newcomer);
         self.start(id).map_err(|broken| self.violation(broken))?;
         Ok(id)
     }
@@ -226,7 +226,8 @@ impl World {
             for old in self.raft_ids_of(node) {
                 self.destroy(old);
             }
-            self.members.insert(id, Member::new(node, id, self.config.seed, 0));
+            let newcomer = self.newcomer(node, id);
+            self.members.insert(id, newcomer);
             self.start(id)?;
         }
         self.edit(node, |record| record.raft_id = id.0)

@@ -11,7 +11,6 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::check::{Broken, Checks, broken, keys};
-use super::member::Member;
 use super::world::{Run, World, node_id};
 use crate::command::{Batch, Command, CommandKind};
 use crate::consensus::configurations::{self, ConfigurationEntry};
@@ -307,7 +306,7 @@ impl World {
             ],
             ..Txn::default()
         };
-        let mut member = Member::new(node, fresh, self.config.seed, 0);
+        let mut member = self.newcomer(node, fresh);
         member.incarnation = self.incarnation(leader);
         self.members.insert(fresh, member);
         let ticket = self.command(leader, Command::from(CommandKind::System(txn)))?;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::check::{Broken, broken};
 use super::config::{ELECTION, MILLIS};
+use super::member::Member;
 use super::world::{Event, Run, Step, World};
 use crate::command::{Batch, Command, CommandKind, Request};
 use crate::consensus::io::{Records, Ticket};
@@ -22,6 +23,16 @@ pub(super) const OLD: u32 = 1;
 pub(super) const NEW: u32 = 2;
 
 impl World {
+    /// A node with an empty disk. In a run with upgrades it comes with the newer binary: with an older one it might not be let
+    /// in.
+    pub(super) fn newcomer(&self, node: u64, id: RaftId) -> Member {
+        let mut member = Member::new(node, id, self.config.seed, 0);
+        if self.config.upgrades {
+            member.knows = NEW;
+        }
+        member
+    }
+
     /// The binary of `id` is replaced by one that knows versions up to `knows`: in force when its process starts again.
     pub fn replace_binary(&mut self, id: RaftId, knows: u32) {
         if let Some(member) = self.members.get_mut(&id) {

@@ -1,0 +1,197 @@
+//! The keys of a manager's store by hand: what is said of them, autolock and unlocking, moving and rotating, wrong and missing keys.
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub, reason = "tests")]
+
+#[allow(dead_code, reason = "shared with other tests, which use the rest")]
+mod cli_support;
+
+use cli_support::{Node, eventually, managers, on, quorate, quorate_with_stdin};
+
+fn unlock(node: &Node, typed: &str) -> cli_support::Said {
+    quorate_with_stdin(&["unlock", "--data-dir", node.dir()], typed.as_bytes())
+}
+
+fn health(node: &Node) -> String {
+    on(node, &["status", "--json"]).json()["health"].as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_key_beside_the_data_is_told_and_moved_away() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("n1").to_str().unwrap().to_owned();
+    let beside = "key beside data: no protection against a stolen disk";
+    quorate(&["init", "--data-dir", &path, "--listen", "127.0.0.1:0", "--name", "n1"])
+        .exits(0)
+        .complains(&[beside, "quorate key move"]);
+    let mut nodes = managers(&place.path().join("more"), 1);
+    let node = &mut nodes[0];
+    on(node, &["kv", "put", "k", "v"]).exits(0);
+    let status = on(node, &["status"]).exits(0).stdout;
+    assert!(status.contains(beside) && status.contains("quorate key move"), "{status}");
+    // When it is moved, then nothing of it is left, and nobody warns any more
+    let target = place.path().join("elsewhere/n1.key");
+    on(node, &["key", "move", target.to_str().unwrap()]).exits(0);
+    assert!(target.exists() && !node.directory.join("key").exists());
+    assert!(!on(node, &["status"]).exits(0).stdout.contains(beside));
+    assert_eq!(node.terminate(), Some(0));
+    // And the next start finds it without being told
+    node.run();
+    assert_eq!(on(node, &["kv", "get", "k"]).exits(0).stdout, "v");
+    // Without it the directory says which key it wants, whoever asks, and is not harmed
+    assert_eq!(node.terminate(), Some(0));
+    let away = place.path().join("away.key");
+    std::fs::rename(&target, &away).unwrap();
+    for verb in [&["inspect"][..], &["recover", "--dry-run"], &["recover"], &["run"], &["key", "rotate"]] {
+        on(node, verb).exits(1).complains(&["sealed with key", "n1.key", "Nothing was changed"]);
+    }
+    let kind = on(node, &["inspect", "--json"]).exits(1).json()["error"]["kind"].clone();
+    assert_eq!(kind, "locked");
+    // With another key it says both
+    let other = place.path().join("other.key");
+    std::fs::write(&other, quorate(&["key", "new"]).exits(0).stdout).unwrap();
+    on(node, &["inspect", "--key-file", other.to_str().unwrap()]).exits(1).complains(&["another one", "n1.key"]);
+    on(node, &["inspect", "--key-file", away.to_str().unwrap()]).exits(0);
+    on(node, &["recover", "--dry-run", "--key-file", away.to_str().unwrap()]).exits(0);
+    on(node, &["key", "show"]).exits(0);
+}
+
+#[test]
+fn a_locked_manager_says_so_waits_and_is_unlocked() {
+    let place = tempfile::tempdir().unwrap();
+    let mut nodes = managers(place.path(), 1);
+    let node = &mut nodes[0];
+    on(node, &["kv", "put", "k", "v"]).exits(0);
+    on(node, &["unlock-key", "show"]).exits(1).complains(&["no unlock key", "quorate autolock on"]);
+    unlock(node, "x").exits(0);
+    // Given autolock: the key is shown, as the last line, and lies nowhere
+    let key = on(node, &["autolock", "on"]).exits(0).stdout.lines().last().unwrap().to_owned();
+    assert!(key.starts_with("QRK-1-") && !node.directory.join("key").exists());
+    assert_eq!(on(node, &["unlock-key", "show"]).exits(0).stdout.lines().last().unwrap(), key);
+    on(node, &["autolock", "on"]).exits(1).complains(&["on already"]);
+    assert_eq!(node.terminate(), Some(0));
+    // When it is started, then it is locked, says what to do, and does nothing else
+    let _lines = node.start(&["run"]);
+    eventually("it is locked", || (health(node) == "locked").then_some(()));
+    let status = on(node, &["status"]).exits(0).stdout;
+    assert!(status.starts_with("LOCKED") && status.contains("quorate unlock --data-dir"), "{status}");
+    for verb in
+        [&["kv", "get", "k"][..], &["kv", "put", "k", "w"], &["node", "ls"], &["key", "rotate"], &["kv", "watch", "k"]]
+    {
+        on(node, verb).exits(1).complains(&["locked", "Nothing was done"]);
+    }
+    on(node, &["key", "show"]).exits(0);
+    on(node, &["check"]).exits(1).complains(&["attention"]);
+    let said = on(node, &["check"]).stdout;
+    assert!(said.contains("is locked") && said.contains("quorate unlock"), "{said}");
+    // A wrong key changes nothing, and the answer says which one is wanted
+    unlock(node, &key[..key.len() - 1]).exits(1).complains(&["mistyped", "stays locked"]);
+    let other = quorate(&["key", "new"]).exits(0).stdout;
+    unlock(node, &other).exits(1).complains(&["the unlock key", "another one", "stays locked"]);
+    unlock(node, "").exits(1);
+    assert_eq!(health(node), "locked");
+    // The right one starts it
+    assert_eq!(unlock(node, &format!("{key}\n")).exits(0).stdout, "unlocked: the manager starts\n");
+    assert_eq!(
+        eventually("it serves", || Some(on(node, &["kv", "get", "k"]).stdout).filter(|value| value == "v")),
+        "v"
+    );
+    // Another unlock key, and the one before is worth nothing
+    let newer = on(node, &["unlock-key", "rotate"]).exits(0).stdout.lines().last().unwrap().to_owned();
+    assert_ne!(newer, key);
+    assert_eq!(node.terminate(), Some(0));
+    let file = place.path().join("unlock");
+    std::fs::write(&file, &key).unwrap();
+    let given = ["inspect", "--unlock-key-file", file.to_str().unwrap()];
+    on(node, &given).exits(1).complains(&["another one"]);
+    std::fs::write(&file, &newer).unwrap();
+    on(node, &given).exits(0);
+    on(node, &["inspect"]).exits(1).complains(&["the unlock key", "--unlock-key-file"]);
+    assert!(on(node, &["check"]).stdout.contains("opened by the unlock key"));
+    let option = ["--unlock-key-file", file.to_str().unwrap()];
+    on(node, &[&["recover", "--dry-run"], &option[..]].concat()).exits(0);
+    // And back to a key file, of a stopped manager
+    let target = place.path().join("n1.key");
+    on(node, &[&["autolock", "off", "--to", target.to_str().unwrap()], &option[..]].concat()).exits(0);
+    node.run();
+    assert_eq!(on(node, &["kv", "get", "k"]).exits(0).stdout, "v");
+}
+
+#[test]
+fn a_locked_manager_of_three_is_missed_by_the_others_and_comes_back() {
+    let place = tempfile::tempdir().unwrap();
+    let mut nodes = managers(place.path(), 3);
+    let key = on(&nodes[2], &["autolock", "on"]).exits(0).stdout.lines().last().unwrap().to_owned();
+    assert_eq!(nodes[2].terminate(), Some(0));
+    let _lines = nodes[2].start(&["run"]);
+    eventually("it is locked", || (health(&nodes[2]) == "locked").then_some(()));
+    on(&nodes[0], &["kv", "put", "k", "v"]).exits(0);
+    assert_eq!(health(&nodes[0]), "degraded");
+    unlock(&nodes[2], &key).exits(0);
+    eventually("all are well", || (health(&nodes[0]) == "ok").then_some(()));
+    assert_eq!(on(&nodes[2], &["kv", "get", "k"]).exits(0).stdout, "v");
+}
+
+#[test]
+fn a_passphrase_opens_a_store_by_hand_and_by_a_file() {
+    let place = tempfile::tempdir().unwrap();
+    let mut nodes = managers(place.path(), 1);
+    let node = &mut nodes[0];
+    on(node, &["kv", "put", "k", "v"]).exits(0);
+    let set = |phrase: &str| quorate_with_stdin(&["key", "passphrase", "--data-dir", node.dir()], phrase.as_bytes());
+    set("\n").exits(2);
+    set("correct horse battery\n").exits(0);
+    assert!(!node.directory.join("key").exists());
+    assert_eq!(node.terminate(), Some(0));
+    let _lines = node.start(&["run"]);
+    eventually("it is locked", || (health(node) == "locked").then_some(()));
+    unlock(node, "wrong horse\n").exits(1).complains(&["stays locked"]);
+    unlock(node, "correct horse battery\n").exits(0);
+    eventually("it serves", || (on(node, &["kv", "get", "k"]).stdout == "v").then_some(()));
+    assert_eq!(node.terminate(), Some(0));
+    let file = place.path().join("phrase");
+    std::fs::write(&file, "correct horse battery\n").unwrap();
+    on(node, &["inspect", "--passphrase-file", file.to_str().unwrap()]).exits(0);
+    on(node, &["inspect"]).exits(1).complains(&["passphrase"]);
+}
+
+#[test]
+fn keys_from_a_command_and_from_the_service_manager() {
+    let place = tempfile::tempdir().unwrap();
+    let key = place.path().join("service.key");
+    std::fs::write(&key, quorate(&["key", "new"]).exits(0).stdout).unwrap();
+    let command = format!("cat {}", key.display());
+    let path = place.path().join("n1").to_str().unwrap().to_owned();
+    let init = ["init", "--data-dir", &path, "--listen", "127.0.0.1:0", "--name", "n1"];
+    quorate(&[&init[..], &["--key-command", &command]].concat()).exits(0);
+    assert!(!place.path().join("n1/key").exists());
+    quorate(&["inspect", "--data-dir", &path, "--key-command", &command]).exits(0);
+    quorate(&["inspect", "--data-dir", &path, "--key-command", "echo down >&2; false"]).exits(1).complains(&["down"]);
+    quorate(&["inspect", "--data-dir", &path]).exits(1).complains(&["--key-command"]);
+    // The service manager's file is used where there is one
+    let credentials = place.path().join("credentials");
+    std::fs::create_dir(&credentials).unwrap();
+    std::fs::copy(&key, credentials.join("quorate.key")).unwrap();
+    let environment = [("CREDENTIALS_DIRECTORY", credentials.to_str().unwrap())];
+    let path = place.path().join("n2").to_str().unwrap().to_owned();
+    let init = ["init", "--data-dir", &path, "--listen", "127.0.0.1:0", "--name", "n2"];
+    let said = cli_support::quorate_with_env(&init, &environment).exits(0);
+    assert!(!said.stderr.contains("beside"), "{said:?}");
+    assert!(!place.path().join("n2/key").exists());
+    cli_support::quorate_with_env(&["inspect", "--data-dir", &path], &environment).exits(0);
+    let said = quorate(&["key", "show", "--data-dir", &path, "--json"]).exits(0).json();
+    assert_eq!(said["key"]["place"].as_str().unwrap(), credentials.join("quorate.key").display().to_string());
+}
+
+#[test]
+fn keys_are_changed_on_the_managers_own_machine_only() {
+    let place = tempfile::tempdir().unwrap();
+    let nodes = managers(place.path(), 1);
+    let mut worker = Node::join_as("worker", place.path(), "w1", &nodes[0]);
+    worker.run();
+    on(&worker, &["key", "rotate"]).exits(1).complains(&["worker", "no sealed store"]);
+    on(&worker, &["key", "show"]).exits(1);
+    let identity = nodes[0].directory.join("operator.id");
+    quorate(&["key", "rotate", "--connect", &nodes[0].address, "--identity", identity.to_str().unwrap()])
+        .exits(2)
+        .complains(&["--data-dir"]);
+}

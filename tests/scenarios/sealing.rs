@@ -1,0 +1,347 @@
+//! Nothing that was put lies readable on any manager's disk, and the keys of a store change whole or not at all, wherever the
+//! process is killed.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use data_encoding::{BASE64, HEXLOWER};
+use quorate::keys::{Key, KeyKind, KeyProvider, KeySlot, Keys};
+use quorate::status::Health;
+use quorate::{Client, Inspection, StartError, inspect, inspect_with};
+use quorate_core::ports::WriteSet;
+use quorate_storage::KeyError;
+
+use crate::crashes::shim;
+use crate::support::{Cluster, copy, eventually, says, store_options};
+
+/// A random word, and the forms in which it could lie somewhere.
+fn canary() -> (String, Vec<Vec<u8>>) {
+    let word = Key::generate().unwrap().to_text()[6..54].to_owned();
+    let json = format!("{:?}", word.as_bytes()).replace(' ', "");
+    let forms = [word.clone(), HEXLOWER.encode(word.as_bytes()), BASE64.encode(word.as_bytes()), json];
+    (word, forms.into_iter().map(String::into_bytes).collect())
+}
+
+/// Files below `directory` that hold these bytes.
+fn found_in(directory: &Path, bytes: &[u8]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(found_in(&path, bytes));
+        } else if std::fs::read(&path).is_ok_and(|whole| whole.windows(bytes.len()).any(|window| window == bytes)) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_was_put_is_readable_on_any_managers_disk() {
+    let (word, forms) = canary();
+    let mut cluster = Cluster::grown(3, 64).await;
+    let put = |client: Client, from: u32, to: u32| {
+        let forms = forms.clone();
+        async move {
+            for n in from..to {
+                for (form, bytes) in forms.iter().enumerate() {
+                    client.kv().put(format!("k/{form}/{n}"), bytes.clone()).await.unwrap();
+                }
+            }
+        }
+    };
+    put(cluster.any().client(), 0, 20).await;
+    // Given a manager that gets a snapshot, because its log ends before that of the others begins
+    let away = 2;
+    cluster.kill(away).await;
+    put(cluster.any().client(), 20, 60).await;
+    cluster.restart(away).await;
+    cluster.settled(3).await;
+    let client = cluster.node(away).client();
+    eventually("the snapshot is there", || async {
+        let read = client.kv().get("k/0/59").serializable().await.ok().flatten()?;
+        (read.value == word.as_bytes()).then_some(())
+    })
+    .await;
+    let directories: Vec<PathBuf> = cluster.members.iter().map(|member| member.directory.clone()).collect();
+    let search = |control: bool| {
+        for directory in &directories {
+            for form in &forms {
+                let found = found_in(directory, form);
+                assert_eq!(found.len(), usize::from(control), "{found:?}");
+            }
+        }
+    };
+    // When the disks are searched while the managers run, after they were killed, and after they were started again
+    search(false);
+    for index in 0..3 {
+        cluster.kill(index).await;
+    }
+    search(false);
+    for index in 0..3 {
+        cluster.restart(index).await;
+    }
+    cluster.settled(3).await;
+    search(false);
+    // Then only the control is found, on each of them and in each form
+    for directory in &directories {
+        let all: Vec<u8> = forms.iter().flat_map(|form| [form.as_slice(), b"\n"].concat()).collect();
+        std::fs::write(directory.join("control"), all).unwrap();
+    }
+    search(true);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_was_put_back_as_it_was_before_is_noticed_by_its_hash() {
+    let mut cluster = Cluster::founded().await;
+    cluster.any().client().kv().put("k", "old").await.unwrap();
+    cluster.kill(0).await;
+    let directory = cluster.members[0].directory.clone();
+    let store = || quorate_storage::open(&directory.join("store"), store_options(&directory)).unwrap();
+    let (mut key, mut old) = (Vec::new(), Vec::new());
+    let opened = store();
+    let visit = &mut |found: &[u8], value: &[u8]| {
+        if value.windows(3).any(|window| window == b"old") && key.is_empty() {
+            (key, old) = (found.to_vec(), value.to_vec());
+        }
+        quorate_core::ports::Visit::More
+    };
+    opened.state.scan(b"", b"", visit).unwrap();
+    drop(opened);
+    cluster.restart(0).await;
+    cluster.any().client().kv().put("k", "new").await.unwrap();
+    cluster.kill(0).await;
+    let before = inspect(&directory).unwrap();
+    assert_eq!(before.state_hash, before.recorded_hash);
+    // Given a record as it was before, with a seal that holds
+    let mut opened = store();
+    let mut writes = WriteSet::default();
+    writes.put(key, old);
+    opened.state.commit(writes).unwrap();
+    drop(opened);
+    let after = inspect(&directory).unwrap();
+    assert_ne!(after.state_hash, after.recorded_hash);
+    let refused = quorate::Recover::from(&directory).dry_run().await.unwrap_err();
+    assert!(matches!(refused, StartError::Damaged(_)), "{refused}");
+}
+
+/// A stopped manager with some keys in its store.
+async fn stopped() -> (Cluster, PathBuf) {
+    let mut cluster = Cluster::founded().await;
+    for n in 0..30 {
+        cluster.any().client().kv().put(format!("k{n}"), format!("value {n}")).await.unwrap();
+    }
+    cluster.kill(0).await;
+    let directory = cluster.members[0].directory.clone();
+    // Everything that is there is synced: what a power cut takes is what the command under test did not sync.
+    quorate_storage::testing::lose_unsynced(&directory.join("store")).unwrap();
+    (cluster, directory)
+}
+
+/// What counts of an inspection here.
+fn essence(found: Inspection) -> (String, u64, u64, String) {
+    assert_eq!(found.state_hash, found.recorded_hash);
+    (found.node_id, found.last_index, found.term, found.state_hash)
+}
+
+/// Runs `quorate` on a directory with the library in front. What it said, and whether it came to its end.
+fn run(library: &Path, directory: &Path, arguments: &[&str], die_at: u64) -> (String, bool) {
+    let output = Command::new(env!("CARGO_BIN_EXE_quorate"))
+        .args(arguments)
+        .arg("--data-dir")
+        .arg(directory)
+        .env("LD_PRELOAD", library)
+        .env("QUORATE_DIE_AT", die_at.to_string())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.code().is_none() {
+        return (said, false);
+    }
+    assert!(output.status.success(), "died at {die_at}: {}", String::from_utf8_lossy(&output.stderr));
+    (said, true)
+}
+
+/// Kills `arguments` at each of its writes, syncs and renames, each time on a fresh copy; as a killed process leaves it, and
+/// as a power cut does. How many there were.
+fn killed_at_each(cluster: &Cluster, pristine: &Path, arguments: &[&str], check: impl Fn(&Path, &str, u64)) -> u64 {
+    let library = shim(&cluster.path(""));
+    for at in 1.. {
+        let directory = cluster.path(&format!("killed-{at}"));
+        copy(pristine, &directory);
+        let (said, ended) = run(&library, &directory, arguments, at);
+        let cut = cluster.path(&format!("cut-{at}"));
+        copy(&directory, &cut);
+        check(&directory, &said, at);
+        if quorate_storage::testing::lose_unsynced(&cut.join("store")).is_ok() {
+            check(&cut, &said, at);
+        }
+        for used in [directory, cut] {
+            std::fs::remove_dir_all(used).unwrap();
+        }
+        if ended {
+            return at - 1;
+        }
+        assert!(at < 2_000, "it never ends");
+    }
+    0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_of_all_keys_killed_at_every_write_opens_with_the_key_file_and_is_done_by_a_second_call() {
+    let (cluster, pristine) = stopped().await;
+    let before = essence(inspect(&pristine).unwrap());
+    let library = shim(&cluster.path(""));
+    let points = killed_at_each(&cluster, &pristine, &["key", "rotate"], |directory, _, at| {
+        let found = inspect(directory).unwrap_or_else(|error| panic!("died at {at}: {error}"));
+        assert_eq!(essence(found), before, "died at {at}");
+        assert!(run(&library, directory, &["key", "rotate"], 0).1);
+        assert_eq!(essence(inspect(directory).unwrap()), before, "died at {at}");
+        let text = std::fs::read_to_string(directory.join("key")).unwrap();
+        assert_eq!(text.lines().filter(|line| line.starts_with("QRK-")).count(), 1, "died at {at}");
+    });
+    println!("a rotation of all keys was killed at {points} writes, syncs and renames");
+    assert!(points > 20, "{points}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_file_that_moves_is_never_gone_wherever_the_move_is_killed() {
+    let (cluster, pristine) = stopped().await;
+    let before = essence(inspect(&pristine).unwrap());
+    let target = cluster.path("elsewhere").join("node.key");
+    let to = target.to_str().unwrap().to_owned();
+    let library = shim(&cluster.path(""));
+    let points = killed_at_each(&cluster, &pristine, &["key", "move", &to], |directory, _, at| {
+        let found = inspect(directory).unwrap_or_else(|error| panic!("died at {at}: {error}"));
+        assert_eq!(essence(found), before, "died at {at}");
+        let moved = quorate::keys::status(directory).unwrap().unwrap();
+        if moved.beside_data {
+            assert!(run(&library, directory, &["key", "move", &to], 0).1);
+        }
+        assert_eq!(quorate::keys::status(directory).unwrap().unwrap().place, to, "died at {at}");
+        assert_eq!(essence(inspect(directory).unwrap()), before, "died at {at}");
+    });
+    println!("a move of the key file was killed at {points} writes, syncs and renames");
+    assert!(points > 15, "{points}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn autolock_killed_at_every_write_leaves_a_store_whose_key_somebody_has() {
+    let (cluster, pristine) = stopped().await;
+    let before = essence(inspect(&pristine).unwrap());
+    let count = |by: &str| (by.to_owned(), 0);
+    let by = std::cell::RefCell::new(std::collections::BTreeMap::from([count("file"), count("shown")]));
+    let points = killed_at_each(&cluster, &pristine, &["autolock", "on"], |directory, said, at| {
+        let found = match inspect(directory) {
+            Ok(found) => {
+                *by.borrow_mut().get_mut("file").unwrap() += 1;
+                found
+            }
+            // The key file opens it no more: then the key was shown before
+            Err(error) => {
+                assert!(matches!(error, StartError::Locked(_)), "died at {at}: {error}");
+                let shown = said.lines().last().and_then(|line| Key::from_text(line).ok());
+                let keys = Keys::key(shown.unwrap_or_else(|| panic!("died at {at}, and nobody has the key: {said}")));
+                *by.borrow_mut().get_mut("shown").unwrap() += 1;
+                inspect_with(directory, &keys).unwrap()
+            }
+        };
+        assert_eq!(essence(found), before, "died at {at}");
+    });
+    println!("`autolock on` was killed at {points} writes, syncs and renames; opened by {:?}", by.borrow());
+    assert!(points > 15 && by.borrow().values().all(|count| *count > 3), "{:?}", by.borrow());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_rotate_while_a_cluster_is_written_to() {
+    let cluster = Cluster::of(3).await;
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let writers: Vec<_> = (0..4)
+        .map(|writer| {
+            let (client, done) = (cluster.any().client(), Arc::clone(&done));
+            tokio::spawn(async move {
+                let mut count = 0_u32;
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    client.kv().put(format!("w{writer}/{}", count % 200), count.to_string()).await.unwrap();
+                    count += 1;
+                }
+                count
+            })
+        })
+        .collect();
+    // When every manager rotates its keys twice, under load
+    for round in 0..2 {
+        for index in cluster.running() {
+            let keys = cluster.node(index).client().node_keys();
+            let made = keys.rotate().await.unwrap().report.data_key;
+            assert_eq!(made, round + 2);
+            eventually("everything is sealed anew", || async {
+                let report = keys.show().await.unwrap();
+                (report.data_key == made && !report.sealing_anew).then_some(())
+            })
+            .await;
+        }
+    }
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    let mut counts = Vec::new();
+    for writer in writers {
+        counts.push(writer.await.unwrap());
+    }
+    // Then nothing was lost or refused
+    for (writer, count) in counts.iter().enumerate() {
+        assert!(*count > 10, "{counts:?}");
+        let last = count - 1;
+        let read = cluster.any().client().kv().get(format!("w{writer}/{}", last % 200)).await.unwrap().unwrap();
+        assert_eq!(read.value, last.to_string().as_bytes());
+    }
+    assert_eq!(cluster.any().status().await.health, Health::Ok);
+    cluster.stop().await;
+}
+
+/// The embedder's own: a key that a service would unwrap.
+struct Service(Key, std::sync::atomic::AtomicBool);
+
+impl KeyProvider for Service {
+    fn keys(&self, _slots: &[KeySlot]) -> Result<Vec<Key>, KeyError> {
+        if self.1.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(KeyError::Failed("the key service does not answer".into()));
+        }
+        Ok(vec![self.0.clone()])
+    }
+
+    fn make(&self) -> Result<(Key, KeySlot), KeyError> {
+        Ok((self.0.clone(), KeySlot::new(&self.0, KeyKind::Custom, "the key service of the tests")))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_embedder_brings_its_own_keys_and_without_them_nothing_starts_and_nothing_is_harmed() {
+    let mut cluster = Cluster::empty();
+    let directory = cluster.path("m1");
+    let service = Arc::new(Service(Key::generate().unwrap(), false.into()));
+    let provider = || Keys::custom(Arc::clone(&service) as Arc<dyn KeyProvider>);
+    let node = cluster.builder(&directory, "m1").keys(provider()).start(quorate::Start::OpenOrInit).await.unwrap();
+    node.ready().await.unwrap();
+    node.client().kv().put("k", "v").await.unwrap();
+    assert!(!directory.join("key").exists());
+    cluster.add(directory.clone(), node);
+    cluster.kill(0).await;
+    // Given a service that is down, or a start without it
+    service.1.store(true, std::sync::atomic::Ordering::Relaxed);
+    for builder in [cluster.builder(&directory, "").keys(provider()), cluster.builder(&directory, "")] {
+        let Err(error) = builder.start(quorate::Start::Open).await else { panic!("it started") };
+        assert!(matches!(error, StartError::Locked(_)), "{error}");
+        says(&error, &["the key service of the tests", "Nothing was changed"]);
+    }
+    says(&inspect(&directory).unwrap_err(), &["the key service of the tests"]);
+    // When it answers again, then everything is there
+    service.1.store(false, std::sync::atomic::Ordering::Relaxed);
+    assert!(inspect_with(&directory, &provider()).unwrap().ready);
+    let node = cluster.builder(&directory, "").keys(provider()).start(quorate::Start::Open).await.unwrap();
+    node.ready().await.unwrap();
+    assert_eq!(node.client().kv().get("k").await.unwrap().unwrap().value, "v");
+    node.shutdown().await;
+}
