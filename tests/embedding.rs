@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use quorate::status::NodeRole;
 use quorate::testing::Cluster;
-use quorate::{Error, StopReason, Watched};
+use quorate::{AssignmentEvent, Error, StopReason, Watched};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -353,6 +354,42 @@ async fn any_number_of_managers_has_as_many_seats_as_it_can() {
         assert_eq!((status.managers.len(), status.voters), (managers, voters));
     }
     assert!(matches!(Cluster::start(0).await.unwrap_err(), Error::Invalid(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_runs_what_it_is_assigned_and_may_become_a_manager() {
+    // Given a worker and something for it to do
+    let cluster = Cluster::start(3).await.unwrap();
+    let client = cluster.client();
+    let worker = cluster.worker("w1").await.unwrap();
+    client.assignments().set("w1", "web", "v1").await.unwrap();
+    let mut events = worker.assignments();
+    let has = async |payload: &str, events: &mut quorate::Assignments| loop {
+        let items = match events.next().await.unwrap() {
+            AssignmentEvent::Complete { items, .. } => items,
+            AssignmentEvent::Changed { added, .. } => added,
+            other => panic!("{other:?}"),
+        };
+        if items.iter().any(|item| item.payload == payload) {
+            return;
+        }
+    };
+    has("v1", &mut events).await;
+    // When the leader is lost, it is told what comes next all the same, and what it says of it arrives
+    let lost = cluster.lose_the_leader().await.unwrap();
+    client.assignments().set("w1", "web", "v2").await.unwrap();
+    has("v2", &mut events).await;
+    worker.report("web", "up").unwrap();
+    let told =
+        async || client.assignments().reports("w1").await.unwrap().statuses.get("web").is_some_and(|s| s == "up");
+    cluster.until("its report has arrived", told).await.unwrap();
+    // And promoted, it goes on as a manager in the same process, on a disk in memory
+    cluster.restart(lost).await.unwrap();
+    cluster.settled().await.unwrap();
+    client.nodes().promote("w1").await.unwrap();
+    cluster.until("it is a manager", async || worker.role() == NodeRole::Manager).await.unwrap();
+    worker.ready().await.unwrap();
+    assert_eq!(client.status().await.unwrap().managers.len(), 4);
 }
 
 #[tokio::test(start_paused = true)]

@@ -166,10 +166,9 @@ impl NodeBuilder {
     /// The directory, with what opens its store.
     pub(super) fn layout(&self) -> Layout {
         #[cfg(feature = "manager")]
-        let layout = Layout::with_keys(&self.directory, &self.keys);
+        return Layout::with_keys(&self.directory, &self.keys).on(&self.ground);
         #[cfg(not(feature = "manager"))]
-        let layout = Layout::new(&self.directory);
-        layout.on(&self.ground)
+        Layout::new(&self.directory)
     }
 
     /// Keeps the records of the store as they are, to measure what sealing costs.

@@ -12,6 +12,7 @@ use quorate_core::ports::{OpenStore, StoreError};
 use quorate_transport::{CaHash, Identity, JoinToken};
 
 use super::builder::NodeBuilder;
+#[cfg(feature = "manager")]
 use super::facts::Layout;
 use super::stop::StartError;
 use crate::config;

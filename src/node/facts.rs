@@ -17,6 +17,7 @@ use quorate_core::ports::{MetaStore, OpenStore, StoreError, StoreResult};
 #[cfg(feature = "manager")]
 use quorate_storage::KeyKeeper;
 
+#[cfg(feature = "manager")]
 use super::ground::Ground;
 #[cfg(feature = "manager")]
 use crate::keys::{Keys, Provider};
@@ -144,6 +145,8 @@ pub(crate) struct Layout {
     /// Where the key comes from that opens the store.
     #[cfg(feature = "manager")]
     keys: Keys,
+    /// What the node stands on that lives there.
+    #[cfg(feature = "manager")]
     ground: Ground,
 }
 
@@ -154,6 +157,7 @@ impl Layout {
             root: directory.to_owned(),
             #[cfg(feature = "manager")]
             keys: Keys::default(),
+            #[cfg(feature = "manager")]
             ground: Ground::default(),
         }
     }
@@ -164,11 +168,13 @@ impl Layout {
     }
 
     /// The same directory, its store perhaps elsewhere.
+    #[cfg(feature = "manager")]
     pub(crate) fn on(self, ground: &Ground) -> Self {
         Self { ground: ground.clone(), ..self }
     }
 
     /// What the node stands on that lives there.
+    #[cfg(feature = "manager")]
     pub(crate) const fn ground(&self) -> &Ground {
         &self.ground
     }

@@ -16,6 +16,7 @@ use super::memory_disk::MemoryDisk;
 use super::stop::StartError;
 
 /// Blocking reads for requests that may run at the same time.
+#[cfg(feature = "manager")]
 const BLOCKING_THREADS: usize = 8;
 /// How long a part's runtime waits at its end for work that still has a thread.
 const SHUTDOWN: Duration = Duration::from_secs(2);
@@ -24,13 +25,13 @@ const SHUTDOWN: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Ground {
     /// What carries its datagrams.
-    pub(crate) network: Network,
+    pub(super) network: Network,
     /// Where its store is; the directory where there is none.
     #[cfg(feature = "testing")]
-    pub(crate) disk: Option<MemoryDisk>,
+    pub(super) disk: Option<MemoryDisk>,
     /// Its parts are tasks of the runtime that it is started on, whose clock they share.
     #[cfg(feature = "testing")]
-    pub(crate) as_tasks: bool,
+    as_tasks: bool,
 }
 
 /// What a part's runtime drives besides its future.
@@ -80,6 +81,12 @@ impl Drop for Owned {
 }
 
 impl Ground {
+    /// A machine of a test cluster.
+    #[cfg(feature = "testing")]
+    pub(crate) fn in_memory(host: quorate_transport::MemoryHost, disk: MemoryDisk) -> Self {
+        Self { network: host.into(), disk: Some(disk), as_tasks: true }
+    }
+
     /// Starts a part. Once `work` has come to its end, and everything it ran on is given back, `then` is told what it came to;
     /// it is not where the work panics.
     ///

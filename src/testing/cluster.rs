@@ -5,10 +5,11 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use quorate_transport::{MemoryNetwork, Network};
+use quorate_transport::MemoryNetwork;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
@@ -20,8 +21,8 @@ use crate::node::{Ground, MemoryDisk, Node, NodeBuilder, Start, StartError};
 
 /// Bytes on an empty disk.
 pub(super) const DISK: u64 = 1 << 40;
-/// Most machines: their addresses are of one small network.
-const MANAGERS_MAX: usize = 99;
+/// Most machines of a kind: their addresses are of one small network.
+const MACHINES_MAX: usize = 99;
 /// How long a standby waits for its seat: a test does not wait for a flapping machine to settle.
 const STABLE: Duration = Duration::from_millis(100);
 
@@ -47,7 +48,8 @@ pub(super) struct Machine {
 /// has: an election, a lease of a minute or an hour of waiting is over at once, and how busy the machine is that runs the
 /// test changes nothing. Without it a cluster works as well, and waits as long as a real one.
 ///
-/// **Managers** are numbered from 1, and called `m1`, `m2` and so on in status and messages.
+/// **Managers** are numbered from 1, and called `m1`, `m2` and so on in status and messages. [`worker`](Self::worker) adds
+/// workers.
 ///
 /// **Faults** are [`kill`](Self::kill), [`restart`](Self::restart), [`stop`](Self::stop),
 /// [`lose_the_leader`](Self::lose_the_leader), [`partition`](Self::partition), [`heal`](Self::heal),
@@ -86,7 +88,10 @@ pub struct Cluster {
     pub(super) network: MemoryNetwork,
     client: Client,
     configure: Configure,
-    _directory: TempDir,
+    workers: Mutex<Vec<Node>>,
+    /// Numbers given to workers so far.
+    numbers: AtomicU8,
+    directory: TempDir,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -141,8 +146,8 @@ impl ClusterBuilder {
     /// # Errors
     /// `Invalid` for no manager at all, or more than 99; else what kept one from starting.
     pub async fn start(self) -> Result<Cluster> {
-        if !(1..=MANAGERS_MAX).contains(&self.managers) {
-            return Err(Error::Invalid(format!("a test cluster has 1 to {MANAGERS_MAX} managers")));
+        if !(1..=MACHINES_MAX).contains(&self.managers) {
+            return Err(Error::Invalid(format!("a test cluster has 1 to {MACHINES_MAX} managers")));
         }
         let failed = |error: std::io::Error| Error::Unavailable(format!("no temporary directory: {error}"));
         let directory = directory().map_err(failed)?;
@@ -161,7 +166,8 @@ impl ClusterBuilder {
         first.ready().await?;
         let client = outside(&network, &machines).await?;
         let token = first.client().tokens().show(Role::Manager).await?;
-        let cluster = Cluster { machines, network, client, configure: self.configure, _directory: directory };
+        let (configure, workers, numbers) = (self.configure, Mutex::default(), AtomicU8::new(0));
+        let cluster = Cluster { machines, network, client, configure, workers, numbers, directory };
         cluster.put(1, first)?;
         let mut joining = JoinSet::new();
         for number in 2..=self.managers {
@@ -198,11 +204,7 @@ fn begin(
 ) -> impl Future<Output = Result<Node>> + Send + use<> {
     let named = machines.get(number.wrapping_sub(1)).map(|machine| {
         let address = format!("{}:{}", machine.address, config::PORT);
-        let ground = Ground {
-            network: Network::from(network.host(machine.address)),
-            disk: Some(machine.disk.clone()),
-            as_tasks: true,
-        };
+        let ground = Ground::in_memory(network.host(machine.address), machine.disk.clone());
         let builder = Node::builder(&machine.directory).stable(STABLE);
         configure(builder).name(format!("m{number}")).listen(address).ground(ground)
     });
@@ -279,6 +281,36 @@ impl Cluster {
         Ok(format!("{}:{}", self.machine(manager)?.address, config::PORT))
     }
 
+    /// Starts a worker of this name on a machine of its own, and waits for its session with a manager: for programs that run
+    /// what they are assigned. What becomes of it, and of the role it has, is up to the test; with the cluster it ends.
+    ///
+    /// Cancel safe: dropped half-way, what was started stops.
+    ///
+    /// # Errors
+    /// `Invalid` when there are 99 already, `Unavailable` with the reason when it cannot join.
+    pub async fn worker(&self, name: &str) -> Result<Node> {
+        let given = |number: u8| number.checked_add(1).filter(|number| usize::from(*number) <= MACHINES_MAX);
+        let before = self.numbers.fetch_update(Ordering::AcqRel, Ordering::Acquire, given);
+        let Ok(before) = before else {
+            return Err(Error::Invalid(format!("a test cluster has {MACHINES_MAX} workers at most")));
+        };
+        let number = before + 1;
+        let token = self.client.tokens().show(Role::Worker).await?;
+        let managers = (1..=self.managers()).map(|manager| self.address(manager)).collect::<Result<_>>()?;
+        let address = IpAddr::from(Ipv4Addr::new(10, 0, 2, number));
+        let node = Node::builder(self.directory.path().join(format!("w{number}")))
+            .name(name)
+            .listen(format!("{address}:{}", config::PORT))
+            .stable(STABLE)
+            .ground(Ground::in_memory(self.network.host(address), MemoryDisk::new(DISK)))
+            .start(Start::OpenOrJoin { token, managers })
+            .await
+            .map_err(|error: StartError| Error::Unavailable(format!("{name}: {error}")))?;
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(node.clone());
+        node.ready().await?;
+        Ok(node)
+    }
+
     pub(super) fn machine(&self, manager: usize) -> Result<&Machine> {
         self.machines.get(manager.wrapping_sub(1)).ok_or_else(|| nobody(manager))
     }
@@ -309,7 +341,8 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for (_, node) in self.running() {
+        let workers = std::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
+        for node in self.running().map(|(_, node)| node).chain(workers) {
             node.abandon();
         }
     }

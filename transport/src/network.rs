@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+#[cfg(feature = "testing")]
 use std::sync::Arc;
 
 use quinn::{EndpointConfig, ServerConfig};
