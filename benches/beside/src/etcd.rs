@@ -248,7 +248,7 @@ impl Requests {
         let mut kv = connection.kv_client();
         let get = |serializable: bool| serializable.then(|| GetOptions::new().with_serializable());
         let read = match self.kind {
-            Kind::Put => None,
+            Kind::Put | Kind::Told { .. } => None,
             Kind::Get { serializable } => Some(serializable),
             Kind::Mixed { reads } => draw.odds(reads).then_some(false),
         };

@@ -11,9 +11,11 @@ use serde_json::{Map, Value, json};
 use crate::loads::Round;
 use crate::machine::SyncTime;
 use crate::rows::{ROWS, Row};
-use crate::{Told, told};
+use crate::{Told, picture, told};
 
 const BEGIN: &str = "<!-- beside: begin; `make bench` writes from here to the end mark -->";
+/// How cost grows, drawn.
+const PICTURE: &str = "growth.svg";
 const END: &str = "<!-- beside: end -->";
 
 const HEADING: &str = "\
@@ -35,6 +37,9 @@ first and then to the others in turn; the key space is filled before, on both si
 - `memory`: resident memory of the largest member after a million puts over 100,000 keys by 1000 clients.
 - `restart with 1M keys`: from the start of a follower to its first linearizable answer. `catch-up with 1M keys`: a new member, until it
   can be read there what was written last; keys and values by that time.
+- `watch 100`: from sending a put to when the last of 100 watches of its key space was told of it, one put after the other.
+- `managers N ...`, `keys N ...`, `watches N ...`: 100 clients while that grows, and each watch of one key; drawn in
+  [growth.svg](growth.svg).
 ";
 
 /// One row, measured.
@@ -55,6 +60,11 @@ impl Measured {
 
     pub(crate) fn rounds(self, quorate: Vec<Round>, etcd: Vec<Round>) -> Self {
         Self { rounds: Some((quorate, etcd)), ..self }
+    }
+
+    /// The same under another name.
+    pub(crate) fn named(self, row: String) -> Self {
+        Self { row, ..self }
     }
 
     /// Something that only this row has.
@@ -129,7 +139,11 @@ impl Figures {
         std::fs::write(results.join("results.json"), text + "\n").map_err(told)?;
         let path = results.join("RESULTS.md");
         let page = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        std::fs::write(&path, between(&page, &self.page())).map_err(told)
+        std::fs::write(&path, between(&page, &self.page())).map_err(told)?;
+        match picture::svg(&self.0)? {
+            Some(picture) => std::fs::write(results.join(PICTURE), picture + "\n").map_err(told),
+            None => Ok(()),
+        }
     }
 
     /// Machine, versions and disk of what was measured last.

@@ -65,6 +65,7 @@ impl Sides {
     pub(crate) async fn start(options: &Options, count: usize) -> Told<Self> {
         say(&format!("starting {count} managers and {count} etcd members"));
         let managers = Managers::start(Some(&options.binary), count, None)?;
+        managers.allow_voters(count)?;
         let client = seated(&managers, count).await?;
         let members = Members::start(&options.etcd, count).await?;
         Ok(Self { binary: options.binary.clone(), targets: options.targets, managers, client, members })
@@ -105,7 +106,7 @@ impl Sides {
         Ok(measured.collect())
     }
 
-    fn keys(row: &LoadRow, sequential: bool) -> Keys {
+    pub(crate) fn keys(row: &LoadRow, sequential: bool) -> Keys {
         let (prefix, count) = row.keys;
         Keys { prefix: prefix.into(), width: KEY_SIZE, count, sequential, next: AtomicU64::new(0) }
     }
@@ -132,9 +133,13 @@ impl Sides {
             Kind::Put => "put",
             Kind::Get { .. } => "get",
             Kind::Mixed { .. } => "txn",
+            Kind::Told { .. } => "watch",
         });
         match row.kind {
             Kind::Put => {}
+            Kind::Told { watchers } => {
+                command.args(["--watchers", &watchers.to_string()]);
+            }
             Kind::Get { serializable } => {
                 command.args(["--consistency", if serializable { "s" } else { "l" }]);
             }

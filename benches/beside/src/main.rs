@@ -6,15 +6,19 @@
 //! loop's source. `make bench` runs it; `make bench ROWS="put 1 256B,get l 1000"` measures single rows and merges them.
 #![allow(dead_code, reason = "what is shared with other programs is not all used here")]
 
+#[path = "../../../src/bin/quorate/bench/board.rs"]
+mod board;
 mod etcd;
 mod failover;
 mod figures;
+mod growth;
 #[path = "../../../src/bin/quorate/bench/load.rs"]
 mod load;
 mod loads;
 mod machine;
 #[path = "../../managers.rs"]
 mod managers;
+mod picture;
 mod rows;
 mod stores;
 #[path = "../../../src/bin/quorate/bench/tally.rs"]
@@ -74,6 +78,9 @@ struct Options {
     /// Leaders that are stopped, for that row.
     #[arg(long, default_value_t = 20)]
     stops: usize,
+    /// The most keys that the row about keys goes up to: five million take tens of gigabytes on both sides together.
+    #[arg(long, default_value_t = 5_000_000)]
+    keys_up_to: u64,
     /// Whom clients connect to: the leader only, or all in turn.
     #[arg(long, value_enum, default_value_t = Targets::All)]
     targets: Targets,
@@ -135,7 +142,11 @@ async fn run(options: &Options) -> Told<()> {
             | Measure::LeaderKilled
             | Measure::LeaderStopped
             | Measure::Restart
-            | Measure::CatchUp => None,
+            | Measure::CatchUp
+            | Measure::Told
+            | Measure::Managers
+            | Measure::Keys
+            | Measure::Watches => None,
         })
         .collect();
     if !loads.is_empty() {
@@ -155,6 +166,10 @@ async fn run(options: &Options) -> Told<()> {
             Measure::LeaderStopped => failover::measure(options, options.stops, false).await?,
             Measure::Restart => stores::restart(options).await?,
             Measure::CatchUp => stores::catch_up(options).await?,
+            Measure::Told => growth::told_row(options, row.name).await?,
+            Measure::Managers => growth::managers(options).await?,
+            Measure::Keys => growth::keys(options).await?,
+            Measure::Watches => growth::watches(options).await?,
         };
         for measured in measured {
             figures.put(measured, &environment, &options.command);

@@ -15,6 +15,10 @@ pub(crate) enum Kind {
     Mixed {
         reads: f64,
     },
+    /// Puts that so many watches are told of.
+    Told {
+        watchers: usize,
+    },
 }
 
 /// A row that is a load.
@@ -45,6 +49,14 @@ pub(crate) enum Measure {
     Restart,
     /// Start of a new member, to when it has a million keys.
     CatchUp,
+    /// From a put to when the last of a hundred watches is told.
+    Told,
+    /// Loads with more and more managers.
+    Managers,
+    /// Loads with more and more keys.
+    Keys,
+    /// Loads with more and more watches.
+    Watches,
 }
 
 /// A row.
@@ -88,6 +100,10 @@ pub(crate) const ROWS: &[Row] = &[
     Row { name: "leader stopped", measure: Measure::LeaderStopped },
     Row { name: "restart with 1M keys", measure: Measure::Restart },
     Row { name: "catch-up with 1M keys", measure: Measure::CatchUp },
+    Row { name: "watch 100", measure: Measure::Told },
+    Row { name: "managers", measure: Measure::Managers },
+    Row { name: "keys", measure: Measure::Keys },
+    Row { name: "watches", measure: Measure::Watches },
 ];
 
 /// Those that were asked for, by their names.
