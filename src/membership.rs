@@ -308,6 +308,8 @@ pub enum Rule {
     NotAManager,
     /// A time is too short or too long for the others.
     TimesDoNotFit,
+    /// A setting is outside of what it may be.
+    OutOfRange,
     /// There are as many tokens as there may be.
     TooManyTokens,
     /// The node's program has no manager in it.
@@ -317,7 +319,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::EvenMaxVoters,
         Self::LastVoter,
         Self::EndsFaultTolerance,
@@ -329,6 +331,7 @@ impl Rule {
         Self::ReservedLabel,
         Self::NotAManager,
         Self::TimesDoNotFit,
+        Self::OutOfRange,
         Self::TooManyTokens,
         Self::NotBuiltAsManager,
         Self::UpgradeHeldBack,
@@ -348,6 +351,7 @@ impl Rule {
             Self::ReservedLabel => "reserved_label",
             Self::NotAManager => "not_a_manager",
             Self::TimesDoNotFit => "times_do_not_fit",
+            Self::OutOfRange => "out_of_range",
             Self::TooManyTokens => "too_many_tokens",
             Self::NotBuiltAsManager => "not_built_as_manager",
             Self::UpgradeHeldBack => "upgrade_held_back",

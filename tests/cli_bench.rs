@@ -85,6 +85,21 @@ fn what_is_read_was_written_before_and_reads_write_nothing() {
 }
 
 #[test]
+fn what_is_read_is_all_there_also_where_other_keys_were_before() {
+    // Given as many keys below the prefix as are to be read, of another shape
+    let place = tempfile::tempdir().unwrap();
+    let nodes = managers(place.path(), 1);
+    for number in 0..3 {
+        on(&nodes[0], &["kv", "put", &format!("mine/other{number}"), "x"]).exits(0);
+    }
+    // When they are read, then each key is found: what was missing was written before
+    let shape = ["--clients", "2", "--total", "20", "--key-space-size", "3", "--prefix", "mine/", "--json"];
+    let figures = bench(&nodes, &[&["get"], &shape[..]].concat()).exits(0).json();
+    assert_eq!(figures["requests"], 20, "{figures}");
+    assert_eq!(keys(&nodes[0], "mine/").0, 6);
+}
+
+#[test]
 fn a_page_for_people_names_the_quantiles_and_no_more() {
     let place = tempfile::tempdir().unwrap();
     let nodes = managers(place.path(), 1);

@@ -98,7 +98,9 @@ fn a_directory_whose_node_does_not_run_is_looked_at_too() {
     let node = cli_support::Node::init(place.path(), "n1");
     let said = agrees(on(&node, &["check", "--json"]));
     assert_eq!(about(&said, "certificate")[0]["ok"], true, "{said:?}");
-    assert!(what(&about(&said, "node")[0]).contains("not running"));
+    let stopped = &about(&said, "node")[0];
+    assert!(stopped["ok"] == false && what(stopped).contains("not running"), "{stopped}");
+    assert!(stopped["next"].as_str().unwrap().contains("quorate run"), "{stopped}");
     let empty = place.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
     let said = agrees(quorate(&["check", "--json", "--data-dir", empty.to_str().unwrap()]));

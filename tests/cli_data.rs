@@ -144,12 +144,34 @@ fn nothing_is_written_of_an_input_that_cannot_be_imported_whole() {
     ]);
     let cut = on(&node, &["kv", "export"]).exits(0).stdout.lines().next().unwrap().to_owned();
     import(&format!("{cut}\n{good}")).complains(&["the export was cut off", "Nothing was written"]);
+    import("").complains(&["there is no key in it", "--allow-empty", "Nothing was written"]);
     assert_eq!(revision(&node), before);
+    quorate_with_stdin(&["kv", "import", "-", "--allow-empty", "--data-dir", node.dir()], b"").exits(0);
     // At the limit it is taken
     let most = format!("{{\"key\":\"{}\",\"value\":\"{}\"}}", "k".repeat(4_096), "v".repeat(1 << 20));
     quorate_with_stdin(&["kv", "import", "-", "--data-dir", node.dir()], most.as_bytes()).exits(0);
     on(&node, &["kv", "import", "/no/such/file"]).exits(2).complains(&["/no/such/file"]);
     on(&node, &["kv", "export", "--json"]).exits(2).complains(&["--output"]);
+}
+
+#[test]
+fn a_write_whose_answer_cannot_be_written_is_said_to_be_done() {
+    let place = tempfile::tempdir().unwrap();
+    let node = lone(place.path(), "n1");
+    // When there is no room for the answer
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let put = Command::new(env!("CARGO_BIN_EXE_quorate"))
+        .args(["kv", "put", "k", "v", "--data-dir", node.dir()])
+        .stdin(Stdio::null())
+        .stdout(full)
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    // Then it says that the write is done, which it is
+    let said = String::from_utf8_lossy(&put.stderr).into_owned();
+    assert_eq!(put.status.code(), Some(4), "{said}");
+    assert!(said.contains("what was asked for is done") && said.contains("instead of asking"), "{said}");
+    assert_eq!(on(&node, &["kv", "get", "k"]).exits(0).stdout, "v");
 }
 
 /// Printed by `etcdctl get "" --prefix -w json` of etcd 3.4.23, after puts of text, bytes, an empty value and a leased key.

@@ -62,7 +62,7 @@ fn a_lease_is_granted_shown_kept_and_revoked() {
         assert_eq!(said.json()["lease"].as_u64().map(|id| id.to_string()), Some(lease.clone()));
     }
     on(node, &["kv", "put", "w/3", "here", "--lease", &lease]).exits(1).complains(&["there is no lease"]);
-    on(node, &["lease", "grant", "--ttl", "10ms"]).exits(1).complains(&["LEASE_TTL_MS_MIN"]);
+    on(node, &["lease", "grant", "--ttl", "10ms"]).exits(2).complains(&["from 1s to 365d"]);
     on(node, &["lease", "grant"]).exits(2).complains(&["--ttl"]);
 }
 

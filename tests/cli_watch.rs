@@ -81,9 +81,27 @@ fn a_watch_prints_what_becomes_of_keys() {
     // It ends by itself after a time, and tells how far it is
     let said = watch(&["app/none", "--bookmarks", "--for", "500ms"]).exits(0);
     assert_eq!(said.stdout, format!("{} bookmark\n", first + 3));
+    // From the future, it says what it waits for
+    let waits = ["kv", "watch", "app/a", "--from-revision", "999999", "--for", "300ms"];
+    on(&node, &waits).exits(0).complains(&["999999 is not reached yet", &format!("the newest is {}", first + 3)]);
     // And what makes no sense is usage
     on(&node, &["kv", "watch"]).exits(2);
     on(&node, &["kv", "watch", ""]).exits(2).complains(&["empty"]);
     on(&node, &["kv", "watch", "a", "--prefix", "b"]).exits(2);
     assert_eq!(node.terminate(), Some(0));
+}
+
+#[test]
+fn a_watch_without_a_quorum_says_so_at_once() {
+    // Given one manager of three that runs
+    let place = tempfile::tempdir().unwrap();
+    let mut nodes = cli_support::managers(place.path(), 3);
+    nodes[1].kill();
+    nodes[2].kill();
+    cli_support::eventually("the quorum is lost", || (nodes[0].status()["health"] == "quorum_lost").then_some(()));
+    // When a watch of the present is asked for, then it is told long before what it might have waited
+    let began = std::time::Instant::now();
+    let said = on(&nodes[0], &["kv", "watch", "k", "--timeout", "1h", "--for", "1h"]).exits(3);
+    said.complains(&["voters"]);
+    assert!(began.elapsed() < cli_support::PATIENCE);
 }

@@ -18,6 +18,7 @@ use quorate_transport::{Fed, api};
 use tokio::time::Instant;
 
 use super::kv::prefix_bounds;
+use super::round::Round;
 use super::scope::Scope;
 use super::stream::WatchStream;
 use super::{Client, Entry, Feeding, unexpected};
@@ -193,7 +194,8 @@ impl IntoFuture for WatchBuilder {
     type Output = Result<Watch>;
     type IntoFuture = Pin<Box<dyn Future<Output = Result<Watch>> + Send>>;
 
-    /// Resolves once a manager has taken the watch: what is written from then on is delivered.
+    /// Resolves once a manager has taken the watch: what is written from then on is delivered. A lost quorum is told at
+    /// once, as for any request, where the watch begins at the present.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let mut start = self.start;
@@ -211,6 +213,7 @@ impl IntoFuture for WatchBuilder {
                 pause: Duration::ZERO,
                 patience: config::ATTEMPT * 4,
                 trouble: None,
+                round: Round::default(),
                 over: None,
             };
             watch.open().await?;
@@ -249,6 +252,8 @@ pub struct Watch {
     pause: Duration,
     patience: Duration,
     trouble: Option<Trouble>,
+    /// What the managers say of the quorum, until the watch stands.
+    round: Round,
     over: Option<Error>,
 }
 
@@ -300,6 +305,9 @@ impl Watch {
         while self.feed.as_ref().is_none_or(|open| open.stands.is_none()) {
             let fed = self.fed().await?;
             self.take(fed)?;
+            if let Some(lost) = self.round.end(self.client.shared.way.managers()) {
+                return Err(lost);
+            }
         }
         Ok(())
     }
@@ -360,6 +368,7 @@ impl Watch {
         match self.client.shared.way.feed(request, patience, &self.avoid).await {
             Ok(feeding) => self.feed = Some(Open { feeding, stands: None, asked: Instant::now() }),
             Err(error) => {
+                self.round.unreachable(&error.unreachable);
                 self.avoid.extend(error.unreachable);
                 self.in_trouble(Error::Unavailable(error.message));
             }
@@ -425,6 +434,10 @@ impl Watch {
         let error = Error::from_wire(error);
         // What one manager's store, or its way to a quorum, says nothing of the others.
         if error.is_retryable() || matches!(error, Error::Internal(_) | Error::Unknown(_)) {
+            match (&error, &self.feed) {
+                (Error::QuorumLost(_), Some(open)) => self.round.lost(open.feeding.by, error.clone()),
+                (_, _) => self.round.restart(),
+            }
             self.lost(error);
             return Ok(());
         }

@@ -4,6 +4,7 @@
 //! syncs an apply: the log makes it reproducible. Called by the consensus task.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use quorate_core::consensus::io::{Input, Records};
@@ -66,6 +67,8 @@ pub(super) struct Applier {
     pub(super) changes: Arc<Changes>,
     pub(super) meters: Arc<Meters>,
     pub(super) watches: Arc<Watches>,
+    /// Whether the store is full, for whoever asks whether this manager is ready.
+    pub(super) full: Arc<AtomicBool>,
 }
 
 impl Applier {
@@ -141,6 +144,7 @@ impl Applier {
         let usage = self.machine.usage();
         self.meters.store_used.set(usage.used() as f64);
         self.meters.store_quota.set(usage.quota as f64);
+        self.full.store(usage.full, Ordering::Relaxed);
         self.meters.store_full.set(f64::from(u8::from(usage.full)));
         let (clients, bytes) = self.machine.replay();
         self.meters.replay_clients.set(clients as f64);

@@ -17,7 +17,7 @@ use super::stop::StartError;
 
 /// Blocking reads for requests that may run at the same time.
 #[cfg(feature = "manager")]
-const BLOCKING_THREADS: usize = 8;
+pub(super) const BLOCKING_THREADS: usize = 8;
 /// How long a part's runtime waits at its end for work that still has a thread.
 const SHUTDOWN: Duration = Duration::from_secs(2);
 

@@ -66,7 +66,9 @@ pub(super) fn in_force(cluster: &ClusterRecord) -> PolicyInfo {
 /// The record with what is asked for, if everything then fits together.
 fn updated(cluster: &ClusterRecord, asked: &api::PolicySet) -> Result<ClusterRecord, Failure> {
     let mut updated = cluster.clone();
-    let does_not_fit = |why: String| Err(refused_by(Rule::TimesDoNotFit, format!("{why}. Nothing was changed")));
+    let refused = |rule, why: String| Err(refused_by(rule, format!("{why}. Nothing was changed")));
+    let does_not_fit = |why: String| refused(Rule::TimesDoNotFit, why);
+    let out_of_range = |why: String| refused(Rule::OutOfRange, why);
     if let Some(max) = asked.max_voters {
         updated.max_voters = max;
     }
@@ -95,15 +97,15 @@ fn updated(cluster: &ClusterRecord, asked: &api::PolicySet) -> Result<ClusterRec
     match asked.store_quota_bytes {
         Some(quota) if quota < STORE_QUOTA_BYTES_MIN => {
             let least = STORE_QUOTA_BYTES_MIN >> 20;
-            return does_not_fit(format!("the store's quota is at least `STORE_QUOTA_BYTES_MIN`, {least} MiB"));
+            return out_of_range(format!("the store's quota is at least `STORE_QUOTA_BYTES_MIN`, {least} MiB"));
         }
         Some(quota) => updated.store_quota_bytes = quota,
         None => {}
     }
     match asked.history_revisions {
-        Some(0) => return does_not_fit("at least one revision of the past is kept".into()),
+        Some(0) => return out_of_range("at least one revision of the past is kept".into()),
         Some(revisions) if revisions > HISTORY_REVISIONS_MAX => {
-            return does_not_fit(format!(
+            return out_of_range(format!(
                 "at most `HISTORY_REVISIONS_MAX` = {HISTORY_REVISIONS_MAX} revisions of the past are kept"
             ));
         }
@@ -224,12 +226,13 @@ mod tests {
 
     #[test]
     fn times_that_do_not_fit_the_timing_are_refused_with_those_that_do() {
-        let refused = |cluster: &ClusterRecord, asked: api::PolicySet| {
+        let refused_as = |rule: &str, cluster: &ClusterRecord, asked: api::PolicySet| {
             let refused = updated(cluster, &asked).unwrap_err();
-            assert_eq!(refused.rule, "times_do_not_fit");
+            assert_eq!(refused.rule, rule);
             assert!(refused.message.contains("Nothing was changed"));
             refused.message
         };
+        let refused = |cluster: &ClusterRecord, asked| refused_as("times_do_not_fit", cluster, asked);
         let lost_after = |ms| api::PolicySet { lost_after_ms: Some(ms), ..api::PolicySet::default() };
         // Ten election timeouts of 0.4 s.
         assert!(updated(&cluster(), &lost_after(4_000)).is_ok());
@@ -242,11 +245,15 @@ mod tests {
         assert!(updated(&cluster(), &wan).is_ok(), "the defaults fit");
         refused(&cluster(), lost_after(0));
         for revisions in [0, HISTORY_REVISIONS_MAX + 1, u64::MAX] {
-            refused(&cluster(), api::PolicySet { history_revisions: Some(revisions), ..api::PolicySet::default() });
+            refused_as(
+                "out_of_range",
+                &cluster(),
+                api::PolicySet { history_revisions: Some(revisions), ..api::PolicySet::default() },
+            );
         }
         let quota = |bytes| api::PolicySet { store_quota_bytes: Some(bytes), ..api::PolicySet::default() };
         assert!(updated(&cluster(), &quota(STORE_QUOTA_BYTES_MIN)).is_ok());
-        refused(&cluster(), quota(STORE_QUOTA_BYTES_MIN - 1));
+        refused_as("out_of_range", &cluster(), quota(STORE_QUOTA_BYTES_MIN - 1));
         refused(&cluster(), lost_after(TIME_MS_MAX + 1));
         refused(&cluster(), api::PolicySet { tick_micros: Some(4_999), ..api::PolicySet::default() });
         assert_eq!((seconds(4_000), seconds(4_400), seconds(1)), ("4".into(), "4.4".into(), "0.001".into()));

@@ -4,6 +4,7 @@
 //! and ask nobody, so that the answer comes at once, also when the disk hangs and nobody else is there. Called by the node's
 //! handle and by what measures it.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -46,6 +47,7 @@ struct View<'a> {
     leaderless: Duration,
     superseded: bool,
     certificate_left: Option<Duration>,
+    full: bool,
     leader: String,
 }
 
@@ -58,6 +60,7 @@ impl Service {
             leaderless: Duration::from_millis(self.leaderless_ms()),
             superseded: self.incarnations.is_superseded(),
             certificate_left: self.certificate_left(),
+            full: self.full.load(Ordering::Relaxed),
             leader: status.leader.map(|leader| self.name_of(leader)).unwrap_or_default(),
             status: &status,
         };
@@ -139,6 +142,13 @@ fn checks(view: &View<'_>) -> Vec<Check> {
             "enough disk space".into(),
         ),
         check(
+            "store",
+            view.full.then(|| {
+                "full: writes are refused until something is deleted or the quota is raised; reads and deletes go on".into()
+            }),
+            "there is room in the store".into(),
+        ),
+        check(
             "certificate",
             view.certificate_left.is_none().then(|| "the node's certificate has run out".into()),
             view.certificate_left.map_or_else(String::new, |left| format!("holds for {}", ago(left))),
@@ -175,6 +185,7 @@ mod tests {
             leaderless: Duration::ZERO,
             superseded: false,
             certificate_left: Some(Duration::from_secs(86_400)),
+            full: false,
             leader: "n2".into(),
         }
     }
@@ -204,6 +215,7 @@ mod tests {
         }
         assert_eq!(failing(&View { superseded: true, ..view(&well) }), ["generation"]);
         assert_eq!(failing(&View { certificate_left: None, ..view(&well) }), ["certificate"]);
+        assert_eq!(failing(&View { full: true, ..view(&well) }), ["store"]);
     }
 
     #[test]

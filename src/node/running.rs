@@ -5,6 +5,7 @@
 //! inbox; nobody shares a lock. Started by the supervisor, whenever the node is a manager.
 
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -258,6 +259,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let space = Arc::new(Space::default());
     let (log_reports, log_meters) = (reports_in.clone(), Arc::clone(&meters));
     parts.start("quorate-log", Drives::Nothing, log_writer::run(store.log, log_jobs, log_reports, log_meters))?;
+    let full = Arc::new(AtomicBool::new(false));
     let applier = Applier {
         machine: state,
         staging: Arc::clone(&store.staging),
@@ -267,6 +269,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         changes: Arc::clone(&changes),
         meters: Arc::clone(&meters),
         watches: Arc::clone(&watches),
+        full: Arc::clone(&full),
     };
     parts.start("quorate-apply", Drives::Nothing, applier.run(applier_jobs))?;
 
@@ -295,6 +298,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         under_way: service::under_way(),
         meters: Arc::clone(&meters),
         pulse: Pulse::new(),
+        full,
         who: Mutex::new(endpoint.identity()),
         udp_buffers: endpoint.udp_buffers(),
         space: Arc::clone(&space),

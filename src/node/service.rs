@@ -3,6 +3,7 @@
 //! Owns what each request means on a manager, and the one place where user keys get their section and lose it again.
 //! Called by the endpoint, the local socket and the in-process client alike.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -74,6 +75,8 @@ pub(crate) struct Service {
     pub(super) under_way: Semaphore,
     pub(super) meters: Arc<Meters>,
     pub(super) pulse: Pulse,
+    /// The store is full, as the applier found it last.
+    pub(super) full: Arc<AtomicBool>,
     /// Who this node is right now: its certificate is renewed.
     pub(super) who: Mutex<Arc<Identity>>,
     pub(super) udp_buffers: UdpBuffers,

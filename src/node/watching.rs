@@ -2,7 +2,8 @@
 //!
 //! Owns when a watch is taken in and how it ends on the wire. What is told, and to whom, the hub decides
 //! ([`quorate_core::watch`]); it is locked for a look-up, never across a wait. A watch that is behind reads from the store, off
-//! the async threads, and only so many at once. Called by the applier after each round, and by whoever brings a feed.
+//! the async threads, and only so many at once: each holds its turn for a chunk's reading, and no longer; one that does not
+//! take its chunks competes for memory with its like only. Called by the applier after each round, and by whoever brings a feed.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -36,8 +37,12 @@ const BOOKMARK: u32 = 5;
 const BEHIND: Duration = Duration::from_secs(5);
 /// Base election timeouts that [`BEHIND`] is at least.
 const BEHIND_ELECTIONS: u32 = 10;
-/// Chunks of history in memory at once.
-const READERS: usize = 64;
+/// Chunks of history that are read at once: half of the threads that may wait for the disk, the others are for requests.
+const READERS: usize = super::ground::BLOCKING_THREADS / 2;
+/// Chunks of history in memory that are being sent to watches which take them in time, and as many to those that do not.
+const CHUNKS: usize = 256;
+/// Whoever has not taken a chunk for so long is slow: what it is being told is kept in memory among the slow ones' only.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
 /// A chunk below this does not count once it is read.
 const SMALL_CHUNK: usize = 16 * 1024;
 /// How long a watch that was cut while it did not read has for what was begun and for the last word.
@@ -48,6 +53,10 @@ pub(crate) struct Watches {
     inner: Mutex<Inner>,
     count: AtomicUsize,
     readers: Semaphore,
+    /// Places for chunks, of watches that take them in time,
+    prompt: Semaphore,
+    /// and of those that do not.
+    slow: Semaphore,
     /// Rings when one has gone.
     gone: Notify,
 }
@@ -64,7 +73,8 @@ impl Watches {
         let hub = Hub::new(revision.0, HubLimits::default());
         let inner = Inner { hub, bells: BTreeMap::new(), closed: None };
         let (inner, count) = (Mutex::new(inner), AtomicUsize::new(0));
-        Self { inner, count, readers: Semaphore::new(READERS), gone: Notify::new() }
+        let (readers, prompt, slow) = (Semaphore::new(READERS), Semaphore::new(CHUNKS), Semaphore::new(CHUNKS));
+        Self { inner, count, readers, prompt, slow, gone: Notify::new() }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -266,17 +276,31 @@ async fn tell(
             Taken::Tell(told) => send(watches, id, bell, sender, messages(&told, filter)).await?,
             Taken::Read { from, upto } => {
                 // A disk that hangs must not keep it from being told that it is over.
-                let mut permit = until_over(watches, id, bell, watches.readers.acquire()).await?.ok();
+                let mut place = until_over(watches, id, bell, watches.prompt.acquire()).await?.ok();
+                let turn = until_over(watches, id, bell, watches.readers.acquire()).await?;
                 let (reader, asked) = (service.store()?.reader, filter.clone());
                 let reading = blocking(move || {
                     watch::read(&*reader.view(), &asked, from, upto).map_err(|error| unreadable(&error))
                 });
                 let chunk = until_over(watches, id, bell, reading).await??;
+                // Nobody waits for the disk because somebody else does not read.
+                drop(turn);
                 if chunk.bytes < SMALL_CHUNK {
-                    permit = None;
+                    place = None;
                 }
-                send(watches, id, bell, sender, messages(&chunk.told, filter)).await?;
-                drop(permit);
+                let mut sending = pin!(send(watches, id, bell, sender, messages(&chunk.told, filter)));
+                match timeout(SLOW_AFTER, &mut sending).await {
+                    Ok(sent) => sent?,
+                    Err(_elapsed) => {
+                        if place.is_some() {
+                            // With too many of them it goes: what it is being told is in the store, and it may come again.
+                            let Ok(among_the_slow) = watches.slow.try_acquire() else { return Err(Over::Gone) };
+                            place = Some(among_the_slow);
+                        }
+                        sending.await?;
+                    }
+                }
+                drop(place);
                 watches.with(|hub| hub.read(id, chunk.next));
             }
             Taken::Wait => bell.notified().await,

@@ -79,7 +79,7 @@ async fn a_store_of_a_newer_format_is_not_touched() {
     let ours = std::fs::read(&file).unwrap();
     std::fs::write(&file, "quorate store format 3\n").unwrap();
     let refused = cluster.try_restart(follower).await.unwrap_err();
-    assert!(matches!(refused, StartError::Damaged(_)), "{refused}");
+    assert!(matches!(refused, StartError::NeedsVersion(_)), "{refused}");
     says(&refused, &["newer", "Nothing was changed"]);
     goes_on(&cluster).await;
     std::fs::write(&file, ours).unwrap();

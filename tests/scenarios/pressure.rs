@@ -120,6 +120,59 @@ async fn retries_over_leader_kills_are_applied_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_open_increments_of_one_client_count_once_over_leader_kills_restarts_and_snapshots() {
+    // Given managers that keep little for others, and one client that has 48 increments of one counter open at any time,
+    // answered in whatever order
+    let mut cluster = Cluster::grown(3, 32).await;
+    let client = cluster.outside(&[0, 1, 2]).await.with_deadline(crate::support::BUDGET);
+    let (done, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let writers: Vec<JoinHandle<Vec<u64>>> = (0..48)
+        .map(|_| {
+            let (client, done, stop) = (client.clone(), Arc::clone(&done), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let mut revisions = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    revisions.push(client.kv().put("counter", "x").await.unwrap().revision);
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+                revisions
+            })
+        })
+        .collect();
+    let more = |count: usize| {
+        let done = Arc::clone(&done);
+        async move {
+            let until = done.load(Ordering::Relaxed) + count;
+            eventually("increments go on", || async { (done.load(Ordering::Relaxed) >= until).then_some(()) }).await;
+        }
+    };
+    // When each manager in turn is killed while it leads, and comes back by what the others have
+    for _ in 0..3 {
+        more(200).await;
+        let leader = cluster.leader().await;
+        cluster.kill(leader).await;
+        more(200).await;
+        cluster.restart(leader).await;
+        cluster.settled(3).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    // Then every increment that was answered counts, and none twice
+    let mut revisions = BTreeSet::new();
+    let mut answered = 0;
+    for writer in writers {
+        let told = writer.await.unwrap();
+        assert!(told.is_sorted(), "an answer was that of another increment");
+        answered += told.len();
+        revisions.extend(told);
+    }
+    assert_eq!(revisions.len(), answered, "two increments have one revision");
+    let counter = client.kv().get("counter").await.unwrap().unwrap();
+    assert_eq!(usize::try_from(counter.version).unwrap(), answered);
+    cluster.agrees().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_restarts_all_the_time_gets_snapshots_and_the_same_state() {
     let mut cluster = Cluster::grown(3, 32).await;
     let leader = cluster.leader().await;

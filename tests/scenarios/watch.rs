@@ -289,6 +289,39 @@ async fn a_watch_that_is_not_read_is_cut_and_loses_nothing() {
     cluster.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_that_read_the_past_slowly_hold_up_neither_one_that_reads_nor_anybody_else() {
+    // Given a past of a few mebibytes,
+    let cluster = Cluster::founded().await;
+    let client = cluster.outside(&[0]).await;
+    let mut revisions = Vec::new();
+    for number in 0..30u8 {
+        revisions.push(client.kv().put("past", vec![number; 100 << 10]).await.unwrap().revision);
+    }
+    // and more watches that begin there and are not read than there are places for slow ones
+    let from =
+        |client: Client| async move { client.kv().watch("past").from_revision(revisions_begin(&client).await).await };
+    let idle = cluster.outside(&[0]).await;
+    let mut stuck = Vec::new();
+    for _ in 0..300 {
+        stuck.push(from(idle.clone()).await.unwrap());
+    }
+    // Then one that is read is told everything, also while they wait,
+    let mut healthy = from(client.clone()).await.unwrap();
+    follows_all(&mut healthy, &revisions).await;
+    assert_eq!(client.kv().get("past").await.unwrap().unwrap().value.len(), 100 << 10);
+    // and of the others each, once it is read, in order and once.
+    for watch in stuck.iter_mut().step_by(60) {
+        follows_all(watch, &revisions).await;
+    }
+    cluster.stop().await;
+}
+
+/// The revision that wrote the key first.
+async fn revisions_begin(client: &Client) -> u64 {
+    client.kv().get("past").await.unwrap().unwrap().create_revision
+}
+
 #[tokio::test]
 async fn at_the_edge_of_what_is_compacted_a_watch_begins_or_is_told_why_not() {
     // Given a manager that keeps ten revisions

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::id::{LeaseId, Lineage, LogIndex, Revision, Term};
-use crate::limits::{LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN};
+use crate::limits::LEASE_TTL_MS_MIN;
 use crate::log::Configuration;
 use crate::txn::TxnResult;
 use crate::watch::Unit;
@@ -156,7 +156,7 @@ pub enum Refusal {
     },
     /// A lease cannot be granted for so long, or so short.
     #[error(
-        "a lease of {asked_ms} ms cannot be granted, from `LEASE_TTL_MS_MIN` = {LEASE_TTL_MS_MIN} to `LEASE_TTL_MS_MAX` = {LEASE_TTL_MS_MAX} ms. Nothing was changed"
+        "a lease of {asked_ms} ms cannot be granted: it lasts from 1 s (`LEASE_TTL_MS_MIN`, {LEASE_TTL_MS_MIN} ms) to 365 days (`LEASE_TTL_MS_MAX`). Nothing was changed"
     )]
     LeaseTtl {
         /// What was asked for, milliseconds.

@@ -140,6 +140,9 @@ pub(crate) struct Import {
     /// Only say what would be written
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// An input without any key is no mistake
+    #[arg(long)]
+    pub(crate) allow_empty: bool,
     /// Take it that all values are empty, which otherwise looks like etcdctl's --keys-only
     #[arg(long)]
     pub(crate) empty_values: bool,

@@ -76,7 +76,7 @@ pub(crate) struct Lock {
     #[arg(long, value_name = "TIME", value_parser = ttl, default_value = "15s")]
     pub(crate) ttl: Duration,
     /// Wait for it at most so long [default: as long as it takes]
-    #[arg(long, value_name = "TIME", value_parser = ttl)]
+    #[arg(long, value_name = "TIME", value_parser = wait)]
     pub(crate) wait: Option<Duration>,
     /// What to run while it is held
     #[arg(last = true, required = true, value_name = "COMMAND")]
@@ -93,6 +93,12 @@ pub(crate) struct UnderLock {
     pub(crate) command: Vec<std::ffi::OsString>,
 }
 
-fn ttl(text: &str) -> Result<Duration, String> {
+fn wait(text: &str) -> Result<Duration, String> {
     duration_up_to(text, Duration::from_secs(365 * 86_400), "365d")
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    let ttl = wait(text)?;
+    let long_enough = ttl >= Duration::from_secs(1);
+    long_enough.then_some(ttl).ok_or_else(|| format!("a lease lasts from 1s to 365d, not `{text}`"))
 }

@@ -154,7 +154,7 @@ fn stopped(lines: &mut Lines, directory: &Path) {
     }
     of_certificate(lines, directory);
     let what = "is not running: buffers, ways and clocks are looked at while it runs".to_owned();
-    lines.say("node", true, what, "");
+    lines.say("node", false, what, &format!("start it: quorate run --data-dir {}", directory.display()));
     if let Ok(Some(key)) = quorate::keys::status(directory) {
         let place = if key.place.is_empty() { String::new() } else { format!(" {}", key.place) };
         lines.say("key", true, format!("the store is opened by the {}{place} (key {})", key.kind, key.id), "");

@@ -44,6 +44,15 @@ impl Failure {
         Self::not_done(exit::REFUSED, "local", message)
     }
 
+    /// What was asked for is done, and the answer cannot be written.
+    pub(crate) fn unprinted(error: &std::io::Error) -> Self {
+        let message = format!(
+            "what was asked for is done, but the answer cannot be written to stdout ({error}): make room for it, and read what \
+             there is instead of asking for the change again"
+        );
+        Self { outcome: Outcome::Unknown, ..Self::not_done(exit::UNKNOWN, "unprinted", message) }
+    }
+
     /// A rule says no, by this name.
     pub(crate) fn refused(kind: &'static str, message: impl Into<String>) -> Self {
         Self::not_done(exit::REFUSED, kind, message)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use quorate::{Change, Changes, Watched};
 use serde_json::{Map, Value, json};
+use tokio::time::{Instant, timeout_at};
 
 use crate::args::Global;
 use crate::args_kv::Watch;
@@ -20,7 +21,41 @@ pub(crate) async fn run(asked: Watch, global: &Global, output: Output) -> Result
         (None, Some(prefix)) => (prefix.clone(), true),
         _ => return Err(Failure::usage("give a key or --prefix, not both")),
     };
-    let mut watch = target::client(global).await?.kv().watch(name);
+    let until = asked.lasts.and_then(|lasts| Instant::now().checked_add(lasts));
+    let begun = begin(&asked, name, prefix, global, output);
+    let watch = match until {
+        Some(until) => timeout_at(until, begun).await.unwrap_or_else(|_elapsed| {
+            Err(Failure::unavailable("no manager took the watch within --for. Nothing was told"))
+        })?,
+        None => begun.await?,
+    };
+    let told = tell(watch, &asked, output);
+    match until {
+        // That it is over is what was asked for.
+        Some(until) => timeout_at(until, told).await.unwrap_or(Ok(())),
+        None => told.await,
+    }
+}
+
+/// The watch, once a manager has taken it.
+async fn begin(
+    asked: &Watch,
+    name: String,
+    prefix: bool,
+    global: &Global,
+    output: Output,
+) -> Result<quorate::Watch, Failure> {
+    let kv = target::client(global).await?.kv();
+    if let Some(revision) = asked.from_revision {
+        let newest = kv.one(name.clone()).keys_only().serializable().await?.revision;
+        if revision > newest + 1 {
+            output.note(&format!(
+                "revision {revision} is not reached yet, the newest is {newest}: nothing is told before it, also not what is \
+                 written meanwhile"
+            ));
+        }
+    }
+    let mut watch = kv.watch(name);
     if prefix {
         watch = watch.prefix();
     }
@@ -39,12 +74,7 @@ pub(crate) async fn run(asked: Watch, global: &Global, output: Output) -> Result
     if asked.keys_only {
         watch = watch.keys_only();
     }
-    let told = tell(watch.await?, &asked, output);
-    match asked.lasts {
-        // That it is over is what was asked for.
-        Some(lasts) => tokio::time::timeout(lasts, told).await.unwrap_or(Ok(())),
-        None => told.await,
-    }
+    Ok(watch.await?)
 }
 
 async fn tell(mut watch: quorate::Watch, asked: &Watch, output: Output) -> Result<(), Failure> {

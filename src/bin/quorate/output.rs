@@ -49,7 +49,7 @@ impl Output {
         match out.write_all(bytes).and_then(|()| out.flush()) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-            Err(error) => Err(Failure::local(format!("cannot write the answer to stdout: {error}"))),
+            Err(error) => Err(Failure::unprinted(&error)),
         }
     }
 

@@ -11,6 +11,7 @@ mod requests;
 mod standing;
 mod tally;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -108,7 +109,7 @@ impl Running {
     fn say_what_stays(&self) {
         let prefix = &self.shape.prefix;
         self.output.note(&format!(
-            "{} keys below `{prefix}`, and they stay there: `quorate kv del --prefix {prefix}` removes them",
+            "keys below `{prefix}`, of {} at most; what is written stays there: `quorate kv del --prefix {prefix}` removes it",
             self.shape.key_space_size
         ));
     }
@@ -169,14 +170,19 @@ const FILL_BYTES: usize = 1 << 20;
 /// Transactions of the preparation under way at once.
 const FILLING: usize = 16;
 
-/// Writes every key of the key space, unless as many are there; answers how many were written. Not measured, so that it may
+/// Writes every key of the key space, unless all of them are there; answers how many were written. Not measured, so that it may
 /// take many at a time.
 async fn fill(connections: &[Client], draws: &Draws, output: Output) -> Result<u64, Failure> {
     let Some(first) = connections.first() else { return Ok(0) };
     let keys = &draws.keys;
     let there = first.kv().prefix(keys.prefix.clone()).count_only().await?.count;
+    // As many may be there and not all of these: those of a load that drew them by chance, or of another shape.
     if there >= keys.count {
-        return Ok(0);
+        let entries = first.kv().prefix(keys.prefix.clone()).keys_only().all().await?;
+        let found: HashSet<&[u8]> = entries.iter().map(|entry| &entry.key[..]).collect();
+        if (0..keys.count).all(|number| found.contains(keys.key(number).as_bytes())) {
+            return Ok(0);
+        }
     }
     let value = draws.draw().value().len();
     let at_once = u64::try_from((FILL_BYTES / (value + 64)).clamp(1, FILL_PUTS)).unwrap_or(1);

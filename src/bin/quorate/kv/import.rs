@@ -49,6 +49,11 @@ pub(super) async fn import(import: Import, global: &Global, output: Output) -> R
             found.keys
         )));
     }
+    if found.keys == 0 && !import.allow_empty {
+        return Err(wrong(
+            "there is no key in it: an input that was cut off, or another file than was meant? If it is to be so, say --allow-empty. Nothing was written".into(),
+        ));
+    }
     if found.more {
         output
             .note("warning: etcdctl said that there is more than it printed (--limit): the rest is not in this input");
