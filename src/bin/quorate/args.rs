@@ -316,7 +316,7 @@ Example:
         subcommand,
         after_help = "\
 Example:
-  quorate autolock on --data-dir /var/lib/quorate | tail -1
+  quorate autolock on --data-dir /var/lib/quorate
   quorate autolock off --data-dir /var/lib/quorate"
     )]
     Autolock(AutolockVerb),
@@ -334,7 +334,7 @@ Example:
         subcommand,
         after_help = "\
 Example:
-  quorate unlock-key show --data-dir /var/lib/quorate | tail -1"
+  quorate unlock-key show --data-dir /var/lib/quorate"
     )]
     UnlockKey(UnlockKeyVerb),
     /// Look at what a manager needs of its machine and network: one line each, ok or what to do
