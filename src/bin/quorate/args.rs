@@ -318,7 +318,7 @@ Example:
         subcommand,
         after_help = "\
 Example:
-  quorate autolock on --data-dir /var/lib/quorate | tail -1
+  quorate autolock on --data-dir /var/lib/quorate
   quorate autolock off --data-dir /var/lib/quorate"
     )]
     Autolock(AutolockVerb),
@@ -336,7 +336,7 @@ Example:
         subcommand,
         after_help = "\
 Example:
-  quorate unlock-key show --data-dir /var/lib/quorate | tail -1"
+  quorate unlock-key show --data-dir /var/lib/quorate"
     )]
     UnlockKey(UnlockKeyVerb),
     /// Look at what a manager needs of its machine and network: one line each, ok or what to do
