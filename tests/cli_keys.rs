@@ -5,9 +5,11 @@
 #[allow(dead_code, reason = "shared with other tests, which use the rest")]
 mod cli_support;
 
-use cli_support::{Node, eventually, managers, on, quorate, quorate_with_stdin};
+use std::process::{Command, Stdio};
 
-fn unlock(node: &Node, typed: &str) -> cli_support::Said {
+use cli_support::{Node, Said, eventually, managers, on, quorate, quorate_into, quorate_with_stdin};
+
+fn unlock(node: &Node, typed: &str) -> Said {
     quorate_with_stdin(&["unlock", "--data-dir", node.dir()], typed.as_bytes())
 }
 
@@ -63,7 +65,7 @@ fn a_locked_manager_says_so_waits_and_is_unlocked() {
     on(node, &["kv", "put", "k", "v"]).exits(0);
     on(node, &["unlock-key", "show"]).exits(1).complains(&["no unlock key", "quorate autolock on"]);
     unlock(node, "x").exits(0);
-    // Given autolock: the key is shown, as the last line, and lies nowhere
+    // Given autolock: the key is shown and lies nowhere
     let key = on(node, &["autolock", "on"]).exits(0).stdout.lines().last().unwrap().to_owned();
     assert!(key.starts_with("QRK-1-") && !node.directory.join("key").exists());
     assert_eq!(on(node, &["unlock-key", "show"]).exits(0).stdout.lines().last().unwrap(), key);
@@ -324,4 +326,68 @@ fn a_key_file_that_is_named_as_before_a_move_may_be_gone() {
     // And where neither is there, the one that was named is missed
     std::fs::remove_file(&new).unwrap();
     at(&directory, &[&["inspect"], &option[..]].concat()).exits(1).complains(&["old.key", "Nothing was changed"]);
+
+/// The command, with a stdout on which nobody can read its answer, once for each way there is.
+fn unread(node: &Node, arguments: &[&str]) -> Vec<(&'static str, Said)> {
+    let arguments = [arguments, &["--data-dir", node.dir()]].concat();
+    let gone = || std::io::pipe().unwrap().1;
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let closed = Command::new("sh")
+        .args(["-c", "exec \"$0\" \"$@\" >&-", cli_support::PROGRAM])
+        .args(&arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    vec![
+        ("a pipe whose reader went away", quorate_into(&arguments, gone().into())),
+        ("a full disk", quorate_into(&arguments, full().into())),
+        ("nothing", Said::of(closed)),
+        ("/dev/null", quorate_into(&arguments, Stdio::null())),
+    ]
+}
+
+#[test]
+fn a_key_that_nobody_could_read_does_not_count() {
+    let place = tempfile::tempdir().unwrap();
+    let node = Node::init(place.path(), "n1");
+    let shown = || on(&node, &["key", "show", "--json"]).exits(0).json();
+    // Given a stopped manager, when its unlock key is written to where nobody can read it, then nothing has changed
+    let before = shown();
+    for verb in [&["autolock", "on"][..], &["autolock", "on", "--json"]] {
+        for (stdout, said) in unread(&node, verb) {
+            assert_eq!(said.exit, Some(1), "{stdout}: {said:?}");
+            assert!(said.stderr.contains("where its answer can be read"), "{stdout}: {said:?}");
+            assert!(!said.stderr.contains("is done"), "{stdout}: {said:?}");
+            assert_eq!(shown(), before, "{stdout}");
+            assert!(node.directory.join("key").exists(), "{stdout}");
+        }
+    }
+    // When it can be read, then the answer says what there is afterwards
+    let made = on(&node, &["autolock", "on", "--json"]).exits(0).json();
+    let (after, told) = (shown(), &made["key"]);
+    for field in ["kind", "id", "place", "pending", "beside_data", "advice"] {
+        assert_eq!(told[field], after["key"][field], "{field}: {made}");
+    }
+    // And the same holds for another unlock key
+    let file = place.path().join("unlock");
+    std::fs::write(&file, made["unlock_key"].as_str().unwrap()).unwrap();
+    let option = ["--unlock-key-file", file.to_str().unwrap()];
+    for (stdout, said) in unread(&node, &[&["unlock-key", "rotate"], &option[..]].concat()) {
+        assert_eq!(said.exit, Some(1), "{stdout}: {said:?}");
+        assert_eq!(shown(), after, "{stdout}");
+        on(&node, &[&["inspect"], &option[..]].concat()).exits(0);
+    }
+    // What goes to stdout is the key alone: whatever cuts the answer off leaves the key or nothing
+    let said = on(&node, &[&["unlock-key", "rotate"], &option[..]].concat()).exits(0);
+    assert!(said.stdout.lines().count() == 1 && said.stdout.starts_with("QRK-1-"), "{said:?}");
+    // Of a running manager the key before opens the next start as well
+    let mut running = Node::init(place.path(), "n2");
+    running.run();
+    for (stdout, said) in unread(&running, &["autolock", "on"]) {
+        assert_eq!(said.exit, Some(1), "{stdout}: {said:?}");
+        assert!(running.directory.join("key").exists(), "{stdout}");
+    }
+    assert_eq!(running.terminate(), Some(0));
+    running.run();
+    assert_eq!(on(&running, &["key", "show", "--json"]).exits(0).json()["key"]["pending"], false);
 }

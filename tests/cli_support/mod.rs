@@ -41,7 +41,7 @@ pub struct Said {
 }
 
 impl Said {
-    fn of(output: Output) -> Self {
+    pub fn of(output: Output) -> Self {
         Self {
             exit: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -75,6 +75,13 @@ impl Said {
 /// Runs the binary to its end.
 pub fn quorate(arguments: &[&str]) -> Said {
     Said::of(command(arguments).stdin(Stdio::null()).output().unwrap())
+}
+
+/// The same, with another stdout.
+pub fn quorate_into(arguments: &[&str], stdout: Stdio) -> Said {
+    let stderr = Stdio::piped();
+    let child = command(arguments).stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn().unwrap();
+    Said::of(child.wait_with_output().unwrap())
 }
 
 /// The same, of another binary.

@@ -81,11 +81,12 @@ Example:
 pub(crate) enum AutolockVerb {
     /// Make an unlock key that nothing on this machine holds: after each start the manager waits for it
     #[command(after_help = "\
-The key is the last line of the answer. Keep it: without it nothing in the store can be read again, by anybody. Until it was
-printed the old key opens the store as well. The key file beside the data is removed.
+The key alone goes to stdout, all else to stderr. Keep it: without it nothing in the store can be read again, by anybody. Where
+it cannot be written (a full disk, a closed pipe, /dev/null) it does not count, and the old key still opens the store. The key
+file beside the data is removed.
 
 Example:
-  quorate autolock on --data-dir /var/lib/quorate | tail -1")]
+  quorate autolock on --data-dir /var/lib/quorate")]
     On(KeyOptions),
     /// Back to a key file
     #[command(after_help = "\
@@ -106,13 +107,13 @@ pub(crate) enum UnlockKeyVerb {
     /// Show the unlock key of a manager that runs unlocked
     #[command(after_help = "\
 Example:
-  quorate unlock-key show --data-dir /var/lib/quorate | tail -1")]
+  quorate unlock-key show --data-dir /var/lib/quorate")]
     Show(KeyOptions),
     /// Make another unlock key
     #[command(after_help = "\
-The key is the last line of the answer; until it was printed the old one opens the store as well.
+The key alone goes to stdout; where it cannot be written it does not count, and the old one still opens the store.
 
 Example:
-  quorate unlock-key rotate --data-dir /var/lib/quorate | tail -1")]
+  quorate unlock-key rotate --data-dir /var/lib/quorate")]
     Rotate(KeyOptions),
 }

@@ -53,6 +53,15 @@ impl Failure {
         Self { outcome: Outcome::Unknown, ..Self::not_done(exit::UNKNOWN, "unprinted", message) }
     }
 
+    /// A key that people must keep could not be shown to them, and so nothing came of it.
+    pub(crate) fn unshown(error: &std::io::Error) -> Self {
+        let message = format!(
+            "the new key cannot be written to stdout ({error}), and so does not count: the key before still opens the store. Give \
+             the command again, where its answer can be read"
+        );
+        Self::not_done(exit::REFUSED, "unprinted", message)
+    }
+
     /// A rule says no, by this name.
     pub(crate) fn refused(kind: &'static str, message: impl Into<String>) -> Self {
         Self::not_done(exit::REFUSED, kind, message)

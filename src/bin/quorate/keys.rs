@@ -1,12 +1,12 @@
 //! `key`, `autolock`, `unlock`, `unlock-key`: the keys of the manager on this machine.
 //!
-//! Owns their words, and how a key is read and shown: from stdin or a prompt, never from an argument; to stdout, as the last
-//! line. A running manager is asked over its local socket, a stopped directory is opened. Called by `main`.
+//! Owns their words, and how a key is read and shown: from stdin or a prompt, never from an argument; to stdout, alone on
+//! its line. A running manager is asked over its local socket, a stopped directory is opened. Called by `main`.
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
-use quorate::keys::{self, Key, KeyOrder, Keys};
+use quorate::keys::{self, Key, KeyKind, KeyOrder, Keys};
 use quorate::status::KeyReport;
 use quorate::{Client, Error, KeysChanged};
 use serde_json::json;
@@ -15,7 +15,7 @@ use crate::args::Global;
 use crate::args_keys::{AutolockVerb, KeyOptions, KeyVerb, UnlockKeyVerb};
 use crate::failure::Failure;
 use crate::node::directory;
-use crate::output::Output;
+use crate::output::{Output, nowhere};
 
 impl KeyOptions {
     /// Where the key comes from.
@@ -131,7 +131,9 @@ pub(crate) async fn unlock_key(verb: UnlockKeyVerb, global: &Global, output: Out
     match verb {
         UnlockKeyVerb::Show(options) => {
             let done = order(directory(global)?, &options, KeyOrder::UnlockKeyShow).await?;
-            shown(&done, "the unlock key of this manager:", output)
+            print_key(&done.report, &done.secret, "the unlock key of this manager:", output).map_err(|error| {
+                Failure::local(format!("the unlock key cannot be written to stdout ({error}). Nothing was changed"))
+            })
         }
         UnlockKeyVerb::Rotate(options) => {
             let words = "there is another unlock key: the one before opens the store no more";
@@ -148,8 +150,22 @@ async fn confirmed(
     words: &str,
     output: Output,
 ) -> Result<(), Failure> {
+    if nowhere() {
+        let why = "stdout is closed, or is /dev/null, and nobody would see the new key. Nothing was changed: give the command again, where its answer can be read";
+        return Err(Failure::refused("unprinted", why));
+    }
     let made = order(directory, options, wish).await?;
-    shown(&made, &format!("{words}. Keep the key: without it nothing in the store can be read again:"), output)?;
+    let key = Key::from_text(&made.secret).map_err(|error| Failure::local(error.to_string()))?;
+    let mut report = made.report;
+    // Printed before it is so: who reads it counts on it only when the command ends well.
+    (report.kind, report.id) = (KeyKind::Unlock.word().to_owned(), key.id().to_string());
+    (report.place, report.advice) = (String::new(), String::new());
+    (report.beside_data, report.pending) = (false, false);
+    let heading = "the new unlock key. Keep it: without it nothing in the store can be read again:";
+    if let Err(error) = print_key(&report, &made.secret, heading, output) {
+        forget(directory, options).await;
+        return Err(Failure::unshown(&error));
+    }
     let failed = |failure: Failure| {
         failure.after(
             "The key that was printed does not count: the one before still opens the store. Give the command again",
@@ -158,7 +174,6 @@ async fn confirmed(
     let done = match Client::local(directory).await {
         Ok(client) => running(&client, KeyOrder::Confirm).await.map_err(failed)?,
         Err(_stopped) => {
-            let key = Key::from_text(&made.secret).map_err(|error| Failure::local(error.to_string()))?;
             let (directory, keys) = (directory.to_owned(), Keys::key(key));
             let done = tokio::task::spawn_blocking(move || keys::change(&directory, &keys, &KeyOrder::Confirm)).await;
             let answer = done.map_err(|error| Failure::local(error.to_string()))?;
@@ -166,19 +181,31 @@ async fn confirmed(
             Done { report: answer.report, secret: String::new(), notes: answer.notes }
         }
     };
+    if !output.json {
+        output.note(words);
+    }
     for note in &done.notes {
         output.note(note);
     }
     Ok(())
 }
 
-fn shown(done: &Done, words: &str, output: Output) -> Result<(), Failure> {
-    if output.json {
-        return output.document(&json!({ "key": done.report, "unlock_key": done.secret }));
+/// Ends, in a stopped directory, what was begun for a key that nobody saw. Where this fails the next start does it, and a
+/// running manager's does.
+async fn forget(directory: &Path, options: &KeyOptions) {
+    if let (Err(_stopped), Ok(keys)) = (Client::local(directory).await, options.keys()) {
+        let directory = directory.to_owned();
+        let _next_start = tokio::task::spawn_blocking(move || keys::change(&directory, &keys, &KeyOrder::Show)).await;
     }
-    output.line(words)?;
-    output.line("")?;
-    output.line(&done.secret)
+}
+
+/// The key, alone on stdout: who cuts the answer off has the key or nothing.
+fn print_key(report: &KeyReport, secret: &str, heading: &str, output: Output) -> std::io::Result<()> {
+    if output.json {
+        return output.kept(&json!({ "key": report, "unlock_key": secret }).to_string());
+    }
+    output.note(heading);
+    output.kept(secret)
 }
 
 fn told(done: &Done, words: &str, output: Output) -> Result<(), Failure> {

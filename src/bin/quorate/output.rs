@@ -1,9 +1,12 @@
 //! Where words go: stdout for answers, stderr for errors, colours only where somebody sees them.
 //!
-//! Owns every write to stdout and stderr. A reader that went away (`| head -1`) is not an error. Called by every verb.
+//! Owns every write to stdout and stderr. A reader that went away (`| head -1`) is not an error, except where a secret is shown
+//! that counts from then on. Called by every verb.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -53,6 +56,12 @@ impl Output {
         }
     }
 
+    /// A line that counts once it was read: a reader that went away is an error here.
+    pub(crate) fn kept(self, text: &str) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(format!("{text}\n").as_bytes()).and_then(|()| out.flush())
+    }
+
     /// The answer for scripts: one document on one line.
     pub(crate) fn document(self, document: &Value) -> Result<(), Failure> {
         self.line(&document.to_string())
@@ -83,6 +92,19 @@ fn colored(when: When, terminal: bool) -> bool {
         When::Never => false,
         When::Always => true,
         When::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+    }
+}
+
+/// Whether nobody can read what is written to stdout: it is the null device, also where it was closed when this program began.
+pub(crate) fn nowhere() -> bool {
+    let stdout = io::stdout().as_fd().try_clone_to_owned().and_then(|stdout| std::fs::File::from(stdout).metadata());
+    let null = std::fs::metadata("/dev/null");
+    match (stdout, null) {
+        (Ok(stdout), Ok(null)) => {
+            stdout.rdev() == null.rdev() && stdout.ino() == null.ino() && stdout.dev() == null.dev()
+        }
+        (Err(_closed), _) => true,
+        (Ok(_), Err(_)) => false,
     }
 }
 
