@@ -326,6 +326,7 @@ fn a_key_file_that_is_named_as_before_a_move_may_be_gone() {
     // And where neither is there, the one that was named is missed
     std::fs::remove_file(&new).unwrap();
     at(&directory, &[&["inspect"], &option[..]].concat()).exits(1).complains(&["old.key", "Nothing was changed"]);
+}
 
 /// The command, with a stdout on which nobody can read its answer, once for each way there is.
 fn unread(node: &Node, arguments: &[&str]) -> Vec<(&'static str, Said)> {
