@@ -207,7 +207,7 @@ fn founded(directory: &std::path::Path, more: &[&str]) {
 }
 
 /// Says something to a directory.
-fn at(directory: &std::path::Path, words: &[&str]) -> cli_support::Said {
+fn at(directory: &std::path::Path, words: &[&str]) -> Said {
     quorate(&[words, &["--data-dir", directory.to_str().unwrap()]].concat())
 }
 
