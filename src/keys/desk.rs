@@ -15,7 +15,8 @@ use quorate_storage::{Key, KeyError, KeyId, KeyKeeper, KeyKind, KeyProvider as _
 use zeroize::Zeroizing;
 
 use super::{BESIDE, Keys, Provider, credential, file, is_same_file, located, salted};
-use crate::node::{Layout, StartError, explained};
+use crate::config;
+use crate::node::{Layout, StartError, explained, size_of};
 use crate::status::KeyReport;
 
 /// What is to be done with the keys of a node.
@@ -69,6 +70,19 @@ fn refuse<T>(why: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::Refused(format!("{}. Nothing was changed", why.into())))
 }
 
+/// Why a store of that many bytes is not sealed anew with so many free: each record is written once more, and the old ones go
+/// later.
+pub(super) fn too_full(free: u64, size: u64) -> Option<String> {
+    let wanted = size.saturating_add(config::SPACE_LOW);
+    (free < wanted).then(|| {
+        format!(
+            "to seal everything anew, for a while as much space is needed as the store takes, and some to spare: {} MiB, and {} MiB are free on its disk. Clear some away or enlarge the disk, then rotate again",
+            wanted.div_ceil(1 << 20),
+            free >> 20
+        )
+    })
+}
+
 /// The hand on the keys of one store, with the directory around it.
 pub(crate) struct Desk {
     keeper: KeyKeeper,
@@ -89,6 +103,15 @@ impl Desk {
         let (store, keeper) = quorate_storage::open_with_keys(&layout.store(), Options::new(Arc::new(layout.keys())))
             .map_err(|error| explained(&layout, error))?;
         Ok((Self::new(keeper, &layout), store))
+    }
+
+    fn store(&self) -> PathBuf {
+        Layout::new(&self.directory).store()
+    }
+
+    /// Whether the disk is above the mark below which a manager takes no writes; it is where that cannot be told.
+    fn has_space(&self) -> bool {
+        quorate_storage::free_space(&self.store()).map_or(true, |free| free >= config::SPACE_LOW)
     }
 
     /// The path that a slot of a key file names.
@@ -223,6 +246,11 @@ impl Desk {
                 notes.extend(self.replace(&slot, &key, now)?);
             }
             KeyOrder::Rotate => {
+                let store = self.store();
+                let free = quorate_storage::free_space(&store).ok();
+                if let Some(why) = free.and_then(|free| too_full(free, size_of(&store))) {
+                    return refuse(why);
+                }
                 self.rotate(&old, &slot, &mut notes)?;
                 self.keeper.rotate_data_key()?;
             }
@@ -316,8 +344,14 @@ pub fn change(directory: &Path, keys: &Keys, order: &KeyOrder) -> Result<KeyAnsw
     let mut answer = desk.order(order).map_err(explained)?;
     answer.notes.extend(left);
     if matches!(order, KeyOrder::Rotate) {
-        while desk.reseal_step()? {}
+        while desk.has_space() && desk.reseal_step()? {}
         answer.report = desk.report();
+        if answer.report.sealing_anew {
+            answer.notes.push(
+                "the disk has become low on space: the rest is sealed anew when the manager runs and there is space"
+                    .to_owned(),
+            );
+        }
     }
     Ok(answer)
 }

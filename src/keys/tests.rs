@@ -86,3 +86,13 @@ fn who_has_to_give_a_key_is_told_how() {
         assert!(matches!(&error, KeyError::Missing(why) if why.contains(word)), "{kind:?}: {error}");
     }
 }
+
+#[test]
+fn a_store_is_sealed_anew_only_where_there_is_room_for_it_once_more_and_some_to_spare() {
+    let size = 5 << 30;
+    let enough = size + crate::config::SPACE_LOW;
+    assert_eq!(desk::too_full(enough, size), None);
+    let why = desk::too_full(enough - 1, size).unwrap();
+    assert!(why.contains("5376 MiB") && why.contains("5375 MiB are free") && why.contains("rotate again"), "{why}");
+    assert!(desk::too_full(0, u64::MAX).is_some());
+}

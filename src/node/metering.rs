@@ -110,7 +110,7 @@ fn peers(service: &Service, status: &Status, leads: bool) {
 }
 
 /// Bytes of all files below a directory; what vanishes meanwhile counts nothing. Blocks.
-pub(super) fn size(directory: &Path) -> u64 {
+pub(crate) fn size(directory: &Path) -> u64 {
     let mut bytes = 0;
     let mut left: Vec<PathBuf> = vec![directory.to_owned()];
     while let Some(directory) = left.pop() {

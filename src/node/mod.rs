@@ -173,6 +173,8 @@ pub(crate) use facts::Layout;
 pub(crate) use ground::Ground;
 #[cfg(feature = "testing")]
 pub(crate) use memory_disk::MemoryDisk;
+#[cfg(feature = "manager")]
+pub(crate) use metering::size as size_of;
 pub(crate) use supervisor::{Current, Runtime};
 
 use crate::client::Client;

@@ -40,9 +40,14 @@ pub(super) fn settle(desk: &Desk) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Seals anew what an older data key has sealed, until the node stops.
+/// Seals anew what an older data key has sealed, until the node stops; not while the disk is low on space.
 pub(super) async fn keep(service: Arc<Service>) {
     loop {
+        // It would take the space that is left for what is committed already, and a full disk stops the manager.
+        if service.status.borrow().low_space.is_some() {
+            tokio::time::sleep(REST).await;
+            continue;
+        }
         let Ok(store) = service.store() else { return };
         let Some(keys) = store.keys else { return };
         let step = tokio::task::spawn_blocking(move || keys.reseal_step()).await;

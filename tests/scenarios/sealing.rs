@@ -345,3 +345,29 @@ async fn an_embedder_brings_its_own_keys_and_without_them_nothing_starts_and_not
     assert_eq!(node.client().kv().get("k").await.unwrap().unwrap().value, "v");
     node.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sealing_anew_waits_as_long_as_the_disk_is_low_on_space_and_then_goes_on() {
+    let mut cluster = Cluster::founded().await;
+    cluster.any().client().kv().put("k", "v").await.unwrap();
+    cluster.kill(0).await;
+    // Given a manager that is low on space
+    cluster.space_marks = Some((u64::MAX - 1, u64::MAX));
+    cluster.restart(0).await;
+    eventually("it says so", || async { (cluster.any().status().await.health == Health::ReadOnly).then_some(()) })
+        .await;
+    // When its keys are rotated, then nothing is sealed anew
+    let keys = cluster.any().client().node_keys();
+    assert_eq!(keys.rotate().await.unwrap().report.data_key, 2);
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert!(keys.show().await.unwrap().sealing_anew);
+    // And with space it goes on by itself
+    cluster.kill(0).await;
+    cluster.space_marks = None;
+    cluster.restart(0).await;
+    let keys = cluster.any().client().node_keys();
+    eventually("everything is sealed anew", || async { (!keys.show().await.unwrap().sealing_anew).then_some(()) })
+        .await;
+    assert_eq!(cluster.any().client().kv().get("k").await.unwrap().unwrap().value, "v");
+    cluster.stop().await;
+}

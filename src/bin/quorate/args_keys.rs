@@ -46,6 +46,9 @@ Of a running manager the sealing goes on in the background (`key show` says when
 it. The old data key stays, wrapped, until no record names it. Killed at any moment, the store opens, and the command can
 be given again. An unlock key or passphrase stays: `unlock-key rotate`, `key passphrase`.
 
+Refused where the disk has less free than the store takes, and 256 MiB; should it become low on space meanwhile, the
+sealing waits.
+
 The old key goes out of the key file beside the data, unless a store moved aside (`store.old-N`) is sealed with it. In a key
 file elsewhere it stays, below the new one, since other stores may use that file: remove its line by hand when none does. If
 another key than the one in force is the first in the file, that one is taken.
