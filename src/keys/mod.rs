@@ -6,6 +6,7 @@
 
 mod desk;
 mod file;
+mod outlook;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,6 +20,7 @@ use crate::node::{Layout, StartError, explained};
 use crate::status::KeyReport;
 
 pub(crate) use desk::{Desk, Refusal};
+pub(crate) use outlook::lost;
 
 /// The key file's name, in the service manager's credential directory.
 pub const CREDENTIAL: &str = "quorate.key";
@@ -221,7 +223,7 @@ pub fn status(directory: &Path) -> Result<Option<KeyReport>, StartError> {
         return Ok(None);
     }
     let slots = quorate_storage::key_slots(&layout.store()).map_err(|error| explained(&layout, error))?;
-    Ok(Some(report(directory, &slots)))
+    Ok(Some(layout.keys().outlook(&slots, report(directory, &slots))))
 }
 
 /// What people are to do where a key is theirs to give.
