@@ -150,6 +150,26 @@ fn a_command_under_a_lock_ends_with_the_process_that_holds_it_and_with_the_lock(
 }
 
 #[test]
+fn a_command_that_does_not_listen_is_gone_before_the_next_one_has_the_lock() {
+    // Given a command under a lock that does not end by itself, and somebody who waits for the lock
+    let place = tempfile::tempdir().unwrap();
+    let node = &managers(place.path(), 1)[0];
+    let under = |script: &str| {
+        Beside::start(&["--data-dir", node.dir(), "lock", "job", "--ttl", "4s", "--", "sh", "-c", script])
+    };
+    let mut deaf = under("trap '' TERM HUP INT; echo $$; while :; do sleep 0.1; done");
+    let pid = deaf.says();
+    let mut next = under(&format!("if kill -0 {pid}; then echo both; else echo alone; fi"));
+    let leases = || on(node, &["lease", "list", "--json"]).exits(0).json()["leases"].as_array().unwrap().len();
+    eventually("it waits in line", || (leases() == 2).then_some(()));
+    // When the process that holds it is killed, then its command is, before its lease has run out.
+    deaf.signal("KILL");
+    deaf.ends();
+    assert_eq!(next.says(), "alone");
+    assert_eq!(next.ends(), Some(0));
+}
+
+#[test]
 fn a_lease_never_ends_early_when_its_leader_is_stopped_for_longer_than_it_lasts() {
     // Given a leader of three that is stopped, and a lease of two seconds that was just renewed
     let place = tempfile::tempdir().unwrap();

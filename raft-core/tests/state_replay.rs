@@ -373,3 +373,51 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_page_of_which_little_counts_is_thinned_and_clients_that_only_had_the_last_word_in_it_keep_it() {
+    // Given an entry with the requests of many clients, of whom one stays silent, one confirms what it got, and the others
+    // go on
+    let mut member = Member::founded();
+    let first = member.next();
+    let all = (1..=20).map(|client| request(client, 1, 0, txn([put(format!("k{client}"), "v".repeat(200))])));
+    member.try_run(all.collect()).unwrap();
+    let page = |member: &Member, index: u64| {
+        let key = [&[0x13][..], &index.to_be_bytes()].concat();
+        member.store.map().get(&key[..]).map(|bytes| bytes.len())
+    };
+    let whole = page(&member, first).unwrap();
+    // What raises a mark and is refused leaves no page of its own.
+    assert!(matches!(member.run(request(2, 1, 1, txn([]))), Outcome::Refused(Refusal::RequestExpired { .. })));
+    for client in 3..=20 {
+        member.done(request(client, 2, 1, txn([put("k", "v")])));
+    }
+    // When a thousand entries have passed, also on a member that was opened anew in between
+    let mut again = restored(&member.store);
+    for n in 0..1_010_u64 {
+        for member in [&mut member, &mut again] {
+            member.done(request(99, n + 1, n, txn([put("n", n.to_string())])));
+        }
+        if n % 300 == 0 {
+            again.reopen();
+        }
+    }
+    // Then the page holds the silent one alone, and both members are the same
+    let left = page(&member, first).unwrap();
+    assert!(left < whole / 10, "{left} of {whole} bytes");
+    assert_eq!(member.store.map(), again.store.map());
+    for member in [&mut member, &mut again] {
+        member.check();
+        member.reopen();
+        // And retries find what they found before.
+        assert!(member.done(request(1, 1, 0, txn([]))).replayed);
+        let expired = member.run(request(2, 1, 0, txn([])));
+        assert_eq!(expired, Outcome::Refused(Refusal::RequestExpired { sequence: 1, low_water: 1 }));
+        assert!(member.done(request(7, 2, 1, txn([]))).replayed);
+        assert!(!member.done(request(2, 2, 1, txn([]))).replayed);
+        let silent = read::silent_clients(&*member.store.view(), LogIndex(first), 10).unwrap();
+        assert_eq!(silent.len(), 0, "the silent one has spoken again");
+        member.check();
+    }
+    assert_eq!(member.store.map(), again.store.map());
+}

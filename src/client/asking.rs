@@ -126,6 +126,11 @@ impl Client {
                         return Err(Failed::Overtaken(Error::from_wire(error)));
                     }
                     let error = Error::from_wire(error);
+                    if open && matches!(error, Error::Version(_)) {
+                        // It speaks of this attempt only.
+                        let what = "an attempt before may have been done, and the one after it is not allowed yet";
+                        return Err(Error::Unknown(format!("{what}. Read to find out")).into());
+                    }
                     if !(repeatable && (error.is_retryable() || may_be_done)) {
                         return Err(error.into());
                     }

@@ -7,12 +7,21 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::Client;
 use super::queue::Place;
 use crate::config;
 use crate::error::{Error, Result};
+
+/// How long giving a place up may take, each: finding out whether there is one, and leaving it.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Why a lock is no longer waited for.
+enum Ended {
+    GivenUp,
+    Late,
+}
 
 /// A lock being put together; await it to wait until it is held.
 ///
@@ -37,7 +46,8 @@ impl LockBuilder {
         self
     }
 
-    /// Waits at most so long, and is then `Refused`; without it, as long as it takes.
+    /// Waits at most so long, and is then `Refused`, or `Unavailable` when it was not even let in line; without it, as long as
+    /// it takes. Giving the place up may take some seconds more where no manager serves.
     pub const fn wait_at_most(mut self, patience: Duration) -> Self {
         self.patience = Some(patience);
         self
@@ -51,7 +61,8 @@ impl LockBuilder {
     /// Dropping the future gives the place up in the background.
     ///
     /// # Errors
-    /// As awaiting it: `Refused` when the lock is not had within [`wait_at_most`](Self::wait_at_most). See [`Error`].
+    /// As awaiting it: `Refused` when the lock is not had within [`wait_at_most`](Self::wait_at_most), `Unavailable` when no
+    /// manager let it in line by then. See [`Error`].
     pub async fn unless(self, given_up: impl Future<Output = ()> + Send) -> Result<Option<LockGuard>> {
         let Self { client, name, ttl, patience } = self;
         let until = patience.and_then(|patience| Instant::now().checked_add(patience));
@@ -61,24 +72,55 @@ impl LockBuilder {
                 None => std::future::pending().await,
             }
         };
-        let mut given_up = std::pin::pin!(given_up);
-        let place = tokio::select! {
-            taken = Place::take(&client, &name, Bytes::new(), ttl) => taken?,
-            () = &mut given_up => return Ok(None),
-        };
-        let refused = tokio::select! {
+        let (mut given_up, mut late) = (std::pin::pin!(given_up), std::pin::pin!(late));
+        let mut taking = std::pin::pin!(Place::take(&client, &name, Bytes::new(), ttl));
+        let taken = tokio::select! {
             biased;
-            first = place.first() => return first.map(|()| Some(LockGuard { place })),
-            () = given_up => Ok(None),
-            () = late => Err(Error::Refused(format!(
-                "the lock `{}` is held by somebody else. Nothing was changed; try again later",
-                name.escape_ascii()
-            ))),
+            taken = &mut taking => Ok(taken?),
+            () = &mut given_up => Err(Ended::GivenUp),
+            () = &mut late => Err(Ended::Late),
         };
-        // Given up before that is said: a process that ends now leaves nobody in line. Else its lease runs out.
-        let _ = place.leave().await;
-        refused
+        let (place, ended) = match taken {
+            Ok(place) => {
+                let ended = tokio::select! {
+                    biased;
+                    first = place.first() => return first.map(|()| Some(LockGuard { place })),
+                    () = given_up => Ended::GivenUp,
+                    () = late => Ended::Late,
+                };
+                (Ok(place), ended)
+            }
+            // What was asked for may be done by now: only its end tells what there is to be given up.
+            Err(ended) => {
+                let taken = timeout(FAREWELL, taking).await;
+                let taken = taken.unwrap_or_else(|_elapsed| Err(not_in_line(&name)));
+                (taken, ended)
+            }
+        };
+        let left = match place {
+            // Given up before that is said: a process that ends now leaves nobody in line. Else its lease runs out.
+            Ok(place) => {
+                let _ = timeout(FAREWELL, place.leave()).await;
+                Err(Error::Refused(format!(
+                    "the lock `{}` is held by somebody else. Nothing was changed; try again later",
+                    name.escape_ascii()
+                )))
+            }
+            Err(error) => Err(error),
+        };
+        match ended {
+            Ended::GivenUp => Ok(None),
+            Ended::Late => left,
+        }
     }
+}
+
+fn not_in_line(name: &Bytes) -> Error {
+    Error::Unavailable(format!(
+        "no manager let this one in line for the lock `{}` in time. It is not held; a place that was taken all the same ends with \
+         its lease. Try again later",
+        name.escape_ascii()
+    ))
 }
 
 impl IntoFuture for LockBuilder {
@@ -136,3 +178,6 @@ impl LockGuard {
         self.place.leave().await
     }
 }
+
+#[cfg(test)]
+mod tests;

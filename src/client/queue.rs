@@ -165,6 +165,11 @@ impl Place {
         self.keeper.is_held()
     }
 
+    /// How long it holds at least from now on, unless its key is deleted; zero once its lease is lost.
+    pub fn remaining(&self) -> Duration {
+        self.keeper.remaining()
+    }
+
     /// Waits until it is lost: its lease has ended, or may have because it could not be renewed, or somebody has deleted
     /// its key.
     ///

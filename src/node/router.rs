@@ -197,6 +197,7 @@ const fn not_made(code: api::Code) -> bool {
             | api::Code::Overloaded
             | api::Code::Stopping
             | api::Code::Deadline
+            | api::Code::Version
             // A client that takes it for "nothing was done" sends the write again under a fresh id.
             | api::Code::Expired
     )
@@ -278,6 +279,10 @@ mod tests {
         let expired = || fail(api::Code::Expired, "the outcome is no longer kept");
         assert_eq!(overshadowed(expired(), open()).code(), api::Code::Unknown);
         assert_eq!(overshadowed(expired(), None).code(), api::Code::Expired);
+        // A leader that may not take it into its log yet says nothing about a log before it.
+        let version = || fail(api::Code::Version, "nothing was changed");
+        assert_eq!(overshadowed(version(), open()).code(), api::Code::Unknown);
+        assert_eq!(overshadowed(version(), None).code(), api::Code::Version);
         assert_eq!(overshadowed(fail(api::Code::Fenced, "fenced"), open()).code(), api::Code::Fenced);
     }
 }

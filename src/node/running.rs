@@ -296,6 +296,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         joins: Semaphore::new(1),
         certificates: builder.certificates,
         under_way: service::under_way(),
+        past: service::past(),
         meters: Arc::clone(&meters),
         pulse: Pulse::new(),
         full,

@@ -20,7 +20,7 @@ use quorate_core::txn::{Range, Txn, TxnResult};
 use quorate_core::user;
 use quorate_transport::api::{self, request, response};
 use quorate_transport::{Identity, UdpBuffers};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
@@ -73,6 +73,8 @@ pub(crate) struct Service {
     pub(super) certificates: Terms,
     /// A permit for each request under way; all of them once the node stops.
     pub(super) under_way: Semaphore,
+    /// A permit for each read of the past that is at work: it may look at all of the history, and must not take every thread.
+    pub(super) past: Arc<Semaphore>,
     pub(super) meters: Arc<Meters>,
     pub(super) pulse: Pulse,
     /// The store is full, as the applier found it last.
@@ -81,6 +83,13 @@ pub(crate) struct Service {
     pub(super) who: Mutex<Arc<Identity>>,
     pub(super) udp_buffers: UdpBuffers,
     pub(super) space: Arc<Space>,
+}
+
+/// Reads of the past at work at once, of the threads that all blocking reads share.
+const PAST_AT_ONCE: usize = 2;
+
+pub(super) fn past() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(PAST_AT_ONCE))
 }
 
 /// Requests under way at most; far beyond what connections can bring.
@@ -293,8 +302,11 @@ impl Service {
         }
         // Before the view is taken: what comes in between only makes it younger.
         let age_ms = if read.serializable { self.age_ms() } else { Some(0) };
+        let turn = if range.revision == 0 { None } else { Some(self.turn_in_the_past(until).await?) };
         let reader = self.store()?.reader;
         let (mut result, applied) = blocking(move || {
+            // Held by the thread: a caller that does not wait any more gives no turn to another one.
+            let _turn = turn;
             let view = reader.view();
             let applied = read::status(&*view).map_err(|error| broken(&error))?.applied;
             let result = read::range(&*view, &range).map_err(|error| match error {
@@ -306,6 +318,16 @@ impl Service {
         .await?;
         user::strip_range(&mut result);
         Ok(api::ReadDone { result: result.encode_to_vec().into(), applied: applied.0, age_ms })
+    }
+
+    async fn turn_in_the_past(&self, until: Instant) -> Result<OwnedSemaphorePermit, Failure> {
+        match tokio::time::timeout_at(until, Arc::clone(&self.past).acquire_owned()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            Ok(Err(_)) | Err(_) => Err(fail(
+                api::Code::Overloaded,
+                "this manager is busy with other reads of the past. Nothing was done; try again",
+            )),
+        }
     }
 
     /// How old this manager's state may be: every write that was acknowledged longer ago is in it. `None` while nothing is

@@ -52,7 +52,7 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 pub(crate) struct Watches {
     inner: Mutex<Inner>,
     count: AtomicUsize,
-    readers: Semaphore,
+    readers: Arc<Semaphore>,
     /// Places for chunks, of watches that take them in time,
     prompt: Semaphore,
     /// and of those that do not.
@@ -73,7 +73,8 @@ impl Watches {
         let hub = Hub::new(revision.0, HubLimits::default());
         let inner = Inner { hub, bells: BTreeMap::new(), closed: None };
         let (inner, count) = (Mutex::new(inner), AtomicUsize::new(0));
-        let (readers, prompt, slow) = (Semaphore::new(READERS), Semaphore::new(CHUNKS), Semaphore::new(CHUNKS));
+        let (readers, prompt, slow) =
+            (Arc::new(Semaphore::new(READERS)), Semaphore::new(CHUNKS), Semaphore::new(CHUNKS));
         Self { inner, count, readers, prompt, slow, gone: Notify::new() }
     }
 
@@ -277,14 +278,14 @@ async fn tell(
             Taken::Read { from, upto } => {
                 // A disk that hangs must not keep it from being told that it is over.
                 let mut place = until_over(watches, id, bell, watches.prompt.acquire()).await?.ok();
-                let turn = until_over(watches, id, bell, watches.readers.acquire()).await?;
+                let turn = until_over(watches, id, bell, Arc::clone(&watches.readers).acquire_owned()).await?;
                 let (reader, asked) = (service.store()?.reader, filter.clone());
                 let reading = blocking(move || {
+                    // Held while the thread is, also where nobody waits for it any more, and not while somebody does not read.
+                    let _turn = turn;
                     watch::read(&*reader.view(), &asked, from, upto).map_err(|error| unreadable(&error))
                 });
                 let chunk = until_over(watches, id, bell, reading).await??;
-                // Nobody waits for the disk because somebody else does not read.
-                drop(turn);
                 if chunk.bytes < SMALL_CHUNK {
                     place = None;
                 }

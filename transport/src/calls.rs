@@ -15,11 +15,12 @@ use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::codes;
 use crate::frame::{self, FrameKind};
-use crate::handler::{Answer, Caller, Handler};
+use crate::handler::{Answer, Caller, Handler, Plane};
 use crate::lanes::StreamKind;
 use crate::request::{self, RequestError};
 use crate::room::{Held, Room};
@@ -32,8 +33,13 @@ const ANSWER_BYTES_MAX: usize = frame::REQUEST_BYTES_MAX;
 const UNDER_WAY_MAX: usize = 1024;
 /// Calls that wait to be written.
 const QUEUE: usize = 1024;
-/// Frames written at once.
+/// Frames written at once, at most,
 const BATCH: usize = 128;
+/// and bytes of bodies after which no further one is added.
+const BATCH_BYTES: usize = 256 * 1024;
+/// Bodies of a client's lane that wait for room; more wait in QUIC's flow control. What clients have read is to be bounded
+/// by the room, not by how many of them there are. Managers are few, and renewals come behind what they pass on.
+const CLIENT_BODIES_MAX: usize = 64;
 /// Bytes asked of QUIC at once.
 const READ_BYTES: usize = 64 * 1024;
 /// The number in front of a body.
@@ -190,14 +196,16 @@ fn put_frame(into: &mut BytesMut, kind: FrameKind, number: u64, body: &[u8]) {
 ///
 /// Whoever is ready to run goes first, and may add to it: what is put to QUIC one by one leaves in a packet each, and a
 /// packet costs more than what is in it.
-async fn take<T>(queue: &mut mpsc::Receiver<T>, batch: &mut Vec<T>) -> bool {
-    if queue.recv_many(batch, 1).await == 0 {
-        return false;
-    }
+async fn take<T>(queue: &mut mpsc::Receiver<T>, batch: &mut Vec<T>, bytes_of: impl Fn(&T) -> usize) -> bool {
+    let Some(first) = queue.recv().await else { return false };
+    let mut bytes = bytes_of(&first);
+    batch.push(first);
     tokio::task::yield_now().await;
     while batch.len() < BATCH
+        && bytes < BATCH_BYTES
         && let Ok(next) = queue.try_recv()
     {
+        bytes += bytes_of(&next);
         batch.push(next);
     }
     true
@@ -208,7 +216,7 @@ async fn write_calls(mut send: quinn::SendStream, mut waiting: mpsc::Receiver<Nu
         return;
     }
     let mut batch = Vec::with_capacity(BATCH);
-    while take(&mut waiting, &mut batch).await {
+    while take(&mut waiting, &mut batch, |(_, body)| body.len()).await {
         let mut frames = BytesMut::new();
         {
             let mut pending = locked(pending);
@@ -281,7 +289,7 @@ type Due = (u64, Option<Bytes>, OwnedSemaphorePermit);
 pub(crate) struct LaneAnswer {
     number: u64,
     queue: mpsc::Sender<Due>,
-    /// Its place among those under way, until the answer is taken to be written: the queue has one for each of them.
+    /// Its place among those under way, until QUIC has taken the answer: the queue has one for each of them.
     place: OwnedSemaphorePermit,
     /// Its body's, until it is answered.
     _held: Held,
@@ -309,18 +317,36 @@ pub(crate) async fn serve(
 ) {
     let _ = send.set_priority(StreamKind::Calls.priority());
     let places = Arc::new(Semaphore::new(UNDER_WAY_MAX));
+    let bodies_max = if caller.plane == Plane::Peer { UNDER_WAY_MAX } else { CLIENT_BODIES_MAX };
+    let bodies = Arc::new(Semaphore::new(bodies_max));
+    let mut waiting = JoinSet::new();
     let (queue, answers) = mpsc::channel(UNDER_WAY_MAX);
     let mut frames = Frames::of(receive, BODY_BYTES_MAX);
     let reading = async {
         while let Some((FrameKind::Call, number, body)) = frames.next().await {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
-            // What is behind it on the lane waits with it: that is what holds the asker back.
-            let held = room.enter(body.len()).await;
-            let answer = LaneAnswer { number, queue: queue.clone(), place, _held: held };
-            handler.request(caller.clone(), body, Answer::on_lane(answer));
+            let (handler, caller, queue) = (Arc::clone(&handler), caller.clone(), queue.clone());
+            let begin = move |body, held| {
+                let answer = LaneAnswer { number, queue, place, _held: held };
+                handler.request(caller, body, Answer::on_lane(answer));
+            };
+            if let Some(held) = room.enter_now(body.len()) {
+                begin(body, held);
+                continue;
+            }
+            // It waits by itself: a short one behind it, which needs no room, must not wait with it.
+            let Ok(bodies) = Arc::clone(&bodies).acquire_owned().await else { break };
+            let entering = room.enter(body.len());
+            waiting.spawn(async move {
+                let held = entering.await;
+                drop(bodies);
+                begin(body, held);
+            });
+            while waiting.try_join_next().is_some() {}
         }
         // The asker has finished; what is under way is still answered.
         drop(queue);
+        while waiting.join_next().await.is_some() {}
     };
     tokio::join!(reading, write_answers(send, answers));
     let _ = frames.receive.stop(codes::STREAM_PROTOCOL);
@@ -328,10 +354,11 @@ pub(crate) async fn serve(
 
 async fn write_answers(mut send: quinn::SendStream, mut answers: mpsc::Receiver<Due>) {
     let mut batch = Vec::with_capacity(BATCH);
-    while take(&mut answers, &mut batch).await {
+    while take(&mut answers, &mut batch, |(_, body, _)| body.as_ref().map_or(0, Bytes::len)).await {
         let mut frames = BytesMut::new();
-        for (number, body, _place) in batch.drain(..) {
-            match body.filter(|body| body.len() <= ANSWER_BYTES_MAX) {
+        for (number, body, _place) in &mut batch {
+            let number = *number;
+            match body.take().filter(|body| body.len() <= ANSWER_BYTES_MAX) {
                 Some(body) => put_frame(&mut frames, FrameKind::Answer, number, &body),
                 None => put_frame(&mut frames, FrameKind::NoAnswer, number, &[]),
             }
@@ -339,6 +366,35 @@ async fn write_answers(mut send: quinn::SendStream, mut answers: mpsc::Receiver<
         if send.write_chunk(frames.freeze()).await.is_err() {
             return;
         }
+        // Their places are free from here on: who does not read its answers gets no more of them made.
+        batch.clear();
     }
     let _ = send.finish();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_written_at_once_is_bounded_in_number_and_in_bytes() {
+        let (queue, mut waiting) = mpsc::channel(1_000);
+        let mut batch = Vec::new();
+        // Given many small bodies, then as many as may be are taken.
+        for _ in 0..BATCH + 1 {
+            queue.try_send(1).unwrap();
+        }
+        assert!(take(&mut waiting, &mut batch, |bytes| *bytes).await);
+        assert_eq!(batch.len(), BATCH);
+        batch.clear();
+        assert!(take(&mut waiting, &mut batch, |bytes| *bytes).await);
+        assert_eq!(batch.len(), 1);
+        // Of large ones no more than fills it.
+        batch.clear();
+        for _ in 0..4 {
+            queue.try_send(BATCH_BYTES / 2).unwrap();
+        }
+        assert!(take(&mut waiting, &mut batch, |bytes| *bytes).await);
+        assert_eq!(batch.len(), 2);
+    }
 }

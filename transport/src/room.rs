@@ -1,7 +1,8 @@
 //! Room for the bodies of requests: how much memory those who ask can take.
 //!
 //! Owns the bound in bytes on what requests of one plane have under way: read, and not answered yet. Room is taken before
-//! a body is read, so that who waits for it is held back by QUIC's flow control and costs its stream's window at most;
+//! a body is read, so that who waits for it is held back by QUIC's flow control and costs its stream's window at most (the
+//! short bodies of a lane of calls are read, a bounded number of them, and wait);
 //! when as much again is waiting, the next one is turned away at once, as certainly not executed. Never looks into a
 //! body. Peers and clients have rooms of their own: what one manager passes on to the leader never waits for what waits
 //! for it. Called by the serving ends of requests and calls.
@@ -50,13 +51,25 @@ impl Room {
     /// Waits for room for a body of so many bytes, in the order of asking.
     ///
     /// Cancel safe: it leaves the line.
-    pub(crate) async fn enter(&self, bytes: usize) -> Held {
+    pub(crate) fn enter(&self, bytes: usize) -> impl Future<Output = Held> + Send + use<> {
+        let (pages, inside) = (self.pages_of(bytes), Arc::clone(&self.inside));
+        async move {
+            if pages == 0 {
+                return Held::default();
+            }
+            // It is never closed.
+            Held { _inside: inside.acquire_many_owned(pages).await.ok(), _line: None }
+        }
+    }
+
+    /// As [`enter`](Self::enter), where nothing is to be waited for.
+    pub(crate) fn enter_now(&self, bytes: usize) -> Option<Held> {
         let pages = self.pages_of(bytes);
         if pages == 0 {
-            return Held::default();
+            return Some(Held::default());
         }
-        // It is never closed.
-        Held { _inside: Arc::clone(&self.inside).acquire_many_owned(pages).await.ok(), _line: None }
+        let inside = Arc::clone(&self.inside).try_acquire_many_owned(pages).ok()?;
+        Some(Held { _inside: Some(inside), _line: None })
     }
 
     /// As [`enter`](Self::enter), unless too much waits already.

@@ -55,6 +55,33 @@ async fn answers_come_in_the_order_in_which_they_are_ready() {
 }
 
 #[tokio::test]
+async fn a_short_call_does_not_wait_behind_a_longer_one_that_waits_for_room() {
+    // Given room for one body only, which is taken, and another one that waits for it,
+    let cluster = TestCluster::new(1);
+    let mut setup = Setup::new(&cluster, 1);
+    setup.options.request_bytes = 8 * 1024;
+    let mut node = setup.start();
+    let connection = client(&cluster, &node).await;
+    let body = |last: &[u8]| Bytes::from([&b"hold"[..], &vec![0; 8 * 1024], last].concat());
+    let mut asked = Vec::new();
+    for last in [&b"1"[..], b"2"] {
+        let (connection, body) = (connection.clone(), body(last));
+        asked.push(tokio::spawn(async move { connection.call(body, PATIENCE).await }));
+    }
+    let (_, first, reply) = node.held_request().await;
+    // when a short one is made after both, then it is answered: the order of a lane is the order of sending.
+    assert_eq!(connection.call(Bytes::from_static(b"quick"), PATIENCE).await.unwrap(), "quick");
+    // And the one that waits comes once there is room.
+    reply.send(Bytes::from_static(b"done"));
+    let (_, second, reply) = node.held_request().await;
+    assert_ne!(first, second);
+    reply.send(Bytes::from_static(b"done"));
+    for asked in asked {
+        assert_eq!(asked.await.unwrap().unwrap(), "done");
+    }
+}
+
+#[tokio::test]
 async fn a_call_without_an_answer_in_time_has_an_unknown_outcome_and_harms_no_other() {
     let cluster = TestCluster::new(1);
     let mut node = Setup::new(&cluster, 1).start();

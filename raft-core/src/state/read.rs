@@ -19,7 +19,7 @@ use crate::state::contract::{RecoveryStatus, Refusal, StateStatus, StoreUsage};
 use crate::state::layout::{self, Record, RecordView, corrupt};
 use crate::state::leases::LeaseRecord;
 use crate::state::page::Page;
-use crate::state::replay::ReplayTable;
+use crate::state::replay::silent;
 use crate::state::stored::{Counter, Event, Progress, StoredConfiguration, StoredRecovery, decode, digest};
 use crate::state::usage::{Usage, quota_of};
 use crate::txn::{Range, RangeResult};
@@ -37,10 +37,11 @@ pub enum ReadError {
 
 /// Versions of one key that are followed back one by one before the events are searched instead.
 pub(crate) const STEPS: usize = 16;
-/// Superseded records held at once while they are merged with the live ones.
-const MERGE_RECORDS: usize = 1024;
-/// Bytes of values after which no more superseded records are collected at once.
-const MERGE_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of superseded records that are held at once while they are merged with the live ones: each time that it takes more,
+/// the events are read once more.
+const MERGE_BYTES: usize = 16 * 1024 * 1024;
+/// What a superseded record is counted with besides its bytes.
+const MERGE_RECORD_BYTES: usize = 128;
 
 /// Where the state of `view` stands; the default for an empty store.
 ///
@@ -274,21 +275,26 @@ fn collect_past(
 ) -> StoreResult<Stretch> {
     let mut stretch = Stretch::new(end);
     let mut bytes = 0;
-    let size = |key: &Bytes, record: &Option<Record>| key.len() + record.as_ref().map_or(0, |old| old.raw().len());
+    let size = |key: &Bytes, record: &Option<Record>| {
+        MERGE_RECORD_BYTES + key.len() + record.as_ref().map_or(0, |old| old.raw().len())
+    };
     Event::scan(view, (revision + 1, u64::MAX), &mut |_, event| {
         for change in event.changes {
             let Stretch { past, until } = &mut stretch;
             if change.key < *from || change.key >= *until || past.contains_key(&change.key) {
                 continue;
             }
-            let mut old = change.old()?;
-            if without_values {
-                old = old.map(|old| Record::new(RecordView { value: &[], ..old.view() }));
-            }
-            bytes += size(&change.key, &old);
-            past.insert(change.key, old);
+            // Bytes of their own: what is kept must not keep the whole event.
+            let own = |old: Record| {
+                let view = old.view();
+                Record::new(RecordView { value: if without_values { &[] } else { view.value }, ..view })
+            };
+            let old = change.old()?.map(own);
+            let key = Bytes::copy_from_slice(&change.key);
+            bytes += size(&key, &old);
+            past.insert(key, old);
             while past.len() > 1
-                && (past.len() > MERGE_RECORDS || bytes > MERGE_BYTES)
+                && bytes > MERGE_BYTES
                 && let Some((last, dropped)) = past.pop_last()
             {
                 bytes -= size(&last, &dropped);
@@ -495,5 +501,5 @@ pub fn report(view: &dyn StateRead, node: NodeId) -> StoreResult<Option<(ReportR
 /// # Errors
 /// Those of the store; `Corrupt` for a record that cannot be read.
 pub fn silent_clients(view: &dyn StateRead, until: LogIndex, max: usize) -> StoreResult<Vec<SilentClient>> {
-    Ok(ReplayTable::load(view)?.silent(until, max))
+    silent(view, until, max)
 }

@@ -7,10 +7,11 @@
 //! What the requests of one entry of the log came to lies in one *page*, under the entry's index, with the mark of each
 //! client from then on: one write for an entry, however many requests are in it. A page goes when nothing of it counts any
 //! more: each of its outcomes lies below its client's mark, and each of its clients has a later page or is forgotten. So a
-//! client's own record is written only when it is first seen, and by a request that leaves no outcome; what it stands at is
-//! that record and what the later pages say of it. All of this follows from the log alone and is the same on every member.
+//! client's own record is written only when it is first seen, by a request that leaves no outcome, and when its last page goes
+//! before it; what it stands at is that record and what the later pages say of it. A page of which little counts after many
+//! entries is thinned: written anew with what counts. All of this follows from the log alone and is the same on every member.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{BufMut, Bytes};
 use prost::Message;
@@ -54,6 +55,16 @@ impl ClientRecord {
         bytes
     }
 
+    /// What a request in a page at `index` says of its client; whether the mark rose.
+    fn pass(&mut self, index: u64, request: &ReplayedRequest) -> bool {
+        self.last_index = self.last_index.max(index);
+        let rises = request.low_water > self.low_water;
+        if rises {
+            self.low_water = request.low_water;
+        }
+        rises
+    }
+
     /// Reads a stored client.
     pub(crate) fn parse(stored: &[u8], bytes: &[u8]) -> StoreResult<Self> {
         let read = || {
@@ -93,13 +104,39 @@ impl Kept {
     }
 }
 
+/// Entries of the log after which a page may be thinned: most have gone as a whole by then.
+const THINNED_AFTER: u64 = 1_000;
+/// Pages thinned with one entry at most.
+const THINNED_AT_ONCE: usize = 4;
+
 /// A page as the table counts it.
 #[derive(Debug, Default)]
 struct Page {
     /// Outcomes in it that count, and clients of whom it is the last word.
     uses: u64,
+    /// Whose requests are in it as it is stored.
+    requests: Vec<(ClientId, u64)>,
     /// What it adds to the state hash; nothing while it is being filled.
     lanes: Lanes,
+}
+
+impl Page {
+    /// Little of it counts: each request that does is used once or twice.
+    fn is_thin(&self) -> bool {
+        self.uses * 2 <= self.requests.len() as u64
+    }
+
+    /// Stores it with these requests.
+    fn write(&mut self, index: u64, page: &ReplayPage, ledger: &mut Ledger<'_>) {
+        let named =
+            page.requests.iter().filter_map(|request| Some((ClientId::from_slice(&request.client)?, request.sequence)));
+        self.requests = named.collect();
+        let (key, bytes) = (layout::replay_key(index), Bytes::from(page.encode_to_vec()));
+        ledger.lanes.remove(self.lanes);
+        self.lanes = Lanes::of(&key, &bytes);
+        ledger.lanes.add(self.lanes);
+        ledger.writes.put(key, bytes);
+    }
 }
 
 /// What a request is, before it is applied.
@@ -115,8 +152,7 @@ pub(crate) enum Standing {
 #[derive(Debug, Default)]
 pub(crate) struct ReplayTable {
     clients: BTreeMap<ClientId, Client>,
-    /// Pages that still count, by log index.
-    pages: BTreeMap<u64, Page>,
+    pages: Pages,
     /// The page of the entry at work.
     filling: ReplayPage,
     /// [`Kept::cost`] of all outcomes, and [`REPLAY_RECORD_BYTES`] for each client.
@@ -124,6 +160,38 @@ pub(crate) struct ReplayTable {
     /// The highest first index of any client expired.
     floor: u64,
     dirty: Vec<ClientId>,
+}
+
+/// The pages.
+#[derive(Debug, Default)]
+struct Pages {
+    /// Those that still count, by log index.
+    by_index: BTreeMap<u64, Page>,
+    /// Those of them of which little counts.
+    thin: BTreeSet<u64>,
+}
+
+impl Pages {
+    fn used(&mut self, index: u64) {
+        self.by_index.entry(index).or_default().uses += 1;
+    }
+
+    /// One use less of a page; it goes with the last one, unless it is the one that is being filled.
+    fn release(&mut self, index: u64, filling: u64, ledger: &mut Ledger<'_>) {
+        let Some(page) = self.by_index.get_mut(&index) else { return };
+        page.uses = page.uses.saturating_sub(1);
+        if index == filling {
+            return;
+        }
+        if page.uses == 0 {
+            ledger.lanes.remove(page.lanes);
+            ledger.writes.delete(layout::replay_key(index));
+            self.by_index.remove(&index);
+            self.thin.remove(&index);
+        } else if page.is_thin() {
+            self.thin.insert(index);
+        }
+    }
 }
 
 /// What a change of the table changes besides it.
@@ -163,16 +231,17 @@ impl ReplayTable {
         })?;
         table.bytes = table.clients.len() as u64 * REPLAY_RECORD_BYTES;
         for client in table.clients.values_mut() {
-            let low_water = client.record.low_water;
-            client.outcomes.retain(|sequence, _| *sequence > low_water);
+            drop_up_to(&mut client.outcomes, client.record.low_water);
             for kept in client.outcomes.values() {
                 table.bytes += kept.cost();
-                table.pages.entry(kept.page).or_default().uses += 1;
+                table.pages.used(kept.page);
             }
             if client.page > 0 {
-                table.pages.entry(client.page).or_default().uses += 1;
+                table.pages.used(client.page);
             }
         }
+        let thin = table.pages.by_index.iter().filter(|(_, page)| page.is_thin());
+        table.pages.thin = thin.map(|(index, _)| *index).collect();
         failed.map_or(Ok(table), Err)
     }
 
@@ -184,32 +253,23 @@ impl ReplayTable {
     }
 
     fn load_page(&mut self, key: &[u8], value: &[u8]) -> StoreResult<()> {
-        let index = layout::parse_replay_key(key).ok_or_else(|| corrupt(key, "no key of this table"))?;
-        self.pages.insert(index, Page { uses: 0, lanes: Lanes::of(key, value) });
-        let page =
-            ReplayPage::decode(Bytes::copy_from_slice(value)).map_err(|error| corrupt(key, error.to_string()))?;
-        for request in page.requests {
-            let id = ClientId::from_slice(&request.client).ok_or_else(|| corrupt(key, "request of no client"))?;
+        let mut page = Page { lanes: Lanes::of(key, value), ..Page::default() };
+        let index = each_request(key, value, &mut |index, id, request| {
+            page.requests.push((id, request.sequence));
             // Forgotten since, and perhaps come again: what was before its first request is not of this one.
             let Some(client) = self.clients.get_mut(&id).filter(|client| client.record.first_index <= index) else {
-                continue;
+                return;
             };
-            client.record.low_water = client.record.low_water.max(request.low_water);
-            client.record.last_index = client.record.last_index.max(index);
+            if client.record.pass(index, &request) {
+                drop_up_to(&mut client.outcomes, request.low_water);
+            }
             client.page = index;
-            client.outcomes.insert(request.sequence, Kept { bytes: request.outcome, page: index });
-        }
+            // Bytes of its own: what is kept must not keep the whole page in memory.
+            let bytes = Bytes::copy_from_slice(&request.outcome);
+            client.outcomes.insert(request.sequence, Kept { bytes, page: index });
+        })?;
+        self.pages.by_index.insert(index, page);
         Ok(())
-    }
-
-    /// Clients whose last request is at or below `until`, at most `max` of them.
-    pub(crate) fn silent(&self, until: LogIndex, max: usize) -> Vec<SilentClient> {
-        let silent = self.clients.iter().filter(|(_, client)| client.record.last_index <= until.0);
-        let named = silent.map(|(id, client)| SilentClient {
-            client: Bytes::copy_from_slice(id.as_bytes()),
-            last_index: client.record.last_index,
-        });
-        named.take(max).collect()
     }
 
     /// Takes a request in: raises the client's mark, notes that it spoke, and says what is to be done.
@@ -235,11 +295,9 @@ impl ReplayTable {
         client.record.last_index = index.0;
         if request.low_water > client.record.low_water {
             client.record.low_water = request.low_water;
-            let above = request.low_water.checked_add(1).map(|first| client.outcomes.split_off(&first));
-            let dropped = std::mem::replace(&mut client.outcomes, above.unwrap_or_default());
-            for kept in dropped.into_values() {
+            for kept in drop_up_to(&mut client.outcomes, request.low_water).into_values() {
                 self.bytes -= kept.cost();
-                release(&mut self.pages, kept.page, index.0, ledger);
+                self.pages.release(kept.page, index.0, ledger);
             }
         }
         let low_water = client.record.low_water;
@@ -305,13 +363,12 @@ impl ReplayTable {
             low_water: client.record.low_water,
             outcome: bytes.clone(),
         });
-        let page = self.pages.entry(index.0).or_default();
-        page.uses += 1;
+        self.pages.used(index.0);
         let before = std::mem::replace(&mut client.page, index.0);
         if before != index.0 {
-            page.uses += 1;
+            self.pages.used(index.0);
             if before > 0 {
-                release(&mut self.pages, before, index.0, ledger);
+                self.pages.release(before, index.0, ledger);
             }
         }
         let kept = Kept { bytes, page: index.0 };
@@ -322,15 +379,61 @@ impl ReplayTable {
     /// The entry at `index` is done: its page is written, unless nothing of it counts any more.
     pub(crate) fn close_page(&mut self, index: LogIndex, ledger: &mut Ledger<'_>) {
         let filled = std::mem::take(&mut self.filling);
-        let Some(page) = self.pages.get_mut(&index.0) else { return };
+        let Some(page) = self.pages.by_index.get_mut(&index.0) else { return };
         if page.uses == 0 {
-            self.pages.remove(&index.0);
-            return;
+            self.pages.by_index.remove(&index.0);
+        } else {
+            page.write(index.0, &filled, ledger);
+            if page.is_thin() {
+                self.pages.thin.insert(index.0);
+            }
         }
-        let (key, bytes) = (layout::replay_key(index.0), Bytes::from(filled.encode_to_vec()));
-        page.lanes = Lanes::of(&key, &bytes);
-        ledger.lanes.add(page.lanes);
-        ledger.writes.put(key, bytes);
+        for _ in 0..THINNED_AT_ONCE {
+            match self.pages.thin.first() {
+                Some(oldest) if oldest.saturating_add(THINNED_AFTER) <= index.0 => self.thin_out(*oldest, ledger),
+                Some(_) | None => break,
+            }
+        }
+    }
+
+    /// Writes a page anew with the outcomes of it that count. A client of whom it was the last word, and of whom nothing else
+    /// is in it, has that in its own record from now on.
+    fn thin_out(&mut self, index: u64, ledger: &mut Ledger<'_>) {
+        self.pages.thin.remove(&index);
+        let Some(page) = self.pages.by_index.get_mut(&index) else { return };
+        let requests = std::mem::take(&mut page.requests);
+        let mut left = ReplayPage::default();
+        let mut named = BTreeSet::new();
+        for (id, sequence) in &requests {
+            let Some(client) = self.clients.get(id) else { continue };
+            if let Some(kept) = client.outcomes.get(sequence).filter(|kept| kept.page == index) {
+                named.insert(*id);
+                left.requests.push(ReplayedRequest {
+                    client: Bytes::copy_from_slice(id.as_bytes()),
+                    sequence: *sequence,
+                    low_water: client.record.low_water,
+                    outcome: kept.bytes.clone(),
+                });
+            }
+        }
+        let mut uses = left.requests.len() as u64;
+        for (id, _) in requests {
+            let Some(client) = self.clients.get_mut(&id).filter(|client| client.page == index) else { continue };
+            if named.remove(&id) {
+                uses += 1;
+            } else if !left.requests.iter().any(|request| request.client == id.as_bytes()[..]) {
+                client.page = 0;
+                store(client, id, ledger.lanes, &mut self.dirty);
+            }
+        }
+        page.uses = uses;
+        if uses == 0 {
+            ledger.lanes.remove(page.lanes);
+            ledger.writes.delete(layout::replay_key(index));
+            self.pages.by_index.remove(&index);
+        } else {
+            page.write(index, &left, ledger);
+        }
     }
 
     /// Forgets clients that have not spoken since the proposer looked; how many. `index` is that of the entry at work.
@@ -351,10 +454,10 @@ impl ReplayTable {
             ledger.writes.delete(layout::client_key(id));
             for kept in client.outcomes.into_values() {
                 self.bytes -= kept.cost();
-                release(&mut self.pages, kept.page, index.0, ledger);
+                self.pages.release(kept.page, index.0, ledger);
             }
             if client.page > 0 {
-                release(&mut self.pages, client.page, index.0, ledger);
+                self.pages.release(client.page, index.0, ledger);
             }
         }
         expired
@@ -387,15 +490,54 @@ fn room(bytes: u64) -> Result<(), Refusal> {
     Err(Refusal::Limit { what, limit: "REPLAY_BYTES_MAX", max: REPLAY_BYTES_MAX, actual })
 }
 
-/// One use less of a page; it goes with the last one, unless it is the one that is being filled.
-fn release(pages: &mut BTreeMap<u64, Page>, page: u64, filling: u64, ledger: &mut Ledger<'_>) {
-    let Some(counted) = pages.get_mut(&page) else { return };
-    counted.uses = counted.uses.saturating_sub(1);
-    if counted.uses == 0 && page != filling {
-        ledger.lanes.remove(counted.lanes);
-        ledger.writes.delete(layout::replay_key(page));
-        pages.remove(&page);
+/// Takes out what lies at or below a mark.
+fn drop_up_to(outcomes: &mut BTreeMap<u64, Kept>, low_water: u64) -> BTreeMap<u64, Kept> {
+    let above = low_water.checked_add(1).map(|first| outcomes.split_off(&first));
+    std::mem::replace(outcomes, above.unwrap_or_default())
+}
+
+/// Visits the requests of a stored page; answers its log index.
+fn each_request(key: &[u8], value: &[u8], visit: &mut dyn FnMut(u64, ClientId, ReplayedRequest)) -> StoreResult<u64> {
+    let index = layout::parse_replay_key(key).ok_or_else(|| corrupt(key, "no key of this table"))?;
+    let page = ReplayPage::decode(Bytes::copy_from_slice(value)).map_err(|error| corrupt(key, error.to_string()))?;
+    for request in page.requests {
+        let id = ClientId::from_slice(&request.client).ok_or_else(|| corrupt(key, "request of no client"))?;
+        visit(index, id, request);
     }
+    Ok(index)
+}
+
+/// Clients whose last request is at or below `until`, at most `max` of them, as a view has them.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub(crate) fn silent(view: &dyn StateRead, until: LogIndex, max: usize) -> StoreResult<Vec<SilentClient>> {
+    let mut records: BTreeMap<ClientId, ClientRecord> = BTreeMap::new();
+    let mut failed: Option<StoreError> = None;
+    view.scan(&[layout::CLIENT], &[layout::REPLAY + 1], &mut |key, value| {
+        let read = match layout::parse_client_key(key) {
+            Some(id) => ClientRecord::parse(key, value).map(|record| {
+                records.insert(id, record);
+            }),
+            None => each_request(key, value, &mut |index, id, request| {
+                if let Some(record) = records.get_mut(&id).filter(|record| record.first_index <= index) {
+                    record.pass(index, &request);
+                }
+            })
+            .map(|_| ()),
+        };
+        failed = read.err();
+        if failed.is_some() { Visit::Enough } else { Visit::More }
+    })?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let silent = records.into_iter().filter(|(_, record)| record.last_index <= until.0);
+    let named = silent.map(|(id, record)| SilentClient {
+        client: Bytes::copy_from_slice(id.as_bytes()),
+        last_index: record.last_index,
+    });
+    Ok(named.take(max).collect())
 }
 
 /// Has the client's record stored as it is now.

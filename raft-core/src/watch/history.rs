@@ -19,8 +19,8 @@ use crate::watch::unit::{Changed, Filter, Pick, Told, ToldOf, Unit, previous_byt
 
 /// Changes in one chunk, about.
 const CHANGES: usize = 256;
-/// Keys of one chunk that were written so often since that their record is looked for in the events that follow.
-const OFTEN: usize = 16;
+/// Bytes of one chunk after which what is still looked for in the events that follow is left for the next one.
+const BYTES_MAX: usize = 4 * WATCH_PART_BYTES;
 /// Revisions looked at for one chunk, also where none is of concern.
 const REVISIONS: u64 = 20_000;
 
@@ -157,9 +157,9 @@ impl<'a> Gathered<'a> {
     fn find_the_rest(&mut self, view: &dyn StateRead) -> StoreResult<()> {
         let mut open: Vec<(usize, Bytes)> = self.open.iter().map(|(key, (place, _))| (*place, key.clone())).collect();
         open.sort_unstable();
-        let (mut at_work, mut often) = (0, 0);
+        let mut at_work = 0;
         for (place, key) in open {
-            if place > at_work && (self.bytes >= WATCH_PART_BYTES || often >= OFTEN) {
+            if place > at_work && self.bytes >= WATCH_PART_BYTES {
                 self.cut(place);
                 break;
             }
@@ -175,9 +175,8 @@ impl<'a> Gathered<'a> {
                     Some(_) | None => break,
                 }
             }
-            match record.filter(|record| record.view().modified == revision) {
-                Some(record) => self.settle(&key, Some(&record))?,
-                None => often += 1,
+            if let Some(record) = record.filter(|record| record.view().modified == revision) {
+                self.settle(&key, Some(&record))?;
             }
         }
         if self.open.is_empty() {
@@ -189,12 +188,21 @@ impl<'a> Gathered<'a> {
                     self.settle(&change.key, change.old()?.as_ref())?;
                 }
             }
-            Ok(if self.open.is_empty() { Visit::Enough } else { Visit::More })
+            let full = self.bytes >= BYTES_MAX && self.first_open().is_some_and(|place| place > 0);
+            Ok(if self.open.is_empty() || full { Visit::Enough } else { Visit::More })
         })?;
+        if let Some(place) = self.first_open().filter(|place| *place > 0 && self.bytes >= BYTES_MAX) {
+            self.cut(place);
+        }
         match self.open.first_key_value() {
             None => Ok(()),
             Some((key, _)) => Err(corrupt(key, "the version that an event says was written is missing")),
         }
+    }
+
+    /// The first revision of which a record is still looked for.
+    fn first_open(&self) -> Option<usize> {
+        self.open.values().map(|(place, _)| *place).min()
     }
 
     /// Leaves the revisions from this one on for the next chunk.

@@ -174,10 +174,12 @@ Waits for the lock, runs COMMAND, lets the lock go. COMMAND finds the fencing to
 QUORATE_LOCK_KEY; whatever it changes elsewhere should carry the token, because a lock is advisory: a machine that sleeps loses \
 it without noticing.
 
-COMMAND and what it starts are a process group of their own. The whole group is ended, by TERM and 5 s later by KILL, when \
-the lock is lost (its lease could not be renewed in time or was revoked, or its key was deleted) and when this program is killed. \
-TERM, HUP and INT are passed on to it; after TERM and HUP it has 5 s. Interrupted while it waits, this program leaves the line at \
-once. A terminal cannot suspend COMMAND.
+COMMAND and what it starts are a process group of their own. The whole group is ended before somebody else can have the lock: \
+by TERM when its lease could not be renewed for two thirds of --ttl (or is 10 s from its end, whichever is later) and when this \
+program is killed, and by KILL a sixth of --ttl later, at most 5 s: with the default, COMMAND has 2.5 s to end by itself. A lock \
+that is lost at once, because its lease was revoked or its key deleted, leaves no time: KILL comes first. \
+TERM, HUP and INT are passed on to it; after TERM and HUP it has 5 s. Interrupted while it waits, this program leaves the line \
+first, for which it takes some seconds at most. A terminal cannot suspend COMMAND.
 
 Exits as COMMAND does (128 + N when signal N ended it); else 1 when the lock was lost or not had within --wait, when interrupted \
 while waiting, and when COMMAND does not start; 3 when no manager can be reached; 2 when the command line is wrong.
@@ -190,7 +192,7 @@ Example:
         hide = true,
         after_help = "\
 Example:
-  quorate under-lock 4711 -- /usr/local/bin/backup --all"
+  quorate under-lock 4711 2500 -- /usr/local/bin/backup --all"
     )]
     UnderLock(UnderLock),
     /// List nodes, change what they are asked to be, remove them

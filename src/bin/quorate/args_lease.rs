@@ -88,6 +88,8 @@ pub(crate) struct Lock {
 pub(crate) struct UnderLock {
     /// The process that holds the lock
     pub(crate) holder: u32,
+    /// How long the command has to end by itself when that process dies, milliseconds
+    pub(crate) grace_ms: u64,
     /// What to run
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<std::ffi::OsString>,

@@ -12,15 +12,22 @@ use quorate::LockGuard;
 use rustix::process::{Pid, Signal, getppid, kill_process_group};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::args::Global;
 use crate::args_lease::{Lock, UnderLock};
 use crate::failure::Failure;
 use crate::target;
 
-/// How long the command has to end by itself.
+/// How long the command has to end by itself, at most.
 const GRACE: Duration = Duration::from_secs(5);
+/// It is a part of the lease's time to live: what it may take fits in twice before that is over, once for whoever ends the
+/// command and once for what comes between, and the renewals have their third before.
+const GRACE_PART: u32 = 6;
+
+fn grace_of(ttl: Duration) -> Duration {
+    GRACE.min(ttl / GRACE_PART)
+}
 
 /// The signals that are passed on.
 struct Signals {
@@ -68,8 +75,9 @@ pub(crate) async fn run(lock: Lock, global: &Global) -> Result<ExitCode, Failure
         );
         return Err(Failure::refused("interrupted", why));
     };
-    let ended = match start(&held, &command) {
-        Ok((child, group)) => attend(child, group, &held, &name, &mut signals).await,
+    let grace = grace_of(ttl);
+    let ended = match start(&held, grace, &command) {
+        Ok((child, group)) => attend(child, group, &held, &name, grace, &mut signals).await,
         Err(error) => Err(Failure::local(format!("the command cannot be run: {error}"))),
     };
     let left = held.unlock().await;
@@ -88,10 +96,11 @@ fn code(status: ExitStatus) -> ExitCode {
 }
 
 /// The command's process group, with `under-lock` as its first process.
-fn start(held: &LockGuard, command: &[OsString]) -> std::io::Result<(Child, Pid)> {
+fn start(held: &LockGuard, grace: Duration, command: &[OsString]) -> std::io::Result<(Child, Pid)> {
     let child = Command::new(std::env::current_exe()?)
         .arg("under-lock")
         .arg(std::process::id().to_string())
+        .arg(grace.as_millis().to_string())
         .arg("--")
         .args(command)
         .env("QUORATE_FENCING_TOKEN", held.token().to_string())
@@ -108,45 +117,69 @@ fn start(held: &LockGuard, command: &[OsString]) -> std::io::Result<(Child, Pid)
     Ok((child, group))
 }
 
+/// Resolves when the lock holds for two graces more and no longer, unless it is renewed: so much is needed to end the
+/// command before somebody else may have the lock.
+async fn nearly_over(held: &LockGuard, grace: Duration) {
+    loop {
+        let left = held.remaining().saturating_sub(grace * 2);
+        if left.is_zero() {
+            return;
+        }
+        sleep(left).await;
+    }
+}
+
 /// Until the command has ended, or had to.
 async fn attend(
     mut child: Child,
     group: Pid,
     held: &LockGuard,
     name: &str,
+    grace: Duration,
     signals: &mut Signals,
 ) -> Result<ExitStatus, Failure> {
     let mut due: Option<Instant> = None;
     let lost = held.lost();
     let mut lost = std::pin::pin!(lost);
+    let nearly_over = nearly_over(held, grace);
+    let mut nearly_over = std::pin::pin!(nearly_over);
     loop {
-        tokio::select! {
+        let in_time = tokio::select! {
+            biased;
             status = child.wait() => {
                 return status.map_err(|error| Failure::local(format!("the command cannot be waited for: {error}")));
             }
-            () = &mut lost => {
-                send(group, Signal::TERM);
-                let _late = timeout(GRACE, child.wait()).await;
-                // What the command has started may have outlived it.
-                send(group, Signal::KILL);
-                let _status = child.wait().await;
-                let why = format!(
-                    "the lock `{name}` was lost while the command ran: its lease could not be renewed in time or was revoked, or \
-                     its key was deleted. The command was ended; what it had done stays"
-                );
-                return Err(Failure::refused("lock_lost", why));
-            }
+            () = &mut lost => false,
+            () = &mut nearly_over => true,
             signal = signals.next() => {
                 send(group, signal);
                 if signal != Signal::INT {
                     due.get_or_insert_with(|| Instant::now() + GRACE);
                 }
+                continue;
             }
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 send(group, Signal::KILL);
                 due = None;
+                continue;
+            }
+        };
+        if in_time {
+            send(group, Signal::TERM);
+            tokio::select! {
+                _status = child.wait() => {}
+                () = lost => {}
+                () = sleep(grace) => {}
             }
         }
+        // What is lost may be somebody else's already. What the command has started may have outlived it.
+        send(group, Signal::KILL);
+        let _status = child.wait().await;
+        let why = format!(
+            "the lock `{name}` was lost while the command ran: its lease could not be renewed in time or was revoked, or \
+             its key was deleted. The command was ended; what it had done stays"
+        );
+        return Err(Failure::refused("lock_lost", why));
     }
 }
 
@@ -157,7 +190,8 @@ fn send(group: Pid, signal: Signal) {
 
 /// Runs the command in this process's group, and ends the group when the holder of the lock dies.
 pub(crate) async fn supervise(wanted: UnderLock) -> Result<ExitCode, Failure> {
-    let UnderLock { holder, command } = wanted;
+    let UnderLock { holder, grace_ms, command } = wanted;
+    let mut grace = Duration::from_millis(grace_ms);
     let Some((program, arguments)) = command.split_first() else {
         return Err(Failure::usage("say what to run behind --"));
     };
@@ -181,11 +215,12 @@ pub(crate) async fn supervise(wanted: UnderLock) -> Result<ExitCode, Failure> {
             }
             () = &mut orphaned => {
                 send(group, Signal::TERM);
-                let _late = timeout(GRACE, child.wait()).await;
+                let _late = timeout(grace, child.wait()).await;
                 // Itself included: nobody is left who would want to know.
                 send(group, Signal::KILL);
             }
-            _ = signals.next() => {}
+            // From the holder, it may be that the lease is nearly over: its death leaves no time after that.
+            signal = signals.next() => if signal == Signal::TERM { grace = Duration::ZERO },
             // The lease goes on, so the command does.
             _ = suspended.recv() => send(group, Signal::CONT),
         }
@@ -216,7 +251,7 @@ fn orphaned(holder: u32) -> Result<impl Future<Output = ()>, Failure> {
 fn orphaned(holder: u32) -> Result<impl Future<Output = ()>, Failure> {
     Ok(async move {
         while is_parent(holder) {
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     })
 }

@@ -213,6 +213,18 @@ async fn with_an_attempt_open_nobody_says_that_a_write_was_not_done() {
 }
 
 #[tokio::test]
+async fn a_version_that_is_not_enabled_says_nothing_of_an_attempt_before() {
+    // Given a manager that took the write and died, then another leader's version does not settle what became of it.
+    let version = Say(api::Code::Version);
+    let cluster = managers(&[&[Swallow, Refuse], &[version], &[version]]);
+    let unknown = cluster.put().await.unwrap_err();
+    assert_eq!(unknown.outcome(), Outcome::Unknown, "{unknown}");
+    // With nothing open it was not done.
+    let refused = managers(&[&[version]]).put().await.unwrap_err();
+    assert!(matches!(refused, Error::Version(_)), "{refused}");
+}
+
+#[tokio::test]
 async fn a_read_leaves_nothing_open() {
     let cluster = managers(&[&[Swallow, Refuse], &[LOST], &[LOST]]);
     let refused = cluster.get().await.unwrap_err();
