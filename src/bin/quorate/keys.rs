@@ -236,9 +236,11 @@ async fn secret(prompt: &str) -> Result<String, Failure> {
         std::io::read_to_string(std::io::stdin())
             .map(|text| text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default().to_owned())
     };
-    read.map_err(|error| match error.kind() {
-        std::io::ErrorKind::Interrupted => Failure::local("interrupted. Nothing was changed"),
-        _ => Failure::usage(format!("cannot read the key: {error}")),
+    read.map_err(|error| {
+        if error.kind() == std::io::ErrorKind::Interrupted {
+            return Failure::local("interrupted. Nothing was changed");
+        }
+        Failure::usage(format!("cannot read the key: {error}"))
     })
 }
 
