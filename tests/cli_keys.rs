@@ -287,6 +287,14 @@ fn a_key_file_that_is_gone_is_told_before_the_restart_and_a_lost_one_has_a_way_o
     for (verb, said) in told(&nodes[2]) {
         let line = said.lines().find(|line| line.contains("the next start will fail")).unwrap_or_default();
         assert!(line.contains("there is no key file") && line.contains("put key"), "{verb:?}: {said}");
+        // Its store is not lost while it runs
+        assert!(line.contains("quorate key move PATH") && !line.contains("nothing in this store"), "{verb:?}: {said}");
+    }
+    // And what it says works
+    std::fs::remove_file(nodes[1].directory.join("key")).unwrap();
+    on(&nodes[1], &["key", "move", place.path().join("n2.key").to_str().unwrap()]).exits(0);
+    for (verb, said) in told(&nodes[1]) {
+        assert!(!said.contains("will fail"), "{verb:?}: {said}");
     }
     // When it was stopped all the same, then what every refusal names as the way out is one
     assert_eq!(nodes[2].terminate(), Some(0));

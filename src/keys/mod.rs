@@ -223,7 +223,7 @@ pub fn status(directory: &Path) -> Result<Option<KeyReport>, StartError> {
         return Ok(None);
     }
     let slots = quorate_storage::key_slots(&layout.store()).map_err(|error| explained(&layout, error))?;
-    Ok(Some(layout.keys().outlook(&slots, report(directory, &slots))))
+    Ok(Some(layout.keys().outlook(&slots, false, report(directory, &slots))))
 }
 
 /// What people are to do where a key is theirs to give.

@@ -10,8 +10,9 @@ use super::{CREDENTIAL, Given, Provider, located};
 use crate::status::KeyReport;
 
 impl Provider {
-    /// The report, with what is in the way of the next start where it is a key file that is not as it must be.
-    pub(crate) fn outlook(&self, slots: &[KeySlot], mut report: KeyReport) -> KeyReport {
+    /// The report, with what is in the way of the next start where it is a key file that is not as it must be. A store that is
+    /// open has its key in memory, and can be given another.
+    pub(crate) fn outlook(&self, slots: &[KeySlot], open: bool, mut report: KeyReport) -> KeyReport {
         let Some(slot) = slots.first().filter(|slot| slot.kind == KeyKind::File) else { return report };
         if !matches!(self.keys.0, Given::Places | Given::File(_)) {
             return report;
@@ -25,8 +26,15 @@ impl Provider {
             Err(error) => error.to_string(),
         };
         report.trouble = format!("the next start will fail: {why}");
-        report.advice =
-            format!("put key {} back there, or start with --key-file FILE; {}", slot.id, lost(&self.directory));
+        let shown = self.directory.display();
+        let further = if open {
+            format!(
+                "while this store is open another key can still be made: quorate key move PATH --data-dir {shown}, or quorate autolock on --data-dir {shown}"
+            )
+        } else {
+            lost(&self.directory)
+        };
+        report.advice = format!("put key {} back there, or start with --key-file FILE; {further}", slot.id);
         report
     }
 }
