@@ -208,6 +208,136 @@ fn keys_are_changed_on_the_managers_own_machine_only() {
         .complains(&["--data-dir"]);
 }
 
+/// A stopped manager with a store of its own.
+fn founded(directory: &std::path::Path, more: &[&str]) {
+    let path = directory.to_str().unwrap();
+    let name = directory.file_name().unwrap().to_str().unwrap();
+    let init = ["init", "--data-dir", path, "--listen", "127.0.0.1:0", "--name", name];
+    quorate(&[&init[..], more].concat()).exits(0);
+}
+
+/// Says something to a directory.
+fn at(directory: &std::path::Path, words: &[&str]) -> Said {
+    quorate(&[words, &["--data-dir", directory.to_str().unwrap()]].concat())
+}
+
+fn key_of(directory: &std::path::Path) -> String {
+    at(directory, &["key", "show", "--json"]).exits(0).json()["key"]["id"].as_str().unwrap().to_owned()
+}
+
+/// Opens the store with what can be found, as a start does, and ends what a crash would have left.
+fn starts(directory: &std::path::Path) {
+    at(directory, &["inspect"]).exits(0);
+    at(directory, &["unlock-key", "show"]).exits(1).complains(&["no unlock key"]);
+    at(directory, &["inspect"]).exits(0);
+}
+
+fn lines(file: &std::path::Path) -> Vec<String> {
+    let text = std::fs::read_to_string(file).unwrap();
+    text.lines().filter(|line| line.starts_with("QRK-")).map(str::to_owned).collect()
+}
+
+#[test]
+fn stores_that_share_a_key_file_are_rotated_one_after_the_other_and_none_loses_its_key() {
+    let place = tempfile::tempdir().unwrap();
+    let [one, two] = ["n1", "n2"].map(|name| place.path().join(name));
+    let shared = place.path().join("shared.key");
+    for directory in [&one, &two] {
+        founded(directory, &["--key-file", shared.to_str().unwrap()]);
+    }
+    let before = key_of(&one);
+    assert_eq!(key_of(&two), before);
+    // When one is rotated, then the other still finds its key, and people are told of the old one
+    at(&one, &["key", "rotate"]).exits(0).complains(&[&before, "shared.key", "by hand"]);
+    starts(&one);
+    starts(&two);
+    assert_eq!((key_of(&two), lines(&shared).len()), (before.clone(), 2));
+    starts(&one);
+    // When the other follows, then it takes the key that the first has put there
+    at(&two, &["key", "rotate"]).exits(0);
+    assert_ne!(key_of(&two), before);
+    assert_eq!((key_of(&two), lines(&shared).len()), (key_of(&one), 2));
+    // And without the old line, as people are told, both start
+    std::fs::write(&shared, &lines(&shared)[0]).unwrap();
+    starts(&one);
+    starts(&two);
+    // A key that was prepared is taken by whoever rotates, and no start of another loses it
+    let prepared = quorate(&["key", "new"]).exits(0).stdout;
+    std::fs::write(&shared, format!("{prepared}{}\n", lines(&shared)[0])).unwrap();
+    at(&one, &["key", "rotate"]).exits(0);
+    assert_ne!(key_of(&one), key_of(&two));
+    starts(&two);
+    starts(&one);
+    assert_eq!(lines(&shared)[0], prepared.trim());
+}
+
+#[test]
+fn the_key_of_a_store_that_was_moved_aside_stays_beside_the_data_as_long_as_that_store() {
+    for change in [&["key", "rotate"][..], &["autolock", "on"], &["key", "move", "elsewhere.key"]] {
+        let place = tempfile::tempdir().unwrap();
+        let directory = place.path().join("n1");
+        founded(&directory, &[]);
+        let before = key_of(&directory);
+        let elsewhere = place.path().join("elsewhere.key");
+        let words: Vec<&str> = change
+            .iter()
+            .map(|word| if *word == "elsewhere.key" { elsewhere.to_str().unwrap() } else { word })
+            .collect();
+        // Given another store aside that is sealed with the same key, and a key that somebody has prepared
+        let file = directory.join("key");
+        let other = place.path().join("n2");
+        founded(&other, &["--key-file", file.to_str().unwrap()]);
+        std::fs::rename(other.join("store"), directory.join("store.old-1")).unwrap();
+        let prepared = quorate(&["key", "new"]).exits(0).stdout;
+        let old = lines(&file)[0].clone();
+        std::fs::write(&file, format!("{old}\n{prepared}")).unwrap();
+        starts(&directory);
+        assert_eq!(lines(&file), [old.clone(), prepared.trim().to_owned()], "{change:?}");
+        // When the key of the store in use changes
+        at(&directory, &words).exits(0).complains(&[&before, "store.old-1", "by hand"]);
+        // Then what is aside can still be opened
+        assert!(lines(&file).contains(&old) && lines(&file).contains(&prepared.trim().to_owned()), "{change:?}");
+        std::fs::rename(directory.join("store.old-1"), other.join("store")).unwrap();
+        at(&other, &["inspect", "--key-file", file.to_str().unwrap()]).exits(0);
+    }
+}
+
+#[test]
+fn a_key_file_that_is_moved_onto_itself_under_another_name_stays() {
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path().join("n1");
+    founded(&directory, &[]);
+    let link = place.path().join("link");
+    std::os::unix::fs::symlink(&directory, &link).unwrap();
+    let file_link = place.path().join("link.key");
+    std::os::unix::fs::symlink(directory.join("key"), &file_link).unwrap();
+    for target in [link.join("key"), directory.join("../n1/key"), file_link] {
+        at(&directory, &["key", "move", target.to_str().unwrap()])
+            .exits(1)
+            .complains(&["already", "Nothing was changed"]);
+        starts(&directory);
+    }
+    at(&link, &["key", "move", directory.join("key").to_str().unwrap()]).exits(1);
+    starts(&directory);
+}
+
+#[test]
+fn a_key_file_that_is_named_as_before_a_move_may_be_gone() {
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path().join("n1");
+    let [old, new] = ["old.key", "new.key"].map(|name| place.path().join(name));
+    let option = ["--key-file", old.to_str().unwrap()];
+    founded(&directory, &option);
+    at(&directory, &["key", "move", new.to_str().unwrap()]).exits(0);
+    std::fs::remove_file(&old).unwrap();
+    // A unit that still names the old one starts
+    at(&directory, &[&["inspect"], &option[..]].concat()).exits(0);
+    at(&directory, &[&["key", "rotate"], &option[..]].concat()).exits(0);
+    // And where neither is there, the one that was named is missed
+    std::fs::remove_file(&new).unwrap();
+    at(&directory, &[&["inspect"], &option[..]].concat()).exits(1).complains(&["old.key", "Nothing was changed"]);
+}
+
 /// The command, with a stdout on which nobody can read its answer, once for each way there is.
 fn unread(node: &Node, arguments: &[&str]) -> Vec<(&'static str, Said)> {
     let arguments = [arguments, &["--data-dir", node.dir()]].concat();

@@ -2,17 +2,19 @@
 //!
 //! Owns the order of the steps of each change, so that at every moment a key that somebody has opens the store. A new key lies
 //! where it will be looked for, durable, before the store is opened by it; the old one goes after. A key that people must keep
-//! is shown first, beside the old one, and takes its place only when they say that they have it. Called by the node for its
-//! operator, and by the command line for a stopped directory.
+//! is shown first, beside the old one, and takes its place only when they say that they have it. No key is dropped that another
+//! store may need: out of a file elsewhere none at all, and out of the one beside the data only what this store was opened by
+//! itself and no store that was moved aside names. Called by the node for its operator, and by the command line for a stopped
+//! directory.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use quorate_core::ports::{OpenStore, StoreError};
-use quorate_storage::{Key, KeyError, KeyKeeper, KeyKind, KeyProvider as _, KeySlot, Options};
+use quorate_storage::{Key, KeyError, KeyId, KeyKeeper, KeyKind, KeyProvider as _, KeySlot, Options};
 use zeroize::Zeroizing;
 
-use super::{BESIDE, Keys, Provider, credential, file, located, salted};
+use super::{BESIDE, Keys, Provider, credential, file, is_same_file, located, salted};
 use crate::node::{Layout, StartError, explained};
 use crate::status::KeyReport;
 
@@ -72,11 +74,13 @@ pub(crate) struct Desk {
     keeper: KeyKeeper,
     directory: PathBuf,
     provider: Provider,
+    /// One change at a time.
+    turn: Mutex<()>,
 }
 
 impl Desk {
     pub(crate) fn new(keeper: KeyKeeper, layout: &Layout) -> Self {
-        Self { keeper, directory: layout.root().to_owned(), provider: layout.keys() }
+        Self { keeper, directory: layout.root().to_owned(), provider: layout.keys(), turn: Mutex::default() }
     }
 
     /// Of a stopped directory; nothing else opens it meanwhile.
@@ -96,29 +100,71 @@ impl Desk {
         self.keeper.held().map_or_else(|| refuse("the store does not say which key opens it"), Ok)
     }
 
-    /// Ends what a crash left between two keys: the key that opened the store is the one in force, and whatever of a key
-    /// lies beside the data and opens nothing goes.
-    pub(crate) fn settle(&self) -> Result<bool, Refusal> {
-        let cut_off = self.keeper.settle()?;
-        let (key, slot) = self.in_force()?;
-        if slot.kind == KeyKind::File {
-            let path = self.path(&slot);
-            // A second key in it is what a rotation left; a file of the service manager's is its own affair.
-            if credential().as_ref() != Some(&path) && file::read(&path).is_ok_and(|keys| keys.len() > 1) {
-                file::write(&path, std::slice::from_ref(&key))?;
-            }
-        }
-        Ok(self.sweep()? || cut_off)
+    /// Ends what a crash left between two keys: the key that opened the store is the one in force. Whether there was something
+    /// to end, and what is left to clear away.
+    pub(crate) fn settle(&self) -> Result<(bool, Option<String>), Refusal> {
+        let (_, now) = self.in_force()?;
+        let slots = self.keeper.status().slots;
+        let before = slots.first().filter(|first| first.id != now.id);
+        let left = before.and_then(|before| self.clear(before, &now));
+        Ok((self.keeper.settle()?, left))
     }
 
-    /// Removes the key file beside the data when nothing in it opens the store. Whether there was one.
-    fn sweep(&self) -> Result<bool, Refusal> {
-        let beside = self.directory.join(BESIDE);
-        let slots = self.keeper.status().slots;
-        // What cannot be read as a key file is not ours to remove.
-        let dead =
-            file::read(&beside).is_ok_and(|keys| keys.iter().all(|key| slots.iter().all(|slot| slot.id != key.id())));
-        Ok(dead && file::remove(&beside)?)
+    /// Another key opens the store from now on; it lies already where it will be looked for. What is left of the old one to
+    /// clear away.
+    fn replace(&self, before: &KeySlot, key: &Key, now: KeySlot) -> Result<Option<String>, Refusal> {
+        if before.id == now.id {
+            self.keeper.change(key, now.clone())?;
+            return Ok(self.clear(before, &now));
+        }
+        // The old key goes while the record names both: whenever a crash comes, what is left of the two opens the store, and
+        // whoever opens it knows what was to go.
+        self.keeper.begin_change(key, now.clone())?;
+        let left = self.clear(before, &now);
+        self.keeper.change(key, now)?;
+        Ok(left)
+    }
+
+    /// Drops what the store is opened by no more, where it can be needed by nobody else. Else what people have to know of it.
+    fn clear(&self, before: &KeySlot, now: &KeySlot) -> Option<String> {
+        let path = self.path(before);
+        if before.kind != KeyKind::File || !file::holds(&path, before.id) {
+            return None;
+        }
+        let (id, shown) = (before.id, path.display());
+        if !is_same_file(&path, &self.directory.join(BESIDE)) {
+            return (id != now.id).then(|| format!(
+                "the key {id} in {shown} opens this store no more, and stays there, since another store may use that file: remove it by hand when none does"
+            ));
+        }
+        if let Some(aside) = self.aside_with(id) {
+            return Some(format!(
+                "the key {id} in {shown} opens this store no more, and stays there, since {} was moved aside and may be sealed with it: remove it by hand together with that",
+                aside.display()
+            ));
+        }
+        let there = self.path(now);
+        if id == now.id && (is_same_file(&path, &there) || !file::holds(&there, id)) {
+            return Some(format!("the key {id} stays in {shown}, since it cannot be found in {}", there.display()));
+        }
+        let dropped = file::change(&path, |keys| {
+            keys.retain(|key| key.id() != id);
+            Ok(())
+        });
+        dropped
+            .err()
+            .map(|error| format!("the key {id} in {shown} opens this store no more; remove it by hand: {error}"))
+    }
+
+    /// A store that was moved aside and may be opened by this key.
+    fn aside_with(&self, id: KeyId) -> Option<PathBuf> {
+        let found = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let is_aside = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with(Layout::ASIDE);
+        let mut stores = found.filter(|entry| is_aside(&entry.file_name())).map(|entry| entry.path());
+        // Of one that cannot be read nobody knows.
+        stores.find(|store| {
+            quorate_storage::key_slots(store).map_or(true, |slots| slots.iter().any(|slot| slot.id == id))
+        })
     }
 
     /// Seals anew a few records that an older data key has sealed. Whether there is more to do.
@@ -137,6 +183,7 @@ impl Desk {
 
     /// Does it.
     pub(crate) fn order(&self, order: &KeyOrder) -> Result<KeyAnswer, Refusal> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let (old, slot) = self.in_force()?;
         let (mut secret, mut notes) = (None, Vec::new());
         match order {
@@ -158,14 +205,13 @@ impl Desk {
                 secret = Some(key.to_text());
             }
             KeyOrder::Confirm => {
-                if !self.keeper.finish_change()? {
+                let Some(now) = self.keeper.status().slots.into_iter().nth(1) else {
                     return refuse(
                         "no new unlock key waits to be confirmed: make one with `quorate autolock on` or `quorate unlock-key rotate`",
                     );
-                }
-                let (_, now) = self.in_force()?;
-                self.sweep()?;
-                notes.extend(self.left_behind(&slot, &now));
+                };
+                notes.extend(self.clear(&slot, &now));
+                self.keeper.finish_change()?;
             }
             KeyOrder::AutolockOff(_) if slot.kind == KeyKind::File => {
                 return refuse(format!("autolock is off: this node is opened by {slot}"));
@@ -174,9 +220,7 @@ impl Desk {
             KeyOrder::AutolockOff(Some(path)) | KeyOrder::Move(path) => self.to_file(&slot, Some(path), &mut notes)?,
             KeyOrder::Passphrase(text) => {
                 let (key, now) = salted(text)?;
-                self.keeper.change(&key, now.clone())?;
-                self.sweep()?;
-                notes.extend(self.left_behind(&slot, &now));
+                notes.extend(self.replace(&slot, &key, now)?);
             }
             KeyOrder::Rotate => {
                 self.rotate(&old, &slot, &mut notes)?;
@@ -197,29 +241,15 @@ impl Desk {
             (None, Some(path)) => (path.clone(), path.display().to_string()),
             (None, None) => (self.directory.join(BESIDE), BESIDE.to_owned()),
         };
-        if before.kind == KeyKind::File && self.path(before) == path {
+        if before.kind == KeyKind::File && is_same_file(&self.path(before), &path) {
             return refuse(format!(
                 "the key file is {} already; `quorate key rotate` puts another key into it",
                 path.display()
             ));
         }
         let (key, now) = Provider::make_file(&path, place)?;
-        self.keeper.change(&key, now.clone())?;
-        self.sweep()?;
-        let beside = self.directory.join(BESIDE);
-        if before.id == now.id && self.path(before) == beside && path != beside {
-            // The same key lies at its new place: the copy beside the data is one too many.
-            file::remove(&beside)?;
-        }
-        notes.extend(self.left_behind(before, &now));
+        notes.extend(self.replace(before, &key, now)?);
         Ok(())
-    }
-
-    /// What of the key before people have to clear away themselves.
-    fn left_behind(&self, before: &KeySlot, now: &KeySlot) -> Option<String> {
-        let path = self.path(before);
-        let left = before.kind == KeyKind::File && before.id != now.id && path.exists();
-        left.then(|| format!("the key file {} opens this store no more: delete it", path.display()))
     }
 
     /// Another key-encryption key, where it is ours to make.
@@ -231,21 +261,25 @@ impl Desk {
                 if let Some(given) = given {
                     // Somebody has put another key before the one in force.
                     let next = KeySlot::new(&given, KeyKind::File, slot.place.clone());
-                    return Ok(self.keeper.change(&given, next)?);
+                    notes.extend(self.replace(slot, &given, next)?);
+                    return Ok(());
                 }
                 if credential().is_some_and(|brought| brought == path) {
                     notes.push("the key file is the service manager's: to change that key, too, put another one (`quorate key new`) before it in the file and rotate again".to_owned());
                     return Ok(());
                 }
                 let key = Key::generate()?;
-                file::write(&path, &[key.clone(), old.clone()])?;
-                self.keeper.change(&key, KeySlot::new(&key, KeyKind::File, slot.place.clone()))?;
-                file::write(&path, std::slice::from_ref(&key))?;
+                file::change(&path, |keys| {
+                    keys.insert(0, key.clone());
+                    Ok(())
+                })?;
+                let next = KeySlot::new(&key, KeyKind::File, slot.place.clone());
+                notes.extend(self.replace(slot, &key, next)?);
             }
             KeyKind::Command | KeyKind::Custom => {
                 let (key, next) = self.provider.make()?;
                 if key.id() != old.id() {
-                    self.keeper.change(&key, next)?;
+                    notes.extend(self.replace(slot, &key, next)?);
                 }
             }
             KeyKind::Unlock => notes.push("the unlock key stays: `quorate unlock-key rotate` makes another".to_owned()),
@@ -275,11 +309,12 @@ pub fn change(directory: &Path, keys: &Keys, order: &KeyOrder) -> Result<KeyAnsw
         Refusal::Store(error) => StartError::from(error),
     };
     // What was begun before counts when it was opened by the new key, and does not when it was by the old one.
-    desk.settle().map_err(explained)?;
+    let (_, left) = desk.settle().map_err(explained)?;
     if matches!(order, KeyOrder::Confirm) {
-        return Ok(KeyAnswer { report: desk.report(), secret: None, notes: Vec::new() });
+        return Ok(KeyAnswer { report: desk.report(), secret: None, notes: left.into_iter().collect() });
     }
     let mut answer = desk.order(order).map_err(explained)?;
+    answer.notes.extend(left);
     if matches!(order, KeyOrder::Rotate) {
         while desk.reseal_step()? {}
         answer.report = desk.report();

@@ -1,14 +1,15 @@
 //! Key files: a few lines of text, for their owner alone.
 //!
-//! Owns their form: lines that begin with `#` are for people, every other line is a key. The first is in force; a second one is
-//! there only while it is being changed. Replaced as a whole, synced. Called by the provider, and where a key is changed.
+//! Owns their form: lines that begin with `#` are for people, every other line is a key. The first is the one to use from now
+//! on; those below it are older ones that some store may still be opened by. Several stores may share a file: it is read and
+//! replaced by one of them at a time, as a whole, synced. Called by the provider, and where a key is changed.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use quorate_storage::{Key, KeyError};
+use quorate_storage::{Key, KeyError, KeyId};
 use zeroize::Zeroizing;
 
 const HEAD: &str = "# The key of a quorate node: it opens the store of that node. Keep it away from the node's data.\n";
@@ -35,30 +36,38 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Key>, KeyError> {
     }
 }
 
-/// Removes the file for good. Whether there was one.
-pub(crate) fn remove(path: &Path) -> Result<bool, KeyError> {
-    let failed = |error: io::Error| {
-        KeyError::Failed(format!("the old key file {} cannot be removed: {error}; remove it yourself", path.display()))
-    };
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(failed(error)),
-        Ok(()) => {
-            let directory = path.parent().unwrap_or_else(|| Path::new("."));
-            File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
-            Ok(true)
-        }
-    }
+/// Whether that key lies there.
+pub(crate) fn holds(path: &Path, id: KeyId) -> bool {
+    read(path).is_ok_and(|keys| keys.iter().any(|key| key.id() == id))
 }
 
-/// Replaces the file: after a crash there is the old one or the new one, whole. Its directory is made, if need be.
-pub(crate) fn write(path: &Path, keys: &[Key]) -> Result<(), KeyError> {
+/// Changes what is in a file, which need not be there before, nor after: without a key there is no file. After a crash there is
+/// the old one or the new one, whole. Its directory is made, if need be. Nobody else changes it meanwhile.
+pub(crate) fn change<T>(path: &Path, how: impl FnOnce(&mut Vec<Key>) -> Result<T, KeyError>) -> Result<T, KeyError> {
     let failed =
         |error: io::Error| KeyError::Failed(format!("the key file {} cannot be written: {error}", path.display()));
-    replace(path, keys).map_err(failed)
+    let directory = directory_of(path).map_err(failed)?;
+    let held = File::open(directory).map_err(failed)?;
+    if let Err(error) = held.lock() {
+        // Some network file systems have no locks: there people have to do one thing at a time.
+        tracing::debug!(%error, file = %path.display(), "the directory of the key file cannot be locked");
+    }
+    let mut keys = match read(path) {
+        Err(KeyError::Missing(_)) => Vec::new(),
+        found => found?,
+    };
+    let ids = |keys: &[Key]| keys.iter().map(Key::id).collect::<Vec<_>>();
+    let before = ids(&keys);
+    let done = how(&mut keys)?;
+    if ids(&keys) != before {
+        let changed = if keys.is_empty() { std::fs::remove_file(path) } else { replace(path, directory, &keys) };
+        changed.and_then(|()| held.sync_all()).map_err(failed)?;
+    }
+    Ok(done)
 }
 
-fn replace(path: &Path, keys: &[Key]) -> io::Result<()> {
+/// The directory of a file, which is there then.
+fn directory_of(path: &Path) -> io::Result<&Path> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     if !directory.exists() {
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
@@ -66,6 +75,11 @@ fn replace(path: &Path, keys: &[Key]) -> io::Result<()> {
             File::open(parent)?.sync_all()?;
         }
     }
+    Ok(directory)
+}
+
+/// Its directory is to be synced afterwards.
+fn replace(path: &Path, directory: &Path, keys: &[Key]) -> io::Result<()> {
     let mut name = path.file_name().ok_or_else(|| io::Error::other("the path names no file"))?.to_owned();
     name.push(".new");
     let draft = directory.join(name);
@@ -78,6 +92,5 @@ fn replace(path: &Path, keys: &[Key]) -> io::Result<()> {
     }
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    std::fs::rename(&draft, path)?;
-    File::open(directory)?.sync_all()
+    std::fs::rename(&draft, path)
 }

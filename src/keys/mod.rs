@@ -8,6 +8,7 @@ mod desk;
 mod file;
 mod outlook;
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -151,19 +152,21 @@ impl Provider {
 
     /// The key file that a store is made with, and what it says of it.
     fn make_file(path: &Path, place: String) -> Result<(Key, KeySlot), KeyError> {
-        let key = match file::read(path) {
+        // One that is only read needs no right to be written.
+        let found = match file::read(path) {
             Ok(keys) => keys.into_iter().next(),
             Err(KeyError::Missing(_)) => None,
             Err(error) => return Err(error),
         };
-        let key = match key {
-            Some(key) => key,
+        let made = |keys: &mut Vec<Key>| match keys.first() {
+            Some(key) => Ok(key.clone()),
             None => {
                 let key = Key::generate()?;
-                file::write(path, std::slice::from_ref(&key))?;
-                key
+                keys.push(key.clone());
+                Ok(key)
             }
         };
+        let key = found.map_or_else(|| file::change(path, made), Ok)?;
         let slot = KeySlot::new(&key, KeyKind::File, place);
         Ok((key, slot))
     }
@@ -180,11 +183,16 @@ fn salted(passphrase: &str) -> Result<(Key, KeySlot), KeyError> {
 
 /// What there is to say of the keys that open a store, without opening it.
 pub(crate) fn report(directory: &Path, slots: &[KeySlot]) -> KeyReport {
-    let Some(slot) = slots.first() else { return KeyReport::default() };
+    // Two while a change goes on: the one that can still be found, first of all the old one.
+    let there = |slot: &&KeySlot| slot.kind != KeyKind::File || file::holds(&located(directory, &slot.place), slot.id);
+    let cut_off = || slots.iter().find(there).filter(|_| slots.len() > 1);
+    let Some(slot) = cut_off().or(slots.first()) else { return KeyReport::default() };
+    let begun = slots.get(1).filter(|next| next.kind == KeyKind::Unlock);
+    let pending = begun.is_some_and(|next| next.id != slot.id);
     let path = located(directory, &slot.place);
     let beside_data = slot.kind == KeyKind::File && path.exists() && is_inside(&path, directory);
     let shown = directory.display();
-    let advice = if slots.len() > 1 {
+    let advice = if pending {
         format!(
             "a new unlock key was shown and not confirmed: both open the store until the next start, then only the old one; next: quorate unlock-key rotate --data-dir {shown}, or quorate autolock on --data-dir {shown}"
         )
@@ -200,10 +208,16 @@ pub(crate) fn report(directory: &Path, slots: &[KeySlot]) -> KeyReport {
         id: slot.id.to_string(),
         place: if slot.kind == KeyKind::File { path.display().to_string() } else { slot.place.clone() },
         beside_data,
-        pending: slots.len() > 1,
+        pending,
         advice,
         ..KeyReport::default()
     }
+}
+
+/// Whether both paths lead to one file, however they are spelled.
+pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
+    let inode = |path: &Path| path.metadata().ok().map(|found| (found.dev(), found.ino()));
+    one == other || inode(one).is_some_and(|found| inode(other) == Some(found))
 }
 
 /// Whether a file is in a directory, also where one of them is named by a link.
@@ -280,12 +294,15 @@ impl KeyProvider for Provider {
         match &self.keys.0 {
             Given::Places => self.at_places(slots),
             Given::File(path) => {
-                // The file that was named goes first; where the store says that it was moved, that one counts as well.
-                let mut found = file::read(path);
-                if let (Ok(more), Ok(found)) = (self.at_places(slots), &mut found) {
-                    found.extend(more);
+                // The file that was named goes first; where the store says that it was moved, that one counts as well, also
+                // when the first is gone.
+                let more = self.at_places(slots).unwrap_or_default();
+                let wanted = |key: &Key| slots.iter().any(|slot| slot.id == key.id());
+                match file::read(path) {
+                    Ok(found) => Ok(found.into_iter().chain(more).collect()),
+                    Err(KeyError::Missing(_)) if more.iter().any(wanted) => Ok(more),
+                    Err(error) => Err(error),
                 }
-                found
             }
             Given::Command(command) => run(command).map(|key| vec![key]),
             Given::Passphrase(passphrase) => Self::stretched(passphrase, slots),

@@ -225,6 +225,9 @@ impl Layout {
 /// The store of a directory.
 #[cfg(feature = "manager")]
 impl Layout {
+    /// How the names of stores begin that were moved aside.
+    pub(crate) const ASIDE: &str = "store.old-";
+
     /// Whether a store was made.
     pub(crate) fn holds_store(&self) -> bool {
         #[cfg(feature = "testing")]

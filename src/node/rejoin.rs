@@ -250,7 +250,7 @@ impl NodeBuilder {
     }
 
     fn aside(&self, number: u64) -> PathBuf {
-        self.directory.join(format!("store.old-{number}"))
+        self.directory.join(format!("{}{number}", Layout::ASIDE))
     }
 
     /// How many stores lie aside.

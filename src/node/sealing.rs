@@ -23,8 +23,14 @@ const REST: Duration = Duration::from_millis(500);
 /// Ends what a crash left between two keys.
 pub(super) fn settle(desk: &Desk) -> Result<(), StartError> {
     match desk.settle() {
-        Ok(true) => tracing::warn!("a change of the key was cut off: the key that was given is the one in force"),
-        Ok(false) => {}
+        Ok((cut_off, left)) => {
+            if cut_off {
+                tracing::warn!("a change of the key was cut off: the key that was given is the one in force");
+            }
+            if let Some(left) = left {
+                tracing::warn!("{left}");
+            }
+        }
         Err(Refusal::Store(error)) => return Err(error.into()),
         // The store is open: what lies about is told, and does no harm.
         Err(error @ (Refusal::Refused(_) | Refusal::Key(_))) => {

@@ -46,12 +46,17 @@ Of a running manager the sealing goes on in the background (`key show` says when
 it. The old data key stays, wrapped, until no record names it. Killed at any moment, the store opens, and the command can
 be given again. An unlock key or passphrase stays: `unlock-key rotate`, `key passphrase`.
 
+The old key goes out of the key file beside the data, unless a store moved aside (`store.old-N`) is sealed with it. In a key
+file elsewhere it stays, below the new one, since other stores may use that file: remove its line by hand when none does. If
+another key than the one in force is the first in the file, that one is taken.
+
 Example:
   quorate key rotate --data-dir /var/lib/quorate")]
     Rotate(KeyOptions),
     /// Let the key file lie somewhere else from now on, with another key in it
     #[command(after_help = "\
-A key file that is there already is used as it is. The one beside the data is removed; what a disk still holds of it opens
+A key file that is there already is used as it is. The key beside the data is removed (unless a store moved aside needs it; a
+key file elsewhere stays, for you to remove); what a disk still holds of it opens
 nothing but older copies of the store: `key rotate` afterwards makes also those worthless.
 
 Example:
