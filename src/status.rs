@@ -284,6 +284,9 @@ pub struct KeyReport {
     pub data_key_made: u64,
     /// Records that an older data key has sealed are being sealed anew.
     pub sealing_anew: bool,
+    /// Why the next start will fail, as far as this can be told: its key file is not there, or holds another key. Empty when
+    /// nothing is in its way.
+    pub trouble: String,
     /// What to do; empty when there is nothing.
     pub advice: String,
 }

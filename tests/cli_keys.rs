@@ -5,6 +5,7 @@
 #[allow(dead_code, reason = "shared with other tests, which use the rest")]
 mod cli_support;
 
+use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
 
 use cli_support::{Node, Said, eventually, managers, on, quorate, quorate_into, quorate_with_stdin};
@@ -43,6 +44,11 @@ fn a_key_beside_the_data_is_told_and_moved_away() {
     assert_eq!(node.terminate(), Some(0));
     let away = place.path().join("away.key");
     std::fs::rename(&target, &away).unwrap();
+    let next = "the next start will fail";
+    let shown = on(node, &["key", "show"]).exits(0).stdout;
+    assert!(shown.contains(next) && shown.contains("n1.key") && shown.contains("join --replace"), "{shown}");
+    let checked = on(node, &["check"]).exits(1).stdout;
+    assert!(checked.lines().any(|line| line.starts_with("look  key") && line.contains(next)), "{checked}");
     for verb in [&["inspect"][..], &["recover", "--dry-run"], &["recover"], &["run"], &["key", "rotate"]] {
         on(node, verb).exits(1).complains(&["sealed with key", "n1.key", "Nothing was changed"]);
     }
@@ -52,6 +58,10 @@ fn a_key_beside_the_data_is_told_and_moved_away() {
     let other = place.path().join("other.key");
     std::fs::write(&other, quorate(&["key", "new"]).exits(0).stdout).unwrap();
     on(node, &["inspect", "--key-file", other.to_str().unwrap()]).exits(1).complains(&["another one", "n1.key"]);
+    std::fs::copy(&other, &target).unwrap();
+    let shown = on(node, &["key", "show"]).exits(0).stdout;
+    assert!(shown.contains(next) && shown.contains("another key"), "{shown}");
+    std::fs::remove_file(&target).unwrap();
     on(node, &["inspect", "--key-file", away.to_str().unwrap()]).exits(0);
     on(node, &["recover", "--dry-run", "--key-file", away.to_str().unwrap()]).exits(0);
     on(node, &["key", "show"]).exits(0);
@@ -391,4 +401,119 @@ fn a_key_that_nobody_could_read_does_not_count() {
     assert_eq!(running.terminate(), Some(0));
     running.run();
     assert_eq!(on(&running, &["key", "show", "--json"]).exits(0).json()["key"]["pending"], false);
+}
+
+#[test]
+fn a_key_file_that_is_gone_is_told_before_the_restart_and_a_lost_one_has_a_way_out() {
+    let place = tempfile::tempdir().unwrap();
+    let mut nodes = managers(place.path(), 3);
+    on(&nodes[0], &["kv", "put", "k", "v"]).exits(0);
+    let told = |node: &Node| [&["key", "show"][..], &["status"], &["check"]].map(|verb| (verb, on(node, verb).stdout));
+    for (verb, said) in told(&nodes[2]) {
+        assert!(!said.contains("will fail"), "{verb:?}: {said}");
+    }
+    // Given a manager that runs, when its key file goes, then it says that it will not start again
+    std::fs::remove_file(nodes[2].directory.join("key")).unwrap();
+    for (verb, said) in told(&nodes[2]) {
+        let line = said.lines().find(|line| line.contains("the next start will fail")).unwrap_or_default();
+        assert!(line.contains("there is no key file") && line.contains("put key"), "{verb:?}: {said}");
+        // Its store is not lost while it runs
+        assert!(line.contains("quorate key move PATH") && !line.contains("nothing in this store"), "{verb:?}: {said}");
+    }
+    // And what it says works
+    std::fs::remove_file(nodes[1].directory.join("key")).unwrap();
+    on(&nodes[1], &["key", "move", place.path().join("n2.key").to_str().unwrap()]).exits(0);
+    for (verb, said) in told(&nodes[1]) {
+        assert!(!said.contains("will fail"), "{verb:?}: {said}");
+    }
+    // When it was stopped all the same, then what every refusal names as the way out is one
+    assert_eq!(nodes[2].terminate(), Some(0));
+    let way_out = ["nothing in this store can be read again", "/store away", "quorate join --replace --data-dir"];
+    on(&nodes[2], &["run"]).exits(1).complains(&way_out);
+    let replace = ["join", "--replace", "--manager", &nodes[0].address];
+    on(&nodes[2], &replace).exits(1).complains(&way_out);
+    std::fs::rename(nodes[2].directory.join("store"), place.path().join("lost")).unwrap();
+    on(&nodes[2], &replace).exits(0);
+    nodes[2].run();
+    eventually("it is back", || (on(&nodes[2], &["kv", "get", "k"]).stdout == "v").then_some(()));
+}
+
+#[test]
+fn a_directory_that_another_user_owns_is_not_guessed_about() {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    use std::os::unix::process::CommandExt as _;
+    let place = tempfile::tempdir().unwrap();
+    let node = Node::init(place.path(), "n1");
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    // Only root may look into everything: it goes as nobody, with a copy of the program where nobody finds it.
+    let bin = tempfile::tempdir().unwrap();
+    let program = bin.path().join("quorate");
+    std::fs::copy(cli_support::PROGRAM, &program).unwrap();
+    let mode = |path: &std::path::Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    mode(bin.path(), 0o755);
+    if !is_root {
+        mode(&node.directory, 0);
+    }
+    for verb in [&["key", "show"][..], &["key", "rotate"], &["check"]] {
+        let mut command = Command::new(&program);
+        command.args(verb).args(["--data-dir", node.dir()]).stdin(Stdio::null());
+        if is_root {
+            command.uid(65_534).gid(65_534);
+        }
+        Said::of(command.output().unwrap()).exits(1).complains(&["Permission denied", "the user who owns it"]);
+    }
+    mode(&node.directory, 0o700);
+}
+
+#[test]
+fn a_secret_given_as_an_argument_is_not_repeated() {
+    for verb in [&["unlock"][..], &["key", "passphrase"]] {
+        for secret in ["QRK-1-hunter2", "hunter2", "--key=hunter2"] {
+            for json in [&[][..], &["--json"]] {
+                let said = quorate(&[verb, &[secret, "--data-dir", "nowhere"], json].concat()).exits(2);
+                assert!(!format!("{said:?}").contains("hunter2"), "{said:?}");
+                said.complains(&["never an argument", "stdin"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_prompt_that_is_interrupted_leaves_the_terminal_as_it_was() {
+    let place = tempfile::tempdir().unwrap();
+    let node = Node::init(place.path(), "n1");
+    let ask = place.path().join("ask.sh");
+    let (program, directory) = (cli_support::PROGRAM, node.dir());
+    let inner = format!("sh -c 'echo pid $$ is; exec {program} key passphrase --data-dir {directory}'");
+    std::fs::write(&ask, format!("trap : INT\n{inner}\necho exit $? is\nstty -a\n")).unwrap();
+    for signal in ["INT", "TERM"] {
+        // Given a terminal at which a passphrase is asked for
+        let mut terminal = Command::new("script")
+            .args(["-qec", &format!("sh {}", ask.display()), "/dev/null"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut input, mut output) = (terminal.stdin.take().unwrap(), terminal.stdout.take().unwrap());
+        let (mut seen, mut byte) = (Vec::new(), [0]);
+        while !seen.ends_with(b"new passphrase: ") && output.read(&mut byte).unwrap() == 1 {
+            seen.extend(byte);
+        }
+        let seen = String::from_utf8_lossy(&seen).into_owned();
+        // When it is interrupted there, by Ctrl-C or from elsewhere
+        if signal == "INT" {
+            input.write_all(b"\x03").unwrap();
+        } else {
+            let pid = seen.split_whitespace().nth(1).unwrap();
+            assert!(Command::new("kill").args([&format!("-{signal}"), pid]).status().unwrap().success());
+        }
+        // Then it says so, and what is typed afterwards can be seen
+        let mut rest = String::new();
+        output.read_to_string(&mut rest).unwrap();
+        terminal.wait().unwrap();
+        assert!(rest.contains("interrupted. Nothing was changed") && rest.contains("exit 1 is"), "{signal}: {rest}");
+        let words: Vec<&str> = rest.split_whitespace().collect();
+        assert!(words.contains(&"echo") && !words.contains(&"-echo"), "{signal}: {rest}");
+    }
 }

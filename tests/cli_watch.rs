@@ -53,6 +53,9 @@ fn a_watch_prints_what_becomes_of_keys() {
     on(&node, &["kv", "txn", "--then", "put app/a three", "--then", "del app/b"]).exits(0);
     let from = first.to_string();
     let watch = |words: &[&str]| on(&node, &[&["kv", "watch", "--from-revision", &from], words].concat());
+    // Of all keys
+    let all = watch(&["--prefix", "", "--count", "1"]).exits(0);
+    assert_eq!(all.stdout, format!("{first} put app/a one\n"));
     // Past changes, as many as asked for
     let said = watch(&["--prefix", "app/", "--count", "3"]).exits(0);
     let expected = format!(

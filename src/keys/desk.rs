@@ -201,7 +201,7 @@ impl Desk {
         report.data_key = status.data_key;
         report.data_key_made = status.made;
         report.sealing_anew = !status.older.is_empty();
-        report
+        self.provider.outlook(&status.slots, true, report)
     }
 
     /// Does it.

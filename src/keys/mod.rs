@@ -6,6 +6,7 @@
 
 mod desk;
 mod file;
+mod outlook;
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use crate::node::{Layout, StartError, explained};
 use crate::status::KeyReport;
 
 pub(crate) use desk::{Desk, Refusal};
+pub(crate) use outlook::lost;
 
 /// The key file's name, in the service manager's credential directory.
 pub const CREDENTIAL: &str = "quorate.key";
@@ -235,7 +237,7 @@ pub fn status(directory: &Path) -> Result<Option<KeyReport>, StartError> {
         return Ok(None);
     }
     let slots = quorate_storage::key_slots(&layout.store()).map_err(|error| explained(&layout, error))?;
-    Ok(Some(report(directory, &slots)))
+    Ok(Some(layout.keys().outlook(&slots, false, report(directory, &slots))))
 }
 
 /// What people are to do where a key is theirs to give.

@@ -249,7 +249,9 @@ pub(crate) fn explained(layout: &Layout, error: StoreError) -> StartError {
         StoreError::FormatTooNew { found, supported } => StartError::NeedsVersion(format!(
             "{shown} has a store of format {found}, and this quorate reads formats up to {supported}. Nothing was changed; start it with the newer quorate"
         )),
-        error @ StoreError::KeyWanted { .. } => StartError::Locked(format!("{shown}: {error}. Nothing was changed")),
+        error @ StoreError::KeyWanted { .. } => {
+            StartError::Locked(format!("{shown}: {error}. Nothing was changed; {}", crate::keys::lost(layout.root())))
+        }
         error @ (StoreError::Corrupt { .. } | StoreError::NotFound { .. } | StoreError::FormatTooOld { .. }) => {
             StartError::from(error)
         }

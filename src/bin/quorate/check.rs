@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quorate::check::{DiskCheck, Looked, ManagerCheck, Way, disk, look_at};
-use quorate::status::{NodeReport, NodeRole, span};
+use quorate::status::{KeyReport, NodeReport, NodeRole, span};
 use quorate::{Client, Identity};
 use serde_json::{Value, json};
 
 use crate::args::Global;
 use crate::failure::Failure;
+use crate::node::look_into;
 use crate::output::{Output, Tone};
 use crate::target::{self, Target};
 
@@ -100,6 +101,7 @@ fn told(lines: &[Line], output: Output) -> Result<(), Failure> {
 
 /// The machine that this runs on, and the node on it.
 async fn here(lines: &mut Lines, directory: &Path) -> Result<(), Failure> {
+    look_into(directory)?;
     if !directory.is_dir() {
         return Err(Failure::usage(format!(
             "there is no directory {}: give the --data-dir of a node",
@@ -129,10 +131,13 @@ async fn here(lines: &mut Lines, directory: &Path) -> Result<(), Failure> {
             of_worker(lines, directory, &report);
             return Ok(());
         }
-        if let Some(key) = report.key.filter(|_| report.trouble == "locked") {
-            let next = format!("quorate unlock --data-dir {}", directory.display());
-            lines.say("node", false, format!("is locked, and waits for the {} {}", key.kind, key.id), &next);
-            return Ok(());
+        if let Some(key) = &report.key {
+            if report.trouble == "locked" {
+                let next = format!("quorate unlock --data-dir {}", directory.display());
+                lines.say("node", false, format!("is locked, and waits for the {} {}", key.kind, key.id), &next);
+                return Ok(());
+            }
+            of_key(lines, key);
         }
     }
     match client.check().await {
@@ -155,10 +160,20 @@ fn stopped(lines: &mut Lines, directory: &Path) {
     of_certificate(lines, directory);
     let what = "is not running: buffers, ways and clocks are looked at while it runs".to_owned();
     lines.say("node", false, what, &format!("start it: quorate run --data-dir {}", directory.display()));
-    if let Ok(Some(key)) = quorate::keys::status(directory) {
-        let place = if key.place.is_empty() { String::new() } else { format!(" {}", key.place) };
-        lines.say("key", true, format!("the store is opened by the {}{place} (key {})", key.kind, key.id), "");
+    match quorate::keys::status(directory) {
+        Ok(Some(key)) => of_key(lines, &key),
+        // A worker has no store.
+        Ok(None) => {}
+        Err(error) => lines.say("key", false, error.to_string(), "quorate inspect says more"),
     }
+}
+
+/// What opens the store, and whether it will at the next start.
+fn of_key(lines: &mut Lines, key: &KeyReport) {
+    let place = if key.place.is_empty() { String::new() } else { format!(" {}", key.place) };
+    let trouble = if key.trouble.is_empty() { String::new() } else { format!("; {}", key.trouble) };
+    let what = format!("the store is opened by the {}{place} (key {}){trouble}", key.kind, key.id);
+    lines.say("key", key.trouble.is_empty(), what, &key.advice);
 }
 
 fn of_worker(lines: &mut Lines, directory: &Path, report: &NodeReport) {

@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::args::Global;
 use crate::args_keys::{AutolockVerb, KeyOptions, KeyVerb, UnlockKeyVerb};
 use crate::failure::Failure;
-use crate::node::directory;
+use crate::node::{directory, look_into};
 use crate::output::{Output, nowhere};
 
 impl KeyOptions {
@@ -55,6 +55,7 @@ async fn order(directory: &Path, options: &KeyOptions, order: KeyOrder) -> Resul
     if let Ok(client) = Client::local(directory).await {
         return running(&client, order).await;
     }
+    look_into(directory)?;
     let (directory, keys) = (directory.to_owned(), options.keys()?);
     let done = tokio::task::spawn_blocking(move || keys::change(&directory, &keys, &order)).await;
     let answer = done.map_err(|error| Failure::local(error.to_string()))??;
@@ -101,11 +102,11 @@ pub(crate) async fn key(verb: KeyVerb, global: &Global, output: Output) -> Resul
             told(&done, &format!("the key file is {} from now on", done.report.place), output)
         }
         KeyVerb::Passphrase(options) => {
-            let phrase = secret("new passphrase: ")?;
+            let phrase = secret("new passphrase: ").await?;
             if phrase.is_empty() {
                 return Err(Failure::usage("the passphrase is empty. Nothing was changed"));
             }
-            if std::io::stdin().is_terminal() && secret("once more: ")? != phrase {
+            if std::io::stdin().is_terminal() && secret("once more: ").await? != phrase {
                 return Err(Failure::usage("the two passphrases differ. Nothing was changed"));
             }
             let order = order(directory(global)?, &options, KeyOrder::Passphrase(phrase.into())).await?;
@@ -218,15 +219,29 @@ fn told(done: &Done, words: &str, output: Output) -> Result<(), Failure> {
     output.line(words)
 }
 
+/// What is said of an argument that is none where a secret is read: it may be the secret, and is not repeated.
+pub(crate) const NO_ARGUMENT: &str = "there is an argument that this command does not know; it is not repeated here, since it may be the secret. A key or passphrase is never an argument: other users of this machine and the shell's history see those. It is read from stdin, or asked for. If it was the real one, make another. Nothing was done; see --help for the options";
+
+/// Whether these are the words of a command that reads a secret.
+pub(crate) fn reads_a_secret(arguments: &[String]) -> bool {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    words.contains(&"unlock") || words.windows(2).any(|pair| pair == ["key", "passphrase"])
+}
+
 /// The secret that was piped in, or typed without being seen.
-fn secret(prompt: &str) -> Result<String, Failure> {
+async fn secret(prompt: &str) -> Result<String, Failure> {
     let read = if std::io::stdin().is_terminal() {
-        rpassword::prompt_password(prompt)
+        crate::prompt::secret(prompt).await
     } else {
         std::io::read_to_string(std::io::stdin())
             .map(|text| text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default().to_owned())
     };
-    read.map_err(|error| Failure::usage(format!("cannot read the key: {error}")))
+    read.map_err(|error| {
+        if error.kind() == std::io::ErrorKind::Interrupted {
+            return Failure::local("interrupted. Nothing was changed");
+        }
+        Failure::usage(format!("cannot read the key: {error}"))
+    })
 }
 
 /// `unlock`.
@@ -240,7 +255,8 @@ pub(crate) async fn unlock(global: &Global, output: Output) -> Result<(), Failur
         }
         return output.line("this manager is not locked: nothing to do");
     }
-    let typed = secret(&format!("{} {}: ", report.key.as_ref().map_or("key", |key| key.kind.as_str()), report.id))?;
+    let typed =
+        secret(&format!("{} {}: ", report.key.as_ref().map_or("key", |key| key.kind.as_str()), report.id)).await?;
     client.node_keys().unlock(&typed).await?;
     if output.json {
         return output.document(&json!({ "unlocked": true, "already": false }));
@@ -251,7 +267,10 @@ pub(crate) async fn unlock(global: &Global, output: Output) -> Result<(), Failur
 async fn show(directory: &Path, output: Output) -> Result<(), Failure> {
     let report = match Client::local(directory).await {
         Ok(client) => client.node_report().await?.key,
-        Err(_stopped) => keys::status(directory)?,
+        Err(_stopped) => {
+            look_into(directory)?;
+            keys::status(directory)?
+        }
     };
     let Some(report) = report else {
         return Err(Failure::refused(
@@ -274,9 +293,11 @@ async fn show(directory: &Path, output: Output) -> Result<(), Failure> {
 pub(crate) fn words(report: &KeyReport) -> String {
     let place = if report.place.is_empty() { String::new() } else { format!(" {}", report.place) };
     let mut line = format!("the store is opened by the {}{place} (key {})", report.kind, report.id);
-    if !report.advice.is_empty() {
+    let advice = [&report.trouble, &report.advice].into_iter().filter(|text| !text.is_empty());
+    let advice = advice.map(String::as_str).collect::<Vec<_>>().join("; next: ");
+    if !advice.is_empty() {
         line.push_str("\n  ");
-        line.push_str(&report.advice);
+        line.push_str(&advice);
     }
     line
 }

@@ -47,7 +47,9 @@ async fn begin(
 ) -> Result<quorate::Watch, Failure> {
     let kv = target::client(global).await?.kv();
     if let Some(revision) = asked.from_revision {
-        let newest = kv.one(name.clone()).keys_only().serializable().await?.revision;
+        // Of an empty prefix there is no one key to read.
+        let any = if prefix { kv.prefix(name.clone()) } else { kv.one(name.clone()) };
+        let newest = any.limit(1).keys_only().serializable().await?.revision;
         if revision > newest + 1 {
             output.note(&format!(
                 "revision {revision} is not reached yet, the newest is {newest}: nothing is told before it, also not what is \

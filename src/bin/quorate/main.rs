@@ -29,6 +29,7 @@ mod node;
 mod nodes;
 mod output;
 mod policy;
+mod prompt;
 mod recover;
 mod status;
 mod target;
@@ -85,6 +86,10 @@ fn parse(arguments: &[String]) -> Result<Cli, ExitCode> {
         // Asked for help or version. That nobody reads it is no reason to fail.
         let _nobody_reads = error.print();
         return Err(ExitCode::SUCCESS);
+    }
+    if error.kind() == ErrorKind::UnknownArgument && keys::reads_a_secret(arguments) {
+        output::failed(&Failure::usage(keys::NO_ARGUMENT), json, color);
+        return Err(ExitCode::from(failure::exit::USAGE));
     }
     let unknown_word = matches!(
         error.kind(),

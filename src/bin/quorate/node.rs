@@ -26,6 +26,18 @@ pub(crate) fn directory(global: &Global) -> Result<&Path, Failure> {
     }
 }
 
+/// Whether this user may look into a node's directory: of one that it may not, all else that is said would be a guess.
+pub(crate) fn look_into(directory: &Path) -> Result<(), Failure> {
+    match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Err(Failure::local(format!(
+            "cannot look into {}: {error}. Run this as the user who owns it",
+            directory.display()
+        ))),
+        // One that is not there is said to be so by whoever needs it.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 /// A first manager that listens on every address is known at none. (Of a newcomer the managers see where it is.)
 fn check_reach(address: &str, output: Output) {
     if address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified()) {

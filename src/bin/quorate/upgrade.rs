@@ -14,13 +14,18 @@ use crate::target;
 
 pub(crate) async fn run(verb: UpgradeVerb, global: &Global, output: Output) -> Result<(), Failure> {
     let client = target::client(global).await?;
-    let (mut status, finished) = match verb {
-        UpgradeVerb::Status => (client.upgrade().status().await?, false),
-        UpgradeVerb::Finish => (client.upgrade().finish().await?, true),
+    let (mut status, done) = match verb {
+        UpgradeVerb::Status => (client.upgrade().status().await?, Done::Asked),
+        UpgradeVerb::Finish => {
+            let before = client.upgrade().status().await?.cluster_version;
+            let after = client.upgrade().finish().await?;
+            let done = if after.cluster_version == before { Done::Nothing } else { Done::Finished };
+            (after, done)
+        }
         #[cfg(feature = "next-version")]
         UpgradeVerb::Note { text } => {
             client.upgrade().note(&text).await?;
-            (client.upgrade().status().await?, false)
+            (client.upgrade().status().await?, Done::Asked)
         }
     };
     status.managers.sort_by_key(|manager| manager.raft_id);
@@ -29,7 +34,18 @@ pub(crate) async fn run(verb: UpgradeVerb, global: &Global, output: Output) -> R
             .map_err(|error| Failure::local(format!("the upgrade's status cannot be written as JSON: {error}")))?;
         return output.document(&document);
     }
-    output.line(&render(&status, finished, output))
+    output.line(&render(&status, done, output))
+}
+
+/// What the command has done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Done {
+    /// It was only asked.
+    Asked,
+    /// The upgrade is finished.
+    Finished,
+    /// There was none to finish.
+    Nothing,
 }
 
 /// Which versions a program supports, as people read them.
@@ -41,15 +57,16 @@ pub(crate) fn range(oldest: u32, newest: u32) -> String {
     }
 }
 
-fn render(status: &UpgradeStatus, finished: bool, output: Output) -> String {
+fn render(status: &UpgradeStatus, done: Done, output: Output) -> String {
     let (at, target) = (status.cluster_version, status.target_version);
     let mut page = match status.state {
-        UpgradeState::UpToDate if finished => {
+        UpgradeState::UpToDate if done == Done::Finished => {
             format!("{}: the cluster is at version {at}.", output.tint(Tone::Good, "FINISHED"))
         }
         UpgradeState::UpToDate => format!(
-            "{}: the cluster is at version {at}, and no manager supports a newer one.",
-            output.tint(Tone::Good, "UP TO DATE")
+            "{}: the cluster is at version {at}, and no manager supports a newer one.{}",
+            output.tint(Tone::Good, "UP TO DATE"),
+            if done == Done::Nothing { " Nothing was changed." } else { "" }
         ),
         UpgradeState::Rolling => format!(
             "{}: the cluster is at version {at}; version {target} is held back by {}.",
@@ -111,7 +128,7 @@ mod tests {
             #[cfg(feature = "next-version")]
             note: None,
         };
-        let page = render(&status, false, output);
+        let page = render(&status, Done::Asked, output);
         let begins =
             "ROLLING: the cluster is at version 1; version 2 is held back by n2.\n  n2: install the newer quorate\n";
         assert!(page.starts_with(begins), "{page}");
@@ -120,8 +137,10 @@ mod tests {
         assert!(line("n2").ends_with("holds it back") && line("n2").contains(" 1 "), "{page}");
         (status.state, status.cluster_version) = (UpgradeState::UpToDate, 2);
         status.next.clear();
-        assert!(render(&status, true, output).starts_with("FINISHED: the cluster is at version 2.\n"));
-        assert!(render(&status, false, output).starts_with("UP TO DATE: the cluster is at version 2"));
+        assert!(render(&status, Done::Finished, output).starts_with("FINISHED: the cluster is at version 2.\n"));
+        let (asked, nothing) = (render(&status, Done::Asked, output), render(&status, Done::Nothing, output));
+        assert!(asked.starts_with("UP TO DATE: the cluster is at version 2") && !asked.contains("changed"), "{asked}");
+        assert!(nothing.starts_with("UP TO DATE: ") && nothing.contains("Nothing was changed"), "{nothing}");
         assert_eq!((range(0, 0).as_str(), range(0, 3).as_str(), range(2, 2).as_str()), ("-", "3", "2"));
     }
 }
