@@ -38,8 +38,8 @@ first and then to the others in turn; the key space is filled before, on both si
 - `restart with 1M keys`: from the start of a follower to its first linearizable answer. `catch-up with 1M keys`: a new member, until it
   can be read there what was written last; keys and values by that time.
 - `watch 100`: from sending a put to when the last of 100 watches of its key space was told of it, one put after the other.
-- `managers N ...`, `keys N ...`, `watches N ...`: 100 clients while that grows, and each watch of one key; drawn in
-  [growth.svg](growth.svg).
+- `managers N ...`, `keys N ...`, `watches N ...`: 100 clients while that grows, and each watch of one key; drawn
+  in `growth.svg` beside this page once they were measured.
 ";
 
 /// One row, measured.
