@@ -421,3 +421,27 @@ fn a_page_of_which_little_counts_is_thinned_and_clients_that_only_had_the_last_w
     }
     assert_eq!(member.store.map(), again.store.map());
 }
+
+#[test]
+fn a_client_whose_last_word_left_with_a_thinned_page_uses_that_page_no_more() {
+    // Given an entry of which one client's outcome still counts, and of another client only the last word
+    let mut member = Member::founded();
+    let all = (1..=9).map(|client| request(client, 1, 0, txn([put("k", "v")])));
+    member.try_run(all.collect()).unwrap();
+    member.run(request(2, 1, 1, txn([])));
+    for client in 3..=9 {
+        member.done(request(client, 2, 1, txn([put("k", "v")])));
+    }
+    // When its page is thinned, on one member that goes on and on one that is opened anew afterwards
+    for n in 0..1_010_u64 {
+        member.done(request(99, n + 1, n, txn([put("n", n.to_string())])));
+    }
+    let mut again = restored(&member.store);
+    // Then what both of them do next counts alike: the one goes on, and the other one raises its mark over its outcome
+    for member in [&mut member, &mut again] {
+        member.done(request(2, 2, 1, txn([put("k", "v")])));
+        member.run(request(1, 1, 1, txn([])));
+        member.check();
+    }
+    assert_eq!(member.store.map(), again.store.map());
+}

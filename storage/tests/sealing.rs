@@ -429,22 +429,25 @@ fn what_the_second_process_does() {
     println!("DONE");
 }
 
+/// Lets another process do `work` on this disk and die at its point `at`; what it said, unless it came to its end before.
+fn killed_at(work: &str, at: usize, disk: &Disk) -> Option<String> {
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "what_the_second_process_does", "--nocapture", "--test-threads=1"])
+        .env(WORK, format!("{work}:{at}"))
+        .env(DIR, &disk.dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout).into_owned();
+    (!said.contains("DONE")).then_some(said)
+}
+
 /// Lets another process do `work` on a copy of `disk`, and die at each point of it in turn. How many there were.
 fn killed_at_each_point(work: &str, disk: &Disk, check: impl Fn(&Disk, &str)) -> usize {
     for at in 1.. {
         let copy = disk.copy();
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "what_the_second_process_does", "--nocapture", "--test-threads=1"])
-            .env(WORK, format!("{work}:{at}"))
-            .env(DIR, &copy.dir)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let said = String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout).into_owned();
-        if said.contains("DONE") {
-            return at - 1;
-        }
+        let Some(said) = killed_at(work, at, &copy) else { return at - 1 };
         let point = said.lines().find_map(|line| line.split_once("DIES ")).expect("it dies where it is told to").1;
         // What was not synced may be gone as well
         let cut = copy.copy();
@@ -514,16 +517,7 @@ fn a_store_whose_making_is_killed_at_any_point_is_made_to_the_end() {
 fn killed_at_each_point_of_making(disk: &Disk) -> usize {
     for at in 1.. {
         let copy = disk.copy();
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "what_the_second_process_does", "--nocapture", "--test-threads=1"])
-            .env(WORK, format!("make:{at}"))
-            .env(DIR, &copy.dir)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let said = String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout).into_owned();
-        if said.contains("DONE") {
+        if killed_at("make", at, &copy).is_none() {
             return at - 1;
         }
         assert!(!quorate_storage::exists(&copy.dir));

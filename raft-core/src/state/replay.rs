@@ -417,11 +417,12 @@ impl ReplayTable {
             }
         }
         let mut uses = left.requests.len() as u64;
-        for (id, _) in requests {
+        let clients: BTreeSet<ClientId> = requests.into_iter().map(|(id, _)| id).collect();
+        for id in clients {
             let Some(client) = self.clients.get_mut(&id).filter(|client| client.page == index) else { continue };
-            if named.remove(&id) {
+            if named.contains(&id) {
                 uses += 1;
-            } else if !left.requests.iter().any(|request| request.client == id.as_bytes()[..]) {
+            } else {
                 client.page = 0;
                 store(client, id, ledger.lanes, &mut self.dirty);
             }
