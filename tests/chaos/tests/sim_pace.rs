@@ -2,10 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 use bytes::Bytes;
-use quorate_chaos::sim::{ELECTION, MILLIS, Rng, SimConfig, TICK, Violation, World};
+use quorate_chaos::sim::{ELECTION, MILLIS, SimConfig, TICK, Violation, World};
 use quorate_core::command::{COMMAND_VERSION, Command, CommandKind};
 use quorate_core::id::{ClusterId, Lineage, LineageId, RaftId};
 use quorate_core::membership::record::ClusterRecord;
+use quorate_core::testing::Rng;
 use quorate_core::txn::{Put, Txn};
 
 type Test = Result<(), Box<Violation>>;
