@@ -14,6 +14,7 @@
 #![allow(clippy::duplicate_mod, reason = "each example is a program of its own, and all of them have the same support")]
 
 mod assignments;
+mod between;
 mod certificates;
 mod crashes;
 mod data;
@@ -34,6 +35,7 @@ mod partition;
 mod policy;
 mod pressure;
 mod quorum;
+mod reads;
 mod recovery;
 mod refusals;
 mod requests;
