@@ -25,13 +25,13 @@ fn answered(body: Bytes) -> Result<RangeResult, api::Error> {
 }
 
 /// One manager with much of a past: the revision before it, and that after it.
-async fn with_a_past(mebibytes: usize) -> (Cluster, u64, u64) {
+async fn with_a_past(mebibytes: u8) -> (Cluster, u64, u64) {
     let cluster = Cluster::founded().await;
     let kv = cluster.any().client().kv();
     let first = kv.put("k", "at first").await.unwrap().revision;
     let mut last = first;
     for n in 0..mebibytes {
-        last = kv.put("k", vec![n as u8; MIB]).await.unwrap().revision;
+        last = kv.put("k", vec![n; MIB]).await.unwrap().revision;
     }
     (cluster, first, last)
 }
