@@ -15,6 +15,7 @@
 
 mod assignments;
 mod authorisation;
+mod between;
 mod certificates;
 mod crashes;
 mod data;
@@ -36,6 +37,7 @@ mod partition;
 mod policy;
 mod pressure;
 mod quorum;
+mod reads;
 mod recovery;
 mod refusals;
 mod requests;
