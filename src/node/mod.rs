@@ -80,6 +80,8 @@ mod nodes;
 #[cfg(feature = "manager")]
 mod once;
 #[cfg(feature = "manager")]
+mod operators;
+#[cfg(feature = "manager")]
 mod policy;
 #[cfg(feature = "manager")]
 mod presence;
@@ -89,6 +91,8 @@ mod raft_ids;
 mod reach;
 #[cfg(feature = "manager")]
 mod readiness;
+#[cfg(feature = "manager")]
+mod reading;
 #[cfg(feature = "manager")]
 mod records;
 #[cfg(feature = "manager")]

@@ -11,6 +11,7 @@ mod args_kv;
 mod args_lease;
 mod args_membership;
 mod args_node;
+mod args_operator;
 mod args_upgrade;
 mod assign;
 mod bench;
@@ -27,6 +28,7 @@ mod lock;
 mod manual;
 mod node;
 mod nodes;
+mod operators;
 mod output;
 mod policy;
 mod prompt;
@@ -34,6 +36,7 @@ mod recover;
 mod status;
 mod target;
 mod tokens;
+mod under_lock;
 mod upgrade;
 
 use std::process::ExitCode;
@@ -147,7 +150,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     runtime.block_on(async {
         let done = match cli.verb {
             Verb::Lock(lock) => return Box::pin(lock::run(lock, &global)).await,
-            Verb::UnderLock(command) => return Box::pin(lock::supervise(command)).await,
+            Verb::UnderLock(command) => return Box::pin(under_lock::supervise(command)).await,
             Verb::Lease(verb) => Box::pin(lease::run(verb, &global, output)).await,
             Verb::Init(init) => Box::pin(node::init(init, &global, output)).await,
             Verb::Join(join) => Box::pin(node::join(join, &global, output)).await,
@@ -157,6 +160,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Verb::Assign(verb) => Box::pin(assign::run(verb, &global, output)).await,
             Verb::Node(verb) => Box::pin(nodes::run(verb, &global, output)).await,
             Verb::Leave(leave) => Box::pin(nodes::leave(leave, &global, output)).await,
+            Verb::Operator(verb) => Box::pin(operators::run(verb, &global, output)).await,
             Verb::Token(verb) => Box::pin(tokens::run(verb, &global, output)).await,
             Verb::Policy(verb) => Box::pin(policy::run(verb, &global, output)).await,
             Verb::Upgrade(verb) => Box::pin(upgrade::run(verb, &global, output)).await,
