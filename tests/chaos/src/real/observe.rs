@@ -38,6 +38,9 @@ impl Sample {
     }
 }
 
+/// Sent and installed.
+type Snapshots = (u64, u64);
+
 #[derive(Debug, Default)]
 struct Seen {
     samples: Vec<Sample>,
@@ -45,7 +48,7 @@ struct Seen {
     leaders: BTreeMap<(u64, u64), String>,
     violations: Vec<String>,
     /// Sent and installed by each manager: in lives before, and in this one.
-    snapshots: BTreeMap<String, ((u64, u64), (u64, u64))>,
+    snapshots: BTreeMap<String, [Snapshots; 2]>,
     answered: u64,
 }
 
@@ -81,7 +84,7 @@ impl Seen {
         // (Of itself only: what it says of others may be of a life before.)
         for manager in status.managers.iter().filter(|manager| manager.name == status.answered_by) {
             // Counters die with each process: what lives before this one came to is kept.
-            let (before, last) = self.snapshots.entry(manager.name.clone()).or_default();
+            let [before, last] = self.snapshots.entry(manager.name.clone()).or_default();
             let now = (manager.snapshots.sent, manager.snapshots.installed);
             if now.0 < last.0 || now.1 < last.1 {
                 *before = (before.0 + last.0, before.1 + last.1);
@@ -150,6 +153,6 @@ impl Observer {
         let seen = lock(&self.seen);
         seen.snapshots
             .values()
-            .fold((0, 0), |sum, (before, last)| (sum.0 + before.0 + last.0, sum.1 + before.1 + last.1))
+            .fold((0, 0), |sum, [before, last]| (sum.0 + before.0 + last.0, sum.1 + before.1 + last.1))
     }
 }
