@@ -85,11 +85,12 @@ pub(super) async fn keep_announced(service: Arc<Service>, mut status: watch::Rec
 /// What an operator looks for in the log first: who leads, that nobody does, and that a quorum is not even reachable.
 pub(super) async fn narrate(service: Arc<Service>, mut status: watch::Receiver<Arc<Status>>) {
     let (mut told, mut leaderless, mut lost) = (None, false, false);
+    let mut records = service.records.clone();
     loop {
         let current = status.borrow_and_update().clone();
         if let Some(leader) = current.leader {
             // A newcomer learns names a moment later than who leads.
-            if service.records.borrow().by_raft_id(leader).is_some() && told != Some((leader, current.term)) {
+            if records.borrow_and_update().by_raft_id(leader).is_some() && told != Some((leader, current.term)) {
                 told = Some((leader, current.term));
                 tracing::info!(leader = service.name_of(leader), term = %current.term, "leader");
             }
@@ -116,7 +117,11 @@ pub(super) async fn narrate(service: Arc<Service>, mut status: watch::Receiver<A
                 );
             }
         }
-        if status.changed().await.is_err() {
+        let changed = tokio::select! {
+            changed = status.changed() => changed,
+            changed = records.changed() => changed,
+        };
+        if changed.is_err() {
             return;
         }
     }

@@ -24,9 +24,15 @@ const DAY: f64 = 86_400.0;
 pub(super) async fn run(service: Arc<Service>, mut status: watch::Receiver<Arc<Status>>) {
     let mut led = None;
     let mut due = Instant::now();
+    let mut seen = status.borrow().clone();
     service.meters.build(SOFTWARE);
     loop {
         let current = status.borrow_and_update().clone();
+        // Nothing was published for a second: whether that is too long, readiness and liveness say.
+        if !Arc::ptr_eq(&seen, &current) {
+            service.pulse.beat();
+            seen = Arc::clone(&current);
+        }
         let leading = current.leader.map(|leader| (leader, current.term));
         if leading.is_some() && leading != led {
             led = leading;
@@ -36,11 +42,8 @@ pub(super) async fn run(service: Arc<Service>, mut status: watch::Receiver<Arc<S
             look(&service, &current);
             due = Instant::now() + EVERY;
         }
-        match timeout_at(due, status.changed()).await {
-            Ok(Ok(())) => service.pulse.beat(),
-            Ok(Err(_stopped)) => return,
-            // Nothing was published for a second: whether that is too long, readiness and liveness say.
-            Err(_elapsed) => {}
+        if let Ok(Err(_stopped)) = timeout_at(due, status.changed()).await {
+            return;
         }
     }
 }

@@ -294,7 +294,14 @@ impl ConsensusTask {
                     }
                 }
                 Effect::Status(status) => {
-                    self.hands.status.send_replace(status);
+                    // Everybody may look at it; who waits for a change is woken where something has turned, not for every
+                    // entry that is committed.
+                    let now = self.now();
+                    self.hands.status.send_if_modified(|told| {
+                        let turned = status.is_a_turn_from(told, now);
+                        *told = status;
+                        turned
+                    });
                 }
                 Effect::Stop(cause) => return Some(cause),
             }

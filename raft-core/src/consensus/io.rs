@@ -8,13 +8,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::command::Command;
-use crate::id::{LeaseId, Lineage, LogIndex, RaftId, Revision, Term};
-use crate::log::{Configuration, LogEntry};
+use crate::id::{LeaseId, Lineage, LogIndex, RaftId, Revision};
+use crate::log::LogEntry;
 use crate::membership::nodes::Nodes;
 use crate::membership::operators::Operators;
 use crate::membership::record::{ClusterRecord, NodeRecord};
 use crate::ports::{LogBatch, LogReset, StagedId, StoreError};
 use crate::state::contract::{ApplyError, Committed, LeaseChange, RecoveryStatus, StateStatus};
+
+pub use super::status::{Lease, Progress, RaftRole, SnapshotCounts, Status};
 
 /// Monotonic time in nanoseconds since an arbitrary start, the same start for the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -391,109 +393,6 @@ pub enum Rejection {
 fn managers(ids: &[RaftId]) -> String {
     let ids = ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     format!("manager {ids}")
-}
-
-/// What a member is, as Raft sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RaftRole {
-    /// Follows, or waits for a leader.
-    Follower,
-    /// Asks for votes (also a pre-candidate).
-    Candidate,
-    /// Leads.
-    Leader,
-}
-
-/// A leadership that the embedder may act on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lease {
-    /// The term: the fencing token.
-    pub term: Term,
-    /// Until when, on this process's monotonic clock, unless a quorum round extends it.
-    pub until: Nanos,
-}
-
-/// A member as the leader sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
-    /// Who.
-    pub id: RaftId,
-    /// The highest index known to be on its disk.
-    pub matched: LogIndex,
-    /// It was heard of within one election timeout.
-    pub heard: bool,
-    /// It has nearly all of the log.
-    pub caught_up: bool,
-    /// Ticks since it was heard of in this leadership.
-    pub silent_ticks: u64,
-    /// Ticks for which it has been caught up and heard without a break.
-    pub stable_ticks: u64,
-    /// Ticks for which it has been on its way to be a ready standby.
-    pub waiting_ticks: u64,
-}
-
-/// What others may see of this member. Published when anything but counters of time changed, and on every tick.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Status {
-    /// This member.
-    pub id: RaftId,
-    /// Its term.
-    pub term: Term,
-    /// Follower, candidate, leader.
-    pub role: Option<RaftRole>,
-    /// Who leads, if known.
-    pub leader: Option<RaftId>,
-    /// Newest committed index known.
-    pub commit: LogIndex,
-    /// Newest applied index reported.
-    pub applied: LogIndex,
-    /// Last index of the log.
-    pub last: LogIndex,
-    /// The term of that entry.
-    pub last_term: Term,
-    /// The configuration handed to the applier.
-    pub configuration: Configuration,
-    /// Its number.
-    pub configuration_number: u64,
-    /// A configuration entry is in the log and not yet applied.
-    pub changing: bool,
-    /// On a leader that is the only voter, or was it a moment ago: something that it acknowledged may be on its own disk
-    /// only. False while a standby has everything on disk before it is acknowledged, and on everybody else.
-    pub single_copy: bool,
-    /// The leadership that may be acted on.
-    pub lease: Option<Lease>,
-    /// Everything acknowledged anywhere before this moment is applied here; `None` while this process knows of no such
-    /// moment. On this process's monotonic clock.
-    pub as_of: Option<Nanos>,
-    /// Ticks without a known leader.
-    pub leaderless_ticks: u64,
-    /// The length of a tick in use.
-    pub tick: Nanos,
-    /// Members this one is connected to, ascending.
-    pub connected: Vec<RaftId>,
-    /// On the leader: the others.
-    pub progress: Vec<Progress>,
-    /// Snapshots: built for sending, installed, refused.
-    pub snapshots: SnapshotCounts,
-    /// Ticks for which this member's disk has not answered, once that is too long: it neither leads nor votes. Else 0.
-    pub disk_silent_ticks: u64,
-    /// Free bytes, while they are too few: this member appends nothing and neither leads nor votes.
-    pub low_space: Option<u64>,
-    /// On the leader: so many voters are low on space that nothing can be written.
-    pub read_only: bool,
-}
-
-/// How often snapshots happened in this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SnapshotCounts {
-    /// Sent to their end.
-    pub sent: u64,
-    /// Failed on the way.
-    pub failed: u64,
-    /// Installed here.
-    pub installed: u64,
-    /// Received here and not wanted.
-    pub refused: u64,
 }
 
 /// Why the machine stopped for good.

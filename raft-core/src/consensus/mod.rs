@@ -39,6 +39,7 @@ mod ready;
 mod records;
 mod seating;
 mod snapshots;
+mod status;
 mod upkeep;
 mod view;
 mod waiters;
