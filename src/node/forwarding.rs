@@ -68,8 +68,15 @@ impl Router {
         open: &mut Option<Failure>,
     ) -> Result<E::Done, Failure> {
         loop {
-            trace::attempted();
-            let reply = self.ask(until, |reply| errand.call(reply)).await?;
+            let reply = match self.led_elsewhere() {
+                // What the machine would answer, without a turn of its thread for each: it is asked where there is no leader
+                // to send to. A leader that is none any more says so.
+                Some(leader) if origin == Origin::Here => Reply::Answer(Answer::Forward(leader)),
+                Some(_) | None => {
+                    trace::attempted();
+                    self.ask(until, |reply| errand.call(reply)).await?
+                }
+            };
             let missed = match reply {
                 Reply::Answer(Answer::Forward(leader)) if origin == Origin::Here => {
                     trace::forwarded(leader);
@@ -129,6 +136,12 @@ impl Router {
         errand
             .done_there(read(answered, "the leader")?)
             .unwrap_or_else(|| Err(internal("the leader answered something else than was asked".into())))
+    }
+
+    /// Who leads, as this manager knows, when it is another one.
+    fn led_elsewhere(&self) -> Option<RaftId> {
+        let status = self.status.borrow();
+        status.leader.filter(|leader| *leader != status.id)
     }
 
     /// The shortest election timeout.

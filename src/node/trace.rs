@@ -49,7 +49,7 @@ fn identified(request: &Request) {
     }
 }
 
-/// It goes to the consensus task: in the log here, or on to the leader.
+/// It goes to the consensus task: into the log here, or to wait for a leader.
 pub(super) fn attempted() {
     tracing::debug!("handed to consensus");
 }
