@@ -20,8 +20,8 @@ use crate::error::{Error, Result};
 
 /// How long the size of packets that a way carries is looked for.
 const MTU_PATIENCE: Duration = Duration::from_millis(300);
-/// What QUIC looks for at most.
-const MTU_MOST: u16 = 1452;
+/// What an ordinary Ethernet carries: whether it is more is not waited for.
+const MTU_ETHERNET: u16 = 1452;
 
 /// What one manager says of its machine, and of the ways to the others: the documented JSON.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -133,7 +133,7 @@ async fn dial(
 /// The largest packets are found in the first round trips.
 async fn way(connection: &Connection) -> Way {
     let until = Instant::now() + MTU_PATIENCE;
-    while connection.mtu() < MTU_MOST && Instant::now() < until {
+    while connection.mtu() < MTU_ETHERNET && Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Way::of(connection)

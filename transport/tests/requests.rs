@@ -37,6 +37,24 @@ async fn requests_go_round_many_at_once_and_large_ones_too() {
 }
 
 #[tokio::test]
+async fn what_a_way_carries_is_found_out_and_used() {
+    let cluster = TestCluster::new(1);
+    let node = Setup::new(&cluster, 1).start();
+    let connection = client(&cluster, &node).await;
+    // Given a way that carries far more than an Ethernet does, as this machine's own does; when it is used for a while
+    let found = async {
+        while connection.mtu() < 4 * 1_452 {
+            assert!(connection.request(Bytes::from_static(b"ok"), PATIENCE).await.is_ok());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within("larger datagrams", found).await;
+    // then what fills many of them gets there and back.
+    let large = Bytes::from(vec![5; frame::REQUEST_BYTES_MAX]);
+    assert!(connection.request(large.clone(), PATIENCE).await == Ok(large));
+}
+
+#[tokio::test]
 async fn a_request_without_an_answer_in_time_has_an_unknown_outcome_and_harms_no_other() {
     let cluster = TestCluster::new(1);
     let mut node = Setup::new(&cluster, 1).start();
