@@ -48,7 +48,7 @@ pub(super) fn conf_state(from: &Configuration) -> eraftpb::ConfState {
 }
 
 /// `None` for the old kind of configuration entry, which nobody of ours writes.
-pub(super) fn entry(from: &eraftpb::Entry) -> Option<LogEntry> {
+pub(super) fn entry(from: eraftpb::Entry) -> Option<LogEntry> {
     let kind = match from.entry_type() {
         eraftpb::EntryType::EntryNormal => EntryKind::Normal,
         eraftpb::EntryType::EntryConfChangeV2 => EntryKind::Config,
@@ -58,8 +58,8 @@ pub(super) fn entry(from: &eraftpb::Entry) -> Option<LogEntry> {
         index: LogIndex(from.index),
         term: Term(from.term),
         kind,
-        data: Bytes::copy_from_slice(&from.data),
-        context: Bytes::copy_from_slice(&from.context),
+        data: from.data.into(),
+        context: from.context.into(),
     })
 }
 

@@ -73,11 +73,15 @@ impl Consensus {
             let number = ready.number();
             // A leader speaks beside its own fsync, but only once its term is on disk: a single voter wins without asking
             // anybody, and one that forgot this term in a crash would win it again and fill it with other entries.
-            let mut held = ready.take_messages();
-            if self.durable_term == self.raw.raft.term {
-                for message in std::mem::take(&mut held) {
-                    self.send(message);
-                }
+            let (mut said, held) = if self.durable_term == self.raw.raft.term {
+                (ready.take_messages(), Vec::new())
+            } else {
+                (Vec::new(), ready.take_messages())
+            };
+            // Entries leave before they go to the disk here. That something is committed may be told once it is on its way to
+            // the applier, at whose end somebody waits for it.
+            if !ready.entries().is_empty() || !ready.snapshot().is_empty() {
+                self.send_all(&mut said);
             }
             for state in ready.take_read_states() {
                 self.on_read_state(&state);
@@ -107,12 +111,13 @@ impl Consensus {
             self.raw.mut_store().append(&entries);
             self.answer_truncated();
             if must_sync {
+                let count = entries.len();
                 let batch = LogBatch {
-                    entries: entries.iter().filter_map(convert::entry).collect(),
+                    entries: entries.into_iter().filter_map(convert::entry).collect(),
                     hard_state: Some(convert::hard_state(&self.raw.raft.hard_state())),
                     cut: self.leadership.pending_cut.take(),
                 };
-                if batch.entries.len() != entries.len() {
+                if batch.entries.len() != count {
                     self.broken("configuration_entries_are_v2", "an entry of the old kind was appended".into());
                     return;
                 }
@@ -126,9 +131,16 @@ impl Consensus {
             }
             self.copies.push(self.tick, committed);
             self.release();
+            self.send_all(&mut said);
             self.after_ready();
         }
         self.after_ready();
+    }
+
+    fn send_all(&mut self, messages: &mut Vec<eraftpb::Message>) {
+        for message in std::mem::take(messages) {
+            self.send(message);
+        }
     }
 
     /// Whose entry stands in the log no more, and with nothing in its place: nobody knows here what becomes of it.
@@ -213,7 +225,8 @@ impl Consensus {
         let mut waiters = Vec::new();
         let mut bytes = 0;
         for entry in entries {
-            let Some(LogEntry { index, term, data, .. }) = convert::entry(&entry) else { continue };
+            let kind = entry.entry_type();
+            let Some(LogEntry { index, term, data, .. }) = convert::entry(entry) else { continue };
             if index != self.handed.next() {
                 self.broken("applied_in_order", format!("entry {index} follows {}", self.handed));
                 return;
@@ -221,7 +234,7 @@ impl Consensus {
             self.handed = index;
             bytes += data.len() as u64 + 64;
             let wanted = self.settle(index, term, &mut waiters);
-            let payload = match entry.entry_type() {
+            let payload = match kind {
                 EntryType::EntryNormal if data.is_empty() => Payload::Empty,
                 EntryType::EntryNormal => Payload::Commands { data, wanted },
                 EntryType::EntryConfChangeV2 | EntryType::EntryConfChange => self.configure(index, &data),
