@@ -65,6 +65,8 @@ mod locked;
 #[cfg(feature = "manager")]
 mod log_writer;
 #[cfg(feature = "manager")]
+mod looking;
+#[cfg(feature = "manager")]
 mod manager;
 #[cfg(feature = "manager")]
 mod meeting;

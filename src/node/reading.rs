@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::authorize::{self, Allowed};
 use super::gate::Asker;
+use super::looking;
 use super::router::{Failure, fail, refused};
 use super::service::{Service, blocking, broken};
 
@@ -44,7 +45,7 @@ impl Default for Past {
 }
 
 /// What an answer has around its result, at most.
-const AROUND_BYTES: usize = 64;
+pub(super) const AROUND_BYTES: usize = 64;
 
 /// A range that is being read, on the view that it was begun on.
 struct Begun {
@@ -54,15 +55,20 @@ struct Begun {
 
 impl Begun {
     fn now(view: Arc<dyn StateRead>, range: Range) -> Result<Self, Failure> {
-        let reading = Reading::begin(&*view, range).map_err(|error| match error {
-            ReadError::Refused(refusal) => refused(&refusal),
-            ReadError::Store(error) => broken(&error),
-        })?;
+        let reading = Reading::begin(&*view, range).map_err(|error| unread(&error))?;
         Ok(Self { view, reading })
     }
 
     fn step(&mut self) -> Result<Option<RangeResult>, Failure> {
         self.reading.step(&*self.view, STEP_BYTES).map_err(|error| broken(&error))
+    }
+}
+
+/// Why a range was not read.
+pub(super) fn unread(error: &ReadError) -> Failure {
+    match error {
+        ReadError::Refused(refusal) => refused(refusal),
+        ReadError::Store(error) => broken(error),
     }
 }
 
@@ -120,6 +126,9 @@ impl Service {
         place: &mut Place,
     ) -> Result<Result<api::ReadDone, usize>, Failure> {
         let reader = self.store()?.reader;
+        if looking::is_short(&range) {
+            return self.looking.one(reader, range, place).await;
+        }
         let mut next: Option<Box<Begun>> = None;
         let mut under_way: Option<OwnedSemaphorePermit> = None;
         loop {

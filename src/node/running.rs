@@ -36,6 +36,7 @@ use super::ground::Drives;
 use super::hand_over::hand_over;
 use super::keepers::Space;
 use super::lead::LeaseWatch;
+use super::looking::Looking;
 pub(super) use super::manager::Manager;
 use super::meeting;
 use super::net::{self, Listening, Net};
@@ -302,6 +303,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         certificates: builder.certificates,
         under_way: service::under_way(),
         past: Past::default(),
+        looking: Looking::default(),
         meters: Arc::clone(&meters),
         pulse: Pulse::new(),
         full,

@@ -27,6 +27,7 @@ use super::facts::Facts;
 use super::fence::Incarnations;
 use super::gate::{Asker, Who};
 use super::keepers::Space;
+use super::looking::Looking;
 use super::reach::Reach;
 use super::readiness::Pulse;
 use super::reading::Past;
@@ -75,6 +76,7 @@ pub(crate) struct Service {
     pub(super) under_way: Semaphore,
     /// Reads of the past may look at all of the history, and must not take every thread.
     pub(super) past: Past,
+    pub(super) looking: Looking,
     pub(super) meters: Arc<Meters>,
     pub(super) pulse: Pulse,
     /// The store is full, as the applier found it last.

@@ -15,9 +15,11 @@ use crate::membership::operators::{OperatorRecord, Operators};
 use crate::membership::record::{ClusterRecord, NodeRecord};
 use crate::membership::work::{AssignmentRecord, LivenessRecord, ReportRecord};
 use crate::ports::{StateRead, StoreError, StoreResult, Visit};
+use crate::state::check::check_range;
 use crate::state::contract::{RecoveryStatus, Refusal, StateStatus, StoreUsage};
 use crate::state::layout::{self, Record, RecordView, corrupt};
 use crate::state::leases::LeaseRecord;
+use crate::state::page::Page;
 use crate::state::ranges::Reading;
 use crate::state::replay::silent;
 use crate::state::stored::{Counter, Event, Progress, StoredConfiguration, StoredRecovery, decode, digest};
@@ -154,6 +156,20 @@ pub fn range(view: &dyn StateRead, range: &Range) -> Result<RangeResult, ReadErr
             return Ok(result);
         }
     }
+}
+
+/// As [`range`] of the range's one key, as it is now, by whoever knows the `newest` revision of the view: many are read so
+/// with one look at where it stands.
+///
+/// # Errors
+/// `Refused` with a limit; `Store`.
+pub fn key_now(view: &dyn StateRead, range: &Range, newest: Revision) -> Result<RangeResult, ReadError> {
+    check_range(range)?;
+    let mut page = Page::new(range);
+    if let Some(record) = live(view, &range.key)? {
+        let _ = page.offer(&range.key, record.view());
+    }
+    Ok(page.result(newest.0))
 }
 
 /// Live records from one full key to another.
