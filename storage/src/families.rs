@@ -128,9 +128,12 @@ pub(crate) fn database(create: bool, wal_bytes_max: u64, recovery: DBRecoveryMod
     options
 }
 
+/// Blocks of tables kept in memory; the kernel's page cache has them besides.
+const BLOCK_CACHE_BYTES: usize = 32 * 1024 * 1024;
+
 /// How each family is kept.
 pub(crate) fn descriptors() -> Vec<ColumnFamilyDescriptor> {
-    let cache = Cache::new_lru_cache(64 * 1024 * 1024);
+    let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
     let mut all: Vec<_> =
         Family::ALL.iter().map(|family| ColumnFamilyDescriptor::new(family.name(), options(*family, &cache))).collect();
     all.push(ColumnFamilyDescriptor::new("default", options(Family::Meta, &cache)));
@@ -141,19 +144,15 @@ fn options(family: Family, cache: &Cache) -> RocksOptions {
     let mut options = RocksOptions::default();
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(cache);
-    // No compression where data is young and short-lived, light compression below.
-    let mut levels = vec![DBCompressionType::Lz4; 7];
-    for level in levels.iter_mut().take(2) {
-        *level = DBCompressionType::None;
-    }
-    options.set_compression_per_level(&levels);
+    // What is sealed does not compress, and nearly all of it is.
+    options.set_compression_type(DBCompressionType::None);
     options.set_level_zero_file_num_compaction_trigger(4);
     options.set_level_compaction_dynamic_level_bytes(true);
     match family {
         Family::Log => {
-            // Most entries are deleted before a memtable of this size is ever flushed.
-            options.set_write_buffer_size(16 * 1024 * 1024);
-            options.set_max_write_buffer_number(3);
+            // The window of the log is larger than any table in memory, so that entries are written out before they are cut
+            // whatever its size: a small one costs nothing.
+            options.set_write_buffer_size(8 * 1024 * 1024);
             blocks.set_block_size(64 * 1024);
         }
         Family::Meta => {
@@ -162,6 +161,9 @@ fn options(family: Family, cache: &Cache) -> RocksOptions {
         Family::StateA | Family::StateB => {
             options.set_write_buffer_size(16 * 1024 * 1024);
             blocks.set_bloom_filter(10.0, false);
+            // A write looks for the record that it ends, and most often that is not in the table in memory.
+            options.set_memtable_whole_key_filtering(true);
+            options.set_memtable_prefix_bloom_ratio(0.1);
         }
     }
     options.set_block_based_table_factory(&blocks);

@@ -85,7 +85,7 @@ impl Config {
             tick_nanos: 20_000_000,
             log_window_entries: 10_000,
             log_window_bytes: 256 << 20,
-            cache_bytes: 32 << 20,
+            cache_bytes: 8 << 20,
             message_bytes_max: 512 << 10,
             inflight_messages_max: 256,
             uncommitted_bytes_max: 32 << 20,
