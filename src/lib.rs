@@ -3,6 +3,8 @@
 //! Owns the node that wires core, storage and transport together, and the one type of client. See [`Node`] and
 //! [`Client`]. No type of raft, prost, quinn, rustls or rocksdb is public.
 
+#[cfg(feature = "backup")]
+pub mod backup;
 pub mod check;
 mod client;
 pub mod config;
@@ -30,6 +32,8 @@ pub use client::{
     TableMirrorBuilder, TableWatch, TableWatchBuilder, TokenBuilder, Tokens, TxnBuilder, TxnOutcome, Upgrade, Watch,
     WatchBuilder, Watched, WriteBuilder, compare, operation,
 };
+#[cfg(feature = "backup")]
+pub use client::{Backup, BackupBuilder};
 pub use error::{Error, Outcome, Result};
 #[cfg(feature = "worker")]
 pub use node::{
@@ -38,8 +42,8 @@ pub use node::{
 };
 #[cfg(feature = "manager")]
 pub use node::{
-    Configurations, Fenced, Inspection, Lead, Recover, fenced, fenced_with, inspect, inspect_configurations,
-    inspect_configurations_with, inspect_with,
+    Configurations, Fenced, Inspection, Lead, Recover, Restore, RestoreReport, fenced, fenced_with, inspect,
+    inspect_configurations, inspect_configurations_with, inspect_with, restore,
 };
 pub use quorate_core::txn::{Compare, Op as Operation};
 
@@ -79,6 +83,9 @@ pub mod guide {
 
     #[doc = include_str!("../docs/guide/embedding-a-node.md")]
     pub struct EmbeddingANode;
+
+    #[doc = include_str!("../docs/guide/backups.md")]
+    pub struct Backups;
 
     #[doc = include_str!("../docs/guide/testing-your-controller.md")]
     pub struct TestingYourController;

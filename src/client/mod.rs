@@ -6,6 +6,8 @@
 
 mod asking;
 mod assignments;
+#[cfg(feature = "backup")]
+mod backup;
 mod codec;
 mod election;
 #[cfg(feature = "worker")]
@@ -51,6 +53,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use assignments::{AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, ItemReport};
+#[cfg(feature = "backup")]
+pub use backup::{Backup, BackupBuilder};
 pub use codec::{Codec, CodecError, Json};
 pub use election::{Election, Leader, Leading, Observer};
 pub use keys::{KeysChanged, NodeKeys};
@@ -393,6 +397,12 @@ impl Client {
     /// The settings of the whole cluster.
     pub fn policy(&self) -> Policy {
         Policy::new(self.clone())
+    }
+
+    /// A backup of the whole cluster, sealed: everything at one revision, from whichever manager answers. For operators.
+    #[cfg(feature = "backup")]
+    pub fn backup(&self, seal: &crate::backup::BackupSeal) -> BackupBuilder {
+        BackupBuilder::new(self.clone(), seal.clone())
     }
 
     /// The rolling upgrade to a newer version.

@@ -63,6 +63,7 @@ kinds! {
     Watch => "watch",
     KeyOrder => "key_order",
     Unlock => "unlock",
+    Backup => "backup",
 }
 
 /// How it ended, by its answer.

@@ -27,6 +27,7 @@ pub(super) const fn denied(asker: Asker, kind: &Kind) -> &'static str {
 /// | request | operator | manager (peer plane) | node's certificate |
 /// |---|---|---|---|
 /// | write, read, watch | yes | no | no |
+/// | a backup of everything | yes | no | no |
 /// | status | yes | yes | yes |
 /// | a member's own status | no | yes | no |
 /// | show, rotate, make, list, revoke join tokens | yes | no | no |
@@ -53,6 +54,7 @@ pub(super) const fn allowed(asker: Asker, kind: &Kind) -> bool {
         Kind::Write(_)
         | Kind::Read(_)
         | Kind::Watch(_)
+        | Kind::Backup(_)
         | Kind::TokenShow(_)
         | Kind::TokenRotate(_)
         | Kind::TokenCreate(_)

@@ -134,7 +134,7 @@ impl NodeBuilder {
     }
 }
 
-fn issue(
+pub(super) fn issue(
     ca: &ClusterCa,
     cluster: ClusterId,
     node_id: NodeId,

@@ -22,7 +22,7 @@ use super::fence::{Fencing, Incarnations};
 use super::ground::Tasks;
 use super::service::Service;
 use super::tasks::Call;
-use super::{sessions, snapshots, watching};
+use super::{sessions, snapshots};
 use crate::client::SOFTWARE;
 
 /// The node's word on connections.
@@ -211,7 +211,7 @@ impl Handler for NodeHandler {
                 Ok(request) => {
                     let local = caller.plane == Plane::Local;
                     let asker = if local { service.local_asker(&request) } else { caller.into() };
-                    watching::serve(service, asker, request, feed).await;
+                    service.feed(asker, request, feed).await;
                 }
                 Err(error) => {
                     let why = format!("the question cannot be read: {error}. Nothing was done");

@@ -110,6 +110,7 @@ pub fn inspect_with(directory: &Path, keys: &Keys) -> Result<Inspection, StartEr
             directory.display()
         )));
     }
+    super::restore::cut_off(&layout)?;
     let store = look_into(&layout, &layout.store()).map_err(|error| explained(&layout, error))?;
     let facts = Facts::read(store.fact(Facts::NAME)?)?
         .ok_or_else(|| StartError::Directory(format!("{} was never prepared", directory.display())))?;

@@ -16,6 +16,8 @@ mod asking;
 mod assigning;
 #[cfg(feature = "manager")]
 mod authorize;
+#[cfg(feature = "manager")]
+mod backups;
 mod builder;
 #[cfg(feature = "manager")]
 mod changes;
@@ -105,6 +107,8 @@ mod report;
 #[cfg(feature = "manager")]
 mod reports;
 #[cfg(feature = "manager")]
+mod restore;
+#[cfg(feature = "manager")]
 mod router;
 #[cfg(feature = "manager")]
 mod running;
@@ -160,6 +164,8 @@ pub use lead::Lead;
 pub use lock::runner;
 #[cfg(feature = "manager")]
 pub use recover::Recover;
+#[cfg(feature = "manager")]
+pub use restore::{Restore, RestoreReport, restore};
 pub use stop::{StartError, StopReason};
 pub use work::{AssignmentEvent, Assignments, Item};
 #[cfg(feature = "testing")]

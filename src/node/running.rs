@@ -49,7 +49,7 @@ use super::tasks::{Call, ConsensusTask, Hands};
 use super::watching::{self, Watches};
 use super::work::Work;
 use super::workers::{self, Workers};
-use super::{asking, housekeeping, identity, keepers, log_writer, metering, sealing};
+use super::{asking, backups, housekeeping, identity, keepers, log_writer, metering, sealing};
 use crate::config;
 use crate::keys::Desk;
 use crate::metrics::Meters;
@@ -297,6 +297,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         certificates: builder.certificates,
         under_way: service::under_way(),
         past: service::past(),
+        backups: backups::at_once(),
         meters: Arc::clone(&meters),
         pulse: Pulse::new(),
         full,

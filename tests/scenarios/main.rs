@@ -14,6 +14,7 @@
 #![allow(clippy::duplicate_mod, reason = "each example is a program of its own, and all of them have the same support")]
 
 mod assignments;
+mod backups;
 mod certificates;
 mod crashes;
 mod data;

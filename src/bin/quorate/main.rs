@@ -5,6 +5,7 @@
 
 mod admin;
 mod args;
+mod args_backup;
 mod args_bench;
 mod args_keys;
 mod args_kv;
@@ -13,6 +14,7 @@ mod args_membership;
 mod args_node;
 mod args_upgrade;
 mod assign;
+mod backup;
 mod bench;
 mod check;
 mod failure;
@@ -164,6 +166,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Verb::Inspect(Inspect { configurations: true, keys }) => recover::configurations(&keys, &global, output),
             Verb::Inspect(Inspect { keys, .. }) => node::inspect(&keys, &global, output),
             Verb::Bench(verb) => Box::pin(bench::run(verb, &global, output)).await,
+            Verb::Backup(backup) => Box::pin(backup::run(backup, &global, output)).await,
+            Verb::Restore(restore) => Box::pin(backup::restore(restore, &global, output)).await,
             Verb::Recover(recover) => Box::pin(recover::run(recover, &global, output)).await,
             Verb::Key(verb) => Box::pin(keys::key(verb, &global, output)).await,
             Verb::Autolock(verb) => Box::pin(keys::autolock(verb, &global, output)).await,

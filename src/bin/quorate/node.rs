@@ -39,7 +39,7 @@ pub(crate) fn look_into(directory: &Path) -> Result<(), Failure> {
 }
 
 /// A first manager that listens on every address is known at none. (Of a newcomer the managers see where it is.)
-fn check_reach(address: &str, output: Output) {
+pub(crate) fn check_reach(address: &str, output: Output) {
     if address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified()) {
         output.note(&format!(
             "warning: this node listens on every address, and {address} is all that other managers would be told. \
@@ -82,7 +82,7 @@ fn builder(
 }
 
 /// Where the key of a new manager lies, when that protects nothing.
-fn check_key(directory: &Path, output: Output) -> Result<(), Failure> {
+pub(crate) fn check_key(directory: &Path, output: Output) -> Result<(), Failure> {
     if let Some(key) = quorate::keys::status(directory)?.filter(|key| !key.advice.is_empty()) {
         output.note(&format!("warning: {}", key.advice));
     }
