@@ -359,6 +359,11 @@ pub(super) fn random<T>(wrap: impl FnOnce([u8; 16]) -> T) -> Result<T, StartErro
     config::random_id(wrap).map_err(|error| StartError::Internal(error.to_string()))
 }
 
+/// 32 random bytes that something secret is made from.
+pub(super) fn random_seed() -> Result<Bytes, StartError> {
+    Ok([random(|bytes| bytes)?, random(|bytes| bytes)?].concat().into())
+}
+
 /// Disk and name resolution stay off the caller's runtime.
 pub(super) async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StartError> + Send + 'static,

@@ -16,6 +16,8 @@ mod asking;
 mod assigning;
 #[cfg(feature = "manager")]
 mod authorize;
+#[cfg(feature = "manager")]
+mod barrier;
 mod builder;
 #[cfg(feature = "manager")]
 mod changes;

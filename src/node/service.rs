@@ -24,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use super::barrier::Barrier;
 use super::facts::Facts;
 use super::fence::Incarnations;
 use super::gate::Asker;
@@ -51,6 +52,8 @@ pub(super) struct StoreAccess {
 /// What requests need of the node.
 pub(crate) struct Service {
     pub(super) facts: Facts,
+    /// What opens and seals secrets.
+    pub(super) barrier: Arc<Barrier>,
     pub(super) router: Router,
     pub(super) peers: Reach,
     /// What of the store requests may touch; given back when the node stops, whoever still holds a client.

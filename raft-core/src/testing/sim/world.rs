@@ -235,6 +235,7 @@ impl World {
             },
             node: record(1),
             records: (2..=recorded).map(|node| (NodeRecord::key(node_id(node)), record(node).to_bytes())).collect(),
+            ..Founding::default()
         };
         self.unrecorded = (recorded + 1..=self.config.members).map(record).collect();
         let founded = match found(&founding) {
