@@ -56,7 +56,7 @@ pub fn each_span<E>(txn: &mut Txn, mut visit: impl FnMut(&mut Bytes, &mut Bytes)
 }
 
 /// Takes the section off one entry.
-pub(crate) fn strip(entry: &mut KeyValue) {
+pub fn strip(entry: &mut KeyValue) {
     entry.key = Section::User.strip(&entry.key).unwrap_or_default();
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use quorate::Client;
 use quorate::status::{ClusterStatus, SnapshotStatus};
-use quorate_core::testing::sim::Rng;
+use quorate_core::testing::Rng;
 use tokio::task::JoinHandle;
 
 use crate::Outcome;

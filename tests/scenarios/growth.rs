@@ -6,7 +6,7 @@ use std::time::Duration;
 use quorate::membership::{NodeState, Seat};
 use quorate::status::NodeRole;
 use quorate::{Client, inspect_configurations};
-use quorate_core::testing::sim::Rng;
+use quorate_core::testing::Rng;
 
 use crate::load::{Load, all_there};
 use crate::recovery::odd_everywhere;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use prost::Message as _;
 use quorate::Client;
 use quorate_core::command::{LeaseOrder, LeaseOrderKind, Request};
-use quorate_core::testing::sim::Rng;
+use quorate_core::testing::Rng;
 use quorate_core::txn::{Compare, Delete, Put, Range, Txn};
 use quorate_transport::api;
 use tokio::task::JoinHandle;

@@ -7,7 +7,7 @@
 #[macro_use]
 pub mod conformance;
 pub mod memory;
-#[cfg(feature = "consensus")]
-pub mod sim;
+mod rng;
 
 pub use memory::{Fault, MemoryStore};
+pub use rng::Rng;

@@ -69,7 +69,7 @@ impl Filter {
     }
 
     /// Whether this key lies in the range.
-    pub(crate) fn covers(&self, key: &[u8]) -> bool {
+    pub fn covers(&self, key: &[u8]) -> bool {
         self.key[..] <= *key && *key < self.end[..]
     }
 }
@@ -126,6 +126,15 @@ impl Unit {
     /// Whether it changed nothing.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
+    }
+
+    /// What it did, for an observer: of each full key what is there now and what was there before.
+    #[cfg(feature = "testing")]
+    pub fn told(&self) -> impl Iterator<Item = (Bytes, Option<KeyValue>, Option<KeyValue>)> + '_ {
+        self.changes().iter().map(|changed| {
+            let of = |record: Option<&Record>| record.map(|record| record.to_key_value(changed.key.clone()));
+            (changed.key.clone(), of(changed.new.as_ref()), of(changed.old.as_ref()))
+        })
     }
 
     pub(crate) fn changes(&self) -> &[Changed] {

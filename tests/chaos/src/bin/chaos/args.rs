@@ -1,0 +1,181 @@
+//! What can be typed: verbs, options, their help and their examples.
+//!
+//! Owns the shape of the command line. Never runs anything. Called by `main`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use quorate_chaos::sim::Profile;
+
+const ABOUT: &str = "\
+chaos: proves what quorate promises under faults, and proves the proof.
+
+`sim` runs the code that decides in a simulated cluster, thousands of seeds of it; a seed is a run, to the byte. `check` judges \
+the history of a real cluster.";
+
+const EXIT: &str = "\
+Exit codes: 0 pass; 1 a promise was broken; 2 inconclusive; 3 the harness failed, or the command line; 4 a fault or a mark that \
+is required was never reached. Only 0 is green.
+
+Example:
+  chaos sim --seeds 1..2000 --jobs 2
+  chaos replay --seed 133 --trace short
+  chaos check history.jsonl";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "chaos", version, about = "Proves what quorate promises under faults", long_about = ABOUT, after_help = EXIT, max_term_width = 110)]
+pub(crate) struct Cli {
+    /// Answer with one JSON document
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// Verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run seeds in simulated clusters
+    #[command(after_help = "\
+Seeds come one after the other until they or the budget are used up. What fails is printed with the line that replays it.
+
+Example:
+  chaos sim --seeds 1..10000 --jobs 2 --profile swarm
+  chaos sim --seeds 1..1000000 --budget 10m --check-determinism")]
+    Sim(Sim),
+    /// Run one seed again, and show what happens
+    #[command(after_help = "\
+Example:
+  chaos replay --seed 133 --trace short
+  chaos replay --seed 0x85 --profile network --trace full --stop-at 2000")]
+    Replay(Replay),
+    /// Judge a recorded history by every checker
+    #[command(after_help = "\
+A history is one operation a line; `quorate_chaos::history` says what the fields mean.
+
+Example:
+  chaos check out/history.jsonl --limit 60s")]
+    Check(Check),
+    /// Say which profiles there are
+    #[command(after_help = "Example:\n  chaos list --json")]
+    List,
+}
+
+/// Which cluster a seed makes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Drawn {
+    /// What seeds draw; `chaos list` says what each is
+    #[arg(long, default_value = "swarm", value_parser = profile)]
+    pub(crate) profile: Profile,
+    /// Managers: 1 to 7, or `random` for what the seed draws
+    #[arg(long, default_value = "random", value_parser = nodes)]
+    pub(crate) nodes: Nodes,
+}
+
+/// So many managers; none is for what the seed draws.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Nodes(pub(crate) Option<u64>);
+
+/// `sim`.
+#[derive(Debug, Args)]
+pub(crate) struct Sim {
+    /// The first seed and the one after the last
+    #[arg(long, default_value = "1..2001", value_parser = seeds, value_name = "A..B")]
+    pub(crate) seeds: std::ops::Range<u64>,
+    /// Seeds at a time, each on a thread of its own
+    #[arg(long, default_value_t = 1)]
+    pub(crate) jobs: usize,
+    #[command(flatten)]
+    pub(crate) drawn: Drawn,
+    /// Begin no further seed after this time
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub(crate) budget: Option<Duration>,
+    /// Run every hundredth seed twice; both runs must be equal
+    #[arg(long)]
+    pub(crate) check_determinism: bool,
+    /// Begin no further seed after so many failures
+    #[arg(long, default_value_t = 10)]
+    pub(crate) failures: usize,
+}
+
+/// How much of a run is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shown {
+    /// Who leads, what is in force, who comes and goes
+    Short,
+    /// Every event and effect
+    Full,
+}
+
+/// `replay`.
+#[derive(Debug, Args)]
+pub(crate) struct Replay {
+    /// The seed; hexadecimal with 0x
+    #[arg(long, value_parser = number)]
+    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) drawn: Drawn,
+    /// What to show
+    #[arg(long, value_enum)]
+    pub(crate) trace: Option<Shown>,
+    /// Stop after so many milliseconds of simulated time
+    #[arg(long, value_name = "MS")]
+    pub(crate) stop_at: Option<u64>,
+}
+
+/// `check`.
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The history
+    pub(crate) history: PathBuf,
+    /// How long the search may take
+    #[arg(long, default_value = "60s", value_parser = duration, value_name = "TIME")]
+    pub(crate) limit: Duration,
+}
+
+fn profile(text: &str) -> Result<Profile, String> {
+    Profile::named(text).ok_or_else(|| {
+        let names: Vec<&str> = Profile::ALL.into_iter().map(Profile::name).collect();
+        format!("there is no such profile; there are {}", names.join(", "))
+    })
+}
+
+fn nodes(text: &str) -> Result<Nodes, String> {
+    match text {
+        "random" => Ok(Nodes(None)),
+        text => match text.parse() {
+            Ok(count @ 1..=7) => Ok(Nodes(Some(count))),
+            _ => Err("it is 1 to 7, or `random`".to_owned()),
+        },
+    }
+}
+
+pub(crate) fn number(text: &str) -> Result<u64, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|why| format!("it is no number: {why}"))
+}
+
+fn seeds(text: &str) -> Result<std::ops::Range<u64>, String> {
+    let (from, to) = text.split_once("..").ok_or("it is FIRST..AFTER, for example 1..2001")?;
+    let range = number(from)?..number(to)?;
+    if range.is_empty() { Err("there is no seed in it".to_owned()) } else { Ok(range) }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (count, unit) = text.split_at(split);
+    let count: u64 =
+        count.parse().map_err(|_nothing| "it is a number and a unit, for example 90s or 10m".to_owned())?;
+    match unit {
+        "ms" => Ok(Duration::from_millis(count)),
+        "s" => Ok(Duration::from_secs(count)),
+        "m" => Ok(Duration::from_secs(count.saturating_mul(60))),
+        "h" => Ok(Duration::from_secs(count.saturating_mul(3600))),
+        _ => Err("the unit is one of ms, s, m, h".to_owned()),
+    }
+}

@@ -1,0 +1,187 @@
+//! `sim` and `replay`.
+//!
+//! Owns how a run is told: a summary of many seeds, or every line of one. Called by `main`.
+
+use std::time::Duration;
+
+use quorate_chaos::runner::{self, Plan, Summary};
+use quorate_chaos::sim::{MILLIS, Report, Violation, World};
+use serde_json::{Value, json};
+
+use crate::args::{Drawn, Replay, Shown, Sim};
+use crate::output::{Exit, Output};
+
+fn plan(drawn: &Drawn, seeds: std::ops::Range<u64>) -> Plan {
+    Plan { seeds, jobs: 1, profile: drawn.profile, nodes: drawn.nodes.0, budget: None, twice_every: 0, failures_max: 1 }
+}
+
+pub(crate) fn sim(output: Output, asked: &Sim) -> Result<Exit, String> {
+    let plan = Plan {
+        jobs: asked.jobs,
+        budget: asked.budget,
+        twice_every: if asked.check_determinism { 100 } else { 0 },
+        failures_max: asked.failures,
+        ..plan(&asked.drawn, asked.seeds.clone())
+    };
+    let summary = runner::run(&plan);
+    if output.json {
+        output.json(&document(&plan, &summary))?;
+    } else {
+        for violation in &summary.failures {
+            output.line(&format!("{violation}\n"))?;
+        }
+        for line in told(&plan, &summary) {
+            output.line(&line)?;
+        }
+    }
+    Ok(if summary.failures.is_empty() { Exit::Pass } else { Exit::Violation })
+}
+
+/// The summary in a few lines.
+fn told(plan: &Plan, summary: &Summary) -> Vec<String> {
+    let report = &summary.report;
+    let nodes = plan.nodes.map_or_else(|| "random".to_owned(), |nodes| nodes.to_string());
+    let mut lines = vec![format!(
+        "seeds={} profile={} n={nodes} sim={} wall={} cpu={} x{} events={} twice={}",
+        summary.seeds,
+        plan.profile.name(),
+        hours(Duration::from_nanos(report.simulated)),
+        hours(summary.wall),
+        hours(summary.cpu),
+        summary.speed(),
+        report.events,
+        summary.twice,
+    )];
+    lines.push(counted(report));
+    let verdict = match summary.failures.first() {
+        None => "PASS".to_owned(),
+        Some(first) => format!(
+            "FAIL {} of {} seeds, first `{}` in seed {}",
+            summary.failures.len(),
+            summary.seeds,
+            first.invariant,
+            first.seed
+        ),
+    };
+    lines.push(verdict);
+    lines
+}
+
+fn counted(report: &Report) -> String {
+    format!(
+        "ops ok={} unk={} fail={} reads={} | elections={} term={} | conf={} snap={} | crash={} lost={} part={} stall={} enospc={} ioerr={}",
+        report.acks,
+        report.unknown,
+        report.refused,
+        report.reads,
+        report.elections,
+        report.terms,
+        report.configurations,
+        report.snapshots_installed,
+        report.crashes,
+        report.lost_batches,
+        report.partitions,
+        report.disk_hangs,
+        report.shortages,
+        report.disk_faults,
+    )
+}
+
+fn document(plan: &Plan, summary: &Summary) -> Value {
+    let failures: Vec<Value> = summary.failures.iter().map(|violation| failure(violation)).collect();
+    json!({
+        "profile": plan.profile.name(),
+        "seeds": summary.seeds,
+        "simulated_ms": summary.report.simulated / MILLIS,
+        "wall_ms": millis(summary.wall),
+        "cpu_ms": millis(summary.cpu),
+        "speed": summary.speed(),
+        "events": summary.report.events,
+        "acks": summary.report.acks,
+        "elections": summary.report.elections,
+        "crashes": summary.report.crashes,
+        "twice": summary.twice,
+        "failures": failures,
+    })
+}
+
+fn failure(violation: &Violation) -> Value {
+    json!({
+        "invariant": violation.invariant,
+        "detail": violation.detail,
+        "seed": violation.seed,
+        "at_ms": violation.at / MILLIS,
+        "last": violation.last,
+        "replay": violation.replay,
+    })
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn hours(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}.{}s", time.subsec_millis() / 100),
+        60..3600 => format!("{}m{}s", seconds / 60, seconds % 60),
+        _ => format!("{}h{}m", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+pub(crate) fn replay(output: Output, asked: &Replay) -> Result<Exit, String> {
+    let config = plan(&asked.drawn, asked.seed..asked.seed + 1).config(asked.seed);
+    let mut lines = Vec::new();
+    let played = World::new(config).and_then(|mut world| {
+        world.keep_lines();
+        let played = match asked.stop_at {
+            Some(at) => world.run_for(at * MILLIS),
+            None => world.play(),
+        };
+        lines = world.take_lines();
+        played.map(|()| world.report())
+    });
+    if !output.json
+        && let Some(shown) = asked.trace
+    {
+        for line in lines.iter().filter(|line| shown == Shown::Full || is_transition(line)) {
+            output.line(line)?;
+        }
+    }
+    match played {
+        Ok(report) if output.json => {
+            output.json(&json!({"seed": asked.seed, "events": report.events, "trace": hex(&report)}))?
+        }
+        Ok(report) => {
+            output.line(&format!(
+                "seed={} sim={} events={} trace={}",
+                asked.seed,
+                hours(Duration::from_nanos(report.simulated)),
+                report.events,
+                hex(&report)
+            ))?;
+            output.line(&counted(&report))?;
+            output.line("PASS")?;
+        }
+        Err(violation) => {
+            if output.json {
+                output.json(&failure(&violation))?;
+            } else {
+                output.line(&format!("{violation}\nFAIL"))?;
+            }
+            return Ok(Exit::Violation);
+        }
+    }
+    Ok(Exit::Pass)
+}
+
+fn hex(report: &Report) -> String {
+    report.trace_hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whether a line of the trace says that something changed: a role, a term, a configuration, a process.
+fn is_transition(line: &str) -> bool {
+    ["starts", "crashes", "stops", " is ", "installed", "recovered", "fenced", "fault:"]
+        .iter()
+        .any(|word| line.contains(word))
+}

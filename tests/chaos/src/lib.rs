@@ -1,0 +1,10 @@
+//! The chaos harness: proves what quorate promises under faults, and proves the proof.
+//!
+//! Owns the simulator of whole clusters ([`sim`]), the histories that both tiers record ([`history`]) and the checkers that
+//! judge them ([`check`]). Never part of a program that people run. Called by the binary `chaos`, by the tests of this
+//! package, and by embedders who test a controller of their own.
+
+pub mod check;
+pub mod history;
+pub mod runner;
+pub mod sim;

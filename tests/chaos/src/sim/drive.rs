@@ -1,0 +1,534 @@
+//! Performs what a member's machine wants done, and feeds it what came of it.
+//!
+//! Owns the life of a process, from its start on what a crash has left to its end: a member can die between any two
+//! effects. What takes time is in `disk` and `stream`. Called by the world.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use super::check::{DurableLog, broken};
+use super::clients::Reply;
+use super::config::{MILLIS, SPACE_ENOUGH, SPACE_LOW};
+use super::member::{Job, Process};
+use super::recovery::FENCE;
+use super::world::{Event, Step, World};
+use quorate_core::consensus::config::Config;
+use quorate_core::consensus::io::{Answer, Effect, Input, Nanos, Records, Status, StopCause, Ticket};
+use quorate_core::consensus::{Consensus, Start};
+use quorate_core::id::RaftId;
+use quorate_core::ports::StoreError;
+use quorate_core::state::Machine;
+use quorate_core::state::contract::ApplyError;
+
+impl World {
+    /// Starts a process on the member's disk, as it is.
+    pub(super) fn start(&mut self, id: RaftId) -> Step {
+        let (config, seat_times) = (&self.config, self.seat_times());
+        let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
+        if member.process.is_some() || member.retired || member.stopped || member.outdated.is_some() {
+            return Ok(());
+        }
+        member.boot += 1;
+        let boot = member.boot;
+        let opened = match member.disk.open() {
+            Ok(opened) => opened,
+            Err(error) => return broken("a_crash_is_survived", format!("{id} cannot open its store: {error}")),
+        };
+        if opened.meta.get(FENCE).is_ok_and(|fence| fence.is_some()) {
+            // A fenced directory is not started from, over every restart.
+            return Ok(());
+        }
+        let mut machine = match Machine::open_knowing(opened.state, member.knows) {
+            Ok(machine) => machine,
+            Err(ApplyError::ClusterNeedsVersion { needed, .. }) => {
+                // Refused at the door.
+                member.outdated = Some(needed);
+                self.report.outdated += 1;
+                self.trace.line(self.now, &format!("{id} is not started: it needs version {needed}"));
+                return Ok(());
+            }
+            Err(error) => return broken("a_crash_is_survived", format!("{id} cannot open its state: {error}")),
+        };
+        machine.gather(true);
+        let reader = machine.reader();
+        let state = machine.status().clone();
+        let read = Records::read(&*reader.view());
+        let tail = opened.log_reader.entries(state.applied.next(), opened.boot.last.next(), u64::MAX);
+        let (Ok(records), Ok(tail)) = (read, tail) else {
+            return broken("a_crash_is_survived", format!("{id} cannot read its store"));
+        };
+        let before = member.durable.hard;
+        member.durable = DurableLog { start: opened.boot.start, hard: opened.boot.hard_state, terms: BTreeMap::new() };
+        let all = opened.log_reader.entries(opened.boot.start.index.next(), opened.boot.last.next(), u64::MAX);
+        for entry in all.unwrap_or_default() {
+            member.durable.terms.insert(entry.index.0, entry.term.0);
+        }
+        let incarnation = member.incarnation;
+        if let Some(checks) = self.checks.get_mut(incarnation) {
+            checks.newest_revision = checks.newest_revision.max(state.revision.0);
+            checks.restarted(id, &before, &opened.boot.hard_state, state.applied.0)?;
+        }
+        let settings = Config {
+            log_window_entries: config.log_window,
+            cache_bytes: config.cache_bytes,
+            message_bytes_max: config.message_bytes,
+            inflight_messages_max: usize::try_from(config.inflight).unwrap_or(1),
+            seat_times,
+            caught_up_entries: 64,
+            space_low: SPACE_LOW,
+            space_enough: SPACE_ENOUGH,
+            ..Config::new(id, member.rng.next())
+        };
+        let revision = state.revision.0;
+        let start = Start { boot: opened.boot, state, records: Arc::new(records), tail, leases: machine.leases() };
+        let made = catch_unwind(AssertUnwindSafe(|| Consensus::new(settings, start)));
+        let consensus = match made {
+            Ok(Ok(consensus)) => consensus,
+            Ok(Err(cause)) => return broken("a_crash_is_survived", format!("{id} does not start: {cause}")),
+            Err(panic) => return broken("no_panic", format!("{id} at its start: {}", words(&*panic))),
+        };
+        let phase = member.rng.between(0, member.tick());
+        let status = Arc::new(consensus.status());
+        member.process = Some(Process {
+            last_tick: self.now + phase,
+            consensus,
+            status,
+            machine,
+            reader,
+            log: opened.log,
+            log_reader: opened.log_reader,
+            staging: opened.staging,
+            meta: opened.meta,
+            to_write: VecDeque::new(),
+            writing: Vec::new(),
+            to_apply: VecDeque::new(),
+            applying: false,
+            views: BTreeMap::new(),
+            next_view: 1,
+            tickets: BTreeMap::new(),
+            connected: BTreeSet::new(),
+            staged: false,
+            asked: false,
+            hub: super::watchers::hub(revision),
+            woken: BTreeSet::new(),
+        });
+        let first_tick = self.now + phase + member.tick();
+        self.trace.line(self.now, &format!("{id} starts, boot {boot}"));
+        self.schedule(first_tick, Event::Tick { id, boot });
+        self.connections_changed();
+        // A node looks at its disk before it does anything else.
+        self.look_at_space(id)
+    }
+
+    /// The power of `id` goes: of what it wrote and did not sync the first `keep` batches survive.
+    ///
+    /// # Errors
+    /// `Violation` when the disk it leaves cannot be read.
+    pub fn crash(&mut self, id: RaftId, keep: usize) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        if member.process.take().is_none() {
+            return;
+        }
+        self.report.crashes += 1;
+        self.report.lost_batches += member.disk.unsynced().saturating_sub(keep) as u64;
+        member.disk.crash(keep);
+        member.boot += 1;
+        self.checks_of(id).crashed(id);
+        self.trace.line(self.now, &format!("{id} crashes, keeps {keep} unsynced batches"));
+        self.read_durable(id);
+        self.connections_changed();
+    }
+
+    /// What the crash left is what the disk holds.
+    fn read_durable(&mut self, id: RaftId) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let Ok(opened) = member.disk.open() else { return };
+        let all = opened.log_reader.entries(opened.boot.start.index.next(), opened.boot.last.next(), u64::MAX);
+        member.durable.start = opened.boot.start;
+        member.durable.terms = all.unwrap_or_default().into_iter().map(|entry| (entry.index.0, entry.term.0)).collect();
+    }
+
+    /// Starts `id` again.
+    ///
+    /// # Errors
+    /// The broken invariant, when its store does not let it start.
+    pub fn restart(&mut self, id: RaftId) -> super::Run {
+        self.start(id).map_err(|broken| self.violation(broken))
+    }
+
+    pub(super) fn look_at_space(&mut self, id: RaftId) -> Step {
+        match self.members.get(&id).and_then(|member| member.space) {
+            Some(free) => self.input(id, vec![Input::Space { free }]),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn is_current(&self, id: RaftId, boot: u64) -> bool {
+        self.members.get(&id).is_some_and(|member| member.boot == boot && member.process.is_some())
+    }
+
+    pub(super) fn process(&mut self, id: RaftId) -> Option<&mut Process> {
+        self.members.get_mut(&id)?.process.as_mut()
+    }
+
+    /// Gives inputs to a member and performs what it wants done.
+    pub(super) fn input(&mut self, id: RaftId, inputs: Vec<Input>) -> Step {
+        let now = self.now;
+        let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
+        let local = Nanos(member.clock(now));
+        let (boot, incarnation) = (member.boot, member.incarnation);
+        let Some(process) = &mut member.process else { return Ok(()) };
+        if let Some(checks) = self.checks.get_mut(incarnation) {
+            checks.steps(id, local.0);
+        }
+        let stepped = catch_unwind(AssertUnwindSafe(|| process.consensus.step(local, inputs)));
+        let effects = match stepped {
+            Ok(effects) => effects,
+            Err(panic) => return broken("no_panic", format!("{id}: {}", words(&*panic))),
+        };
+        for effect in effects {
+            if self.meets_its_doom(id) {
+                let unsynced = self.members.get(&id).map_or(0, |member| member.disk.unsynced());
+                let keep = self.disk.index(unsynced + 1);
+                self.crash(id, keep);
+                let at = self.now + self.disk.between(MILLIS, 2000 * MILLIS);
+                if self.config.fault_every > 0 {
+                    self.schedule(at, Event::Restart { id });
+                }
+            }
+            if !self.is_current(id, boot) {
+                return Ok(());
+            }
+            self.perform(id, boot, effect)?;
+        }
+        Ok(())
+    }
+
+    fn meets_its_doom(&mut self, id: RaftId) -> bool {
+        let Some(doom) = self.doom.as_mut().filter(|doom| doom.id == id) else { return false };
+        if doom.effects > 0 {
+            doom.effects -= 1;
+            return false;
+        }
+        self.doom = None;
+        true
+    }
+
+    fn perform(&mut self, id: RaftId, boot: u64, effect: Effect) -> Step {
+        match effect {
+            Effect::Send { to, lane, body } => {
+                self.trace.bytes(&body);
+                self.trace.line(self.now, &format!("{id} -> {to} {}", super::world::kind(&body)));
+                self.send(id, to, lane, body);
+            }
+            Effect::Persist { number, batch } => {
+                self.trace.line(
+                    self.now,
+                    &format!(
+                        "{id} persists {number}: {:?} {:?} {:?}",
+                        batch.entries.iter().map(|entry| (entry.index.0, entry.term.0)).collect::<Vec<_>>(),
+                        batch.hard_state.map(|hard| (hard.term.0, hard.vote.0, hard.commit.0)),
+                        batch.cut.map(|cut| cut.index.0)
+                    ),
+                );
+                if let Some(process) = self.process(id) {
+                    process.to_write.push_back((number, batch));
+                }
+                self.begin_write(id)?;
+            }
+            Effect::Apply { entries, waiters } => {
+                let span = (entries.first().map(|entry| entry.index.0), entries.last().map(|entry| entry.index.0));
+                self.trace.line(self.now, &format!("{id} hands over {span:?} waiters {}", waiters.len()));
+                let term = self.process(id).map_or(0, |process| process.consensus.status().term.0);
+                for entry in &entries {
+                    self.checks_of(id).committed(id, term, entry)?;
+                }
+                self.apply_later(id, boot, Job::Apply { entries, waiters });
+            }
+            Effect::Install { staged, reset } => {
+                self.trace.line(self.now, &format!("{id} installs {}", reset.start.index));
+                let busy = self.process(id).is_some_and(|process| {
+                    !process.to_write.is_empty() || !process.writing.is_empty() || process.applying
+                });
+                if busy {
+                    return broken("both_threads_drain_first", format!("{id} installs while something is written"));
+                }
+                self.apply_later(id, boot, Job::Install { staged, reset });
+            }
+            Effect::Discard(staged) => {
+                self.report.snapshots_refused += 1;
+                self.trace.line(self.now, &format!("{id} discards a snapshot"));
+                let Some(process) = self.process(id) else { return Ok(()) };
+                process.staged = false;
+                match process.staging.discard(staged) {
+                    Ok(()) => {}
+                    Err(error @ (StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Poisoned(_))) => {
+                        return self.input(id, vec![Input::StoreFailed(error)]);
+                    }
+                    Err(error) => return broken("staged_is_discarded", error.to_string()),
+                }
+            }
+            Effect::BuildSnapshot { .. } => self.apply_later(id, boot, Job::Build),
+            Effect::SendSnapshot { to, message, view } => self.stream(id, boot, to, message, view)?,
+            Effect::DropSnapshot { view } => {
+                if let Some(process) = self.process(id) {
+                    process.views.remove(&view);
+                }
+            }
+            Effect::Fetch { number, from, to, max_bytes } => {
+                self.report.fetches += 1;
+                self.trace.line(self.now, &format!("{id} fetches {from}..{to}"));
+                let Some(process) = self.process(id) else { return Ok(()) };
+                let entries = match process.log_reader.entries(from, to, max_bytes) {
+                    Ok(entries) => entries,
+                    Err(StoreError::NotFound { .. }) => Vec::new(),
+                    Err(error) => return broken("old_entries_can_be_read", format!("{id}: {error}")),
+                };
+                let at = self.now + self.disk.between(0, self.config.fetch_max);
+                self.schedule(at, Event::Fetched { id, boot, number, entries });
+            }
+            Effect::Answer { ticket, answer } => self.answer(id, ticket, answer)?,
+            Effect::Status(status) => self.publish(id, status)?,
+            Effect::Stop(cause) => self.stop(id, &cause)?,
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, id: RaftId, status: Arc<Status>) -> Step {
+        let changed = self.process(id).is_some_and(|process| {
+            (process.status.role, process.status.term, process.status.leader)
+                != (status.role, status.term, status.leader)
+                || process.status.lease.is_some() != status.lease.is_some()
+                || process.status.configuration != status.configuration
+        });
+        if changed {
+            self.trace.line(
+                self.now,
+                &format!(
+                    "{id} is {:?} term {} leader {:?} commit {} lease {:?} voters {:?} after {:?} learners {:?}",
+                    status.role,
+                    status.term,
+                    status.leader.map(|leader| leader.0),
+                    status.commit,
+                    status.lease.map(|lease| lease.until.0),
+                    status.configuration.voters.iter().map(|id| id.0).collect::<Vec<_>>(),
+                    status.configuration.voters_outgoing.iter().map(|id| id.0).collect::<Vec<_>>(),
+                    status.configuration.learners.iter().map(|id| id.0).collect::<Vec<_>>(),
+                ),
+            );
+        }
+        let now = self.now;
+        self.checks_of(id).status(now, id, &status)?;
+        if let Some(process) = self.process(id) {
+            process.status = status;
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self, id: RaftId, cause: &StopCause) -> Step {
+        self.trace.line(self.now, &format!("{id} stops: {cause}"));
+        match cause {
+            StopCause::Invariant { name, detail } => return broken(name, format!("{id} stopped itself: {detail}")),
+            StopCause::Store(_) => {
+                // A failed sync: the operator starts the process again; the disk may have lost what was not synced.
+                let unsynced = self.members.get(&id).map_or(0, |member| member.disk.unsynced());
+                let keep = self.disk.index(unsynced + 1);
+                self.crash(id, keep);
+                if self.config.fault_every > 0 {
+                    let at = self.now + self.disk.between(MILLIS, 2000 * MILLIS);
+                    self.schedule(at, Event::Restart { id });
+                } else if let Some(member) = self.members.get_mut(&id) {
+                    member.stopped = true;
+                }
+            }
+            StopCause::Apply(
+                ApplyError::NeedsVersion { needed, .. } | ApplyError::ClusterNeedsVersion { needed, .. },
+            ) => {
+                self.crash(id, usize::MAX);
+                if let Some(member) = self.members.get_mut(&id) {
+                    member.outdated = Some(*needed);
+                }
+            }
+            StopCause::Apply(ApplyError::Store(_) | ApplyError::Broken { .. }) => {
+                self.crash(id, usize::MAX);
+                if let Some(member) = self.members.get_mut(&id) {
+                    member.stopped = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn connections(&mut self, id: RaftId) -> Step {
+        let now: BTreeSet<RaftId> = self
+            .members
+            .keys()
+            .copied()
+            .filter(|other| *other != id && self.is_up(*other) && self.link_is_up(id, *other))
+            .filter(|other| self.incarnation(*other) == self.incarnation(id))
+            .collect();
+        self.meet(id);
+        let heard_of_all = self.members.keys().all(|other| *other == id || self.link_is_up(id, *other));
+        let Some(process) = self.process(id) else { return Ok(()) };
+        let before = std::mem::replace(&mut process.connected, now.clone());
+        let mut inputs: Vec<Input> = now.difference(&before).copied().map(Input::PeerUp).collect();
+        inputs.extend(before.difference(&now).copied().map(Input::PeerDown));
+        if heard_of_all && !std::mem::replace(&mut process.asked, true) {
+            inputs.push(Input::LineagesAsked);
+        }
+        if inputs.is_empty() {
+            return Ok(());
+        }
+        self.input(id, inputs)
+    }
+
+    fn tick(&mut self, id: RaftId, boot: u64) -> Step {
+        let now = self.now;
+        let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
+        let length = member.tick();
+        let Some(process) = &mut member.process else { return Ok(()) };
+        let ticks = now.saturating_sub(process.last_tick) / length.max(1);
+        process.last_tick += ticks * length;
+        let next = process.last_tick + length;
+        self.schedule(next, Event::Tick { id, boot });
+        self.input(id, vec![Input::Tick(u32::try_from(ticks).unwrap_or(u32::MAX))])
+    }
+
+    fn answer(&mut self, id: RaftId, ticket: Ticket, answer: Answer) -> Step {
+        match answer {
+            Answer::Forward(to) => {
+                self.report.forwarded += 1;
+                let known = self.process(id).is_some_and(|process| process.tickets.remove(&ticket).is_some());
+                if !known {
+                    return broken("answered_once", format!("{id} forwards ticket {}", ticket.0));
+                }
+                if !self.cut.contains(&(id, to)) && !self.net.chance(self.config.loss) {
+                    let at = self.now + self.net.between(self.config.delay_min, self.config.delay_max);
+                    self.schedule(at, Event::Forwarded { from: id, to, ticket });
+                }
+                Ok(())
+            }
+            Answer::ReadAt(index) => self.settle(id, ticket, Reply::ReadAt(index)),
+            Answer::Renewed { ttl_ms } => self.settle(id, ticket, Reply::Renewed { ttl_ms }),
+            Answer::LeaseGone => self.settle(id, ticket, Reply::LeaseGone),
+            Answer::LeaseTimes(left) => self.settle(id, ticket, Reply::LeaseTimes(left)),
+            Answer::Transferred(to) => self.settle(id, ticket, Reply::Transferred(to)),
+            Answer::Refused(rejection) => self.settle(id, ticket, Reply::Refused(rejection)),
+            Answer::Unknown => self.settle(id, ticket, Reply::Unknown),
+        }
+    }
+
+    /// A ticket is used up: its reply goes to whoever waits, here or at the manager that forwarded it.
+    pub(super) fn settle(&mut self, id: RaftId, ticket: Ticket, reply: Reply) -> Step {
+        let Some(waiting) = self.process(id).and_then(|process| process.tickets.remove(&ticket)) else {
+            return broken("answered_once", format!("{id} answers ticket {} again", ticket.0));
+        };
+        match waiting {
+            None => self.replied(id, ticket, reply),
+            Some(to) => {
+                if !self.cut.contains(&(id, to)) && !self.net.chance(self.config.loss) {
+                    let at = self.now + self.net.between(self.config.delay_min, self.config.delay_max);
+                    self.schedule(at, Event::Reply { from: id, to, ticket, reply });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn forwarded(&mut self, from: RaftId, to: RaftId, ticket: Ticket) -> Step {
+        if self.cut.contains(&(from, to)) {
+            return Ok(());
+        }
+        let Some(input) = self.asks.get(&ticket).and_then(|ask| ask.forwarded(ticket)) else { return Ok(()) };
+        if self.incarnation(from) != self.incarnation(to) {
+            return Ok(());
+        }
+        let Some(process) = self.process(to) else { return Ok(()) };
+        process.tickets.insert(ticket, Some(from));
+        self.input(to, vec![input])
+    }
+
+    /// Makes one event happen.
+    pub(super) fn happen(&mut self, event: Event) -> Step {
+        match event {
+            Event::Tick { id, boot } if self.is_current(id, boot) => self.tick(id, boot),
+            Event::Deliver { from, to, body, incarnation }
+                if !self.cut.contains(&(from, to)) && self.incarnation(to) == incarnation =>
+            {
+                self.input(to, vec![Input::Message { from, body }])
+            }
+            Event::Snapshot { from, to, boot, message, chunks, breaks } => {
+                self.receive(from, to, boot, message, &chunks, breaks)
+            }
+            Event::Staged { from, to, boot, message, staged } if self.is_current(to, boot) => {
+                self.trace.line(self.now, &format!("{to} has staged a snapshot of {from}"));
+                self.input(to, vec![Input::Staged { from, message, staged }])
+            }
+            Event::SnapshotReport { at, boot, to, delivered } if self.is_current(at, boot) => {
+                self.input(at, vec![Input::SnapshotSent { to, delivered }])
+            }
+            Event::Synced { id, boot } if self.is_current(id, boot) => self.synced(id),
+            Event::Applied { id, boot } if self.is_current(id, boot) => self.applied(id, boot),
+            Event::Fetched { id, boot, number, entries } if self.is_current(id, boot) => {
+                self.input(id, vec![Input::Fetched { number, entries }])
+            }
+            Event::Connections { id, boot } if self.is_current(id, boot) => self.connections(id),
+            Event::Unreachable { id, boot, to } if self.is_current(id, boot) => {
+                self.input(id, vec![Input::Unreachable(to)])
+            }
+            Event::Restart { id } => self.start(id),
+            Event::Forwarded { from, to, ticket } => self.forwarded(from, to, ticket),
+            Event::Reply { from, to, ticket, reply }
+                if self.is_up(to)
+                    && !self.cut.contains(&(from, to))
+                    && self.incarnation(from) == self.incarnation(to) =>
+            {
+                self.replied(to, ticket, reply)
+            }
+            Event::Timeout { ticket } => self.timed_out(ticket),
+            Event::Client { client, slot } => self.client(client, slot),
+            Event::Holder { holder } => self.holder(holder),
+            Event::Nemesis => self.strike(),
+            Event::DiskTrouble => self.trouble_a_disk(),
+            Event::DiskWell { id } => self.mend_disk(id),
+            Event::Churn => self.churn_somehow(),
+            Event::Workers => self.workers_look(),
+            Event::Watcher { index } => self.watcher_looks(index),
+            Event::Scribble => self.scribble(),
+            Event::Upgrade => self.upgrade_somehow(),
+            Event::Heal { links } => {
+                for link in links {
+                    self.cut.remove(&link);
+                }
+                self.connections_changed();
+                Ok(())
+            }
+            Event::Slow { id, factor } => {
+                if let Some(member) = self.members.get_mut(&id) {
+                    member.slow = factor;
+                }
+                Ok(())
+            }
+            // For a process that is no more, or over a link that is cut.
+            Event::Tick { .. }
+            | Event::Deliver { .. }
+            | Event::Staged { .. }
+            | Event::SnapshotReport { .. }
+            | Event::Synced { .. }
+            | Event::Applied { .. }
+            | Event::Fetched { .. }
+            | Event::Connections { .. }
+            | Event::Unreachable { .. }
+            | Event::Reply { .. } => Ok(()),
+        }
+    }
+}
+
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_else(|| "a panic without words".to_owned())
+}

@@ -1,0 +1,125 @@
+//! One simulated manager: its disk, and while it is up its process.
+//!
+//! Owns the models of the log writer and the applier as queues with at most one job at work. Never schedules: the world
+//! does. Called by the world.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::check::DurableLog;
+use quorate_core::consensus::Consensus;
+use quorate_core::consensus::io::{Status, Ticket};
+use quorate_core::id::{LogIndex, RaftId};
+use quorate_core::ports::{
+    LogBatch, LogReader, LogReset, LogWriter, MetaStore, StagedId, Staging, StateRead, StateReader,
+};
+use quorate_core::state::Machine;
+use quorate_core::state::contract::Committed;
+use quorate_core::testing::MemoryStore;
+use quorate_core::testing::Rng;
+use quorate_core::watch::{Hub, WatchId};
+
+/// A manager; it outlives its processes.
+pub(super) struct Member {
+    pub(super) node: u64,
+    pub(super) disk: MemoryStore,
+    /// Counts starts: what was scheduled for an earlier process is dropped.
+    pub(super) boot: u64,
+    pub(super) process: Option<Process>,
+    /// Its store is damaged: it never comes back.
+    pub(super) retired: bool,
+    /// It stopped by itself and is not started again.
+    pub(super) stopped: bool,
+    /// Which incarnation it is of: an index into the world's list.
+    pub(super) incarnation: usize,
+    pub(super) durable: DurableLog,
+    pub(super) paused_until: u64,
+    /// Parts per million.
+    pub(super) drift: i64,
+    pub(super) rng: Rng,
+    /// Syncs of the log begin but do not end while this is set.
+    pub(super) hold_sync: bool,
+    /// The applier's jobs do not end while this is set.
+    pub(super) hold_apply: bool,
+    /// Free space, once somebody has looked.
+    pub(super) space: Option<u64>,
+    /// Slow disk: sync latencies are multiplied.
+    pub(super) slow: u64,
+    /// The newest version that its binary knows.
+    pub(super) knows: u32,
+    /// It has stopped because its binary does not know this version.
+    pub(super) outdated: Option<u32>,
+}
+
+/// A running process.
+pub(super) struct Process {
+    pub(super) last_tick: u64,
+    pub(super) consensus: Consensus,
+    pub(super) status: Arc<Status>,
+    pub(super) machine: Machine,
+    pub(super) reader: Arc<dyn StateReader>,
+    pub(super) log: Box<dyn LogWriter>,
+    pub(super) log_reader: Arc<dyn LogReader>,
+    pub(super) staging: Arc<dyn Staging>,
+    pub(super) meta: Arc<dyn MetaStore>,
+    pub(super) to_write: VecDeque<(u64, LogBatch)>,
+    pub(super) writing: Vec<(u64, LogBatch)>,
+    pub(super) to_apply: VecDeque<Job>,
+    pub(super) applying: bool,
+    pub(super) views: BTreeMap<u64, Arc<dyn StateRead>>,
+    pub(super) next_view: u64,
+    /// Who waits, and the manager that forwarded it here.
+    pub(super) tickets: BTreeMap<Ticket, Option<RaftId>>,
+    pub(super) connected: BTreeSet<RaftId>,
+    /// A received snapshot waits to be installed or discarded.
+    pub(super) staged: bool,
+    /// Every manager it knows was asked for its lineage.
+    pub(super) asked: bool,
+    pub(super) hub: Hub,
+    /// Watches whose tasks are to look.
+    pub(super) woken: BTreeSet<WatchId>,
+}
+
+/// The applier's work.
+pub(super) enum Job {
+    Apply { entries: Vec<Committed>, waiters: Vec<(LogIndex, Vec<Ticket>)> },
+    Install { staged: StagedId, reset: LogReset },
+    Build,
+}
+
+impl Member {
+    pub(super) fn new(node: u64, id: RaftId, seed: u64, drift: i64) -> Self {
+        Self {
+            node,
+            disk: MemoryStore::new(),
+            boot: 0,
+            process: None,
+            retired: false,
+            stopped: false,
+            incarnation: 0,
+            durable: DurableLog::default(),
+            paused_until: 0,
+            drift,
+            rng: Rng::stream(seed, 1000 + id.0),
+            hold_sync: false,
+            hold_apply: false,
+            space: None,
+            slow: 1,
+            knows: quorate_core::command::COMMAND_VERSION,
+            outdated: None,
+        }
+    }
+
+    /// This member's monotonic clock at the true time `now`.
+    pub(super) fn clock(&self, now: u64) -> u64 {
+        let drifted = i128::from(now) * i128::from(1_000_000 + self.drift) / 1_000_000;
+        u64::try_from(drifted).unwrap_or(now)
+    }
+
+    /// True length of this member's tick.
+    pub(super) fn tick(&self) -> u64 {
+        let asked = self.process.as_ref().map_or(super::config::TICK, |process| process.consensus.tick_nanos());
+        let length = i128::from(asked) * 1_000_000 / i128::from(1_000_000 + self.drift);
+        u64::try_from(length).unwrap_or(asked)
+    }
+}

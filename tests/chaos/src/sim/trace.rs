@@ -1,0 +1,203 @@
+//! What a run leaves behind: the trace hash, the last events, the report, the violation.
+//!
+//! Owns the record of a run. Never decides. Called by the world at every event and effect.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+/// Lines kept for a violation.
+const KEPT: usize = 60;
+
+/// A hash over every event and effect, and the last of them in words.
+pub(super) struct Trace {
+    hasher: blake3::Hasher,
+    last: VecDeque<String>,
+    pub(super) events: u64,
+    /// Prints everything as it happens is the caller's business: it gets all lines here.
+    pub(super) full: Option<Vec<String>>,
+}
+
+impl Trace {
+    pub(super) fn new() -> Self {
+        Self { hasher: blake3::Hasher::new(), last: VecDeque::new(), events: 0, full: None }
+    }
+
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+    }
+
+    pub(super) fn line(&mut self, now: u64, line: &str) {
+        self.events += 1;
+        self.hasher.update(&now.to_be_bytes());
+        self.hasher.update(line.as_bytes());
+        let text = format!("{:>6}.{:06} {line}", now / 1_000_000, now % 1_000_000);
+        if let Some(full) = &mut self.full {
+            full.push(text.clone());
+        }
+        if self.last.len() >= KEPT {
+            self.last.pop_front();
+        }
+        self.last.push_back(text);
+    }
+
+    pub(super) fn hash(&self) -> [u8; 32] {
+        *self.hasher.finalize().as_bytes()
+    }
+
+    pub(super) fn last(&self) -> Vec<String> {
+        self.last.iter().cloned().collect()
+    }
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[allow(missing_docs, reason = "counts, named by what is counted")]
+pub struct Report {
+    pub seed: u64,
+    /// Over every event and effect: equal for equal seeds, in any process.
+    pub trace_hash: [u8; 32],
+    pub events: u64,
+    /// Virtual time, nanoseconds.
+    pub simulated: u64,
+    pub acks: u64,
+    pub reads: u64,
+    pub refused: u64,
+    pub unknown: u64,
+    pub retries: u64,
+    pub elections: u64,
+    pub terms: u64,
+    pub configurations: u64,
+    pub snapshots_built: u64,
+    pub snapshots_sent: u64,
+    pub snapshots_failed: u64,
+    pub snapshots_installed: u64,
+    pub snapshots_refused: u64,
+    pub fetches: u64,
+    pub crashes: u64,
+    pub lost_batches: u64,
+    pub partitions: u64,
+    pub transfers: u64,
+    pub replaced: u64,
+    pub syncs: u64,
+    pub leases: u64,
+    pub forwarded: u64,
+    pub disk_faults: u64,
+    pub disk_hangs: u64,
+    pub shortages: u64,
+    /// Wishes of operators, and those that were refused.
+    pub wishes: u64,
+    pub wishes_refused: u64,
+    /// Members lost for good.
+    pub killed: u64,
+    /// Entries acknowledged by an only voter because a standby had them too.
+    pub copied: u64,
+    /// Leases of keys: granted, renewed, expired, revoked.
+    pub granted: u64,
+    pub renewed: u64,
+    pub expired: u64,
+    pub revoked: u64,
+    /// Watches opened, also again.
+    pub watches: u64,
+    pub watch_messages: u64,
+    /// Chunks of history read for watches.
+    pub watch_reads: u64,
+    pub watches_cut: u64,
+    pub watches_compacted: u64,
+    /// Binaries replaced, finishes that were held back, and members that stopped because of what they do not know.
+    pub reinstalled: u64,
+    pub finishes_refused: u64,
+    pub outdated: u64,
+}
+
+impl Report {
+    /// Adds another run's counts.
+    pub fn add(&mut self, other: &Self) {
+        let pairs = [
+            (&mut self.events, other.events),
+            (&mut self.simulated, other.simulated),
+            (&mut self.acks, other.acks),
+            (&mut self.reads, other.reads),
+            (&mut self.refused, other.refused),
+            (&mut self.unknown, other.unknown),
+            (&mut self.retries, other.retries),
+            (&mut self.elections, other.elections),
+            (&mut self.terms, other.terms),
+            (&mut self.configurations, other.configurations),
+            (&mut self.snapshots_built, other.snapshots_built),
+            (&mut self.snapshots_sent, other.snapshots_sent),
+            (&mut self.snapshots_failed, other.snapshots_failed),
+            (&mut self.snapshots_installed, other.snapshots_installed),
+            (&mut self.snapshots_refused, other.snapshots_refused),
+            (&mut self.fetches, other.fetches),
+            (&mut self.crashes, other.crashes),
+            (&mut self.lost_batches, other.lost_batches),
+            (&mut self.partitions, other.partitions),
+            (&mut self.transfers, other.transfers),
+            (&mut self.replaced, other.replaced),
+            (&mut self.syncs, other.syncs),
+            (&mut self.leases, other.leases),
+            (&mut self.forwarded, other.forwarded),
+            (&mut self.disk_faults, other.disk_faults),
+            (&mut self.disk_hangs, other.disk_hangs),
+            (&mut self.shortages, other.shortages),
+            (&mut self.wishes, other.wishes),
+            (&mut self.wishes_refused, other.wishes_refused),
+            (&mut self.killed, other.killed),
+            (&mut self.copied, other.copied),
+            (&mut self.granted, other.granted),
+            (&mut self.renewed, other.renewed),
+            (&mut self.expired, other.expired),
+            (&mut self.revoked, other.revoked),
+            (&mut self.watches, other.watches),
+            (&mut self.watch_messages, other.watch_messages),
+            (&mut self.watch_reads, other.watch_reads),
+            (&mut self.watches_cut, other.watches_cut),
+            (&mut self.watches_compacted, other.watches_compacted),
+            (&mut self.reinstalled, other.reinstalled),
+            (&mut self.finishes_refused, other.finishes_refused),
+            (&mut self.outdated, other.outdated),
+        ];
+        for (sum, more) in pairs {
+            *sum += more;
+        }
+    }
+}
+
+/// A promise that did not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Which.
+    pub invariant: &'static str,
+    /// The numbers.
+    pub detail: String,
+    /// Replays it.
+    pub seed: u64,
+    /// When, nanoseconds of virtual time.
+    pub at: u64,
+    /// What happened last.
+    pub last: Vec<String>,
+    /// The one line that runs it again; none for a scenario that is directed by a program.
+    pub replay: Option<String>,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "`{}` broken at {} ms of seed {}: {}",
+            self.invariant,
+            self.at / 1_000_000,
+            self.seed,
+            self.detail
+        )?;
+        for line in &self.last {
+            writeln!(f, "  {line}")?;
+        }
+        match &self.replay {
+            Some(replay) => write!(f, "replay: {replay}"),
+            None => write!(f, "a directed scenario: the test that ran it replays it"),
+        }
+    }
+}
+
+impl std::error::Error for Violation {}
