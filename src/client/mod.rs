@@ -16,6 +16,7 @@ mod leases;
 mod lock;
 mod mirror;
 mod nodes;
+mod objects;
 #[cfg(test)]
 #[cfg(feature = "manager")]
 mod once_tests;
@@ -59,6 +60,7 @@ pub use leases::{Lease, LeaseInfo, LeaseKeeper, Leases};
 pub use lock::{LockBuilder, LockGuard};
 pub use mirror::{Mirror, MirrorBuilder};
 pub use nodes::{NodeChange, NodeUpdate, Nodes};
+pub use objects::{Configs, CreateObject, Keyring, ListObjects, Secrets, UpdateObject};
 pub use policy::{Policy, PolicyChange};
 pub use queue::Place;
 pub use quorate_transport::Identity;
@@ -393,6 +395,21 @@ impl Client {
     /// The settings of the whole cluster.
     pub fn policy(&self) -> Policy {
         Policy::new(self.clone())
+    }
+
+    /// Configs: data that nodes get with the items that refer to it.
+    pub fn configs(&self) -> Configs {
+        Configs::new(self.clone())
+    }
+
+    /// Secrets: the same, sealed everywhere but at the node that needs it.
+    pub fn secrets(&self) -> Secrets {
+        Secrets::new(self.clone())
+    }
+
+    /// The keys that secrets are sealed with in the log.
+    pub fn keyring(&self) -> Keyring {
+        Keyring::new(self.clone())
     }
 
     /// The rolling upgrade to a newer version.

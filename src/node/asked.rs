@@ -63,6 +63,15 @@ kinds! {
     Watch => "watch",
     KeyOrder => "key_order",
     Unlock => "unlock",
+    KeyringShow => "keyring_show",
+    KeyringRotate => "keyring_rotate",
+    ObjectCreate => "object_create",
+    ObjectList => "object_list",
+    ObjectInspect => "object_inspect",
+    ObjectUpdate => "object_update",
+    ObjectRemove => "object_remove",
+    SecretReveal => "secret_reveal",
+    ConfigRead => "config_read",
 }
 
 /// How it ended, by its answer.

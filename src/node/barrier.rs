@@ -19,7 +19,7 @@ use quorate_core::keyring::{self, Ask, Cipher, KeyCopy, KeyringOrder, KeyringOrd
 use quorate_core::keyring::{BarrierKey as StoredKey, SealedRecord};
 use quorate_core::ports::{StateRead, StoreError, StoreResult};
 use quorate_core::state::read;
-use quorate_core::txn::{Put, Txn};
+use quorate_core::txn::Txn;
 use quorate_storage::{BarrierKey, SealingPair};
 use quorate_transport::api;
 use tokio::time::Instant;
@@ -27,7 +27,7 @@ use zeroize::Zeroizing;
 
 use super::facts::Facts;
 use super::once::Wished;
-use super::router::{Failure, fail};
+use super::router::Failure;
 use super::service::{Service, blocking, broken};
 
 /// Between two looks; a change of the records is looked at at once.
@@ -183,57 +183,35 @@ impl Cipher for Hand<'_> {
     }
 }
 
-/// Something secret on its way into the state.
-pub(super) struct Sealing {
-    /// The full key of its record.
-    pub(super) key: Bytes,
-    /// What of the record is in clear.
-    pub(super) clear: Bytes,
-    /// What is sealed.
-    pub(super) secret: Zeroizing<Vec<u8>>,
-}
+/// What a wish comes to, worked out from the state as it is, with what it writes sealed.
+pub(super) type Plan = dyn Fn(&dyn StateRead, &Barrier) -> Result<Option<Txn>, Failure> + Send + Sync;
 
 impl Service {
-    /// Settles a wish that writes something secret: sealed here, and sealed again when the key was replaced meanwhile.
-    /// `plan` makes the transaction around the write.
-    pub(super) async fn once_sealed(
+    /// Settles a wish that may write something secret: worked out and sealed here, and again when the key that it was sealed with
+    /// was replaced meanwhile.
+    pub(super) async fn once_planned(
         &self,
         id: Option<api::Once>,
-        sealing: Sealing,
-        plan: impl Fn(Put) -> Txn,
+        plan: Arc<Plan>,
         until: Instant,
     ) -> Result<Wished, Failure> {
-        let sealing = Arc::new(sealing);
         loop {
-            let (reader, barrier, secret) = (self.store()?.reader, Arc::clone(&self.barrier), Arc::clone(&sealing));
-            let value = blocking(move || {
-                let Sealing { key, clear, secret } = &*secret;
-                barrier.seal(&*reader.view(), key, clear.clone(), secret).map_err(|error| broken(&error))
-            })
-            .await?;
-            let put = Put { key: sealing.key.clone(), value, ..Put::default() };
-            match self.once(id.clone(), Ok(Some(plan(put))), until).await {
-                Err(error) if matches!(error.code(), api::Code::StaleKey) && Instant::now() < until => {
-                    // This manager's state was behind: it is sealed again with what the leader has.
-                    self.router.read_index(until).await?;
-                }
+            self.router.read_index(until).await?;
+            let (reader, barrier, plan) = (self.store()?.reader, Arc::clone(&self.barrier), Arc::clone(&plan));
+            let planned = blocking(move || Ok(plan(&*reader.view(), &barrier))).await?;
+            match self.once(id.clone(), planned, until).await {
+                // Under the same request id: nothing is kept of the copy that was refused so.
+                Err(error) if matches!(error.code(), api::Code::StaleKey) && Instant::now() < until => {}
                 settled => return settled,
             }
         }
     }
 
-    /// Asks the leader for another active key, by the log; the number of the key that is to be replaced.
-    pub(super) async fn ask_for_rotation(&self, until: Instant) -> Result<u32, Failure> {
-        self.router.read_index(until).await?;
-        let reader = self.store()?.reader;
-        let keyring = blocking(move || read::keyring(&*reader.view()).map_err(|error| broken(&error))).await?;
-        let order = KeyringOrder { kind: Some(KeyringOrderKind::Ask(Ask { active: keyring.active })) };
+    /// Asks the leader, by the log, for another active key in the place of this one; whether that is still the active one.
+    pub(super) async fn ask_for_rotation(&self, active: u32, until: Instant) -> Result<bool, Failure> {
+        let order = KeyringOrder { kind: Some(KeyringOrderKind::Ask(Ask { active })) };
         let command = Command::from(CommandKind::Keyring(order));
-        let done = self.router.execute(command, Origin::Here, until).await?;
-        if done.succeeded {
-            return Ok(keyring.active);
-        }
-        Err(fail(api::Code::Conflict, "the key was replaced by somebody else meanwhile. Nothing was changed"))
+        Ok(self.router.execute(command, Origin::Here, until).await?.succeeded)
     }
 }
 

@@ -80,6 +80,8 @@ mod newcomer;
 #[cfg(feature = "manager")]
 mod nodes;
 #[cfg(feature = "manager")]
+mod objects;
+#[cfg(feature = "manager")]
 mod once;
 #[cfg(feature = "manager")]
 mod policy;

@@ -10,7 +10,7 @@ use quorate_core::keyspace::Section;
 use quorate_core::membership::record::Role;
 use quorate_core::ports::{StateRead, StoreError, StoreResult};
 use quorate_core::state::read;
-use quorate_core::txn::Range;
+use quorate_core::txn::{KeyValue, Range};
 use quorate_transport::{ClusterCa, TokenSecret, api};
 use zeroize::Zeroizing;
 
@@ -35,12 +35,21 @@ pub(crate) fn ca_key() -> Bytes {
 
 /// One live value of the state, by its full key.
 pub(crate) fn value(view: &dyn StateRead, key: Bytes) -> StoreResult<Option<(Bytes, u64)>> {
+    Ok(entry(view, key)?.map(|entry| (entry.value, entry.mod_revision)))
+}
+
+fn entry(view: &dyn StateRead, key: Bytes) -> StoreResult<Option<KeyValue>> {
     let record = format!("{}", key.escape_ascii());
     match read::range(view, &Range { key, ..Range::default() }) {
-        Ok(found) => Ok(found.entries.into_iter().next().map(|entry| (entry.value, entry.mod_revision))),
+        Ok(found) => Ok(found.entries.into_iter().next()),
         Err(read::ReadError::Store(error)) => Err(error),
         Err(read::ReadError::Refused(refusal)) => Err(StoreError::Corrupt { record, detail: refusal.to_string() }),
     }
+}
+
+/// One live value of the state, by its full key, with the revision that made it.
+pub(crate) fn made(view: &dyn StateRead, key: Bytes) -> StoreResult<Option<(Bytes, u64)>> {
+    Ok(entry(view, key)?.map(|entry| (entry.value, entry.create_revision)))
 }
 
 pub(super) fn corrupt(record: &str, detail: impl ToString) -> StoreError {

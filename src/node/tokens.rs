@@ -17,8 +17,9 @@ use quorate_core::txn::{Compare, Delete, Op, Put, Range, Txn};
 use quorate_transport::api::{self, response};
 use quorate_transport::{CaHash, JoinRefused, JoinToken, TokenSecret};
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
-use super::barrier::{Barrier, Sealing};
+use super::barrier::Barrier;
 use super::once::{self, already_settled};
 use super::records;
 use super::router::{Failure, fail, refused_by};
@@ -250,9 +251,12 @@ impl Service {
     ) -> Result<response::Kind, Failure> {
         let role = records::role_named(&asked.role)?;
         let secret = drawn(&asked.secret)?;
-        let sealed =
-            Sealing { key: records::token_key(role), clear: Bytes::new(), secret: secret.expose().to_vec().into() };
-        self.once_sealed(asked.once, sealed, |put| Txn::of(put), until).await?;
+        let (key, bytes) = (records::token_key(role), Zeroizing::new(*secret.expose()));
+        let plan = move |view: &dyn StateRead, barrier: &Barrier| {
+            let value = barrier.seal(view, &key, Bytes::new(), &*bytes).map_err(|error| broken(&error))?;
+            Ok(Some(Txn::of(Put { key: key.clone(), value, ..Put::default() })))
+        };
+        self.once_planned(asked.once, Arc::new(plan), until).await?;
         tracing::info!(role = role.name(), "the join token was rotated");
         Ok(response::Kind::Token(api::TokenDone { token: self.revealed(secret).await.map_err(already_settled)? }))
     }

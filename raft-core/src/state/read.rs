@@ -404,7 +404,21 @@ pub fn live_records(
     section: Section,
     visit: &mut dyn FnMut(KeyValue) -> bool,
 ) -> StoreResult<()> {
-    scan_live(view, &section.key(b""), &section.end(), &mut |key, record| {
+    live_records_after(view, section, None, visit)
+}
+
+/// As [`live_records`], from behind a key of the section on.
+///
+/// # Errors
+/// As [`live_records`].
+pub fn live_records_after(
+    view: &dyn StateRead,
+    section: Section,
+    after: Option<&[u8]>,
+    visit: &mut dyn FnMut(KeyValue) -> bool,
+) -> StoreResult<()> {
+    let from = after.map_or_else(|| section.key(b""), |after| layout::successor(&section.key(after)));
+    scan_live(view, &from, &section.end(), &mut |key, record| {
         let more = visit(record.to_key_value(Bytes::copy_from_slice(key), true));
         Ok(if more { Visit::More } else { Visit::Enough })
     })
