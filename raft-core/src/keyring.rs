@@ -278,11 +278,12 @@ impl BarrierKey {
 
 /// Whether a node is, or is about to be, a manager that must be able to open what is sealed.
 pub fn is_holder(node: &NodeRecord) -> bool {
-    node.raft_id != 0
-        && node.role == i32::from(Role::Manager)
-        && !node.lost
-        && !node.removing
-        && node.sealing_key.len() == SEALING_KEY_BYTES
+    may_hold(node) && node.role == i32::from(Role::Manager) && !node.removing
+}
+
+/// Whether a node may have copies: also one that is on its way out and still has its seat.
+pub(crate) fn may_hold(node: &NodeRecord) -> bool {
+    node.raft_id != 0 && !node.lost && node.sealing_key.len() == SEALING_KEY_BYTES
 }
 
 /// What is due.
@@ -301,18 +302,24 @@ pub fn due<'a>(keyring: &KeyringRecord, nodes: impl Iterator<Item = &'a NodeReco
     if keyring.is_none() {
         return None;
     }
-    let holders: Vec<(NodeId, Bytes)> = nodes
-        .filter(|node| is_holder(node))
-        .filter_map(|node| Some((node.node_id()?, node.sealing_key.clone())))
-        .collect();
-    let lacks = |public: &Bytes| keyring.keys.iter().any(|key| !key.is_for(public));
-    let lacking: Vec<(NodeId, Bytes)> = holders.iter().filter(|(_, public)| lacks(public)).cloned().collect();
+    let (mut lacking, mut next) = (Vec::new(), Vec::new());
+    for node in nodes.filter(|node| may_hold(node)) {
+        let Some(id) = node.node_id() else { continue };
+        let holder = (id, node.sealing_key.clone());
+        if is_holder(node) && keyring.keys.iter().any(|key| !key.is_for(&node.sealing_key)) {
+            lacking.push(holder.clone());
+        }
+        // Who is on its way out is not shut out before it is: it may have a seat for as long as that takes.
+        if is_holder(node) || keyring.opens(node) {
+            next.push(holder);
+        }
+    }
     if !lacking.is_empty() {
         return Some(Due::Share(lacking));
     }
     let active = keyring.key(keyring.active);
     if keyring.due || active.is_some_and(|key| key.uses >= BARRIER_USES_MAX) {
-        return Some(Due::Rotate(holders));
+        return Some(Due::Rotate(next));
     }
     let older = keyring.keys.iter().any(|key| key.id != keyring.active && key.records > 0);
     older.then_some(Due::Reseal)

@@ -45,6 +45,9 @@ fn whoever_lacks_a_copy_gets_it_before_anything_else() {
         NodeRecord { sealing_key: Bytes::from_static(b"short"), ..manager(8) },
     ];
     assert_eq!(due(&ring, nodes.iter().take(2).chain(&gone)), Some(Due::Rotate(to(&[1, 2]))));
+    // But one that is on its way out and can open the active key can open the next one, too: it may still have its seat.
+    let leaving = NodeRecord { removing: true, ..manager(2) };
+    assert_eq!(due(&ring, [manager(1), leaving].iter()), Some(Due::Rotate(to(&[1, 2]))));
 }
 
 #[test]

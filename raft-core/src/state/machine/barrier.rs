@@ -9,7 +9,7 @@ use prost::Message as _;
 use super::{Memory, Round, malformed, replace};
 use crate::id::NodeId;
 use crate::keyring::{
-    BarrierKey, GivenCopy, KeyCopy, KeyringOrder, KeyringOrderKind, KeyringRecord, Reseal, Resealed, is_holder,
+    BarrierKey, GivenCopy, KeyCopy, KeyringOrder, KeyringOrderKind, KeyringRecord, Reseal, Resealed, may_hold,
     named_key,
 };
 use crate::keyspace::Section;
@@ -30,7 +30,7 @@ fn named(key: &[u8], record: Option<&Record>) -> Option<u32> {
 /// The sealing key that a node's record has a claim to copies with.
 fn claim(record: Option<&Record>) -> Option<Bytes> {
     let node = NodeRecord::decode(record?.view().value).ok()?;
-    (node.raft_id != 0 && !node.lost && !node.sealing_key.is_empty()).then_some(node.sealing_key)
+    may_hold(&node).then_some(node.sealing_key)
 }
 
 impl Memory {
@@ -203,5 +203,5 @@ fn wanted(present: Present<'_>, given: &GivenCopy) -> StoreResult<Option<KeyCopy
     let key = NodeRecord::key(node);
     let Some(record) = present.get(&layout::current_key(&key))? else { return Ok(None) };
     let record: NodeRecord = decode(&key, record.view().value)?;
-    Ok((is_holder(&record) && record.sealing_key == copy.to).then(|| copy.clone()))
+    Ok((may_hold(&record) && record.sealing_key == copy.to).then(|| copy.clone()))
 }
