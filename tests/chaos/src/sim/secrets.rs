@@ -91,7 +91,7 @@ impl World {
         self.schedule(self.now + 2 * ELECTION, Event::Seal);
     }
 
-    fn propose(&mut self, at: RaftId, command: Command) -> Step {
+    fn put_in(&mut self, at: RaftId, command: Command) -> Step {
         self.command(at, command)
             .map(|_ticket| ())
             .map_err(|violation| Broken { invariant: violation.invariant, detail: violation.detail })
@@ -111,7 +111,7 @@ impl World {
                 Ok(None) => continue,
                 Err(error) => return broken("orders_can_be_made", format!("{error:?}")),
             };
-            self.propose(leader, CommandKind::Keyring(order).into())?;
+            self.put_in(leader, CommandKind::Keyring(order).into())?;
         }
         Ok(())
     }
@@ -131,7 +131,7 @@ impl World {
         }
         if self.sealing.chance(120) {
             let order = KeyringOrder { kind: Some(KeyringOrderKind::Ask(Ask { active: keyring.active })) };
-            return self.propose(at, CommandKind::Keyring(order).into());
+            return self.put_in(at, CommandKind::Keyring(order).into());
         }
         let name = self.sealing.between(0, SECRETS - 1);
         let key = Section::Secret.key(format!("s{name}").as_bytes());
@@ -141,7 +141,7 @@ impl World {
             let clear = Bytes::from(self.sealing.between(0, 1 << 20).to_string());
             Put { key, value: sealed(keyring.active, clear), ..Put::default() }.into()
         };
-        self.propose(at, CommandKind::System(Txn::of(op)).into())
+        self.put_in(at, CommandKind::System(Txn::of(op)).into())
     }
 
     /// What must hold wherever something was applied.
