@@ -6,13 +6,16 @@ mod common;
 
 use bytes::Bytes;
 use common::{Member, Store, chunks, founded, grant, put, receive, request, restored, system, txn};
+use prost::Message as _;
 use quorate_core::consensus::io::Records;
+use quorate_core::envelope::{EPOCH_BYTES, Header, TAG_BYTES};
 use quorate_core::id::{LineageId, NodeId, RaftId, StoreId, Term};
+use quorate_core::keyring::{BarrierKey, KeyCopy, KeyringRecord, SealedRecord};
 use quorate_core::keyspace::Section;
 use quorate_core::membership::record::{Label, NodeRecord, Role};
 use quorate_core::ports::StateStore as _;
 use quorate_core::recovery::{RecoveryError, Restoration, Restored, log_of, restore};
-use quorate_core::state::{COUNTER_JUMP, Extract, REVISION_JUMP, SnapshotReader};
+use quorate_core::state::{COUNTER_JUMP, Extract, Founding, REVISION_JUMP, SnapshotReader, found};
 use quorate_core::txn::Put;
 
 const INCARNATION: LineageId = LineageId::from_bytes([77; 16]);
@@ -59,7 +62,13 @@ fn newcomer(id: u8) -> NodeRecord {
 }
 
 fn worked_out(member: &Member, id: u8) -> Restoration {
-    restore(&Restored { state: member.store.view(), node: newcomer(id), incarnation: INCARNATION }).unwrap()
+    restore(&Restored {
+        keyring: KeyringRecord::default(),
+        state: member.store.view(),
+        node: newcomer(id),
+        incarnation: INCARNATION,
+    })
+    .unwrap()
 }
 
 /// Writes it and applies its entry, as the first start does.
@@ -136,7 +145,15 @@ fn two_restores_of_one_backup_are_two_incarnations() {
     let lineage = |incarnation: u8| {
         let member = restored(&before.store);
         let incarnation = LineageId::from_bytes([incarnation; 16]);
-        restore(&Restored { state: member.store.view(), node: newcomer(9), incarnation }).unwrap().outcome.lineage
+        restore(&Restored {
+            keyring: KeyringRecord::default(),
+            state: member.store.view(),
+            node: newcomer(9),
+            incarnation,
+        })
+        .unwrap()
+        .outcome
+        .lineage
     };
     let (one, other) = (lineage(1), lineage(2));
     assert_eq!(one.compare(&other), quorate_core::id::LineageOrder::Forked);
@@ -146,7 +163,12 @@ fn two_restores_of_one_backup_are_two_incarnations() {
 #[test]
 fn a_state_that_is_not_what_it_says_is_refused() {
     let member = restored(&three().store);
-    let asked = || Restored { state: member.store.view(), node: newcomer(9), incarnation: INCARNATION };
+    let asked = || Restored {
+        keyring: KeyringRecord::default(),
+        state: member.store.view(),
+        node: newcomer(9),
+        incarnation: INCARNATION,
+    };
     member.store.tamper(|map| {
         let (key, mut value) =
             map.iter().find(|(key, _)| key[..] == *b"\x11uk3").map(|(k, v)| (k.clone(), v.to_vec())).unwrap();
@@ -199,4 +221,43 @@ fn an_extract_keeps_who_is_there_and_counts_what_is_stored() {
     reader.chunk(&chunks(&before.store)[0][..100]).unwrap();
     assert!(reader.finish().is_err() && !cut.is_complete());
     assert!(receive(&Store::default(), chunks(&before.store)).is_ok());
+}
+
+#[test]
+fn every_key_of_the_keyring_gets_a_copy_for_the_new_manager_and_the_active_one_is_due() {
+    // Given a cluster whose keyring has two keys, each with a record, with copies for managers that are gone
+    let copy = |to: u8| KeyCopy { to: Bytes::copy_from_slice(&[to; 32]), sealed: Bytes::copy_from_slice(&[to; 48]) };
+    let key = |id, to| BarrierKey { id, copies: vec![copy(to)], ..BarrierKey::default() };
+    let named = |id: u32| (Section::Secret.key(&id.to_be_bytes()), sealed(id));
+    let keyring = KeyringRecord { serial: 7, active: 2, keys: vec![key(1, 1), key(2, 1)], due: false };
+    let found = found(&Founding { records: vec![named(1), named(2)], keyring, ..common::founding() }).unwrap();
+    let mut store = Store::default();
+    store.found(found.writes, found.reset).unwrap();
+    let mut member = restored(&store);
+    // When it is restored with a copy of only one of them, then of both
+    let node = NodeRecord { sealing_key: Bytes::copy_from_slice(&[9; 32]), ..newcomer(9) };
+    let asked = |keys| Restored {
+        state: member.store.view(),
+        node: node.clone(),
+        incarnation: INCARNATION,
+        keyring: KeyringRecord { active: 2, keys, ..KeyringRecord::default() },
+    };
+    let refused = restore(&asked(vec![key(2, 9)]));
+    assert!(matches!(&refused, Err(RecoveryError::Damaged(why)) if why.contains("barrier key 1")), "{refused:?}");
+    let worked = restore(&asked(vec![key(1, 9), key(2, 9)])).unwrap();
+    started(&mut member, &worked);
+    // Then the new manager, and nobody else, opens both, the counts are as they were, and the active one is to be replaced
+    let records = records(&member);
+    let keyring = &records.keyring;
+    assert!(keyring.keys.iter().all(|key| key.copies == [copy(9)] && (key.records, key.uses) == (1, 1)), "{keyring:?}");
+    assert_eq!((keyring.active, keyring.due, keyring.keys.len()), (2, true, 2));
+    assert!(keyring.opens(records.by_raft_id(worked.raft_id).unwrap()));
+}
+
+/// A record as it looks when it was sealed with this key.
+fn sealed(key: u32) -> Bytes {
+    let mut envelope = Vec::new();
+    Header { algorithm: 1, key, epoch: [7; EPOCH_BYTES], number: 0 }.write(&mut envelope);
+    envelope.extend_from_slice(&[0; TAG_BYTES]);
+    SealedRecord { clear: Bytes::new(), sealed: envelope.into() }.encode_to_vec().into()
 }

@@ -17,7 +17,6 @@
 mod draft;
 mod parts;
 mod seal;
-#[cfg(feature = "manager")]
 mod verify;
 
 use quorate_core::id::{ClusterId, Lineage};
@@ -25,17 +24,14 @@ use quorate_transport::api;
 use serde::{Deserialize, Serialize};
 
 pub use seal::{BackupKey, BackupSeal, KeyPair};
-#[cfg(feature = "manager")]
 pub use verify::{BackupContents, BackupNode, verify};
 
 use crate::error::Error;
 
 pub(crate) use draft::Draft;
-#[cfg(feature = "manager")]
 pub(crate) use parts::PartReader;
 pub(crate) use parts::PartWriter;
 pub(crate) use seal::Sealer;
-#[cfg(feature = "manager")]
 pub(crate) use verify::{Opened, Verified, unsound};
 
 /// Why there is no backup, or a file is none.

@@ -4,7 +4,6 @@
 //! state. Called by whoever takes a backup, and whoever reads one.
 
 use std::io;
-#[cfg(feature = "manager")]
 use std::io::Read;
 
 use prost::Message as _;
@@ -59,7 +58,6 @@ impl PartWriter {
 }
 
 /// What reading failed at, in words.
-#[cfg(feature = "manager")]
 pub(super) fn unread(error: &io::Error, bytes: u64) -> BackupError {
     #[expect(clippy::wildcard_enum_match_arm, reason = "every other kind is the system's word")]
     match error.kind() {
@@ -72,7 +70,6 @@ pub(super) fn unread(error: &io::Error, bytes: u64) -> BackupError {
 }
 
 /// Reads the parts.
-#[cfg(feature = "manager")]
 pub(crate) struct PartReader<R> {
     from: R,
     hasher: blake3::Hasher,
@@ -80,7 +77,6 @@ pub(crate) struct PartReader<R> {
     ended: bool,
 }
 
-#[cfg(feature = "manager")]
 impl<R: Read> PartReader<R> {
     pub(crate) fn new(from: R) -> Result<Self, BackupError> {
         let mut reader = Self { from, hasher: blake3::Hasher::new(), bytes: 0, ended: false };
@@ -135,7 +131,7 @@ impl<R: Read> PartReader<R> {
                     Err(error) => Err(unread(&error, self.bytes)),
                 }
             }
-            part @ (Part::Head(_) | Part::State(_)) => Ok(Some(part)),
+            part @ (Part::Head(_) | Part::State(_) | Part::Keyring(_) | Part::Opener(_)) => Ok(Some(part)),
         }
     }
 }

@@ -7,7 +7,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use age::secrecy::{ExposeSecret as _, SecretString};
-#[cfg(feature = "manager")]
 use age::stream::StreamReader;
 use age::stream::StreamWriter;
 use age::{Encryptor, scrypt, x25519};
@@ -18,7 +17,6 @@ use super::BackupError;
 /// Work of stretching a passphrase, as a power of two: as the age tool has it; about a second, and 256 MiB.
 const STRETCH: u8 = 18;
 /// The most that is done to open a file of somebody else's making: 1 GiB.
-#[cfg(feature = "manager")]
 const STRETCH_MAX: u8 = 20;
 /// The longest key file that is read.
 const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -155,7 +153,6 @@ impl BackupKey {
     }
 
     /// What is sealed in a file, to be read to its end: only then it is whole. Blocks; a passphrase takes a second.
-    #[cfg(feature = "manager")]
     pub(crate) fn open<R: Read>(&self, sealed: R) -> Result<StreamReader<BufReader<R>>, BackupError> {
         let file = age::Decryptor::new_buffered(BufReader::with_capacity(64 * 1024, sealed)).map_err(unopened)?;
         match (&self.0, file.is_scrypt()) {
@@ -179,7 +176,6 @@ impl BackupKey {
 }
 
 /// What age says, in our words.
-#[cfg(feature = "manager")]
 fn unopened(error: age::DecryptError) -> BackupError {
     use age::DecryptError;
     match error {

@@ -6,18 +6,27 @@
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use age::stream::StreamReader;
 use bytes::Bytes;
 use quorate_core::consensus::io::Records;
+use quorate_core::id::ClusterId;
+use quorate_core::keyring::{KeyCopy, KeyringRecord, named_key};
 use quorate_core::keyspace::Section;
 use quorate_core::membership::record::{NodeRecord, Role};
+use quorate_core::ports::{StoreError, StoreResult};
 use quorate_core::state::contract::StateStatus;
+use quorate_core::state::read;
 use quorate_core::state::{Extract, SnapshotError, SnapshotReader};
-use quorate_transport::api::backup_part::Part;
+use quorate_storage::SealingPair;
+use quorate_transport::api::{self, backup_part::Part};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::{BackupError, BackupInfo, BackupKey, PartReader};
+use crate::node::Barrier;
 
 /// What is in a backup: documented JSON. Fields are only ever added.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -37,6 +46,14 @@ pub struct BackupContents {
     pub workers: u64,
     /// Items of work on nodes.
     pub assignments: u64,
+    /// Configs.
+    pub configs: u64,
+    /// Secrets.
+    pub secrets: u64,
+    /// Keys of the barrier, each of which the backup's key opens.
+    pub barrier_keys: u64,
+    /// Records that are sealed with them (secrets, the CA's key, tokens), each of which was opened.
+    pub opened: u64,
 }
 
 /// A manager of then.
@@ -51,9 +68,10 @@ pub struct BackupNode {
     pub addresses: Vec<String>,
 }
 
-/// A file whose key fits, and whose head was read.
+/// A file whose key fits, and of which everything before the state was read.
 pub(crate) struct Opened {
     pub(crate) info: BackupInfo,
+    keys: Keys,
     file_bytes: u64,
     parts: PartReader<StreamReader<BufReader<File>>>,
 }
@@ -69,7 +87,15 @@ impl Opened {
         let mut parts = PartReader::new(key.open(file)?)?;
         let malformed = || BackupError::Damaged("it does not begin with a head that makes sense".to_owned());
         let Some(Part::Head(head)) = parts.next()? else { return Err(malformed()) };
-        Ok(Self { info: BackupInfo::of(head).ok_or_else(malformed)?, file_bytes: found.len(), parts })
+        let cluster = ClusterId::from_slice(&head.cluster_id).ok_or_else(malformed)?;
+        let info = BackupInfo::of(head).ok_or_else(malformed)?;
+        let Some(Part::Opener(seed)) = parts.next()? else { return Err(malformed()) };
+        let seed = Zeroizing::new(<[u8; 32]>::try_from(&seed[..]).map_err(|_length| malformed())?);
+        let Some(Part::Keyring(keyring)) = parts.next()? else { return Err(malformed()) };
+        let pair = SealingPair::from_seed(&seed);
+        let to = Bytes::copy_from_slice(pair.public());
+        let keys = Keys { barrier: Arc::new(Barrier::of_backup(cluster, pair)), to, keyring: Arc::new(keyring) };
+        Ok(Self { info, keys, file_bytes: found.len(), parts })
     }
 
     /// The next piece of the state's stream; `None` behind the last, once the file is known to be whole.
@@ -77,15 +103,41 @@ impl Opened {
         match self.parts.next()? {
             None => Ok(None),
             Some(Part::State(piece)) => Ok(Some(piece)),
-            Some(Part::Head(_) | Part::End(_)) => {
+            Some(Part::Head(_) | Part::End(_) | Part::Keyring(_) | Part::Opener(_)) => {
                 Err(BackupError::Damaged("its parts are not in their order".to_owned()))
             }
         }
     }
 }
 
+/// The keyring of a backup, and what opens its copies.
+#[derive(Clone)]
+struct Keys {
+    barrier: Arc<Barrier>,
+    to: Bytes,
+    keyring: Arc<api::BackupKeyring>,
+}
+
+impl Keys {
+    /// The keyring of the state with the copies of the backup, which this backup's own key opens.
+    fn in_place(&self, state: &Extract) -> StoreResult<KeyringRecord> {
+        let mut keyring = read::keyring(state)?;
+        for key in &mut keyring.keys {
+            let given = self.keyring.copies.iter().find(|copy| copy.key == key.id);
+            key.copies =
+                given.map(|given| KeyCopy { to: self.to.clone(), sealed: given.sealed.clone() }).into_iter().collect();
+        }
+        Ok(keyring)
+    }
+}
+
 /// A file that was read to its end.
 pub(crate) struct Verified {
+    /// Opens what is sealed in the extract.
+    pub(crate) barrier: Arc<Barrier>,
+    /// How many barrier keys there are, and how many secrets and the like they opened.
+    keys: u64,
+    opened: u64,
     pub(crate) info: BackupInfo,
     pub(crate) status: StateStatus,
     /// The records that say whose it is.
@@ -113,19 +165,41 @@ impl Verified {
     pub(crate) fn read(path: &Path, key: &BackupKey) -> Result<Self, BackupError> {
         let mut opened = Opened::open(path, key)?;
         let extract = Extract::new();
-        let mut reader = SnapshotReader::new(extract.stage());
+        let opened_records = Arc::new(AtomicU64::new(0));
+        let sealed = {
+            let (keys, extract, opened_records) = (opened.keys.clone(), extract.clone(), Arc::clone(&opened_records));
+            let mut keyring = None;
+            move |key: &Bytes, value: &Bytes| {
+                if !matches!(named_key(key, value), Ok(None)) {
+                    let keyring = match &keyring {
+                        Some(keyring) => keyring,
+                        None => keyring.insert(keys.in_place(&extract)?),
+                    };
+                    keys.barrier.open_with(keyring, key, value)?;
+                    opened_records.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(())
+            }
+        };
+        let mut reader = SnapshotReader::new(extract.stage_telling(Box::new(sealed)));
         while let Some(piece) = opened.next()? {
             reader.chunk(&piece).map_err(unsound)?;
         }
         let (status, _) = reader.finish().map_err(unsound)?;
-        let Opened { info, file_bytes, .. } = opened;
+        let Opened { info, keys, file_bytes, .. } = opened;
+        let damaged = |error: StoreError| BackupError::Damaged(error.to_string());
+        let keyring = keys.in_place(&extract).map_err(damaged)?;
+        extract.set_keyring(&keyring);
+        let barrier = keys.barrier;
+        let keys = barrier.export(&extract).map_err(damaged)?.keys.len() as u64;
+        let opened = opened_records.load(Ordering::Relaxed);
         let records = Records::read(&extract).map_err(|error| BackupError::Damaged(error.to_string()))?;
         let cluster = records.cluster.cluster().map(|cluster| cluster.to_string()).unwrap_or_default();
         let said = (&info.cluster_id, info.revision, info.applied);
         if said != (&cluster, status.revision.0, status.applied.0) {
             return Err(BackupError::Damaged("its head does not go with the state in it".to_owned()));
         }
-        Ok(Self { info, status, extract, records, file_bytes })
+        Ok(Self { barrier, keys, opened, info, status, extract, records, file_bytes })
     }
 
     pub(crate) fn contents(&self) -> BackupContents {
@@ -145,6 +219,10 @@ impl Verified {
             workers: (self.records.nodes.len() - managers.len()) as u64,
             managers,
             assignments: amount(Section::Assignment).records,
+            configs: amount(Section::Config).records,
+            secrets: amount(Section::Secret).records,
+            barrier_keys: self.keys,
+            opened: self.opened,
         }
     }
 }

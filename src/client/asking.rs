@@ -63,6 +63,10 @@ const fn changes_something(kind: &api::request::Kind) -> bool {
         | Kind::PolicySet(_)
         | Kind::KeyOrder(_)
         | Kind::LeaseWrite(_)
+        | Kind::KeyringRotate(_)
+        | Kind::ObjectCreate(_)
+        | Kind::ObjectUpdate(_)
+        | Kind::ObjectRemove(_)
         | Kind::UpgradeFinish(_) => true,
         Kind::Read(_)
         | Kind::Watch(_)
@@ -86,6 +90,11 @@ const fn changes_something(kind: &api::request::Kind) -> bool {
         | Kind::LeaseKeepAlive(_)
         | Kind::LeaseList(_)
         | Kind::LeaseShow(_)
+        | Kind::KeyringShow(_)
+        | Kind::ObjectList(_)
+        | Kind::ObjectInspect(_)
+        | Kind::SecretReveal(_)
+        | Kind::ConfigRead(_)
         | Kind::UpgradeStatus(_) => false,
     }
 }

@@ -14,9 +14,11 @@ use bytes::Bytes;
 use futures_core::Stream;
 use prost::Message as _;
 use quorate_core::state::{Extract, SnapshotReader};
+use quorate_storage::SealingPair;
 use quorate_transport::Fed;
 use quorate_transport::api::{self, backup_part::Part};
 use tokio::time::{Instant, timeout_at};
+use zeroize::Zeroizing;
 
 use super::round::Round;
 use super::{Client, Feeding, unexpected};
@@ -84,10 +86,20 @@ impl IntoFuture for BackupBuilder {
             let sealer = tokio::task::spawn_blocking(move || Sealer::new(&seal)).await;
             let sealer = sealer.map_err(|error| Error::Internal(error.to_string()))?;
             let sealer = sealer.map_err(|error| Error::Invalid(error.to_string()))?;
-            let (feeding, head) = begin(&self.client, self.serializable).await?;
+            // The keyring comes sealed to a key of this backup's own, which is nowhere but in the sealed file.
+            let mut seed = Zeroizing::new([0; 32]);
+            getrandom::fill(seed.as_mut_slice())
+                .map_err(|error| Error::Internal(format!("the system gives no entropy: {error}")))?;
+            let sealing_key = Bytes::copy_from_slice(SealingPair::from_seed(&seed).public());
+            let asked = api::Backup { serializable: self.serializable, sealing_key };
+            let (feeding, head) = begin(&self.client, &asked).await?;
             let info = BackupInfo::of(head.clone()).ok_or_else(unexpected)?;
             let mut writer = PartWriter::new(sealer).map_err(|error| unsealed(&error))?;
-            let ready = writer.part(Part::Head(head)).map_err(|error| unsealed(&error))?;
+            let mut ready = Vec::new();
+            for part in [Part::Head(head), Part::Opener(Bytes::copy_from_slice(seed.as_slice()))] {
+                ready.extend_from_slice(&writer.part(part).map_err(|error| unsealed(&error))?);
+            }
+            let ready = Bytes::from(ready);
             let reader = SnapshotReader::new(Extract::new().stage());
             let open = Open { feeding, writer, reader, pieces: 0 };
             Ok(Backup { info, ready: Some(ready), open: Some(open), bytes: 0 })
@@ -104,7 +116,7 @@ fn interrupted(why: impl std::fmt::Display) -> Error {
 }
 
 /// Asks managers until one tells the head, a reason is final, or the deadline has passed.
-async fn begin(client: &Client, serializable: bool) -> Result<(Feeding, api::BackupHead)> {
+async fn begin(client: &Client, asked: &api::Backup) -> Result<(Feeding, api::BackupHead)> {
     let way = &client.shared.way;
     let until = Instant::now() + client.deadline;
     let (mut avoid, mut round, mut pause) = (BTreeSet::new(), Round::default(), PAUSE);
@@ -119,7 +131,7 @@ async fn begin(client: &Client, serializable: bool) -> Result<(Feeding, api::Bac
         }
         let patience = left.min(config::ATTEMPT * 4);
         let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-        let kind = Some(api::request::Kind::Backup(api::Backup { serializable }));
+        let kind = Some(api::request::Kind::Backup(asked.clone()));
         match way.feed(api::Request { deadline_ms, kind }, patience, &avoid).await {
             Ok(mut feeding) => match timeout_at(until, feeding.receiver.next()).await {
                 Ok(Ok(Fed::Message(body))) => {
@@ -304,6 +316,9 @@ impl Open {
         match fed {
             Fed::Message(body) => {
                 let part = api::BackupPart::decode(body).ok().and_then(|part| part.part);
+                if let Some(part @ Part::Keyring(_)) = part {
+                    return self.writer.part(part).map(Some).map_err(|error| unsealed(&error));
+                }
                 let Some(Part::State(piece)) = part else { return Err(unexpected()) };
                 self.reader.chunk(&piece).map_err(unsound)?;
                 self.pieces += 1;

@@ -63,6 +63,15 @@ kinds! {
     Watch => "watch",
     KeyOrder => "key_order",
     Unlock => "unlock",
+    KeyringShow => "keyring_show",
+    KeyringRotate => "keyring_rotate",
+    ObjectCreate => "object_create",
+    ObjectList => "object_list",
+    ObjectInspect => "object_inspect",
+    ObjectUpdate => "object_update",
+    ObjectRemove => "object_remove",
+    SecretReveal => "secret_reveal",
+    ConfigRead => "config_read",
     Backup => "backup",
 }
 
@@ -89,6 +98,7 @@ pub(super) const fn ended(code: api::Code) -> Ended {
         | api::Code::Conflict
         | api::Code::NewGeneration
         | api::Code::LeaseNotFound
+        | api::Code::StaleKey
         | api::Code::Cut
         | api::Code::StoreFull => Ended::Refused,
     }

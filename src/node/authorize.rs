@@ -46,6 +46,8 @@ pub(super) const fn denied(asker: Asker, kind: &Kind) -> &'static str {
 /// | write and read assignments and reports | yes | no | no |
 /// | sessions held, addresses met | no | yes | no |
 /// | what a manager says of its machine | yes | yes | yes; the ways between managers are for operators (the handler sees to it) |
+/// | make, list, look at, label, remove configs and secrets; read a config, reveal a secret | yes | no | no: a node gets the data of what its items refer to, in its session |
+/// | show the barrier's keyring, ask for another key | yes | no | no |
 /// | grant and revoke leases | yes | no | no |
 /// | the keys of the store, unlocking | no; on the manager's own machine only (`Asker::Local`) | no | no |
 /// | keep a lease alive, look at leases | yes | yes, for an operator | no |
@@ -67,6 +69,15 @@ pub(super) const fn allowed(asker: Asker, kind: &Kind) -> bool {
         | Kind::AssignmentsRead(_)
         | Kind::ReportRead(_)
         | Kind::LeaseWrite(_)
+        | Kind::KeyringShow(_)
+        | Kind::KeyringRotate(_)
+        | Kind::ObjectCreate(_)
+        | Kind::ObjectList(_)
+        | Kind::ObjectInspect(_)
+        | Kind::ObjectUpdate(_)
+        | Kind::ObjectRemove(_)
+        | Kind::SecretReveal(_)
+        | Kind::ConfigRead(_)
         | Kind::UpgradeStatus(_) => matches!(asker, Asker::Operator),
         // A manager passes an operator's wish on to the leader.
         Kind::Transfer(_)

@@ -1,13 +1,16 @@
 //! Backups, the manager's end: the whole state at one revision, told as a feed.
 //!
 //! Owns when a backup is told, and how many at once. What it holds, the core's own stream says; how it is sealed, the asker,
-//! who alone has the key. A view is frozen and read chunk by chunk, off the async threads, as fast as the asker takes it:
+//! who alone has the key; the keyring goes as copies that only the backup's own key opens. A view is frozen and read chunk by chunk, off the async threads, as fast as the asker takes it:
 //! consensus and the applier never wait for it. Called by whoever brings a feed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
+use quorate_core::keyring::SEALING_KEY_BYTES;
+use quorate_core::ports::StoreResult;
 use quorate_core::state::read;
 use quorate_transport::api::{backup_part, request, response};
 use quorate_transport::{Down, Feed, FeedSender, api};
@@ -68,7 +71,7 @@ impl Service {
     async fn serve_backup(&self, asker: Asker, wish: api::Backup, until: Instant, feed: Feed) {
         let Feed { mut sender, asker: mut listening } = feed;
         let began = Instant::now();
-        let row = asked::row(&request::Kind::Backup(wish));
+        let row = asked::row(&request::Kind::Backup(api::Backup::default()));
         let mut status = self.status.clone();
         let told = tokio::select! {
             told = self.tell_backup(asker, wish, until, &mut sender) => told,
@@ -110,6 +113,7 @@ impl Service {
         until: Instant,
         sender: &mut FeedSender,
     ) -> Result<(u64, u64), Over> {
+        let (serializable, to) = (wish.serializable, wish.sealing_key.clone());
         let kind = request::Kind::Backup(wish);
         if !authorize::allowed(asker, &kind) {
             return Err(fail(api::Code::Denied, authorize::denied(asker, &kind)).into());
@@ -119,17 +123,27 @@ impl Service {
                 format!("this manager tells {AT_ONCE} backups already. Nothing was done; ask another one, or later");
             return Err(fail(api::Code::Overloaded, why).into());
         };
-        if !wish.serializable {
+        if to.len() != SEALING_KEY_BYTES {
+            let why = "the backup is asked for without a key for the keyring: the client is of another version. Nothing was done";
+            return Err(fail(api::Code::Invalid, why).into());
+        }
+        if !serializable {
             self.router.read_index(until).await?;
         }
         // Before the view is taken: what comes in between only makes it younger.
-        let age_ms = if wish.serializable { self.age_ms() } else { Some(0) };
-        let reader = self.store()?.reader;
-        let (view, cluster, usage) = blocking(move || {
+        let age_ms = if serializable { self.age_ms() } else { Some(0) };
+        let (reader, barrier) = (self.store()?.reader, Arc::clone(&self.barrier));
+        let (view, cluster, usage, keyring) = blocking(move || {
             let view = reader.view();
-            let read = || Ok((read::cluster(&*view)?.unwrap_or_default(), read::usage(&*view)?));
-            let (cluster, usage) = read().map_err(|error| broken(&error))?;
-            Ok((view, cluster, usage))
+            let read = || -> StoreResult<_> {
+                let keyring = read::keyring(&*view)?;
+                let copies = barrier.copies_for(&keyring, &to)?;
+                let copies = copies.into_iter().map(|(key, sealed)| api::BackupKeyCopy { key, sealed }).collect();
+                let keyring = api::BackupKeyring { active: keyring.active, copies };
+                Ok((read::cluster(&*view)?.unwrap_or_default(), read::usage(&*view)?, keyring))
+            };
+            let (cluster, usage, keyring) = read().map_err(|error| broken(&error))?;
+            Ok((view, cluster, usage, keyring))
         })
         .await?;
         let unreadable =
@@ -152,7 +166,7 @@ impl Service {
             about_bytes: usage.used(),
             age_ms,
         };
-        sender.send(vec![part(backup_part::Part::Head(head))]).await?;
+        sender.send(vec![part(backup_part::Part::Head(head)), part(backup_part::Part::Keyring(keyring))]).await?;
         let mut pieces = 0;
         while let Some(chunk) = chunks.next().await.map_err(unreadable)? {
             sender.send(vec![part(backup_part::Part::State(chunk))]).await?;

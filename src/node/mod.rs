@@ -18,6 +18,8 @@ mod assigning;
 mod authorize;
 #[cfg(feature = "manager")]
 mod backups;
+#[cfg(feature = "manager")]
+mod barrier;
 mod builder;
 #[cfg(feature = "manager")]
 mod changes;
@@ -79,6 +81,8 @@ mod net;
 mod newcomer;
 #[cfg(feature = "manager")]
 mod nodes;
+#[cfg(feature = "manager")]
+mod objects;
 #[cfg(feature = "manager")]
 mod once;
 #[cfg(feature = "manager")]
@@ -171,6 +175,8 @@ pub use work::{AssignmentEvent, Assignments, Item};
 #[cfg(feature = "testing")]
 pub use worker::{SharedSocket, WorkerSession};
 
+#[cfg(feature = "manager")]
+pub(crate) use barrier::Barrier;
 #[cfg(feature = "manager")]
 pub(crate) use directory::explained;
 #[cfg(feature = "manager")]

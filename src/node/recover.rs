@@ -324,6 +324,7 @@ fn own_record(facts: &Facts, identity: &Identity) -> NodeRecord {
         addresses: vec![facts.advertise.clone()],
         raft_id: facts.raft_id,
         store_id: facts.store_id.clone(),
+        sealing_key: facts.sealing_key(),
         command_version: COMMAND_VERSION,
         command_version_min: COMMAND_VERSION_MIN,
         software: SOFTWARE.to_owned(),

@@ -25,7 +25,8 @@ use quorate_transport::{CertRole, ClusterCa, Identity};
 use serde::{Deserialize, Serialize};
 
 use super::asking::{self, Answer};
-use super::builder::{NodeBuilder, off_thread, random};
+use super::barrier::Barrier;
+use super::builder::{NodeBuilder, off_thread, random, random_seed};
 use super::directory::options;
 use super::facts::{Facts, Layout, Stage};
 use super::founding::issue;
@@ -204,7 +205,7 @@ impl Restore {
         }
         let verified = Verified::read(&self.file, &self.key).map_err(|error| self.refused(error))?;
         let unsound = |why: &str| self.refused(BackupError::Damaged(why.to_owned()));
-        let ca = records::ca(&verified.extract).map_err(|error| unsound(&error.to_string()))?;
+        let ca = records::ca(&verified.extract, &verified.barrier).map_err(|error| unsound(&error.to_string()))?;
         let ca = ca.ok_or_else(|| unsound("there is no CA in it"))?;
         let cluster = verified.records.cluster.cluster().ok_or_else(|| unsound("there is no cluster in it"))?;
         self.record_taken(&verified.records)?;
@@ -362,6 +363,13 @@ impl Restore {
         let operator = issue(ca, *cluster, random(NodeId::from_bytes)?, CertRole::Operator, operators)?;
         let (listen, advertise) = self.builder.addresses()?;
         let store_id = random(StoreId::from_bytes)?;
+        let drawn = Facts {
+            cluster_id: Bytes::copy_from_slice(cluster.as_bytes()),
+            seed: random_seed()?,
+            sealing: random_seed()?,
+            ..Facts::default()
+        };
+        let (_, keyring) = Barrier::import(&drawn, &verified.barrier.export(&verified.extract)?)?;
         let node = NodeRecord {
             id: Bytes::copy_from_slice(node_id.as_bytes()),
             name: self.builder.name.clone(),
@@ -372,6 +380,7 @@ impl Restore {
             command_version_min: COMMAND_VERSION_MIN,
             software: SOFTWARE.to_owned(),
             key_digest: Bytes::copy_from_slice(&identity.subject().key_digest),
+            sealing_key: drawn.sealing_key(),
             ..NodeRecord::default()
         };
         let opened = layout.open_store(options(layout)).map_err(|error| super::explained(layout, error))?;
@@ -387,12 +396,12 @@ impl Restore {
             return Err(self.refused(BackupError::Damaged("it was changed while it was read".to_owned())));
         }
         state.install(staged, log_of(&status))?;
-        let restored = Restored { state: state.reader().view(), node, incarnation: random(LineageId::from_bytes)? };
+        let restored =
+            Restored { state: state.reader().view(), node, incarnation: random(LineageId::from_bytes)?, keyring };
         let worked = quorate_core::recovery::restore(&restored).map_err(|error| self.unfit(error))?;
         let outcome = worked.outcome;
         let facts = Facts {
             stage: Stage::Ready.into(),
-            cluster_id: Bytes::copy_from_slice(cluster.as_bytes()),
             lineage: outcome.lineage.to_bytes().into(),
             node_id: restored.node.id.clone(),
             raft_id: worked.raft_id.0,
@@ -400,8 +409,7 @@ impl Restore {
             name: self.builder.name.clone(),
             listen,
             advertise,
-            seed: [random(|bytes| bytes)?, random(|bytes| bytes)?].concat().into(),
-            managers: Vec::new(),
+            ..drawn
         };
         drop(restored);
         let told = vec![(Facts::NAME.to_owned(), facts.encode_to_vec().into())];

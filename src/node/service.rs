@@ -24,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use super::barrier::Barrier;
 use super::facts::Facts;
 use super::fence::Incarnations;
 use super::gate::Asker;
@@ -51,6 +52,8 @@ pub(super) struct StoreAccess {
 /// What requests need of the node.
 pub(crate) struct Service {
     pub(super) facts: Facts,
+    /// What opens and seals secrets.
+    pub(super) barrier: Arc<Barrier>,
     pub(super) router: Router,
     pub(super) peers: Reach,
     /// What of the store requests may touch; given back when the node stops, whoever still holds a client.
@@ -251,6 +254,15 @@ impl Service {
             request::Kind::TokenCreate(create) => self.token_create(create, until).await,
             request::Kind::TokenList(_) => self.token_list(until).await,
             request::Kind::TokenRevoke(revoke) => self.token_revoke(revoke, until).await,
+            request::Kind::KeyringShow(_) => self.keyring_show(until).await,
+            request::Kind::KeyringRotate(rotate) => self.keyring_rotate(rotate.active, until).await,
+            request::Kind::ObjectCreate(create) => self.object_create(create, until).await,
+            request::Kind::ObjectList(list) => self.object_list(list, until).await,
+            request::Kind::ObjectInspect(inspect) => self.object_inspect(&inspect.kind, &inspect.name, until).await,
+            request::Kind::ObjectUpdate(update) => self.object_update(update, until).await,
+            request::Kind::ObjectRemove(remove) => self.object_remove(remove, until).await,
+            request::Kind::SecretReveal(reveal) => self.secret_reveal(&reveal.name, until).await,
+            request::Kind::ConfigRead(read) => self.config_read(&read.name, until).await,
             request::Kind::NodeList(_) => document(&self.node_list().await?),
             request::Kind::NodeInspect(inspect) => self.node_inspect(asker, &inspect.node, until).await,
             request::Kind::NodeRole(role) => self.node_role(asker, role, until).await,

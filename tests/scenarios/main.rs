@@ -41,6 +41,7 @@ mod requests;
 mod roles;
 mod scopes;
 mod sealing;
+mod secrets;
 mod stalls;
 mod support;
 mod tables;

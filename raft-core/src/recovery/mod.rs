@@ -27,6 +27,7 @@ use crate::command::{Batch, Command, CommandKind, Recovered};
 use crate::consensus::configurations::{self, ConfigurationEntry, Standing};
 use crate::consensus::io::Records;
 use crate::id::{Lineage, LineageId, LogIndex, RaftId, Revision, Term};
+use crate::keyring::KeyringRecord;
 use crate::log::{Configuration, EntryKind, HardState, LogEntry};
 use crate::membership::record::NodeRecord;
 use crate::ports::{Boot, LogBatch, LogReader, RecoveryWrite, StateRead, StoreError};
@@ -252,6 +253,7 @@ fn work_out(
         term: boot.hard_state.term,
         last: boot.last,
         tail,
+        keyring: None,
     }
     .work_out()
 }
@@ -272,11 +274,14 @@ struct Ending<'a> {
     last: LogIndex,
     /// Entries above the applied index.
     tail: Vec<LogEntry>,
+    /// In place of the keyring that is there.
+    keyring: Option<KeyringRecord>,
 }
 
 impl Ending<'_> {
     fn work_out(self) -> Result<Outcome, RecoveryError> {
-        let Self { state, status, own, node, addresses, mut lineage, incarnation, term, last, mut tail } = self;
+        let Self { state, status, own, node, addresses, mut lineage, incarnation, term, last, mut tail, keyring } =
+            self;
         lineage.0.push(incarnation);
         let mut burnt: BTreeSet<RaftId> = status.configuration.members().into_iter().collect();
         burnt.extend(tail.iter().flat_map(configurations::raft_ids));
@@ -297,7 +302,7 @@ impl Ending<'_> {
             data: Batch::new(vec![Command::from(CommandKind::Recovered(command))]).to_bytes(),
             context: Bytes::new(),
         };
-        let writes = beginning(&**state, own, &lineage)?;
+        let writes = beginning(&**state, own, &lineage, keyring.as_ref())?;
         tail.push(entry.clone());
         let done = rehearsal::rehearse(Arc::clone(state), writes.clone(), &tail)?;
         let alone = Configuration { voters: vec![own], ..Configuration::default() };

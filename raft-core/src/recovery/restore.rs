@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::consensus::io::Records;
 use crate::id::{LineageId, LogIndex, RaftId};
+use crate::keyring::KeyringRecord;
 use crate::log::{HardState, LogStart};
 use crate::membership::record::{NodeRecord, Role};
 use crate::ports::{LogReset, StateRead};
@@ -27,6 +28,8 @@ pub struct Restored {
     pub node: NodeRecord,
     /// The id of the new incarnation, drawn by the caller.
     pub incarnation: LineageId,
+    /// Every key of the state's keyring, with a copy for the new manager; the counts in it do not matter.
+    pub keyring: KeyringRecord,
 }
 
 /// What is to be written for it.
@@ -49,7 +52,7 @@ pub const fn log_of(status: &StateStatus) -> LogReset {
 /// # Errors
 /// Why it cannot be; nothing was changed.
 pub fn restore(restored: &Restored) -> Result<Restoration, RecoveryError> {
-    let Restored { state, node, incarnation } = restored;
+    let Restored { state, node, incarnation, keyring } = restored;
     let status = read::status(&**state)?;
     if status.applied == LogIndex(0) {
         return Err(RecoveryError::NoState);
@@ -80,7 +83,24 @@ pub fn restore(restored: &Restored) -> Result<Restoration, RecoveryError> {
         term: status.applied_term,
         last: status.applied,
         tail: Vec::new(),
+        keyring: copied(read::keyring(&**state)?, keyring)?,
     }
     .work_out()?;
     Ok(Restoration { raft_id: own, outcome })
+}
+
+/// The keyring of the state with the copies of the new manager only; what seals is due to be replaced, since whoever had copies
+/// then is not to open what comes.
+fn copied(state: KeyringRecord, given: &KeyringRecord) -> Result<Option<KeyringRecord>, RecoveryError> {
+    if state.is_none() {
+        return Ok(None);
+    }
+    let mut keyring = KeyringRecord { serial: state.serial + 1, due: true, ..state };
+    for key in &mut keyring.keys {
+        let Some(given) = given.key(key.id).filter(|given| !given.copies.is_empty()) else {
+            return damaged(format!("there is no copy of barrier key {} for the new manager", key.id));
+        };
+        key.copies.clone_from(&given.copies);
+    }
+    Ok(Some(keyring))
 }

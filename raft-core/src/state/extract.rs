@@ -8,7 +8,9 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use prost::Message as _;
 
+use crate::keyring::{KeyringRecord, is_sealed_section};
 use crate::keyspace::Section;
 use crate::ports::{StagedId, StagedSnapshot, StateRead, StoreResult, Visit};
 use crate::state::layout;
@@ -28,6 +30,9 @@ struct Kept {
     amounts: BTreeMap<u8, Amount>,
     complete: bool,
 }
+
+/// Hears of each live record that may have a sealed part: its full key, and its value.
+pub type Sealed = Box<dyn FnMut(&Bytes, &Bytes) -> StoreResult<()> + Send>;
 
 /// What is kept of a stream; clones are handles to the same.
 #[derive(Clone, Default)]
@@ -53,7 +58,19 @@ impl Extract {
     /// The place that a [`SnapshotReader`](super::SnapshotReader) writes to.
     #[must_use]
     pub fn stage(&self) -> Box<dyn StagedSnapshot> {
-        Box::new(Stage(self.clone()))
+        self.stage_telling(Box::new(|_key, _value| Ok(())))
+    }
+
+    /// The same, and `sealed` hears of what may be sealed, once the keyring before it is kept. What it refuses refuses the stream.
+    #[must_use]
+    pub fn stage_telling(&self, sealed: Sealed) -> Box<dyn StagedSnapshot> {
+        Box::new(Stage { extract: self.clone(), sealed })
+    }
+
+    /// The keyring is this one from now on: with copies for whoever reads here.
+    pub fn set_keyring(&self, keyring: &KeyringRecord) {
+        let stored = Bytes::from_static(layout::SYSTEM_KEYRING);
+        self.kept().records.insert(stored, keyring.encode_to_vec().into());
     }
 
     /// Whether a whole stream was accepted.
@@ -81,27 +98,36 @@ fn is_kept(stored: &[u8]) -> bool {
     }
 }
 
-struct Stage(Extract);
+struct Stage {
+    extract: Extract,
+    sealed: Sealed,
+}
 
 impl StagedSnapshot for Stage {
     fn write(&mut self, records: &[(Bytes, Bytes)]) -> StoreResult<()> {
-        let mut kept = self.0.kept();
+        let mut kept = self.extract.kept();
+        let mut sealed = Vec::new();
         for (stored, value) in records {
             if let [layout::CURRENT, section, ..] = stored[..] {
+                let live = layout::Record::parse(stored, value.clone())?.to_key_value(layout::full_key(stored));
                 let amount = kept.amounts.entry(section).or_default();
                 amount.records += 1;
-                amount.bytes += layout::RecordView::parse(stored, value)?.value.len() as u64;
+                amount.bytes += live.value.len() as u64;
+                if is_sealed_section(&live.key) {
+                    sealed.push((live.key, live.value));
+                }
             }
             if is_kept(stored) {
                 // Copied: a slice would hold the whole chunk in memory.
                 kept.records.insert(Bytes::copy_from_slice(stored), Bytes::copy_from_slice(value));
             }
         }
-        Ok(())
+        drop(kept);
+        sealed.iter().try_for_each(|(key, value)| (self.sealed)(key, value))
     }
 
     fn finish(self: Box<Self>) -> StoreResult<StagedId> {
-        self.0.kept().complete = true;
+        self.extract.kept().complete = true;
         Ok(StagedId(0))
     }
 }

@@ -63,6 +63,7 @@ mod machine;
 mod page;
 pub mod read;
 mod recovered;
+mod references;
 mod replay;
 mod snapshot;
 pub(crate) mod stored;

@@ -14,6 +14,7 @@ use crate::args_kv::Kv;
 use crate::args_lease::{LeaseVerb, Lock, UnderLock};
 use crate::args_membership::{Leave, NodeVerb, PolicyVerb, Token};
 use crate::args_node::{Init, Inspect, Join, Recover, Run};
+use crate::args_objects::{ConfigVerb, KeyringVerb, SecretVerb};
 use crate::args_upgrade::UpgradeVerb;
 
 const ABOUT: &str = "\
@@ -235,6 +236,35 @@ Example:
   quorate token create --role worker --ttl 1h --uses 20 --data-dir /var/lib/quorate"
     )]
     Token(Token),
+    /// Make, list, look at, label and remove configs: data that nodes get with the items that refer to it
+    #[command(
+        subcommand,
+        after_help = "\
+Example:
+  quorate config create web.conf ./web.conf --label env=prod --data-dir /var/lib/quorate
+  quorate config ls --label env=prod --data-dir /var/lib/quorate"
+    )]
+    Config(ConfigVerb),
+    /// Make, list, look at, label, rotate and remove secrets: sealed everywhere but at the node that needs them
+    #[command(
+        subcommand,
+        after_help = "\
+The data of a secret is never an argument: other users of the machine see those. It is shown by `secret inspect --reveal` only.
+
+Example:
+  quorate secret create db-password ./password --data-dir /var/lib/quorate
+  pass show db | quorate secret create db-password - --data-dir /var/lib/quorate"
+    )]
+    Secret(SecretVerb),
+    /// Show and replace the key that secrets, the CA and join tokens are sealed with in the log
+    #[command(
+        subcommand,
+        after_help = "\
+Example:
+  quorate keyring show --data-dir /var/lib/quorate
+  quorate keyring rotate --data-dir /var/lib/quorate"
+    )]
+    Keyring(KeyringVerb),
     /// Show and change the settings of the whole cluster
     #[command(
         subcommand,
@@ -405,7 +435,8 @@ pub(crate) enum Assign {
 VALUE is text, `-` for stdin, or `@FILE`; it is opaque to quorate.
 
 Example:
-  quorate assign set w1 web.1 @web.json --data-dir /var/lib/quorate")]
+  quorate assign set w1 web.1 @web.json --data-dir /var/lib/quorate
+  quorate assign set w1 web.1 @web.json --secret db-password --config web.conf --data-dir /var/lib/quorate")]
     Set {
         /// The node: its name or its id
         node: String,
@@ -414,6 +445,12 @@ Example:
         /// What the node gets: text, - for stdin, or @FILE
         #[arg(allow_hyphen_values = true)]
         value: String,
+        /// A secret that the item refers to: the node gets its data with it; may be given several times
+        #[arg(long, value_name = "NAME")]
+        secret: Vec<String>,
+        /// A config that the item refers to, likewise
+        #[arg(long, value_name = "NAME")]
+        config: Vec<String>,
     },
     /// Take an item from a node
     #[command(after_help = "\

@@ -12,6 +12,7 @@ mod args_kv;
 mod args_lease;
 mod args_membership;
 mod args_node;
+mod args_objects;
 mod args_upgrade;
 mod assign;
 mod backup;
@@ -29,6 +30,7 @@ mod lock;
 mod manual;
 mod node;
 mod nodes;
+mod objects;
 mod output;
 mod policy;
 mod prompt;
@@ -160,6 +162,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Verb::Node(verb) => Box::pin(nodes::run(verb, &global, output)).await,
             Verb::Leave(leave) => Box::pin(nodes::leave(leave, &global, output)).await,
             Verb::Token(verb) => Box::pin(tokens::run(verb, &global, output)).await,
+            Verb::Config(verb) => Box::pin(objects::config(verb, &global, output)).await,
+            Verb::Secret(verb) => Box::pin(objects::secret(verb, &global, output)).await,
+            Verb::Keyring(verb) => Box::pin(objects::keyring(verb, &global, output)).await,
             Verb::Policy(verb) => Box::pin(policy::run(verb, &global, output)).await,
             Verb::Upgrade(verb) => Box::pin(upgrade::run(verb, &global, output)).await,
             Verb::Leader(Leader::Transfer { to }) => admin::transfer(to.as_deref(), &global, output).await,
