@@ -114,12 +114,19 @@ fn render(contents: &BackupContents, file: &Path, output: Output) -> String {
     );
     let _infallible = writeln!(
         page,
-        "holds   {} keys with {} bytes of values, {} items of work, {} workers, {} managers:",
+        "holds   {} keys with {} bytes of values, {} configs, {} secrets, {} items of work, {} workers, {} managers",
         contents.keys,
         contents.value_bytes,
+        contents.configs,
+        contents.secrets,
         contents.assignments,
         contents.workers,
         contents.managers.len()
+    );
+    let _infallible = writeln!(
+        page,
+        "opens   {} barrier keys, and with them all of {} records that are sealed: secrets, the CA's key, tokens",
+        contents.barrier_keys, contents.opened
     );
     let rows = contents
         .managers
