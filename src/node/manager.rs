@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use quorate_transport::{Feed, FeedReceiver, api};
+use quorate_transport::{Feed, FeedReceiver, Place, api};
 use tokio::sync::{mpsc, watch};
 
 use super::builder::Prepared;
@@ -58,7 +58,9 @@ impl Manager {
             return Err(CallError::not_sent("this manager has stopped. Nothing was done; ask another one"));
         }
         let service = Arc::clone(&self.service);
-        let asked = self.runtime.spawn(async move { service.call(&service.local_asker(&request), request).await });
+        let asked = self
+            .runtime
+            .spawn(async move { service.call(&service.local_asker(&request), request, &mut Place::default()).await });
         asked.await.map_err(|error| CallError::unanswered(format!("the node stopped: {error}")))
     }
 

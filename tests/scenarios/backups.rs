@@ -53,6 +53,12 @@ async fn a_backup_from_a_follower_under_load_is_one_revision_and_grows_to_a_clus
     for n in 0..200 {
         client.kv().put(format!("before/{n}"), format!("{n}").repeat(500)).await.unwrap();
     }
+    // Secrets of two barrier keys, the first of which is on its way out
+    let old = client.secrets().create("old", "sealed with the first key").await.unwrap();
+    client.keyring().rotate().await.unwrap();
+    client.secrets().create("db-password", "hunter2").label("env", "prod").await.unwrap();
+    client.configs().create("motd", "welcome").await.unwrap();
+    assert_eq!(old.barrier_key, Some(1));
     let worker = cluster.worker("w1").await;
     let token = client.join_token("worker").await.unwrap();
     let operator = cluster.members[0].directory.join("operator.id");
@@ -97,8 +103,10 @@ async fn a_backup_from_a_follower_under_load_is_one_revision_and_grows_to_a_clus
     // Then the file says what is in it, and nothing of it can be read without the key
     let contents = verify(&file, &key).unwrap();
     assert_eq!((&contents.info, contents.keys, contents.workers), (&info, 207, 1));
-    assert_eq!(contents.managers.len(), 3);
-    for plain in [&b"before/"[..], b"monday", info.cluster_id.as_bytes(), b"quorsnap"] {
+    // every barrier key opens, and all that they seal: two secrets, the CA's key, a token of each role
+    assert_eq!((contents.secrets, contents.configs, contents.opened), (2, 1, 5));
+    assert!(contents.managers.len() == 3 && contents.barrier_keys >= 1, "{contents:?}");
+    for plain in [&b"hunter2"[..], b"welcome", b"before/", b"monday", info.cluster_id.as_bytes(), b"quorsnap"] {
         assert!(!bytes.windows(plain.len()).any(|part| part == plain), "{}", plain.escape_ascii());
     }
     // Given that every directory is gone
@@ -127,6 +135,19 @@ async fn a_backup_from_a_follower_under_load_is_one_revision_and_grows_to_a_clus
         assert_eq!(value(format!("left/{writer}")).await, value(format!("right/{writer}")).await);
     }
     assert_eq!(client.join_token("worker").await.unwrap(), token);
+    let secrets = client.secrets();
+    assert_eq!(secrets.reveal("old").await.unwrap().expose(), b"sealed with the first key");
+    assert_eq!(secrets.reveal("db-password").await.unwrap().expose(), b"hunter2");
+    assert_eq!(secrets.inspect("db-password").await.unwrap().labels["env"], "prod");
+    assert_eq!(client.configs().read("motd").await.unwrap(), "welcome");
+    // whoever had copies of the barrier's keys then opens nothing that comes: another key is the only one, and the new manager's,
+    let keyring = eventually("the barrier's key is replaced", || async {
+        let keyring = client.keyring().show().await.ok()?;
+        (keyring.keys.len() == 1 && !keyring.due && keyring.keys[0].id > 2).then_some(keyring)
+    })
+    .await;
+    assert_eq!(keyring.keys[0].managers.len(), 1, "{keyring:?}");
+    assert_eq!(secrets.reveal("old").await.unwrap().expose(), b"sealed with the first key");
     // operators come in with what they had, and with what the restore wrote,
     for identity in [operator, std::fs::read(&report.operator_identity).unwrap()] {
         let path = cluster.path("some.id");

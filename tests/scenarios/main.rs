@@ -15,6 +15,7 @@
 
 mod assignments;
 mod backups;
+mod between;
 mod certificates;
 mod crashes;
 mod data;
@@ -35,6 +36,7 @@ mod partition;
 mod policy;
 mod pressure;
 mod quorum;
+mod reads;
 mod recovery;
 mod refusals;
 mod requests;
