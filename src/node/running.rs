@@ -299,12 +299,8 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         joins: Semaphore::new(1),
         certificates: builder.certificates,
         under_way: service::under_way(),
-<<<<<<< HEAD
-        past: service::past(),
-        backups: backups::at_once(),
-=======
         past: Past::default(),
->>>>>>> main
+        backups: backups::at_once(),
         meters: Arc::clone(&meters),
         pulse: Pulse::new(),
         full,

@@ -76,15 +76,10 @@ pub(crate) struct Service {
     pub(super) certificates: Terms,
     /// A permit for each request under way; all of them once the node stops.
     pub(super) under_way: Semaphore,
-<<<<<<< HEAD
-    /// A permit for each read of the past that is at work: it may look at all of the history, and must not take every thread.
-    pub(super) past: Arc<Semaphore>,
-    /// A permit for each backup that is being told.
-    pub(super) backups: Semaphore,
-=======
     /// Reads of the past may look at all of the history, and must not take every thread.
     pub(super) past: Past,
->>>>>>> main
+    /// A permit for each backup that is being told.
+    pub(super) backups: Semaphore,
     pub(super) meters: Arc<Meters>,
     pub(super) pulse: Pulse,
     /// The store is full, as the applier found it last.
