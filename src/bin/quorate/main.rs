@@ -138,8 +138,26 @@ fn first_paragraph(text: &str) -> String {
     lines.join(" ")
 }
 
+/// What is in memory, keys among it, is not written to a file when the process breaks; nor is it shown to another process of the
+/// same user. Not of `lock`: what it runs is not ours.
+fn keep_memory_to_ourselves() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        output::note(&format!("warning: core dumps cannot be turned off: {error}"));
+    }
+    // A kernel that hands core dumps to a program does not ask for that limit.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
+        output::note(&format!("warning: core dumps cannot be turned off: {error}"));
+    }
+}
+
 fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     let global = cli.global;
+    if !matches!(cli.verb, Verb::Lock(_) | Verb::UnderLock(_)) {
+        keep_memory_to_ourselves();
+    }
     let output = Output::new(global.json, global.color);
     // A node works on threads of its own; what remains for this runtime are signals and one client. A load is all there is.
     let all = std::thread::available_parallelism().map_or(2, usize::from);
