@@ -43,8 +43,8 @@ pub use node::{
 };
 #[cfg(feature = "manager")]
 pub use node::{
-    Configurations, Fenced, Inspection, Lead, Recover, Restore, RestoreReport, fenced, fenced_with, inspect,
-    inspect_configurations, inspect_configurations_with, inspect_with, restore,
+    Configurations, DumpedRecord, Fenced, Inspection, Lead, Recover, Restore, RestoreReport, dump, fenced, fenced_with,
+    inspect, inspect_configurations, inspect_configurations_with, inspect_with, restore,
 };
 pub use objects::SecretBytes;
 pub use quorate_core::txn::{Compare, Op as Operation};

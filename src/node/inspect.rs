@@ -101,6 +101,7 @@ pub fn inspect(directory: &Path) -> Result<Inspection, StartError> {
 pub fn inspect_with(directory: &Path, keys: &Keys) -> Result<Inspection, StartError> {
     let layout = Layout::with_keys(directory, keys);
     check_access(directory)?;
+    super::restore::cut_off(&layout)?;
     if let Some(file) = StateFile::load(&layout)? {
         return Ok(without_store(&file));
     }
@@ -110,7 +111,6 @@ pub fn inspect_with(directory: &Path, keys: &Keys) -> Result<Inspection, StartEr
             directory.display()
         )));
     }
-    super::restore::cut_off(&layout)?;
     let store = look_into(&layout, &layout.store()).map_err(|error| explained(&layout, error))?;
     let facts = Facts::read(store.fact(Facts::NAME)?)?
         .ok_or_else(|| StartError::Directory(format!("{} was never prepared", directory.display())))?;

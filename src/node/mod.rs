@@ -31,6 +31,8 @@ mod departed;
 mod dialback;
 mod directory;
 #[cfg(feature = "manager")]
+mod dump;
+#[cfg(feature = "manager")]
 mod ending;
 #[cfg(feature = "manager")]
 mod enrolling;
@@ -161,6 +163,8 @@ pub use builder::{NodeBuilder, Prepared, Start};
 #[cfg(feature = "manager")]
 pub use configurations::{Configurations, inspect_configurations, inspect_configurations_with};
 pub use departed::{Departed, departed};
+#[cfg(feature = "manager")]
+pub use dump::{DumpedRecord, dump};
 #[cfg(feature = "manager")]
 pub use fence::{Fenced, fenced, fenced_with};
 #[cfg(feature = "manager")]

@@ -299,6 +299,7 @@ Example:
     #[command(after_help = "\
 Opens the store read only and refuses while the node runs (then ask it with `status`).
 --configurations prints every Raft configuration in the log and the one in force, both halves of joint ones.
+--dump prints every live record, one a line (with --json as JSON lines, values in base64): what the disk holds for who has its key.
 
 Example:
   quorate inspect --data-dir /var/lib/quorate --json

@@ -187,7 +187,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Verb::Policy(verb) => Box::pin(policy::run(verb, &global, output)).await,
             Verb::Upgrade(verb) => Box::pin(upgrade::run(verb, &global, output)).await,
             Verb::Leader(Leader::Transfer { to }) => admin::transfer(to.as_deref(), &global, output).await,
-            Verb::Inspect(Inspect { configurations: true, keys }) => recover::configurations(&keys, &global, output),
+            Verb::Inspect(Inspect { configurations: true, keys, .. }) => {
+                recover::configurations(&keys, &global, output)
+            }
+            Verb::Inspect(Inspect { dump: true, keys, .. }) => node::dump(&keys, &global, output),
             Verb::Inspect(Inspect { keys, .. }) => node::inspect(&keys, &global, output),
             Verb::Bench(verb) => Box::pin(bench::run(verb, &global, output)).await,
             Verb::Backup(backup) => Box::pin(backup::run(backup, &global, output)).await,
