@@ -207,8 +207,11 @@ fn planted_secrets_are_found_nowhere_but_where_they_belong() {
     let random = Key::generate().unwrap().to_text()[6..54].to_owned();
     let bytes: Vec<u8> =
         (0..64).map(|_| Key::generate().unwrap().id().to_string().bytes().next_back().unwrap()).collect();
-    let mixed: Vec<u8> =
-        bytes.iter().enumerate().map(|(at, byte)| byte.wrapping_mul(37).wrapping_add(at as u8 * 91)).collect();
+    let mixed: Vec<u8> = bytes
+        .iter()
+        .enumerate()
+        .map(|(at, byte)| byte.wrapping_mul(37).wrapping_add(u8::try_from(at).unwrap().wrapping_mul(91)))
+        .collect();
     let canaries = [Canary::new(mixed), Canary::new(format!("{random}\"\\\n\tä🙂{random}").into_bytes())];
     // Given three managers that log everything, two of them behind wires that are listened to, and two workers
     let trace = ["run", "--log", "trace"];

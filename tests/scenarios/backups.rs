@@ -205,7 +205,7 @@ async fn the_managers_of_then_are_asked_first_and_fenced_when_they_meet_the_rest
     assert!(status.managers.iter().any(|manager| manager.name == "m2" && manager.seat == "voter"), "{status:?}");
     assert_eq!(report.name, "m2");
     for index in [0, 2] {
-        cluster.members[index].node = cluster.try_restart(index).await.ok();
+        meets_its_end(&cluster, index).await;
         is_fenced(&mut cluster, index).await;
     }
     node.shutdown().await;
@@ -216,8 +216,27 @@ async fn the_managers_of_then_are_asked_first_and_fenced_when_they_meet_the_rest
     let directory = alive.path("restored");
     restoring(&file, &key, &directory).despite_peers(true).await.unwrap();
     let node = started(&alive, &directory).await;
+    alive.members[0].node.take().unwrap().stopped().await;
+    meets_its_end(&alive, 0).await;
     is_fenced(&mut alive, 0).await;
     node.shutdown().await;
+}
+
+/// A manager of then is started until it has met the restored one.
+async fn meets_its_end(cluster: &Cluster, index: usize) {
+    eventually("it has met the restored one", || async {
+        match cluster.try_restart(index).await {
+            Ok(node) => {
+                node.stopped().await;
+                None
+            }
+            Err(StartError::Superseded(_)) => Some(()),
+            // What was begun is given back a moment later.
+            Err(StartError::InUse(_)) => None,
+            Err(other) => panic!("{other}"),
+        }
+    })
+    .await;
 }
 
 /// A file with so many bytes of values in it, and what opens it.
