@@ -23,7 +23,7 @@ use quorate_core::keyring::{
 };
 use quorate_core::keyspace::Section;
 use quorate_core::membership::record::{NodeRecord, Role};
-use quorate_core::ports::{StateReader as _, StateStore as _};
+use quorate_core::ports::StateStore as _;
 use quorate_core::state::contract::{Outcome, Refusal};
 use quorate_core::state::{Founding, found, read, scan_hash};
 use quorate_core::txn::{Delete, Op, Put, Range};
