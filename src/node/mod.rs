@@ -84,6 +84,8 @@ mod objects;
 #[cfg(feature = "manager")]
 mod once;
 #[cfg(feature = "manager")]
+mod operators;
+#[cfg(feature = "manager")]
 mod policy;
 #[cfg(feature = "manager")]
 mod presence;
@@ -93,6 +95,8 @@ mod raft_ids;
 mod reach;
 #[cfg(feature = "manager")]
 mod readiness;
+#[cfg(feature = "manager")]
+mod reading;
 #[cfg(feature = "manager")]
 mod records;
 #[cfg(feature = "manager")]

@@ -14,6 +14,8 @@
 #![allow(clippy::duplicate_mod, reason = "each example is a program of its own, and all of them have the same support")]
 
 mod assignments;
+mod authorisation;
+mod between;
 mod certificates;
 mod crashes;
 mod data;
@@ -29,11 +31,13 @@ mod limits;
 mod load;
 mod membership;
 mod nodes;
+mod operators;
 mod overload;
 mod partition;
 mod policy;
 mod pressure;
 mod quorum;
+mod reads;
 mod recovery;
 mod refusals;
 mod requests;

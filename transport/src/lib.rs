@@ -15,6 +15,7 @@
 
 pub mod frame;
 
+mod answers;
 mod ca;
 mod calls;
 mod client;
@@ -82,6 +83,7 @@ pub mod api {
     unprinted!(KeyOrder, key_order::Order, KeyOrderDone, Unlock, ObjectCreate, ObjectDataDone);
 }
 
+pub use answers::Place;
 pub use ca::{CaError, CertRole, CertSubject, ClusterCa};
 pub use client::{ClientSocket, Connection, Connector};
 pub use clock::Clock;

@@ -12,6 +12,7 @@ mod args_lease;
 mod args_membership;
 mod args_node;
 mod args_objects;
+mod args_operator;
 mod args_upgrade;
 mod assign;
 mod bench;
@@ -29,6 +30,7 @@ mod manual;
 mod node;
 mod nodes;
 mod objects;
+mod operators;
 mod output;
 mod policy;
 mod prompt;
@@ -36,6 +38,7 @@ mod recover;
 mod status;
 mod target;
 mod tokens;
+mod under_lock;
 mod upgrade;
 
 use std::process::ExitCode;
@@ -149,7 +152,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     runtime.block_on(async {
         let done = match cli.verb {
             Verb::Lock(lock) => return Box::pin(lock::run(lock, &global)).await,
-            Verb::UnderLock(command) => return Box::pin(lock::supervise(command)).await,
+            Verb::UnderLock(command) => return Box::pin(under_lock::supervise(command)).await,
             Verb::Lease(verb) => Box::pin(lease::run(verb, &global, output)).await,
             Verb::Init(init) => Box::pin(node::init(init, &global, output)).await,
             Verb::Join(join) => Box::pin(node::join(join, &global, output)).await,
@@ -159,6 +162,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Verb::Assign(verb) => Box::pin(assign::run(verb, &global, output)).await,
             Verb::Node(verb) => Box::pin(nodes::run(verb, &global, output)).await,
             Verb::Leave(leave) => Box::pin(nodes::leave(leave, &global, output)).await,
+            Verb::Operator(verb) => Box::pin(operators::run(verb, &global, output)).await,
             Verb::Token(verb) => Box::pin(tokens::run(verb, &global, output)).await,
             Verb::Config(verb) => Box::pin(objects::config(verb, &global, output)).await,
             Verb::Secret(verb) => Box::pin(objects::secret(verb, &global, output)).await,
