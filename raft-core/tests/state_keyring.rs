@@ -263,7 +263,7 @@ impl Cipher for Model {
     }
 
     fn reseal(&mut self, keyring: &KeyringRecord, _key: &Bytes, value: &Bytes) -> Result<Bytes, ()> {
-        let record = SealedRecord::decode(value.clone()).map_err(|_| ())?;
+        let record = SealedRecord::decode(value.clone()).map_err(|_undecodable| ())?;
         Ok(sealed(keyring.active, std::str::from_utf8(&record.clear).unwrap()))
     }
 }
