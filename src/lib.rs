@@ -28,10 +28,11 @@ pub use client::{
     AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Change, Changes, Client, Codec, CodecError, Configs,
     CreateObject, Election, Entry, GetBuilder, Identity, ItemReport, Json, Keyring, KeysChanged, Kv, Leader, Leading,
     Lease, LeaseInfo, LeaseKeeper, Leases, ListObjects, LockBuilder, LockGuard, Mirror, MirrorBuilder, ModifyBuilder,
-    NodeChange, NodeKeys, NodeUpdate, Nodes, Observer, Place, Policy, PolicyChange, RangeBuilder, RangePage, Recovered,
-    Row, RowBuilder, RowChange, RowChanges, RowWriteBuilder, Rows, RowsBuilder, RowsWatched, ScopedClient, Secrets,
-    Table, TableMirror, TableMirrorBuilder, TableWatch, TableWatchBuilder, TokenBuilder, Tokens, TxnBuilder,
-    TxnOutcome, UpdateObject, Upgrade, Watch, WatchBuilder, Watched, WriteBuilder, compare, operation,
+    NewOperator, NodeChange, NodeKeys, NodeUpdate, Nodes, Observer, OperatorBuilder, Operators, Place, Policy,
+    PolicyChange, RangeBuilder, RangePage, Recovered, Row, RowBuilder, RowChange, RowChanges, RowWriteBuilder, Rows,
+    RowsBuilder, RowsWatched, ScopedClient, Secrets, Table, TableMirror, TableMirrorBuilder, TableWatch,
+    TableWatchBuilder, TokenBuilder, Tokens, TxnBuilder, TxnOutcome, UpdateObject, Upgrade, Watch, WatchBuilder,
+    Watched, WriteBuilder, compare, operation,
 };
 #[cfg(feature = "manager")]
 pub use client::{Backup, BackupBuilder};

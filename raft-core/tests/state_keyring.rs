@@ -23,7 +23,7 @@ use quorate_core::keyring::{
 };
 use quorate_core::keyspace::Section;
 use quorate_core::membership::record::{NodeRecord, Role};
-use quorate_core::ports::{StateReader as _, StateStore as _};
+use quorate_core::ports::StateStore as _;
 use quorate_core::state::contract::{Outcome, Refusal};
 use quorate_core::state::{Founding, found, read, scan_hash};
 use quorate_core::txn::{Delete, Op, Put, Range};
@@ -263,7 +263,7 @@ impl Cipher for Model {
     }
 
     fn reseal(&mut self, keyring: &KeyringRecord, _key: &Bytes, value: &Bytes) -> Result<Bytes, ()> {
-        let record = SealedRecord::decode(value.clone()).map_err(|_| ())?;
+        let record = SealedRecord::decode(value.clone()).map_err(|_undecodable| ())?;
         Ok(sealed(keyring.active, std::str::from_utf8(&record.clear).unwrap()))
     }
 }

@@ -22,6 +22,8 @@ mod objects;
 #[cfg(test)]
 #[cfg(feature = "manager")]
 mod once_tests;
+mod operators;
+mod papers;
 mod policy;
 mod queue;
 mod ranges;
@@ -65,6 +67,7 @@ pub use lock::{LockBuilder, LockGuard};
 pub use mirror::{Mirror, MirrorBuilder};
 pub use nodes::{NodeChange, NodeUpdate, Nodes};
 pub use objects::{Configs, CreateObject, Keyring, ListObjects, Secrets, UpdateObject};
+pub use operators::{NewOperator, OperatorBuilder, Operators};
 pub use policy::{Policy, PolicyChange};
 pub use queue::Place;
 pub use quorate_transport::Identity;
@@ -175,6 +178,11 @@ pub(crate) trait Way: Send + Sync + 'static {
 
     /// The generation of the cluster that was last met, where the way itself chooses among managers.
     fn generation(&self) -> Option<watch::Receiver<u64>>;
+
+    /// The identity that is shown, where one is.
+    fn identity(&self) -> Option<Arc<Identity>> {
+        None
+    }
 }
 
 /// The cluster was recovered (force-new-cluster) while a client used it.
@@ -389,6 +397,17 @@ impl Client {
     /// The keys that open the store of the manager on this machine.
     pub fn node_keys(&self) -> NodeKeys {
         NodeKeys::new(self.clone())
+    }
+
+    /// Operators' identities: made, taken back, listed.
+    pub fn operators(&self) -> Operators {
+        Operators::new(self.clone())
+    }
+
+    /// The identity that this client shows; none in process and over the local socket. An operator's certificate is renewed once
+    /// it is half over: to keep the new one for the next program, write it where the old one was read ([`Identity::write`]).
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        self.shared.way.identity()
     }
 
     /// Join tokens.

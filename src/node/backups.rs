@@ -60,7 +60,7 @@ fn part(part: backup_part::Part) -> Vec<Bytes> {
 
 impl Service {
     /// Answers a feed, until it ends.
-    pub(super) async fn feed(&self, asker: Asker, request: api::Request, feed: Feed) {
+    pub(super) async fn feed(&self, asker: Result<Asker, Failure>, request: api::Request, feed: Feed) {
         let deadline = Duration::from_millis(request.deadline_ms).min(Duration::from_secs(600));
         match request.kind {
             Some(request::Kind::Backup(wish)) => self.serve_backup(asker, wish, Instant::now() + deadline, feed).await,
@@ -68,10 +68,11 @@ impl Service {
         }
     }
 
-    async fn serve_backup(&self, asker: Asker, wish: api::Backup, until: Instant, feed: Feed) {
+    async fn serve_backup(&self, asker: Result<Asker, Failure>, wish: api::Backup, until: Instant, feed: Feed) {
         let Feed { mut sender, asker: mut listening } = feed;
         let began = Instant::now();
-        let row = asked::row(&request::Kind::Backup(api::Backup::default()));
+        let row = authorize::row(&request::Kind::Backup(api::Backup::default()));
+        let by = asker.as_ref().map_or("nobody that is known", |asker| asker.word());
         let mut status = self.status.clone();
         let told = tokio::select! {
             told = self.tell_backup(asker, wish, until, &mut sender) => told,
@@ -86,10 +87,10 @@ impl Service {
             Err(Over::Gone(_)) => Ended::Unavailable,
             Err(Over::Said(error)) => asked::ended(error.code()),
         };
-        self.meters.answered(row, asked::KINDS, began.elapsed(), ended);
+        self.meters.answered(row, authorize::KINDS, began.elapsed(), ended);
         let word = match told {
             Ok(done) => {
-                tracing::info!(revision = done.1, by = asker.word(), "a backup was told");
+                tracing::info!(revision = done.1, by, "a backup was told");
                 response::Kind::Backup(api::BackupDone { pieces: done.0 })
             }
             Err(Over::Said(error)) => {
@@ -108,16 +109,15 @@ impl Service {
     /// How many pieces were told, and of which revision.
     async fn tell_backup(
         &self,
-        asker: Asker,
+        asker: Result<Asker, Failure>,
         wish: api::Backup,
         until: Instant,
         sender: &mut FeedSender,
     ) -> Result<(u64, u64), Over> {
         let (serializable, to) = (wish.serializable, wish.sealing_key.clone());
         let kind = request::Kind::Backup(wish);
-        if !authorize::allowed(asker, &kind) {
-            return Err(fail(api::Code::Denied, authorize::denied(asker, &kind)).into());
-        }
+        let asker = asker?;
+        authorize::check(&asker, &kind)?;
         let Ok(_turn) = self.backups.try_acquire() else {
             let why =
                 format!("this manager tells {AT_ONCE} backups already. Nothing was done; ask another one, or later");

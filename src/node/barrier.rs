@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::facts::Facts;
+use super::gate::Asker;
 use super::once::Wished;
 use super::router::Failure;
 use super::service::{Service, blocking, broken};
@@ -206,6 +207,7 @@ impl Service {
     /// was replaced meanwhile.
     pub(super) async fn once_planned(
         &self,
+        asker: &Asker,
         id: Option<api::Once>,
         plan: Arc<Plan>,
         until: Instant,
@@ -214,7 +216,7 @@ impl Service {
             self.router.read_index(until).await?;
             let (reader, barrier, plan) = (self.store()?.reader, Arc::clone(&self.barrier), Arc::clone(&plan));
             let planned = blocking(move || Ok(plan(&*reader.view(), &barrier))).await?;
-            match self.once(id.clone(), planned, until).await {
+            match self.once(asker, id.clone(), planned, until).await {
                 // Under the same request id: nothing is kept of the copy that was refused so.
                 Err(error) if matches!(error.code(), api::Code::StaleKey) && Instant::now() < until => {}
                 settled => return settled,

@@ -58,9 +58,8 @@ impl Manager {
             return Err(CallError::not_sent("this manager has stopped. Nothing was done; ask another one"));
         }
         let service = Arc::clone(&self.service);
-        let asked = self
-            .runtime
-            .spawn(async move { service.call(&service.local_asker(&request), request, &mut Place::default()).await });
+        let asker = service.local_asker(request.kind.as_ref());
+        let asked = self.runtime.spawn(async move { service.call(asker, request, &mut Place::default()).await });
         asked.await.map_err(|error| CallError::unanswered(format!("the node stopped: {error}")))
     }
 
@@ -72,8 +71,8 @@ impl Manager {
         let (feed, receiver) = Feed::here();
         let service = Arc::clone(&self.service);
         self.runtime.spawn(async move {
-            let asker = service.local_asker(&request);
-            service.feed(asker, request, feed).await;
+            let asker = service.local_asker(request.kind.as_ref());
+            service.feed(Ok(asker), request, feed).await;
         });
         Ok(receiver)
     }

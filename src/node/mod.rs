@@ -88,6 +88,8 @@ mod objects;
 #[cfg(feature = "manager")]
 mod once;
 #[cfg(feature = "manager")]
+mod operators;
+#[cfg(feature = "manager")]
 mod policy;
 #[cfg(feature = "manager")]
 mod presence;

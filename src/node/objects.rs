@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::barrier::Barrier;
+use super::gate::Asker;
 use super::router::{Failure, fail, refused};
 use super::service::{Service, blocking, broken, display_name, document};
 use crate::objects::{KeyringKey, KeyringReport, ObjectInfo, ObjectPage, ObjectUser};
@@ -147,6 +148,7 @@ impl Service {
     /// Makes a config or a secret; it has this data for ever.
     pub(super) async fn object_create(
         &self,
+        asker: &Asker,
         asked: api::ObjectCreate,
         until: Instant,
     ) -> Result<response::Kind, Failure> {
@@ -185,7 +187,7 @@ impl Service {
             let put = Put { key: key.clone(), value, ..Put::default() };
             Ok(Some(Txn { compares: vec![Compare::absent(key.clone())], ..Txn::of(put) }))
         };
-        self.once_planned(once, Arc::new(plan), until).await?;
+        self.once_planned(asker, once, Arc::new(plan), until).await?;
         tracing::info!(kind = kind.word(), name, "made");
         self.object_inspect(kind.word(), &name, until).await
     }
@@ -253,6 +255,7 @@ impl Service {
     /// Changes the labels of one: all that can change.
     pub(super) async fn object_update(
         &self,
+        asker: &Asker,
         asked: api::ObjectUpdate,
         until: Instant,
     ) -> Result<response::Kind, Failure> {
@@ -273,13 +276,14 @@ impl Service {
             let unchanged = Compare::mod_revision(key.clone(), entry.mod_revision);
             Ok(Some(Txn { compares: vec![unchanged], ..Txn::of(Put { key, value, ..Put::default() }) }))
         };
-        self.once_planned(once, Arc::new(plan), until).await?;
+        self.once_planned(asker, once, Arc::new(plan), until).await?;
         self.object_inspect(kind.word(), &name, until).await
     }
 
     /// Removes one that no item refers to.
     pub(super) async fn object_remove(
         &self,
+        asker: &Asker,
         asked: api::ObjectRemove,
         until: Instant,
     ) -> Result<response::Kind, Failure> {
@@ -295,7 +299,7 @@ impl Service {
             let there = Compare::new(key.clone(), Relation::NotEqual, Operand::Version(0));
             Ok(Some(Txn { compares: vec![there], ..Txn::of(Delete { key, ..Delete::default() }) }))
         };
-        self.once_planned(asked.once, Arc::new(plan), until).await?;
+        self.once_planned(asker, asked.once, Arc::new(plan), until).await?;
         tracing::info!(kind = kind.word(), name, "removed");
         document(&())
     }

@@ -21,7 +21,7 @@ use quorate_core::membership::record::{NodeRecord, Role};
 use quorate_core::ports::{OpenStore, RecoveryWrite, StoreError};
 use quorate_core::recovery::{RecoveryError, Restored, log_of};
 use quorate_core::state::SnapshotReader;
-use quorate_transport::{CertRole, ClusterCa, Identity};
+use quorate_transport::{CertRole, ClusterCa};
 use serde::{Deserialize, Serialize};
 
 use super::asking::{self, Answer};
@@ -138,8 +138,6 @@ pub struct RestoreReport {
     pub managers: Vec<AskedManager>,
     /// How many workers there are: they are to be told of the new manager's address.
     pub workers: u64,
-    /// A fresh identity of an operator.
-    pub operator_identity: PathBuf,
 }
 
 impl IntoFuture for Restore {
@@ -346,7 +344,6 @@ impl Restore {
             first_revision: made.first_revision,
             managers,
             workers: judged.verified.contents().workers.min(records.nodes.len() as u64),
-            operator_identity: layout.operator(),
         })
     }
 
@@ -358,9 +355,7 @@ impl Restore {
             Some(id) => id,
             None => random(NodeId::from_bytes)?,
         };
-        let (terms, operators) = (self.builder.certificates, super::renewal::Terms::default());
-        let identity = issue(ca, *cluster, node_id, CertRole::Manager, terms)?;
-        let operator = issue(ca, *cluster, random(NodeId::from_bytes)?, CertRole::Operator, operators)?;
+        let identity = issue(ca, *cluster, node_id, CertRole::Manager, self.builder.certificates)?;
         let (listen, advertise) = self.builder.addresses()?;
         let store_id = random(StoreId::from_bytes)?;
         let drawn = Facts {
@@ -414,9 +409,7 @@ impl Restore {
         drop(restored);
         let told = vec![(Facts::NAME.to_owned(), facts.encode_to_vec().into())];
         state.recover(RecoveryWrite { facts: told, ..outcome.write })?;
-        for (identity, path) in [(&identity, layout.identity()), (&operator, layout.operator())] {
-            write_identity(identity, &path)?;
-        }
+        identity.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
         Ok(Made {
             facts,
             new_generation: outcome.lineage.generation(),
@@ -432,10 +425,6 @@ impl Restore {
             other => self.refused(BackupError::Damaged(other.to_string())),
         }
     }
-}
-
-fn write_identity(identity: &Identity, path: &Path) -> Result<(), StartError> {
-    identity.write(path).map_err(|error| StartError::Disk(error.to_string()))
 }
 
 /// The mark: while it is there, nothing in the directory counts.
@@ -475,8 +464,7 @@ fn clear(layout: &Layout) -> std::io::Result<()> {
     if layout.store().exists() {
         std::fs::remove_dir_all(layout.store())?;
     }
-    files::remove(&layout.identity())?;
-    files::remove(&layout.operator())
+    files::remove(&layout.identity())
 }
 
 /// From now on everything counts.

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::barrier::Barrier;
+use super::gate::Asker;
 use super::once::{self, already_settled};
 use super::records;
 use super::router::{Failure, fail, refused_by};
@@ -246,6 +247,7 @@ impl Service {
     /// Gives a role another standing token; the old one lets nobody in any more.
     pub(super) async fn token_rotate(
         &self,
+        asker: &Asker,
         asked: api::TokenRotate,
         until: Instant,
     ) -> Result<response::Kind, Failure> {
@@ -256,7 +258,7 @@ impl Service {
             let value = barrier.seal(view, &key, Bytes::new(), &*bytes).map_err(|error| broken(&error))?;
             Ok(Some(Txn::of(Put { key: key.clone(), value, ..Put::default() })))
         };
-        self.once_planned(asked.once, Arc::new(plan), until).await?;
+        self.once_planned(asker, asked.once, Arc::new(plan), until).await?;
         tracing::info!(role = role.name(), "the join token was rotated");
         Ok(response::Kind::Token(api::TokenDone { token: self.revealed(secret).await.map_err(already_settled)? }))
     }
@@ -264,6 +266,7 @@ impl Service {
     /// Makes a token for a time and a number of uses.
     pub(super) async fn token_create(
         &self,
+        asker: &Asker,
         asked: api::TokenCreate,
         until: Instant,
     ) -> Result<response::Kind, Failure> {
@@ -280,7 +283,7 @@ impl Service {
             uses: asked.uses,
             used: 0,
         };
-        let wished = self.once(asked.once, tokens.with(&token, now).map(Some), until).await?;
+        let wished = self.once(asker, asked.once, tokens.with(&token, now).map(Some), until).await?;
         // As the first copy of the request made it.
         let token = match wished.written().map(|written| MadeToken::decode(written.value.clone())) {
             Some(Ok(made)) => made,
@@ -313,6 +316,7 @@ impl Service {
     /// Takes a token back.
     pub(super) async fn token_revoke(
         &self,
+        asker: &Asker,
         asked: api::TokenRevoke,
         until: Instant,
     ) -> Result<response::Kind, Failure> {
@@ -327,7 +331,7 @@ impl Service {
                 ),
             )),
         };
-        self.once(asked.once, planned, until).await?;
+        self.once(asker, asked.once, planned, until).await?;
         tracing::info!(id = asked.id, "a join token was revoked");
         document(&())
     }

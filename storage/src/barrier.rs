@@ -129,9 +129,8 @@ impl BarrierKey {
             record: format!("this manager's copy of barrier key {id}"),
             detail: detail.to_owned(),
         };
-        let rest = match copy.split_first() {
-            Some((&COPY_VERSION, rest)) => rest,
-            Some(_) | None => return Err(corrupt("it is of a form that this binary does not know")),
+        let Some((&COPY_VERSION, rest)) = copy.split_first() else {
+            return Err(corrupt("it is of a form that this binary does not know"));
         };
         let (encapsulated, sealed) =
             rest.split_first_chunk::<ENCAPSULATED_BYTES>().ok_or_else(|| corrupt("it is too short"))?;

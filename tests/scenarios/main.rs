@@ -14,6 +14,7 @@
 #![allow(clippy::duplicate_mod, reason = "each example is a program of its own, and all of them have the same support")]
 
 mod assignments;
+mod authorisation;
 mod backups;
 mod between;
 mod certificates;
@@ -31,6 +32,7 @@ mod limits;
 mod load;
 mod membership;
 mod nodes;
+mod operators;
 mod overload;
 mod partition;
 mod policy;

@@ -12,6 +12,7 @@ use crate::id::{LeaseId, Lineage, LogIndex, RaftId, Revision, Term};
 use crate::keyring::KeyringRecord;
 use crate::log::{Configuration, LogEntry};
 use crate::membership::nodes::Nodes;
+use crate::membership::operators::Operators;
 use crate::membership::record::{ClusterRecord, NodeRecord};
 use crate::ports::{LogBatch, LogReset, StagedId, StoreError};
 use crate::state::contract::{ApplyError, Committed, LeaseChange, RecoveryStatus, StateStatus};
@@ -42,6 +43,8 @@ pub struct Records {
     pub nodes: Nodes,
     /// Raft ids taken from their nodes for ever, ascending.
     pub removed: Vec<RaftId>,
+    /// Who may administer the cluster, or look.
+    pub operators: Operators,
     /// The last force-new-cluster.
     pub recovery: RecoveryStatus,
     /// The barrier's keyring: who can open what is sealed. How often its keys were used may be a moment old.

@@ -447,7 +447,10 @@ impl Memory {
             (Some(_), None, Some(_)) | (None, Some(_), Some(_)) => malformed("request for two things at once"),
         };
         let mut ledger = Ledger { lanes: &mut self.lanes, writes: &mut round.writes };
-        self.replay.keep(id, entry.index, &outcome, &mut ledger);
+        match &outcome {
+            Outcome::Refused(refusal) if !refusal.is_kept() => self.replay.let_pass(id, &mut ledger),
+            Outcome::Done(_) | Outcome::Refused(_) => self.replay.keep(id, entry.index, &outcome, &mut ledger),
+        }
         Ok(outcome)
     }
 

@@ -205,8 +205,7 @@ fn told(report: &RestoreReport, directory: &str, output: Output) -> String {
     }
     let _infallible = writeln!(
         page,
-        "         {} is a fresh operator's identity; those of then hold, too",
-        report.operator_identity.display()
+        "         operators of then come in with the identities they had; a fresh one: quorate operator issue --data-dir {directory}"
     );
     page.trim_end().to_owned()
 }

@@ -13,6 +13,7 @@ mod args_lease;
 mod args_membership;
 mod args_node;
 mod args_objects;
+mod args_operator;
 mod args_upgrade;
 mod assign;
 mod backup;
@@ -31,6 +32,7 @@ mod manual;
 mod node;
 mod nodes;
 mod objects;
+mod operators;
 mod output;
 mod policy;
 mod prompt;
@@ -180,6 +182,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Verb::Assign(verb) => Box::pin(assign::run(verb, &global, output)).await,
             Verb::Node(verb) => Box::pin(nodes::run(verb, &global, output)).await,
             Verb::Leave(leave) => Box::pin(nodes::leave(leave, &global, output)).await,
+            Verb::Operator(verb) => Box::pin(operators::run(verb, &global, output)).await,
             Verb::Token(verb) => Box::pin(tokens::run(verb, &global, output)).await,
             Verb::Config(verb) => Box::pin(objects::config(verb, &global, output)).await,
             Verb::Secret(verb) => Box::pin(objects::secret(verb, &global, output)).await,
