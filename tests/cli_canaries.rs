@@ -6,6 +6,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stdout,
     missing_docs,
     unreachable_pub,
     reason = "tests"
@@ -91,7 +92,7 @@ fn searched(what: &str, canaries: &[Canary], places: &BTreeMap<String, Vec<u8>>,
     assert!(!places.is_empty(), "{what}: nothing was searched");
     let bytes: usize = places.values().map(Vec::len).sum();
     let controls = found(canaries, control);
-    for (place, _) in control {
+    for place in control.keys() {
         for canary in canaries {
             for (name, _) in &canary.forms {
                 assert!(

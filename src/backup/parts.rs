@@ -59,13 +59,15 @@ impl PartWriter {
 
 /// What reading failed at, in words.
 pub(super) fn unread(error: &io::Error, bytes: u64) -> BackupError {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "every other kind is the system's word")]
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof => BackupError::Short { bytes },
-        io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => BackupError::Damaged(format!(
+    let kind = error.kind();
+    if kind == io::ErrorKind::UnexpectedEof {
+        BackupError::Short { bytes }
+    } else if kind == io::ErrorKind::InvalidData || kind == io::ErrorKind::InvalidInput {
+        BackupError::Damaged(format!(
             "its seal does not hold after {bytes} bytes of what is in it, or it was cut off there"
-        )),
-        _ => BackupError::File(format!("it cannot be read: {error}")),
+        ))
+    } else {
+        BackupError::File(format!("it cannot be read: {error}"))
     }
 }
 

@@ -144,9 +144,10 @@ async fn begin(client: &Client, asked: &api::Backup) -> Result<(Feeding, api::Ba
                     if !error.is_retryable() {
                         return Err(error);
                     }
-                    match &error {
-                        Error::QuorumLost(_) => round.lost(feeding.by, error.clone()),
-                        _ => round.restart(),
+                    if matches!(error, Error::QuorumLost(_)) {
+                        round.lost(feeding.by, error.clone());
+                    } else {
+                        round.restart();
                     }
                     avoid.insert(feeding.by);
                     last = error;

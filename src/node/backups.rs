@@ -72,7 +72,7 @@ impl Service {
         let Feed { mut sender, asker: mut listening } = feed;
         let began = Instant::now();
         let row = authorize::row(&request::Kind::Backup(api::Backup::default()));
-        let by = asker.as_ref().map_or("nobody that is known", |asker| asker.word());
+        let by = asker.as_ref().map_or("nobody that is known", |asker| asker.who.word());
         let mut status = self.status.clone();
         let told = tokio::select! {
             told = self.tell_backup(asker, wish, until, &mut sender) => told,

@@ -332,7 +332,6 @@ impl Restore {
             }
         };
         drop(held);
-        let records = &judged.verified.records;
         Ok(RestoreReport {
             backup: judged.verified.info.clone(),
             node_id: made.facts.node().to_string(),
@@ -343,7 +342,7 @@ impl Restore {
             kept_revision: made.kept_revision,
             first_revision: made.first_revision,
             managers,
-            workers: judged.verified.contents().workers.min(records.nodes.len() as u64),
+            workers: judged.verified.contents().workers,
         })
     }
 
