@@ -188,7 +188,13 @@ impl Restore {
         let file = self.file.display();
         match error {
             BackupError::NeedsVersion(why) => StartError::NeedsVersion(format!("{file}: {why}. Nothing was written")),
-            other => StartError::Backup(format!("{file}: {other}. Nothing was written")),
+            error @ (BackupError::NotABackup(_)
+            | BackupError::WrongKey(_)
+            | BackupError::Short { .. }
+            | BackupError::Damaged(_)
+            | BackupError::Key(_)
+            | BackupError::File(_)
+            | BackupError::Cluster(_)) => StartError::Backup(format!("{file}: {error}. Nothing was written")),
         }
     }
 
@@ -421,7 +427,10 @@ impl Restore {
         match error {
             RecoveryError::NeedsVersion(why) => self.refused(BackupError::NeedsVersion(why)),
             RecoveryError::Store(error @ (StoreError::Io { .. } | StoreError::Full { .. })) => error.into(),
-            other => self.refused(BackupError::Damaged(other.to_string())),
+            error @ (RecoveryError::NoState
+            | RecoveryError::Damaged(_)
+            | RecoveryError::Removed(_)
+            | RecoveryError::Store(_)) => self.refused(BackupError::Damaged(error.to_string())),
         }
     }
 }
