@@ -302,7 +302,7 @@ impl Sealer {
     }
 
     /// What is sealed by now.
-    pub(crate) fn take(&mut self) -> Bytes {
+    pub(crate) fn take(&self) -> Bytes {
         std::mem::take(&mut *self.outlet.0.lock().unwrap_or_else(PoisonError::into_inner)).into()
     }
 
