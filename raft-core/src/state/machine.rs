@@ -4,32 +4,41 @@
 //! outcome depends on how entries were grouped, on restarts or on local compaction. Called by the applier, which owns
 //! it; readers use [`Machine::reader`].
 
-mod changes;
+mod barrier;
 mod orders;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::Message as _;
+use prost::Message;
 
-use crate::command::{Batch, COMMAND_VERSION, CommandKind, Request};
+use crate::command::{Batch, COMMAND_VERSION, CommandKind, Compact, Recovered, Request};
 use crate::id::{LeaseId, LogIndex, Revision};
+use crate::keyring::KeyringRecord;
+use crate::keyspace::Section;
 use crate::limits::HASHES_KEPT;
 use crate::log::Configuration;
+use crate::membership::record::ClusterRecord;
 use crate::ports::{LogReset, StagedId, StateRead, StateReader, StateStore, StoreError, StoreResult, WriteSet};
 use crate::state::check;
-use crate::state::contract::{Applied, ApplyError, Committed, LeaseChange, Outcome, Payload, StateStatus, StoreUsage};
-use crate::state::execute::Pending;
+use crate::state::contract::{
+    Applied, ApplyError, Committed, LeaseChange, Outcome, Payload, Refusal, StateStatus, StoreUsage,
+};
+use crate::state::execute::{Change, Executed, Pending, Present, execute};
 use crate::state::hash::Lanes;
 use crate::state::layout::{self, Record};
 use crate::state::leases::{Attached, Leases};
 use crate::state::read;
+use crate::state::recovered::{self, COUNTER_JUMP, REVISION_JUMP};
+use crate::state::references;
 use crate::state::replay::{Ledger, ReplayTable, Standing};
-use crate::state::stored::{Counter, Progress, StoredConfiguration, StoredRecovery, decode, digest};
-use crate::state::usage::{Usage, quota_of};
-use crate::txn::{OpResult, TxnResult};
-use crate::watch::Unit;
+use crate::state::stored::{
+    Counter, Event, EventChange, Progress, StoredConfiguration, StoredRecovery, decode, digest,
+};
+use crate::state::usage::{self, Usage, quota_of};
+use crate::txn::{OpResult, Txn, TxnResult};
+use crate::watch::{Changed, Unit};
 
 /// The replicated state machine over a store.
 pub struct Machine {
@@ -59,6 +68,8 @@ struct Memory {
     recovery_lanes: Lanes,
     usage: Usage,
     usage_lanes: Lanes,
+    keyring: KeyringRecord,
+    keyring_lanes: Lanes,
     /// What the store may hold, by the cluster's record.
     quota: u64,
     /// The cluster version, by the same.
@@ -266,6 +277,8 @@ impl Memory {
             floor_lanes: lanes_of(layout::SYSTEM_FLOOR)?,
             usage: Usage::load(view)?,
             usage_lanes: lanes_of(layout::SYSTEM_USAGE)?,
+            keyring: read::keyring(view)?,
+            keyring_lanes: lanes_of(layout::SYSTEM_KEYRING)?,
             quota: quota_of(&cluster),
             version: cluster.version,
             hashes: VecDeque::new(),
@@ -393,6 +406,7 @@ impl Memory {
             }
             CommandKind::Recovered(recovered) => self.recovered(store, entry, &recovered, round)?,
             CommandKind::ExpireLeases(expire) => self.expire_leases(store, entry, &expire, round)?,
+            CommandKind::Keyring(order) => self.order_keyring(store, &order, round)?,
         };
         // What the replay table keeps of the command joins the hash with the page of its entry.
         self.note_hash(before);
@@ -433,8 +447,154 @@ impl Memory {
             (Some(_), None, Some(_)) | (None, Some(_), Some(_)) => malformed("request for two things at once"),
         };
         let mut ledger = Ledger { lanes: &mut self.lanes, writes: &mut round.writes };
-        self.replay.keep(id, entry.index, &outcome, &mut ledger);
+        match &outcome {
+            Outcome::Refused(refusal) if !refusal.is_kept() => self.replay.let_pass(id, &mut ledger),
+            Outcome::Done(_) | Outcome::Refused(_) => self.replay.keep(id, entry.index, &outcome, &mut ledger),
+        }
         Ok(outcome)
+    }
+
+    fn transact(
+        &mut self,
+        store: &dyn StateRead,
+        entry: &Committed,
+        txn: &Txn,
+        round: &mut Round,
+    ) -> StoreResult<Outcome> {
+        let revision = self.status.revision.next();
+        let present = Present { store, overlay: &round.overlay, leases: &self.leases };
+        let Executed { succeeded, results, mut changes } = match execute(present, txn, entry.term.0, revision.0)? {
+            Ok(executed) => executed,
+            Err(refusal) => return Ok(Outcome::Refused(refusal)),
+        };
+        if let Err(refusal) = self.admit_sealed(&changes) {
+            return Ok(Outcome::Refused(refusal));
+        }
+        match references::follow(present, &changes, revision.0)? {
+            Ok(followed) => changes.extend(followed),
+            Err(refusal) => return Ok(Outcome::Refused(refusal)),
+        }
+        if let Err(refusal) = self.usage.admit(&changes, self.quota) {
+            self.use_as(Usage { full: true, ..self.usage });
+            return Ok(Outcome::Refused(refusal));
+        }
+        if !changes.is_empty() {
+            self.status.revision = revision;
+            self.record(revision, changes, round);
+        }
+        Ok(self.done(succeeded, results))
+    }
+
+    /// Takes the changes of one revision into the round: live records, history, event, hash.
+    fn record(&mut self, revision: Revision, changes: Vec<Change>, round: &mut Round) {
+        let mut usage = self.usage;
+        round.made.push((revision.0, usage.history));
+        let mut event = Event { changes: Vec::with_capacity(changes.len()), history_before: usage.history };
+        let mut watched = Vec::new();
+        for Change { key, stored, old, new } in changes {
+            if round.gathers && key.first() == Some(&(Section::User as u8)) {
+                let (new, old) = (new.clone(), old.clone());
+                watched.push(Changed { key: key.clone(), new, old, old_omitted: false });
+            }
+            round.records_changed |= decides(&key);
+            if key.first() != Some(&(Section::User as u8)) {
+                round.changed.push(key.clone());
+            }
+            usage.change(&key, old.as_ref(), new.as_ref());
+            self.follow_keyring(&key, old.as_ref(), new.as_ref(), round);
+            if key.first() == Some(&(Section::Cluster as u8))
+                && let Some(new) = &new
+                && key == ClusterRecord::key()
+                && let Ok(cluster) = ClusterRecord::decode(new.view().value)
+            {
+                self.quota = quota_of(&cluster);
+                self.version = cluster.version;
+            }
+            self.leases.moves(&key, old.as_ref(), new.as_ref(), &mut self.lanes, &mut round.attached);
+            round.bytes += [&old, &new].into_iter().flatten().map(|record| record.raw().len()).sum::<usize>();
+            if let Some(old) = &old {
+                self.lanes.remove(Lanes::of(&stored, old.raw()));
+            }
+            if let Some(new) = &new {
+                self.lanes.add(Lanes::of(&stored, new.raw()));
+            }
+            let old = old.map(|old| old.raw().clone()).unwrap_or_default();
+            event.changes.push(EventChange { key, deleted: new.is_none(), old });
+            round.overlay.insert(stored, new);
+        }
+        if !watched.is_empty() {
+            round.units.push(Arc::new(Unit::new(revision.0, watched)));
+        }
+        event.write(revision.0, &mut round.writes);
+        self.use_as(usage);
+    }
+
+    /// What the store holds from now on, in the hash at once; it is written with the round.
+    fn use_as(&mut self, mut usage: Usage) {
+        usage.settle(self.quota);
+        if usage == self.usage {
+            return;
+        }
+        self.usage = usage;
+        self.lanes.remove(self.usage_lanes);
+        self.usage_lanes = usage.stored().1;
+        self.lanes.add(self.usage_lanes);
+    }
+
+    fn compact(&mut self, store: &dyn StateRead, compact: &Compact, round: &mut Round) -> StoreResult<Outcome> {
+        let StateStatus { revision, compact_revision, .. } = self.status;
+        if compact.revision > revision.0 {
+            return Ok(Outcome::Refused(Refusal::FutureRevision { asked: compact.revision, current: revision.0 }));
+        }
+        let moves = compact.revision > compact_revision.0;
+        if moves {
+            self.status.compact_revision = Revision(compact.revision);
+            let record = Counter { value: compact.revision }.encode_to_vec().into();
+            replace(&mut self.lanes, &mut self.compact_lanes, layout::SYSTEM_COMPACT, record, round);
+            let compacted = usage::history_up_to(store, compact.revision, &round.made)?.unwrap_or(self.usage.history);
+            self.use_as(Usage { compacted, ..self.usage });
+            // Nothing can be read of it any more: a view from before keeps it for whoever has begun to.
+            let edge = layout::event_key(compact.revision.saturating_add(1));
+            round.writes.delete_range(layout::event_key(0), edge);
+        }
+        Ok(self.done(moves, Vec::new()))
+    }
+
+    /// The last act of a force-new-cluster: counts once, and only in the state that was prepared for it.
+    fn recovered(
+        &mut self,
+        store: &dyn StateRead,
+        entry: &Committed,
+        command: &Recovered,
+        round: &mut Round,
+    ) -> StoreResult<Outcome> {
+        if command.lineage.is_empty() || self.recovery.begun != command.lineage {
+            let what = "end of a recovery that was not begun here".to_owned();
+            return Ok(Outcome::Refused(Refusal::Malformed { what }));
+        }
+        let kept = self.status.revision;
+        let revision = Revision(kept.0.saturating_add(REVISION_JUMP));
+        let present = Present { store, overlay: &round.overlay, leases: &self.leases };
+        let changes = match recovered::changes(present, command, revision.0)? {
+            Ok(changes) => changes,
+            Err(refusal) => return Ok(Outcome::Refused(refusal)),
+        };
+        self.status.revision = revision;
+        self.record(revision, changes, round);
+        self.rotate_keyring(round);
+        self.leases.jump(COUNTER_JUMP, &mut self.lanes);
+        round.recovered = true;
+        self.compact(store, &Compact { revision: revision.0 }, round)?;
+        self.recovery = StoredRecovery {
+            begun: Bytes::new(),
+            kept_revision: kept.0,
+            first_revision: revision.0,
+            index: entry.index.0,
+            configuration_number: self.recovery.configuration_number,
+        };
+        let record = self.recovery.encode_to_vec().into();
+        replace(&mut self.lanes, &mut self.recovery_lanes, layout::SYSTEM_RECOVERY, record, round);
+        Ok(self.done(true, Vec::new()))
     }
 
     fn done(&self, succeeded: bool, results: Vec<OpResult>) -> Outcome {
@@ -467,6 +627,21 @@ impl Memory {
 
 fn malformed(what: &str) -> Outcome {
     Outcome::Refused(check::malformed(what))
+}
+
+/// Whether the record of this full key is one that decisions are made from: everything but what users store, and what
+/// is kept for workers by the thousand.
+fn decides(key: &[u8]) -> bool {
+    let beside = [
+        Section::User,
+        Section::Assignment,
+        Section::Liveness,
+        Section::Report,
+        Section::Config,
+        Section::Secret,
+        Section::Reference,
+    ];
+    !beside.iter().any(|section| key.first() == Some(&(*section as u8)))
 }
 
 /// Replaces a system record, in the hash and in the store.
