@@ -196,6 +196,8 @@ pub(super) fn check(asker: &Asker, kind: &Kind) -> Result<(), Failure> {
     if lets { Ok(()) } else { Err(denied(asker, kind)) }
 }
 
+const MAY_ONLY_LOOK: &str = "this operator may only look: it neither writes, nor is it shown tokens and secrets. Nothing was done; `quorate operator issue` without --read-only makes one that may";
+
 /// Why not, for people.
 pub(super) fn denied(asker: &Asker, kind: &Kind) -> Failure {
     if matches!(kind, Kind::KeyOrder(_) | Kind::Unlock(_)) {
@@ -206,9 +208,7 @@ pub(super) fn denied(asker: &Asker, kind: &Kind) -> Failure {
         Who::Node(_) => {
             "a node's own identity may not do that, and a worker's directory speaks for that worker only. Nothing was done; ask on a manager's machine with --data-dir of the manager, or from here with --connect HOST:PORT --identity operator.id (`quorate init` wrote that file on the first manager)"
         }
-        Who::Reader(_) => {
-            "this operator may only look: it neither writes, nor is it shown tokens and secrets. Nothing was done; `quorate operator issue` without --read-only makes one that may"
-        }
+        Who::Reader(_) => MAY_ONLY_LOOK,
         Who::Operator(_) | Who::Manager | Who::Local => {
             "this identity may not do that; use an operator's identity file. Nothing was done"
         }
@@ -265,6 +265,9 @@ impl Names for WatchStart {
 /// One part of it is not allowed, and so nothing is.
 pub(super) fn within<T: Names>(asker: &Asker, asked: T) -> Result<Allowed<T>, Failure> {
     covered(rights(asker.who), &asked).map_err(|access| {
+        if matches!(asker.who, Who::Reader(_)) && access != Access::Read {
+            return fail(api::Code::Denied, MAY_ONLY_LOOK);
+        }
         let what = match access {
             Access::Read => "reads",
             Access::Write => "writes",
