@@ -3,6 +3,8 @@
 //! Owns the node that wires core, storage and transport together, and the one type of client. See [`Node`] and
 //! [`Client`]. No type of raft, prost, quinn, rustls or rocksdb is public.
 
+#[cfg(feature = "manager")]
+pub mod backup;
 pub mod check;
 mod client;
 pub mod config;
@@ -32,6 +34,8 @@ pub use client::{
     TableWatchBuilder, TokenBuilder, Tokens, TxnBuilder, TxnOutcome, UpdateObject, Upgrade, Watch, WatchBuilder,
     Watched, WriteBuilder, compare, operation,
 };
+#[cfg(feature = "manager")]
+pub use client::{Backup, BackupBuilder};
 pub use error::{Error, Outcome, Result};
 #[cfg(feature = "worker")]
 pub use node::{
@@ -40,8 +44,8 @@ pub use node::{
 };
 #[cfg(feature = "manager")]
 pub use node::{
-    Configurations, Fenced, Inspection, Lead, Recover, fenced, fenced_with, inspect, inspect_configurations,
-    inspect_configurations_with, inspect_with,
+    Configurations, DumpedRecord, Fenced, Inspection, Lead, Recover, Restore, RestoreReport, dump, fenced, fenced_with,
+    inspect, inspect_configurations, inspect_configurations_with, inspect_with, restore,
 };
 pub use objects::SecretBytes;
 pub use quorate_core::txn::{Compare, Op as Operation};
@@ -85,6 +89,9 @@ pub mod guide {
 
     #[doc = include_str!("../docs/guide/embedding-a-node.md")]
     pub struct EmbeddingANode;
+
+    #[doc = include_str!("../docs/guide/backups.md")]
+    pub struct Backups;
 
     #[doc = include_str!("../docs/guide/testing-your-controller.md")]
     pub struct TestingYourController;

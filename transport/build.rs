@@ -19,6 +19,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         "api.v1.KeyOrder.order",
         "api.v1.KeyOrderDone",
         "api.v1.Unlock",
+        "api.v1.BackupPart",
+        "api.v1.BackupPart.part",
         "api.v1.ObjectCreate",
         "api.v1.ObjectDataDone",
         "session.v1.Object",

@@ -73,6 +73,7 @@ const fn changes_something(kind: &api::request::Kind) -> bool {
         | Kind::UpgradeFinish(_) => true,
         Kind::Read(_)
         | Kind::Watch(_)
+        | Kind::Backup(_)
         | Kind::AssignmentsRead(_)
         | Kind::ReportRead(_)
         | Kind::NodeReport(_)

@@ -6,6 +6,8 @@
 
 mod asking;
 mod assignments;
+#[cfg(feature = "manager")]
+mod backup;
 mod codec;
 mod election;
 #[cfg(feature = "worker")]
@@ -54,6 +56,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use assignments::{AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, ItemReport};
+#[cfg(feature = "manager")]
+pub use backup::{Backup, BackupBuilder};
 pub use codec::{Codec, CodecError, Json};
 pub use election::{Election, Leader, Leading, Observer};
 pub use keys::{KeysChanged, NodeKeys};
@@ -414,6 +418,12 @@ impl Client {
     /// The settings of the whole cluster.
     pub fn policy(&self) -> Policy {
         Policy::new(self.clone())
+    }
+
+    /// A backup of the whole cluster, sealed: everything at one revision, from whichever manager answers. For operators.
+    #[cfg(feature = "manager")]
+    pub fn backup(&self, seal: &crate::backup::BackupSeal) -> BackupBuilder {
+        BackupBuilder::new(self.clone(), seal.clone())
     }
 
     /// Configs: data that nodes get with the items that refer to it.

@@ -89,6 +89,7 @@ table! {
     Write             "write":               Keys     Keys   No      No;
     Read              "read":                Keys     Keys   No      No;
     Watch             "watch":               Keys     Keys   No      No;
+    Backup            "backup":              Yes      No     No      No;
     Status            "status":              Yes      Yes    Yes     Yes;
     MemberStatus      "member_status":       No       No     Yes     No;
     OperatorIssue     "operator_issue":      Yes      No     No      No     [Read Identity, Write Identity];

@@ -81,8 +81,21 @@ impl Barrier {
         Ok((barrier, keyring))
     }
 
+    /// Of a backup, whose keyring has copies for this pair: it reads as a manager does.
+    pub(crate) fn of_backup(cluster: ClusterId, pair: SealingPair) -> Self {
+        Self { cluster, pair, opened: Mutex::default() }
+    }
+
+    /// A copy of every key of the keyring for whoever has the private half of `to`; none of them gets into the state.
+    pub(crate) fn copies_for(&self, keyring: &KeyringRecord, to: &Bytes) -> StoreResult<Vec<(u32, Bytes)>> {
+        let copy = |key: &StoredKey| {
+            let sealed = self.key(keyring, key.id)?.copy_for(self.cluster.as_bytes(), to)?;
+            Ok((key.id, sealed.into()))
+        };
+        keyring.keys.iter().map(copy).collect()
+    }
+
     /// Every key of the keyring, in clear.
-    #[cfg_attr(not(test), expect(dead_code, reason = "what a backup wraps; import is its other half"))]
     pub(crate) fn export(&self, view: &dyn StateRead) -> StoreResult<ExportedKeyring> {
         let keyring = read::keyring(view)?;
         let keys = keyring.keys.iter().map(|key| self.key(&keyring, key.id)).collect::<StoreResult<_>>()?;
@@ -138,7 +151,8 @@ impl Barrier {
         self.open_with(&read::keyring(view)?, key, value)
     }
 
-    fn open_with(
+    /// As [`open`](Self::open), with a keyring in hand.
+    pub(crate) fn open_with(
         &self,
         keyring: &KeyringRecord,
         key: &Bytes,

@@ -351,7 +351,10 @@ impl NodeBuilder {
         let builder = self.clone();
         off_thread(move || {
             builder.validate()?;
-            check_access(&builder.directory)
+            check_access(&builder.directory)?;
+            #[cfg(feature = "manager")]
+            builder.not_half_restored()?;
+            Ok(())
         })
         .await
     }

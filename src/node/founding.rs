@@ -139,7 +139,7 @@ impl NodeBuilder {
     }
 }
 
-fn issue(
+pub(super) fn issue(
     ca: &ClusterCa,
     cluster: ClusterId,
     node_id: NodeId,

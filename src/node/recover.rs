@@ -170,6 +170,7 @@ impl Recover {
     fn read_only(&self) -> Result<quorate_storage::Inspection, StartError> {
         let layout = self.layout();
         let (store, directory) = (layout.store(), self.directory.display());
+        super::restore::cut_off(&layout)?;
         if !quorate_storage::exists(&store) {
             let what = if StateFile::load(&layout)?.is_some() {
                 "is a worker's: it holds no log, and only a manager can be recovered from"

@@ -51,7 +51,7 @@ use super::tasks::{Call, ConsensusTask, Hands};
 use super::watching::{self, Watches};
 use super::work::Work;
 use super::workers::{self, Workers};
-use super::{asking, barrier, housekeeping, identity, keepers, log_writer, metering, operators, sealing};
+use super::{asking, backups, barrier, housekeeping, identity, keepers, log_writer, metering, operators, sealing};
 use crate::config;
 use crate::keys::Desk;
 use crate::metrics::Meters;
@@ -304,6 +304,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         certificates: builder.certificates,
         under_way: service::under_way(),
         past: Past::default(),
+        backups: backups::at_once(),
         meters: Arc::clone(&meters),
         pulse: Pulse::new(),
         full,

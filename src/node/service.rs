@@ -78,6 +78,8 @@ pub(crate) struct Service {
     pub(super) under_way: Semaphore,
     /// Reads of the past may look at all of the history, and must not take every thread.
     pub(super) past: Past,
+    /// A permit for each backup that is being told.
+    pub(super) backups: Semaphore,
     pub(super) meters: Arc<Meters>,
     pub(super) pulse: Pulse,
     /// The store is full, as the applier found it last.
@@ -264,9 +266,9 @@ impl Service {
                 let result = self.write(asker, write.request, until).await?.encode_to_vec().into();
                 Ok(response::Kind::Write(api::WriteDone { result }))
             }
-            request::Kind::Watch(_) => Err(fail(
+            request::Kind::Watch(_) | request::Kind::Backup(_) => Err(fail(
                 api::Code::Invalid,
-                "a watch is asked for as a feed, not as a request: the client is of another version. Nothing was done",
+                "this is asked for as a feed, not as a request: the client is of another version. Nothing was done",
             )),
             request::Kind::Read(read) => self.read(asker, read, until, place).await.map(response::Kind::Read),
             request::Kind::Status(_) => {

@@ -138,6 +138,27 @@ pub fn exists(dir: &Path) -> bool {
     dir.join(FORMAT_FILE).is_file()
 }
 
+/// Whether what lies in the directory `dir` is gone after the next boot: its file system is kept in memory.
+///
+/// # Errors
+/// What the system says when it cannot tell.
+#[cfg(target_os = "linux")]
+pub fn is_in_memory(dir: &Path) -> io::Result<bool> {
+    /// tmpfs and ramfs, by `statfs(2)`.
+    const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
+    let kind = u64::try_from(rustix::fs::statfs(dir)?.f_type).unwrap_or_default();
+    Ok(IN_MEMORY.contains(&kind))
+}
+
+/// Cannot be told here: it is taken to last.
+///
+/// # Errors
+/// None.
+#[cfg(not(target_os = "linux"))]
+pub const fn is_in_memory(_dir: &Path) -> io::Result<bool> {
+    Ok(false)
+}
+
 /// Bytes that an unprivileged process can still write to the file system of `dir`.
 ///
 /// # Errors

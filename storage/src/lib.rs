@@ -53,7 +53,7 @@ pub mod testing;
 mod wal;
 
 pub use barrier::{BarrierKey, SealingPair};
-pub use dir::{exists, free_space};
+pub use dir::{exists, free_space, is_in_memory};
 pub use keeper::{KeyKeeper, KeyStatus};
 pub use key::{GivenKey, Key, KeyError, KeyId, KeyKind, KeyProvider, KeySlot};
 pub use open::{Inspection, Options, key_slots, open, open_read_only, open_with_keys, opens};

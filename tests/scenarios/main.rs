@@ -15,6 +15,7 @@
 
 mod assignments;
 mod authorisation;
+mod backups;
 mod between;
 mod certificates;
 mod crashes;

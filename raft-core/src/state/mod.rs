@@ -54,6 +54,7 @@ mod beginning;
 mod check;
 pub mod contract;
 mod execute;
+mod extract;
 mod found;
 mod hash;
 pub(crate) mod layout;
@@ -72,6 +73,7 @@ mod usage;
 #[cfg(feature = "consensus")]
 pub(crate) use beginning::{beginning, found_record};
 pub use check::{check_range, check_txn};
+pub use extract::{Amount, Extract, Sealed};
 pub use found::{FOUNDED, Founded, Founding, found};
 pub use hash::scan_hash;
 pub use leases::LeaseRecord;
