@@ -88,6 +88,15 @@ fn a_run_whose_list_holds_a_write_that_was_never_sent_fails() {
     assert!(run["verdict"].as_str().unwrap().contains("never/sent"), "{run}");
 }
 
+#[test]
+fn a_run_whose_readers_take_what_may_be_stale_fails() {
+    let temp = tempfile::tempdir().unwrap();
+    // A leader that is cut off knows nothing of what the majority does: who asks it without a quorum reads the past.
+    let output = chaos(&["--scenario", "S04", "--duration", "8s", "--seed", "5", "--pace", "1s"], temp.path(), "reads");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(told(temp.path())["verdict"].as_str().unwrap().contains("stale read"));
+}
+
 /// The control of the whole tier: a disk that lies is a bug that nobody can hide, and it has to be found.
 #[test]
 fn disks_that_lie_about_their_syncs_are_found_out() {

@@ -88,16 +88,8 @@ impl Disk {
     /// The power goes: nothing that was not synced will be there. The node must be killed before it is given back.
     pub(super) async fn cut(&self) -> Done<Result<(), String>> {
         let probe = self.path.join("probe");
-        let write = |sync: bool| -> Done {
-            use std::io::Write as _;
-            let mut file = std::fs::File::options().create(true).append(true).open(&probe)?;
-            file.write_all(&[7; PROBE])?;
-            if sync { Ok(file.sync_all()?) } else { Ok(()) }
-        };
-        std::fs::remove_file(&probe)
-            .or_else(|why| if why.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(why) })?;
-        write(true)?;
-        write(false)?;
+        let written = tokio::task::spawn_blocking(move || half_synced(&probe)).await;
+        written.map_err(|why| Trouble::Harness(why.to_string()))??;
         Ok(ask(&self.cutter, [&self.path]).await?.map(|_said| ()))
     }
 
@@ -225,4 +217,13 @@ fn rest(ballast: &Path) -> Option<std::io::Error> {
     }
     // (Where room is given only when it is written back.)
     file.sync_all().err()
+}
+
+/// A file whose first half is synced, and whose second is not.
+fn half_synced(probe: &Path) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let mut file = std::fs::File::create(probe)?;
+    file.write_all(&[7; PROBE])?;
+    file.sync_all()?;
+    file.write_all(&[7; PROBE])
 }

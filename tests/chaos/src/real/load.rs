@@ -186,8 +186,11 @@ impl Asker {
             Ok(answer) => Ok(answer),
             Err(_late) => {
                 let why = format!("{what} with a deadline of {:?} hung for {HUNG:?} beyond it", self.deadline);
-                self.recorder.violation(why.clone());
-                violation(why)
+                let trouble = self.recorder.too_late(why);
+                if let Trouble::Violation(why) = &trouble {
+                    self.recorder.violation(why.clone());
+                }
+                Err(trouble)
             }
         }
     }

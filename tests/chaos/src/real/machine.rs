@@ -185,3 +185,29 @@ fn processes_of(below: &str) -> Vec<u32> {
     });
     named.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_dead_runs_left_is_cleared_and_what_living_ones_have_is_not() {
+        // Given the directory of a run whose process is gone, and that of one that lives
+        let mut gone = std::process::Command::new("true").spawn().unwrap();
+        gone.wait().unwrap();
+        let of = |process: u32| std::env::temp_dir().join(format!("{PREFIX}{process}-test"));
+        let (dead, alive) = (of(gone.id()), of(std::process::id()));
+        for directory in [&dead, &alive] {
+            std::fs::create_dir_all(directory.join("m1.disk")).unwrap();
+        }
+        // When another run begins, and ends
+        let ground = Ground::new(false).unwrap();
+        let own = ground.root.clone();
+        assert!(!dead.exists() && alive.exists() && own.exists());
+        assert_eq!(ground.clear(), Vec::<String>::new(), "it can be repeated at will");
+        drop(ground);
+        // Then its own is gone, too
+        assert!(!own.exists());
+        std::fs::remove_dir_all(alive).unwrap();
+    }
+}

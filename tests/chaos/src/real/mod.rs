@@ -11,7 +11,7 @@
 //! | `fleet` | the processes |
 //! | `load`, `recorder` | clients, and the history that they leave |
 //! | `observe` | who leads, and who has which seat, as the managers say |
-//! | `world`, `faults`, `nemesis` | what a scenario can do, each with its proof |
+//! | `world`, `waits`, `faults`, `nemesis` | what a scenario can do and wait for; each fault with its proof |
 //! | `scenarios` | S01 to S32 |
 //! | `judge`, `offline`, `scan` | what must hold, in the running cluster and on its disks |
 //! | `run` | one run from the first process to the report |
@@ -33,6 +33,7 @@ mod run;
 mod scan;
 mod scenarios;
 mod timeline;
+mod waits;
 mod world;
 
 use std::time::Duration;

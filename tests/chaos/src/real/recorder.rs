@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -15,6 +17,8 @@ use crate::history::{self, Operation, Outcome};
 use super::timeline::Clock;
 use super::{Done, Trouble};
 
+/// Milliseconds for which a machine that only waits is late before nothing that was late on it says anything.
+const STOOD_STILL: u64 = 5_000;
 /// Operations that may wait to be written.
 const WAITING: usize = 8_192;
 
@@ -45,6 +49,8 @@ pub(super) struct Recorder {
     seen: Arc<Mutex<Seen>>,
     lines: mpsc::Sender<Line>,
     path: PathBuf,
+    /// The longest time for which this machine or its disk was late, milliseconds.
+    late: Arc<AtomicU64>,
 }
 
 /// What the writer of the file gets.
@@ -77,7 +83,7 @@ impl Recorder {
             // (Its end is noticed by whoever records next: nobody takes the line.)
             let _ended = keep(&into, waiting);
         });
-        Self { clock, seen: Arc::default(), lines, path: path.to_owned() }
+        Self { clock, seen: Arc::default(), lines, path: path.to_owned(), late: watchdog(path) }
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -147,6 +153,19 @@ impl Recorder {
         }
     }
 
+    /// How late this machine or its disk was at worst, milliseconds.
+    pub(super) fn late_ms(&self) -> u64 {
+        self.late.load(Ordering::Relaxed)
+    }
+
+    /// Something did not happen in time: a violation, unless it is this machine that stood still.
+    pub(super) fn too_late(&self, why: String) -> Trouble {
+        match self.late_ms() {
+            0..STOOD_STILL => Trouble::Violation(why),
+            late => Trouble::Inconclusive(format!("{why}; but this machine stood still for {late} ms")),
+        }
+    }
+
     /// Nothing of the kind was seen so far.
     pub(super) fn clean(&self) -> Done {
         match self.seen().violations.first() {
@@ -206,4 +225,35 @@ impl Recorder {
         });
         read.await.map_err(|why| Trouble::Harness(why.to_string()))?
     }
+}
+
+/// A task that only sleeps, among those of the clients, and a thread that syncs a small file beside the history: how late they
+/// are says what the machine and its disk do to everybody else.
+fn watchdog(history: &Path) -> Arc<AtomicU64> {
+    let worst = Arc::new(AtomicU64::new(0));
+    let (seen, synced) = (Arc::downgrade(&worst), Arc::downgrade(&worst));
+    let nap = Duration::from_millis(50);
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    tokio::spawn(async move {
+        while let Some(worst) = seen.upgrade() {
+            let slept = Instant::now();
+            tokio::time::sleep(nap).await;
+            worst.fetch_max(millis(slept.elapsed().saturating_sub(nap)), Ordering::Relaxed);
+        }
+    });
+    let probe = history.with_extension("probe");
+    std::thread::spawn(move || {
+        while let Some(worst) = synced.upgrade() {
+            let began = Instant::now();
+            let written = std::fs::File::create(&probe)
+                .and_then(|mut file| file.write_all(&[7; 512]).and_then(|()| file.sync_all()));
+            if written.is_ok() {
+                worst.fetch_max(millis(began.elapsed()), Ordering::Relaxed);
+            }
+            drop(worst);
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        let _gone = std::fs::remove_file(&probe);
+    });
+    worst
 }

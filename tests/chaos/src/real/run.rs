@@ -139,8 +139,14 @@ pub async fn run(scenario: &Scenario, options: &Options) -> Done<Outcome> {
             let _late = tokio::time::timeout(Duration::from_secs(5), stop(load)).await;
         }
     }
+    // Whatever was not in time on a machine that stood still says nothing.
+    let trouble = trouble.map(|trouble| match trouble {
+        Trouble::Violation(why) if why.contains(" is not ready ") => world.recorder.too_late(why),
+        other => other,
+    });
     let tails = if trouble.is_some() { world.fleet.tails(40) } else { Vec::new() };
-    let history = Box::pin(finish(&mut world)).await?;
+    let (history, frozen) = Box::pin(finish(&mut world)).await?;
+    let trouble = trouble.or(frozen);
     let mut findings_of_history = Vec::new();
     if world.loaded.0 > 0 {
         let limit = options.limit;
@@ -248,7 +254,7 @@ fn with_a_lie(mut history: Vec<Operation>) -> Vec<Operation> {
 }
 
 /// Nothing of the harness is left behind, and the history is whole.
-async fn finish(world: &mut World) -> Done<Vec<Operation>> {
+async fn finish(world: &mut World) -> Done<(Vec<Operation>, Option<Trouble>)> {
     world.observer.stop().await;
     let _healed = world.mesh.set(&[]).await;
     world.recorder.sync().await?;
@@ -256,11 +262,14 @@ async fn finish(world: &mut World) -> Done<Vec<Operation>> {
     let running: Vec<usize> =
         (0..world.fleet.members.len()).filter(|index| world.fleet.members[*index].runs()).collect();
     // A disk that is still frozen would hold them for ever: the ground is cleared first.
-    for left in world.ground.clear() {
+    let left = world.ground.clear();
+    for left in &left {
         world.timeline.note(format!("left over: {left}"));
     }
+    // Processes are left over by every run that was broken; a disk that nobody thawed is our own mistake.
+    let frozen = left.into_iter().find(|left| left.contains("frozen")).map(Trouble::Harness);
     world.fleet.kill(&running).await?;
-    Ok(history)
+    Ok((history, frozen))
 }
 
 fn first_bad(findings: &[Finding], verdict: &Verdict) -> String {
@@ -340,7 +349,7 @@ fn summed(
         leaderships: world.observer.leaderships().len(),
         gap_ms: gaps.last().map(|longest| (gaps[gaps.len() / 2], *longest)),
         snapshots: world.observer.snapshots(),
-        machine_late_ms: world.machine_gap.load(std::sync::atomic::Ordering::Relaxed),
+        machine_late_ms: world.recorder.late_ms(),
         findings: findings
             .iter()
             .map(|found| (found.checker.to_owned(), report::word(&found.verdict).to_owned(), found.detail.clone()))

@@ -4,16 +4,13 @@
 //! done to it is in `faults`; what must hold in `judge`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use quorate::Client;
 use quorate::membership::Timing;
-use quorate::status::ClusterStatus;
 
 use super::disk::{Disk, Kind};
-use super::fleet::{Fleet, Member, leader_of};
+use super::fleet::{Fleet, Member};
 use super::load::{Load, Mix};
 use super::machine::Ground;
 use super::mesh::Mesh;
@@ -21,7 +18,7 @@ use super::observe::Observer;
 use super::preload::{self, Told};
 use super::recorder::Recorder;
 use super::timeline::{Effect, Timeline};
-use super::{BUDGET, Done, Net, Options, Trouble, harness, violation};
+use super::{BUDGET, Done, Net, Options, Trouble, harness};
 
 /// What a scenario needs before it begins.
 #[derive(Debug, Clone, Copy)]
@@ -84,9 +81,7 @@ pub(super) struct World {
     /// From when to when there was load, nanoseconds; 0 is not yet.
     pub(super) loaded: (u64, u64),
     pub(super) leaders_killed: u64,
-    /// The longest time for which a task that only sleeps was late, milliseconds.
-    pub(super) machine_gap: Arc<AtomicU64>,
-    admins: Vec<(usize, Client)>,
+    pub(super) admins: Vec<(usize, Client)>,
     programs: (PathBuf, Option<PathBuf>),
     cutter: PathBuf,
     library: Option<PathBuf>,
@@ -141,7 +136,6 @@ impl World {
             requires: &[],
             loaded: (0, 0),
             leaders_killed: 0,
-            machine_gap: watchdog(),
             admins: Vec::new(),
             programs: (options.binary.clone(), options.next_binary()),
             cutter,
@@ -247,7 +241,9 @@ impl World {
             match joined {
                 Ok(_said) => break,
                 // In the middle of faults a join may find nobody; the same command finishes it.
-                Err(why) if Instant::now() > until => return violation(format!("no join within {BUDGET:?}: {why}")),
+                Err(why) if Instant::now() > until => {
+                    return Err(self.recorder.too_late(format!("no join within {BUDGET:?}: {why}")));
+                }
                 Err(_again) => tokio::time::sleep(Duration::from_millis(500)).await,
             }
         }
@@ -305,184 +301,6 @@ impl World {
         if running.is_empty() { harness("no manager runs") } else { self.fleet.client(&running).await }
     }
 
-    /// What every manager says that answers.
-    pub(super) async fn answers(&self) -> Vec<ClusterStatus> {
-        let running = self.fleet.running();
-        let asked: Vec<_> = self
-            .admins
-            .iter()
-            .filter(|(index, _)| running.contains(index))
-            .map(|(_, admin)| {
-                let admin = admin.clone();
-                tokio::spawn(async move { admin.status().await })
-            })
-            .collect();
-        let mut answers = Vec::new();
-        for asked in asked {
-            if let Ok(Ok(status)) = asked.await {
-                answers.push(status);
-            }
-        }
-        answers
-    }
-
-    /// Who leads, by its own word.
-    pub(super) async fn leader(&mut self) -> Done<usize> {
-        let until = Instant::now() + BUDGET;
-        loop {
-            let leader = leader_of(&self.answers().await).and_then(|name| self.fleet.index_of(&name));
-            if let Some(leader) = leader.filter(|leader| self.fleet.members[*leader].runs()) {
-                return Ok(leader);
-            }
-            self.sound()?;
-            if Instant::now() > until {
-                return violation(format!("nobody leads for {BUDGET:?}"));
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// A running manager that does not lead.
-    pub(super) async fn follower(&mut self) -> Done<usize> {
-        let leader = self.leader().await?;
-        let others: Vec<usize> = self.fleet.running().into_iter().filter(|index| *index != leader).collect();
-        match others.get(self.dice.usize(..others.len().max(1))) {
-            Some(index) => Ok(*index),
-            None => harness("there is no follower"),
-        }
-    }
-
-    pub(super) fn others(&self, index: usize) -> Vec<usize> {
-        self.fleet.managers().into_iter().filter(|other| *other != index).collect()
-    }
-
-    /// Nobody ended, and no client saw anything that must not be.
-    pub(super) fn sound(&mut self) -> Done {
-        self.fleet.nobody_ended()?;
-        self.recorder.clean()?;
-        self.observer.violations().into_iter().next().map_or(Ok(()), violation)
-    }
-
-    /// Waits for the acknowledgement of a write that began after `then`.
-    pub(super) async fn acknowledging(&mut self, then: u64, when: &str) -> Done {
-        self.acknowledging_within(then, when, BUDGET).await
-    }
-
-    pub(super) async fn acknowledging_within(&mut self, then: u64, when: &str, budget: Duration) -> Done {
-        let until = Instant::now() + budget;
-        while !self.recorder.acknowledged_since(then) {
-            self.sound()?;
-            if Instant::now() > until {
-                for status in self.answers().await {
-                    self.timeline.note(serde_json::to_string(&status).unwrap_or_default());
-                }
-                return violation(format!("no write was acknowledged for {budget:?} {when}"));
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        Ok(())
-    }
-
-    /// Waits until this manager is reachable, and has applied everything.
-    pub(super) async fn caught_up(&mut self, member: usize) -> Done {
-        let name = self.fleet.members[member].name.clone();
-        // (With a load that never ends nobody is ever quite there.)
-        let what = format!("{name} has caught up");
-        self.eventually(&what, |status| {
-            status.managers.iter().any(|manager| manager.name == name && manager.reachable && manager.lag < 200)
-        })
-        .await
-        .map(|_status| ())
-    }
-
-    /// The newest term that anybody is in.
-    pub(super) async fn term(&self) -> Done<u64> {
-        let newest = self.answers().await.iter().map(|status| status.term).max();
-        newest.map_or_else(|| harness("no manager answers"), Ok)
-    }
-
-    /// Whether this machine itself stood still for an election.
-    pub(super) fn stalled(&self) -> bool {
-        self.machine_gap.load(Ordering::Relaxed) > u64::try_from(self.election.as_millis() / 2).unwrap_or(u64::MAX)
-    }
-
-    pub(super) fn now(&self) -> u64 {
-        self.timeline.clock.now()
-    }
-
-    /// Until the next fault: drawn, so that no fault keeps time with anything; and half of the time not before a fresh
-    /// acknowledgement, right after which a fault hurts most.
-    pub(super) async fn gap(&mut self) -> Done {
-        let drawn = -self.dice.f64().max(1e-9).ln();
-        let wait = self.pace.mul_f64(drawn.clamp(0.1, 3.0)).min(self.until.saturating_duration_since(Instant::now()));
-        self.calm(wait).await?;
-        if self.dice.bool() {
-            let now = self.now();
-            self.acknowledging(now, "while a fault waited for one").await?;
-        }
-        Ok(())
-    }
-
-    /// Nothing happens for so long, and it is looked whether all is well.
-    pub(super) async fn calm(&mut self, time: Duration) -> Done {
-        let until = Instant::now() + time;
-        while Instant::now() < until {
-            self.sound()?;
-            tokio::time::sleep(until.saturating_duration_since(Instant::now()).min(Duration::from_millis(100))).await;
-        }
-        self.sound()
-    }
-
-    /// Nothing happens for so many milliseconds, drawn.
-    pub(super) async fn a_while(&mut self, millis: std::ops::Range<u64>) -> Done {
-        let drawn = self.dice.u64(millis);
-        self.calm(Duration::from_millis(drawn)).await
-    }
-
-    /// Waits until so many voters are seated and reachable, as a manager says.
-    pub(super) async fn seated(&mut self, voters: usize) -> Done<ClusterStatus> {
-        let until = Instant::now() + BUDGET;
-        loop {
-            let answers = self.answers().await;
-            let whole = answers.iter().find(|status| {
-                status.voters == voters
-                    && status.leader.is_some()
-                    && status.managers.iter().filter(|manager| manager.seat == "voter" && manager.reachable).count()
-                        == voters
-            });
-            if let Some(status) = whole {
-                return Ok(status.clone());
-            }
-            self.sound()?;
-            if Instant::now() > until {
-                let seen = serde_json::to_string(&answers).unwrap_or_default();
-                return violation(format!("{voters} voters are not seated within {BUDGET:?}: {seen}"));
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    /// Waits for something that a status must say.
-    pub(super) async fn eventually(
-        &mut self,
-        what: &str,
-        mut is: impl FnMut(&ClusterStatus) -> bool,
-    ) -> Done<ClusterStatus> {
-        let until = Instant::now() + BUDGET;
-        loop {
-            let answers = self.answers().await;
-            if let Some(status) = answers.iter().find(|status| is(status)) {
-                return Ok(status.clone());
-            }
-            self.sound()?;
-            if Instant::now() > until {
-                let seen = serde_json::to_string(&answers).unwrap_or_default();
-                return violation(format!("not within {BUDGET:?}: {what}: {seen}"));
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-
     /// A fault that this machine cannot do.
     pub(super) fn skip(&self, name: &str, nodes: &[usize], why: impl Into<String>) {
         self.timeline.fault(name, nodes, self.now(), Effect::Skipped(why.into()));
@@ -514,20 +332,4 @@ impl World {
     pub(super) fn net(&self) -> Net {
         if self.mesh.is_proxy() { Net::Proxy } else { Net::Nft }
     }
-}
-
-/// A thread that only sleeps: how late it wakes up says what the machine does to everybody else.
-fn watchdog() -> Arc<AtomicU64> {
-    let worst = Arc::new(AtomicU64::new(0));
-    let seen = Arc::downgrade(&worst);
-    let nap = Duration::from_millis(50);
-    std::thread::spawn(move || {
-        while let Some(worst) = seen.upgrade() {
-            let slept = Instant::now();
-            std::thread::sleep(nap);
-            let late = slept.elapsed().saturating_sub(nap);
-            worst.fetch_max(u64::try_from(late.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        }
-    });
-    worst
 }

@@ -12,7 +12,7 @@ use crate::args::{Net, Real};
 use crate::output::{Exit, Output};
 
 pub(crate) fn run(output: Output, asked: Real) -> Result<Exit, String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build();
     let runtime = runtime.map_err(|why| format!("no runtime: {why}"))?;
     let ended = runtime.block_on(async {
         let stop = |kind| signal(kind).map_err(|why| format!("signals cannot be waited for: {why}"));

@@ -12,8 +12,9 @@ pub(super) async fn minority_leader(world: &mut World) -> Done {
     while world.goes_on() {
         let (leader, all) = (world.leader().await?, world.fleet.managers());
         world.recorder.begin_gap();
-        let cut = world.now();
         let hurt = world.hurt(&around(&[leader], &all), CUT).await?;
+        // (From when the links are cut: what came before may still have been acknowledged by whoever led.)
+        let cut = world.now();
         world.acknowledging(cut, "after the leader was cut off").await?;
         world.gaps.push(world.recorder.gap());
         // Beyond an election it may say nothing that needs a quorum.
@@ -46,8 +47,9 @@ pub(super) async fn rings_and_halves(world: &mut World) -> Done {
             "cut-ring" => ring(&order),
             _ => bridge(&order),
         };
-        let cut = world.now();
         let hurt = world.hurt(&links, CUT).await?;
+        // (From when the links are cut: what came before may still have been acknowledged by whoever led.)
+        let cut = world.now();
         world.calm(Duration::from_secs(2)).await?;
         let went_on = world.acknowledging(cut, &format!("with the links of a {shape}")).await;
         world.calm(Duration::from_secs(3)).await?;
@@ -64,8 +66,9 @@ pub(super) async fn leader_mute(world: &mut World) -> Done {
         let (leader, term) = (world.leader().await?, world.term().await?);
         let links: Vec<_> = world.others(leader).into_iter().map(|other| (leader, other)).collect();
         world.recorder.begin_gap();
-        let cut = world.now();
         let hurt = world.hurt(&links, CUT).await?;
+        // (From when the links are cut: what came before may still have been acknowledged by whoever led.)
+        let cut = world.now();
         world.calm(world.election).await?;
         let went_on = world.acknowledging(cut, "after the leader became mute").await;
         world.gaps.push(world.recorder.gap());
