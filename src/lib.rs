@@ -24,11 +24,11 @@ pub mod upgrade;
 pub use client::{
     AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Change, Changes, Client, Codec, CodecError,
     Election, Entry, GetBuilder, Identity, ItemReport, Json, KeysChanged, Kv, Leader, Leading, Lease, LeaseInfo,
-    LeaseKeeper, Leases, LockBuilder, LockGuard, Mirror, MirrorBuilder, ModifyBuilder, NodeChange, NodeKeys,
-    NodeUpdate, Nodes, Observer, Place, Policy, PolicyChange, RangeBuilder, RangePage, Recovered, Row, RowBuilder,
-    RowChange, RowChanges, RowWriteBuilder, Rows, RowsBuilder, RowsWatched, ScopedClient, Table, TableMirror,
-    TableMirrorBuilder, TableWatch, TableWatchBuilder, TokenBuilder, Tokens, TxnBuilder, TxnOutcome, Upgrade, Watch,
-    WatchBuilder, Watched, WriteBuilder, compare, operation,
+    LeaseKeeper, Leases, LockBuilder, LockGuard, Mirror, MirrorBuilder, ModifyBuilder, NewOperator, NodeChange,
+    NodeKeys, NodeUpdate, Nodes, Observer, OperatorBuilder, Operators, Place, Policy, PolicyChange, RangeBuilder,
+    RangePage, Recovered, Row, RowBuilder, RowChange, RowChanges, RowWriteBuilder, Rows, RowsBuilder, RowsWatched,
+    ScopedClient, Table, TableMirror, TableMirrorBuilder, TableWatch, TableWatchBuilder, TokenBuilder, Tokens,
+    TxnBuilder, TxnOutcome, Upgrade, Watch, WatchBuilder, Watched, WriteBuilder, compare, operation,
 };
 pub use error::{Error, Outcome, Result};
 #[cfg(feature = "worker")]

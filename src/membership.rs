@@ -231,6 +231,30 @@ impl std::fmt::Debug for NewToken {
     }
 }
 
+/// An operator's identity: who may administer the cluster from outside, or only look.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OperatorInfo {
+    /// Base32; in its certificate.
+    pub id: String,
+    /// The name people gave it.
+    pub name: String,
+    /// It looks at everything but tokens and secrets, and changes nothing.
+    pub read_only: bool,
+    /// The first 8 bytes of the SHA-256 of its public key, hexadecimal.
+    pub fingerprint: String,
+    /// When it was made, seconds since 1970 by the clock of the manager that made it.
+    pub created_unix: u64,
+    /// When it ends; 0: when it is taken back.
+    pub ends_unix: u64,
+    /// Until when its newest certificate holds; it is renewed as long as the identity stands.
+    pub certificate_ends_unix: u64,
+    /// When it was taken back; 0: it was not.
+    pub revoked_unix: u64,
+    /// It counts.
+    pub stands: bool,
+}
+
 /// The settings of the whole cluster, in force.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -316,10 +340,14 @@ pub enum Rule {
     NotBuiltAsManager,
     /// A manager has not reported that it supports the version that an upgrade is to be finished to.
     UpgradeHeldBack,
+    /// An operator that stands has this name.
+    OperatorNameTaken,
+    /// There are as many operators as there may be.
+    TooManyOperators,
 }
 
 impl Rule {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 17] = [
         Self::EvenMaxVoters,
         Self::LastVoter,
         Self::EndsFaultTolerance,
@@ -335,6 +363,8 @@ impl Rule {
         Self::TooManyTokens,
         Self::NotBuiltAsManager,
         Self::UpgradeHeldBack,
+        Self::OperatorNameTaken,
+        Self::TooManyOperators,
     ];
 
     /// The word for scripts, and on the wire.
@@ -355,6 +385,8 @@ impl Rule {
             Self::TooManyTokens => "too_many_tokens",
             Self::NotBuiltAsManager => "not_built_as_manager",
             Self::UpgradeHeldBack => "upgrade_held_back",
+            Self::OperatorNameTaken => "operator_name_taken",
+            Self::TooManyOperators => "too_many_operators",
         }
     }
 

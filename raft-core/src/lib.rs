@@ -9,6 +9,7 @@
 //! Features: `consensus` (default) brings tikv raft and the consensus machine; without it the crate is the vocabulary
 //! that clients need. `testing` brings the memory store and the seeded cluster.
 
+pub mod access;
 pub mod command;
 #[cfg(feature = "consensus")]
 pub mod consensus;

@@ -62,6 +62,9 @@ const fn changes_something(kind: &api::request::Kind) -> bool {
         | Kind::TokenRevoke(_)
         | Kind::PolicySet(_)
         | Kind::KeyOrder(_)
+        | Kind::OperatorIssue(_)
+        | Kind::OperatorRevoke(_)
+        | Kind::PassedOn(_)
         | Kind::LeaseWrite(_)
         | Kind::UpgradeFinish(_) => true,
         Kind::Read(_)
@@ -81,6 +84,7 @@ const fn changes_something(kind: &api::request::Kind) -> bool {
         | Kind::TokenShow(_)
         | Kind::TokenList(_)
         | Kind::PolicyShow(_)
+        | Kind::OperatorList(_)
         // One more renewal does no harm, whoever hears of it.
         | Kind::LeaseKeepAlive(_)
         | Kind::LeaseList(_)

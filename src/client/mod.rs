@@ -19,9 +19,12 @@ mod nodes;
 #[cfg(test)]
 #[cfg(feature = "manager")]
 mod once_tests;
+mod operators;
+mod papers;
 mod policy;
 mod queue;
 mod ranges;
+mod recovered;
 mod remote;
 mod round;
 mod scope;
@@ -57,10 +60,12 @@ pub use leases::{Lease, LeaseInfo, LeaseKeeper, Leases};
 pub use lock::{LockBuilder, LockGuard};
 pub use mirror::{Mirror, MirrorBuilder};
 pub use nodes::{NodeChange, NodeUpdate, Nodes};
+pub use operators::{NewOperator, OperatorBuilder, Operators};
 pub use policy::{Policy, PolicyChange};
 pub use queue::Place;
 pub use quorate_transport::Identity;
 pub use ranges::{GetBuilder, RangeBuilder, RangePage};
+pub use recovered::Recovered;
 pub use scope::ScopedClient;
 pub use table::{
     ModifyBuilder, Row, RowBuilder, RowChange, RowChanges, RowWriteBuilder, Rows, RowsBuilder, RowsWatched, Table,
@@ -87,15 +92,6 @@ use way::{Fed, Reply};
 
 /// How long a new client waits to learn its birth.
 const BORN_PATIENCE: Duration = Duration::from_secs(1);
-
-/// The cluster was recovered (force-new-cluster) while a client used it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Recovered {
-    /// The generation that the client knew.
-    pub from: u64,
-    /// The generation that it has met since, and does not go back from.
-    pub to: u64,
-}
 
 struct Shared {
     way: Box<dyn Way>,
@@ -222,38 +218,6 @@ impl Client {
         Self { fence: Some(Term(term)), ..self.clone() }
     }
 
-    /// The generation of the cluster that this client has met last, from 1; `None` for a client in process or over the local
-    /// socket, which belongs to its one node. A client keeps to the newest generation: it refuses managers of an older one.
-    pub fn generation(&self) -> Option<u64> {
-        self.shared.way.generation().map(|generation| *generation.borrow())
-    }
-
-    /// Waits until this client meets a newer generation of the cluster: it was recovered. What was read before may be of
-    /// revisions that are gone, and a write whose outcome was unknown may be, too: list anew.
-    ///
-    /// Cancel safe. Never resolves for a client in process or over the local socket.
-    pub async fn recovered(&self) -> Recovered {
-        let Some(mut generation) = self.shared.way.generation() else { return std::future::pending().await };
-        let from = *generation.borrow_and_update();
-        let met = generation.wait_for(|to| *to > from).await.map(|to| *to);
-        match met {
-            Ok(to) => Recovered { from, to },
-            Err(_closed) => std::future::pending().await,
-        }
-    }
-
-    /// After a recovery a client goes on under a fresh id: log indexes are counted anew from the survivor's, and with its
-    /// old birth it could not be told from a client that was forgotten.
-    async fn renew_after_recovery(&self) -> Result<()> {
-        let met = self.shared.way.generation().map_or(0, |generation| *generation.borrow());
-        let before = self.shared.generation.swap(met, Ordering::AcqRel);
-        if before != 0 && met > before {
-            let born = born(&*self.shared.way).await;
-            self.shared.sequences.renew(config::random_id(ClientId::from_bytes)?, born);
-        }
-        Ok(())
-    }
-
     /// The key-value store.
     pub fn kv(&self) -> Kv {
         Kv::new(self.clone())
@@ -300,6 +264,17 @@ impl Client {
     /// The keys that open the store of the manager on this machine.
     pub fn node_keys(&self) -> NodeKeys {
         NodeKeys::new(self.clone())
+    }
+
+    /// Operators' identities: made, taken back, listed.
+    pub fn operators(&self) -> Operators {
+        Operators::new(self.clone())
+    }
+
+    /// The identity that this client shows; none in process and over the local socket. An operator's certificate is renewed once
+    /// it is half over: to keep the new one for the next program, write it where the old one was read ([`Identity::write`]).
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        self.shared.way.identity()
     }
 
     /// Join tokens.

@@ -117,7 +117,7 @@ impl Wish {
             Self::Role(role) => {
                 request::Kind::NodeRole(api::NodeRole { node, role: role.word().to_owned(), forced, once })
             }
-            Self::Remove => request::Kind::NodeRemove(api::NodeRemove { node, forced, leaving: false, once }),
+            Self::Remove => request::Kind::NodeRemove(api::NodeRemove { node, forced, once }),
             Self::Leave => request::Kind::NodeLeave(api::NodeLeave { forced, once }),
         }
     }

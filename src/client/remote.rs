@@ -18,6 +18,7 @@ use quorate_transport::{
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
+use super::papers::Papers;
 use super::{Answered, CallError, Fed, Feeding, Reply, Way};
 use crate::config;
 use crate::error::{Error, Result};
@@ -54,7 +55,7 @@ struct FailedDial {
 /// Over QUIC.
 pub(super) struct Remote {
     managers: Vec<String>,
-    identity: Arc<Identity>,
+    papers: Papers,
     network: Network,
     current: Mutex<Current>,
     /// The longest lineage that a manager has shown: managers of a shorter one are refused from then on.
@@ -85,7 +86,7 @@ impl Remote {
         let feeding = Mutex::default();
         let remote = Self {
             managers,
-            identity: Arc::new(identity),
+            papers: Papers::new(identity),
             network,
             current,
             lineage,
@@ -110,11 +111,11 @@ impl Remote {
         timeout: Duration,
         connector: &Connector,
     ) -> std::result::Result<InUse, ConnectError> {
-        let subject = self.identity.subject();
-        let known = self.known().clone();
-        let hello = Hello::client(subject.cluster, subject.node_id, known, SOFTWARE);
         let addresses: Vec<String> = wanted.iter().filter_map(|manager| self.managers.get(*manager).cloned()).collect();
-        let connection = connector.connect_to(&addresses, Arc::clone(&self.identity), hello, timeout).await?;
+        let identity = self.papers.fresh(&addresses, &self.network, timeout).await;
+        let known = self.known().clone();
+        let hello = Hello::client(identity.subject().cluster, identity.subject().node_id, known, SOFTWARE);
+        let connection = connector.connect_to(&addresses, identity, hello, timeout).await?;
         self.adopt(&connection.remote_hello().lineage);
         let manager = wanted.get(connection.place()).copied().unwrap_or_default();
         Ok(InUse { manager, connection })
@@ -352,6 +353,10 @@ impl Way for Remote {
 
     fn generation(&self) -> Option<watch::Receiver<u64>> {
         Some(self.generation.subscribe())
+    }
+
+    fn identity(&self) -> Option<Arc<Identity>> {
+        Some(self.papers.current())
     }
 }
 

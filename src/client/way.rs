@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_transport::{FeedReceiver, api};
+use quorate_transport::{FeedReceiver, Identity, api};
 use tokio::sync::watch;
 
 pub(super) type Reply<'a> = Pin<Box<dyn Future<Output = Result<Answered, CallError>> + Send + 'a>>;
@@ -93,4 +93,9 @@ pub(crate) trait Way: Send + Sync + 'static {
 
     /// The generation of the cluster that was last met, where the way itself chooses among managers.
     fn generation(&self) -> Option<watch::Receiver<u64>>;
+
+    /// The identity that is shown, where one is.
+    fn identity(&self) -> Option<Arc<Identity>> {
+        None
+    }
 }

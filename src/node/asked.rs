@@ -1,69 +1,10 @@
-//! Kinds of requests, for counting and for the log: one row each.
+//! How a request ended, for counting and for the log.
 //!
-//! Owns the words. A request without a row does not compile. Called by the service, once per request.
+//! Owns the classes of answers. Called by the service, once per request.
 
-use quorate_transport::api::{self, request};
+use quorate_transport::api;
 
 use crate::metrics::Ended;
-
-/// A row, the word and the number of each kind.
-macro_rules! kinds {
-    ($($variant:ident => $word:literal,)*) => {
-        #[derive(Debug, Clone, Copy)]
-        #[repr(usize)]
-        enum Row { $($variant),* }
-
-        /// The words, in the order of the rows.
-        pub(super) const KINDS: &[&str] = &[$($word),*];
-
-        /// Which row this request has.
-        pub(super) const fn row(kind: &request::Kind) -> usize {
-            let row = match kind { $(request::Kind::$variant(_) => Row::$variant),* };
-            row as usize
-        }
-    };
-}
-
-kinds! {
-    Write => "write",
-    Read => "read",
-    Status => "status",
-    MemberStatus => "member_status",
-    TokenShow => "token_show",
-    Transfer => "transfer",
-    Command => "command",
-    Rejoin => "rejoin",
-    NodeList => "node_list",
-    NodeInspect => "node_inspect",
-    NodeRole => "node_role",
-    NodeUpdate => "node_update",
-    NodeRemove => "node_remove",
-    NodeLeave => "node_leave",
-    TokenRotate => "token_rotate",
-    TokenCreate => "token_create",
-    TokenList => "token_list",
-    TokenRevoke => "token_revoke",
-    PolicyShow => "policy_show",
-    PolicySet => "policy_set",
-    Enrol => "enrol",
-    NodeReport => "node_report",
-    AssignmentsWrite => "assignments_write",
-    AssignmentsRead => "assignments_read",
-    ReportRead => "report_read",
-    Sessions => "sessions",
-    Addresses => "addresses",
-    Standing => "standing",
-    Check => "check",
-    LeaseWrite => "lease_write",
-    LeaseKeepAlive => "lease_keep_alive",
-    LeaseList => "lease_list",
-    LeaseShow => "lease_show",
-    UpgradeStatus => "upgrade_status",
-    UpgradeFinish => "upgrade_finish",
-    Watch => "watch",
-    KeyOrder => "key_order",
-    Unlock => "unlock",
-}
 
 /// How it ended, by its answer.
 pub(super) const fn ended(code: api::Code) -> Ended {

@@ -8,11 +8,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::{Command, CommandKind, Request};
-use quorate_core::consensus::io::Origin;
 use quorate_core::id::NodeId;
 use quorate_core::membership::assign::{self, Given};
 use quorate_core::membership::record::NodeRecord;
-use quorate_core::membership::work::{AssignmentRecord, ITEMS_MAX};
+use quorate_core::membership::work::{AssignmentRecord, ITEMS_MAX, ReportRecord};
 use quorate_core::ports::StateReader;
 use quorate_core::state::check_txn;
 use quorate_core::state::read::{self, ReadError};
@@ -20,6 +19,8 @@ use quorate_core::txn::{Compare, Operand, Range, Relation};
 use quorate_transport::api;
 use tokio::time::Instant;
 
+use super::authorize;
+use super::gate::Asker;
 use super::router::{Failure, fail, refused};
 use super::service::{Service, blocking, broken, requested};
 
@@ -29,7 +30,12 @@ fn node_of(id: &[u8]) -> Result<NodeId, Failure> {
 
 impl Service {
     /// Writes items, and user keys with them.
-    pub(super) async fn assign(&self, request: Bytes, until: Instant) -> Result<api::AssignmentsWriteDone, Failure> {
+    pub(super) async fn assign(
+        &self,
+        asker: &Asker,
+        request: Bytes,
+        until: Instant,
+    ) -> Result<api::AssignmentsWriteDone, Failure> {
         let (request, mut txn) = requested(request)?;
         let given = assign::check(&txn).map_err(|refusal| refused(&refusal))?;
         self.check_given(&given).await?;
@@ -37,9 +43,10 @@ impl Service {
             // A node that is removed meanwhile gets nothing: the transaction does not succeed then.
             txn.compares.push(Compare::new(NodeRecord::key(*node), Relation::NotEqual, Operand::Version(0)));
         }
+        let txn = authorize::within(asker, txn)?;
         check_txn(&txn).map_err(|refusal| refused(&refusal))?;
-        let command = Command::from(CommandKind::Request(Request { txn: Some(txn), ..request }));
-        let result = self.router.execute(command, Origin::Here, until).await?;
+        let command = Command::from(CommandKind::Request(Request { txn: Some(txn.into_inner()), ..request }));
+        let result = self.router.execute_for(asker, command, until).await?;
         Ok(api::AssignmentsWriteDone { result: result.encode_to_vec().into() })
     }
 
@@ -69,19 +76,21 @@ impl Service {
     /// One page of a node's items.
     pub(super) async fn assigned(
         &self,
+        asker: &Asker,
         read: api::AssignmentsRead,
         until: Instant,
     ) -> Result<api::AssignmentsReadDone, Failure> {
         let node = node_of(&read.node_id)?;
+        let (from, end) = AssignmentRecord::range(node);
+        // The successor of an id is the id with a zero byte behind it.
+        let key = if read.after.is_empty() { from } else { Bytes::from([&from[..], &read.after, &[0]].concat()) };
+        let range = authorize::within(asker, Range { key, end, ..Range::default() })?;
         if !read.serializable {
             self.router.read_index(until).await?;
         }
         let reader = self.store()?.reader;
         blocking(move || {
-            let (from, end) = AssignmentRecord::range(node);
-            // The successor of an id is the id with a zero byte behind it.
-            let key = if read.after.is_empty() { from } else { Bytes::from([&from[..], &read.after, &[0]].concat()) };
-            let page = page(&reader, &Range { key, end, ..Range::default() })?;
+            let page = page(&reader, &range)?;
             let mut items = Vec::with_capacity(page.entries.len());
             for entry in page.entries {
                 let id = AssignmentRecord::parse(&entry.key).map(|(_, id)| id).unwrap_or_default();
@@ -101,8 +110,14 @@ impl Service {
     }
 
     /// What a node last said of its items.
-    pub(super) async fn reported(&self, read: api::ReportRead, until: Instant) -> Result<api::ReportReadDone, Failure> {
+    pub(super) async fn reported(
+        &self,
+        asker: &Asker,
+        read: api::ReportRead,
+        until: Instant,
+    ) -> Result<api::ReportReadDone, Failure> {
         let node = node_of(&read.node_id)?;
+        authorize::within(asker, Range { key: ReportRecord::key(node), ..Range::default() })?;
         if !read.serializable {
             self.router.read_index(until).await?;
         }

@@ -10,7 +10,7 @@ use quorate_core::membership::record::NodeRecord;
 use quorate_transport::api;
 use tokio::task::JoinSet;
 
-use super::gate::Asker;
+use super::gate::{Asker, Who};
 use super::nodes::is_manager;
 use super::router::{Failure, fail};
 use super::service::{Service, display_name};
@@ -23,14 +23,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 impl Service {
     /// What this manager says of its machine and, for an operator, of the ways to the others.
     pub(super) async fn check(&self, asker: &Asker, asked: api::Check) -> Result<ManagerCheck, Failure> {
-        if asked.paths && !matches!(asker, Asker::Operator) {
+        if asked.paths && !matches!(asker.who, Who::Operator(_) | Who::Local) {
             return Err(fail(api::Code::Denied, "only an operator may have the ways between managers looked at"));
         }
         let mut check = self.own_check();
-        if let Asker::Node(node) = asker
+        if let Who::Node(node) = asker.who
             && asked.back
         {
-            check.back = Some(self.back(*node).await);
+            check.back = Some(self.back(node).await);
         }
         if asked.paths {
             check.paths = self.paths().await;

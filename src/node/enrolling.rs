@@ -144,11 +144,11 @@ impl Service {
         }
     }
 
-    /// Says who a node of the cluster is now, with a certificate that says so. Writes nothing.
+    /// Says who a node of the cluster is now, with a certificate that says so. Writes nothing of a node.
     pub(super) async fn renew(&self, request: &JoinRequest, until: Instant) -> Result<JoinReply, JoinRefused> {
         self.router.read_index(until).await.map_err(words)?;
         let seen = self.seen(request.node_id).await.map_err(words)?;
-        let Some((record, _)) = &seen.node else { return Err(JoinRefused::NotAMember) };
+        let Some((record, _)) = &seen.node else { return self.renew_operator(request, &seen, until).await };
         if record.lost {
             return Err(JoinRefused::AlreadyKnown(format!(
                 "{} was left behind by a recovery of the cluster, and what only its store holds is kept; it comes back with `quorate join --replace --token TOKEN`",

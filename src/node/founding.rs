@@ -11,6 +11,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::{COMMAND_VERSION, COMMAND_VERSION_MIN};
 use quorate_core::id::{ClusterId, Lineage, LineageId, NodeId, RaftId, StoreId};
+use quorate_core::membership::operators::OperatorRecord;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
 use quorate_core::ports::OpenStore;
 use quorate_core::state::{Founding, found};
@@ -27,6 +28,9 @@ use super::stop::StartError;
 use crate::client::SOFTWARE;
 use crate::config;
 use crate::status::NodeRole;
+
+/// The name of the operator that founding makes, as that of any other it may be taken back.
+const FIRST_OPERATOR: &str = "operator";
 
 impl NodeBuilder {
     pub(super) async fn prepare_init(self) -> Result<Prepared, StartError> {
@@ -124,7 +128,7 @@ impl NodeBuilder {
             facts.lineage = lineage.to_bytes().into();
             facts.raft_id = 1;
             facts.save(&*store.meta)?;
-            let founding = founding(&facts, &ca, &identity, self.tick)?;
+            let founding = founding(&facts, &ca, &identity, &operator, self.tick)?;
             let founded = found(&founding).map_err(|refusal| StartError::Invalid(refusal.to_string()))?;
             store.state.found(founded.writes, founded.reset)?;
         }
@@ -150,7 +154,13 @@ fn issue(
     Identity::new(ca.certificate().clone(), certificate, key).map_err(|error| internal(error.to_string()))
 }
 
-fn founding(facts: &Facts, ca: &ClusterCa, identity: &Identity, tick: Duration) -> Result<Founding, StartError> {
+fn founding(
+    facts: &Facts,
+    ca: &ClusterCa,
+    identity: &Identity,
+    operator: &Identity,
+    tick: Duration,
+) -> Result<Founding, StartError> {
     let token = || -> Result<Bytes, StartError> {
         let secret = Bytes::copy_from_slice(&random(|bytes| bytes)?);
         Ok(TokenRecord { secret }.encode_to_vec().into())
@@ -184,8 +194,23 @@ fn founding(facts: &Facts, ca: &ClusterCa, identity: &Identity, tick: Duration) 
             (token_key(Role::Manager), token()?),
             (token_key(Role::Worker), token()?),
             (ca_key(), ca.encode_to_vec().into()),
+            (OperatorRecord::key(operator.subject().node_id), first_operator(operator).to_bytes()),
         ],
     })
+}
+
+/// The record of the identity that founding writes.
+fn first_operator(operator: &Identity) -> OperatorRecord {
+    let subject = operator.subject();
+    let issued = subject.issued().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    OperatorRecord {
+        id: Bytes::copy_from_slice(subject.node_id.as_bytes()),
+        name: FIRST_OPERATOR.to_owned(),
+        key_digest: Bytes::copy_from_slice(&subject.key_digest),
+        created: issued,
+        certificate_ends: subject.not_after,
+        ..OperatorRecord::default()
+    }
 }
 
 pub(super) fn prepared(facts: &Facts, operator_identity: Option<PathBuf>) -> Prepared {

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::consensus::io::{Input, Records};
 use quorate_core::id::{Lineage, NodeId, RaftId};
+use quorate_core::membership::operators::Standing;
 use quorate_core::membership::upgrade::Support;
 use quorate_transport::{
-    Answer, Caller, CertRole, Down, Feed, Gate, Handler, Hello, IncomingSnapshot, JoinReply, JoinRequest, Lane,
+    Answer, Caller, CertRole, Clock, Down, Feed, Gate, Handler, Hello, IncomingSnapshot, JoinReply, JoinRequest, Lane,
     PROTOCOL_MAX, PROTOCOL_MIN, Plane, Refused, Session, api,
 };
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -22,7 +23,7 @@ use super::fence::{Fencing, Incarnations};
 use super::ground::Tasks;
 use super::service::Service;
 use super::tasks::Call;
-use super::{sessions, snapshots, watching};
+use super::{authorize, sessions, snapshots, watching};
 use crate::client::SOFTWARE;
 
 /// The node's word on connections.
@@ -30,6 +31,8 @@ pub(super) struct NodeGate {
     pub(super) facts: Facts,
     pub(super) records: watch::Receiver<Arc<Records>>,
     pub(super) incarnations: Arc<Incarnations>,
+    /// What operators' times are judged by.
+    pub(super) clock: Clock,
 }
 
 impl NodeGate {
@@ -67,6 +70,19 @@ impl NodeGate {
             Some(_) | None => Ok(()),
         }
     }
+
+    /// One that was issued a moment ago may not be known here yet: it is looked for when it asks for something.
+    fn admit_operator(&self, records: &Records, caller: &Caller) -> Result<(), Refused> {
+        let Some(record) = records.operators.get(caller.node_id) else { return Ok(()) };
+        let now = self.clock.now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        if record.standing(now) != Standing::Stands {
+            return Err(Refused::Revoked);
+        }
+        if record.key_digest == caller.key_digest.as_slice() {
+            return Ok(());
+        }
+        Err(Refused::WrongNode("its key is not the one that this operator was issued with".into()))
+    }
 }
 
 impl Gate for NodeGate {
@@ -82,7 +98,7 @@ impl Gate for NodeGate {
         let records = self.records.borrow();
         match plane {
             Plane::Peer => Self::admit_peer(&records, caller, hello),
-            Plane::Client if caller.role == CertRole::Operator => Ok(()),
+            Plane::Client if caller.role == CertRole::Operator => self.admit_operator(&records, caller),
             Plane::Client => {
                 let Some(record) = records.nodes.get(caller.node_id) else { return Err(Refused::NotAMember) };
                 if record.key_digest == caller.key_digest.as_slice() {
@@ -176,14 +192,12 @@ impl Handler for NodeHandler {
         self.runtime.spawn(async move {
             let response = match api::Request::decode(body) {
                 Ok(request) => {
-                    let local = caller.plane == Plane::Local;
-                    let asker = if local { service.local_asker(&request) } else { caller.into() };
                     // A read may take long, and is nothing to anybody once its caller is gone.
                     let is_read = matches!(request.kind, Some(api::request::Kind::Read(_)));
                     let mut place = std::mem::take(reply.place());
                     let response = tokio::select! {
                         biased;
-                        response = service.call(&asker, request, &mut place) => response,
+                        response = service.called(&caller, request, &mut place) => response,
                         () = reply.closed(), if is_read => return,
                     };
                     *reply.place() = place;
@@ -221,8 +235,11 @@ impl Handler for NodeHandler {
         self.runtime.spawn(async move {
             match api::Request::decode(body) {
                 Ok(request) => {
-                    let local = caller.plane == Plane::Local;
-                    let asker = if local { service.local_asker(&request) } else { caller.into() };
+                    let asker = match &request.kind {
+                        Some(kind) => service.identify(&caller, kind).await,
+                        // What is wrong with it is said there.
+                        None => Ok(Asker::here(Who::Node(caller.node_id))),
+                    };
                     watching::serve(service, asker, request, feed).await;
                 }
                 Err(error) => {
@@ -244,12 +261,14 @@ impl Handler for NodeHandler {
     }
 }
 
-/// Who asks, as the authorisation table sees it.
+/// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Asker {
-    /// An operator: by certificate, on the local socket, or the embedder itself.
-    Operator,
-    /// An operator on the manager's own machine, where that is asked what never leaves it.
+pub(crate) enum Who {
+    /// An operator, by certificate and record.
+    Operator(NodeId),
+    /// An operator that may only look.
+    Reader(NodeId),
+    /// On the manager's own machine: its local socket, or the embedder itself.
     Local,
     /// Another manager on the peer plane.
     Manager,
@@ -257,23 +276,61 @@ pub(crate) enum Asker {
     Node(NodeId),
 }
 
-impl Asker {
-    /// The word in the log.
+impl Who {
+    /// The word in the log, and between managers.
     pub(super) const fn word(self) -> &'static str {
         match self {
-            Self::Operator | Self::Local => "operator",
+            Self::Operator(_) => "operator",
+            Self::Reader(_) => "reader",
+            Self::Local => "local",
             Self::Manager => "manager",
             Self::Node(_) => "node",
         }
     }
 }
 
-impl From<Caller> for Asker {
-    fn from(caller: Caller) -> Self {
-        match (caller.plane, caller.role) {
-            (Plane::Local, _) | (Plane::Client, CertRole::Operator) => Self::Operator,
-            (Plane::Peer, _) => Self::Manager,
-            (Plane::Client | Plane::Join, _) => Self::Node(caller.node_id),
-        }
+/// Who asks, and what, as the authorisation table sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Asker {
+    pub(super) who: Who,
+    /// Another manager was asked, and passes it on: it is not passed on again.
+    pub(super) passed_on: bool,
+    /// The word of the request, from the table.
+    pub(super) of: &'static str,
+}
+
+impl Asker {
+    /// Asked here.
+    pub(super) const fn here(who: Who) -> Self {
+        Self { who, passed_on: false, of: "" }
+    }
+
+    /// As the leader is told who asked.
+    pub(super) fn behalf(&self) -> api::Behalf {
+        let id = match self.who {
+            Who::Operator(id) | Who::Reader(id) | Who::Node(id) => Bytes::copy_from_slice(id.as_bytes()),
+            Who::Local | Who::Manager => Bytes::new(),
+        };
+        api::Behalf { role: self.who.word().into(), id, of: self.of.into() }
+    }
+
+    /// Whom another manager speaks for; `None` for what makes no sense.
+    pub(super) fn spoken_for(behalf: &api::Behalf) -> Option<Self> {
+        let id = || NodeId::from_slice(&behalf.id);
+        let who = match behalf.role.as_str() {
+            "operator" => Who::Operator(id()?),
+            "reader" => Who::Reader(id()?),
+            "node" => Who::Node(id()?),
+            "local" => Who::Local,
+            _ => return None,
+        };
+        let of = authorize::KINDS.iter().find(|word| **word == behalf.of)?;
+        Some(Self { who, passed_on: true, of })
+    }
+
+    /// The request as it is passed on to the leader.
+    pub(super) fn pass_on(&self, kind: api::request::Kind, deadline_ms: u64) -> api::request::Kind {
+        let request = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
+        api::request::Kind::PassedOn(api::PassedOn { behalf: Some(self.behalf()), request })
     }
 }

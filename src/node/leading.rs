@@ -36,11 +36,11 @@ impl Service {
             }
             let leader = status.leader.map_or(0, |leader| leader.0);
             let elsewhere = api::Error { leader, ..fail(api::Code::NotLeader, "this manager does not lead") };
-            if matches!(asker, Asker::Manager) {
+            if asker.passed_on {
                 return Err(elsewhere);
             }
             let again = match status.leader {
-                Some(leader) => match self.ask_manager(leader, kind.clone(), until).await {
+                Some(leader) => match self.ask_manager(asker, leader, kind.clone(), until).await {
                     Err(error) if matches!(error.code(), api::Code::NotLeader | api::Code::Stopping) => error,
                     answered => return answered.map(Some),
                 },
@@ -55,13 +55,15 @@ impl Service {
 
     async fn ask_manager(
         &self,
+        asker: &Asker,
         manager: RaftId,
         kind: api::request::Kind,
         until: Instant,
     ) -> Result<api::response::Kind, Failure> {
         let patience = until.saturating_duration_since(Instant::now());
         let deadline_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-        let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
+        let kind = Some(asker.pass_on(kind, deadline_ms));
+        let body = api::Request { deadline_ms, kind }.encode_to_vec().into();
         let answered = self.peers.request(manager, body, patience).await;
         read(answered, &format!("{}, which leads,", self.name_of(manager)))
     }

@@ -26,7 +26,11 @@ use super::tasks::{Call, Reply};
 /// One more renewal does no harm, so it is asked for as often as it takes.
 struct Renewal {
     lease: LeaseId,
-    origin: Origin,
+    asker: Asker,
+}
+
+const fn origin(asker: &Asker) -> Origin {
+    if asker.passed_on { Origin::Forwarded } else { Origin::Here }
 }
 
 impl Errand for Renewal {
@@ -40,7 +44,7 @@ impl Errand for Renewal {
     }
 
     fn call(&self, reply: oneshot::Sender<Reply>) -> Call {
-        Call::Renew { lease: self.lease, origin: self.origin, reply }
+        Call::Renew { lease: self.lease, origin: origin(&self.asker), reply }
     }
 
     fn done_here(&self, reply: Reply) -> Option<Result<u64, Failure>> {
@@ -52,7 +56,9 @@ impl Errand for Renewal {
     }
 
     fn request(&self) -> request::Kind {
-        request::Kind::LeaseKeepAlive(api::LeaseKeepAlive { lease: self.lease.0 })
+        let kind = request::Kind::LeaseKeepAlive(api::LeaseKeepAlive { lease: self.lease.0 });
+        // How long is waited is said by the request around it.
+        self.asker.pass_on(kind, u64::MAX)
     }
 
     fn done_there(&self, answer: response::Kind) -> Option<Result<u64, Failure>> {
@@ -63,8 +69,8 @@ impl Errand for Renewal {
 
 impl Router {
     /// Lets a lease go on, here or at the leader; its time to live in milliseconds.
-    async fn renew(&self, lease: LeaseId, origin: Origin, until: Instant) -> Result<u64, Failure> {
-        self.run(&Renewal { lease, origin }, origin, until, &mut None).await.map_err(|error| {
+    async fn renew(&self, lease: LeaseId, asker: &Asker, until: Instant) -> Result<u64, Failure> {
+        self.run(&Renewal { lease, asker: *asker }, origin(asker), until, &mut None).await.map_err(|error| {
             // Whether it was done changes nothing: the lease then lasts longer than its holder thinks.
             let unknown = matches!(error.code(), api::Code::Unknown);
             if unknown {
@@ -108,9 +114,14 @@ fn info(lease: LeaseId, record: LeaseRecord, left_ms: Option<u64>) -> api::Lease
 }
 
 impl Service {
-    pub(super) async fn lease_write(&self, request: &[u8], until: Instant) -> Result<response::Kind, Failure> {
+    pub(super) async fn lease_write(
+        &self,
+        asker: &Asker,
+        request: &[u8],
+        until: Instant,
+    ) -> Result<response::Kind, Failure> {
         let command = Command::from(CommandKind::Request(ordered(request)?));
-        let result = self.router.execute(command, Origin::Here, until).await?.encode_to_vec().into();
+        let result = self.router.execute_for(asker, command, until).await?.encode_to_vec().into();
         Ok(response::Kind::LeaseWrite(api::LeaseWriteDone { result }))
     }
 
@@ -120,8 +131,7 @@ impl Service {
         lease: u64,
         until: Instant,
     ) -> Result<response::Kind, Failure> {
-        let origin = if matches!(asker, Asker::Manager) { Origin::Forwarded } else { Origin::Here };
-        let ttl_ms = self.router.renew(LeaseId(lease), origin, until).await?;
+        let ttl_ms = self.router.renew(LeaseId(lease), asker, until).await?;
         Ok(response::Kind::LeaseKeepAlive(api::LeaseKeepAliveDone { ttl_ms }))
     }
 

@@ -59,9 +59,8 @@ impl Manager {
             return Err(CallError::not_sent("this manager has stopped. Nothing was done; ask another one"));
         }
         let service = Arc::clone(&self.service);
-        let asked = self
-            .runtime
-            .spawn(async move { service.call(&service.local_asker(&request), request, &mut Place::default()).await });
+        let asker = service.local_asker(request.kind.as_ref());
+        let asked = self.runtime.spawn(async move { service.call(asker, request, &mut Place::default()).await });
         asked.await.map_err(|error| CallError::unanswered(format!("the node stopped: {error}")))
     }
 
@@ -71,8 +70,8 @@ impl Manager {
             return Err(CallError::not_sent("this manager has stopped. Nothing was done; ask another one"));
         }
         let (feed, receiver) = Feed::here();
-        let asker = self.service.local_asker(&request);
-        self.runtime.spawn(watching::serve(Arc::clone(&self.service), asker, request, feed));
+        let asker = self.service.local_asker(request.kind.as_ref());
+        self.runtime.spawn(watching::serve(Arc::clone(&self.service), Ok(asker), request, feed));
         Ok(receiver)
     }
 

@@ -80,6 +80,8 @@ mod nodes;
 #[cfg(feature = "manager")]
 mod once;
 #[cfg(feature = "manager")]
+mod operators;
+#[cfg(feature = "manager")]
 mod policy;
 #[cfg(feature = "manager")]
 mod presence;

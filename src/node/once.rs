@@ -8,12 +8,12 @@
 
 use bytes::Bytes;
 use quorate_core::command::{Command, CommandKind, Request};
-use quorate_core::consensus::io::Origin;
 use quorate_core::membership::record::ClusterRecord;
 use quorate_core::txn::{Compare, KeyValue, OpResult, OpResultKind, Put, Range, Txn};
 use quorate_transport::api;
 use tokio::time::Instant;
 
+use super::gate::Asker;
 use super::router::{Failure, fail};
 use super::service::Service;
 
@@ -69,6 +69,7 @@ impl Service {
     /// unless an earlier copy of it was faster.
     pub(super) async fn once(
         &self,
+        asker: &Asker,
         id: Option<api::Once>,
         planned: Result<Option<Txn>, Failure>,
         until: Instant,
@@ -94,7 +95,7 @@ impl Service {
             return Err(fail(api::Code::Invalid, "the wish's request id cannot be read. Nothing was changed"));
         }
         let command = Command::from(CommandKind::Request(request));
-        let done = self.router.execute(command, Origin::Here, until).await?;
+        let done = self.router.execute_for(asker, command, until).await?;
         if done.succeeded { Ok(Wished::Done(done.results)) } else { otherwise }
     }
 }

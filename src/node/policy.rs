@@ -171,7 +171,7 @@ impl Service {
             Ok((updated != cluster).then_some(txn))
         };
         let planned = planned.await;
-        let wished = self.once(asked.once, planned, until).await?;
+        let wished = self.once(asker, asked.once, planned, until).await?;
         let policy = match wished.written() {
             Some(written) => in_force(&ClusterRecord::decode(written.value.clone()).map_err(unreadable)?),
             None => in_force(&self.cluster_record().await.map_err(once::already_settled)?.0),

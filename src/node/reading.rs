@@ -17,6 +17,8 @@ use quorate_transport::{Place, api};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use super::authorize::{self, Allowed};
+use super::gate::Asker;
 use super::router::{Failure, fail, refused};
 use super::service::{Service, blocking, broken};
 
@@ -80,6 +82,7 @@ impl Service {
     /// Cancel safe: a read that is dropped ends with the step that it is in.
     pub(super) async fn read(
         &self,
+        asker: &Asker,
         read: api::Read,
         until: Instant,
         place: &mut Place,
@@ -87,6 +90,7 @@ impl Service {
         let mut range = Range::decode(read.range)
             .map_err(|error| fail(api::Code::Invalid, format!("the range cannot be read: {error}")))?;
         user::qualify_range(&mut range);
+        let range = authorize::within(asker, range)?;
         check_range(&range).map_err(|refusal| refused(&refusal))?;
         if !read.serializable {
             self.router.read_index(until).await?;
@@ -111,7 +115,7 @@ impl Service {
     /// From one view; else how large an answer is that found no room.
     async fn read_once(
         &self,
-        range: Range,
+        range: Allowed<Range>,
         until: Instant,
         place: &mut Place,
     ) -> Result<Result<api::ReadDone, usize>, Failure> {
@@ -130,7 +134,7 @@ impl Service {
                 let (_turn, under_way) = (turn, under_way);
                 let mut begun = match next {
                     Some(begun) => begun,
-                    None => Box::new(Begun::now(reader.view(), range)?),
+                    None => Box::new(Begun::now(reader.view(), range.into_inner())?),
                 };
                 // What of it is of the past needs a turn first.
                 let found = if begun.reading.is_of_the_past() && !of_the_past { None } else { begun.step()? };

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::forwarding::Errand;
+use super::gate::Asker;
 use super::reach::Reach;
 use super::tasks::{Call, Reply};
 use super::trace;
@@ -62,6 +63,8 @@ impl Drop for Pending<'_> {
 struct Proposal {
     command: Command,
     origin: Origin,
+    /// Whose request it is; none of the managers' own.
+    behalf: Option<api::Behalf>,
 }
 
 impl Errand for Proposal {
@@ -89,7 +92,8 @@ impl Errand for Proposal {
     }
 
     fn request(&self) -> request::Kind {
-        request::Kind::Command(api::Command { command: self.command.encode_to_vec().into() })
+        let behalf = self.behalf.clone();
+        request::Kind::Command(api::Command { command: self.command.encode_to_vec().into(), behalf })
     }
 
     fn done_there(&self, answer: response::Kind) -> Option<Result<TxnResult, Failure>> {
@@ -125,12 +129,27 @@ impl Router {
         }
     }
 
-    /// Replicates a command; answers its outcome. "Not done" is said only when no attempt can have been done.
+    /// Replicates a command of the managers' own, or one that was passed on and authorised; answers its outcome. "Not done" is
+    /// said only when no attempt can have been done.
     pub(super) async fn execute(&self, command: Command, origin: Origin, until: Instant) -> Result<TxnResult, Failure> {
+        self.replicate(Proposal { command, origin, behalf: None }, until).await
+    }
+
+    /// The same for what somebody has asked for: the leader is told who.
+    pub(super) async fn execute_for(
+        &self,
+        asker: &Asker,
+        command: Command,
+        until: Instant,
+    ) -> Result<TxnResult, Failure> {
+        self.replicate(Proposal { command, origin: Origin::Here, behalf: Some(asker.behalf()) }, until).await
+    }
+
+    async fn replicate(&self, proposal: Proposal, until: Instant) -> Result<TxnResult, Failure> {
         let (began, _pending) = (Instant::now(), Pending::new(&self.meters));
-        trace::asked(&command);
+        trace::asked(&proposal.command);
         let mut open = None;
-        let answer = self.run(&Proposal { command, origin }, origin, until, &mut open).await;
+        let answer = self.run(&proposal, proposal.origin, until, &mut open).await;
         let answer = answer.map_err(|error| overshadowed(error, open));
         match &answer {
             Ok(_) => self.meters.proposal_duration.record(began.elapsed()),

@@ -50,7 +50,7 @@ use super::tasks::{Call, ConsensusTask, Hands};
 use super::watching::{self, Watches};
 use super::work::Work;
 use super::workers::{self, Workers};
-use super::{asking, housekeeping, identity, keepers, log_writer, metering, sealing};
+use super::{asking, housekeeping, identity, keepers, log_writer, metering, operators, sealing};
 use crate::config;
 use crate::keys::Desk;
 use crate::metrics::Meters;
@@ -236,8 +236,12 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let watches = Arc::new(Watches::new(state.status().revision));
 
     let incarnations = Arc::new(Incarnations::default());
-    let gate: Arc<dyn Gate> =
-        Arc::new(NodeGate { facts: facts.clone(), records: records.clone(), incarnations: Arc::clone(&incarnations) });
+    let gate: Arc<dyn Gate> = Arc::new(NodeGate {
+        facts: facts.clone(),
+        records: records.clone(),
+        incarnations: Arc::clone(&incarnations),
+        clock: builder.certificates.clock,
+    });
     let (handler_in, handler) = oneshot::channel();
     let (listening_in, listening) = oneshot::channel();
     let net = Net {
@@ -395,6 +399,11 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         &handle,
         "renews the certificate",
         identity::keep_certificate(Arc::clone(&service), endpoint.clone(), builder.directory.clone()),
+    );
+    ending.keep(
+        &handle,
+        "disconnects operators that were revoked",
+        operators::keep_out(Arc::clone(&service), endpoint.clone()),
     );
     ending.keep(&handle, "notes who is connected", keepers::keep_connected(endpoint, status.clone(), inbox.clone()));
     ending.keep(&handle, "tells the log who leads", keepers::narrate(Arc::clone(&service), status.clone()));

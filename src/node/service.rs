@@ -18,14 +18,14 @@ use quorate_core::state::check_txn;
 use quorate_core::txn::{Txn, TxnResult};
 use quorate_core::user;
 use quorate_transport::api::{self, request, response};
-use quorate_transport::{Identity, Place, UdpBuffers};
+use quorate_transport::{Caller, CertRole, Identity, Place, Plane, UdpBuffers};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::facts::Facts;
 use super::fence::Incarnations;
-use super::gate::Asker;
+use super::gate::{Asker, Who};
 use super::keepers::Space;
 use super::reach::Reach;
 use super::readiness::Pulse;
@@ -106,6 +106,13 @@ pub(super) fn requested(request: Bytes) -> Result<(Request, Txn), Failure> {
     }
 }
 
+fn unknown_kind() -> api::Response {
+    failure(
+        api::Code::Invalid,
+        "this manager does not know the request: it may be older than the client. Nothing was done",
+    )
+}
+
 /// A failed response.
 pub(super) fn failure(code: api::Code, message: impl Into<String>) -> api::Response {
     api::Response { kind: Some(response::Kind::Error(fail(code, message))) }
@@ -142,27 +149,49 @@ impl Service {
         self.store.read().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
+    /// Answers one request of whoever has called; always within its deadline.
+    pub(super) async fn called(&self, caller: &Caller, request: api::Request, place: &mut Place) -> api::Response {
+        let Some(kind) = &request.kind else { return unknown_kind() };
+        match self.identify(caller, kind).await {
+            Ok(asker) => self.call(asker, request, place).await,
+            Err(error) => api::Response { kind: Some(response::Kind::Error(error)) },
+        }
+    }
+
+    /// What another manager passes on is answered as if whoever asked it had asked here. Nobody else passes on.
+    async fn taken_out(&self, asker: Asker, request: api::Request) -> Result<(Asker, api::Request), Failure> {
+        let Some(request::Kind::PassedOn(passed)) = request.kind else { return Ok((asker, request)) };
+        authorize::check(&asker, &request::Kind::PassedOn(api::PassedOn::default()))?;
+        let malformed = || fail(api::Code::Invalid, "what was passed on cannot be read. Nothing was done");
+        let spoken_for = passed.behalf.as_ref().and_then(Asker::spoken_for).ok_or_else(malformed)?;
+        let inner = api::Request::decode(passed.request).map_err(|_error| malformed())?;
+        self.stands(spoken_for.who).await?;
+        // A deadline of its own would be by another clock.
+        Ok((spoken_for, api::Request { deadline_ms: request.deadline_ms, ..inner }))
+    }
+
     /// Answers one request; always within its deadline. A read's answer has found its place when this returns.
-    pub(crate) async fn call(&self, asker: &Asker, request: api::Request, place: &mut Place) -> api::Response {
+    pub(crate) async fn call(&self, asker: Asker, request: api::Request, place: &mut Place) -> api::Response {
+        let (asker, request) = match self.taken_out(asker, request).await {
+            Ok(taken_out) => taken_out,
+            Err(error) => return api::Response { kind: Some(response::Kind::Error(error)) },
+        };
         let Ok(_under_way) = self.under_way.try_acquire() else {
             return failure(api::Code::Stopping, "this manager is stopping. Nothing was done; ask another one");
         };
-        let Some(kind) = request.kind else {
-            return failure(
-                api::Code::Invalid,
-                "this manager does not know the request: it may be older than the client. Nothing was done",
-            );
-        };
-        let (row, began) = (asked::row(&kind), Instant::now());
-        let span = trace::request(&self.facts.name, asked::KINDS.get(row).copied().unwrap_or_default(), *asker);
-        let answer = if authorize::allowed(*asker, &kind) {
-            let patience = Duration::from_millis(request.deadline_ms).min(Duration::from_secs(600));
-            self.answer(asker, kind, began + patience, place).instrument(span.clone()).await
-        } else {
-            Err(fail(api::Code::Denied, authorize::denied(*asker, &kind)))
+        let Some(kind) = request.kind else { return unknown_kind() };
+        let (row, began) = (authorize::row(&kind), Instant::now());
+        let asker = Asker { of: authorize::KINDS.get(row).copied().unwrap_or_default(), ..asker };
+        let span = trace::request(&self.facts.name, asker.of, asker.who);
+        let answer = match authorize::check(&asker, &kind) {
+            Ok(()) => {
+                let patience = Duration::from_millis(request.deadline_ms).min(Duration::from_secs(600));
+                self.answer(&asker, kind, began + patience, place).instrument(span.clone()).await
+            }
+            Err(denied) => Err(denied),
         };
         let ended = answer.as_ref().map_or_else(|error| asked::ended(error.code()), |_done| Ended::Done);
-        self.meters.answered(row, asked::KINDS, began.elapsed(), ended);
+        self.meters.answered(row, authorize::KINDS, began.elapsed(), ended);
         trace::answered(&span, ended, began.elapsed());
         match answer {
             Ok(kind) => api::Response { kind: Some(kind) },
@@ -205,13 +234,13 @@ impl Service {
     ) -> Result<response::Kind, Failure> {
         match kind {
             request::Kind::Rejoin(rejoin) => {
-                let Asker::Node(node) = *asker else {
+                let Who::Node(node) = asker.who else {
                     return Err(fail(api::Code::Denied, "only a node's own certificate can rejoin it"));
                 };
                 self.rejoin(node, rejoin, until).await.map(response::Kind::Rejoin)
             }
             request::Kind::Enrol(enrol) => {
-                let Asker::Node(node) = *asker else {
+                let Who::Node(node) = asker.who else {
                     return Err(fail(api::Code::Denied, "only a node's own certificate can make it a manager"));
                 };
                 self.enrol(node, enrol, until).await.map(response::Kind::Enrol)
@@ -220,23 +249,23 @@ impl Service {
                 Ok(response::Kind::NodeReport(api::NodeReportDone { json: json(&self.node_report())? }))
             }
             request::Kind::AssignmentsWrite(write) => {
-                self.assign(write.request, until).await.map(response::Kind::AssignmentsWrite)
+                self.assign(asker, write.request, until).await.map(response::Kind::AssignmentsWrite)
             }
             request::Kind::AssignmentsRead(read) => {
-                self.assigned(read, until).await.map(response::Kind::AssignmentsRead)
+                self.assigned(asker, read, until).await.map(response::Kind::AssignmentsRead)
             }
-            request::Kind::ReportRead(read) => self.reported(read, until).await.map(response::Kind::ReportRead),
+            request::Kind::ReportRead(read) => self.reported(asker, read, until).await.map(response::Kind::ReportRead),
             request::Kind::Sessions(told) => self.sessions(told).await.map(response::Kind::Sessions),
             request::Kind::Addresses(_) => Ok(response::Kind::Addresses(self.addresses_met())),
             request::Kind::Write(write) => {
-                let result = self.write(write.request, until).await?.encode_to_vec().into();
+                let result = self.write(asker, write.request, until).await?.encode_to_vec().into();
                 Ok(response::Kind::Write(api::WriteDone { result }))
             }
             request::Kind::Watch(_) => Err(fail(
                 api::Code::Invalid,
                 "a watch is asked for as a feed, not as a request: the client is of another version. Nothing was done",
             )),
-            request::Kind::Read(read) => self.read(read, until, place).await.map(response::Kind::Read),
+            request::Kind::Read(read) => self.read(asker, read, until, place).await.map(response::Kind::Read),
             request::Kind::Status(_) => {
                 Ok(response::Kind::Status(api::StatusDone { json: json(&self.cluster_status().await)? }))
             }
@@ -244,49 +273,73 @@ impl Service {
                 Ok(response::Kind::Status(api::StatusDone { json: json(&self.member_report().await?)? }))
             }
             request::Kind::TokenShow(show) => self.token_show(&show.role, until).await,
-            request::Kind::TokenRotate(rotate) => self.token_rotate(rotate, until).await,
-            request::Kind::TokenCreate(create) => self.token_create(create, until).await,
+            request::Kind::TokenRotate(rotate) => self.token_rotate(asker, rotate, until).await,
+            request::Kind::TokenCreate(create) => self.token_create(asker, create, until).await,
             request::Kind::TokenList(_) => self.token_list(until).await,
-            request::Kind::TokenRevoke(revoke) => self.token_revoke(revoke, until).await,
+            request::Kind::TokenRevoke(revoke) => self.token_revoke(asker, revoke, until).await,
             request::Kind::NodeList(_) => document(&self.node_list().await?),
             request::Kind::NodeInspect(inspect) => self.node_inspect(asker, &inspect.node, until).await,
             request::Kind::NodeRole(role) => self.node_role(asker, role, until).await,
-            request::Kind::NodeUpdate(update) => self.node_update(update, until).await,
+            request::Kind::NodeUpdate(update) => self.node_update(asker, update, until).await,
             request::Kind::NodeRemove(remove) => self.node_remove(asker, remove, until).await,
             request::Kind::NodeLeave(leave) => self.node_leave(asker, leave, until).await,
             request::Kind::PolicyShow(_) => self.policy_show(until).await,
             request::Kind::PolicySet(set) => self.policy_set(asker, set, until).await,
             request::Kind::UpgradeStatus(_) => document(&self.upgrade_status().await?),
             request::Kind::UpgradeFinish(finish) => self.upgrade_finish(asker, finish, until).await,
-            request::Kind::Transfer(transfer) => self.transfer(transfer, until).await.map(response::Kind::Transfer),
+            request::Kind::Transfer(transfer) => {
+                self.transfer(asker, transfer, until).await.map(response::Kind::Transfer)
+            }
             request::Kind::KeyOrder(order) => self.key_order(order).await,
             request::Kind::Unlock(_) => Err(fail(api::Code::Refused, "this manager is not locked. Nothing was done")),
             request::Kind::Check(asked) => document(&self.check(asker, asked).await?),
             request::Kind::Standing(_) => Ok(response::Kind::Standing(self.standing())),
-            request::Kind::LeaseWrite(write) => self.lease_write(&write.request, until).await,
+            request::Kind::LeaseWrite(write) => self.lease_write(asker, &write.request, until).await,
             request::Kind::LeaseKeepAlive(renewal) => self.lease_keep_alive(asker, renewal.lease, until).await,
             request::Kind::LeaseList(list) => self.lease_list(asker, list, until).await,
             request::Kind::LeaseShow(show) => self.lease_show(asker, show, until).await,
-            request::Kind::Command(command) => {
-                let command = Command::decode(command.command).map_err(|error| {
+            request::Kind::OperatorIssue(issue) => self.operator_issue(asker, issue, until).await,
+            request::Kind::OperatorRevoke(revoke) => self.operator_revoke(asker, revoke, until).await,
+            request::Kind::OperatorList(_) => self.operator_list(until).await,
+            request::Kind::PassedOn(_) => {
+                Err(fail(api::Code::Invalid, "what was passed on is passed on no further. Nothing was done"))
+            }
+            request::Kind::Command(api::Command { command, behalf }) => {
+                let command = Command::decode(command).map_err(|error| {
                     fail(api::Code::Invalid, format!("the forwarded command cannot be read: {error}"))
                 })?;
+                let behalf = match &behalf {
+                    Some(behalf) => Some(Asker::spoken_for(behalf).ok_or_else(|| {
+                        fail(api::Code::Invalid, "a command was passed on for nobody that there is. Nothing was done")
+                    })?),
+                    None => None,
+                };
+                if let Some(asker) = &behalf {
+                    self.stands(asker.who).await?;
+                }
+                authorize::command(behalf.as_ref(), &command)?;
                 let result = self.router.execute(command, Origin::Forwarded, until).await?;
                 Ok(response::Kind::Command(api::CommandDone { result: result.encode_to_vec().into() }))
             }
         }
     }
 
-    async fn write(&self, request: Bytes, until: Instant) -> Result<TxnResult, Failure> {
+    async fn write(&self, asker: &Asker, request: Bytes, until: Instant) -> Result<TxnResult, Failure> {
         #[cfg(feature = "next-version")]
         if let Some(request) = Request::decode(request.clone()).ok().filter(|request| request.note.is_some()) {
-            return self.write_note(request, until).await;
+            let put = quorate_core::txn::Put {
+                key: quorate_core::keyspace::Section::User.key(b"note"),
+                ..Default::default()
+            };
+            authorize::within(asker, Txn::of(put))?;
+            return self.write_note(asker, request, until).await;
         }
         let (request, mut txn) = requested(request)?;
         user::qualify(&mut txn);
+        let txn = authorize::within(asker, txn)?;
         check_txn(&txn).map_err(|refusal| refused(&refusal))?;
-        let command = Command::from(CommandKind::Request(Request { txn: Some(txn), ..request }));
-        let mut result = self.router.execute(command, Origin::Here, until).await?;
+        let command = Command::from(CommandKind::Request(Request { txn: Some(txn.into_inner()), ..request }));
+        let mut result = self.router.execute_for(asker, command, until).await?;
         user::strip_result(&mut result);
         Ok(result)
     }
@@ -310,7 +363,12 @@ impl Service {
         ticks.saturating_mul(self.status.borrow().tick.0) / 1_000_000
     }
 
-    async fn transfer(&self, asked: api::Transfer, until: Instant) -> Result<api::TransferDone, Failure> {
+    async fn transfer(
+        &self,
+        asker: &Asker,
+        asked: api::Transfer,
+        until: Instant,
+    ) -> Result<api::TransferDone, Failure> {
         let target = if asked.to.is_empty() { None } else { Some(self.manager_named(&asked.to)?) };
         let status = self.status.borrow().clone();
         if asked.term != 0 && asked.term < status.term.0 {
@@ -330,8 +388,8 @@ impl Service {
         }
         let leader = match self.router.transfer(target, until).await {
             Ok(leader) => leader,
-            Err(error) if matches!(error.code(), api::Code::NotLeader) && error.leader != 0 => {
-                return self.transfer_elsewhere(RaftId(error.leader), asked, until).await;
+            Err(error) if matches!(error.code(), api::Code::NotLeader) && error.leader != 0 && !asker.passed_on => {
+                return self.transfer_elsewhere(asker, RaftId(error.leader), asked, until).await;
             }
             Err(error) if matches!(error.code(), api::Code::NotLeader) => {
                 return Err(fail(
@@ -352,13 +410,14 @@ impl Service {
 
     async fn transfer_elsewhere(
         &self,
+        asker: &Asker,
         leader: RaftId,
         asked: api::Transfer,
         until: Instant,
     ) -> Result<api::TransferDone, Failure> {
         let patience = until.saturating_duration_since(Instant::now());
         let deadline_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-        let kind = request::Kind::Transfer(asked);
+        let kind = asker.pass_on(request::Kind::Transfer(asked), deadline_ms);
         let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
         let unknown = |why: String| fail(api::Code::Unknown, format!("{why}; ask `status` who leads"));
         let answer = self.peers.request(leader, body, patience).await.map_err(|error| unknown(error.to_string()))?;
@@ -371,12 +430,22 @@ impl Service {
     }
 
     /// Who asks on this node's own socket, or in its own process: an operator, but it is the node itself that leaves.
-    pub(crate) fn local_asker(&self, request: &api::Request) -> Asker {
-        match request.kind {
-            Some(request::Kind::NodeLeave(_)) => Asker::Node(self.facts.node()),
-            Some(request::Kind::KeyOrder(_) | request::Kind::Unlock(_)) => Asker::Local,
-            Some(_) | None => Asker::Operator,
-        }
+    pub(crate) fn local_asker(&self, kind: Option<&request::Kind>) -> Asker {
+        let leaves = matches!(kind, Some(request::Kind::NodeLeave(_)));
+        Asker::here(if leaves { Who::Node(self.facts.node()) } else { Who::Local })
+    }
+
+    /// Who has called, by the records.
+    pub(super) async fn identify(&self, caller: &Caller, kind: &request::Kind) -> Result<Asker, Failure> {
+        let who = match (caller.plane, caller.role) {
+            (Plane::Local, _) => return Ok(self.local_asker(Some(kind))),
+            (Plane::Peer, _) => Who::Manager,
+            (Plane::Client, CertRole::Operator) => {
+                return self.operator_asker(caller.node_id, &caller.key_digest).await.map(Asker::here);
+            }
+            (Plane::Client, CertRole::Manager | CertRole::Worker) | (Plane::Join, _) => Who::Node(caller.node_id),
+        };
+        Ok(Asker::here(who))
     }
 
     /// What people call the manager with this raft id.

@@ -17,6 +17,7 @@ use quorate_transport::api::{self, response};
 use quorate_transport::{JoinRefused, JoinToken, TokenSecret};
 use tokio::time::Instant;
 
+use super::gate::Asker;
 use super::once::{self, already_settled};
 use super::records::{self, TokenRecord};
 use super::router::{Failure, fail, refused_by};
@@ -243,6 +244,7 @@ impl Service {
     /// Gives a role another standing token; the old one lets nobody in any more.
     pub(super) async fn token_rotate(
         &self,
+        asker: &Asker,
         asked: api::TokenRotate,
         until: Instant,
     ) -> Result<response::Kind, Failure> {
@@ -250,7 +252,7 @@ impl Service {
         let secret = drawn(&asked.secret)?;
         let record = TokenRecord { secret: asked.secret };
         let put = Put { key: records::token_key(role), value: record.encode_to_vec().into(), ..Put::default() };
-        self.once(asked.once, Ok(Some(Txn::of(put))), until).await?;
+        self.once(asker, asked.once, Ok(Some(Txn::of(put))), until).await?;
         tracing::info!(role = role.name(), "the join token was rotated");
         Ok(response::Kind::Token(api::TokenDone { token: self.revealed(secret).await.map_err(already_settled)? }))
     }
@@ -258,6 +260,7 @@ impl Service {
     /// Makes a token for a time and a number of uses.
     pub(super) async fn token_create(
         &self,
+        asker: &Asker,
         asked: api::TokenCreate,
         until: Instant,
     ) -> Result<response::Kind, Failure> {
@@ -274,7 +277,7 @@ impl Service {
             uses: asked.uses,
             used: 0,
         };
-        let wished = self.once(asked.once, tokens.with(&token, now).map(Some), until).await?;
+        let wished = self.once(asker, asked.once, tokens.with(&token, now).map(Some), until).await?;
         // As the first copy of the request made it.
         let token = match wished.written().map(|written| MadeToken::decode(written.value.clone())) {
             Some(Ok(made)) => made,
@@ -307,6 +310,7 @@ impl Service {
     /// Takes a token back.
     pub(super) async fn token_revoke(
         &self,
+        asker: &Asker,
         asked: api::TokenRevoke,
         until: Instant,
     ) -> Result<response::Kind, Failure> {
@@ -321,7 +325,7 @@ impl Service {
                 ),
             )),
         };
-        self.once(asked.once, planned, until).await?;
+        self.once(asker, asked.once, planned, until).await?;
         tracing::info!(id = asked.id, "a join token was revoked");
         document(&())
     }

@@ -10,16 +10,16 @@ use quorate_core::state::contract::Outcome;
 use tracing::Span;
 use tracing::field::{Empty, display};
 
-use super::gate::Asker;
+use super::gate::Who;
 use crate::metrics::Ended;
 
 /// The span of a request that has just come to this manager; what is learned of it later is filled in.
-pub(super) fn request(node: &str, kind: &'static str, asker: Asker) -> Span {
+pub(super) fn request(node: &str, kind: &'static str, who: Who) -> Span {
     tracing::debug_span!(
         "request",
         node,
         kind,
-        asker = asker.word(),
+        asker = who.word(),
         client = Empty,
         sequence = Empty,
         leader = Empty,

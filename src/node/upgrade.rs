@@ -151,7 +151,7 @@ impl Service {
             Err(held) => Err(refusal(&held, &records)),
         };
         let revision = records.revision;
-        let wished = self.once(asked.once, planned, until).await?;
+        let wished = self.once(asker, asked.once, planned, until).await?;
         if wished.is_done() {
             let mut following = self.records.clone();
             // What is told then is what has become of it; that it is done is certain already.
@@ -170,10 +170,9 @@ impl Service {
 #[cfg(feature = "next-version")]
 mod version_2 {
     use quorate_core::command::{Command, CommandKind, Request, note_key};
-    use quorate_core::consensus::io::Origin;
     use quorate_core::txn::TxnResult;
 
-    use super::{Failure, Instant, Service};
+    use super::{Asker, Failure, Instant, Service};
     use crate::node::records;
     use crate::node::service::{blocking, broken};
 
@@ -187,9 +186,14 @@ mod version_2 {
         }
 
         /// Leaves a note on the cluster, in the format that only version 2 knows.
-        pub(in crate::node) async fn write_note(&self, request: Request, until: Instant) -> Result<TxnResult, Failure> {
+        pub(in crate::node) async fn write_note(
+            &self,
+            asker: &Asker,
+            request: Request,
+            until: Instant,
+        ) -> Result<TxnResult, Failure> {
             let command = Command::from(CommandKind::Request(request));
-            self.router.execute(command, Origin::Here, until).await
+            self.router.execute_for(asker, command, until).await
         }
     }
 }

@@ -214,7 +214,7 @@ fn last_word(end: End) -> Failure {
 }
 
 /// Serves one watch until it ends.
-pub(super) async fn serve(service: Arc<Service>, asker: Asker, request: api::Request, feed: Feed) {
+pub(super) async fn serve(service: Arc<Service>, asker: Result<Asker, Failure>, request: api::Request, feed: Feed) {
     let Feed { mut sender, asker: mut listening } = feed;
     let over = tokio::select! {
         over = watch(&service, asker, request, &mut sender) => over,
@@ -227,7 +227,12 @@ pub(super) async fn serve(service: Arc<Service>, asker: Asker, request: api::Req
     }
 }
 
-async fn watch(service: &Service, asker: Asker, request: api::Request, sender: &mut FeedSender) -> Over {
+async fn watch(
+    service: &Service,
+    asker: Result<Asker, Failure>,
+    request: api::Request,
+    sender: &mut FeedSender,
+) -> Over {
     match begin(service, asker, request).await {
         Ok((registration, bell, filter)) => {
             let told = tell(service, registration.id, &bell, &filter, sender).await;
@@ -239,21 +244,21 @@ async fn watch(service: &Service, asker: Asker, request: api::Request, sender: &
 
 async fn begin(
     service: &Service,
-    asker: Asker,
+    asker: Result<Asker, Failure>,
     request: api::Request,
 ) -> Result<(Registration<'_>, Arc<Notify>, Filter), Failure> {
     let Some(kind) = request.kind else {
         return Err(fail(api::Code::Invalid, "this manager does not know the question. Nothing was done"));
     };
-    if !authorize::allowed(asker, &kind) {
-        return Err(fail(api::Code::Denied, authorize::denied(asker, &kind)));
-    }
+    let asker = asker?;
+    authorize::check(&asker, &kind)?;
     let request::Kind::Watch(asked) = kind else {
         return Err(fail(api::Code::Invalid, "only a watch is answered by a feed. Nothing was done"));
     };
     let mut start = WatchStart::decode(asked.start)
         .map_err(|error| fail(api::Code::Invalid, format!("the watch cannot be read: {error}")))?;
     user::qualify_watch(&mut start);
+    let start = authorize::within(&asker, start)?;
     let filter = Filter::new(&start).map_err(|refusal| refused(&refusal))?;
     if start.from == 0 {
         let patience = Duration::from_millis(request.deadline_ms).min(Duration::from_secs(600));

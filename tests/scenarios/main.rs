@@ -14,6 +14,7 @@
 #![allow(clippy::duplicate_mod, reason = "each example is a program of its own, and all of them have the same support")]
 
 mod assignments;
+mod authorisation;
 mod between;
 mod certificates;
 mod crashes;
@@ -30,6 +31,7 @@ mod limits;
 mod load;
 mod membership;
 mod nodes;
+mod operators;
 mod overload;
 mod partition;
 mod policy;

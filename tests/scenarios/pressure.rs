@@ -252,7 +252,7 @@ fn requests() -> Vec<Vec<u8>> {
         api::request::Kind::MemberStatus(api::MemberStatus {}),
         api::request::Kind::TokenShow(api::TokenShow { role: "king".into() }),
         api::request::Kind::Transfer(api::Transfer { to: "nobody".into(), term: 0 }),
-        api::request::Kind::Command(api::Command { command: write.encode_to_vec().into() }),
+        api::request::Kind::Command(api::Command { command: write.encode_to_vec().into(), behalf: None }),
         api::request::Kind::LeaseWrite(api::LeaseWrite { request: grant.encode_to_vec().into() }),
         api::request::Kind::LeaseKeepAlive(api::LeaseKeepAlive { lease: u64::MAX }),
         api::request::Kind::LeaseList(api::LeaseList { after: u64::MAX, limit: 3 }),

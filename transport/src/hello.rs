@@ -129,6 +129,11 @@ pub enum Refused {
     /// The node was removed from the cluster.
     #[error("the node was removed from the cluster; join again with a token")]
     Removed,
+    /// The operator's identity was taken back, or its time is over.
+    #[error(
+        "this operator's identity was revoked, or its time is over; `quorate operator issue` on a manager's machine makes another one"
+    )]
+    Revoked,
     /// The certificate's role does not allow this plane.
     #[error("a {}'s certificate is needed here, this one is a {}'s", .needed.name(), .found.name())]
     WrongRole {
@@ -224,6 +229,7 @@ impl Refused {
             }
             Self::StoreReplaced => Kind::RefusedStoreReplaced,
             Self::Removed => Kind::RefusedRemoved,
+            Self::Revoked => Kind::RefusedRevoked,
             Self::WrongRole { needed, found } => {
                 wire.ours_version = role_number(*needed);
                 wire.theirs_version = role_number(*found);
@@ -287,6 +293,7 @@ impl Refused {
             Kind::RefusedForked => lineages().map_or_else(other, |(ours, theirs)| Self::Forked { ours, theirs }),
             Kind::RefusedStoreReplaced => Self::StoreReplaced,
             Kind::RefusedRemoved => Self::Removed,
+            Kind::RefusedRevoked => Self::Revoked,
             Kind::RefusedWrongRole => match (number_role(wire.ours_version), number_role(wire.theirs_version)) {
                 (Some(needed), Some(found)) => Self::WrongRole { needed, found },
                 _ => other(),

@@ -11,6 +11,7 @@ use crate::command::Command;
 use crate::id::{LeaseId, Lineage, LogIndex, RaftId, Revision, Term};
 use crate::log::{Configuration, LogEntry};
 use crate::membership::nodes::Nodes;
+use crate::membership::operators::Operators;
 use crate::membership::record::{ClusterRecord, NodeRecord};
 use crate::ports::{LogBatch, LogReset, StagedId, StoreError};
 use crate::state::contract::{ApplyError, Committed, LeaseChange, RecoveryStatus, StateStatus};
@@ -43,6 +44,8 @@ pub struct Records {
     pub nodes: Nodes,
     /// Raft ids taken from their nodes for ever, ascending.
     pub removed: Vec<RaftId>,
+    /// Who may administer the cluster, or look.
+    pub operators: Operators,
     /// The last force-new-cluster.
     pub recovery: RecoveryStatus,
     /// The store's revision that they were read at: they hold every change up to it.

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::io::Records;
 use crate::id::{NodeId, RaftId};
 use crate::keyspace::Section;
+use crate::membership::operators::OperatorRecord;
 use crate::membership::record::ClusterRecord;
 use crate::ports::{StateRead, StoreResult};
 use crate::state::read;
@@ -22,6 +23,7 @@ impl Records {
             cluster: read::cluster(view)?.unwrap_or_default(),
             nodes: read::nodes(view)?.into(),
             removed: read::removed(view)?.into_iter().collect(),
+            operators: read::operators(view)?,
             recovery: read::recovery(view)?,
             revision: read::status(view)?.revision,
         })
@@ -45,6 +47,8 @@ impl Records {
                     Some(record) => records.nodes.set(record),
                     None => records.nodes.remove(id),
                 }
+            } else if let Some(id) = OperatorRecord::parse(key) {
+                records.operators.set(id, read::operator(view, id)?);
             } else if let Some(id) = Section::Removed.strip(key).and_then(|id| <[u8; 8]>::try_from(&id[..]).ok()) {
                 let id = RaftId(u64::from_be_bytes(id));
                 let taken = read::is_removed(view, id)?;

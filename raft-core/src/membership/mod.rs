@@ -7,6 +7,7 @@
 pub mod assign;
 pub mod liveness;
 pub mod nodes;
+pub mod operators;
 pub mod plan;
 pub mod quorum;
 pub mod record;

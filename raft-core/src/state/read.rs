@@ -10,7 +10,8 @@ use bytes::Bytes;
 
 use crate::command::SilentClient;
 use crate::id::{LeaseId, LogIndex, NodeId, RaftId, Revision, Term};
-use crate::keyspace::Section;
+use crate::keyspace::{Section, prefix_end};
+use crate::membership::operators::{OperatorRecord, Operators};
 use crate::membership::record::{ClusterRecord, NodeRecord};
 use crate::membership::work::{AssignmentRecord, LivenessRecord, ReportRecord};
 use crate::ports::{StateRead, StoreError, StoreResult, Visit};
@@ -250,6 +251,29 @@ pub fn nodes(view: &dyn StateRead) -> StoreResult<Vec<NodeRecord>> {
         Ok(Visit::More)
     })?;
     Ok(nodes)
+}
+
+/// One operator's record.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub fn operator(view: &dyn StateRead, id: NodeId) -> StoreResult<Option<OperatorRecord>> {
+    let key = OperatorRecord::key(id);
+    live_value(view, &key)?.map(|value| decode(&key, &value)).transpose()
+}
+
+/// All operators.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub fn operators(view: &dyn StateRead) -> StoreResult<Operators> {
+    let from = OperatorRecord::first_key();
+    let mut operators = Vec::new();
+    scan_live(view, &from, &prefix_end(&from), &mut |key, record| {
+        operators.push(decode::<OperatorRecord>(key, record.value)?);
+        Ok(Visit::More)
+    })?;
+    Ok(operators.into_iter().collect())
 }
 
 /// Where the mark lies that `id` was taken from its node for ever; the value says why, for people.

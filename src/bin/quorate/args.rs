@@ -13,6 +13,7 @@ use crate::args_kv::Kv;
 use crate::args_lease::{LeaseVerb, Lock, UnderLock};
 use crate::args_membership::{Leave, NodeVerb, PolicyVerb, Token};
 use crate::args_node::{Init, Inspect, Join, Recover, Run};
+use crate::args_operator::OperatorVerb;
 use crate::args_upgrade::UpgradeVerb;
 
 const ABOUT: &str = "\
@@ -226,6 +227,16 @@ Example:
   quorate assign ls w1 --data-dir /var/lib/quorate"
     )]
     Assign(Assign),
+    /// Make, list and take back identities for people and programs that administer the cluster, or only look
+    #[command(
+        subcommand,
+        after_help = "\
+Example:
+  quorate operator issue --name ann --out ann.id --data-dir /var/lib/quorate
+  quorate operator issue --name grafana --read-only --out grafana.id --data-dir /var/lib/quorate
+  quorate operator revoke ann --data-dir /var/lib/quorate"
+    )]
+    Operator(OperatorVerb),
     /// Show, make and take back what lets new nodes in
     #[command(
         subcommand,

@@ -11,6 +11,7 @@ mod args_kv;
 mod args_lease;
 mod args_membership;
 mod args_node;
+mod args_operator;
 mod args_upgrade;
 mod assign;
 mod bench;
@@ -27,6 +28,7 @@ mod lock;
 mod manual;
 mod node;
 mod nodes;
+mod operators;
 mod output;
 mod policy;
 mod prompt;
@@ -158,6 +160,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Verb::Assign(verb) => Box::pin(assign::run(verb, &global, output)).await,
             Verb::Node(verb) => Box::pin(nodes::run(verb, &global, output)).await,
             Verb::Leave(leave) => Box::pin(nodes::leave(leave, &global, output)).await,
+            Verb::Operator(verb) => Box::pin(operators::run(verb, &global, output)).await,
             Verb::Token(verb) => Box::pin(tokens::run(verb, &global, output)).await,
             Verb::Policy(verb) => Box::pin(policy::run(verb, &global, output)).await,
             Verb::Upgrade(verb) => Box::pin(upgrade::run(verb, &global, output)).await,

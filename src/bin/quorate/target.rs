@@ -131,12 +131,20 @@ async fn connected(global: &Global, unseen: Duration) -> Result<Client, Failure>
     in_time(connected, global).await
 }
 
-async fn quic(managers: Vec<String>, identity: &Path, global: &Global) -> Result<Client, Failure> {
-    let identity = self::identity(identity)?;
-    match Client::connect_within(managers, identity, global.timeout()).await {
-        Err(Error::Invalid(why)) => Err(Failure::usage(format!("{why}. Nothing was sent"))),
-        connected => Ok(connected?),
+async fn quic(managers: Vec<String>, path: &Path, global: &Global) -> Result<Client, Failure> {
+    let identity = identity(path)?;
+    let certificate = identity.certificate().clone();
+    let client = match Client::connect_within(managers, identity, global.timeout()).await {
+        Err(Error::Invalid(why)) => return Err(Failure::usage(format!("{why}. Nothing was sent"))),
+        connected => connected?,
+    };
+    if let Some(current) = client.identity().filter(|current| *current.certificate() != certificate)
+        && let Err(error) = current.write(path)
+    {
+        // Another one is made as often as it takes, as long as the identity stands.
+        crate::output::note(&format!("the certificate was renewed, and could not be kept: {error}"));
     }
+    Ok(client)
 }
 
 async fn in_time(connected: impl Future<Output = Result<Client, Failure>>, global: &Global) -> Result<Client, Failure> {

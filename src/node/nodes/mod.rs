@@ -31,7 +31,7 @@ pub(super) use lookup::find;
 use wished::{demoted, promoted, updated};
 
 use super::authorize;
-use super::gate::Asker;
+use super::gate::{Asker, Who};
 use super::once::{self, already_settled};
 use super::records;
 use super::router::{Failure, fail, refused_by};
@@ -133,9 +133,9 @@ impl Service {
         wanted: &str,
         until: Instant,
     ) -> Result<response::Kind, Failure> {
-        let wanted = match asker {
-            Asker::Node(own) => self.itself(*own, wanted)?,
-            Asker::Operator | Asker::Manager | Asker::Local => wanted.to_owned(),
+        let wanted = match asker.who {
+            Who::Node(own) => self.itself(asker, own, wanted)?,
+            Who::Operator(_) | Who::Reader(_) | Who::Manager | Who::Local => wanted.to_owned(),
         };
         let kind = request::Kind::NodeInspect(api::NodeInspect { node: wanted.clone() });
         if let Some(answered) = self.by_the_leader(asker, &kind, until).await? {
@@ -146,12 +146,12 @@ impl Service {
     }
 
     /// The id of the node that asks, if it is itself that it names: it may look at nobody else, and is not told who there is.
-    fn itself(&self, own: NodeId, wanted: &str) -> Result<String, Failure> {
+    fn itself(&self, asker: &Asker, own: NodeId, wanted: &str) -> Result<String, Failure> {
         let id = own.to_string();
         if wanted == id || self.node_named(wanted).is_ok_and(|node| node.node_id() == Some(own)) {
             return Ok(id);
         }
-        Err(fail(api::Code::Denied, authorize::denied(Asker::Node(own), &request::Kind::NodeList(api::NodeList {}))))
+        Err(authorize::denied(asker, &request::Kind::NodeList(api::NodeList {})))
     }
 
     /// The node as it is now, with the seats around it.
@@ -205,12 +205,13 @@ impl Service {
     /// Writes what was planned for the node that is named. Answers which node it is, and whether anything was written.
     async fn settle(
         &self,
+        asker: &Asker,
         wanted: &str,
         id: Option<api::Once>,
         planned: Result<Option<Txn>, Failure>,
         until: Instant,
     ) -> Result<(NodeId, bool), Failure> {
-        let wished = self.once(id, planned, until).await?;
+        let wished = self.once(asker, id, planned, until).await?;
         // A copy of the wish is answered with the node that was meant when the first one came.
         let written = wished.written().and_then(|record| NodeId::from_slice(&Section::Node.strip(&record.key)?));
         let node = match written {
@@ -268,7 +269,7 @@ impl Service {
             })
             .await
         };
-        let (id, changed) = self.settle(&node, once, planned.await, until).await?;
+        let (id, changed) = self.settle(asker, &node, once, planned.await, until).await?;
         if changed {
             tracing::info!(node, role = role.name(), forced, "a node's desired role was changed");
         }
@@ -276,14 +277,19 @@ impl Service {
     }
 
     /// Changes what people say about a node.
-    pub(super) async fn node_update(&self, update: api::NodeUpdate, until: Instant) -> Result<response::Kind, Failure> {
+    pub(super) async fn node_update(
+        &self,
+        asker: &Asker,
+        update: api::NodeUpdate,
+        until: Instant,
+    ) -> Result<response::Kind, Failure> {
         self.router.read_index(until).await?;
         let planned = async {
             let record = self.node_named(&update.node)?;
             self.rewritten(&record, |record| updated(record, &update)).await
         };
         let planned = planned.await;
-        let (id, changed) = self.settle(&update.node, update.once, planned, until).await?;
+        let (id, changed) = self.settle(asker, &update.node, update.once, planned, until).await?;
         if changed {
             // It was applied where the leader is: the answer shows it, too.
             self.router.read_index(until).await.map_err(already_settled)?;
@@ -298,14 +304,19 @@ impl Service {
         leave: api::NodeLeave,
         until: Instant,
     ) -> Result<response::Kind, Failure> {
-        let Asker::Node(own) = asker else {
+        let Who::Node(own) = asker.who else {
             return Err(fail(
                 api::Code::Denied,
                 "a node leaves by itself: ask on its own machine, with --data-dir. Others are taken off with `quorate node rm`",
             ));
         };
+        // Passed on as it is: to the leader, too, it is the node itself that leaves.
+        let kind = request::Kind::NodeLeave(leave.clone());
+        if let Some(answered) = self.by_the_leader(asker, &kind, until).await? {
+            return Ok(answered);
+        }
         let api::NodeLeave { forced, once } = leave;
-        self.node_remove(asker, api::NodeRemove { node: own.to_string(), forced, leaving: true, once }, until).await
+        self.remove(asker, api::NodeRemove { node: own.to_string(), forced, once }, true, until).await
     }
 
     /// Removes a node, or rather wishes for it.
@@ -318,7 +329,18 @@ impl Service {
         if let Some(answered) = self.by_the_leader(asker, &request::Kind::NodeRemove(wanted.clone()), until).await? {
             return Ok(answered);
         }
-        let api::NodeRemove { node, forced, leaving, once } = wanted;
+        self.remove(asker, wanted, false, until).await
+    }
+
+    /// On the leader. `leaving`: by the node's own wish.
+    async fn remove(
+        &self,
+        asker: &Asker,
+        wanted: api::NodeRemove,
+        leaving: bool,
+        until: Instant,
+    ) -> Result<response::Kind, Failure> {
+        let api::NodeRemove { node, forced, once } = wanted;
         let planned = async {
             let record = self.node_named(&node)?;
             if !(forced || leaving || record.removing || record.lost) {
@@ -334,7 +356,7 @@ impl Service {
             })
             .await
         };
-        let (id, changed) = self.settle(&node, once, planned.await, until).await?;
+        let (id, changed) = self.settle(asker, &node, once, planned.await, until).await?;
         if changed {
             tracing::info!(node, forced, leaving, "a node is being removed");
         }

@@ -143,6 +143,7 @@ pub(super) fn is_doubt(refused: &Refused) -> bool {
         | Refused::Superseded { .. }
         | Refused::Forked { .. }
         | Refused::StoreReplaced
+        | Refused::Revoked
         | Refused::VersionTooOld { .. }
         | Refused::VersionTooNew { .. }
         | Refused::ClusterVersion(_)

@@ -1,0 +1,140 @@
+//! `operator issue | revoke | ls`.
+//!
+//! Owns their words, and that a new identity is written where nothing was. Never prints a key. Called by `main`.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use quorate::Client;
+use quorate::membership::OperatorInfo;
+use quorate::status::span;
+use serde_json::{Value, json};
+
+use crate::args::Global;
+use crate::args_operator::{Issue, OperatorVerb};
+use crate::failure::Failure;
+use crate::output::{Output, table};
+use crate::target;
+
+pub(crate) async fn run(verb: OperatorVerb, global: &Global, output: Output) -> Result<(), Failure> {
+    let client = target::client(global).await?;
+    match verb {
+        OperatorVerb::Issue(issue) => self::issue(issue, &client, output).await,
+        OperatorVerb::Revoke { name } => {
+            let revoked = client.operators().revoke(&name).await?;
+            if output.json {
+                return output.document(&document(&revoked)?);
+            }
+            output.line(&format!("the operator `{}` counts nowhere any more; its connections are closed", revoked.name))
+        }
+        OperatorVerb::Ls => list(&client, output).await,
+    }
+}
+
+fn document(value: &impl serde::Serialize) -> Result<Value, Failure> {
+    serde_json::to_value(value)
+        .map_err(|error| Failure::local(format!("the answer cannot be written as JSON: {error}")))
+}
+
+/// Before anything is asked: an identity that cannot be kept is of no use, and one that is there is not overwritten.
+fn check_free(path: &Path) -> Result<(), Failure> {
+    if path.exists() {
+        let path = path.display();
+        return Err(Failure::usage(format!("{path} is there already, and is not overwritten. Nothing was asked")));
+    }
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !directory.is_dir() {
+        let directory = directory.display();
+        return Err(Failure::usage(format!("there is no directory {directory} to write it into. Nothing was asked")));
+    }
+    Ok(())
+}
+
+async fn issue(issue: Issue, client: &Client, output: Output) -> Result<(), Failure> {
+    let Issue { name, read_only, ttl, out } = issue;
+    check_free(&out)?;
+    let builder = client.operators().issue(&name);
+    let builder = if read_only { builder.read_only() } else { builder };
+    let builder = match ttl {
+        Some(ttl) => builder.ttl(ttl),
+        None => builder,
+    };
+    let made = builder.await?;
+    made.identity.write(&out).map_err(|error| {
+        Failure::local(format!(
+            "the identity was made and could not be written: {error}. Take it back: quorate operator revoke {name}"
+        ))
+    })?;
+    if output.json {
+        let mut document = document(&made.info)?;
+        if let Value::Object(fields) = &mut document {
+            fields.insert("file".into(), out.display().to_string().into());
+        }
+        return output.document(&document);
+    }
+    let what = if read_only { "may look and change nothing" } else { "may do everything" };
+    let ends = ttl.map_or_else(|| "until it is revoked".to_owned(), |ttl| format!("for {}", span(ttl)));
+    output.line(&format!(
+        "{} has the identity of `{name}`, which {what}, {ends}. Use it with --identity; whoever has the file is `{name}`",
+        out.display()
+    ))
+}
+
+async fn list(client: &Client, output: Output) -> Result<(), Failure> {
+    let operators = client.operators().list().await?;
+    if output.json {
+        return output.document(&json!({ "operators": document(&operators)? }));
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    output.line(&render(&operators, now))
+}
+
+fn render(operators: &[OperatorInfo], now: u64) -> String {
+    let until = |moment: u64| match moment.checked_sub(now) {
+        None | Some(0) => "is over".to_owned(),
+        Some(seconds) => format!("in {}", span(Duration::from_secs(seconds))),
+    };
+    let rows = operators
+        .iter()
+        .map(|operator| {
+            let state = match (operator.stands, operator.revoked_unix) {
+                (true, _) => "stands",
+                (false, 0) => "ended",
+                (false, _) => "revoked",
+            };
+            vec![
+                operator.name.clone(),
+                if operator.read_only { "read-only" } else { "operator" }.to_owned(),
+                state.to_owned(),
+                if operator.ends_unix == 0 { "never".to_owned() } else { until(operator.ends_unix) },
+                until(operator.certificate_ends_unix),
+                operator.fingerprint.clone(),
+            ]
+        })
+        .collect();
+    table(&["NAME", "ROLE", "STATE", "ENDS", "CERTIFICATE ENDS", "KEY"], &[], rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_says_who_counts_and_until_when() {
+        let ann = OperatorInfo {
+            name: "ann".into(),
+            fingerprint: "00ff".into(),
+            certificate_ends_unix: 3_700,
+            stands: true,
+            ..OperatorInfo::default()
+        };
+        let visitor =
+            OperatorInfo { name: "visitor".into(), read_only: true, ends_unix: 50, stands: false, ..ann.clone() };
+        let gone = OperatorInfo { name: "bob".into(), revoked_unix: 60, stands: false, ..ann.clone() };
+        let text = render(&[ann, visitor, gone], 100);
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[1], ["ann", "operator", "stands", "never", "in", "1h", "00ff"]);
+        assert_eq!(lines[2], ["visitor", "read-only", "ended", "is", "over", "in", "1h", "00ff"]);
+        assert_eq!(lines[3][..3], ["bob", "operator", "revoked"]);
+    }
+}

@@ -1,0 +1,112 @@
+//! Operators' identities as an operator sees them.
+//!
+//! Owns the key of a new one: it is drawn here and never leaves this process but in the identity that is given back. Called by
+//! embedders and the command line.
+
+use std::future::IntoFuture;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_transport::api::{self, request, response};
+use quorate_transport::{Identity, KeyPair};
+
+use super::{Client, unexpected};
+use crate::config;
+use crate::error::{Error, Result};
+use crate::membership::OperatorInfo;
+
+/// Identities for people and programs outside: an operator's, or one that may only look.
+#[derive(Debug, Clone)]
+pub struct Operators {
+    client: Client,
+}
+
+/// An operator that was just made.
+#[derive(Debug)]
+pub struct NewOperator {
+    /// What proves it: write it to a file of its own, see [`Identity::write`]. The managers do not have its key.
+    pub identity: Identity,
+    /// Everything else about it.
+    pub info: OperatorInfo,
+}
+
+impl Operators {
+    pub(super) const fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Makes an identity with this name: an operator's that stands until it is taken back, unless said otherwise.
+    pub fn issue(&self, name: impl Into<String>) -> OperatorBuilder {
+        OperatorBuilder { client: self.client.clone(), name: name.into(), read_only: false, ttl: None }
+    }
+
+    /// Takes an identity back, by its name or id. It counts nowhere any more; its connections are closed on every manager.
+    ///
+    /// # Errors
+    /// `NotFound` when none that stands is called so.
+    pub async fn revoke(&self, name: &str) -> Result<OperatorInfo> {
+        let wrap = |once| request::Kind::OperatorRevoke(api::OperatorRevoke { name: name.to_owned(), once });
+        self.client.wished(wrap).await
+    }
+
+    /// All of them, those that were taken back or have ended among them, the oldest first.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn list(&self) -> Result<Vec<OperatorInfo>> {
+        self.client.document(request::Kind::OperatorList(api::OperatorList {})).await
+    }
+}
+
+/// An operator being put together; await it to make it.
+#[derive(Debug, Clone)]
+#[must_use = "nothing is sent until it is awaited"]
+pub struct OperatorBuilder {
+    client: Client,
+    name: String,
+    read_only: bool,
+    ttl: Option<Duration>,
+}
+
+impl OperatorBuilder {
+    /// It may look at everything but tokens and secrets, and change nothing.
+    pub const fn read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+
+    /// It ends after this time, by the clocks of the managers; whole seconds. Without it, it stands until it is taken back.
+    pub const fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+}
+
+impl IntoFuture for OperatorBuilder {
+    type Output = Result<NewOperator>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let ttl_s = match self.ttl {
+                None => 0,
+                Some(ttl) if ttl.as_secs() == 0 => {
+                    return Err(Error::Invalid("an operator lasts for a second at least. Nothing was changed".into()));
+                }
+                Some(ttl) => ttl.as_secs(),
+            };
+            let internal = |error: String| Error::Internal(error);
+            let key = KeyPair::generate().map_err(|error| internal(error.to_string()))?;
+            let csr = Bytes::from(key.csr().map_err(|error| internal(error.to_string()))?);
+            let id = config::random_id(|bytes: [u8; 16]| Bytes::copy_from_slice(&bytes))?;
+            let issue = api::OperatorIssue { id, name: self.name, read_only: self.read_only, ttl_s, csr, once: None };
+            let wrap = |once| request::Kind::OperatorIssue(api::OperatorIssue { once, ..issue.clone() });
+            let response::Kind::OperatorIssue(done) = self.client.wish(wrap).await? else { return Err(unexpected()) };
+            let info = serde_json::from_slice(&done.json)
+                .map_err(|error| internal(format!("the answer cannot be read: {error}")))?;
+            let identity = Identity::new(done.ca.to_vec().into(), done.certificate.to_vec().into(), key);
+            Ok(NewOperator { identity: identity.map_err(|error| internal(error.to_string()))?, info })
+        })
+    }
+}

@@ -1,0 +1,88 @@
+//! The identity of a client from outside, kept fresh.
+//!
+//! Owns when an operator's certificate is renewed: when it is half over, before the next connection is made; connections that
+//! stand go on with the old one. Asked for over the join plane by proof of the key, so that it also works when the certificate
+//! ran out meanwhile. Never writes a file: whoever read it may ask for the identity in use. Called by [`super::remote`].
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use quorate_transport::{CertRole, Clock, Identity, JoinError, JoinRequest, KeyPair, Network};
+
+use super::SOFTWARE;
+
+/// How long a renewal may hold up a connection.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// After an attempt that came to nothing.
+const PAUSE: Duration = Duration::from_secs(60);
+
+struct Held {
+    identity: Arc<Identity>,
+    due: SystemTime,
+}
+
+pub(super) struct Papers(Mutex<Held>);
+
+fn half(identity: &Identity) -> SystemTime {
+    let subject = identity.subject();
+    subject.issued() + subject.life() / 2
+}
+
+impl Papers {
+    pub(super) fn new(identity: Identity) -> Self {
+        let (due, identity) = (half(&identity), Arc::new(identity));
+        Self(Mutex::new(Held { identity, due }))
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn current(&self) -> Arc<Identity> {
+        Arc::clone(&self.held().identity)
+    }
+
+    /// The identity for a connection that is made now.
+    pub(super) async fn fresh(&self, managers: &[String], network: &Network, timeout: Duration) -> Arc<Identity> {
+        let current = {
+            let mut held = self.held();
+            let now = SystemTime::now();
+            if now < held.due || held.identity.subject().role != CertRole::Operator {
+                return Arc::clone(&held.identity);
+            }
+            // One asks, and not again at once.
+            held.due = now + PAUSE;
+            Arc::clone(&held.identity)
+        };
+        match renewed(&current, managers, network, timeout.min(PATIENCE)).await {
+            Ok(fresh) => {
+                let fresh = Arc::new(fresh);
+                *self.held() = Held { due: half(&fresh), identity: Arc::clone(&fresh) };
+                tracing::info!("the operator's certificate was renewed");
+                fresh
+            }
+            Err(error) => {
+                // What is wrong with the one that there is, if anything is, is told by who does not take it.
+                tracing::info!(%error, "the operator's certificate was not renewed");
+                current
+            }
+        }
+    }
+}
+
+/// The same key with a new certificate.
+async fn renewed(
+    identity: &Identity,
+    managers: &[String],
+    network: &Network,
+    timeout: Duration,
+) -> Result<Identity, JoinError> {
+    let clock = Clock::default();
+    let bad = |why: String| JoinError::BadReply(why);
+    let key = KeyPair::from_pkcs8(identity.key().pkcs8_der()).map_err(|error| bad(error.to_string()))?;
+    let csr = key.csr().map_err(|error| bad(error.to_string()))?;
+    let mut request = JoinRequest::renewal(csr, identity.subject().node_id, clock);
+    request.software = SOFTWARE.to_owned();
+    let joined = quorate_transport::renew(managers, identity.ca_hash(), request, timeout, clock, network).await?;
+    identity.renewed(joined.certificate.into()).map_err(|error| bad(error.to_string()))
+}

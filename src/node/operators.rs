@@ -1,0 +1,298 @@
+//! Operators' identities on a manager: made, taken back, renewed, and asked about with each request.
+//!
+//! Owns that an operator counts by its record, at every request, and that one that was taken back, or whose time is over, is
+//! disconnected at once, on every manager. What may be made is decided by [`quorate_core::membership::operators`]. A private key
+//! is never seen here: who is to be an operator draws it, and sends a signing request. Called by the service, by the join plane
+//! and by the running node.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_core::command::{Command, CommandKind};
+use quorate_core::consensus::io::Origin;
+use quorate_core::id::NodeId;
+use quorate_core::membership::operators::{OperatorRecord, OperatorRefused, Operators, Standing};
+use quorate_core::state::read;
+use quorate_core::txn::{Compare, Delete, Put, Txn};
+use quorate_transport::api::{self, response};
+use quorate_transport::{CertRole, ClusterCa, Endpoint, JoinRefused, JoinReply, JoinRequest, Refused, Subject};
+use tokio::time::Instant;
+
+use super::enrolling::certify;
+use super::gate::{Asker, Who};
+use super::joining::{Seen, words};
+use super::once::{self, already_settled};
+use super::records;
+use super::renewal::Terms;
+use super::router::{Failure, fail, refused_by};
+use super::service::{Service, blocking, broken, document, json};
+use crate::config;
+use crate::membership::{OperatorInfo, Rule};
+
+/// How long one that is not known here is looked for among what others have acknowledged.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks at whose time is over.
+const LOOK: Duration = Duration::from_secs(1);
+/// Longest life of an operator that ends by itself, seconds.
+const TTL_S_MAX: u64 = 10 * 365 * 86_400;
+
+fn info(record: &OperatorRecord, now: u64) -> OperatorInfo {
+    let fingerprint = record.key_digest.get(..8).unwrap_or_default();
+    OperatorInfo {
+        id: record.node_id().unwrap_or_default().to_string(),
+        name: record.name.clone(),
+        read_only: record.read_only,
+        fingerprint: data_encoding::HEXLOWER.encode(fingerprint),
+        created_unix: record.created,
+        ends_unix: record.ends,
+        certificate_ends_unix: record.certificate_ends,
+        revoked_unix: record.revoked,
+        stands: record.standing(now) == Standing::Stands,
+    }
+}
+
+fn refused(refused: &OperatorRefused) -> Failure {
+    let message = format!("{refused}. Nothing was changed; `quorate operator ls` lists them");
+    match refused {
+        OperatorRefused::BadName => fail(api::Code::Invalid, message),
+        OperatorRefused::NameTaken(_) => refused_by(Rule::OperatorNameTaken, message),
+        OperatorRefused::TooMany => refused_by(Rule::TooManyOperators, message),
+        OperatorRefused::Unknown(_) => fail(api::Code::NotFound, message),
+    }
+}
+
+/// What every answer to an operator that does not count says.
+fn does_not_count(record: &OperatorRecord, standing: Standing) -> Failure {
+    let what = match standing {
+        Standing::Revoked => "was revoked",
+        Standing::Ended => "has ended",
+        Standing::Stands => "stands, but not with this key or role",
+    };
+    let message = format!(
+        "the operator's identity `{}` {what}. Nothing was done; `quorate operator issue` on a manager's machine makes another one",
+        record.name
+    );
+    fail(api::Code::Denied, message)
+}
+
+impl Service {
+    fn operators_now(&self) -> u64 {
+        self.certificates.clock.now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+
+    /// The record of an operator, as it is known here, or else as it was acknowledged anywhere.
+    async fn operator_record(&self, id: NodeId) -> Result<OperatorRecord, Failure> {
+        if let Some(record) = self.records.borrow().operators.get(id) {
+            return Ok(record.clone());
+        }
+        self.router.read_index(Instant::now() + PATIENCE).await?;
+        let reader = self.store()?.reader;
+        let found = blocking(move || read::operator(&*reader.view(), id).map_err(|error| broken(&error))).await?;
+        found.ok_or_else(|| {
+            let why = "the cluster has no record of this operator's identity. Nothing was done; `quorate operator issue` on a manager's machine makes one";
+            fail(api::Code::Denied, why)
+        })
+    }
+
+    /// Who shows an operator's certificate with this key.
+    pub(super) async fn operator_asker(&self, id: NodeId, key_digest: &[u8; 32]) -> Result<Who, Failure> {
+        let record = self.operator_record(id).await?;
+        let standing = record.standing(self.operators_now());
+        if standing != Standing::Stands || record.key_digest != key_digest.as_slice() {
+            return Err(does_not_count(&record, standing));
+        }
+        Ok(if record.read_only { Who::Reader(id) } else { Who::Operator(id) })
+    }
+
+    /// Whether whoever another manager speaks for still counts, by what is known here.
+    pub(super) async fn stands(&self, who: Who) -> Result<(), Failure> {
+        let (id, read_only) = match who {
+            Who::Operator(id) => (id, false),
+            Who::Reader(id) => (id, true),
+            Who::Local | Who::Manager | Who::Node(_) => return Ok(()),
+        };
+        let record = self.operator_record(id).await?;
+        let standing = record.standing(self.operators_now());
+        if standing == Standing::Stands && record.read_only == read_only {
+            Ok(())
+        } else {
+            Err(does_not_count(&record, standing))
+        }
+    }
+
+    async fn operators(&self, until: Instant) -> Result<(Operators, Option<ClusterCa>), Failure> {
+        self.router.read_index(until).await?;
+        let reader = self.store()?.reader;
+        blocking(move || {
+            let view = reader.view();
+            let seen = || Ok((read::operators(&*view)?, records::ca(&*view)?));
+            seen().map_err(|error| broken(&error))
+        })
+        .await
+    }
+
+    /// Makes an operator, or says again what was made of the same request.
+    pub(super) async fn operator_issue(
+        &self,
+        asker: &Asker,
+        asked: api::OperatorIssue,
+        until: Instant,
+    ) -> Result<response::Kind, Failure> {
+        let Some(id) = NodeId::from_slice(&asked.id) else {
+            return Err(fail(api::Code::Invalid, "an operator's id has 16 bytes. Nothing was changed"));
+        };
+        if asked.ttl_s > TTL_S_MAX {
+            return Err(fail(api::Code::Invalid, "an operator that ends lasts 10 years at most. Nothing was changed"));
+        }
+        let ((operators, ca), now) = (self.operators(until).await?, self.operators_now());
+        let ca = ca.ok_or_else(|| fail(api::Code::Internal, "the cluster has no CA"))?;
+        let ends = if asked.ttl_s == 0 { 0 } else { now + asked.ttl_s };
+        let certified = certified(&ca, &asked.csr, id, ends, now, self.certificates)
+            .map_err(|why| fail(api::Code::Invalid, format!("{why}. Nothing was changed")))?;
+        let record = OperatorRecord {
+            id: asked.id.clone(),
+            name: asked.name.clone(),
+            read_only: asked.read_only,
+            key_digest: Bytes::copy_from_slice(&certified.subject.key_digest),
+            created: now,
+            ends,
+            certificate_ends: certified.subject.not_after,
+            ..OperatorRecord::default()
+        };
+        let planned = match operators.room_for(id, &asked.name, now) {
+            Ok(gone) => {
+                let key = OperatorRecord::key(id);
+                let mut txn = once::write(key.clone(), record.to_bytes(), false);
+                txn.compares.push(Compare::absent(key));
+                let gone = gone.into_iter().map(OperatorRecord::key);
+                txn.then.extend(gone.map(|key| Delete { key, ..Delete::default() }.into()));
+                Ok(Some(txn))
+            }
+            Err(why) => Err(refused(&why)),
+        };
+        let wished = self.once(asker, asked.once, planned, until).await?;
+        // As the first copy of the request made it.
+        let record = match wished.written().map(|written| OperatorRecord::decode(written.value.clone())) {
+            Some(Ok(made)) => made,
+            Some(Err(error)) => return Err(broken(&records::corrupt("operator", error))),
+            None => record,
+        };
+        tracing::info!(name = record.name, read_only = record.read_only, "an operator's identity was issued");
+        Ok(response::Kind::OperatorIssue(api::OperatorIssueDone {
+            json: json(&info(&record, now)).map_err(already_settled)?,
+            certificate: certified.certificate.into(),
+            ca: Bytes::copy_from_slice(ca.certificate()),
+        }))
+    }
+
+    /// Takes an operator's identity back: it counts nowhere any more, and is disconnected.
+    pub(super) async fn operator_revoke(
+        &self,
+        asker: &Asker,
+        asked: api::OperatorRevoke,
+        until: Instant,
+    ) -> Result<response::Kind, Failure> {
+        let ((operators, _), now) = (self.operators(until).await?, self.operators_now());
+        let planned = operators.named(&asked.name, now).map_err(|why| refused(&why)).map(|record| {
+            let revoked = OperatorRecord { revoked: now.max(1), ..record.clone() };
+            let key = OperatorRecord::key(record.node_id().unwrap_or_default());
+            let mut txn = once::write(key.clone(), revoked.to_bytes(), false);
+            txn.compares.push(Compare::new(
+                key,
+                quorate_core::txn::Relation::Equal,
+                quorate_core::txn::Operand::Value(record.to_bytes()),
+            ));
+            Some(txn)
+        });
+        let wished = self.once(asker, asked.once, planned, until).await?;
+        let record = wished.written().and_then(|written| OperatorRecord::decode(written.value.clone()).ok());
+        let record = record.unwrap_or_default();
+        tracing::info!(name = record.name, "an operator's identity was revoked");
+        document(&info(&record, now)).map_err(already_settled)
+    }
+
+    /// Every operator, those that count no more among them.
+    pub(super) async fn operator_list(&self, until: Instant) -> Result<response::Kind, Failure> {
+        let ((operators, _), now) = (self.operators(until).await?, self.operators_now());
+        let mut records: Vec<&OperatorRecord> = operators.iter().map(|(_, record)| record).collect();
+        records.sort_by_key(|record| record.created);
+        document(&records.into_iter().map(|record| info(record, now)).collect::<Vec<_>>())
+    }
+
+    /// A new certificate for an operator, proven by the key in its record, while that stands. The answer is given once the
+    /// record says until when it holds.
+    pub(super) async fn renew_operator(
+        &self,
+        request: &JoinRequest,
+        seen: &Seen,
+        until: Instant,
+    ) -> Result<JoinReply, JoinRefused> {
+        let (id, now) = (request.node_id, self.operators_now());
+        let (operators, ca) = self.operators(until).await.map_err(words)?;
+        let Some(record) = operators.get(id) else { return Err(JoinRefused::NotAMember) };
+        let standing = record.standing(now);
+        if standing != Standing::Stands {
+            return Err(JoinRefused::Other(does_not_count(record, standing).message));
+        }
+        let ca = ca.ok_or_else(|| JoinRefused::Other("the cluster has no CA".into()))?;
+        let certified = certified(&ca, &request.csr, id, record.ends, now, self.certificates);
+        let certified = certified.map_err(JoinRefused::Malformed)?;
+        if record.key_digest != certified.subject.key_digest.as_slice() {
+            return Err(JoinRefused::AlreadyKnown(format!("the operator `{}` has another key", record.name)));
+        }
+        let renewed = OperatorRecord { certificate_ends: certified.subject.not_after, ..record.clone() };
+        let key = OperatorRecord::key(id);
+        let is_same = quorate_core::txn::Operand::Value(record.to_bytes());
+        let txn = Txn {
+            compares: vec![Compare::new(key.clone(), quorate_core::txn::Relation::Equal, is_same)],
+            then: vec![Put { key, value: renewed.to_bytes(), ..Put::default() }.into()],
+            ..Txn::default()
+        };
+        let done = self.router.execute(Command::from(CommandKind::System(txn)), Origin::Here, until).await;
+        if !done.map_err(words)?.succeeded {
+            let why = "the operator's record has changed meanwhile; try again";
+            return Err(JoinRefused::Other(why.into()));
+        }
+        tracing::info!(name = record.name, "an operator's certificate was renewed");
+        Ok(self.joined(seen, (id, quorate_core::id::RaftId(0)), &certified.certificate, ""))
+    }
+}
+
+/// A certificate for an operator.
+struct Certified {
+    certificate: Vec<u8>,
+    subject: Subject,
+}
+
+/// Never one that holds longer than the operator.
+fn certified(ca: &ClusterCa, csr: &[u8], id: NodeId, ends: u64, now: u64, terms: Terms) -> Result<Certified, String> {
+    let left = if ends == 0 { config::CERTIFICATE } else { Duration::from_secs(ends.saturating_sub(now)) };
+    let terms = Terms { life: config::CERTIFICATE.min(left), ..terms };
+    let (certificate, _digest) = certify(ca, csr, id, CertRole::Operator, terms)?;
+    let subject = Subject::of(&certificate.as_slice().into()).map_err(|problem| problem.to_string())?;
+    Ok(Certified { certificate, subject })
+}
+
+/// Disconnects who does not count any more, as soon as it is known here.
+pub(super) async fn keep_out(service: Arc<Service>, endpoint: Endpoint) {
+    let mut records = service.records.clone();
+    let mut out: BTreeSet<NodeId> = BTreeSet::new();
+    loop {
+        let now = service.operators_now();
+        let not_counted: BTreeSet<NodeId> = {
+            let records = records.borrow_and_update();
+            let over = records.operators.iter().filter(|(_, record)| record.standing(now) != Standing::Stands);
+            over.map(|(id, _)| id).collect()
+        };
+        for id in not_counted.difference(&out) {
+            endpoint.disconnect(*id, &Refused::Revoked);
+        }
+        out = not_counted;
+        if let Ok(Err(_stopped)) = tokio::time::timeout(LOOK, records.changed()).await {
+            return;
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Operators' identities and the CA on the command line: exit codes, words, JSON contracts, one refusal of each kind.
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub, reason = "tests")]
+
+#[allow(dead_code, reason = "shared with other tests, which use the rest")]
+mod cli_support;
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use cli_support::{Node, managers, on, quorate};
+
+fn address(node: &Node) -> String {
+    node.status()["managers"][0]["address"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn an_identity_is_issued_used_listed_and_taken_back() {
+    let place = tempfile::tempdir().unwrap();
+    let nodes = managers(place.path(), 1);
+    let file = |name: &str| place.path().join(name).display().to_string();
+    let (ann, viewer) = (file("ann.id"), file("viewer.id"));
+    // When two are issued, on the machine and from elsewhere
+    let made = on(&nodes[0], &["operator", "issue", "--name", "ann", "--out", &ann, "--json"]).exits(0).json();
+    assert_eq!((made["name"].as_str(), made["stands"].as_bool()), (Some("ann"), Some(true)));
+    assert_eq!(made["file"].as_str(), Some(ann.as_str()));
+    assert_eq!(std::fs::metadata(&ann).unwrap().permissions().mode() & 0o777, 0o600);
+    let connect = address(&nodes[0]);
+    let from = |identity: &str, verb: &[&str]| {
+        let global = ["--connect", &connect, "--identity", identity];
+        quorate(&[verb, &global[..]].concat())
+    };
+    let issue = ["operator", "issue", "--name", "viewer", "--read-only", "--ttl", "8h", "--out", &viewer];
+    let said = from(&ann, &issue).exits(0).stdout;
+    assert!(said.contains("may look and change nothing, for 8h"), "{said}");
+    // Then the one does everything and the other looks.
+    from(&ann, &["kv", "put", "k", "v"]).exits(0);
+    assert_eq!(from(&viewer, &["kv", "get", "k"]).exits(0).stdout, "v\n");
+    from(&viewer, &["status"]).exits(0);
+    from(&viewer, &["node", "ls"]).exits(0);
+    for verb in [&["kv", "put", "k", "w"][..], &["token", "show", "worker"], &["operator", "revoke", "ann"]] {
+        let said = from(&viewer, verb).exits(1).complains(&["may only look", "Nothing was done"]);
+        assert!(!said.stdout.contains("QRT-"), "{said:?}");
+    }
+    // Nothing is overwritten, and a name is given once.
+    from(&ann, &["operator", "issue", "--name", "bob", "--out", &ann]).exits(2).complains(&["not overwritten"]);
+    let taken = from(&ann, &["operator", "issue", "--name", "ann", "--out", &file("x.id"), "--json"]).exits(1).json();
+    assert_eq!(taken["error"]["rule"], "operator_name_taken");
+    // When one is taken back
+    on(&nodes[0], &["operator", "revoke", "ann"]).exits(0);
+    from(&ann, &["kv", "get", "k"]).exits(3).complains(&["revoked", "operator issue"]);
+    // Then the list says so.
+    let list = on(&nodes[0], &["operator", "ls", "--json"]).exits(0).json();
+    let states: Vec<_> = list["operators"].as_array().unwrap().iter().map(|one| one["stands"].as_bool()).collect();
+    assert_eq!(states, [Some(true), Some(false), Some(true)]);
+    let table = on(&nodes[0], &["operator", "ls"]).exits(0).stdout;
+    assert!(table.contains("revoked") && table.contains("read-only") && table.contains("in 7h"), "{table}");
+    on(&nodes[0], &["operator", "revoke", "nobody"]).exits(1).complains(&["nobody", "operator ls"]);
+}

@@ -1,0 +1,458 @@
+//! Who may ask what: every kind of request, sent over the wire by everybody there is, against a table that is written here.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate::{Client, Error, Identity};
+use quorate_core::command::{Command, CommandKind, LeaseOrder, LeaseOrderKind, Request};
+use quorate_core::id::{Lineage, NodeId, RaftId, StoreId};
+use quorate_core::keyspace::Section;
+use quorate_core::membership::record::{ClusterRecord, NodeRecord};
+use quorate_core::membership::upgrade::Support;
+use quorate_core::txn::{Compare, Delete, Op, Put, Range, Txn};
+use quorate_core::watch::WatchStart;
+use quorate_transport::api::{self, request::Kind, response};
+use quorate_transport::{
+    Answer, Caller, ConnectError, Connection, Connector, Down, Endpoint, EndpointConfig, EndpointOptions, Feed, Gate,
+    Handler, Hello, IncomingSnapshot, JoinReply, JoinRequest, Lane, LocalConnection, PROTOCOL_MAX, PROTOCOL_MIN,
+    PeerAddress, Plane, Refused,
+};
+
+use crate::support::{Cluster, eventually, says};
+
+/// Who asks. In this order stand the columns of the table.
+const WHO: [&str; 7] =
+    ["operator", "reader", "manager", "node", "node of another", "manager's socket", "worker's socket"];
+
+/// `y`: answered, in whatever way; `.`: denied; `r`: refused by the worker, whose socket passes it on to nobody.
+/// `?` stands where nothing of another can be named, so that the column says nothing.
+const EXPECTED: &[(&str, &str)] = &[
+    ("write", "y....y."),
+    ("write that only reads", "yy...y."),
+    ("write, reads and deletes nested", "y....y."),
+    ("read", "yy...y."),
+    ("watch", "yy...y."),
+    ("status", "yyyyyyy"),
+    ("member_status", "..y...."),
+    ("operator_issue", "y....y."),
+    ("operator_revoke", "y....y."),
+    ("operator_list", "yy...y."),
+    ("token_show", "y....y."),
+    ("token_rotate", "y....y."),
+    ("token_create", "y....y."),
+    ("token_list", "y....y."),
+    ("token_revoke", "y....y."),
+    ("transfer", "y....y."),
+    ("command", "..y...."),
+    ("passed_on", "..y...."),
+    ("rejoin", "...y?.y"),
+    ("enrol", "...y?.y"),
+    ("node_list", "yy...y."),
+    ("node_inspect", "yy.y.yy"),
+    ("node_role", "y....y."),
+    ("node_update", "y....y."),
+    ("node_remove", "y....y."),
+    ("node_leave", "...y?yy"),
+    ("node_report", "yyyyyyy"),
+    ("policy_show", "yy...y."),
+    ("policy_set", "y....y."),
+    ("assignments_write", "y....y."),
+    ("assignments_read", "yy...y."),
+    ("report_read", "yy...y."),
+    ("sessions", "..y...."),
+    ("addresses", "..y...."),
+    ("standing", "yyyyyyy"),
+    ("check", "yyyyyyy"),
+    ("lease_write", "y....y."),
+    ("lease_keep_alive", "y....y."),
+    ("lease_list", "yy...y."),
+    ("lease_show", "yy...y."),
+    ("upgrade_status", "yy...y."),
+    ("upgrade_finish", "y....y."),
+    ("key_order", ".....yr"),
+    ("unlock", ".....yr"),
+];
+
+/// The word of each kind. A new kind does not compile here until it has one, and then a line above.
+fn word(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Write(_) => "write",
+        Kind::Read(_) => "read",
+        Kind::Watch(_) => "watch",
+        Kind::Status(_) => "status",
+        Kind::MemberStatus(_) => "member_status",
+        Kind::OperatorIssue(_) => "operator_issue",
+        Kind::OperatorRevoke(_) => "operator_revoke",
+        Kind::OperatorList(_) => "operator_list",
+        Kind::TokenShow(_) => "token_show",
+        Kind::TokenRotate(_) => "token_rotate",
+        Kind::TokenCreate(_) => "token_create",
+        Kind::TokenList(_) => "token_list",
+        Kind::TokenRevoke(_) => "token_revoke",
+        Kind::Transfer(_) => "transfer",
+        Kind::Command(_) => "command",
+        Kind::PassedOn(_) => "passed_on",
+        Kind::Rejoin(_) => "rejoin",
+        Kind::Enrol(_) => "enrol",
+        Kind::NodeList(_) => "node_list",
+        Kind::NodeInspect(_) => "node_inspect",
+        Kind::NodeRole(_) => "node_role",
+        Kind::NodeUpdate(_) => "node_update",
+        Kind::NodeRemove(_) => "node_remove",
+        Kind::NodeLeave(_) => "node_leave",
+        Kind::NodeReport(_) => "node_report",
+        Kind::PolicyShow(_) => "policy_show",
+        Kind::PolicySet(_) => "policy_set",
+        Kind::AssignmentsWrite(_) => "assignments_write",
+        Kind::AssignmentsRead(_) => "assignments_read",
+        Kind::ReportRead(_) => "report_read",
+        Kind::Sessions(_) => "sessions",
+        Kind::Addresses(_) => "addresses",
+        Kind::Standing(_) => "standing",
+        Kind::Check(_) => "check",
+        Kind::LeaseWrite(_) => "lease_write",
+        Kind::LeaseKeepAlive(_) => "lease_keep_alive",
+        Kind::LeaseList(_) => "lease_list",
+        Kind::LeaseShow(_) => "lease_show",
+        Kind::UpgradeStatus(_) => "upgrade_status",
+        Kind::UpgradeFinish(_) => "upgrade_finish",
+        Kind::KeyOrder(_) => "key_order",
+        Kind::Unlock(_) => "unlock",
+    }
+}
+
+fn random() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).unwrap();
+    bytes
+}
+
+/// A request with a fresh id.
+fn requested(txn: Option<Txn>, lease: Option<LeaseOrder>) -> Bytes {
+    let client = Bytes::copy_from_slice(&random());
+    Request { client, sequence: 1, txn, lease, ..Request::default() }.encode_to_vec().into()
+}
+
+fn written(ops: Vec<Op>) -> Kind {
+    let txn = Txn { then: ops, ..Txn::default() };
+    Kind::Write(api::Write { request: requested(Some(txn), None), reads: true })
+}
+
+fn range() -> Range {
+    Range { key: Bytes::from_static(b"a"), end: Bytes::from_static(b"z"), ..Range::default() }
+}
+
+/// One of each kind, and writes of several shapes. What would change the cluster lacks its request id, or names nobody: it is
+/// not denied to who may ask it, and nothing comes of it. `about`: the node that is looked at.
+fn requests(about: &str) -> Vec<(&'static str, Kind)> {
+    let put = || Put { key: Bytes::from_static(b"k"), value: Bytes::from_static(b"v"), ..Put::default() };
+    let delete = || Delete { key: Bytes::from_static(b"a"), end: Bytes::from_static(b"b"), previous: true };
+    let nested = Txn {
+        compares: vec![Compare::absent(Bytes::from_static(b"never"))],
+        then: vec![range().into()],
+        // Not done, and still a part of what is asked.
+        or_else: vec![delete().into()],
+        ..Txn::default()
+    };
+    let nested = Kind::Write(api::Write { request: requested(Some(nested), None), reads: true });
+    let item = Txn::of(Put { key: Section::User.key(b"item"), ..Put::default() });
+    // Changes nothing: its condition never holds.
+    let idle = Txn { compares: vec![Compare::mod_revision(ClusterRecord::key(), u64::MAX)], ..Txn::default() };
+    let idle = Command::from(CommandKind::System(idle)).encode_to_vec().into();
+    let status = api::Request { deadline_ms: 5_000, kind: Some(Kind::Status(api::Status {})) };
+    let behalf = Some(api::Behalf { role: "local".into(), id: Bytes::new(), of: "status".into() });
+    let grant = LeaseOrder { kind: Some(LeaseOrderKind::Grant(60_000)), fence: None };
+    let start = WatchStart { key: range().key, end: range().end, ..WatchStart::default() };
+    let node_id = Bytes::copy_from_slice(&random());
+    let kinds = vec![
+        written(vec![put().into()]),
+        Kind::Read(api::Read { range: range().encode_to_vec().into(), serializable: false }),
+        Kind::Watch(api::Watch { start: start.encode_to_vec().into() }),
+        Kind::Status(api::Status {}),
+        Kind::MemberStatus(api::MemberStatus {}),
+        Kind::OperatorIssue(api::OperatorIssue::default()),
+        Kind::OperatorRevoke(api::OperatorRevoke { name: "nobody".into(), once: None }),
+        Kind::OperatorList(api::OperatorList {}),
+        Kind::TokenShow(api::TokenShow { role: "worker".into() }),
+        Kind::TokenRotate(api::TokenRotate { role: "worker".into(), ..api::TokenRotate::default() }),
+        Kind::TokenCreate(api::TokenCreate { role: "worker".into(), ..api::TokenCreate::default() }),
+        Kind::TokenList(api::TokenList {}),
+        Kind::TokenRevoke(api::TokenRevoke { id: "none".into(), once: None }),
+        Kind::Transfer(api::Transfer { to: "nobody".into(), term: 0 }),
+        Kind::Command(api::Command { command: idle, behalf: None }),
+        Kind::PassedOn(api::PassedOn { behalf, request: status.encode_to_vec().into() }),
+        Kind::Rejoin(api::Rejoin::default()),
+        Kind::Enrol(api::Enrol::default()),
+        Kind::NodeList(api::NodeList {}),
+        Kind::NodeInspect(api::NodeInspect { node: about.into() }),
+        Kind::NodeRole(api::NodeRole { node: "nobody".into(), role: "worker".into(), ..api::NodeRole::default() }),
+        Kind::NodeUpdate(api::NodeUpdate { node: "nobody".into(), ..api::NodeUpdate::default() }),
+        Kind::NodeRemove(api::NodeRemove { node: "nobody".into(), ..api::NodeRemove::default() }),
+        Kind::NodeLeave(api::NodeLeave::default()),
+        Kind::NodeReport(api::NodeReport {}),
+        Kind::PolicyShow(api::PolicyShow {}),
+        Kind::PolicySet(api::PolicySet::default()),
+        Kind::AssignmentsWrite(api::AssignmentsWrite { request: requested(Some(item), None) }),
+        Kind::AssignmentsRead(api::AssignmentsRead { node_id: node_id.clone(), ..api::AssignmentsRead::default() }),
+        Kind::ReportRead(api::ReportRead { node_id, serializable: false }),
+        Kind::Sessions(api::Sessions::default()),
+        Kind::Addresses(api::Addresses {}),
+        Kind::Standing(api::Standing {}),
+        Kind::Check(api::Check { paths: false, back: false }),
+        Kind::LeaseWrite(api::LeaseWrite { request: requested(None, Some(grant)) }),
+        Kind::LeaseKeepAlive(api::LeaseKeepAlive { lease: 99 }),
+        Kind::LeaseList(api::LeaseList { after: 0, limit: 1 }),
+        Kind::LeaseShow(api::LeaseShow { lease: 99, after: Bytes::new() }),
+        Kind::UpgradeStatus(api::UpgradeStatus {}),
+        Kind::UpgradeFinish(api::UpgradeFinish { once: None }),
+        Kind::KeyOrder(api::KeyOrder { order: None }),
+        Kind::Unlock(api::Unlock { key: String::new() }),
+    ];
+    let mut requests: Vec<(&'static str, Kind)> = kinds.into_iter().map(|kind| (word(&kind), kind)).collect();
+    requests.push(("write that only reads", written(vec![range().into()])));
+    requests.push(("write, reads and deletes nested", nested));
+    requests
+}
+
+/// A way to ask.
+enum Door {
+    Client(Connection),
+    Local(LocalConnection),
+    Peer(Endpoint, RaftId),
+}
+
+impl Door {
+    async fn ask(&self, kind: Kind) -> response::Kind {
+        let patience = Duration::from_secs(20);
+        let request = api::Request { deadline_ms: 10_000, kind: Some(kind) };
+        let body: Bytes = request.encode_to_vec().into();
+        let answer = match self {
+            Self::Client(connection) => connection.request(body, patience).await,
+            Self::Local(connection) => connection.request(body, patience).await,
+            Self::Peer(endpoint, peer) => endpoint.peers().request(*peer, body, patience).await,
+        };
+        api::Response::decode(answer.expect("an answer")).unwrap().kind.expect("a kind that is known here")
+    }
+}
+
+async fn client(identity: Identity, address: &str) -> Result<Connection, ConnectError> {
+    let subject = *identity.subject();
+    let hello = Hello::client(subject.cluster, subject.node_id, Lineage::default(), "test");
+    let timeout = Duration::from_secs(10);
+    Connector::default().connect_to(&[address.to_owned()], Arc::new(identity), hello, timeout).await
+}
+
+/// A manager that does nothing but ask.
+struct Mute(Hello);
+
+impl Gate for Mute {
+    fn admit(&self, _plane: Plane, _caller: &Caller, _hello: &Hello) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn hello(&self) -> Hello {
+        self.0.clone()
+    }
+}
+
+impl Handler for Mute {
+    fn message(&self, _from: RaftId, _lane: Lane, _body: Bytes) {}
+    fn peer_up(&self, _peer: RaftId) {}
+    fn peer_down(&self, _peer: RaftId, _reason: Down) {}
+    fn snapshot(&self, _from: RaftId, incoming: IncomingSnapshot) {
+        let _ = incoming.done.send(Err("not here".into()));
+    }
+    fn request(&self, _caller: Caller, _body: Bytes, _reply: Answer) {}
+    fn feed(&self, _caller: Caller, _body: Bytes, _feed: Feed) {}
+    fn join(&self, _source: SocketAddr, _request: JoinRequest, _reply: tokio::sync::oneshot::Sender<JoinReply>) {}
+    fn lineage_newer(&self, _hello: &Hello) {}
+}
+
+/// The peer plane, with the identity of a manager that is not running, to the manager with raft id 1.
+async fn peer(directory: &Path, address: &str) -> Endpoint {
+    let inspected = quorate::inspect(directory).unwrap();
+    let identity = Arc::new(Identity::load(&directory.join("node.id")).unwrap());
+    let lineage = inspected.lineage.iter().map(|id| id.parse().unwrap()).collect();
+    let hello = Hello {
+        cluster_id: identity.subject().cluster,
+        lineage: Lineage(lineage),
+        node_id: identity.subject().node_id,
+        raft_id: RaftId(inspected.raft_id),
+        store_id: Some(inspected.store_id.parse::<StoreId>().unwrap()),
+        protocol_min: PROTOCOL_MIN,
+        protocol_max: PROTOCOL_MAX,
+        support: Support::THIS,
+        software: "test".into(),
+        advertise: inspected.advertise,
+    };
+    let mute = Arc::new(Mute(hello));
+    let config = EndpointConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        identity,
+        seed: [7; 32],
+        gate: mute.clone(),
+        handler: mute,
+        options: EndpointOptions::default(),
+    };
+    let endpoint = Endpoint::bind(config).unwrap();
+    endpoint.set_peers(vec![PeerAddress { raft_id: RaftId(1), node_id: None, addresses: vec![address.to_owned()] }]);
+    eventually("the peer plane is there", || async { (!endpoint.peers().connected().is_empty()).then_some(()) }).await;
+    endpoint
+}
+
+fn verdict(answer: &response::Kind) -> char {
+    match answer {
+        response::Kind::Error(error) if error.code() == api::Code::Denied => '.',
+        response::Kind::Error(error) if error.message.contains("a worker keeps no sealed store") => 'r',
+        _ => 'y',
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_request_is_answered_to_whom_it_is_meant_for_and_denied_to_everybody_else() {
+    // Given three managers of which one is off, a worker, an operator, and one that may only look.
+    let mut cluster = Cluster::of(3).await;
+    cluster.lead_by(0).await;
+    let worker = cluster.worker("w1").await;
+    let operators = cluster.any().client().operators();
+    let reader = operators.issue("viewer").read_only().await.unwrap();
+    let address = cluster.node(0).address().to_string();
+    cluster.kill(2).await;
+    let node = || Identity::load(&cluster.path("w1").join("node.id")).unwrap();
+    let doors = [
+        (Door::Client(client(cluster.operator(), &address).await.unwrap()), "m1"),
+        (Door::Client(client(reader.identity, &address).await.unwrap()), "m1"),
+        (Door::Peer(peer(&cluster.members[2].directory, &address).await, RaftId(1)), "m1"),
+        (Door::Client(client(node(), &address).await.unwrap()), "w1"),
+        (Door::Client(client(node(), &address).await.unwrap()), "m1"),
+        (Door::Local(LocalConnection::connect(&cluster.members[0].directory).await.unwrap()), "m1"),
+        (Door::Local(LocalConnection::connect(&cluster.path("w1")).await.unwrap()), "w1"),
+    ];
+    // When each of them sends one of everything
+    let mut seen: Vec<(&str, String)> = EXPECTED.iter().map(|(what, _)| (*what, String::new())).collect();
+    for (door, about) in &doors {
+        for (what, kind) in requests(about) {
+            let line = seen.iter_mut().find(|(listed, _)| *listed == what);
+            let (_, line) = line.unwrap_or_else(|| panic!("`{what}` has a line in the table"));
+            let answer = door.ask(kind).await;
+            if verdict(&answer) == '.' {
+                let response::Kind::Error(error) = &answer else { unreachable!() };
+                assert!(error.message.contains("othing"), "it says that nothing was done: {}", error.message);
+            }
+            line.push(verdict(&answer));
+        }
+    }
+    // Then it is answered exactly where the table says so,
+    for ((what, seen), (_, expected)) in seen.iter().zip(EXPECTED) {
+        for ((who, seen), expected) in WHO.iter().zip(seen.chars()).zip(expected.chars()) {
+            assert!(expected == '?' || seen == expected, "`{what}` by {who}: {seen}, and not {expected}");
+        }
+        assert_eq!(seen.len(), WHO.len(), "{what}");
+    }
+    // which has a line for each that the guide has, and the guide is compared with the code.
+    let guide = include_str!("../../docs/guide/who-may-what.md");
+    let words: Vec<&str> = guide.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let listed: Vec<&str> = EXPECTED
+        .iter()
+        .map(|(what, _)| *what)
+        .filter(|what| !what.starts_with("write t") && !what.contains(','))
+        .collect();
+    assert_eq!(words.len(), listed.len());
+    assert!(words.iter().all(|word| listed.contains(word)), "{words:?}");
+    // Nobody but a manager speaks for others, and none for a manager or in the name of who does not count.
+    let behalf = |role: &str, id: Bytes| Some(api::Behalf { role: role.into(), id, of: "token_list".into() });
+    let inner: Bytes =
+        api::Request { deadline_ms: 5_000, kind: Some(Kind::TokenList(api::TokenList {})) }.encode_to_vec().into();
+    let passed = |behalf| Kind::PassedOn(api::PassedOn { behalf, request: inner.clone() });
+    let manager = &doors[2].0;
+    let id = |identity: &Identity| Bytes::copy_from_slice(identity.subject().node_id.as_bytes());
+    let standing = behalf("operator", id(&cluster.operator()));
+    assert_eq!(verdict(&manager.ask(passed(standing.clone())).await), 'y');
+    for (door, _) in doors.iter().filter(|(door, _)| !matches!(door, Door::Peer(..))) {
+        assert_eq!(verdict(&door.ask(passed(standing.clone())).await), '.');
+    }
+    assert_eq!(verdict(&manager.ask(passed(behalf("operator", Bytes::copy_from_slice(&random())))).await), '.');
+    assert_eq!(verdict(&manager.ask(passed(behalf("node", id(&node())))).await), '.');
+    let nonsense = manager.ask(passed(behalf("manager", Bytes::new()))).await;
+    assert!(matches!(nonsense, response::Kind::Error(error) if error.code() == api::Code::Invalid));
+    worker.shutdown().await;
+    drop(doors);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_node_and_an_operator_of_another_cluster_get_no_connection() {
+    let cluster = Cluster::founded().await;
+    let other = Cluster::founded().await;
+    let address = cluster.any().address().to_string();
+    // An operator of another cluster is told so,
+    let refused = Client::connect([address.clone()], other.operator()).await.unwrap_err();
+    assert!(matches!(refused, Error::Denied(_)), "{refused}");
+    // and a node that was removed.
+    let worker = cluster.worker("w1").await;
+    let identity = Identity::load(&cluster.path("w1").join("node.id")).unwrap();
+    assert!(client(Identity::load(&cluster.path("w1").join("node.id")).unwrap(), &address).await.is_ok());
+    cluster.any().client().nodes().remove("w1").forced().await.unwrap();
+    eventually("it is gone", || async {
+        let gone = client(Identity::load(&cluster.path("w1").join("node.id")).ok()?, &address).await.err()?;
+        says(&gone, &["no such member"]);
+        Some(())
+    })
+    .await;
+    drop(identity);
+    worker.stopped().await;
+    other.stop().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_may_only_look_looks_everywhere_and_changes_nothing_through_any_manager() {
+    // Given three managers and something to look at
+    let cluster = Cluster::of(3).await;
+    cluster.lead_by(0).await;
+    let writer = cluster.any().client();
+    writer.kv().put("k", "v").await.unwrap();
+    let made = cluster.node(1).client().operators().issue("viewer").read_only().await.unwrap();
+    assert!(made.info.read_only && made.info.stands);
+    let path = cluster.path("viewer.id");
+    made.identity.write(&path).unwrap();
+    for index in 0..3 {
+        // When it asks the leader, or another one which passes it on
+        let managers = [cluster.node(index).address().to_string()];
+        let viewer = Client::connect(managers, Identity::load(&path).unwrap()).await.unwrap();
+        // Then it sees keys, the cluster and its nodes, and is told of changes
+        assert_eq!(viewer.kv().get("k").await.unwrap().unwrap().value, Bytes::from_static(b"v"));
+        assert_eq!(viewer.status().await.unwrap().voters, 3);
+        assert_eq!(viewer.nodes().list().await.unwrap().nodes.len(), 3);
+        viewer.nodes().inspect("m1").await.unwrap();
+        viewer.leases().list().await.unwrap();
+        let mut watch = viewer.kv().watch("k").await.unwrap();
+        writer.kv().put("k", "v").await.unwrap();
+        watch.next().await.unwrap();
+        // And writes nothing, by whichever way, nor does it see tokens or make itself an operator.
+        let denied: Vec<Error> = vec![
+            viewer.kv().put("k", "w").await.unwrap_err(),
+            viewer.kv().delete("k").await.unwrap_err(),
+            viewer.nodes().promote("m1").await.unwrap_err(),
+            viewer.tokens().show(quorate::membership::Role::Worker).await.unwrap_err(),
+            viewer.tokens().list().await.unwrap_err(),
+            viewer.operators().issue("me").await.unwrap_err(),
+            viewer.operators().revoke("operator").await.unwrap_err(),
+            viewer.leases().grant(Duration::from_secs(60)).await.unwrap_err(),
+            viewer.transfer_leadership(None).await.unwrap_err(),
+        ];
+        for error in denied {
+            assert!(matches!(error, Error::Denied(_)), "{error}");
+            says(&error, &["Nothing"]);
+        }
+    }
+    let entry = writer.kv().get("k").await.unwrap().unwrap();
+    assert_eq!(entry.value, Bytes::from_static(b"v"));
+    // The record of a node is no key: nothing is under its name.
+    assert!(writer.kv().get(NodeRecord::key(NodeId::from_bytes([0; 16]))).await.unwrap().is_none());
+    cluster.stop().await;
+}
