@@ -20,9 +20,13 @@ const MIB: u64 = 1 << 20;
 /// The longest election timeout on the `wan` timing: 30 ticks of 150 ms.
 const ELECTION: Duration = Duration::from_millis(4_500);
 
-/// How long something takes: in `make test-long`, and else.
-fn lasting(long: Duration, short: Duration) -> Duration {
-    if std::env::var_os("QUORATE_LONG_LOADS").is_some() { long } else { short }
+/// Whether they are wanted.
+fn wanted() -> bool {
+    let wanted = std::env::var_os("QUORATE_LONG_LOADS").is_some();
+    if !wanted {
+        eprintln!("passed over: a long load, which make test-long runs");
+    }
+    wanted
 }
 
 fn bench(nodes: &[Node], arguments: &[&str]) -> Value {
@@ -87,12 +91,15 @@ impl Drop for Busy {
 
 #[test]
 fn five_times_too_much_costs_no_leader_and_the_rate_is_back_within_ten_election_timeouts() {
+    if !wanted() {
+        return;
+    }
     let place = tempfile::tempdir().unwrap();
     let nodes = managers(place.path(), 3);
     // (Clients and managers share this machine's cores, and nothing says who gets them: elections take seconds here.)
     on(&nodes[0], &["policy", "set", "--timing", "wan"]).exits(0);
     // Given what three managers can do on this machine, and half of that as the rate that they serve
-    let time = seconds(lasting(Duration::from_secs(15), Duration::from_secs(3)));
+    let time = seconds(Duration::from_secs(15));
     let capacity = bench(&nodes, &["--clients", "200", "--duration", &time])["rate"].as_f64().unwrap();
     let rate = (capacity / 2.0).max(1.0).to_string();
     let served = || {
@@ -102,7 +109,7 @@ fn five_times_too_much_costs_no_leader_and_the_rate_is_back_within_ten_election_
     let before = served();
     let led = leadership(&nodes);
     // when five times what they can do is asked of them, without waiting for answers,
-    let overload = lasting(Duration::from_secs(60), Duration::from_secs(4));
+    let overload = Duration::from_secs(60);
     let (time, wanted) = (seconds(overload), (capacity * 5.0).to_string());
     let shape = ["--clients", "20000", "--conns", "40", "--warm-up", "0", "--duration", &time, "--rate", &wanted];
     let flood = bench(&nodes, &shape);
@@ -126,18 +133,16 @@ fn five_times_too_much_costs_no_leader_and_the_rate_is_back_within_ten_election_
 
 #[test]
 fn two_busy_loops_for_each_core_cost_no_leader() {
+    if !wanted() {
+        return;
+    }
     let place = tempfile::tempdir().unwrap();
     let nodes = managers(place.path(), 3);
-    if std::env::var_os("QUORATE_LONG_LOADS").is_none() {
-        // Beside other tests there are more than these; the long run is the one that counts.
-        on(&nodes[0], &["policy", "set", "--timing", "wan"]).exits(0);
-    }
-    let led = leadership(&nodes);
     // Given a machine that has more to do than it can
     let cores = std::thread::available_parallelism().unwrap().get();
     let _busy = Busy::loops(cores * 2);
     // when managers serve a little beside it,
-    let time = lasting(Duration::from_secs(600), Duration::from_secs(10));
+    let time = Duration::from_secs(600);
     let shape = ["--clients", "10", "--rate", "20", "--warm-up", "0", "--duration", &seconds(time)];
     let figures = bench(&nodes, &shape);
     // then nobody else leads, and all of it is done.
@@ -148,6 +153,9 @@ fn two_busy_loops_for_each_core_cost_no_leader() {
 
 #[test]
 fn a_dead_manager_and_a_watcher_that_stands_still_cost_neither_memory_nor_disk() {
+    if !wanted() {
+        return;
+    }
     let place = tempfile::tempdir().unwrap();
     let mut nodes = managers(place.path(), 3);
     on(&nodes[0], &["policy", "set", "--history-revisions", "100"]).exits(0);
@@ -167,7 +175,7 @@ fn a_dead_manager_and_a_watcher_that_stands_still_cost_neither_memory_nor_disk()
         let figures = bench(&nodes[..2], &[&shape[..], &[total]].concat());
         (figures["requests"].as_u64().unwrap(), memory(&nodes[0], "VmRSS"), on_disk(&nodes[0].directory))
     };
-    let total = if std::env::var_os("QUORATE_LONG_LOADS").is_some() { "40000" } else { "3000" };
+    let total = "40000";
     let (first, memory_before, disk_before) = load(&nodes, total);
     let (second, memory_after, disk_after) = load(&nodes, total);
     eprintln!(
@@ -185,11 +193,14 @@ fn a_dead_manager_and_a_watcher_that_stands_still_cost_neither_memory_nor_disk()
 
 #[test]
 fn a_hundred_clients_with_values_of_a_mebibyte_take_bounded_memory() {
+    if !wanted() {
+        return;
+    }
     let place = tempfile::tempdir().unwrap();
     let nodes = managers(place.path(), 3);
     on(&nodes[0], &["policy", "set", "--history-revisions", "20"]).exits(0);
     let led = leadership(&nodes);
-    let total = if std::env::var_os("QUORATE_LONG_LOADS").is_some() { "3000" } else { "300" };
+    let total = "3000";
     let shape = ["--clients", "100", "--conns", "100", "--val-size", "1048576", "--key-space-size", "50"];
     let figures = bench(&nodes, &[&shape[..], &["--warm-up", "0", "--timeout", "120s", "--total", total]].concat());
     let most: Vec<u64> = nodes.iter().map(|node| memory(node, "VmHWM") / MIB).collect();
