@@ -33,6 +33,8 @@ pub enum Profile {
     Leases,
     /// As the swarm, with keys that are written, removed and made again, and with a history that is compacted all the time.
     Watch,
+    /// As the swarm, while secrets are sealed, and managers that come and go get and lose the keys.
+    Secrets,
     /// As the swarm, while members' binaries are replaced by newer and older ones.
     Upgrade,
     /// No faults at all: the control that false alarms would show in.
@@ -41,13 +43,14 @@ pub enum Profile {
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Swarm,
         Self::Network,
         Self::Disk,
         Self::Membership,
         Self::Leases,
         Self::Watch,
+        Self::Secrets,
         Self::Upgrade,
         Self::Calm,
     ];
@@ -62,6 +65,7 @@ impl Profile {
             Self::Membership => "membership",
             Self::Leases => "leases",
             Self::Watch => "watch",
+            Self::Secrets => "secrets",
             Self::Upgrade => "upgrade",
             Self::Calm => "calm",
         }
@@ -77,6 +81,7 @@ impl Profile {
             Self::Membership => "managers come, go, are lost, promoted, demoted and replaced",
             Self::Leases => "everything, and leases that are granted, renewed, forgotten and revoked",
             Self::Watch => "everything, and keys that come and go under watches, with a history that is compacted",
+            Self::Secrets => "everything, while secrets are sealed and keys replaced, and managers come and go",
             Self::Upgrade => "everything, while binaries are replaced, forwards and back",
             Self::Calm => "no faults: what false alarms would show in",
         }
@@ -156,6 +161,8 @@ pub struct SimConfig {
     /// Mean time between writes and removals of a few keys, and compactions; 0 is none.
     pub scribble_every: u64,
     pub watch_bug: Option<WatchBug>,
+    /// There is a keyring, members seal secrets, and keys are replaced.
+    pub secrets: bool,
     /// The cluster begins in the older of two versions, and members' binaries are replaced, forwards and back.
     pub upgrades: bool,
 }
@@ -208,6 +215,7 @@ impl SimConfig {
             holders: 0,
             watchers: 0,
             scribble_every: 0,
+            secrets: false,
             watch_bug: None,
             upgrades: false,
         }
@@ -233,7 +241,8 @@ impl SimConfig {
         let rng = &mut rng;
         let members = *[3, 3, 5, 5, 4, 7].get(rng.index(6)).unwrap_or(&3);
         let calm = matches!(profile, Profile::Calm);
-        let swarm = matches!(profile, Profile::Swarm | Profile::Leases | Profile::Watch | Profile::Upgrade);
+        let swarm =
+            matches!(profile, Profile::Swarm | Profile::Leases | Profile::Watch | Profile::Secrets | Profile::Upgrade);
         let net = swarm || matches!(profile, Profile::Network);
         let disk = swarm || matches!(profile, Profile::Disk);
         let member = swarm || matches!(profile, Profile::Membership);
@@ -285,10 +294,11 @@ impl SimConfig {
                 let mut rng = Rng::stream(seed, 12);
                 Self { watchers: rng.between(3, 10), scribble_every: rng.between(4, 60) * MILLIS, ..drawn }
             }
+            Profile::Secrets => Self { secrets: true, replacements: true, ..drawn },
             Profile::Upgrade => Self { upgrades: true, duration: drawn.duration + 10_000 * MILLIS, ..drawn },
             Profile::Swarm | Profile::Network | Profile::Disk | Profile::Membership | Profile::Calm => drawn,
         };
-        let churn = matches!(profile, Profile::Membership) || (member && rng.chance(400));
+        let churn = matches!(profile, Profile::Membership | Profile::Secrets) || (member && rng.chance(400));
         if !churn {
             return drawn;
         }

@@ -496,6 +496,8 @@ impl World {
             Event::Workers => self.workers_look(),
             Event::Watcher { index } => self.watcher_looks(index),
             Event::Scribble => self.scribble(),
+            Event::Care => self.care_for_keys(),
+            Event::Seal => self.seal_something(),
             Event::Upgrade => self.upgrade_somehow(),
             Event::Heal { links } => {
                 for link in links {

@@ -107,6 +107,9 @@ pub struct Report {
     pub reinstalled: u64,
     pub finishes_refused: u64,
     pub outdated: u64,
+    /// The newest barrier key, and what was refused because it was sealed with one that had gone.
+    pub barrier_keys: u64,
+    pub stale_keys: u64,
 }
 
 impl Report {
@@ -156,6 +159,8 @@ impl Report {
             (&mut self.reinstalled, other.reinstalled),
             (&mut self.finishes_refused, other.finishes_refused),
             (&mut self.outdated, other.outdated),
+            (&mut self.barrier_keys, other.barrier_keys),
+            (&mut self.stale_keys, other.stale_keys),
         ];
         for (sum, more) in pairs {
             *sum += more;

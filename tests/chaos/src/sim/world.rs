@@ -13,10 +13,12 @@ use super::config::{ELECTION, MILLIS, SimConfig};
 use super::holders::Holder;
 use super::member::Member;
 use super::operator::Operator;
+use super::secrets;
 use super::trace::{Report, Trace, Violation};
 use super::watchers::Watcher;
 use quorate_core::consensus::io::{Lane, Status, Ticket};
 use quorate_core::id::{ClusterId, Lineage, LineageId, NodeId, RaftId};
+use quorate_core::keyring::KeyringRecord;
 use quorate_core::log::LogEntry;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
 use quorate_core::ports::StagedId;
@@ -54,6 +56,8 @@ pub(super) enum Event {
     Workers,
     Watcher { index: usize },
     Scribble,
+    Care,
+    Seal,
     Upgrade,
     Heal { links: Vec<(RaftId, RaftId)> },
     Slow { id: RaftId, factor: u64 },
@@ -86,6 +90,8 @@ impl Event {
             | Self::Workers
             | Self::Watcher { .. }
             | Self::Scribble
+            | Self::Care
+            | Self::Seal
             | Self::Upgrade
             | Self::Heal { .. }
             | Self::Slow { .. } => None,
@@ -139,6 +145,7 @@ pub struct World {
     pub(super) holding: Rng,
     pub(super) watching: Rng,
     pub(super) upgrading: Rng,
+    pub(super) sealing: Rng,
     /// The newest cluster version that any member has seen in force.
     pub(super) enabled: u32,
     pub(super) watchers: Vec<Watcher>,
@@ -196,6 +203,7 @@ impl World {
             holding: Rng::stream(seed, 9),
             watching: Rng::stream(seed, 11),
             upgrading: Rng::stream(seed, 13),
+            sealing: Rng::stream(seed, 14),
             enabled: config.version(),
             watchers: (0..config.watchers).map(|_| Watcher::new()).collect(),
             operator: Operator::after(config.members),
@@ -218,6 +226,7 @@ impl World {
             role: Role::Manager.into(),
             raft_id: node,
             command_version: self.config.version(),
+            sealing_key: if self.config.secrets { secrets::sealing_key(node) } else { Bytes::new() },
             ..NodeRecord::default()
         };
         let recorded = self.config.recorded.clamp(1, self.config.members);
@@ -235,6 +244,7 @@ impl World {
             },
             node: record(1),
             records: (2..=recorded).map(|node| (NodeRecord::key(node_id(node)), record(node).to_bytes())).collect(),
+            keyring: if self.config.secrets { secrets::founded() } else { KeyringRecord::default() },
         };
         self.unrecorded = (recorded + 1..=self.config.members).map(record).collect();
         let founded = match found(&founding) {
@@ -276,6 +286,9 @@ impl World {
         }
         if self.config.upgrades && self.faults {
             self.schedule(self.now + 4 * ELECTION, Event::Upgrade);
+        }
+        if self.config.secrets {
+            self.begin_secrets();
         }
         if self.config.churn {
             self.schedule(self.now + 3 * ELECTION, Event::Churn);
