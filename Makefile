@@ -47,7 +47,8 @@ test: ready lint client-only next-binary unit doc-test demo-test ## everything t
 test-long: export QUORATE_CHAOS_KILLS := 1000
 test-long: export QUORATE_ROUNDS := 10
 test-long: export QUORATE_SIM_SEEDS := 3000
-test-long: test ## the same with 1,000 kills, 10 rounds of promotions under kills and 3,000 fresh seeds (hours)
+test-long: export QUORATE_LONG_LOADS := 1
+test-long: test ## the same with 1,000 kills, 10 rounds of promotions under kills, 3,000 fresh seeds and long loads (hours)
 
 lint:
 	cargo fmt --all --check

@@ -70,12 +70,20 @@ pub struct LeaseInfo {
     pub left: Duration,
     /// How many keys are attached to it.
     pub keys: u64,
+    /// Bytes of these keys and of what is stored under them: what the limit `LEASE_BYTES_MAX` counts.
+    pub bytes: u64,
 }
 
 impl From<api::LeaseInfo> for LeaseInfo {
     fn from(info: api::LeaseInfo) -> Self {
         let millis = Duration::from_millis;
-        Self { id: info.lease, ttl: millis(info.ttl_ms), left: millis(info.left_ms), keys: info.keys }
+        Self {
+            id: info.lease,
+            ttl: millis(info.ttl_ms),
+            left: millis(info.left_ms),
+            keys: info.keys,
+            bytes: info.bytes,
+        }
     }
 }
 

@@ -27,6 +27,7 @@ mod papers;
 mod policy;
 mod queue;
 mod ranges;
+mod recovered;
 mod remote;
 mod round;
 mod scope;
@@ -36,12 +37,11 @@ mod table;
 mod tokens;
 mod upgrade;
 mod watching;
+mod way;
 
 use std::collections::BTreeSet;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,8 +51,7 @@ use quorate_core::id::{ClientId, Term};
 use quorate_core::state::check_txn;
 use quorate_core::txn::{Op, OpKind, Range, Txn, TxnResult};
 use quorate_core::user;
-use quorate_transport::{FeedReceiver, Network, api};
-use tokio::sync::watch;
+use quorate_transport::{Network, api};
 use tokio::time::Instant;
 
 pub use assignments::{AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, ItemReport};
@@ -72,6 +71,7 @@ pub use policy::{Policy, PolicyChange};
 pub use queue::Place;
 pub use quorate_transport::Identity;
 pub use ranges::{GetBuilder, RangeBuilder, RangePage};
+pub use recovered::Recovered;
 pub use scope::ScopedClient;
 pub use table::{
     ModifyBuilder, Row, RowBuilder, RowChange, RowChanges, RowWriteBuilder, Rows, RowsBuilder, RowsWatched, Table,
@@ -93,106 +93,11 @@ pub(crate) use remote::REMOVED_MARK;
 pub(crate) use remote::SOFTWARE;
 use scope::Scope;
 use sequence::{OpenRequest, Sequences};
+pub(crate) use way::{Answered, CallError, Feeding, Way};
+use way::{Fed, Reply};
 
 /// How long a new client waits to learn its birth.
 const BORN_PATIENCE: Duration = Duration::from_secs(1);
-
-type Reply<'a> = Pin<Box<dyn Future<Output = Result<Answered, CallError>> + Send + 'a>>;
-
-type Fed<'a> = Pin<Box<dyn Future<Output = Result<Feeding, CallError>> + Send + 'a>>;
-
-/// A feed that was asked for.
-pub(crate) struct Feeding {
-    /// The number of the manager that was asked.
-    pub(crate) by: usize,
-    pub(crate) receiver: FeedReceiver,
-    /// What it travels on, kept open for as long as it lasts.
-    pub(crate) _over: Option<Arc<dyn std::any::Any + Send + Sync>>,
-}
-
-/// What a single attempt was answered.
-#[derive(Debug)]
-pub(crate) struct Answered {
-    /// The number of the manager that answered.
-    pub(crate) by: usize,
-    pub(crate) response: api::Response,
-}
-
-/// Why a single attempt has no answer.
-#[derive(Debug, Clone)]
-pub(crate) struct CallError {
-    /// The request may have reached a manager.
-    pub(crate) unknown: bool,
-    /// The manager has too much under way to take it.
-    pub(crate) busy: bool,
-    pub(crate) message: String,
-    /// The managers, by their numbers, to which no connection came about.
-    pub(crate) unreachable: Vec<usize>,
-}
-
-impl CallError {
-    /// A manager, or the way to it, did not take the request: nothing was done.
-    pub(crate) fn not_taken(message: impl Into<String>) -> Self {
-        Self { unknown: false, busy: false, message: message.into(), unreachable: Vec::new() }
-    }
-
-    /// The manager has too much under way: nothing was done.
-    pub(crate) fn busy() -> Self {
-        let message = "the manager has too much under way. Nothing was done; try again a little later";
-        Self { busy: true, ..Self::not_taken(message) }
-    }
-}
-
-#[cfg(feature = "worker")]
-impl CallError {
-    /// The only manager that there is could not be asked.
-    pub(crate) fn not_sent(message: impl Into<String>) -> Self {
-        Self { unreachable: vec![0], ..Self::not_taken(message) }
-    }
-
-    /// It was asked, and did not answer.
-    pub(crate) fn unanswered(message: impl Into<String>) -> Self {
-        Self { unknown: true, busy: false, message: message.into(), unreachable: Vec::new() }
-    }
-}
-
-/// How a request gets to a manager.
-pub(crate) trait Way: Send + Sync + 'static {
-    /// How many managers it knows, at least one. They are numbered from 0.
-    fn managers(&self) -> usize;
-
-    /// One attempt, with at most `patience` for the answer, at a manager that is not in `without` (fewer than all).
-    /// Another attempt may go to another manager.
-    fn call<'a>(&'a self, request: api::Request, patience: Duration, without: &'a BTreeSet<usize>) -> Reply<'a>;
-
-    /// Asks for a feed, with at most `patience` for it to be on its way, of a manager that is not in `without` (fewer than all).
-    fn feed<'a>(&'a self, request: api::Request, patience: Duration, without: &'a BTreeSet<usize>) -> Fed<'a>;
-
-    /// How long an attempt may take before another manager is tried; none in process.
-    fn attempt(&self) -> Option<Duration>;
-
-    /// Whether the node behind this way was removed from its cluster, and has stopped.
-    fn has_left(&self) -> bool {
-        false
-    }
-
-    /// The generation of the cluster that was last met, where the way itself chooses among managers.
-    fn generation(&self) -> Option<watch::Receiver<u64>>;
-
-    /// The identity that is shown, where one is.
-    fn identity(&self) -> Option<Arc<Identity>> {
-        None
-    }
-}
-
-/// The cluster was recovered (force-new-cluster) while a client used it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Recovered {
-    /// The generation that the client knew.
-    pub from: u64,
-    /// The generation that it has met since, and does not go back from.
-    pub to: u64,
-}
 
 struct Shared {
     way: Box<dyn Way>,
@@ -317,38 +222,6 @@ impl Client {
     #[must_use]
     pub fn with_fence(&self, term: u64) -> Self {
         Self { fence: Some(Term(term)), ..self.clone() }
-    }
-
-    /// The generation of the cluster that this client has met last, from 1; `None` for a client in process or over the local
-    /// socket, which belongs to its one node. A client keeps to the newest generation: it refuses managers of an older one.
-    pub fn generation(&self) -> Option<u64> {
-        self.shared.way.generation().map(|generation| *generation.borrow())
-    }
-
-    /// Waits until this client meets a newer generation of the cluster: it was recovered. What was read before may be of
-    /// revisions that are gone, and a write whose outcome was unknown may be, too: list anew.
-    ///
-    /// Cancel safe. Never resolves for a client in process or over the local socket.
-    pub async fn recovered(&self) -> Recovered {
-        let Some(mut generation) = self.shared.way.generation() else { return std::future::pending().await };
-        let from = *generation.borrow_and_update();
-        let met = generation.wait_for(|to| *to > from).await.map(|to| *to);
-        match met {
-            Ok(to) => Recovered { from, to },
-            Err(_closed) => std::future::pending().await,
-        }
-    }
-
-    /// After a recovery a client goes on under a fresh id: log indexes are counted anew from the survivor's, and with its
-    /// old birth it could not be told from a client that was forgotten.
-    async fn renew_after_recovery(&self) -> Result<()> {
-        let met = self.shared.way.generation().map_or(0, |generation| *generation.borrow());
-        let before = self.shared.generation.swap(met, Ordering::AcqRel);
-        if before != 0 && met > before {
-            let born = born(&*self.shared.way).await;
-            self.shared.sequences.renew(config::random_id(ClientId::from_bytes)?, born);
-        }
-        Ok(())
     }
 
     /// The key-value store.

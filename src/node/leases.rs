@@ -110,7 +110,7 @@ fn ordered(request: &[u8]) -> Result<Request, Failure> {
 fn info(lease: LeaseId, record: LeaseRecord, left_ms: Option<u64>) -> api::LeaseInfo {
     // A lease granted a moment ago may not have come to the count yet.
     let left_ms = left_ms.unwrap_or(record.ttl_ms);
-    api::LeaseInfo { lease: lease.0, ttl_ms: record.ttl_ms, left_ms, keys: record.keys }
+    api::LeaseInfo { lease: lease.0, ttl_ms: record.ttl_ms, left_ms, keys: record.keys, bytes: record.bytes }
 }
 
 impl Service {

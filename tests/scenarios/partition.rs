@@ -117,3 +117,31 @@ async fn old_managers_that_write_on_behind_a_cut_are_fenced_when_it_heals_and_no
     }
     odd_everywhere(&cluster);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_of_a_manager_that_lost_its_quorum_moves_on_and_its_requests_are_done_once() {
+    // Given a client that is attached to one manager, and knows the others
+    let (cluster, wires) = wired().await;
+    for alone in 0..3 {
+        let others = cluster.others(alone);
+        let client = cluster.outside(&[alone, others[0], others[1]]).await.with_deadline(BUDGET);
+        let name = format!("counter/{alone}");
+        client.kv().put(name.clone(), "before").await.unwrap();
+        // when that is cut off from the others, leader or not, while the client still reaches it,
+        wires.cut(&[alone]);
+        for _ in 0..10 {
+            client.kv().put(name.clone(), "meanwhile").await.unwrap();
+        }
+        // then what it asks for is done by the others, and once, and what it reads is theirs.
+        let entry = client.kv().get(name.clone()).await.unwrap().unwrap();
+        assert_eq!((entry.version, &entry.value[..]), (11, &b"meanwhile"[..]));
+        wires.heal();
+        cluster.settled(3).await;
+        assert_eq!(
+            cluster.node(alone).client().with_deadline(BUDGET).kv().get(name).await.unwrap().unwrap().version,
+            11
+        );
+    }
+    cluster.agrees().await;
+    cluster.stop().await;
+}

@@ -512,3 +512,40 @@ async fn a_mirror_is_what_there_was_at_its_revision_and_lists_anew_where_history
     assert_eq!(mirror.next().await.unwrap().unwrap().revision, last);
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn a_key_that_is_deleted_and_made_again_under_a_watch_is_told_as_each_of_these() {
+    // Given a watch that wants to know what was there before, and one that wants deletes only
+    let cluster = Cluster::founded().await;
+    let kv = cluster.any().client().kv();
+    let mut all = kv.watch("k").previous().await.unwrap();
+    let mut deletes = kv.watch("k").deletes_only().await.unwrap();
+    // When the key comes, goes, comes again as another, and that all over, once in one transaction with a neighbour
+    let mut expected = Vec::new();
+    for round in 0..3 {
+        let value = format!("v{round}");
+        let made = kv.put("k", value.clone()).await.unwrap().revision;
+        let removed = kv.txn().then(operation::delete("k")).then(operation::put("k2", "x")).await.unwrap().revision;
+        expected.push((made, value, removed));
+    }
+    // Then each is told, in order, with what it ended: nothing of one life is taken for the next.
+    for (made, value, removed) in &expected {
+        let told = changes(&mut all).await;
+        assert_eq!((told.revision, told.changes.len()), (*made, 1));
+        assert_eq!(plain(&told.changes[0]), put("k", value));
+        let entry = told.changes[0].entry.as_ref().unwrap();
+        assert_eq!((entry.version, entry.create_revision), (1, *made), "a life of its own");
+        assert!(told.changes[0].previous.is_none());
+        let told = changes(&mut all).await;
+        assert_eq!((told.revision, plain(&told.changes[0])), (*removed, gone("k")));
+        let previous = told.changes[0].previous.as_ref().unwrap();
+        assert_eq!((previous.mod_revision, &previous.value[..]), (*made, value.as_bytes()));
+        assert_eq!(changes(&mut deletes).await.revision, *removed);
+    }
+    // One that begins in the middle is told the rest alike.
+    let mut later = kv.watch("k").from_revision(expected[1].0).await.unwrap();
+    for revision in [expected[1].0, expected[1].2, expected[2].0, expected[2].2] {
+        assert_eq!(changes(&mut later).await.revision, revision);
+    }
+    cluster.stop().await;
+}

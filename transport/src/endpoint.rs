@@ -28,6 +28,7 @@ use crate::peers::{self, PeerAddress, Peers, Registry};
 use crate::rate::RateLimit;
 use crate::room::Room;
 use crate::socket::{self, BindError, UdpBuffers};
+use crate::streams;
 use crate::tls::{CredentialSlot, TlsError, Verdict};
 
 /// How long the tasks of an endpoint may take to end.
@@ -460,7 +461,7 @@ async fn serve(shared: Arc<Shared>, incoming: quinn::Incoming, permit: OwnedSema
     let (number, caller) = (connection.stable_id(), (greeted.caller.node_id, connection.clone()));
     shared.callers.lock().unwrap_or_else(PoisonError::into_inner).insert(number, caller);
     let _forget = Forget { shared: &shared, number };
-    peers::accept_streams(shared.clone(), connection, greeted, None).await;
+    streams::accept_streams(shared.clone(), connection, greeted, None).await;
 }
 
 /// Takes a client connection off the list, however its task ends.

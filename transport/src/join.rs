@@ -4,8 +4,9 @@
 //! Nothing else can be reached on this plane: one connection, one request, one answer. Never compares a secret: the
 //! node does, which knows the tokens. Called by the endpoint (serving) and by `join` in the newcomer.
 
+mod serving;
+
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,9 +25,7 @@ use crate::standing::NodeStanding;
 use crate::text::unix_seconds;
 use crate::tls;
 use crate::token::{CaHash, JoinToken, TokenSecret};
-
-/// How long a newcomer has to take its answer and close.
-const ANSWER_GRACE: Duration = Duration::from_secs(2);
+pub(crate) use serving::serve;
 
 /// What a newcomer tells. The secret is not part of it on the newcomer's side: it comes from the token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -463,56 +462,6 @@ fn accept_reply(pinned: &CaHash, joined: Joined, clock: Clock) -> Result<Joined,
     }
     subject.check_time(clock.now()).map_err(|problem| JoinError::BadReply(problem.to_string()))?;
     Ok(joined)
-}
-
-/// Serves one newcomer: one request, one answer, within the deadline.
-pub(crate) async fn serve(shared: &Arc<crate::endpoint::Shared>, connection: &quinn::Connection, source: SocketAddr) {
-    let refuse = |refused: Refused| {
-        let (code, reason) = refused.to_close();
-        connection.close(code.into(), &reason);
-    };
-    if !shared.join_limit.allow(source.ip()) {
-        refuse(Refused::Busy("too many join attempts from this address".to_owned()));
-        return;
-    }
-    let exchange = async {
-        let (mut send, mut receive) = connection.accept_bi().await.ok()?;
-        let request = frame::read_kind(&mut receive, FrameKind::Join, frame::JOIN_BYTES_MAX)
-            .await
-            .ok()
-            .and_then(|body| proto::JoinRequest::decode(body).ok())
-            .and_then(JoinRequest::from_wire);
-        let reply = match request {
-            None => JoinReply::Refused(JoinRefused::Malformed("it is no join request".to_owned())),
-            Some(request) => {
-                let (sender, receiver) = tokio::sync::oneshot::channel();
-                shared.handler.join(source, request, sender);
-                // A handler that gives no answer says that it does not know.
-                let reply = receiver.await.ok()?;
-                let known = match &reply {
-                    JoinReply::Joined(_) => true,
-                    JoinReply::Standing(standing) => standing.record.is_some(),
-                    JoinReply::Refused(_) => false,
-                };
-                if known {
-                    // Who knew a secret, or has a record, was no guess: many workers may stand behind one address.
-                    shared.join_limit.give_back(source.ip());
-                }
-                reply
-            }
-        };
-        let frame = frame::encode(FrameKind::JoinReply, &reply.to_wire().encode_to_vec())?;
-        send.write_chunk(frame).await.ok()?;
-        send.finish().ok()?;
-        // The last receiver closes: closing here at once would throw the answer away.
-        let _ = tokio::time::timeout(ANSWER_GRACE, connection.closed()).await;
-        Some(())
-    };
-    match tokio::time::timeout(shared.options.join_deadline, exchange).await {
-        Ok(Some(())) => {}
-        Ok(None) => connection.close(crate::codes::PROTOCOL.into(), b"no answer"),
-        Err(_elapsed) => connection.close(crate::codes::PROTOCOL.into(), b"the join took too long"),
-    }
 }
 
 #[cfg(test)]

@@ -43,6 +43,7 @@ mod session;
 mod snapshot;
 mod socket;
 mod standing;
+mod streams;
 mod text;
 mod tls;
 mod token;

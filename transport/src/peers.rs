@@ -5,6 +5,8 @@
 //! came for a while, and of two connections between the same two processes the one that the lower raft id dialled is
 //! kept by both. Called by the node from any thread.
 
+mod dialling;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,20 +19,18 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::ca::CertRole;
-use crate::calls::{self, Calls};
+use crate::calls::Calls;
 use crate::codes;
 use crate::dial::{self, ConnectError};
 use crate::endpoint::Shared;
-use crate::feed;
-use crate::greet::{self, Asked, GreetError, Greeted};
-use crate::handler::{Down, Lane, Plane, SnapshotPiece};
+use crate::greet::{self, GreetError, Greeted};
+use crate::handler::{Down, Lane, SnapshotPiece};
 use crate::hello::{Hello, Refused};
 use crate::lanes::{self, LaneQueue, SendError, StreamKind};
 use crate::network::Network;
 use crate::request::{self, RequestError};
-use crate::session::Session;
 use crate::snapshot::{self, SnapshotSendError};
+use crate::streams;
 
 /// A manager that should be connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -190,7 +190,7 @@ impl Peers {
             }
             let wake = Arc::new(Notify::new());
             let nudged = Arc::new(AtomicBool::new(false));
-            let dialling = dial_loop(self.shared.clone(), target.clone(), wake.clone(), nudged.clone());
+            let dialling = dialling::dial_loop(self.shared.clone(), target.clone(), wake.clone(), nudged.clone());
             let task = self.shared.spawn_vital("dials another manager", dialling);
             if let Some(task) = task {
                 dials.insert(id, Dial { target, wake, nudged, task });
@@ -328,108 +328,6 @@ impl Peers {
     }
 }
 
-/// Dials one peer for as long as it is in the set.
-async fn dial_loop(shared: Arc<Shared>, target: PeerAddress, wake: Arc<Notify>, nudged: Arc<AtomicBool>) {
-    let id = target.raft_id;
-    let options = shared.options.clone();
-    let mut backoff = options.backoff_min;
-    let mut waited = false;
-    loop {
-        if shared.registry.is_live(id) {
-            nudged.store(false, Ordering::Release);
-            waited = false;
-            backoff = options.backoff_min;
-            wake.notified().await;
-            continue;
-        }
-        let ours = shared.gate.hello();
-        if ours.raft_id == id {
-            wake.notified().await;
-            continue;
-        }
-        let asked = nudged.swap(false, Ordering::AcqRel);
-        let our_turn = ours.raft_id != RaftId(0) && ours.raft_id < id;
-        if !our_turn && !waited && !asked {
-            // The other one dials. Only if it does not come, it may not know us, and we do.
-            waited = tokio::time::timeout(options.dial_grace, wake.notified()).await.is_err();
-            continue;
-        }
-        match dial_once(&shared, &target, ours).await {
-            Ok(()) => {
-                locked(&shared.registry.failures).remove(&id);
-                backoff = options.backoff_min;
-                continue;
-            }
-            Err(error) => {
-                tracing::debug!(peer = %id, %error, "dialling a manager failed");
-                locked(&shared.registry.failures).insert(id, error);
-            }
-        }
-        // Half to all of the time, at random: managers that lost each other do not come back in step.
-        let jitter = f64::from(getrandom::u32().unwrap_or(u32::MAX)) / f64::from(u32::MAX);
-        let pause = backoff.mul_f64(0.5 + jitter / 2.0);
-        backoff = (backoff * 2).min(options.backoff_max);
-        if tokio::time::timeout(pause, wake.notified()).await.is_ok() {
-            backoff = options.backoff_min;
-        }
-    }
-}
-
-async fn dial_once(shared: &Arc<Shared>, target: &PeerAddress, ours: Hello) -> Result<(), ConnectError> {
-    let credentials = shared.credentials.current();
-    credentials.check_time().map_err(ConnectError::OwnCertificate)?;
-    let timeout = shared.options.handshake_deadline;
-    let (node, expected) = (target.node_id, target.raft_id);
-    let ours = Arc::new(ours);
-    let attempt = |address: SocketAddr| {
-        let (shared, credentials, ours) = (shared.clone(), credentials.clone(), ours.clone());
-        async move {
-            let transport = crate::socket::peer_transport(&shared.options);
-            let connection = dial::on(&shared.options.network, &shared.quinn, address, timeout, transport, |verdict| {
-                credentials.client(Plane::Peer, node, verdict)
-            })
-            .await?;
-            let asked = greet::ask(&connection, Plane::Peer, &ours, shared.instance, |caller, hello| {
-                if hello.raft_id != expected {
-                    return Err(Refused::WrongNode(format!(
-                        "raft id {expected} was dialled, this is {}",
-                        hello.raft_id
-                    )));
-                }
-                shared.judge(&ours, caller, hello)
-            });
-            let asked = tokio::time::timeout(timeout, asked).await.map_err(|_elapsed| {
-                connection.close(codes::PROTOCOL.into(), b"no hello in time");
-                ConnectError::Timeout { address: address.to_string(), after: timeout }
-            })?;
-            let asked = asked.map_err(|error| greet_error(error, address))?;
-            Ok(Candidate { connection: Some(connection), asked: Some(asked), address })
-        }
-    };
-    let (_, mut candidate) = dial::race(&target.addresses, timeout * 2, dial::STAGGER, attempt).await?;
-    let address = candidate.address;
-    let (Some(connection), Some(asked)) = (candidate.connection.take(), candidate.asked.take()) else {
-        return Err(ConnectError::NoAddress);
-    };
-    let greeted = asked.confirm(&connection).await.map_err(|error| greet_error(error, address))?;
-    start(shared, connection, greeted, true).map_err(|refused| ConnectError::Refused { address, refused })
-}
-
-/// A connection that has not won its race yet; dropping it closes it.
-struct Candidate {
-    connection: Option<quinn::Connection>,
-    asked: Option<Asked>,
-    address: SocketAddr,
-}
-
-impl Drop for Candidate {
-    fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            connection.close(codes::REPLACED.into(), b"another address was faster");
-        }
-    }
-}
-
 pub(crate) fn greet_error(error: GreetError, address: SocketAddr) -> ConnectError {
     match error {
         GreetError::Refused(refused) => ConnectError::Refused { address, refused },
@@ -508,7 +406,7 @@ async fn run(shared: Arc<Shared>, live: Arc<Live>, greeted: Greeted) {
     tasks.spawn(lanes::write_lane(live.connection.clone(), live.append.clone(), Duration::from_secs(3_600), stall));
     tasks.spawn(watch_address(live.connection.clone(), ping));
     tasks.spawn(accept_lanes(shared.clone(), live.connection.clone(), id));
-    tasks.spawn(accept_streams(shared.clone(), live.connection.clone(), greeted, Some(id)));
+    tasks.spawn(streams::accept_streams(shared.clone(), live.connection.clone(), greeted, Some(id)));
     // The first that ends makes the connection useless.
     let first = match tasks.join_next().await {
         Some(Ok(reason)) => reason,
@@ -583,60 +481,5 @@ async fn accept_lanes(shared: Arc<Shared>, connection: quinn::Connection, from: 
             move || heard.now(),
             move |body| handler.message(from, lane, body),
         ));
-    }
-}
-
-/// Serves requests, and snapshots of a peer, until the connection ends. Each has a task of its own; all end with this one.
-pub(crate) async fn accept_streams(
-    shared: Arc<Shared>,
-    connection: quinn::Connection,
-    greeted: Greeted,
-    peer: Option<RaftId>,
-) -> Down {
-    let mut tasks = JoinSet::new();
-    let answers = shared.answers(peer.is_some()).connection();
-    let (session, calling) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    loop {
-        let (mut send, mut receive) = tokio::select! {
-            accepted = connection.accept_bi() => match accepted {
-                Ok(streams) => streams,
-                Err(error) => return lanes::down(&error),
-            },
-            Some(_ended) = tasks.join_next() => continue,
-        };
-        let (handler, caller, deadline) =
-            (shared.handler.clone(), greeted.caller.clone(), shared.options.handshake_deadline);
-        let (connection, session, calling) = (connection.clone(), session.clone(), calling.clone());
-        let (stall, shared, answers) = (shared.options.stall_deadline, shared.clone(), answers.clone());
-        tasks.spawn(async move {
-            let mut first = [0; 1];
-            let read = tokio::time::timeout(deadline, receive.read_exact(&mut first)).await;
-            match (read, StreamKind::from_byte(first[0]), peer) {
-                (Ok(Ok(())), Some(StreamKind::Request), _) => {
-                    request::serve(handler, caller, shared.room(peer.is_some()), &answers, send, receive).await;
-                }
-                // One per connection at a time; a worker has nothing to ask so often.
-                (Ok(Ok(())), Some(StreamKind::Calls), _)
-                    if caller.role != CertRole::Worker && !calling.swap(true, Ordering::AcqRel) =>
-                {
-                    calls::serve(handler, caller, shared.room(peer.is_some()), &answers, send, receive).await;
-                    calling.store(false, Ordering::Release);
-                }
-                (Ok(Ok(())), Some(StreamKind::Snapshot), Some(from)) => {
-                    snapshot::receive(handler, from, send, receive).await;
-                }
-                (Ok(Ok(())), Some(StreamKind::Feed), None) => {
-                    feed::serve(handler, connection, caller, send, receive).await;
-                }
-                // A worker's, one per connection.
-                (Ok(Ok(())), Some(StreamKind::Session), None)
-                    if caller.role == CertRole::Worker && !session.swap(true, Ordering::AcqRel) =>
-                {
-                    handler.session(caller, Session::new(connection, send, receive, stall));
-                }
-                // Garbage costs its own stream and nothing else.
-                _ => request::refuse(&mut send, &mut receive, codes::STREAM_PROTOCOL),
-            }
-        });
     }
 }

@@ -37,6 +37,7 @@ mod proposals;
 mod reads;
 mod ready;
 mod records;
+mod rejection;
 mod seating;
 mod snapshots;
 mod status;

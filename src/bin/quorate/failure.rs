@@ -114,6 +114,10 @@ impl Failure {
 
     /// With a further sentence: what was done until then, or what to do now.
     pub(crate) fn after(mut self, sentence: &str) -> Self {
+        if self.message.contains(sentence) {
+            // It says so itself.
+            return self;
+        }
         self.message = format!("{}. {sentence}", self.message.trim_end_matches('.'));
         self
     }

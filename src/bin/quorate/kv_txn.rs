@@ -15,15 +15,49 @@ use crate::target;
 /// What a transaction is made of, line by line.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Lines {
-    conditions: Vec<String>,
-    then: Vec<String>,
-    or_else: Vec<String>,
+    conditions: Vec<Line>,
+    then: Vec<Line>,
+    or_else: Vec<Line>,
+}
+
+/// One condition or operation, and where it stands, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Line {
+    /// `line 3`, `the 2nd --if`.
+    at: String,
+    text: String,
+}
+
+/// A word and the column that it begins in, from 1.
+type Word = (usize, String);
+
+impl Line {
+    /// From options of the command line.
+    fn given(option: &str, texts: Vec<String>) -> Vec<Self> {
+        let one = |(number, text)| Self { at: format!("--{option} number {}", number + 1), text };
+        texts.into_iter().enumerate().map(one).collect()
+    }
+
+    /// What is wrong in a column of it, with the form that would be right.
+    fn wrong(&self, column: usize, why: &str) -> Failure {
+        let Self { at, text } = self;
+        Failure::usage(format!("{at}, column {column}: {why}: `{text}`; see `quorate kv txn --help`. Nothing was sent"))
+    }
+
+    /// The column behind its last word.
+    fn end(&self) -> usize {
+        self.text.trim_end().chars().count() + 1
+    }
 }
 
 pub(crate) async fn run(asked: Txn, global: &Global, output: Output) -> Result<(), Failure> {
     let lines = match asked.file {
         Some(file) => sections(&text(&file)?)?,
-        None => Lines { conditions: asked.conditions, then: asked.then, or_else: asked.or_else },
+        None => Lines {
+            conditions: Line::given("if", asked.conditions),
+            then: Line::given("then", asked.then),
+            or_else: Line::given("else", asked.or_else),
+        },
     };
     let conditions = parsed(&lines.conditions, condition)?;
     let (then, or_else) = (parsed(&lines.then, operate)?, parsed(&lines.or_else, operate)?);
@@ -69,26 +103,29 @@ fn text(file: &str) -> Result<String, Failure> {
     read.map_err(|error| Failure::usage(format!("cannot read the transaction from {file}: {error}. Nothing was sent")))
 }
 
-fn wrong(line: &str, why: &str) -> Failure {
-    Failure::usage(format!("`{line}`: {why}; see `quorate kv txn --help`. Nothing was sent"))
-}
-
-fn parsed<T>(lines: &[String], one: impl Fn(&str, &[String]) -> Result<T, Failure>) -> Result<Vec<T>, Failure> {
+fn parsed<T>(lines: &[Line], one: impl Fn(&Line, &[Word]) -> Result<T, Failure>) -> Result<Vec<T>, Failure> {
     lines.iter().map(|line| one(line, &words(line)?)).collect()
 }
 
 /// Lines below `if`, `then` and `else`.
 fn sections(text: &str) -> Result<Lines, Failure> {
     let mut lines = Lines::default();
-    let mut section: Option<&mut Vec<String>> = None;
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        match line {
+    let mut section: Option<&mut Vec<Line>> = None;
+    for (number, text) in text.lines().enumerate() {
+        let line = Line { at: format!("line {}", number + 1), text: text.to_owned() };
+        match text.trim() {
             "if" => section = Some(&mut lines.conditions),
             "then" => section = Some(&mut lines.then),
             "else" => section = Some(&mut lines.or_else),
-            other => match &mut section {
-                Some(section) => section.push(other.to_owned()),
-                None => return Err(wrong(other, "it stands before any of the lines `if`, `then` and `else`")),
+            other if other.is_empty() || other.starts_with('#') => {}
+            _ => match &mut section {
+                Some(section) => section.push(line),
+                None => {
+                    let column = text.chars().take_while(|c| c.is_whitespace()).count() + 1;
+                    let why =
+                        "it stands before any of the lines `if`, `then` and `else`, one of which has to say what it is";
+                    return Err(line.wrong(column, why));
+                }
             },
         }
     }
@@ -96,52 +133,69 @@ fn sections(text: &str) -> Result<Lines, Failure> {
 }
 
 /// The words of a line, as a shell tells them.
-fn words(line: &str) -> Result<Vec<String>, Failure> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
+fn words(line: &Line) -> Result<Vec<Word>, Failure> {
+    let mut words: Vec<Word> = Vec::new();
+    let mut word: Option<Word> = None;
     let mut quote = None;
-    let mut characters = line.chars();
-    while let Some(c) = characters.next() {
+    let mut characters = line.text.chars().zip(1..);
+    while let Some((c, column)) = characters.next() {
         match (quote, c) {
-            (Some(open), c) if c == open => quote = None,
+            (Some((opened, _)), c) if c == opened => quote = None,
             (None, '\'' | '"') => {
-                quote = Some(c);
-                word.get_or_insert_default();
+                quote = Some((c, column));
+                begun(&mut word, column);
             }
-            (None | Some('"'), '\\') => word.get_or_insert_default().push(match characters.next() {
-                Some('n') => '\n',
-                Some('t') => '\t',
-                Some(other) => other,
-                None => return Err(wrong(line, "it ends with a backslash")),
+            (None | Some(('"', _)), '\\') => begun(&mut word, column).push(match characters.next() {
+                Some(('n', _)) => '\n',
+                Some(('t', _)) => '\t',
+                Some((other, _)) => other,
+                None => {
+                    let why = "a backslash is the last of it; write \\\\ for one that is meant";
+                    return Err(line.wrong(column, why));
+                }
             }),
             (None, c) if c.is_whitespace() => words.extend(word.take()),
-            (_, c) => word.get_or_insert_default().push(c),
+            (_, c) => begun(&mut word, column).push(c),
         }
     }
-    if quote.is_some() {
-        return Err(wrong(line, "a quote is not closed"));
+    if let Some((_, column)) = quote {
+        return Err(line.wrong(column, "the quote that begins there is not closed"));
     }
     words.extend(word);
     Ok(words)
 }
 
-fn condition(line: &str, words: &[String]) -> Result<quorate::Compare, Failure> {
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let (what, key, relation, operand) = match words[..] {
+/// The word that is being read, which begins here unless it has.
+fn begun(word: &mut Option<Word>, column: usize) -> &mut String {
+    &mut word.get_or_insert_with(|| (column, String::new())).1
+}
+
+fn condition(line: &Line, words: &[Word]) -> Result<quorate::Compare, Failure> {
+    const FORM: &str = "a condition is `exists KEY`, `absent KEY` or `PROPERTY KEY = OPERAND`";
+    let at = |word: usize| words.get(word).map_or_else(|| line.end(), |(column, _)| *column);
+    let texts: Vec<&str> = words.iter().map(|(_, text)| text.as_str()).collect();
+    let (what, key, relation, operand) = match texts[..] {
         ["exists", key] => return Ok(compare::exists(key.to_owned())),
         ["absent", key] => return Ok(compare::absent(key.to_owned())),
+        ["exists" | "absent", ..] => return Err(line.wrong(at(2), FORM)),
         [what, key, relation, operand] => (what, key.to_owned(), relation, operand),
-        _ => return Err(wrong(line, "a condition is `exists KEY`, `absent KEY` or `PROPERTY KEY = OPERAND`")),
+        _ => return Err(line.wrong(at(4), FORM)),
     };
     let compared = if what == "value" {
         compare::value(key, operand.to_owned())
     } else {
-        let number = operand.parse().map_err(|_no_number| wrong(line, "it is compared with a number"))?;
+        let number = || {
+            let why = format!("`{what}` is compared with a number, as in `{what} KEY = 3`");
+            operand.parse().map_err(|_no_number| line.wrong(at(3), &why))
+        };
         match what {
-            "version" => compare::version(key, number),
-            "mod" => compare::mod_revision(key, number),
-            "create" => compare::create_revision(key, number),
-            _ => return Err(wrong(line, "a property is `value`, `version`, `mod` or `create`")),
+            "version" => compare::version(key, number()?),
+            "mod" => compare::mod_revision(key, number()?),
+            "create" => compare::create_revision(key, number()?),
+            _ => {
+                let why = "a property is `value`, `version`, `mod` or `create`, as in `version KEY > 1`";
+                return Err(line.wrong(at(0), why));
+            }
         }
     };
     match relation {
@@ -149,33 +203,45 @@ fn condition(line: &str, words: &[String]) -> Result<quorate::Compare, Failure> 
         "!=" => Ok(compare::not_equal(compared)),
         "<" => Ok(compare::less(compared)),
         ">" => Ok(compare::greater(compared)),
-        _ => Err(wrong(line, "it is compared by =, !=, < or >")),
+        _ => Err(line.wrong(at(2), "it is compared by =, !=, < or >, as in `mod KEY != 7`")),
     }
 }
 
-fn operate(line: &str, words: &[String]) -> Result<quorate::Operation, Failure> {
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    Ok(match words[..] {
-        ["put", key, value] => operation::put(key.to_owned(), value.to_owned()),
-        ["del", key] => operation::delete(key.to_owned()),
-        ["del-prefix", prefix] => operation::delete_prefix(prefix.to_owned()),
-        ["get", key] => operation::get(key.to_owned()),
-        ["get-prefix", prefix] => operation::prefix(prefix.to_owned()),
+fn operate(line: &Line, words: &[Word]) -> Result<quorate::Operation, Failure> {
+    let at = |word: usize| words.get(word).map_or_else(|| line.end(), |(column, _)| *column);
+    let texts: Vec<&str> = words.iter().map(|(_, text)| text.as_str()).collect();
+    let (column, form) = match texts[..] {
+        ["put", key, value] => return Ok(operation::put(key.to_owned(), value.to_owned())),
+        ["del", key] => return Ok(operation::delete(key.to_owned())),
+        ["del-prefix", prefix] => return Ok(operation::delete_prefix(prefix.to_owned())),
+        ["get", key] => return Ok(operation::get(key.to_owned())),
+        ["get-prefix", prefix] => return Ok(operation::prefix(prefix.to_owned())),
+        ["put", ..] => (at(3), "a put is `put KEY TEXT`, with quotes around a text of several words"),
+        ["del", ..] => (at(2), "a delete is `del KEY`"),
+        ["del-prefix", ..] => (at(2), "it is `del-prefix PREFIX`"),
+        ["get", ..] => (at(2), "a get is `get KEY`"),
+        ["get-prefix", ..] => (at(2), "it is `get-prefix PREFIX`"),
         _ => {
-            return Err(wrong(
-                line,
-                "an operation is `put KEY TEXT`, `del KEY`, `del-prefix PREFIX`, `get KEY` or `get-prefix PREFIX`",
-            ));
+            (at(0), "an operation is `put KEY TEXT`, `del KEY`, `del-prefix PREFIX`, `get KEY` or `get-prefix PREFIX`")
         }
-    })
+    };
+    Err(line.wrong(column, form))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn told(line: &str) -> Vec<String> {
-        words(line).unwrap()
+    fn line(text: &str) -> Line {
+        Line { at: "line 3".into(), text: text.into() }
+    }
+
+    fn told(text: &str) -> Vec<String> {
+        words(&line(text)).unwrap().into_iter().map(|(_, word)| word).collect()
+    }
+
+    fn texts(lines: &[Line]) -> Vec<&str> {
+        lines.iter().map(|line| line.text.trim()).collect()
     }
 
     #[test]
@@ -186,38 +252,66 @@ mod tests {
         assert_eq!(told(r"put '\n' ''"), ["put", r"\n", ""]);
         assert_eq!(told("a'b'c"), ["abc"]);
         assert_eq!(told(""), Vec::<String>::new());
-        for wrong in ["put 'a", "put \"a", "put a\\"] {
-            let failure = words(wrong).unwrap_err();
+        for (wrong, column) in [("put 'a", 5), ("put \"a", 5), ("put a\\", 6)] {
+            let failure = words(&line(wrong)).unwrap_err();
             assert!(failure.exit == 2 && failure.message().contains("Nothing was sent"), "{}", failure.message());
+            let place = format!("line 3, column {column}: ");
+            assert!(failure.message().starts_with(&place), "{}", failure.message());
         }
     }
 
     #[test]
     fn a_file_has_its_lines_below_if_then_and_else() {
         let lines = sections("# comment\nif\nabsent a\n\nthen\n put a b\n put c d\nelse\nget a\n").unwrap();
-        assert_eq!(lines.conditions, ["absent a"]);
-        assert_eq!(lines.then, ["put a b", "put c d"]);
-        assert_eq!(lines.or_else, ["get a"]);
-        assert!(sections("put a b").unwrap_err().message().contains("before any of the lines"));
+        assert_eq!(texts(&lines.conditions), ["absent a"]);
+        assert_eq!(texts(&lines.then), ["put a b", "put c d"]);
+        assert_eq!(texts(&lines.or_else), ["get a"]);
+        assert_eq!(lines.then[1].at, "line 7");
+        let failure = sections("\n  put a b").unwrap_err();
+        assert!(failure.message().starts_with("line 2, column 3: it stands before any of the lines"));
     }
 
     #[test]
     fn what_is_no_condition_or_operation_is_usage() {
-        let condition = |line: &str| condition(line, &told(line));
+        let condition = |text: &str| condition(&line(text), &words(&line(text)).unwrap());
         for right in
             ["exists a", "absent a", "value a = x", "version a > 1", "mod a != 7", "create a < 9", "mod a == 0"]
         {
             assert!(condition(right).is_ok(), "{right}");
         }
-        for wrong in ["", "exists", "value a x", "version a = x", "mod a ~ 3", "lost a = 3", "mod a = 3 4"] {
-            assert!(condition(wrong).is_err_and(|failure| failure.exit == 2), "{wrong}");
+        // Each with the column that has to be another, and what would be right.
+        let wrong = [
+            ("", 1, "exists KEY"),
+            ("exists", 7, "exists KEY"),
+            ("exists a b", 10, "exists KEY"),
+            ("value a x", 10, "PROPERTY KEY = OPERAND"),
+            ("version a = x", 13, "version KEY = 3"),
+            ("mod a ~ 3", 7, "=, !=, < or >"),
+            ("  lost a = 3", 3, "`version`"),
+            ("mod a = 3 4", 11, "PROPERTY KEY = OPERAND"),
+        ];
+        let told = |failure: Failure, text: &str, column: usize, form: &str| {
+            let message = failure.message();
+            assert!(failure.exit == 2 && message.contains(form), "{text}: {message}");
+            assert!(message.starts_with(&format!("line 3, column {column}: ")), "{text}: {message}");
+        };
+        for (text, column, form) in wrong {
+            told(condition(text).unwrap_err(), text, column, form);
         }
-        let operate = |line: &str| operate(line, &told(line));
+        let operate = |text: &str| operate(&line(text), &words(&line(text)).unwrap());
         for right in ["put a b", "del a", "del-prefix a/", "get a", "get-prefix a/"] {
             assert!(operate(right).is_ok(), "{right}");
         }
-        for wrong in ["", "put a", "put a b c", "del", "drop a"] {
-            assert!(operate(wrong).is_err_and(|failure| failure.exit == 2), "{wrong}");
+        let wrong = [
+            ("", 1, "an operation is"),
+            ("put a", 6, "put KEY TEXT"),
+            ("put a b c", 9, "put KEY TEXT"),
+            ("del", 4, "del KEY"),
+            ("get 'a b' c", 11, "get KEY"),
+            ("drop a", 1, "an operation is"),
+        ];
+        for (text, column, form) in wrong {
+            told(operate(text).unwrap_err(), text, column, form);
         }
     }
 }

@@ -41,10 +41,21 @@ pub(crate) async fn run(verb: LeaseVerb, global: &Global, output: Output) -> Res
                 let leases: Vec<Value> = leases.iter().map(info_json).collect();
                 return output.document(&json!({ "leases": leases }));
             }
-            let row =
-                |info: &LeaseInfo| vec![info.id.to_string(), span(info.ttl), span(info.left), info.keys.to_string()];
+            let row = |info: &LeaseInfo| {
+                vec![
+                    info.id.to_string(),
+                    span(info.ttl),
+                    span(info.left),
+                    info.keys.to_string(),
+                    info.bytes.to_string(),
+                ]
+            };
             if !leases.is_empty() {
-                output.line(&table(&["LEASE", "TTL", "LEFT", "KEYS"], &[0, 3], leases.iter().map(row).collect()))?;
+                output.line(&table(
+                    &["LEASE", "TTL", "LEFT", "KEYS", "BYTES"],
+                    &[0, 3, 4],
+                    leases.iter().map(row).collect(),
+                ))?;
             }
             output.note(&if leases.len() == 1 { "1 lease".to_owned() } else { format!("{} leases", leases.len()) });
             Ok(())
@@ -61,7 +72,8 @@ pub(crate) async fn run(verb: LeaseVerb, global: &Global, output: Output) -> Res
             for key in &keys {
                 output.line(&escaped(key))?;
             }
-            output.note(&if keys.len() == 1 { "1 key".to_owned() } else { format!("{} keys", keys.len()) });
+            let count = if keys.len() == 1 { "1 key".to_owned() } else { format!("{} keys", keys.len()) };
+            output.note(&format!("{count}, {} bytes with their values", info.bytes));
             Ok(())
         }
     }
@@ -100,7 +112,9 @@ async fn keep_alive(client: &Client, id: u64, once: bool, output: Output) -> Res
 }
 
 fn info_json(info: &LeaseInfo) -> Value {
-    json!({ "lease": info.id, "ttl_ms": millis(info.ttl), "left_ms": millis(info.left), "keys": info.keys })
+    json!({
+        "lease": info.id, "ttl_ms": millis(info.ttl), "left_ms": millis(info.left), "keys": info.keys, "bytes": info.bytes,
+    })
 }
 
 /// As with entries: text where it is text, base64 where it is not.

@@ -67,7 +67,8 @@ fn row(node: &NodeInfo) -> Vec<String> {
     vec![
         node.name.clone(),
         node.id.chars().take(10).collect(),
-        or_dash(node.address.clone()),
+        // Where a worker would listen if it were promoted nobody listens now.
+        or_dash(if node.observed_role == Role::Worker { String::new() } else { node.address.clone() }),
         role(node),
         if node.leader { format!("{}, leads", node.seat.word()) } else { or_dash_seat(node.seat) },
         node.state.word().to_owned(),
@@ -109,7 +110,7 @@ fn described(node: &NodeInfo) -> String {
     let mut rows = vec![
         ("name", node.name.clone()),
         ("id", node.id.clone()),
-        ("address", node.address.clone()),
+        (if node.observed_role == Role::Worker { "address, once a manager" } else { "address" }, node.address.clone()),
         ("role", role(node)),
         ("seat", if node.leader { format!("{}, leads", node.seat.word()) } else { node.seat.word().to_owned() }),
         ("state", node.state.word().to_owned()),
@@ -348,7 +349,7 @@ mod tests {
             seat: Seat::None,
             state: NodeState::Unknown,
             raft_id: 0,
-            address: String::new(),
+            address: "10.0.0.9:4701".into(),
             removing: true,
             ..node("w1")
         };
@@ -359,6 +360,10 @@ mod tests {
         assert!(lines[1].contains("voter, leads") && lines[1].contains("abcdefghij "), "{text}");
         assert!(lines[2].contains("manager > worker") && lines[2].ends_with("zone=b"), "{text}");
         assert!(lines[3].contains("worker, leaving") && lines[3].contains("unknown"), "{text}");
+        assert!(
+            lines[1].contains("10.0.0.1:4701") && !lines[3].contains("10.0.0.9:4701"),
+            "nobody listens there: {text}"
+        );
         assert_eq!(lines[5], "as n1 knows it at revision 42, 4m 12s old");
         assert_eq!(lines[1].find("voter"), lines[2].find("voter"), "{text}");
     }

@@ -167,7 +167,7 @@ pub(crate) fn render(status: &ClusterStatus, output: Output) -> String {
         let row =
             |worker: &WorkerStatus| vec![worker.name.clone(), worker.address.clone(), worker.state.word().to_owned()];
         let rows = status.workers.iter().map(row).collect();
-        let _infallible = write!(page, "\n\n{}", table(&["WORKER", "ADDRESS", "STATE"], &[], rows));
+        let _infallible = write!(page, "\n\n{}", table(&["WORKER", "ADDRESS ONCE A MANAGER", "STATE"], &[], rows));
     }
     page
 }
@@ -177,9 +177,14 @@ fn runbook(status: &ClusterStatus, output: Output) -> String {
     let voters: Vec<&ManagerStatus> = status.managers.iter().filter(|manager| manager.seat == "voter").collect();
     let reachable = voters.iter().filter(|manager| manager.reachable).count();
     let needed = status.voters / 2 + 1;
-    let standbys = status.managers.iter().filter(|manager| !matches!(manager.seat.as_str(), "voter" | "lost")).count();
+    let seated = |seat: &str| status.managers.iter().filter(|manager| manager.seat == seat).count();
+    let (standbys, joining) = (seated("standby"), seated("joining"));
     let seats = format!("{reachable} of {}", count(status.voters, "voter"));
-    let also = if standbys == 0 { String::new() } else { format!(", {}", count(standbys, "standby manager")) };
+    let mut also = if standbys == 0 { String::new() } else { format!(", {}", count(standbys, "standby manager")) };
+    if joining > 0 {
+        // It has no copy of anything yet, and may never get one.
+        also += &format!(", {joining} on the way");
+    }
     let mut page = match status.health {
         Health::Ok => format!("{}: {seats} reachable{also}.", output.tint(Tone::Good, "OK")),
         Health::Degraded if !status.leaving.is_empty() => {
@@ -393,6 +398,17 @@ mod tests {
             "{page}"
         );
         assert!(page.contains("    n2 10.0.0.2:4701 not heard of yet\n"), "{page}");
+    }
+
+    #[test]
+    fn who_is_on_the_way_is_no_standby() {
+        let mut status = cluster(&[("n1", true), ("n2", true), ("n3", true), ("n4", true), ("w1", false)], Health::Ok);
+        status.voters = 3;
+        status.managers[3].seat = "standby".into();
+        // A worker that was promoted, and whom nobody reaches at the address that it gives.
+        status.managers[4].seat = "joining".into();
+        let page = render(&status, output());
+        assert!(page.starts_with("OK: 3 of 3 voters reachable, 1 standby manager, 1 on the way."), "{page}");
     }
 
     #[test]

@@ -66,6 +66,11 @@ async fn local(directory: &Path, timeout: Duration, unseen: Duration) -> Result<
             Err(Error::Unavailable(_)) if quorate::runner(directory).is_some() => {
                 return Err(Failure::unavailable(silent(directory, quorate::runner(directory))));
             }
+            // To start it would be bad advice, too.
+            Err(Error::Unavailable(error)) if quorate::departed(directory).is_some() => {
+                let left = quorate::departed(directory).map(|mark| mark.message(directory)).unwrap_or(error);
+                return Err(Failure::unavailable(format!("no node is running on {}: {left}", directory.display())));
+            }
             // Asked for a directory that was never a node's: that a node is to be started there would be bad advice.
             Err(Error::Unavailable(_)) if !directory.join("node.id").exists() => {
                 return Err(Failure::unavailable(format!(
