@@ -17,8 +17,8 @@ use crate::membership::record::{ClusterRecord, NodeRecord};
 use crate::ports::{LogBatch, LogReset, StagedId, StoreError};
 use crate::state::contract::{ApplyError, Committed, LeaseChange, RecoveryStatus, StateStatus};
 
-pub use super::status::{Lease, Progress, RaftRole, SnapshotCounts, Status};
 pub use super::rejection::Rejection;
+pub use super::status::{Lease, Progress, RaftRole, SnapshotCounts, Status};
 
 /// Monotonic time in nanoseconds since an arbitrary start, the same start for the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -303,8 +303,6 @@ pub enum Answer {
     Refused(Rejection),
     /// It may have been done; a retry with the same request id tells.
     Unknown,
-}
-
 }
 
 /// Why the machine stopped for good.
