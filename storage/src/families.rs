@@ -150,9 +150,8 @@ fn options(family: Family, cache: &Cache) -> RocksOptions {
     options.set_level_compaction_dynamic_level_bytes(true);
     match family {
         Family::Log => {
-            // The window of the log is larger than any table in memory, so that entries are written out before they are cut
-            // whatever its size: a small one costs nothing.
-            options.set_write_buffer_size(8 * 1024 * 1024);
+            options.set_write_buffer_size(16 * 1024 * 1024);
+            options.set_max_write_buffer_number(3);
             blocks.set_block_size(64 * 1024);
         }
         Family::Meta => {
