@@ -141,8 +141,8 @@ pub async fn run(scenario: &Scenario, options: &Options) -> Done<Outcome> {
     }
     // Whatever was not in time on a machine that stood still says nothing.
     let trouble = trouble.map(|trouble| match trouble {
-        Trouble::Violation(why) if why.contains(" is not ready ") => world.recorder.too_late(why),
-        other => other,
+        Trouble::Violation(ref why) if why.contains(" is not ready ") => world.recorder.too_late(why.clone()),
+        Trouble::Violation(_) | Trouble::Inconclusive(_) | Trouble::Harness(_) | Trouble::NotReached(_) => trouble,
     });
     let tails = if trouble.is_some() { world.fleet.tails(40) } else { Vec::new() };
     let (history, frozen) = Box::pin(finish(&mut world)).await?;
