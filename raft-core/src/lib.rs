@@ -18,6 +18,7 @@ pub mod keyspace;
 pub mod limits;
 pub mod log;
 pub mod membership;
+pub mod mutants;
 pub mod ports;
 #[cfg(feature = "consensus")]
 pub mod recovery;

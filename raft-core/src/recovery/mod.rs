@@ -26,6 +26,7 @@ use crate::consensus::io::Records;
 use crate::id::{Lineage, LineageId, LogIndex, RaftId, Revision, Term};
 use crate::log::{Configuration, EntryKind, HardState, LogEntry};
 use crate::membership::record::NodeRecord;
+use crate::mutants::{Mutant, on};
 use crate::ports::{Boot, LogBatch, LogReader, RecoveryWrite, StateRead, StoreError};
 use crate::state::contract::{ApplyError, StateStatus};
 use crate::state::{COUNTER_JUMP, beginning, found_record, read, scan_hash};
@@ -251,7 +252,10 @@ fn work_out(
         burnt: burnt.into_iter().map(|id| id.0).collect(),
     };
     let term = Term(boot.hard_state.term.0.saturating_add(COUNTER_JUMP));
-    let index = boot.last.next();
+    if on(Mutant::RecoveryDropsTail) {
+        tail.retain(|entry| entry.index <= boot.hard_state.commit.max(status.applied));
+    }
+    let index = tail.last().map_or(status.applied, |entry| entry.index).next();
     let entry = LogEntry {
         index,
         term,
