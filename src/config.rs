@@ -12,6 +12,8 @@ use crate::error::Error;
 pub const KEY_BYTES_MAX: usize = quorate_core::limits::KEY_BYTES_MAX;
 /// Longest value, bytes.
 pub const VALUE_BYTES_MAX: usize = quorate_core::limits::VALUE_BYTES_MAX;
+/// Largest data of a config or a secret, bytes.
+pub const OBJECT_BYTES_MAX: usize = quorate_core::limits::OBJECT_BYTES_MAX;
 /// The UDP port: registered for nothing, above the ephemeral traps of common firewalls.
 pub const PORT: u16 = 4701;
 /// Most voters: five survive two losses; more cost latency and win little.
@@ -140,7 +142,7 @@ mod tests {
     }
 
     fn count(count: u64) -> String {
-        if count < 1_000 { count.to_string() } else { format!("{},{:03}", count / 1_000, count % 1_000) }
+        if count < 1_000 { count.to_string() } else { format!("{},{:03}", self::count(count / 1_000), count % 1_000) }
     }
 
     fn time(time: Duration) -> String {
@@ -217,6 +219,11 @@ mod tests {
             ("DELETE_KEYS_MAX", count(limits::DELETE_KEYS_MAX)),
             ("DELETE_BYTES_MAX", bytes(limits::DELETE_BYTES_MAX)),
             ("NAME_BYTES_MAX", count(size(limits::NAME_BYTES_MAX))),
+            ("OBJECT_NAME_BYTES_MAX", count(size(limits::OBJECT_NAME_BYTES_MAX))),
+            ("OBJECT_BYTES_MAX", bytes(size(limits::OBJECT_BYTES_MAX))),
+            ("OBJECT_LABEL_BYTES_MAX", bytes(size(limits::OBJECT_LABEL_BYTES_MAX))),
+            ("RECORD_BYTES_MAX", bytes(size(limits::RECORD_BYTES_MAX))),
+            ("BARRIER_USES_MAX", count(limits::BARRIER_USES_MAX)),
             ("STORE_QUOTA_BYTES", bytes(limits::STORE_QUOTA_BYTES)),
             ("STORE_QUOTA_BYTES_MIN", bytes(limits::STORE_QUOTA_BYTES_MIN)),
             ("LEASE_TTL_MS_MIN", time(Duration::from_millis(limits::LEASE_TTL_MS_MIN))),

@@ -166,7 +166,7 @@ impl Error {
             api::Code::Denied => Self::Denied(message),
             api::Code::NoLeader | api::Code::NotLeader => Self::NoLeader(message),
             api::Code::QuorumLost => Self::QuorumLost(message),
-            api::Code::Overloaded | api::Code::Conflict => Self::Overloaded(message),
+            api::Code::Overloaded | api::Code::Conflict | api::Code::StaleKey => Self::Overloaded(message),
             api::Code::ReadOnly => Self::ReadOnly(message),
             api::Code::Unknown | api::Code::Expired => Self::Unknown(message),
             api::Code::Stopping | api::Code::Deadline | api::Code::Cut => Self::Unavailable(message),

@@ -3,6 +3,8 @@
 //! Owns the node that wires core, storage and transport together, and the one type of client. See [`Node`] and
 //! [`Client`]. No type of raft, prost, quinn, rustls or rocksdb is public.
 
+#[cfg(feature = "manager")]
+pub mod backup;
 pub mod check;
 mod client;
 pub mod config;
@@ -14,6 +16,7 @@ pub mod membership;
 pub mod metrics;
 #[cfg(feature = "worker")]
 mod node;
+pub mod objects;
 #[cfg(feature = "manager")]
 pub mod recovery;
 pub mod status;
@@ -22,14 +25,17 @@ pub mod testing;
 pub mod upgrade;
 
 pub use client::{
-    AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Change, Changes, Client, Codec, CodecError,
-    Election, Entry, GetBuilder, Identity, ItemReport, Json, KeysChanged, Kv, Leader, Leading, Lease, LeaseInfo,
-    LeaseKeeper, Leases, LockBuilder, LockGuard, Mirror, MirrorBuilder, ModifyBuilder, NewOperator, NodeChange,
-    NodeKeys, NodeUpdate, Nodes, Observer, OperatorBuilder, Operators, Place, Policy, PolicyChange, RangeBuilder,
-    RangePage, Recovered, Row, RowBuilder, RowChange, RowChanges, RowWriteBuilder, Rows, RowsBuilder, RowsWatched,
-    ScopedClient, Table, TableMirror, TableMirrorBuilder, TableWatch, TableWatchBuilder, TokenBuilder, Tokens,
-    TxnBuilder, TxnOutcome, Upgrade, Watch, WatchBuilder, Watched, WriteBuilder, compare, operation,
+    AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Change, Changes, Client, Codec, CodecError, Configs,
+    CreateObject, Election, Entry, GetBuilder, Identity, ItemReport, Json, Keyring, KeysChanged, Kv, Leader, Leading,
+    Lease, LeaseInfo, LeaseKeeper, Leases, ListObjects, LockBuilder, LockGuard, Mirror, MirrorBuilder, ModifyBuilder,
+    NewOperator, NodeChange, NodeKeys, NodeUpdate, Nodes, Observer, OperatorBuilder, Operators, Place, Policy,
+    PolicyChange, RangeBuilder, RangePage, Recovered, Row, RowBuilder, RowChange, RowChanges, RowWriteBuilder, Rows,
+    RowsBuilder, RowsWatched, ScopedClient, Secrets, Table, TableMirror, TableMirrorBuilder, TableWatch,
+    TableWatchBuilder, TokenBuilder, Tokens, TxnBuilder, TxnOutcome, UpdateObject, Upgrade, Watch, WatchBuilder,
+    Watched, WriteBuilder, compare, operation,
 };
+#[cfg(feature = "manager")]
+pub use client::{Backup, BackupBuilder};
 pub use error::{Error, Outcome, Result};
 #[cfg(feature = "worker")]
 pub use node::{
@@ -38,9 +44,10 @@ pub use node::{
 };
 #[cfg(feature = "manager")]
 pub use node::{
-    Configurations, Fenced, Inspection, Lead, Recover, fenced, fenced_with, inspect, inspect_configurations,
-    inspect_configurations_with, inspect_with,
+    Configurations, DumpedRecord, Fenced, Inspection, Lead, Recover, Restore, RestoreReport, dump, fenced, fenced_with,
+    inspect, inspect_configurations, inspect_configurations_with, inspect_with, restore,
 };
+pub use objects::SecretBytes;
 pub use quorate_core::txn::{Compare, Op as Operation};
 
 /// As the examples of the page about tests are.
@@ -77,8 +84,14 @@ pub mod guide {
     #[doc = include_str!("../docs/guide/typed-tables.md")]
     pub struct TypedTables;
 
+    #[doc = include_str!("../docs/guide/configs-and-secrets.md")]
+    pub struct ConfigsAndSecrets;
+
     #[doc = include_str!("../docs/guide/embedding-a-node.md")]
     pub struct EmbeddingANode;
+
+    #[doc = include_str!("../docs/guide/backups.md")]
+    pub struct Backups;
 
     #[doc = include_str!("../docs/guide/testing-your-controller.md")]
     pub struct TestingYourController;

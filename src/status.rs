@@ -276,6 +276,9 @@ pub struct KeyReport {
     pub place: String,
     /// The key file lies in the data directory: who takes the disk has both.
     pub beside_data: bool,
+    /// Where this start had the key from, where that is not what the store says; else empty.
+    #[serde(default)]
+    pub given: String,
     /// A new unlock key was shown and not confirmed yet.
     pub pending: bool,
     /// The data key that seals, counted from 1; 0 where the store is not open.

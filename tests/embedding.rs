@@ -419,3 +419,41 @@ async fn it_also_runs_on_several_threads() {
     cluster.caught_up(lost).await.unwrap();
     assert_eq!(has(&cluster, lost, "k").await.as_deref(), Some("1"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn secrets_and_their_keys_work_on_a_test_cluster_as_on_a_real_one() {
+    // Given a secret, and a worker whose item refers to it
+    let cluster = Cluster::start(3).await.unwrap();
+    let client = cluster.client();
+    let worker = cluster.worker("w1").await.unwrap();
+    client.secrets().create("db", "hunter2").await.unwrap();
+    client.assignments().set("w1", "web", "run").secret("db").await.unwrap();
+    let mut work = worker.assignments();
+    let delivered = loop {
+        match work.next().await.unwrap() {
+            AssignmentEvent::Complete { items, .. } | AssignmentEvent::Changed { added: items, .. } => {
+                if let Some(item) = items.into_iter().find(quorate::Item::is_complete) {
+                    break item;
+                }
+            }
+            _ => {}
+        }
+    };
+    assert_eq!(delivered.secret("db").unwrap().expose(), b"hunter2");
+    // When the key is replaced, and the leader is lost meanwhile
+    client.keyring().rotate().await.unwrap();
+    let lost = cluster.lose_the_leader().await.unwrap();
+    // Then whoever leads finishes it, and everything opens
+    cluster
+        .until("one key is left", async || {
+            let report = client.keyring().show().await;
+            report.is_ok_and(|report| report.active == 2 && report.keys.len() == 1)
+        })
+        .await
+        .unwrap();
+    assert_eq!(client.secrets().reveal("db").await.unwrap().expose(), b"hunter2");
+    cluster.restart(lost).await.unwrap();
+    cluster.caught_up(lost).await.unwrap();
+    let shown = cluster.client_of(lost).unwrap().secrets().reveal("db").await.unwrap();
+    assert_eq!(shown.expose(), b"hunter2");
+}

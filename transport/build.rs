@@ -14,8 +14,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     files.sort();
     let descriptors = protox::compile(&files, ["proto"])?;
     // What may hold a key is never printed.
-    let secrets =
-        ["KeyOrder", "KeyOrder.order", "KeyOrderDone", "Unlock"].map(|name| format!(".quorate.api.v1.{name}"));
+    let secrets = [
+        "api.v1.KeyOrder",
+        "api.v1.KeyOrder.order",
+        "api.v1.KeyOrderDone",
+        "api.v1.Unlock",
+        "api.v1.BackupPart",
+        "api.v1.BackupPart.part",
+        "api.v1.ObjectCreate",
+        "api.v1.ObjectDataDone",
+        "session.v1.Object",
+    ]
+    .map(|name| format!(".quorate.{name}"));
     prost_build::Config::new().bytes(["."]).skip_debug(secrets).compile_fds(descriptors)?;
     Ok(())
 }

@@ -17,6 +17,7 @@ mod reading;
 mod recovery;
 mod remains;
 mod replacement;
+mod secrets;
 mod story;
 mod watching;
 mod worker;
@@ -147,6 +148,8 @@ impl Demo {
 
         // A voter is lost and replaced.
         let items = self.give_work(story)?;
+        let words = self.deliver(story)?;
+        self.lock_and_look(story, words)?;
         self.promote(story, &items)?;
         let (writers, replaced) = self.kill_a_voter(story, &items)?;
         self.take_back(story, &replaced, &items)?;
@@ -171,6 +174,7 @@ impl Demo {
         story::print(&format!(
             "\nDEMO PASSED in {:.1} s: {} managers, {} workers, {} files, {} acknowledged writes.\n\
              The leader was killed under load: writes stopped for {} ms. A dead voter was replaced in one change.\n\
+             A secret went to one worker and is readable on no disk; a manager was locked and unlocked.\n\
              All managers but one were lost for good, and the last one went on: no acknowledged write is missing on any \
              manager,\nno item was restarted, the old managers are fenced, and the number of voters was always odd.\n\
              All managers have the same state ({hash}).",

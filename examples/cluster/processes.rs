@@ -123,13 +123,31 @@ impl Processes {
 
     /// Runs the binary to its end, whatever that is.
     pub(crate) fn command(&self, story: &Story, arguments: &[&str]) -> Told<Done> {
-        let shown = shown("quorate", arguments);
-        story.command(&shown, None);
-        let mut command = Command::new(&self.binary);
-        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let (pid, stdout, stderr) = self.remains.spawn("", &mut command)?;
+        story.command(&shown("quorate", arguments), None);
+        self.ended(Command::new(&self.binary).args(arguments), arguments)
+    }
+
+    /// As [`quorate`](Self::quorate), and its command line is not told: it is given again and again, or its answer is long.
+    pub(crate) fn quorate_quietly(&self, arguments: &[&str]) -> Told<String> {
+        let done = self.ended(Command::new(&self.binary).args(arguments), arguments)?;
+        if done.code == Some(0) { Ok(done.stdout) } else { Err(done.stderr) }
+    }
+
+    /// As [`quorate`](Self::quorate), with a file to read from.
+    pub(crate) fn quorate_from(&self, story: &Story, arguments: &[&str], file: &Path) -> Told<String> {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        story.command(&format!("{} < {name}", shown("quorate", arguments)), None);
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec \"$0\" \"$@\" < \"$QUORATE_DEMO_INPUT\""]).arg(&self.binary).args(arguments);
+        let done = self.ended(command.env("QUORATE_DEMO_INPUT", file), arguments)?;
+        if done.code == Some(0) { Ok(done.stdout) } else { Err(done.stderr) }
+    }
+
+    /// Runs a command to its end.
+    fn ended(&self, command: &mut Command, arguments: &[&str]) -> Told<Done> {
+        let (pid, stdout, stderr) = self.remains.spawn("", command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
         let (stdout, stderr) = (collect(stdout), collect(stderr));
-        let code = self.reap(pid).map_err(|error| format!("`{shown}`: {error}"))?;
+        let code = self.reap(pid).map_err(|error| format!("`{}`: {error}", shown("quorate", arguments)))?;
         let text = |thread: std::thread::JoinHandle<String>| thread.join().unwrap_or_default();
         Ok(Done { code, stdout: text(stdout), stderr: text(stderr) })
     }
@@ -159,6 +177,12 @@ impl Processes {
 
     /// Starts a prepared node and waits for its line; answers that line.
     pub(crate) fn start(&self, story: &Story, name: &str) -> Told<String> {
+        let ready = self.begin(story, name)?;
+        self.wait_ready(story, name, ready)
+    }
+
+    /// Starts a prepared node; what it says on stdout.
+    pub(crate) fn begin(&self, story: &Story, name: &str) -> Told<mpsc::Receiver<String>> {
         let member = self.member(name)?;
         let (program, shown_as, verb) =
             if member.embedded { (&self.own, "cluster", "worker") } else { (&self.binary, "quorate", "run") };
@@ -178,6 +202,11 @@ impl Processes {
                 let _not_waited_for = sender.send(line);
             }
         });
+        Ok(ready)
+    }
+
+    /// Waits for the line of a node that was started; answers that line.
+    pub(crate) fn wait_ready(&self, story: &Story, name: &str, ready: mpsc::Receiver<String>) -> Told<String> {
         let live = story.waiting(&format!("{name} starts"));
         let line = ready.recv_timeout(PATIENCE);
         drop(live);

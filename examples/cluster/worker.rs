@@ -1,12 +1,14 @@
 //! `cluster worker`: an orchestrator's agent on a worker, in small.
 //!
 //! Owns the processes of its items: one each, kept for as long as the item is assigned with this payload, whatever becomes of
-//! the managers and of this node's role. Uses nothing but the library's public API. Never restarts an item that ended: it
+//! the managers and of this node's role. What an item refers to lies in files below `/dev/shm` for as long as its process runs. Uses nothing but the library's public API. Never restarts an item that ended: it
 //! reports that. Started by the demo as a process of its own; the demo talks to it by signals alone.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
-use std::path::Path;
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
@@ -23,9 +25,56 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// An item with its process.
 struct Running {
-    payload: Vec<u8>,
+    item: Item,
     child: Child,
     status: String,
+    /// Where its process finds its secrets; they go with it.
+    _secrets: Option<SecretFiles>,
+}
+
+impl Running {
+    /// Whether it is to run as it does: the same payload, with the same data.
+    fn is(&self, item: &Item) -> bool {
+        let same = |name: &String| self.item.secret(name) == item.secret(name);
+        let alike = |name: &String| self.item.config(name) == item.config(name);
+        self.item.payload == item.payload
+            && (&self.item.secrets, &self.item.configs) == (&item.secrets, &item.configs)
+            && item.secrets.iter().all(same)
+            && item.configs.iter().all(alike)
+    }
+}
+
+/// Files with what an item refers to, in memory (tmpfs), for this user alone. Removed with their process.
+struct SecretFiles(PathBuf);
+
+impl SecretFiles {
+    fn write(item: &Item) -> std::io::Result<Option<Self>> {
+        if item.secrets.is_empty() && item.configs.is_empty() {
+            return Ok(None);
+        }
+        let id: String = item.id.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let directory = Path::new("/dev/shm").join(format!("quorate-{}-{id}", std::process::id()));
+        let _left_over = std::fs::remove_dir_all(&directory);
+        std::fs::DirBuilder::new().mode(0o700).create(&directory)?;
+        let files = Self(directory);
+        let secrets = item.secrets.iter().filter_map(|name| Some((name, item.secret(name)?.expose())));
+        let configs = item.configs.iter().filter_map(|name| Some((name, &item.config(name)?[..])));
+        for (name, data) in configs.chain(secrets) {
+            // Names have no `/` and do not begin with a dot.
+            let mut options = OpenOptions::new();
+            options.create(true).truncate(true).write(true).mode(0o600);
+            options.open(files.0.join(name))?.write_all(data)?;
+        }
+        Ok(Some(files))
+    }
+}
+
+impl Drop for SecretFiles {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(directory = %self.0.display(), %error, "secrets could not be removed");
+        }
+    }
 }
 
 /// Runs the node in `directory` until it is told to stop or stops by itself; its exit codes are those of `quorate run`.
@@ -105,7 +154,12 @@ async fn take(node: &Node, items: &mut BTreeMap<String, Running>, event: Assignm
         }
     }
     for item in wanted {
-        if items.get(&item.id).is_some_and(|running| running.payload == item.payload) {
+        if items.get(&item.id).is_some_and(|running| running.is(&item)) {
+            continue;
+        }
+        if !item.is_complete() {
+            // After a restart without managers: secrets are not kept on this disk. They come with the next event.
+            say(node, &item.id, "waits for its secrets");
             continue;
         }
         if let Some(running) = items.remove(&item.id) {
@@ -126,7 +180,12 @@ async fn take(node: &Node, items: &mut BTreeMap<String, Running>, event: Assignm
 fn begin(item: &Item) -> std::io::Result<Running> {
     let out = OpenOptions::new().create(true).append(true).open(format!("{}.out", item.id))?;
     let line = String::from_utf8_lossy(&item.payload).into_owned();
-    let child = Command::new("sh")
+    let secrets = SecretFiles::write(item)?;
+    let mut command = Command::new("sh");
+    if let Some(SecretFiles(directory)) = &secrets {
+        command.env("QUORATE_SECRETS", directory);
+    }
+    let child = command
         .args(["-c", &line])
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
@@ -134,7 +193,7 @@ fn begin(item: &Item) -> std::io::Result<Running> {
         .kill_on_drop(true)
         .spawn()?;
     let status = format!("running, pid {}", child.id().unwrap_or_default());
-    Ok(Running { payload: item.payload.to_vec(), child, status })
+    Ok(Running { item: item.clone(), child, status, _secrets: secrets })
 }
 
 async fn end(id: &str, mut running: Running) {

@@ -6,7 +6,7 @@
 //!
 //! # Format versions
 //! 1: first format: requests (transactions and orders for leases), system transactions, compaction, expiry of clients and of
-//! leases, the end of a force-new-cluster.
+//! leases, the end of a force-new-cluster, orders for the barrier's keyring.
 //! 2: not released, and in no build but those for tests of the upgrade (feature `next-version`): a note on the cluster.
 //!
 //! What a new version brings (a command, a field of one, a field of a record) gets its version in [`Command::version`], and is
@@ -16,6 +16,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::id::{ClientId, RequestId};
+use crate::keyring::KeyringOrder;
 use crate::txn::{Op, OpKind, Txn};
 
 /// The newest command format that this build reads, and the newest cluster version that it supports (design section 4,
@@ -40,7 +41,7 @@ pub struct Batch {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Command {
     /// Which one; a kind that this build does not know is absent here, and stops the member (`NeedsVersion`).
-    #[prost(oneof = "CommandKind", tags = "1, 2, 3, 4, 5, 8")]
+    #[prost(oneof = "CommandKind", tags = "1, 2, 3, 4, 5, 8, 130")]
     pub kind: Option<CommandKind>,
 }
 
@@ -65,6 +66,9 @@ pub enum CommandKind {
     /// Leases that nobody renewed end, with their keys.
     #[prost(message, tag = "8")]
     ExpireLeases(ExpireLeases),
+    /// The barrier's keyring changes, or records are sealed anew; repeats are void by their own conditions.
+    #[prost(message, tag = "130")]
+    Keyring(KeyringOrder),
 }
 
 /// What a client asks for: a transaction, or an order for a lease.
@@ -224,7 +228,13 @@ impl Command {
             }
             Some(CommandKind::System(txn)) => ranges(txn),
             Some(CommandKind::ExpireLeases(_)) => true,
-            Some(CommandKind::Compact(_) | CommandKind::ExpireClients(_) | CommandKind::Recovered(_)) | None => false,
+            Some(
+                CommandKind::Compact(_)
+                | CommandKind::ExpireClients(_)
+                | CommandKind::Recovered(_)
+                | CommandKind::Keyring(_),
+            )
+            | None => false,
         }
     }
 
@@ -238,7 +248,8 @@ impl Command {
                 | CommandKind::Compact(_)
                 | CommandKind::ExpireClients(_)
                 | CommandKind::Recovered(_)
-                | CommandKind::ExpireLeases(_),
+                | CommandKind::ExpireLeases(_)
+                | CommandKind::Keyring(_),
             )
             | None => 1,
         }

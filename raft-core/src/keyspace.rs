@@ -16,7 +16,7 @@ pub enum Section {
     Node = b'n',
     /// Raft ids that were taken from their nodes for ever.
     Removed = b'r',
-    /// Join tokens and the cluster CA.
+    /// Join tokens and the cluster CA; secret parts are sealed ([`crate::keyring`]).
     Identity = b'i',
     /// What a worker is to run, by node id.
     Assignment = b'a',
@@ -24,6 +24,12 @@ pub enum Section {
     Liveness = b'l',
     /// What a worker says of its items, by node id.
     Report = b'w',
+    /// Configs, by name.
+    Config = b'g',
+    /// Secrets, by name.
+    Secret = b's',
+    /// Which items refer to which secrets and configs; follows the items by itself.
+    Reference = b'f',
     /// What users store.
     User = b'u',
 }

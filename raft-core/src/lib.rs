@@ -13,12 +13,15 @@ pub mod access;
 pub mod command;
 #[cfg(feature = "consensus")]
 pub mod consensus;
+pub mod envelope;
 pub mod id;
+pub mod keyring;
 pub mod keyspace;
 pub mod limits;
 pub mod log;
 pub mod membership;
 pub mod mutants;
+pub mod objects;
 pub mod ports;
 #[cfg(feature = "consensus")]
 pub mod recovery;

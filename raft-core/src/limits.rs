@@ -49,6 +49,18 @@ pub const LEASE_BYTES_MAX: u64 = DELETE_BYTES_MAX;
 pub const LEASE_PAGE_MAX: usize = 1_000;
 /// Digests by revision that a manager keeps in memory to compare with the others.
 pub const HASHES_KEPT: usize = 4_096;
+/// How often one barrier key seals before the leader replaces it: each use draws 128 random bits, so that even at the limit two
+/// alike are as good as impossible.
+pub const BARRIER_USES_MAX: u64 = 1 << 32;
+/// Longest name of a secret or a config, bytes.
+pub const OBJECT_NAME_BYTES_MAX: usize = 128;
+/// Largest data of a secret or a config, bytes.
+pub const OBJECT_BYTES_MAX: usize = 1024 * 1024;
+/// Labels of one secret or config, all keys and values together, bytes.
+pub const OBJECT_LABEL_BYTES_MAX: usize = 16 * 1024;
+/// Longest value of a record that managers write for themselves, bytes: the largest data of a secret with its labels, its seal and
+/// its encoding.
+pub const RECORD_BYTES_MAX: usize = OBJECT_BYTES_MAX + 2 * OBJECT_LABEL_BYTES_MAX;
 /// Longest node name, bytes.
 pub const NAME_BYTES_MAX: usize = 255;
 /// Watches that one manager serves.

@@ -66,9 +66,14 @@ const fn changes_something(kind: &api::request::Kind) -> bool {
         | Kind::OperatorRevoke(_)
         | Kind::PassedOn(_)
         | Kind::LeaseWrite(_)
+        | Kind::KeyringRotate(_)
+        | Kind::ObjectCreate(_)
+        | Kind::ObjectUpdate(_)
+        | Kind::ObjectRemove(_)
         | Kind::UpgradeFinish(_) => true,
         Kind::Read(_)
         | Kind::Watch(_)
+        | Kind::Backup(_)
         | Kind::AssignmentsRead(_)
         | Kind::ReportRead(_)
         | Kind::NodeReport(_)
@@ -89,6 +94,11 @@ const fn changes_something(kind: &api::request::Kind) -> bool {
         | Kind::LeaseKeepAlive(_)
         | Kind::LeaseList(_)
         | Kind::LeaseShow(_)
+        | Kind::KeyringShow(_)
+        | Kind::ObjectList(_)
+        | Kind::ObjectInspect(_)
+        | Kind::SecretReveal(_)
+        | Kind::ConfigRead(_)
         | Kind::UpgradeStatus(_) => false,
     }
 }

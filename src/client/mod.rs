@@ -6,6 +6,8 @@
 
 mod asking;
 mod assignments;
+#[cfg(feature = "manager")]
+mod backup;
 mod codec;
 mod election;
 #[cfg(feature = "worker")]
@@ -16,6 +18,7 @@ mod leases;
 mod lock;
 mod mirror;
 mod nodes;
+mod objects;
 #[cfg(test)]
 #[cfg(feature = "manager")]
 mod once_tests;
@@ -53,6 +56,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use assignments::{AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, ItemReport};
+#[cfg(feature = "manager")]
+pub use backup::{Backup, BackupBuilder};
 pub use codec::{Codec, CodecError, Json};
 pub use election::{Election, Leader, Leading, Observer};
 pub use keys::{KeysChanged, NodeKeys};
@@ -61,6 +66,7 @@ pub use leases::{Lease, LeaseInfo, LeaseKeeper, Leases};
 pub use lock::{LockBuilder, LockGuard};
 pub use mirror::{Mirror, MirrorBuilder};
 pub use nodes::{NodeChange, NodeUpdate, Nodes};
+pub use objects::{Configs, CreateObject, Keyring, ListObjects, Secrets, UpdateObject};
 pub use operators::{NewOperator, OperatorBuilder, Operators};
 pub use policy::{Policy, PolicyChange};
 pub use queue::Place;
@@ -412,6 +418,27 @@ impl Client {
     /// The settings of the whole cluster.
     pub fn policy(&self) -> Policy {
         Policy::new(self.clone())
+    }
+
+    /// A backup of the whole cluster, sealed: everything at one revision, from whichever manager answers. For operators.
+    #[cfg(feature = "manager")]
+    pub fn backup(&self, seal: &crate::backup::BackupSeal) -> BackupBuilder {
+        BackupBuilder::new(self.clone(), seal.clone())
+    }
+
+    /// Configs: data that nodes get with the items that refer to it.
+    pub fn configs(&self) -> Configs {
+        Configs::new(self.clone())
+    }
+
+    /// Secrets: the same, sealed everywhere but at the node that needs it.
+    pub fn secrets(&self) -> Secrets {
+        Secrets::new(self.clone())
+    }
+
+    /// The keys that secrets are sealed with in the log.
+    pub fn keyring(&self) -> Keyring {
+        Keyring::new(self.clone())
     }
 
     /// The rolling upgrade to a newer version.

@@ -7,6 +7,7 @@
 //! itself and no store that was moved aside names. Called by the node for its operator, and by the command line for a stopped
 //! directory.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -277,6 +278,7 @@ impl Desk {
         }
         let (key, now) = Provider::make_file(&path, place)?;
         notes.extend(self.replace(before, &key, now)?);
+        notes.extend(doubts(&path, &self.directory));
         Ok(())
     }
 
@@ -315,6 +317,22 @@ impl Desk {
         }
         Ok(())
     }
+}
+
+/// What speaks against keeping the key file of this node there, if anything: it may be meant, and is done.
+pub(super) fn doubts(path: &Path, directory: &Path) -> Option<String> {
+    let shown = path.display();
+    let there = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    if quorate_storage::is_in_memory(there).unwrap_or(false) {
+        return Some(format!(
+            "warning: {shown} is in memory (tmpfs) and gone after the next boot, and with it everything in this store, unless something puts the key back there each time; keep a copy, or move it to a disk"
+        ));
+    }
+    let device = |path: &Path| path.metadata().ok().map(|found| found.dev());
+    let same = device(there).is_some_and(|found| device(directory) == Some(found));
+    (same && !super::is_inside(path, directory)).then(|| format!(
+        "warning: {shown} is on the same file system as the data: who takes that disk has both. Is something to be mounted there first?"
+    ))
 }
 
 /// Does something with the keys of a stopped node, all of it before it returns. Blocks.

@@ -78,19 +78,86 @@ fn directory_of(path: &Path) -> io::Result<&Path> {
     Ok(directory)
 }
 
+/// The text of a file with these keys instead of those that were in it: what people wrote into it stays where it is, new keys
+/// come before the first one.
+fn text_of(before: &str, keys: &[Key]) -> Zeroizing<String> {
+    let is_key = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
+    let id_of = |line: &str| Key::from_text(line.trim()).ok().map(|key| key.id());
+    let were: Vec<KeyId> = before.lines().filter(|line| is_key(line)).filter_map(id_of).collect();
+    // Room for all of it from the beginning: what is left behind by growing is not wiped.
+    let mut text = Zeroizing::new(String::with_capacity(before.len() + keys.len() * 80 + 2));
+    let mut add = |line: &str| {
+        text.push_str(line);
+        text.push('\n');
+    };
+    let mut fresh = keys.iter().filter(|key| !were.contains(&key.id()));
+    for line in before.lines() {
+        if !is_key(line) {
+            add(line);
+            continue;
+        }
+        fresh.by_ref().for_each(|key| add(&key.to_text()));
+        if id_of(line).is_some_and(|id| keys.iter().any(|key| key.id() == id)) {
+            add(line);
+        }
+    }
+    fresh.for_each(|key| add(&key.to_text()));
+    text
+}
+
 /// Its directory is to be synced afterwards.
 fn replace(path: &Path, directory: &Path, keys: &[Key]) -> io::Result<()> {
     let mut name = path.file_name().ok_or_else(|| io::Error::other("the path names no file"))?.to_owned();
     name.push(".new");
     let draft = directory.join(name);
+    let before = match std::fs::read_to_string(path) {
+        Ok(text) => Zeroizing::new(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Zeroizing::new(HEAD.to_owned()),
+        Err(error) => return Err(error),
+    };
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    let mut text = Zeroizing::new(String::with_capacity(HEAD.len() + keys.len() * 80));
-    text.push_str(HEAD);
-    for key in keys {
-        text.push_str(&key.to_text());
-        text.push('\n');
-    }
-    file.write_all(text.as_bytes())?;
+    file.write_all(text_of(&before, keys).as_bytes())?;
     file.sync_all()?;
     std::fs::rename(&draft, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_wrote_into_a_key_file_stays_when_its_keys_change() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("k");
+        let [old, other, new] = [(); 3].map(|()| Key::generate().unwrap());
+        let line = |key: &Key| key.to_text().to_string();
+        let written = format!("# of n1 and n2\n\n{}\n# of the old cluster\n{}\n", line(&old), line(&other));
+        std::fs::write(&path, &written).unwrap();
+        // Given another key, the first one from now on
+        change(&path, |keys| {
+            keys.insert(0, new.clone());
+            Ok(())
+        })
+        .unwrap();
+        let both =
+            format!("# of n1 and n2\n\n{}\n{}\n# of the old cluster\n{}\n", line(&new), line(&old), line(&other));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), both);
+        // and the old one dropped
+        change(&path, |keys| {
+            keys.retain(|key| key.id() != old.id());
+            Ok(())
+        })
+        .unwrap();
+        let left = format!("# of n1 and n2\n\n{}\n# of the old cluster\n{}\n", line(&new), line(&other));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), left);
+        assert_eq!(read(&path).unwrap().iter().map(Key::id).collect::<Vec<_>>(), [new.id(), other.id()]);
+        // A file of ours begins with what it is
+        let fresh = place.path().join("fresh");
+        change(&fresh, |keys| {
+            keys.push(new.clone());
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(std::fs::read_to_string(&fresh).unwrap(), format!("{HEAD}{}\n", line(&new)));
+    }
 }

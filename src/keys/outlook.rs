@@ -6,7 +6,7 @@ use std::path::Path;
 
 use quorate_storage::{KeyKind, KeyProvider as _, KeySlot};
 
-use super::{CREDENTIAL, Given, Provider, located};
+use super::{CREDENTIAL, Given, Provider, credential, file, is_same_file, located};
 use crate::status::KeyReport;
 
 impl Provider {
@@ -14,6 +14,9 @@ impl Provider {
     /// open has its key in memory, and can be given another.
     pub(crate) fn outlook(&self, slots: &[KeySlot], open: bool, mut report: KeyReport) -> KeyReport {
         let Some(slot) = slots.first().filter(|slot| slot.kind == KeyKind::File) else { return report };
+        if open {
+            report.given = self.given(slot);
+        }
         if !matches!(self.keys.0, Given::Places | Given::File(_)) {
             return report;
         }
@@ -39,6 +42,25 @@ impl Provider {
     }
 }
 
+impl Provider {
+    /// Where this start had the key from, where that is not the key file that the store names.
+    fn given(&self, slot: &KeySlot) -> String {
+        let named = located(&self.directory, &slot.place);
+        let elsewhere = |path: &Path| !is_same_file(path, &named) && file::holds(path, slot.id);
+        match &self.keys.0 {
+            Given::Command(_) => "the key command".to_owned(),
+            Given::Custom(_) => "the program that embeds this node".to_owned(),
+            Given::Key(_) => "somebody who gave it by hand".to_owned(),
+            Given::File(path) if elsewhere(path) => format!("the key file {}", path.display()),
+            Given::Places => match credential().filter(|path| elsewhere(path)) {
+                Some(path) => format!("the service manager, as {}", path.display()),
+                None => String::new(),
+            },
+            Given::File(_) | Given::Passphrase(_) | Given::PassphraseFile(_) => String::new(),
+        }
+    }
+}
+
 /// What is left to do where nobody has the key any more.
 pub(crate) fn lost(directory: &Path) -> String {
     let shown = directory.display();
@@ -55,6 +77,24 @@ fn is_credential(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn it_is_said_where_a_start_had_its_key_from_when_that_is_not_where_the_store_says() {
+        let place = tempfile::tempdir().unwrap();
+        let (key, slot) = crate::keys::Keys::default().provider(place.path()).make().unwrap();
+        let slots = [slot];
+        let given = |keys: crate::keys::Keys, open| {
+            keys.provider(place.path()).outlook(&slots, open, KeyReport::default()).given
+        };
+        let other = place.path().join("other");
+        std::fs::copy(place.path().join("key"), &other).unwrap();
+        assert_eq!(given(crate::keys::Keys::default(), true), "");
+        assert_eq!(given(crate::keys::Keys::file(place.path().join("key")), true), "");
+        assert_eq!(given(crate::keys::Keys::command("cat other"), true), "the key command");
+        assert_eq!(given(crate::keys::Keys::command("cat other"), false), "");
+        assert_eq!(given(crate::keys::Keys::key(key), true), "somebody who gave it by hand");
+        assert!(given(crate::keys::Keys::file(&other), true).ends_with("other"));
+    }
 
     #[test]
     fn a_credential_is_told_from_a_file_of_that_name() {

@@ -96,3 +96,21 @@ fn a_store_is_sealed_anew_only_where_there_is_room_for_it_once_more_and_some_to_
     assert!(why.contains("5376 MiB") && why.contains("5375 MiB are free") && why.contains("rotate again"), "{why}");
     assert!(desk::too_full(0, u64::MAX).is_some());
 }
+
+#[test]
+fn a_place_for_a_key_that_does_not_last_or_is_on_the_disk_of_the_data_is_told() {
+    let place = tempfile::tempdir().unwrap();
+    let beside = desk::doubts(&place.path().join("elsewhere.key"), &place.path().join(".")).unwrap_or_default();
+    assert_eq!(beside, "", "in the data directory that is said by the report");
+    let data = place.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let told = desk::doubts(&place.path().join("n1.key"), &data).unwrap();
+    let in_memory = quorate_storage::is_in_memory(place.path()).unwrap();
+    assert!(told.contains(if in_memory { "tmpfs" } else { "same file system" }), "{told}");
+    // (Where there is no such place, there is nothing to be told.)
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() && quorate_storage::is_in_memory(memory).unwrap() {
+        let told = desk::doubts(&memory.join("n1.key"), &data).unwrap();
+        assert!(told.contains("tmpfs") && told.contains("next boot"), "{told}");
+    }
+}

@@ -29,6 +29,7 @@ pub(super) const fn ended(code: api::Code) -> Ended {
         | api::Code::Conflict
         | api::Code::NewGeneration
         | api::Code::LeaseNotFound
+        | api::Code::StaleKey
         | api::Code::Cut
         | api::Code::StoreFull => Ended::Refused,
     }

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::directory::check_access;
 use super::facts::Layout;
 use super::ground::Ground;
@@ -349,7 +351,10 @@ impl NodeBuilder {
         let builder = self.clone();
         off_thread(move || {
             builder.validate()?;
-            check_access(&builder.directory)
+            check_access(&builder.directory)?;
+            #[cfg(feature = "manager")]
+            builder.not_half_restored()?;
+            Ok(())
         })
         .await
     }
@@ -357,6 +362,11 @@ impl NodeBuilder {
 
 pub(super) fn random<T>(wrap: impl FnOnce([u8; 16]) -> T) -> Result<T, StartError> {
     config::random_id(wrap).map_err(|error| StartError::Internal(error.to_string()))
+}
+
+/// 32 random bytes that something secret is made from.
+pub(super) fn random_seed() -> Result<Bytes, StartError> {
+    Ok([random(|bytes| bytes)?, random(|bytes| bytes)?].concat().into())
 }
 
 /// Disk and name resolution stay off the caller's runtime.

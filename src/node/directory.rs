@@ -207,6 +207,7 @@ pub(super) fn open_store_with(
     layout: &Layout,
     options: quorate_storage::Options,
 ) -> Result<(OpenStore, Option<quorate_storage::KeyKeeper>), StartError> {
+    super::restore::cut_off(layout)?;
     let known = layout.holds_store();
     layout.open_store(options).map_err(|error| {
         if known || !matches!(error, StoreError::Io { .. }) {

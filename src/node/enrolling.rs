@@ -80,6 +80,7 @@ impl Service {
                     command_version: enrol.command_version,
                     command_version_min: enrol.command_version_min,
                     software: enrol.software.clone(),
+                    sealing_key: enrol.sealing_key.clone(),
                 };
                 self.rejoin(node, rejoin, until).await?;
                 continue;
@@ -117,6 +118,7 @@ impl Service {
             let mut updated = record.clone();
             updated.raft_id = raft_id.0;
             updated.store_id = enrol.store_id.clone();
+            updated.sealing_key = enrol.sealing_key.clone();
             (updated.command_version_min, updated.command_version) = (support.oldest, support.newest);
             updated.software.clone_from(&enrol.software);
             updated.addresses = vec![address.to_owned()];

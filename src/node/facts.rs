@@ -15,7 +15,9 @@ use quorate_core::id::{RaftId, StoreId};
 #[cfg(feature = "manager")]
 use quorate_core::ports::{MetaStore, OpenStore, StoreError, StoreResult};
 #[cfg(feature = "manager")]
-use quorate_storage::KeyKeeper;
+use quorate_storage::{KeyKeeper, SealingPair};
+#[cfg(feature = "manager")]
+use zeroize::Zeroizing;
 
 #[cfg(feature = "manager")]
 use super::ground::Ground;
@@ -49,6 +51,7 @@ pub(crate) struct KnownManager {
 
 /// The facts, one record: in the store of a manager, and in the state file of every other node. Field numbers are for ever.
 #[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
 pub(crate) struct Facts {
     #[prost(enumeration = "Stage", tag = "1")]
     pub(crate) stage: i32,
@@ -73,6 +76,20 @@ pub(crate) struct Facts {
     pub(crate) seed: Bytes,
     #[prost(message, repeated, tag = "11")]
     pub(crate) managers: Vec<KnownManager>,
+    /// 32 bytes, drawn with the store: its sealing key pair is made from them. Empty where there is no store.
+    #[prost(bytes = "bytes", tag = "12")]
+    pub(crate) sealing: Bytes,
+}
+
+/// Without what is secret in it.
+impl std::fmt::Debug for Facts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Facts")
+            .field("node", &self.node().to_string())
+            .field("name", &self.name)
+            .field("raft_id", &self.raft_id)
+            .finish_non_exhaustive()
+    }
 }
 
 /// In the store.
@@ -91,7 +108,8 @@ impl Facts {
         let facts = Self::decode(bytes).map_err(|error| corrupt(error.to_string()))?;
         let whole = NodeId::from_slice(&facts.node_id).is_some()
             && StoreId::from_slice(&facts.store_id).is_some()
-            && facts.seed.len() == 32;
+            && facts.seed.len() == 32
+            && facts.sealing.len() == 32;
         if whole { Ok(Some(facts)) } else { Err(corrupt("an id in it has the wrong length".into())) }
     }
 
@@ -135,6 +153,25 @@ impl Facts {
     #[cfg(feature = "manager")]
     pub(crate) fn seed_array(&self) -> [u8; 32] {
         self.seed.as_ref().try_into().unwrap_or_default()
+    }
+
+    /// The pair that barrier keys are sealed to.
+    #[cfg(feature = "manager")]
+    pub(crate) fn sealing_pair(&self) -> SealingPair {
+        let seed: Zeroizing<[u8; 32]> = Zeroizing::new(self.sealing.as_ref().try_into().unwrap_or_default());
+        SealingPair::from_seed(&seed)
+    }
+
+    /// Its public half; empty where there is no store, nor ever will be.
+    #[cfg(feature = "manager")]
+    pub(crate) fn sealing_key(&self) -> Bytes {
+        if self.sealing.is_empty() { Bytes::new() } else { Bytes::copy_from_slice(self.sealing_pair().public()) }
+    }
+
+    /// None: this program has no managers.
+    #[cfg(not(feature = "manager"))]
+    pub(crate) const fn sealing_key(&self) -> Bytes {
+        Bytes::new()
     }
 }
 

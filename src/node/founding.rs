@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use prost::Message as _;
 use quorate_core::command::{COMMAND_VERSION, COMMAND_VERSION_MIN};
 use quorate_core::id::{ClusterId, Lineage, LineageId, NodeId, RaftId, StoreId};
 use quorate_core::membership::operators::OperatorRecord;
@@ -16,12 +15,14 @@ use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
 use quorate_core::ports::OpenStore;
 use quorate_core::state::{Founding, found};
 use quorate_transport::{CertRole, CertSubject, ClusterCa, Identity, KeyPair};
+use zeroize::Zeroizing;
 
-use super::builder::{NodeBuilder, Prepared, off_thread, random};
+use super::barrier::Barrier;
+use super::builder::{NodeBuilder, Prepared, off_thread, random, random_seed};
 use super::directory::open_store;
 use super::facts::{Facts, Stage};
 use super::newcomer::prepared_of;
-use super::records::{CaRecord, TokenRecord, ca_key, token_key};
+use super::records::{ca_key, token_key};
 use super::renewal::Terms;
 use super::state_file::StateFile;
 use super::stop::StartError;
@@ -52,7 +53,6 @@ impl NodeBuilder {
             return Ok(facts);
         }
         let (listen, advertise) = self.addresses()?;
-        let seed = [random(|bytes| bytes)?, random(|bytes| bytes)?].concat();
         let facts = Facts {
             stage: Stage::Begun.into(),
             node_id: Bytes::copy_from_slice(random(NodeId::from_bytes)?.as_bytes()),
@@ -60,7 +60,8 @@ impl NodeBuilder {
             name: self.name.clone(),
             listen,
             advertise,
-            seed: seed.into(),
+            seed: random_seed()?,
+            sealing: random_seed()?,
             ..Facts::default()
         };
         facts.save(&*store.meta)?;
@@ -138,7 +139,7 @@ impl NodeBuilder {
     }
 }
 
-fn issue(
+pub(super) fn issue(
     ca: &ClusterCa,
     cluster: ClusterId,
     node_id: NodeId,
@@ -161,12 +162,20 @@ fn founding(
     operator: &Identity,
     tick: Duration,
 ) -> Result<Founding, StartError> {
-    let token = || -> Result<Bytes, StartError> {
-        let secret = Bytes::copy_from_slice(&random(|bytes| bytes)?);
-        Ok(TokenRecord { secret }.encode_to_vec().into())
+    let (barrier, keyring) = Barrier::found(facts)?;
+    // Sealed before they are in any record, also here.
+    let sealed = |key: Bytes, clear: Vec<u8>, secret: &[u8]| -> Result<(Bytes, Bytes), StartError> {
+        let value = barrier.seal_with(&keyring, &key, clear.into(), secret)?;
+        Ok((key, value))
     };
     let (certificate, key) = ca.to_parts();
-    let ca = CaRecord { certificate: certificate.into(), key: Bytes::copy_from_slice(&key) };
+    let token = |role: Role| sealed(token_key(role), Vec::new(), &Zeroizing::new(random(|bytes| bytes)?)[..]);
+    let records = vec![
+        token(Role::Manager)?,
+        token(Role::Worker)?,
+        sealed(ca_key(), certificate, &key)?,
+        (OperatorRecord::key(operator.subject().node_id), first_operator(operator).to_bytes()),
+    ];
     Ok(Founding {
         cluster: ClusterRecord {
             cluster_id: facts.cluster_id.clone(),
@@ -184,18 +193,15 @@ fn founding(
             addresses: vec![facts.advertise.clone()],
             raft_id: RaftId(1).0,
             store_id: facts.store_id.clone(),
+            sealing_key: facts.sealing_key(),
             command_version: COMMAND_VERSION,
             command_version_min: COMMAND_VERSION_MIN,
             software: SOFTWARE.to_owned(),
             key_digest: Bytes::copy_from_slice(&identity.subject().key_digest),
             ..NodeRecord::default()
         },
-        records: vec![
-            (token_key(Role::Manager), token()?),
-            (token_key(Role::Worker), token()?),
-            (ca_key(), ca.encode_to_vec().into()),
-            (OperatorRecord::key(operator.subject().node_id), first_operator(operator).to_bytes()),
-        ],
+        records,
+        keyring,
     })
 }
 

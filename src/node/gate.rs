@@ -23,7 +23,7 @@ use super::fence::{Fencing, Incarnations};
 use super::ground::Tasks;
 use super::service::Service;
 use super::tasks::Call;
-use super::{authorize, sessions, snapshots, watching};
+use super::{authorize, sessions, snapshots};
 use crate::client::SOFTWARE;
 
 /// The node's word on connections.
@@ -240,7 +240,7 @@ impl Handler for NodeHandler {
                         // What is wrong with it is said there.
                         None => Ok(Asker::here(Who::Node(caller.node_id))),
                     };
-                    watching::serve(service, asker, request, feed).await;
+                    service.feed(asker, request, feed).await;
                 }
                 Err(error) => {
                     let why = format!("the question cannot be read: {error}. Nothing was done");

@@ -17,6 +17,7 @@ use quorate_core::ports::StateRead;
 use quorate_transport::{ConnectError, Endpoint, Identity, Peers, Refused};
 use tokio::sync::watch;
 
+use super::barrier::Barrier;
 use super::builder::off_thread;
 use super::ending::Ending;
 use super::facts::{Facts, Layout};
@@ -103,9 +104,12 @@ fn signed(
 ) -> Result<Option<Identity>, StartError> {
     let known = Records::read(state)?;
     let removed = known.removed.binary_search(&facts.raft()).is_ok();
-    let Some(ca) = records::ca(state)?.filter(|_| !removed && known.by_raft_id(facts.raft()).is_some()) else {
+    // Who is none, or none any more, has no copies of the barrier's keys either.
+    let opens = known.by_raft_id(facts.raft()).is_some_and(|own| known.keyring.opens(own));
+    if removed || !opens {
         return Ok(None);
-    };
+    }
+    let Some(ca) = records::ca(state, &Barrier::of(facts))? else { return Ok(None) };
     let internal = |error: &dyn std::fmt::Display| {
         StartError::Internal(format!("the node's certificate cannot be renewed: {error}. Nothing was changed"))
     };

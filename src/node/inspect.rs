@@ -101,6 +101,7 @@ pub fn inspect(directory: &Path) -> Result<Inspection, StartError> {
 pub fn inspect_with(directory: &Path, keys: &Keys) -> Result<Inspection, StartError> {
     let layout = Layout::with_keys(directory, keys);
     check_access(directory)?;
+    super::restore::cut_off(&layout)?;
     if let Some(file) = StateFile::load(&layout)? {
         return Ok(without_store(&file));
     }

@@ -52,7 +52,7 @@ pub(super) fn words(error: Failure) -> JoinRefused {
 
 impl Service {
     pub(super) async fn seen(&self, node_id: NodeId) -> Result<Seen, Failure> {
-        let reader = self.store()?.reader;
+        let (reader, barrier) = (self.store()?.reader, Arc::clone(&self.barrier));
         let mut seen = blocking(move || {
             let view = reader.view();
             let seen = || -> quorate_core::ports::StoreResult<Seen> {
@@ -62,8 +62,8 @@ impl Service {
                     records: Arc::default(),
                     cluster_revision: records::value(&*view, ClusterRecord::key())?.map_or(0, |(_, revision)| revision),
                     node,
-                    tokens: Tokens::read(&*view)?,
-                    ca: records::ca(&*view)?,
+                    tokens: Tokens::read(&*view, &barrier)?,
+                    ca: records::ca(&*view, &barrier)?,
                 })
             };
             seen().map_err(|error| broken(&error))
@@ -337,6 +337,7 @@ fn readmitted(known: &NodeRecord, request: &JoinRequest, address: &str, raft_id:
         raft_id: raft_id.0,
         replaces: if seated { known.raft_id } else { 0 },
         store_id: request.store_id.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
+        sealing_key: request.sealing_key.clone(),
         command_version: request.support.newest,
         command_version_min: request.support.oldest,
         software: request.software.clone(),
@@ -372,6 +373,7 @@ fn admitted_as(role: Role, request: &JoinRequest, address: &str, raft_id: RaftId
         addresses: vec![address.to_owned()],
         raft_id: raft_id.0,
         store_id: store.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
+        sealing_key: if store.is_some() { request.sealing_key.clone() } else { Bytes::new() },
         command_version: request.support.newest,
         command_version_min: request.support.oldest,
         software: request.software.clone(),

@@ -16,7 +16,6 @@ use super::running;
 use super::service::Service;
 use super::stop::StopReason;
 use super::tasks::Call;
-use super::watching;
 use crate::client::CallError;
 use crate::status::ClusterStatus;
 
@@ -70,8 +69,11 @@ impl Manager {
             return Err(CallError::not_sent("this manager has stopped. Nothing was done; ask another one"));
         }
         let (feed, receiver) = Feed::here();
-        let asker = self.service.local_asker(request.kind.as_ref());
-        self.runtime.spawn(watching::serve(Arc::clone(&self.service), Ok(asker), request, feed));
+        let service = Arc::clone(&self.service);
+        self.runtime.spawn(async move {
+            let asker = service.local_asker(request.kind.as_ref());
+            service.feed(Ok(asker), request, feed).await;
+        });
         Ok(receiver)
     }
 

@@ -16,6 +16,10 @@ mod asking;
 mod assigning;
 #[cfg(feature = "manager")]
 mod authorize;
+#[cfg(feature = "manager")]
+mod backups;
+#[cfg(feature = "manager")]
+mod barrier;
 mod builder;
 #[cfg(feature = "manager")]
 mod changes;
@@ -26,6 +30,8 @@ mod configurations;
 mod departed;
 mod dialback;
 mod directory;
+#[cfg(feature = "manager")]
+mod dump;
 #[cfg(feature = "manager")]
 mod ending;
 #[cfg(feature = "manager")]
@@ -78,6 +84,8 @@ mod newcomer;
 #[cfg(feature = "manager")]
 mod nodes;
 #[cfg(feature = "manager")]
+mod objects;
+#[cfg(feature = "manager")]
 mod once;
 #[cfg(feature = "manager")]
 mod operators;
@@ -108,6 +116,8 @@ mod replacing;
 mod report;
 #[cfg(feature = "manager")]
 mod reports;
+#[cfg(feature = "manager")]
+mod restore;
 #[cfg(feature = "manager")]
 mod router;
 #[cfg(feature = "manager")]
@@ -156,6 +166,8 @@ pub use builder::{NodeBuilder, Prepared, Start};
 pub use configurations::{Configurations, inspect_configurations, inspect_configurations_with};
 pub use departed::{Departed, departed};
 #[cfg(feature = "manager")]
+pub use dump::{DumpedRecord, dump};
+#[cfg(feature = "manager")]
 pub use fence::{Fenced, fenced, fenced_with};
 #[cfg(feature = "manager")]
 pub use inspect::{Inspection, inspect, inspect_with};
@@ -164,11 +176,15 @@ pub use lead::Lead;
 pub use lock::runner;
 #[cfg(feature = "manager")]
 pub use recover::Recover;
+#[cfg(feature = "manager")]
+pub use restore::{Restore, RestoreReport, restore};
 pub use stop::{StartError, StopReason};
 pub use work::{AssignmentEvent, Assignments, Item};
 #[cfg(feature = "testing")]
 pub use worker::{SharedSocket, WorkerSession};
 
+#[cfg(feature = "manager")]
+pub(crate) use barrier::Barrier;
 #[cfg(feature = "manager")]
 pub(crate) use directory::explained;
 #[cfg(feature = "manager")]

@@ -11,7 +11,7 @@ use quorate_core::id::{NodeId, StoreId};
 use quorate_core::membership::upgrade::Support;
 use quorate_transport::{JoinError, JoinRefused, JoinRequest, JoinToken, Joined, KeyPair};
 
-use super::builder::{NodeBuilder, Prepared, off_thread, random};
+use super::builder::{NodeBuilder, Prepared, off_thread, random, random_seed};
 use super::departed::departed;
 use super::dialback::ListenWhileJoining;
 use super::directory::{check_address, resolve};
@@ -205,10 +205,10 @@ impl NodeBuilder {
             made.file = true;
             let (listen, advertise) = self.addresses()?;
             let key = KeyPair::generate().map_err(|error| StartError::Internal(error.to_string()))?;
-            let store_id = if SUPPORT.newest == 0 {
-                Bytes::new()
+            let (store_id, sealing) = if SUPPORT.newest == 0 {
+                (Bytes::new(), Bytes::new())
             } else {
-                Bytes::copy_from_slice(random(StoreId::from_bytes)?.as_bytes())
+                (Bytes::copy_from_slice(random(StoreId::from_bytes)?.as_bytes()), random_seed()?)
             };
             let facts = Facts {
                 stage: Stage::Begun.into(),
@@ -217,7 +217,8 @@ impl NodeBuilder {
                 name: self.name.clone(),
                 listen,
                 advertise,
-                seed: [random(|bytes| bytes)?, random(|bytes| bytes)?].concat().into(),
+                seed: random_seed()?,
+                sealing,
                 ..Facts::default()
             };
             StateFile { facts, joining_key: Bytes::copy_from_slice(key.pkcs8_der()), ..StateFile::default() }
@@ -262,6 +263,7 @@ impl NodeBuilder {
         request.name.clone_from(&file.facts.name);
         request.advertise.clone_from(&file.facts.advertise);
         request.store_id = file.store();
+        request.sealing_key = file.facts.sealing_key();
         request.support = SUPPORT;
         request.software = SOFTWARE.to_owned();
         request.in_place = in_place;
@@ -340,6 +342,7 @@ pub(super) fn finish_join(layout: &Layout, mut file: StateFile, joined: Joined) 
     if file.facts.raft_id == 0 {
         // The store that was drawn was never made: a worker that is asked to be a manager draws another.
         file.facts.store_id = Bytes::new();
+        file.facts.sealing = Bytes::new();
     }
     file.save(layout)?;
     let prepared = prepared_of(&file);

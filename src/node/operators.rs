@@ -125,10 +125,10 @@ impl Service {
 
     async fn operators(&self, until: Instant) -> Result<(Operators, Option<ClusterCa>), Failure> {
         self.router.read_index(until).await?;
-        let reader = self.store()?.reader;
+        let (reader, barrier) = (self.store()?.reader, Arc::clone(&self.barrier));
         blocking(move || {
             let view = reader.view();
-            let seen = || Ok((read::operators(&*view)?, records::ca(&*view)?));
+            let seen = || Ok((read::operators(&*view)?, records::ca(&*view, &barrier)?));
             seen().map_err(|error| broken(&error))
         })
         .await

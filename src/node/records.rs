@@ -1,34 +1,21 @@
 //! Records of the managers' own: join tokens and the cluster CA.
 //!
-//! Owns their keys and encoding in [`Section::Identity`]. Their secrets lie in the state as they are until the barrier
-//! of a later version seals them; nothing here prints them. Called by founding, joining and `token show`.
+//! Owns their keys and encoding in [`Section::Identity`]. Their secrets are sealed by the barrier ([`super::barrier`]) and bound
+//! to these keys; nothing here prints them. Called by founding, joining, renewals and `token show`.
 
 use bytes::Bytes;
 use prost::Message as _;
+use quorate_core::keyring::SealedRecord;
 use quorate_core::keyspace::Section;
 use quorate_core::membership::record::Role;
 use quorate_core::ports::{StateRead, StoreError, StoreResult};
 use quorate_core::state::read;
-use quorate_core::txn::Range;
+use quorate_core::txn::{KeyValue, Range};
 use quorate_transport::{ClusterCa, TokenSecret, api};
+use zeroize::Zeroizing;
 
+use super::barrier::Barrier;
 use super::router::{Failure, fail};
-
-/// The role's standing join token. Field numbers are for ever.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct TokenRecord {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub(crate) secret: Bytes,
-}
-
-/// The cluster CA. Field numbers are for ever.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct CaRecord {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub(crate) certificate: Bytes,
-    #[prost(bytes = "bytes", tag = "2")]
-    pub(crate) key: Bytes,
-}
 
 /// The role with this name.
 pub(super) fn role_named(name: &str) -> Result<Role, Failure> {
@@ -48,28 +35,48 @@ pub(crate) fn ca_key() -> Bytes {
 
 /// One live value of the state, by its full key.
 pub(crate) fn value(view: &dyn StateRead, key: Bytes) -> StoreResult<Option<(Bytes, u64)>> {
+    Ok(entry(view, key)?.map(|entry| (entry.value, entry.mod_revision)))
+}
+
+fn entry(view: &dyn StateRead, key: Bytes) -> StoreResult<Option<KeyValue>> {
     let record = format!("{}", key.escape_ascii());
     match read::range(view, &Range { key, ..Range::default() }) {
-        Ok(found) => Ok(found.entries.into_iter().next().map(|entry| (entry.value, entry.mod_revision))),
+        Ok(found) => Ok(found.entries.into_iter().next()),
         Err(read::ReadError::Store(error)) => Err(error),
         Err(read::ReadError::Refused(refusal)) => Err(StoreError::Corrupt { record, detail: refusal.to_string() }),
     }
+}
+
+/// One live value of the state, by its full key, with the revision that made it.
+pub(crate) fn made(view: &dyn StateRead, key: Bytes) -> StoreResult<Option<(Bytes, u64)>> {
+    Ok(entry(view, key)?.map(|entry| (entry.value, entry.create_revision)))
 }
 
 pub(super) fn corrupt(record: &str, detail: impl ToString) -> StoreError {
     StoreError::Corrupt { record: record.to_owned(), detail: detail.to_string() }
 }
 
-pub(crate) fn token(view: &dyn StateRead, role: Role) -> StoreResult<Option<TokenSecret>> {
-    let Some((bytes, _)) = value(view, token_key(role))? else { return Ok(None) };
-    let record = TokenRecord::decode(bytes).map_err(|error| corrupt("join token", error))?;
-    let secret =
-        record.secret.as_ref().try_into().map_err(|_length| corrupt("join token", "its secret is not 16 bytes"))?;
-    Ok(Some(TokenSecret::from_bytes(secret)))
+/// The role's standing join token: all of it is sealed.
+pub(crate) fn token(view: &dyn StateRead, role: Role, barrier: &Barrier) -> StoreResult<Option<TokenSecret>> {
+    let key = token_key(role);
+    let Some((bytes, _)) = value(view, key.clone())? else { return Ok(None) };
+    let (_, secret) = barrier.open(view, &key, &bytes)?;
+    let secret = Zeroizing::new(
+        <[u8; 16]>::try_from(secret.as_slice())
+            .map_err(|_length| corrupt("join token", "its secret is not 16 bytes"))?,
+    );
+    Ok(Some(TokenSecret::from_bytes(*secret)))
 }
 
-pub(crate) fn ca(view: &dyn StateRead) -> StoreResult<Option<ClusterCa>> {
+/// The cluster CA: the certificate is in clear, its key sealed.
+pub(crate) fn ca(view: &dyn StateRead, barrier: &Barrier) -> StoreResult<Option<ClusterCa>> {
     let Some((bytes, _)) = value(view, ca_key())? else { return Ok(None) };
-    let record = CaRecord::decode(bytes).map_err(|error| corrupt("cluster CA", error))?;
-    ClusterCa::from_parts(&record.certificate, &record.key).map(Some).map_err(|error| corrupt("cluster CA", error))
+    let (certificate, key) = barrier.open(view, &ca_key(), &bytes)?;
+    ClusterCa::from_parts(&certificate, &key).map(Some).map_err(|error| corrupt("cluster CA", error))
+}
+
+/// The certificate of the cluster CA alone.
+pub(crate) fn ca_certificate(view: &dyn StateRead) -> StoreResult<Option<Bytes>> {
+    let Some((bytes, _)) = value(view, ca_key())? else { return Ok(None) };
+    SealedRecord::decode(bytes).map(|record| Some(record.clear)).map_err(|error| corrupt("cluster CA", error))
 }

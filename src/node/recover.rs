@@ -170,6 +170,7 @@ impl Recover {
     fn read_only(&self) -> Result<quorate_storage::Inspection, StartError> {
         let layout = self.layout();
         let (store, directory) = (layout.store(), self.directory.display());
+        super::restore::cut_off(&layout)?;
         if !quorate_storage::exists(&store) {
             let what = if StateFile::load(&layout)?.is_some() {
                 "is a worker's: it holds no log, and only a manager can be recovered from"
@@ -323,6 +324,7 @@ fn own_record(facts: &Facts, identity: &Identity) -> NodeRecord {
         addresses: vec![facts.advertise.clone()],
         raft_id: facts.raft_id,
         store_id: facts.store_id.clone(),
+        sealing_key: facts.sealing_key(),
         command_version: COMMAND_VERSION,
         command_version_min: COMMAND_VERSION_MIN,
         software: SOFTWARE.to_owned(),

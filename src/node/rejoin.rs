@@ -21,7 +21,7 @@ use quorate_core::txn::Txn;
 use quorate_transport::{Connector, Hello, Identity, RequestError, api};
 use tokio::time::Instant;
 
-use super::builder::{NodeBuilder, Prepared, off_thread, random};
+use super::builder::{NodeBuilder, Prepared, off_thread, random, random_seed};
 use super::departed::departed;
 use super::directory::{check_address, explained, look_into, open_store};
 use super::facts::{Facts, KnownManager, Layout, Stage};
@@ -84,6 +84,7 @@ impl Service {
             updated.raft_id = fresh.0;
             updated.replaces = replaces.0;
             updated.store_id = rejoin.store_id.clone();
+            updated.sealing_key = rejoin.sealing_key.clone();
             (updated.command_version_min, updated.command_version) = (support.oldest, support.newest);
             updated.software.clone_from(&rejoin.software);
             if !rejoin.advertise.is_empty() {
@@ -163,6 +164,7 @@ impl NodeBuilder {
             command_version: Support::THIS.newest,
             command_version_min: Support::THIS.oldest,
             software: SOFTWARE.to_owned(),
+            sealing_key: facts.sealing_key(),
         });
         let deadline_ms = u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX);
         let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
@@ -276,7 +278,8 @@ impl NodeBuilder {
             cluster_id: Bytes::copy_from_slice(subject.cluster.as_bytes()),
             node_id: Bytes::copy_from_slice(subject.node_id.as_bytes()),
             store_id: Bytes::copy_from_slice(random(StoreId::from_bytes)?.as_bytes()),
-            seed: [random(|bytes| bytes)?, random(|bytes| bytes)?].concat().into(),
+            seed: random_seed()?,
+            sealing: random_seed()?,
             ..Facts::default()
         };
         facts.save(&*store.meta)?;

@@ -13,7 +13,7 @@ use quorate_transport::{
 };
 use tokio::time::Instant;
 
-use super::builder::{NodeBuilder, Prepared, off_thread, random};
+use super::builder::{NodeBuilder, Prepared, off_thread, random, random_seed};
 use super::departed;
 use super::directory::look_into;
 use super::enrolling::certify;
@@ -275,7 +275,8 @@ impl NodeBuilder {
             name: old.map(|old| old.name).unwrap_or_default(),
             listen,
             advertise,
-            seed: [random(|bytes| bytes)?, random(|bytes| bytes)?].concat().into(),
+            seed: random_seed()?,
+            sealing: random_seed()?,
             ..Facts::default()
         };
         let file = StateFile {

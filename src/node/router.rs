@@ -257,6 +257,10 @@ pub(super) fn refused(refusal: &Refusal) -> Failure {
         Refusal::ReplayFull { .. } => api::Code::Overloaded,
         Refusal::LeaseNotFound { .. } => api::Code::LeaseNotFound,
         Refusal::LeaseTtl { .. } => api::Code::Invalid,
+        // Whoever sealed it seals it again; to others it is told as one more write that was overtaken.
+        Refusal::StaleKey { .. } => api::Code::StaleKey,
+        Refusal::InUse { .. } => api::Code::Refused,
+        Refusal::NoSuchObject { .. } => api::Code::NotFound,
     };
     let oldest = if let Refusal::Compacted { oldest, .. } = refusal { *oldest } else { 0 };
     let kept_revision = if let Refusal::NewGeneration { kept_revision, .. } = refusal { *kept_revision } else { 0 };

@@ -24,6 +24,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::applier::Applier;
+use super::barrier::Barrier;
 use super::builder::{NodeBuilder, off_thread};
 use super::changes::Changes;
 use super::directory::{self, check_access, open_store_with, resolve};
@@ -50,7 +51,7 @@ use super::tasks::{Call, ConsensusTask, Hands};
 use super::watching::{self, Watches};
 use super::work::Work;
 use super::workers::{self, Workers};
-use super::{asking, housekeeping, identity, keepers, log_writer, metering, operators, sealing};
+use super::{asking, backups, barrier, housekeeping, identity, keepers, log_writer, metering, operators, sealing};
 use crate::config;
 use crate::keys::Desk;
 use crate::metrics::Meters;
@@ -283,6 +284,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let (workers, worker_inboxes) = Workers::new(changes, work);
     let service = Arc::new(Service {
         facts: facts.clone(),
+        barrier: Arc::new(Barrier::of(&facts)),
         router: Router {
             inbox: inbox.clone(),
             peers: reach.clone(),
@@ -302,6 +304,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         certificates: builder.certificates,
         under_way: service::under_way(),
         past: Past::default(),
+        backups: backups::at_once(),
         meters: Arc::clone(&meters),
         pulse: Pulse::new(),
         full,
@@ -409,6 +412,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     ending.keep(&handle, "tells the log who leads", keepers::narrate(Arc::clone(&service), status.clone()));
     ending.keep(&handle, "clears away old history", housekeeping::run(Arc::clone(&service)));
     ending.keep(&handle, "seals records anew", sealing::keep(Arc::clone(&service)));
+    ending.keep(&handle, "keeps the barrier's keyring", barrier::keep(Arc::clone(&service)));
     ending.keep(&handle, "announces this node", keepers::keep_announced(Arc::clone(&service), status.clone()));
     ending.keep(
         &handle,

@@ -23,6 +23,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use super::barrier::Barrier;
 use super::facts::Facts;
 use super::fence::Incarnations;
 use super::gate::{Asker, Who};
@@ -51,6 +52,8 @@ pub(super) struct StoreAccess {
 /// What requests need of the node.
 pub(crate) struct Service {
     pub(super) facts: Facts,
+    /// What opens and seals secrets.
+    pub(super) barrier: Arc<Barrier>,
     pub(super) router: Router,
     pub(super) peers: Reach,
     /// What of the store requests may touch; given back when the node stops, whoever still holds a client.
@@ -75,6 +78,8 @@ pub(crate) struct Service {
     pub(super) under_way: Semaphore,
     /// Reads of the past may look at all of the history, and must not take every thread.
     pub(super) past: Past,
+    /// A permit for each backup that is being told.
+    pub(super) backups: Semaphore,
     pub(super) meters: Arc<Meters>,
     pub(super) pulse: Pulse,
     /// The store is full, as the applier found it last.
@@ -261,9 +266,9 @@ impl Service {
                 let result = self.write(asker, write.request, until).await?.encode_to_vec().into();
                 Ok(response::Kind::Write(api::WriteDone { result }))
             }
-            request::Kind::Watch(_) => Err(fail(
+            request::Kind::Watch(_) | request::Kind::Backup(_) => Err(fail(
                 api::Code::Invalid,
-                "a watch is asked for as a feed, not as a request: the client is of another version. Nothing was done",
+                "this is asked for as a feed, not as a request: the client is of another version. Nothing was done",
             )),
             request::Kind::Read(read) => self.read(asker, read, until, place).await.map(response::Kind::Read),
             request::Kind::Status(_) => {
@@ -277,6 +282,15 @@ impl Service {
             request::Kind::TokenCreate(create) => self.token_create(asker, create, until).await,
             request::Kind::TokenList(_) => self.token_list(until).await,
             request::Kind::TokenRevoke(revoke) => self.token_revoke(asker, revoke, until).await,
+            request::Kind::KeyringShow(_) => self.keyring_show(until).await,
+            request::Kind::KeyringRotate(rotate) => self.keyring_rotate(rotate.active, until).await,
+            request::Kind::ObjectCreate(create) => self.object_create(asker, create, until).await,
+            request::Kind::ObjectList(list) => self.object_list(list, until).await,
+            request::Kind::ObjectInspect(inspect) => self.object_inspect(&inspect.kind, &inspect.name, until).await,
+            request::Kind::ObjectUpdate(update) => self.object_update(asker, update, until).await,
+            request::Kind::ObjectRemove(remove) => self.object_remove(asker, remove, until).await,
+            request::Kind::SecretReveal(reveal) => self.secret_reveal(&reveal.name, until).await,
+            request::Kind::ConfigRead(read) => self.config_read(&read.name, until).await,
             request::Kind::NodeList(_) => document(&self.node_list().await?),
             request::Kind::NodeInspect(inspect) => self.node_inspect(asker, &inspect.node, until).await,
             request::Kind::NodeRole(role) => self.node_role(asker, role, until).await,

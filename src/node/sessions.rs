@@ -5,7 +5,7 @@
 //! hands on what the worker says of its items. Ten thousand of them must cost nothing while nothing changes: a session
 //! wakes only when its own node's records, or the managers, do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,17 +15,21 @@ use quorate_core::id::{Lineage, LineageOrder, NodeId};
 use quorate_core::membership::nodes::Nodes;
 use quorate_core::membership::record::NodeRecord;
 use quorate_core::membership::work::{ItemStatus, ReportRecord};
+use quorate_core::objects::{ObjectKind, ObjectRecord};
 use quorate_core::ports::{StateRead, StoreResult};
 use quorate_core::state::read::{self, AssignedItem};
 use quorate_transport::session_api::{
-    Behind, Down as ToWorker, Item, Manager, Open, Part, Taken, Up, Welcome, down, up,
+    self, Behind, Down as ToWorker, Item, Manager, Open, Part, Taken, Up, Welcome, down, up,
 };
 use quorate_transport::{Caller, Down, Refused, Session, SessionSender};
 use tokio::sync::{Notify, oneshot, watch};
+use zeroize::Zeroizing;
 
+use super::barrier::Barrier;
+use super::records;
 use super::reports::{Said, Settled};
 use super::service::{Service, blocking, broken};
-use super::work::digest;
+use super::work::{ObjectName, digest};
 use crate::config;
 
 /// How long a worker may take to open what it has begun.
@@ -162,16 +166,67 @@ impl ClusterNews {
 pub(super) struct Seen {
     pub(super) record: Option<NodeRecord>,
     pub(super) items: Vec<AssignedItem>,
+    /// What its items refer to, with the revision that made each.
+    pub(super) objects: BTreeMap<ObjectName, u64>,
+    /// The data of those that are not had yet.
+    pub(super) fresh: Vec<Fresh>,
     pub(super) revision: u64,
     pub(super) lineage: Lineage,
     /// The instance of its newest report; 0: none.
     pub(super) reported: u64,
 }
 
-pub(super) fn see(view: &dyn StateRead, node: NodeId) -> StoreResult<Seen> {
+/// Data on its way to a node; secret data is wiped when it has gone.
+pub(super) struct Fresh {
+    pub(super) name: ObjectName,
+    pub(super) revision: u64,
+    pub(super) data: Zeroizing<Vec<u8>>,
+}
+
+/// What items refer to, as it is in the state, and the data of what is not among `had`.
+fn objects(
+    view: &dyn StateRead,
+    barrier: &Barrier,
+    items: &[AssignedItem],
+    had: &BTreeMap<ObjectName, u64>,
+) -> StoreResult<(BTreeMap<ObjectName, u64>, Vec<Fresh>)> {
+    let secrets = items.iter().flat_map(|item| &item.record.secrets).map(|name| (true, name.clone()));
+    let configs = items.iter().flat_map(|item| &item.record.configs).map(|name| (false, name.clone()));
+    let names: BTreeSet<ObjectName> = secrets.chain(configs).collect();
+    let (mut objects, mut fresh) = (BTreeMap::new(), Vec::new());
+    for (secret, name) in names {
+        let kind = if secret { ObjectKind::Secret } else { ObjectKind::Config };
+        let key = kind.key(&name);
+        // Apply sees to it that it is there.
+        let Some((value, made)) = records::made(view, key.clone())? else { continue };
+        let unreadable = |error: prost::DecodeError| records::corrupt(kind.word(), error);
+        if had.get(&(secret, name.clone())) != Some(&made) {
+            let data = match kind {
+                ObjectKind::Secret => barrier.open(view, &key, &value)?.1,
+                ObjectKind::Config => {
+                    Zeroizing::new(ObjectRecord::read(kind, &value).map_err(unreadable)?.data.to_vec())
+                }
+            };
+            fresh.push(Fresh { name: (secret, name.clone()), revision: made, data });
+        }
+        objects.insert((secret, name), made);
+    }
+    Ok((objects, fresh))
+}
+
+pub(super) fn see(
+    view: &dyn StateRead,
+    barrier: &Barrier,
+    node: NodeId,
+    had: &BTreeMap<ObjectName, u64>,
+) -> StoreResult<Seen> {
+    let items = read::assignments(view, node)?;
+    let (objects, fresh) = objects(view, barrier, &items, had)?;
     Ok(Seen {
         record: read::node(view, node)?,
-        items: read::assignments(view, node)?,
+        items,
+        objects,
+        fresh,
         revision: read::status(view)?.revision.0,
         lineage: read::cluster(view)?.and_then(|cluster| cluster.lineage_list()).unwrap_or_default(),
         reported: read::report(view, node)?.map_or(0, |(report, _)| report.instance),
@@ -316,13 +371,15 @@ struct Feed<'a> {
     welcomed: Option<Welcome>,
     /// Ids and revisions of the items told.
     sent: Option<BTreeMap<Bytes, u64>>,
+    /// What they refer to, as far as the worker has it.
+    given: BTreeMap<ObjectName, u64>,
 }
 
 impl<'a> Feed<'a> {
     fn new(service: &'a Service, node: NodeId, key: [u8; 32], open: Open) -> Self {
         // Waited on before anything is read: what changes meanwhile is told anew.
         let (own, news) = (service.workers.changes.of_node(node), service.workers.news.clone());
-        Self { service, node, key, open, own, news, welcomed: None, sent: None }
+        Self { service, node, key, open, own, news, welcomed: None, sent: None, given: BTreeMap::new() }
     }
 
     /// Waits until there may be something to tell.
@@ -338,7 +395,9 @@ impl<'a> Feed<'a> {
         let store = self.service.store().map_err(|_stopping| End::Down(Down::Ours("the manager stops".into())))?;
         let node = self.node;
         self.own.borrow_and_update();
-        let seen = blocking(move || see(&*store.reader.view(), node).map_err(|error| broken(&error))).await;
+        let (barrier, given) = (Arc::clone(&self.service.barrier), self.given.clone());
+        let seen =
+            blocking(move || see(&*store.reader.view(), &barrier, node, &given).map_err(|error| broken(&error))).await;
         seen.map_err(|error| End::Down(Down::Ours(error.message)))
     }
 
@@ -391,52 +450,78 @@ impl<'a> Feed<'a> {
         let now: BTreeMap<Bytes, u64> = seen.items.iter().map(|item| (item.id.clone(), item.revision)).collect();
         let part = || Part { lineage: seen.lineage.to_bytes().into(), revision: seen.revision, ..Part::default() };
         let Some(sent) = &self.sent else {
-            let same = digest(now.iter().map(|(id, revision)| (&id[..], *revision)));
+            let same = digest(now.iter().map(|(id, revision)| (&id[..], *revision)), &seen.objects);
             if self.open.revision > 0 && self.open.digest == same[..] {
                 send(sender, down::Kind::Part(Part { unchanged: true, last: true, ..part() })).await?;
             } else {
-                let mut first = Part { complete: true, ..part() };
-                self.tell_parts(&mut first, seen.items.iter(), sender).await?;
+                let first = Part { complete: true, ..part() };
+                tell_parts(first, &seen.fresh, seen.items.iter(), sender).await?;
             }
-            self.sent = Some(now);
+            (self.sent, self.given) = (Some(now), seen.objects.clone());
             return Ok(());
         };
-        if *sent == now {
+        if *sent == now && self.given == seen.objects {
             return Ok(());
         }
         let removed = sent.keys().filter(|id| !now.contains_key(*id));
         let removed = removed.map(|id| String::from_utf8_lossy(id).into_owned()).collect();
+        let withdrawn = self.given.keys().filter(|name| !seen.objects.contains_key(*name)).map(to_name).collect();
         let changed: Vec<&AssignedItem> =
             seen.items.iter().filter(|item| sent.get(&item.id) != Some(&item.revision)).collect();
-        let mut first = Part { removed, ..part() };
-        self.tell_parts(&mut first, changed.into_iter(), sender).await?;
-        self.sent = Some(now);
+        let first = Part { removed, withdrawn, ..part() };
+        tell_parts(first, &seen.fresh, changed.into_iter(), sender).await?;
+        (self.sent, self.given) = (Some(now), seen.objects.clone());
         Ok(())
     }
+}
 
-    /// Sends items in parts that are not too large; the first one carries what `part` holds.
-    async fn tell_parts<'i>(
-        &self,
-        part: &mut Part,
-        items: impl Iterator<Item = &'i AssignedItem>,
-        sender: &mut SessionSender,
-    ) -> Result<(), End> {
-        let mut bytes = 0;
-        for item in items {
-            let item = to_item(item);
-            let size = item.encoded_len();
-            if bytes > 0 && bytes + size > PART_BYTES {
-                let next = Part { items: Vec::new(), removed: Vec::new(), ..part.clone() };
-                send(sender, down::Kind::Part(std::mem::replace(part, next))).await?;
-                bytes = 0;
-            }
-            bytes += size;
-            part.items.push(item);
+fn to_name((secret, name): &ObjectName) -> session_api::ObjectName {
+    session_api::ObjectName { secret: *secret, name: name.clone() }
+}
+
+/// A set on its way, in parts that are not too large.
+struct Telling<'s> {
+    part: Part,
+    bytes: usize,
+    sender: &'s mut SessionSender,
+}
+
+impl Telling<'_> {
+    /// Makes room for something of this size.
+    async fn room(&mut self, size: usize) -> Result<(), End> {
+        if self.bytes > 0 && self.bytes + size > PART_BYTES {
+            let Part { lineage, revision, complete, .. } = &self.part;
+            let next = Part { lineage: lineage.clone(), revision: *revision, complete: *complete, ..Part::default() };
+            send(self.sender, down::Kind::Part(std::mem::replace(&mut self.part, next))).await?;
+            self.bytes = 0;
         }
-        part.last = true;
-        send(sender, down::Kind::Part(std::mem::take(part))).await?;
+        self.bytes += size;
         Ok(())
     }
+}
+
+/// Sends data and items; the first part carries what `first` holds.
+async fn tell_parts<'i>(
+    first: Part,
+    fresh: &[Fresh],
+    items: impl Iterator<Item = &'i AssignedItem>,
+    sender: &mut SessionSender,
+) -> Result<(), End> {
+    let mut telling = Telling { part: first, bytes: 0, sender };
+    for Fresh { name, revision, data } in fresh {
+        let data = Bytes::copy_from_slice(data);
+        let object = session_api::Object { name: Some(to_name(name)), revision: *revision, data };
+        telling.room(object.encoded_len()).await?;
+        telling.part.objects.push(object);
+    }
+    for item in items {
+        let item = to_item(item);
+        telling.room(item.encoded_len()).await?;
+        telling.part.items.push(item);
+    }
+    telling.part.last = true;
+    send(telling.sender, down::Kind::Part(telling.part)).await?;
+    Ok(())
 }
 
 #[cfg(test)]

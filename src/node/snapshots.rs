@@ -9,6 +9,7 @@ use bytes::Bytes;
 use quorate_core::consensus::io::Input;
 use quorate_core::id::RaftId;
 use quorate_core::ports::{StagedId, Staging, StateRead};
+use quorate_core::state::contract::StateStatus;
 use quorate_core::state::{SnapshotError, SnapshotReader, SnapshotWriter};
 use quorate_transport::{IncomingSnapshot, Peers, SnapshotPiece};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -34,14 +35,34 @@ pub(super) async fn send(peers: &Peers, to: RaftId, message: Bytes, view: Arc<dy
     }
 }
 
-/// Reads a view chunk by chunk. No thread is held while the network takes its time.
+/// A view, chunk by chunk. No thread is held while the network takes its time.
+pub(super) struct Chunks(Option<SnapshotWriter>);
+
+impl Chunks {
+    /// Of this view, which is held until they end.
+    pub(super) async fn of(view: Arc<dyn StateRead>) -> Result<Self, String> {
+        let opened = blocking(move || SnapshotWriter::new(view)).await?;
+        opened.map(|writer| Self(Some(writer))).map_err(|error| error.to_string())
+    }
+
+    /// What they are of.
+    pub(super) fn status(&self) -> Option<&StateStatus> {
+        self.0.as_ref().map(SnapshotWriter::status)
+    }
+
+    /// The next one; `None` after the last. Not cancel safe: dropped half-way, they are over.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, String> {
+        let Some(mut writer) = self.0.take() else { return Ok(None) };
+        let (read, writer) = blocking(move || (writer.next_chunk(), writer)).await?;
+        self.0 = Some(writer);
+        read.map_err(|error| error.to_string())
+    }
+}
+
 async fn read_into(pieces: mpsc::Sender<SnapshotPiece>, view: Arc<dyn StateRead>) -> Result<(), String> {
-    let opened = blocking(move || SnapshotWriter::new(view)).await?;
-    let mut writer = opened.map_err(|error| error.to_string())?;
+    let mut chunks = Chunks::of(view).await?;
     loop {
-        let (read, back) = blocking(move || (writer.next_chunk(), writer)).await?;
-        writer = back;
-        let piece = match read.map_err(|error| error.to_string())? {
+        let piece = match chunks.next().await? {
             Some(chunk) => SnapshotPiece::Data(chunk),
             None => SnapshotPiece::End,
         };

@@ -138,6 +138,9 @@ pub enum StartError {
     /// A recovery was asked for, and the cluster was recovered twice already.
     #[error("{0}")]
     Forked(String),
+    /// The file is no backup, was altered or cut off, or is sealed for another key.
+    #[error("{0}")]
+    Backup(String),
     /// The cluster did not take the newcomer.
     #[error("{0}")]
     Refused(String),
@@ -173,6 +176,7 @@ impl StartError {
             | Self::Damaged(_)
             | Self::NeedsVersion(_)
             | Self::Disk(_)
+            | Self::Backup(_)
             | Self::Address(_)
             | Self::Superseded(_)
             | Self::ClusterAlive(_)
@@ -194,6 +198,7 @@ impl StartError {
             | Self::Contradiction(_)
             | Self::InUse(_)
             | Self::Locked(_)
+            | Self::Backup(_)
             | Self::Address(_)
             | Self::Refused(_)
             | Self::NotBuiltAsManager(_)
@@ -215,6 +220,7 @@ impl StartError {
             | Self::NeedsVersion(_)
             | Self::Locked(_)
             | Self::Disk(_)
+            | Self::Backup(_)
             | Self::Address(_)
             | Self::Refused(_)
             | Self::NotBuiltAsManager(_)

@@ -4,6 +4,7 @@
 //! kept as the SHA-256 of its secret; whether it has expired is judged by the clock of the manager that is asked to let
 //! somebody in. Called by joins, and by operators.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -14,12 +15,14 @@ use quorate_core::ports::{StateRead, StoreResult};
 use quorate_core::state::read;
 use quorate_core::txn::{Compare, Delete, Op, Put, Range, Txn};
 use quorate_transport::api::{self, response};
-use quorate_transport::{JoinRefused, JoinToken, TokenSecret};
+use quorate_transport::{CaHash, JoinRefused, JoinToken, TokenSecret};
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
+use super::barrier::Barrier;
 use super::gate::Asker;
 use super::once::{self, already_settled};
-use super::records::{self, TokenRecord};
+use super::records;
 use super::router::{Failure, fail, refused_by};
 use super::service::{Service, blocking, broken, document};
 use crate::membership::{NewToken, Role as PublicRole, Rule, TokenInfo};
@@ -120,7 +123,7 @@ pub(super) struct Pass {
 }
 
 impl Tokens {
-    pub(super) fn read(view: &dyn StateRead) -> StoreResult<Self> {
+    pub(super) fn read(view: &dyn StateRead, barrier: &Barrier) -> StoreResult<Self> {
         let from = Section::Identity.key(MADE);
         let range = Range { end: prefix_end(&from), key: from, ..Range::default() };
         let page = match read::range(view, &range) {
@@ -133,8 +136,8 @@ impl Tokens {
             Ok(Kept { token, made: entry.create_revision, revision: entry.mod_revision })
         });
         Ok(Self {
-            manager: records::token(view, Role::Manager)?,
-            worker: records::token(view, Role::Worker)?,
+            manager: records::token(view, Role::Manager, barrier)?,
+            worker: records::token(view, Role::Worker, barrier)?,
             made: made.collect::<StoreResult<_>>()?,
         })
     }
@@ -216,15 +219,15 @@ impl Tokens {
 impl Service {
     async fn tokens(&self, until: Instant) -> Result<Tokens, Failure> {
         self.router.read_index(until).await?;
-        let reader = self.store()?.reader;
-        blocking(move || Tokens::read(&*reader.view()).map_err(|error| broken(&error))).await
+        let (reader, barrier) = (self.store()?.reader, Arc::clone(&self.barrier));
+        blocking(move || Tokens::read(&*reader.view(), &barrier).map_err(|error| broken(&error))).await
     }
 
     async fn revealed(&self, secret: TokenSecret) -> Result<String, Failure> {
         let reader = self.store()?.reader;
-        let ca = blocking(move || records::ca(&*reader.view()).map_err(|error| broken(&error))).await?;
+        let ca = blocking(move || records::ca_certificate(&*reader.view()).map_err(|error| broken(&error))).await?;
         let ca = ca.ok_or_else(|| fail(api::Code::NotFound, "the cluster has no CA"))?;
-        Ok(JoinToken::new(ca.hash(), secret).reveal())
+        Ok(JoinToken::new(CaHash::of(&ca.to_vec().into()), secret).reveal())
     }
 
     /// The standing token of a role.
@@ -250,9 +253,12 @@ impl Service {
     ) -> Result<response::Kind, Failure> {
         let role = records::role_named(&asked.role)?;
         let secret = drawn(&asked.secret)?;
-        let record = TokenRecord { secret: asked.secret };
-        let put = Put { key: records::token_key(role), value: record.encode_to_vec().into(), ..Put::default() };
-        self.once(asker, asked.once, Ok(Some(Txn::of(put))), until).await?;
+        let (key, bytes) = (records::token_key(role), Zeroizing::new(*secret.expose()));
+        let plan = move |view: &dyn StateRead, barrier: &Barrier| {
+            let value = barrier.seal(view, &key, Bytes::new(), &*bytes).map_err(|error| broken(&error))?;
+            Ok(Some(Txn::of(Put { key: key.clone(), value, ..Put::default() })))
+        };
+        self.once_planned(asker, asked.once, Arc::new(plan), until).await?;
         tracing::info!(role = role.name(), "the join token was rotated");
         Ok(response::Kind::Token(api::TokenDone { token: self.revealed(secret).await.map_err(already_settled)? }))
     }

@@ -13,7 +13,7 @@ use quorate_core::id::StoreId;
 use quorate_transport::api::{request, response};
 use quorate_transport::{Connection, Identity, JoinError, JoinRefused, KeyPair, api};
 
-use super::builder::{NodeBuilder, off_thread, random};
+use super::builder::{NodeBuilder, off_thread, random, random_seed};
 use super::dialback::ListenWhileJoining;
 use super::directory::resolve;
 use super::facts::{Facts, KnownManager, Layout};
@@ -40,6 +40,7 @@ pub(super) async fn enrol(
         // Kept before anybody hears of it: asked again after a crash, it is the same store.
         let drawn = random(StoreId::from_bytes).map_err(|error| error.to_string())?;
         file.facts.store_id = Bytes::copy_from_slice(drawn.as_bytes());
+        file.facts.sealing = random_seed().map_err(|error| error.to_string())?;
         save(layout, &file).await?;
     }
     let csr = identity.key().csr().map_err(|error| error.to_string())?;
@@ -55,6 +56,7 @@ pub(super) async fn enrol(
         command_version_min: SUPPORT.oldest,
         software: SOFTWARE.to_owned(),
         csr: csr.into(),
+        sealing_key: file.facts.sealing_key(),
     });
     let deadline_ms = u64::try_from(PATIENCE.as_millis()).unwrap_or(u64::MAX);
     let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
@@ -143,7 +145,7 @@ async fn ask(builder: &NodeBuilder) -> Result<Option<StopReason>, String> {
         return Ok(Some(StopReason::IdentityRefused(why)));
     }
     // What was of the time as a manager stays behind: the managers say anew what counts of it.
-    let kept = Facts { raft_id: 0, store_id: Bytes::new(), ..facts.clone() };
+    let kept = Facts { raft_id: 0, store_id: Bytes::new(), sealing: Bytes::new(), ..facts.clone() };
     let mut file = StateFile { facts: kept, ..StateFile::default() };
     take_over(&mut file, *joined);
     // As a manager it would listen where it did before, whatever the others now call that.

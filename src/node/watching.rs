@@ -214,10 +214,10 @@ fn last_word(end: End) -> Failure {
 }
 
 /// Serves one watch until it ends.
-pub(super) async fn serve(service: Arc<Service>, asker: Result<Asker, Failure>, request: api::Request, feed: Feed) {
+pub(super) async fn serve(service: &Service, asker: Result<Asker, Failure>, request: api::Request, feed: Feed) {
     let Feed { mut sender, asker: mut listening } = feed;
     let over = tokio::select! {
-        over = watch(&service, asker, request, &mut sender) => over,
+        over = watch(service, asker, request, &mut sender) => over,
         () = listening.gone() => Over::Gone,
     };
     if let Over::Said(error) = over {

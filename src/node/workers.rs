@@ -12,7 +12,7 @@ use super::changes::Changes;
 use super::presence::{self, Judged, Told};
 use super::reports::{self, Said, Settled};
 use super::service::{Service, blocking, broken, display_name};
-use super::sessions::{ClusterNews, SessionTable, see, to_item};
+use super::sessions::{ClusterNews, Fresh, SessionTable, see, to_item};
 use super::work::{Item, Set, Work};
 use crate::status::{NodeReport, NodeRole};
 
@@ -98,7 +98,9 @@ async fn own_items(service: Arc<Service>) {
     loop {
         own.borrow_and_update();
         let Ok(store) = service.store() else { return };
-        let seen = blocking(move || see(&*store.reader.view(), node).map_err(|error| broken(&error))).await;
+        let (barrier, had) = (Arc::clone(&service.barrier), service.workers.work.current().data.revisions());
+        let seen =
+            blocking(move || see(&*store.reader.view(), &barrier, node, &had).map_err(|error| broken(&error))).await;
         // Before its first snapshot a newcomer's state has no record of anybody: what the node had stands.
         if let Ok(seen) = seen
             && seen.record.is_some()
@@ -107,8 +109,14 @@ async fn own_items(service: Arc<Service>) {
             if work.current().admits(&seen.lineage, seen.revision) {
                 let items = seen.items.iter().map(|item| Item::from(to_item(item)));
                 let items = items.map(|item| (item.id.clone(), item)).collect();
-                let set = Set { known: true, stale: false, lineage: seen.lineage, revision: seen.revision, items };
-                work.put(set).await;
+                let mut data = work.current().data.clone();
+                for name in data.revisions().keys().filter(|name| !seen.objects.contains_key(*name)) {
+                    data.remove(name);
+                }
+                for Fresh { name, revision, data: fresh } in seen.fresh {
+                    data.put(name, revision, &fresh);
+                }
+                work.put(Set::told(seen.lineage, seen.revision, items, data)).await;
             }
             work.instance(seen.reported);
         }

@@ -15,7 +15,7 @@ use quorate_core::ports::{StoreError, StoreResult};
 use crate::error::io_error;
 
 /// The layout on disk that this binary knows. 1 was not sealed, and no release ever wrote it.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 const FORMAT_FILE: &str = "format";
 const FORMAT_WORDS: &str = "quorate store format ";
 const NEEDS_WORDS: &str = "needs version ";
@@ -136,6 +136,27 @@ pub(crate) fn declare(dir: &Path, needs: u32) -> StoreResult<()> {
 #[must_use]
 pub fn exists(dir: &Path) -> bool {
     dir.join(FORMAT_FILE).is_file()
+}
+
+/// Whether what lies in the directory `dir` is gone after the next boot: its file system is kept in memory.
+///
+/// # Errors
+/// What the system says when it cannot tell.
+#[cfg(target_os = "linux")]
+pub fn is_in_memory(dir: &Path) -> io::Result<bool> {
+    /// tmpfs and ramfs, by `statfs(2)`.
+    const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
+    let kind = u64::try_from(rustix::fs::statfs(dir)?.f_type).unwrap_or_default();
+    Ok(IN_MEMORY.contains(&kind))
+}
+
+/// Cannot be told here: it is taken to last.
+///
+/// # Errors
+/// None.
+#[cfg(not(target_os = "linux"))]
+pub const fn is_in_memory(_dir: &Path) -> io::Result<bool> {
+    Ok(false)
 }
 
 /// Bytes that an unprivileged process can still write to the file system of `dir`.

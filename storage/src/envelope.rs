@@ -6,24 +6,18 @@
 //! family or store is refused. Keys of records are not sealed: RocksDB orders by them. Never interprets a payload. Called by
 //! every other module that reads or writes.
 //!
-//! `version 1 | algorithm 1 | data key id 4 | epoch 16, number 8 | sealed payload | tag 16`
+//! The layout is that of [`quorate_core::envelope`], with the id of the data key in it.
 
 use bytes::Bytes;
+use quorate_core::envelope::{ALGORITHM_AES_256_GCM, HEADER_BYTES, Header, TAG_BYTES, Unreadable, VERSION};
 use quorate_core::ports::{StoreError, StoreResult};
 
 use crate::families::Family;
-use crate::keyring::{EPOCH_BYTES, Keyring, Place, Sealer, Unopened};
+use crate::keyring::{Keyring, Place, Sealer, Unopened};
 
-/// The layout of the header that this binary writes.
-const VERSION: u8 = 1;
 /// Payloads are kept as they are, with a checksum for a tag: only to measure what sealing costs.
 #[cfg(feature = "testing")]
 const ALGORITHM_NONE: u8 = 0;
-/// AES-256-GCM under a key of the epoch's own (see `keyring`).
-const ALGORITHM_AES_256_GCM: u8 = 1;
-/// Version, algorithm, key id, epoch, number.
-pub(crate) const HEADER_BYTES: usize = 6 + EPOCH_BYTES + 8;
-const TAG_BYTES: usize = 16;
 
 /// Makes `record` the record at `key` of `family`; `fill` appends the payload, which is sealed where it lies.
 pub(crate) fn encode(
@@ -35,11 +29,8 @@ pub(crate) fn encode(
 ) -> StoreResult<()> {
     let number = sealer.number();
     record.clear();
-    record.push(VERSION);
-    record.push(algorithm(sealer));
-    record.extend_from_slice(&sealer.place.key.to_be_bytes());
-    record.extend_from_slice(&sealer.place.epoch);
-    record.extend_from_slice(&number.to_be_bytes());
+    let Place { key: id, epoch } = sealer.place;
+    Header { algorithm: algorithm(sealer), key: id, epoch, number }.write(record);
     fill(record);
     let (_, payload) = record.split_at_mut(HEADER_BYTES);
     #[cfg(feature = "testing")]
@@ -68,8 +59,7 @@ const fn algorithm(_sealer: &Sealer) -> u8 {
 /// # Errors
 /// `Corrupt` when it is not what was written there.
 pub(crate) fn decode(ring: &Keyring, family: Family, key: &[u8], mut record: Vec<u8>) -> StoreResult<Bytes> {
-    let (header, sealed) = split(family, key, &mut record)?;
-    let length = open(ring, family, key, header, sealed)?;
+    let length = open(ring, family, key, &mut record)?;
     record.truncate(HEADER_BYTES + length);
     Ok(Bytes::from(record).slice(HEADER_BYTES..))
 }
@@ -87,8 +77,7 @@ pub(crate) fn check<'a>(
 ) -> StoreResult<&'a [u8]> {
     room.clear();
     room.extend_from_slice(record);
-    let (header, sealed) = split(family, key, room)?;
-    let length = open(ring, family, key, header, sealed)?;
+    let length = open(ring, family, key, room)?;
     Ok(room.get(HEADER_BYTES..HEADER_BYTES + length).unwrap_or_default())
 }
 
@@ -101,44 +90,28 @@ fn refuse<T>(family: Family, key: &[u8], detail: String) -> StoreResult<T> {
     Err(StoreError::Corrupt { record: family.describe(key), detail })
 }
 
-fn split<'a>(
-    family: Family,
-    key: &[u8],
-    record: &'a mut [u8],
-) -> StoreResult<(&'a mut [u8; HEADER_BYTES], &'a mut [u8])> {
+/// Opens a whole record in place; the length of what is inside, behind the header.
+fn open(ring: &Keyring, family: Family, key: &[u8], record: &mut [u8]) -> StoreResult<usize> {
     let length = record.len();
-    match record.split_first_chunk_mut::<HEADER_BYTES>() {
-        Some((header, sealed)) if sealed.len() >= TAG_BYTES => Ok((header, sealed)),
-        Some(_) | None => refuse(family, key, format!("{length} bytes are fewer than a record's header and tag")),
-    }
-}
-
-fn open(
-    ring: &Keyring,
-    family: Family,
-    key: &[u8],
-    header: &[u8; HEADER_BYTES],
-    sealed: &mut [u8],
-) -> StoreResult<usize> {
-    let (kind, rest) = header.split_at(2);
-    match kind {
-        [VERSION, ALGORITHM_AES_256_GCM] => {}
-        #[cfg(feature = "testing")]
-        [VERSION, ALGORITHM_NONE] if ring.sealer()?.plain => return open_plain(family, key, sealed),
-        [VERSION, algorithm] => {
-            return refuse(family, key, format!("sealed by algorithm {algorithm}, which this binary does not know"));
+    let Header { algorithm, key: id, epoch, number } = match Header::parse(record) {
+        Ok(header) => header,
+        Err(Unreadable::Short) => {
+            return refuse(family, key, format!("{length} bytes are fewer than a record's header and tag"));
         }
-        [version, ..] => {
+        Err(Unreadable::Version(version)) => {
             return refuse(family, key, format!("envelope version {version}, this binary reads version {VERSION}"));
         }
-        [] => return refuse(family, key, "it has no header".to_owned()),
+    };
+    let (_, sealed) = record.split_at_mut(HEADER_BYTES);
+    match algorithm {
+        ALGORITHM_AES_256_GCM => {}
+        #[cfg(feature = "testing")]
+        ALGORITHM_NONE if ring.sealer()?.plain => return open_plain(family, key, sealed),
+        algorithm => {
+            return refuse(family, key, format!("sealed by algorithm {algorithm}, which this binary does not know"));
+        }
     }
-    let (id, rest) = rest.split_at(4);
-    let (epoch, number) = rest.split_at(EPOCH_BYTES);
-    let id = u32::from_be_bytes(id.try_into().unwrap_or_default());
-    let place = Place { key: id, epoch: epoch.try_into().unwrap_or_default() };
-    let number = u64::from_be_bytes(number.try_into().unwrap_or_default());
-    match ring.open((place, number), family, key, sealed) {
+    match ring.open((Place { key: id, epoch }, number), family, key, sealed) {
         Ok(length) => Ok(length),
         Err(Unopened::NoKey) => {
             refuse(family, key, format!("it names data key {id}, which is not in the store's key record"))

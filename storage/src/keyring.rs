@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 
+use quorate_core::envelope::EPOCH_BYTES;
 use quorate_core::ports::{StoreError, StoreResult};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, Tag, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, Salt};
@@ -18,8 +19,6 @@ use zeroize::Zeroizing;
 
 use crate::families::Family;
 
-/// Bytes of an epoch.
-pub(crate) const EPOCH_BYTES: usize = 16;
 /// Records sealed under one epoch. Far below what AES-GCM bears of records numbered one by one.
 const EPOCH_RECORDS: u64 = 1 << 32;
 /// Derived keys of other epochs that are kept at hand; one more start of the node is one more epoch.

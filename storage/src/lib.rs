@@ -32,6 +32,7 @@
 //! A journal file whose end is torn while the next file already holds a whole record is refused too, although a power
 //! cut right after RocksDB changed files could leave that: opened, it would have a hole in the middle.
 
+mod barrier;
 mod db;
 mod dir;
 mod envelope;
@@ -51,7 +52,8 @@ mod state;
 pub mod testing;
 mod wal;
 
-pub use dir::{exists, free_space};
+pub use barrier::{BarrierKey, SealingPair};
+pub use dir::{exists, free_space, is_in_memory};
 pub use keeper::{KeyKeeper, KeyStatus};
 pub use key::{GivenKey, Key, KeyError, KeyId, KeyKind, KeyProvider, KeySlot};
 pub use open::{Inspection, Options, key_slots, open, open_read_only, open_with_keys, opens};

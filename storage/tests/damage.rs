@@ -302,13 +302,13 @@ fn what_was_received_and_not_installed_takes_no_room_after_a_restart() {
 #[test]
 fn a_newer_format_is_refused_and_nothing_is_changed() {
     let disk = filled(4);
-    fs::write(disk.dir.join("format"), "quorate store format 3\n").unwrap();
+    fs::write(disk.dir.join("format"), "quorate store format 4\n").unwrap();
     let before = disk.contents();
-    let expected = StoreError::FormatTooNew { found: 3, supported: 2 };
+    let expected = StoreError::FormatTooNew { found: 4, supported: 3 };
     assert_eq!(disk.refusal(), expected);
     assert_eq!(quorate_storage::open_read_only(&disk.dir, &common::key()).map(drop), Err(expected));
     assert_eq!(disk.contents(), before);
-    for nonsense in ["nonsense", "quorate store format 2\n", "quorate store format 2\nneeds version x\n", ""] {
+    for nonsense in ["nonsense", "quorate store format 3\n", "quorate store format 3\nneeds version x\n", ""] {
         fs::write(disk.dir.join("format"), nonsense).unwrap();
         assert_corrupt(&disk.refusal(), &["format"]);
     }

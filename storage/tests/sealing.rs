@@ -261,7 +261,7 @@ fn a_store_without_format_and_key_record_is_not_buried_under_a_new_key() {
     assert_corrupt(&disk.refusal(), &["format", "key record"]);
     assert!(!disk.dir.join("keys").exists());
     fs::write(disk.dir.join("keys"), kept).unwrap();
-    fs::write(disk.dir.join("format"), "quorate store format 2\nneeds version 0\n").unwrap();
+    fs::write(disk.dir.join("format"), "quorate store format 3\nneeds version 0\n").unwrap();
     assert_filled(&disk.open().unwrap(), 4);
 }
 
@@ -271,8 +271,8 @@ fn a_directory_of_before_is_refused_and_left_as_it_is() {
     fs::write(disk.dir.join("format"), "quorate store format 1\n").unwrap();
     let before = disk.contents();
     let error = disk.refusal();
-    assert_eq!(error, StoreError::FormatTooOld { found: 1, supported: 2 });
-    assert!(error.to_string().contains("not sealed"), "{error}");
+    assert_eq!(error, StoreError::FormatTooOld { found: 1, supported: 3 });
+    assert!(error.to_string().contains("barrier"), "{error}");
     assert_eq!(disk.contents(), before);
 }
 

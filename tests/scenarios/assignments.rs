@@ -45,7 +45,7 @@ async fn a_worker_gets_a_complete_set_and_then_differences() {
     assert_eq!(complete(&mut stream).await, (vec![], false));
     // When items are given, by name and by id, with what they refer to.
     let work = cluster.any().client().assignments();
-    assert!(work.set("w1", "web.1", "nginx").secret("tls").config("site").await.unwrap().succeeded);
+    assert!(work.set("w1", "web.1", "nginx").await.unwrap().succeeded);
     assert_eq!(changed(&mut stream).await, (vec![("web.1".into(), "nginx".into())], vec![]));
     // Several in one transaction come as one change.
     let id = worker.id();

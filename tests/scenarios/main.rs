@@ -15,6 +15,7 @@
 
 mod assignments;
 mod authorisation;
+mod backups;
 mod between;
 mod certificates;
 mod crashes;
@@ -44,6 +45,7 @@ mod requests;
 mod roles;
 mod scopes;
 mod sealing;
+mod secrets;
 mod stalls;
 mod support;
 mod tables;

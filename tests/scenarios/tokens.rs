@@ -154,15 +154,19 @@ async fn the_secret_of_a_token_that_was_made_is_on_no_disk() {
     let tokens = cluster.any().client().tokens();
     let made: JoinToken = tokens.create(Role::Manager).await.unwrap().token.parse().unwrap();
     let rotated: JoinToken = tokens.rotate(Role::Worker).await.unwrap().parse().unwrap();
+    const CONTROL: &[u8] = b"a value like any other";
+    cluster.any().client().kv().put("control", CONTROL).await.unwrap();
     let directory = cluster.members[0].directory.clone();
     // Given what anybody who takes the disk can read, then no secret of a token is in it
     assert!(!holds(&directory, made.secret().expose()));
     assert!(!holds(&directory, rotated.secret().expose()));
     cluster.kill(0).await;
-    // Given what the manager itself can read, then the secret of the made one is in no value and no entry
+    // Given what the data key of the store opens, then no secret of a token is in any value or entry: of the made one there is a
+    // hash, and the standing one is sealed by the barrier
     assert!(!opened_holds(&directory, made.secret().expose()));
-    // The control: a standing token is shown again, so it is there, and such a search finds it.
-    assert!(opened_holds(&directory, rotated.secret().expose()));
+    assert!(!opened_holds(&directory, rotated.secret().expose()));
+    // The control: such a search finds what is there.
+    assert!(opened_holds(&directory, CONTROL));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -43,6 +43,8 @@ pub struct JoinRequest {
     pub advertise: String,
     /// Its store, if it has one.
     pub store_id: Option<StoreId>,
+    /// The public half of its store's sealing key pair, if it has one.
+    pub sealing_key: Bytes,
     /// Oldest wire protocol it speaks.
     pub protocol_min: u32,
     /// Newest wire protocol it speaks.
@@ -72,6 +74,7 @@ impl JoinRequest {
             name: String::new(),
             advertise: String::new(),
             store_id: None,
+            sealing_key: Bytes::new(),
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL_MAX,
             support: Support { oldest: 0, newest: 0 },
@@ -97,6 +100,7 @@ impl JoinRequest {
             name: self.name.clone(),
             advertise: self.advertise.clone(),
             store_id: self.store_id.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
+            sealing_key: self.sealing_key.clone(),
             protocol_min: self.protocol_min,
             protocol_max: self.protocol_max,
             command_version: self.support.newest,
@@ -118,6 +122,7 @@ impl JoinRequest {
             name: wire.name,
             advertise: wire.advertise,
             store_id,
+            sealing_key: wire.sealing_key,
             protocol_min: wire.protocol_min,
             protocol_max: wire.protocol_max,
             support: Support { oldest: wire.command_version_min, newest: wire.command_version },

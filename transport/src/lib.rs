@@ -58,6 +58,13 @@ mod proto {
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
 pub mod session_api {
     include!(concat!(env!("OUT_DIR"), "/quorate.session.v1.rs"));
+
+    /// What may hold a secret is never printed.
+    impl std::fmt::Debug for Object {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.debug_struct("Object").field("name", &self.name).field("revision", &self.revision).finish_non_exhaustive()
+        }
+    }
 }
 
 /// Requests and answers, generated from `proto/api.proto`. Their meaning is the node's; the wire sees bytes.
@@ -73,7 +80,7 @@ pub mod api {
             }
         })+ };
     }
-    unprinted!(KeyOrder, key_order::Order, KeyOrderDone, Unlock);
+    unprinted!(KeyOrder, key_order::Order, KeyOrderDone, Unlock, ObjectCreate, ObjectDataDone);
 }
 
 pub use answers::Place;

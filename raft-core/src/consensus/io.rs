@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::command::Command;
 use crate::id::{LeaseId, Lineage, LogIndex, RaftId, Revision, Term};
+use crate::keyring::KeyringRecord;
 use crate::log::{Configuration, LogEntry};
 use crate::membership::nodes::Nodes;
 use crate::membership::operators::Operators;
@@ -46,6 +47,8 @@ pub struct Records {
     pub operators: Operators,
     /// The last force-new-cluster.
     pub recovery: RecoveryStatus,
+    /// The barrier's keyring: who can open what is sealed. How often its keys were used may be a moment old.
+    pub keyring: Arc<KeyringRecord>,
     /// The store's revision that they were read at: they hold every change up to it.
     pub revision: Revision,
 }

@@ -238,7 +238,7 @@ impl Consensus {
                 held: self.is_held(node),
                 let_pass: self.members.times_let_pass(id),
             };
-            view::manager(node, observed, policy)
+            view::manager(node, &records.keyring, observed, policy)
         };
         let worker = |node: &NodeRecord| {
             let taken_back = node.node_id().and_then(|id| self.members.taken_back.get(&id));

@@ -25,6 +25,7 @@ impl Records {
             removed: read::removed(view)?.into_iter().collect(),
             operators: read::operators(view)?,
             recovery: read::recovery(view)?,
+            keyring: read::keyring(view)?.into(),
             revision: read::status(view)?.revision,
         })
     }
@@ -39,6 +40,11 @@ impl Records {
         records.revision = read::status(view)?.revision;
         // No record under a key of its own: a recovery begins before any command, and ends with one.
         records.recovery = read::recovery(view)?;
+        // Nor this: it changes with records, and by orders of its own.
+        let keyring = read::keyring(view)?;
+        if *records.keyring != keyring {
+            records.keyring = keyring.into();
+        }
         for key in changed {
             if *key == ClusterRecord::key() {
                 records.cluster = read::cluster(view)?.unwrap_or_default();

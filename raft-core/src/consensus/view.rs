@@ -5,6 +5,7 @@
 
 use super::io::{Progress, Records, Status};
 use crate::id::RaftId;
+use crate::keyring::KeyringRecord;
 use crate::log::Configuration;
 use crate::membership::plan::{ManagerView, SeatPolicy, SeatView, WorkerView};
 use crate::membership::record::{LABEL_LEADER, LABEL_MANAGER, LABEL_ZONE, NodeRecord, Role};
@@ -72,7 +73,12 @@ pub(super) struct Observed {
 }
 
 /// One manager in the planner's eyes.
-pub(super) fn manager(node: &NodeRecord, observed: Observed, policy: &SeatPolicy) -> ManagerView {
+pub(super) fn manager(
+    node: &NodeRecord,
+    keyring: &KeyringRecord,
+    observed: Observed,
+    policy: &SeatPolicy,
+) -> ManagerView {
     let Observed { leader, connected, caught_up, stable_ticks, silent_ticks, waiting_ticks, held, let_pass } = observed;
     ManagerView {
         raft_id: RaftId(node.raft_id),
@@ -91,6 +97,7 @@ pub(super) fn manager(node: &NodeRecord, observed: Observed, policy: &SeatPolicy
         let_pass,
         stands_in: node.stands_in,
         preferred: node.is_labelled(LABEL_LEADER),
+        sealed_out: !keyring.opens(node),
         zone: node.label(LABEL_ZONE).unwrap_or_default().to_owned(),
     }
 }
@@ -139,7 +146,7 @@ impl Status {
             pending: self.changing,
             managers: roster
                 .managers(records)
-                .map(|node| manager(node, observe(RaftId(node.raft_id)), policy))
+                .map(|node| manager(node, &records.keyring, observe(RaftId(node.raft_id)), policy))
                 .collect(),
             enrolling: roster.enrolling.len(),
             workers: roster.eligible(records).map(|node| worker(node, None)).collect(),

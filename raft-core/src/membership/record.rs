@@ -136,6 +136,9 @@ pub struct NodeRecord {
     /// The oldest cluster version that it reported to support; 0: any.
     #[prost(uint32, tag = "110")]
     pub command_version_min: u32,
+    /// The public half of its sealing key pair: barrier keys are sealed to it. Empty while it has no store.
+    #[prost(bytes = "bytes", tag = "130")]
+    pub sealing_key: Bytes,
 }
 
 impl NodeRecord {
@@ -163,6 +166,7 @@ impl NodeRecord {
         Self {
             raft_id: 0,
             store_id: Bytes::new(),
+            sealing_key: Bytes::new(),
             replaces: 0,
             stands_in: false,
             forced: false,

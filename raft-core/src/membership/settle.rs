@@ -12,6 +12,7 @@ use crate::id::{NodeId, RaftId};
 use crate::keyspace::Section;
 use crate::log::Configuration;
 use crate::membership::record::{NodeRecord, Role};
+use crate::membership::work::AssignmentRecord;
 use crate::state::read::removed_key;
 use crate::txn::{Compare, Delete, Op, Operand, Put, Relation, Txn};
 
@@ -118,8 +119,11 @@ fn change(node: &NodeRecord, why: Settled, record: &NodeRecord, burnt: Option<Ra
 /// The record goes, with everything that is said of the node elsewhere.
 fn remove(node: &NodeRecord) -> Option<RecordChange> {
     let id = node.node_id()?;
-    let sections = [Section::Node, Section::Assignment, Section::Liveness, Section::Report];
+    let sections = [Section::Node, Section::Liveness, Section::Report];
     let deletes = sections.map(|section| Delete { key: section.key(id.as_bytes()), ..Delete::default() }.into());
+    // What its items refer to must not be in use for ever.
+    let (key, end) = AssignmentRecord::range(id);
+    let deletes = deletes.into_iter().chain([Delete { key, end, previous: false }.into()]);
     let burn = node.raft().map(|id| burn(id, b"removed"));
     let then = deletes.into_iter().chain(burn).collect();
     let txn = Txn { compares: vec![unchanged(node, id)], then, ..Txn::default() };

@@ -14,6 +14,9 @@
 //! - *hard state*: that term, a vote for itself, and the commit index on the new entry.
 
 mod rehearsal;
+mod restore;
+
+pub use restore::{Restoration, Restored, log_of, restore};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,6 +27,7 @@ use crate::command::{Batch, Command, CommandKind, Recovered};
 use crate::consensus::configurations::{self, ConfigurationEntry, Standing};
 use crate::consensus::io::Records;
 use crate::id::{Lineage, LineageId, LogIndex, RaftId, Revision, Term};
+use crate::keyring::KeyringRecord;
 use crate::log::{Configuration, EntryKind, HardState, LogEntry};
 use crate::membership::record::NodeRecord;
 use crate::mutants::{Mutant, on};
@@ -234,57 +238,100 @@ fn work_out(
     survivor: &Survivor<'_>,
     status: &StateStatus,
     recorded: Option<&NodeRecord>,
-    mut lineage: Lineage,
-    mut tail: Vec<LogEntry>,
+    lineage: Lineage,
+    tail: Vec<LogEntry>,
 ) -> Result<Outcome, RecoveryError> {
     let Survivor { boot, state, node, addresses, incarnation, .. } = survivor;
-    let own = RaftId(node.raft_id);
-    lineage.0.push(*incarnation);
-    let mut burnt: BTreeSet<RaftId> = status.configuration.members().into_iter().collect();
-    burnt.extend(tail.iter().flat_map(configurations::raft_ids));
-    burnt.remove(&own);
     let id = node.node_id().unwrap_or_default();
-    let command = Recovered {
-        lineage: lineage.to_bytes().into(),
-        raft_id: own.0,
-        node: found_record(recorded, id, node).to_bytes(),
-        addresses: addresses.clone(),
-        burnt: burnt.into_iter().map(|id| id.0).collect(),
-    };
-    let term = Term(boot.hard_state.term.0.saturating_add(COUNTER_JUMP));
-    if on(Mutant::RecoveryDropsTail) {
-        tail.retain(|entry| entry.index <= boot.hard_state.commit.max(status.applied));
-    }
-    let index = tail.last().map_or(status.applied, |entry| entry.index).next();
-    let entry = LogEntry {
-        index,
-        term,
-        kind: EntryKind::Normal,
-        data: Batch::new(vec![Command::from(CommandKind::Recovered(command))]).to_bytes(),
-        context: Bytes::new(),
-    };
-    let writes = beginning(&**state, own, &lineage)?;
-    tail.push(entry.clone());
-    let done = rehearsal::rehearse(Arc::clone(state), writes.clone(), &tail)?;
-    let alone = Configuration { voters: vec![own], ..Configuration::default() };
-    if done.status.configuration != alone || done.records.recovery.begun.is_some() || done.status.applied != index {
-        return damaged("applied to a copy, its log does not lead to this manager alone");
-    }
-    Ok(Outcome {
-        write: RecoveryWrite {
-            state: writes,
-            log: LogBatch {
-                entries: vec![entry],
-                hard_state: Some(HardState { term, vote: own, commit: index }),
-                cut: None,
-            },
-            facts: Vec::new(),
-        },
+    Ending {
+        state,
+        status,
+        own: RaftId(node.raft_id),
+        node: found_record(recorded, id, node),
+        addresses,
         lineage,
-        kept_revision: done.records.recovery.kept_revision,
-        first_revision: done.status.revision,
-        records: done.records,
-    })
+        incarnation: *incarnation,
+        term: boot.hard_state.term,
+        last: boot.last,
+        tail,
+        keyring: None,
+    }
+    .work_out()
+}
+
+/// An incarnation that is to end on one disk.
+struct Ending<'a> {
+    state: &'a Arc<dyn StateRead>,
+    status: &'a StateStatus,
+    /// Who goes on.
+    own: RaftId,
+    node: NodeRecord,
+    addresses: &'a [String],
+    /// The lineage that ends, and the id that is added to it.
+    lineage: Lineage,
+    incarnation: LineageId,
+    /// The newest term, and the last entry.
+    term: Term,
+    last: LogIndex,
+    /// Entries above the applied index.
+    tail: Vec<LogEntry>,
+    /// In place of the keyring that is there.
+    keyring: Option<KeyringRecord>,
+}
+
+impl Ending<'_> {
+    fn work_out(self) -> Result<Outcome, RecoveryError> {
+        let Self { state, status, own, node, addresses, mut lineage, incarnation, term, last, mut tail, keyring } =
+            self;
+        lineage.0.push(incarnation);
+        let mut burnt: BTreeSet<RaftId> = status.configuration.members().into_iter().collect();
+        burnt.extend(tail.iter().flat_map(configurations::raft_ids));
+        burnt.remove(&own);
+        let command = Recovered {
+            lineage: lineage.to_bytes().into(),
+            raft_id: own.0,
+            node: node.to_bytes(),
+            addresses: addresses.to_vec(),
+            burnt: burnt.into_iter().map(|id| id.0).collect(),
+        };
+        let term = Term(term.0.saturating_add(COUNTER_JUMP));
+        let last = if on(Mutant::RecoveryDropsTail) {
+            tail.clear();
+            status.applied
+        } else {
+            last
+        };
+        let index = last.next();
+        let entry = LogEntry {
+            index,
+            term,
+            kind: EntryKind::Normal,
+            data: Batch::new(vec![Command::from(CommandKind::Recovered(command))]).to_bytes(),
+            context: Bytes::new(),
+        };
+        let writes = beginning(&**state, own, &lineage, keyring.as_ref())?;
+        tail.push(entry.clone());
+        let done = rehearsal::rehearse(Arc::clone(state), writes.clone(), &tail)?;
+        let alone = Configuration { voters: vec![own], ..Configuration::default() };
+        if done.status.configuration != alone || done.records.recovery.begun.is_some() || done.status.applied != index {
+            return damaged("applied to a copy, its log does not lead to this manager alone");
+        }
+        Ok(Outcome {
+            write: RecoveryWrite {
+                state: writes,
+                log: LogBatch {
+                    entries: vec![entry],
+                    hard_state: Some(HardState { term, vote: own, commit: index }),
+                    cut: None,
+                },
+                facts: Vec::new(),
+            },
+            lineage,
+            kept_revision: done.records.recovery.kept_revision,
+            first_revision: done.status.revision,
+            records: done.records,
+        })
+    }
 }
 
 impl From<ApplyError> for RecoveryError {

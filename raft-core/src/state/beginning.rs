@@ -6,6 +6,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::id::{Lineage, NodeId, RaftId};
+use crate::keyring::KeyringRecord;
 use crate::log::Configuration;
 use crate::membership::record::NodeRecord;
 use crate::ports::{StateRead, StoreResult, WriteSet};
@@ -22,12 +23,17 @@ pub(crate) fn found_record(now: Option<&NodeRecord>, id: NodeId, template: &Node
     found
 }
 
-/// The records that begin a recovery: the configuration {`own`} under the next number, and the longer lineage. The state
-/// hash follows them.
+/// The records that begin a recovery: the configuration {`own`} under the next number, and the longer lineage; of a backup on
+/// another disk also the keyring, with the copies that were made for it. The state hash follows them.
 ///
 /// # Errors
 /// Those of the store; `Corrupt` for a record that cannot be read.
-pub(crate) fn beginning(view: &dyn StateRead, own: RaftId, lineage: &Lineage) -> StoreResult<WriteSet> {
+pub(crate) fn beginning(
+    view: &dyn StateRead,
+    own: RaftId,
+    lineage: &Lineage,
+    keyring: Option<&KeyringRecord>,
+) -> StoreResult<WriteSet> {
     let status = read::status(view)?;
     let mut progress = read::progress(view)?.unwrap_or_default();
     let number = status.configuration_number + 1;
@@ -39,10 +45,13 @@ pub(crate) fn beginning(view: &dyn StateRead, own: RaftId, lineage: &Lineage) ->
     let recovery = StoredRecovery { begun: lineage.to_bytes().into(), configuration_number: number, ..before };
     let mut lanes = Lanes::from_digest(&status.hash);
     let mut writes = WriteSet::default();
-    for (key, record) in [
+    let begun = [
         (layout::SYSTEM_CONFIGURATION, StoredConfiguration::new(&alone, number).encode_to_vec()),
         (layout::SYSTEM_RECOVERY, recovery.encode_to_vec()),
-    ] {
+    ];
+    for (key, record) in
+        begun.into_iter().chain(keyring.map(|keyring| (layout::SYSTEM_KEYRING, keyring.encode_to_vec())))
+    {
         if let Some(old) = view.get(key)? {
             lanes.remove(Lanes::of(key, &old));
         }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::keyspace::Section;
-use crate::limits::{KEY_BYTES_MAX, TXN_BYTES_MAX, TXN_OPERATIONS_MAX, VALUE_BYTES_MAX};
+use crate::limits::{KEY_BYTES_MAX, RECORD_BYTES_MAX, TXN_BYTES_MAX, TXN_OPERATIONS_MAX, VALUE_BYTES_MAX};
 use crate::state::contract::Refusal;
 use crate::txn::{Compare, Delete, Op, OpKind, Operand, Put, Range, Relation, Txn};
 
@@ -64,7 +64,11 @@ fn check_branch(ops: &[Op]) -> Result<(), Refusal> {
                 if *lease != 0 && key.first() != Some(&(Section::User as u8)) {
                     return Err(malformed("a record attached to a lease; only users' keys may go with one"));
                 }
-                within("the value", value.len(), "VALUE_BYTES_MAX", VALUE_BYTES_MAX)?;
+                if key.first() == Some(&(Section::User as u8)) {
+                    within("the value", value.len(), "VALUE_BYTES_MAX", VALUE_BYTES_MAX)?;
+                } else {
+                    within("the record", value.len(), "RECORD_BYTES_MAX", RECORD_BYTES_MAX)?;
+                }
             }
             Some(OpKind::Delete(Delete { key, end, .. })) => check_span(key, end)?,
             Some(OpKind::Range(range)) => {

@@ -162,6 +162,28 @@ pub enum Refusal {
         /// What was asked for, milliseconds.
         asked_ms: u64,
     },
+    /// A record was sealed with a key that the barrier does not have (any more).
+    #[error(
+        "it was sealed with barrier key {key}, which has been replaced meanwhile. Nothing was changed; it is to be sealed again"
+    )]
+    StaleKey {
+        /// The key that it names.
+        key: u32,
+    },
+    /// A secret or a config that items refer to cannot be removed.
+    #[error("{what} is in use by {users}. Nothing was changed; take it out of these items first (`quorate assign`)")]
+    InUse {
+        /// What, in words.
+        what: String,
+        /// Which items of which nodes, some of them.
+        users: String,
+    },
+    /// An item refers to a secret or a config that is not there.
+    #[error("there is no {what} that an item could refer to. Nothing was changed; create it first")]
+    NoSuchObject {
+        /// What, in words.
+        what: String,
+    },
     /// The request cannot be read.
     #[error("malformed request: {what}. Nothing was changed")]
     Malformed {
@@ -176,7 +198,8 @@ impl Refusal {
     pub fn is_kept(&self) -> bool {
         match self {
             Self::Limit { limit, .. } => !matches!(*limit, "REPLAY_CLIENTS_MAX" | "REPLAY_BYTES_MAX"),
-            Self::RequestExpired { .. } | Self::ReplayFull { .. } => false,
+            // Whoever proposed it seals it again, under the same request id.
+            Self::RequestExpired { .. } | Self::ReplayFull { .. } | Self::StaleKey { .. } => false,
             Self::EmptyKey
             | Self::DuplicateKey { .. }
             | Self::Compacted { .. }
@@ -186,6 +209,8 @@ impl Refusal {
             | Self::StoreFull { .. }
             | Self::LeaseNotFound { .. }
             | Self::LeaseTtl { .. }
+            | Self::InUse { .. }
+            | Self::NoSuchObject { .. }
             | Self::Malformed { .. } => true,
         }
     }

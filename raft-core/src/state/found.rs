@@ -11,6 +11,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::id::{LogIndex, RaftId, Term};
+use crate::keyring::{KeyringRecord, named_key};
 use crate::log::{Configuration, HardState, LogStart};
 use crate::membership::record::{ClusterRecord, NodeRecord, Role};
 use crate::ports::{LogReset, WriteSet};
@@ -37,6 +38,8 @@ pub struct Founding {
     pub node: NodeRecord,
     /// Further records by full key: tokens, the cluster CA.
     pub records: Vec<(Bytes, Bytes)>,
+    /// The barrier's keyring, with its first key; which records name it is counted here.
+    pub keyring: KeyringRecord,
 }
 
 /// Both halves of a founded store.
@@ -53,7 +56,7 @@ pub struct Founded {
 /// # Errors
 /// `Malformed` when the records contradict each other, or a limit; nothing is written by this.
 pub fn found(founding: &Founding) -> Result<Founded, Refusal> {
-    let Founding { cluster, node, records } = founding;
+    let Founding { cluster, node, records, keyring } = founding;
     let Some(node_id) = node.node_id() else { return Err(malformed("first node without a node id")) };
     let Some(raft_id) = node.raft() else { return Err(malformed("first node without a raft id")) };
     if node.role != i32::from(Role::Manager) {
@@ -70,10 +73,16 @@ pub fn found(founding: &Founding) -> Result<Founded, Refusal> {
     // The same limits and the same rule of one write per key as for every transaction.
     let puts = all().map(|(key, value)| Put { key: key.clone(), value: value.clone(), ..Put::default() }.into());
     check_txn(&Txn { then: puts.collect(), ..Txn::default() })?;
-    Ok(write(all().map(|(key, value)| (key.clone(), value)).collect(), raft_id))
+    let mut keyring = keyring.clone();
+    for (key, value) in all() {
+        let Some(id) = named_key(key, value).map_err(malformed)? else { continue };
+        let used = keyring.key_mut(id).ok_or(Refusal::StaleKey { key: id })?;
+        (used.uses, used.records) = (used.uses + 1, used.records + 1);
+    }
+    Ok(write(all().map(|(key, value)| (key.clone(), value)).collect(), raft_id, &keyring))
 }
 
-fn write(records: BTreeMap<Bytes, &Bytes>, raft_id: RaftId) -> Founded {
+fn write(records: BTreeMap<Bytes, &Bytes>, raft_id: RaftId, keyring: &KeyringRecord) -> Founded {
     let mut writes = WriteSet::default();
     let mut lanes = Lanes::default();
     let mut put_hashed = |writes: &mut WriteSet, key: Bytes, value: Bytes| {
@@ -92,6 +101,9 @@ fn write(records: BTreeMap<Bytes, &Bytes>, raft_id: RaftId) -> Founded {
     let configuration = StoredConfiguration::new(&configuration, 0).encode_to_vec();
     put_hashed(&mut writes, Bytes::from_static(layout::SYSTEM_CONFIGURATION), configuration.into());
     put_hashed(&mut writes, Bytes::from_static(layout::SYSTEM_USAGE), usage.stored().0);
+    if !keyring.is_none() {
+        put_hashed(&mut writes, Bytes::from_static(layout::SYSTEM_KEYRING), keyring.encode_to_vec().into());
+    }
     event.write(FIRST_REVISION, &mut writes);
     let hash = Bytes::copy_from_slice(&lanes.digest());
     let progress = Progress {

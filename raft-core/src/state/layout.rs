@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | meta | name | where this member stands |
 //! | event | revision, part | the keys it changed, and the records that it ended |
-//! | system | name | configuration, compact revision, expiry floor, recovery, the last lease given out |
+//! | system | name | configuration, compact revision, expiry floor, recovery, the keyring, the last lease given out |
 //! | current | full key | the live record |
 //! | client | client id | low-water mark, first and last index, as of when that was last written |
 //! | replay | log index | the requests of that entry, with their marks and what they came to |
@@ -58,6 +58,8 @@ pub(crate) const SYSTEM_RECOVERY: &[u8] = b"\x10recovery";
 
 /// `system`: how much the store holds.
 pub(crate) const SYSTEM_USAGE: &[u8] = b"\x10usage";
+/// `system`: the barrier's keyring.
+pub(crate) const SYSTEM_KEYRING: &[u8] = b"\x10keyring";
 /// `system`: the last lease id given out.
 pub(crate) const SYSTEM_LEASES: &[u8] = b"\x10leases";
 
@@ -350,6 +352,7 @@ mod tests {
             SYSTEM_FLOOR,
             SYSTEM_RECOVERY,
             SYSTEM_LEASES,
+            SYSTEM_KEYRING,
             &current_key(b"uk"),
             &client_key(ClientId::default()),
             &replay_key(1),

@@ -4,6 +4,7 @@
 //! outcome depends on how entries were grouped, on restarts or on local compaction. Called by the applier, which owns
 //! it; readers use [`Machine::reader`].
 
+mod barrier;
 mod orders;
 
 use std::collections::VecDeque;
@@ -14,6 +15,7 @@ use prost::Message;
 
 use crate::command::{Batch, COMMAND_VERSION, CommandKind, Compact, Recovered, Request};
 use crate::id::{LeaseId, LogIndex, Revision};
+use crate::keyring::KeyringRecord;
 use crate::keyspace::Section;
 use crate::limits::HASHES_KEPT;
 use crate::log::Configuration;
@@ -30,6 +32,7 @@ use crate::state::layout::{self, Record};
 use crate::state::leases::{Attached, Leases};
 use crate::state::read;
 use crate::state::recovered::{self, COUNTER_JUMP, REVISION_JUMP};
+use crate::state::references;
 use crate::state::replay::{Ledger, ReplayTable, Standing};
 use crate::state::stored::{
     Counter, Event, EventChange, Progress, StoredConfiguration, StoredRecovery, decode, digest,
@@ -66,6 +69,8 @@ struct Memory {
     recovery_lanes: Lanes,
     usage: Usage,
     usage_lanes: Lanes,
+    keyring: KeyringRecord,
+    keyring_lanes: Lanes,
     /// What the store may hold, by the cluster's record.
     quota: u64,
     /// The cluster version, by the same.
@@ -284,6 +289,8 @@ impl Memory {
             floor_lanes: lanes_of(layout::SYSTEM_FLOOR)?,
             usage: Usage::load(view)?,
             usage_lanes: lanes_of(layout::SYSTEM_USAGE)?,
+            keyring: read::keyring(view)?,
+            keyring_lanes: lanes_of(layout::SYSTEM_KEYRING)?,
             quota: quota_of(&cluster),
             version: cluster.version,
             hashes: VecDeque::new(),
@@ -416,6 +423,7 @@ impl Memory {
             }
             CommandKind::Recovered(recovered) => self.recovered(store, entry, &recovered, round)?,
             CommandKind::ExpireLeases(expire) => self.expire_leases(store, entry, &expire, round)?,
+            CommandKind::Keyring(order) => self.order_keyring(store, &order, round)?,
         };
         // What the replay table keeps of the command joins the hash with the page of its entry.
         self.note_hash(before);
@@ -456,7 +464,10 @@ impl Memory {
             (Some(_), None, Some(_)) | (None, Some(_), Some(_)) => malformed("request for two things at once"),
         };
         let mut ledger = Ledger { lanes: &mut self.lanes, writes: &mut round.writes };
-        self.replay.keep(id, entry.index, &outcome, &mut ledger);
+        match &outcome {
+            Outcome::Refused(refusal) if !refusal.is_kept() => self.replay.let_pass(id, &mut ledger),
+            Outcome::Done(_) | Outcome::Refused(_) => self.replay.keep(id, entry.index, &outcome, &mut ledger),
+        }
         Ok(outcome)
     }
 
@@ -469,10 +480,17 @@ impl Memory {
     ) -> StoreResult<Outcome> {
         let revision = self.status.revision.next();
         let present = Present { store, overlay: &round.overlay, leases: &self.leases };
-        let Executed { succeeded, results, changes } = match execute(present, txn, entry.term.0, revision.0)? {
+        let Executed { succeeded, results, mut changes } = match execute(present, txn, entry.term.0, revision.0)? {
             Ok(executed) => executed,
             Err(refusal) => return Ok(Outcome::Refused(refusal)),
         };
+        if let Err(refusal) = self.admit_sealed(&changes) {
+            return Ok(Outcome::Refused(refusal));
+        }
+        match references::follow(present, &changes, revision.0)? {
+            Ok(followed) => changes.extend(followed),
+            Err(refusal) => return Ok(Outcome::Refused(refusal)),
+        }
         if let Err(refusal) = self.usage.admit(&changes, self.quota) {
             self.use_as(Usage { full: true, ..self.usage });
             return Ok(Outcome::Refused(refusal));
@@ -500,6 +518,7 @@ impl Memory {
                 round.changed.push(key.clone());
             }
             usage.change(&key, old.as_ref(), new.as_ref());
+            self.follow_keyring(&key, old.as_ref(), new.as_ref(), round);
             if key.first() == Some(&(Section::Cluster as u8))
                 && let Some(new) = &new
                 && key == ClusterRecord::key()
@@ -579,6 +598,7 @@ impl Memory {
         };
         self.status.revision = revision;
         self.record(revision, changes, round);
+        self.rotate_keyring(round);
         self.leases.jump(COUNTER_JUMP, &mut self.lanes);
         round.recovered = true;
         self.compact(store, &Compact { revision: revision.0 }, round)?;
@@ -629,7 +649,15 @@ fn malformed(what: &str) -> Outcome {
 /// Whether the record of this full key is one that decisions are made from: everything but what users store, and what
 /// is kept for workers by the thousand.
 fn decides(key: &[u8]) -> bool {
-    let beside = [Section::User, Section::Assignment, Section::Liveness, Section::Report];
+    let beside = [
+        Section::User,
+        Section::Assignment,
+        Section::Liveness,
+        Section::Report,
+        Section::Config,
+        Section::Secret,
+        Section::Reference,
+    ];
     !beside.iter().any(|section| key.first() == Some(&(*section as u8)))
 }
 

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::command::SilentClient;
 use crate::id::{LeaseId, LogIndex, NodeId, RaftId, Revision, Term};
+use crate::keyring::KeyringRecord;
 use crate::keyspace::{Section, prefix_end};
 use crate::membership::operators::{OperatorRecord, Operators};
 use crate::membership::record::{ClusterRecord, NodeRecord};
@@ -22,7 +23,7 @@ use crate::state::ranges::Reading;
 use crate::state::replay::silent;
 use crate::state::stored::{Counter, Event, Progress, StoredConfiguration, StoredRecovery, decode, digest};
 use crate::state::usage::{Usage, quota_of};
-use crate::txn::{Range, RangeResult};
+use crate::txn::{KeyValue, Range, RangeResult};
 
 /// Why a read has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -229,6 +230,44 @@ fn live_value(view: &dyn StateRead, full: &[u8]) -> StoreResult<Option<Bytes>> {
 pub fn cluster(view: &dyn StateRead) -> StoreResult<Option<ClusterRecord>> {
     let key = ClusterRecord::key();
     live_value(view, &key)?.map(|value| decode(&key, &value)).transpose()
+}
+
+/// The barrier's keyring; empty where there is none.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub fn keyring(view: &dyn StateRead) -> StoreResult<KeyringRecord> {
+    let stored = view.get(layout::SYSTEM_KEYRING)?;
+    Ok(stored.map(|bytes| decode(layout::SYSTEM_KEYRING, &bytes)).transpose()?.unwrap_or_default())
+}
+
+/// Visits the live records of one section, full key and value, in ascending order, while the visitor wants more.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub fn live_records(
+    view: &dyn StateRead,
+    section: Section,
+    visit: &mut dyn FnMut(KeyValue) -> bool,
+) -> StoreResult<()> {
+    live_records_after(view, section, None, visit)
+}
+
+/// As [`live_records`], from behind a key of the section on.
+///
+/// # Errors
+/// As [`live_records`].
+pub fn live_records_after(
+    view: &dyn StateRead,
+    section: Section,
+    after: Option<&[u8]>,
+    visit: &mut dyn FnMut(KeyValue) -> bool,
+) -> StoreResult<()> {
+    let from = after.map_or_else(|| section.key(b""), |after| layout::successor(&section.key(after)));
+    scan_live(view, &from, &section.end(), &mut |key, record| {
+        let more = visit(record.to_key_value(Bytes::copy_from_slice(key), true));
+        Ok(if more { Visit::More } else { Visit::Enough })
+    })
 }
 
 /// The record of one node.

@@ -37,9 +37,11 @@ fn nodes(present: Present<'_>) -> StoreResult<BTreeMap<Bytes, NodeRecord>> {
     found.into_iter().collect()
 }
 
-/// The survivor's own record: as it is, or as it was found when the log has removed it since.
+/// The survivor's own record: as it is, or as it was found when the log has removed it since. With another key it is another
+/// disk that takes the record of a node of then, from a backup.
 fn survivor(now: Option<&NodeRecord>, found: NodeRecord, command: &Recovered) -> NodeRecord {
-    let mut own = now.cloned().unwrap_or_else(|| found.clone());
+    let same_disk = now.filter(|now| now.key_digest == found.key_digest);
+    let mut own = same_disk.cloned().unwrap_or_else(|| found.clone());
     own.raft_id = command.raft_id;
     own.store_id = found.store_id;
     own.role = Role::Manager.into();

@@ -385,6 +385,13 @@ impl ReplayTable {
         }
     }
 
+    /// Keeps nothing of a request that was just admitted, and did nothing: another copy of it may yet count.
+    pub(crate) fn let_pass(&mut self, id: RequestId, ledger: &mut Ledger<'_>) {
+        let Some(client) = self.clients.get_mut(&id.client) else { return };
+        // No page will say that it was here.
+        store(client, id.client, ledger.lanes, &mut self.dirty);
+    }
+
     /// The entry at `index` is done: its page is written, unless nothing of it counts any more.
     pub(crate) fn close_page(&mut self, index: LogIndex, ledger: &mut Ledger<'_>) {
         let filled = std::mem::take(&mut self.filling);

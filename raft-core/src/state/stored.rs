@@ -308,12 +308,16 @@ enum RefusalKind {
     LeaseNotFound = 75,
     LeaseTtl = 76,
     NewGeneration = 60,
+    StaleKey = 130,
+    InUse = 131,
+    NoSuchObject = 132,
 }
 
 /// The limits a stored refusal may name.
-const LIMITS: [&str; 11] = [
+const LIMITS: [&str; 12] = [
     "KEY_BYTES_MAX",
     "VALUE_BYTES_MAX",
+    "RECORD_BYTES_MAX",
     "TXN_BYTES_MAX",
     "TXN_OPERATIONS_MAX",
     "DELETE_KEYS_MAX",
@@ -377,6 +381,9 @@ impl StoredRefusal {
             Refusal::ReplayFull { kept, max } => of(RefusalKind::ReplayFull, "", "", *kept, *max),
             Refusal::LeaseNotFound { lease } => of(RefusalKind::LeaseNotFound, "", "", *lease, 0),
             Refusal::LeaseTtl { asked_ms } => of(RefusalKind::LeaseTtl, "", "", *asked_ms, 0),
+            Refusal::StaleKey { key } => of(RefusalKind::StaleKey, "", "", u64::from(*key), 0),
+            Refusal::InUse { what, users } => of(RefusalKind::InUse, what, users, 0, 0),
+            Refusal::NoSuchObject { what } => of(RefusalKind::NoSuchObject, what, "", 0, 0),
             Refusal::Malformed { what } => of(RefusalKind::Malformed, what, "", 0, 0),
             Refusal::StoreFull { used, quota, wanted } => {
                 Self { third: *wanted, ..of(RefusalKind::StoreFull, "", "", *used, *quota) }
@@ -404,6 +411,9 @@ impl StoredRefusal {
             RefusalKind::ReplayFull => Refusal::ReplayFull { kept: first, max: second },
             RefusalKind::LeaseNotFound => Refusal::LeaseNotFound { lease: first },
             RefusalKind::LeaseTtl => Refusal::LeaseTtl { asked_ms: first },
+            RefusalKind::StaleKey => Refusal::StaleKey { key: u32::try_from(first).unwrap_or(u32::MAX) },
+            RefusalKind::InUse => Refusal::InUse { what, users: limit },
+            RefusalKind::NoSuchObject => Refusal::NoSuchObject { what },
             RefusalKind::Malformed => Refusal::Malformed { what },
             RefusalKind::StoreFull => Refusal::StoreFull { used: first, quota: second, wanted: third },
         })
@@ -428,6 +438,9 @@ mod tests {
             Refusal::ReplayFull { kept: 1, max: 2 },
             Refusal::LeaseNotFound { lease: 1 },
             Refusal::LeaseTtl { asked_ms: 1 },
+            Refusal::StaleKey { key: 3 },
+            Refusal::InUse { what: text(), users: "others".to_owned() },
+            Refusal::NoSuchObject { what: text() },
             Refusal::Malformed { what: text() },
             Refusal::StoreFull { used: 1, quota: 2, wanted: 3 },
         ];

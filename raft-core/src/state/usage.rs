@@ -90,6 +90,12 @@ impl Usage {
         }
     }
 
+    /// A live record is replaced by one that says the same: no history comes of it.
+    pub(crate) fn reseal(&mut self, key: &Bytes, old: &Record, new: &Record) {
+        self.live = self.live.saturating_add(live_bytes(key, new.raw(), new.view()));
+        self.live = self.live.saturating_sub(live_bytes(key, old.raw(), old.view()));
+    }
+
     /// A lease is granted, if there is room for one.
     pub(crate) fn grant(&mut self, quota: u64) -> Result<(), Refusal> {
         let used = self.used();
@@ -108,7 +114,8 @@ impl Usage {
     /// Whether these changes may be made. What only deletes may always; so may what is not the users': a cluster whose
     /// store is full must still be able to change its members.
     pub(crate) fn admit(&self, changes: &[Change], quota: u64) -> Result<(), Refusal> {
-        let users = [Some(Section::User as u8), Some(Section::Assignment as u8)];
+        let users =
+            [Section::User, Section::Assignment, Section::Config, Section::Secret].map(|section| Some(section as u8));
         if !changes.iter().any(|change| change.new.is_some() && users.contains(&change.key.first().copied())) {
             return Ok(());
         }

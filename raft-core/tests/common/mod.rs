@@ -210,6 +210,7 @@ pub fn founding() -> Founding {
             ..NodeRecord::default()
         },
         records: vec![(Section::Identity.key(b"token"), Bytes::from_static(b"sealed"))],
+        ..Founding::default()
     }
 }
 

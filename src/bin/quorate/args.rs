@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::args_backup::{Backup, Restore};
 use crate::args_bench::Bench;
 use crate::args_keys::{AutolockVerb, KeyVerb, UnlockKeyVerb};
 use crate::args_kv::Kv;
 use crate::args_lease::{LeaseVerb, Lock, UnderLock};
 use crate::args_membership::{Leave, NodeVerb, PolicyVerb, Token};
 use crate::args_node::{Init, Inspect, Join, Recover, Run};
+use crate::args_objects::{ConfigVerb, KeyringVerb, SecretVerb};
 use crate::args_operator::OperatorVerb;
 use crate::args_upgrade::UpgradeVerb;
 
@@ -246,6 +248,35 @@ Example:
   quorate token create --role worker --ttl 1h --uses 20 --data-dir /var/lib/quorate"
     )]
     Token(Token),
+    /// Make, list, look at, label and remove configs: data that nodes get with the items that refer to it
+    #[command(
+        subcommand,
+        after_help = "\
+Example:
+  quorate config create web.conf ./web.conf --label env=prod --data-dir /var/lib/quorate
+  quorate config ls --label env=prod --data-dir /var/lib/quorate"
+    )]
+    Config(ConfigVerb),
+    /// Make, list, look at, label, rotate and remove secrets: sealed everywhere but at the node that needs them
+    #[command(
+        subcommand,
+        after_help = "\
+The data of a secret is never an argument: other users of the machine see those. It is shown by `secret inspect --reveal` only.
+
+Example:
+  quorate secret create db-password ./password --data-dir /var/lib/quorate
+  pass show db | quorate secret create db-password - --data-dir /var/lib/quorate"
+    )]
+    Secret(SecretVerb),
+    /// Show and replace the key that secrets, the CA and join tokens are sealed with in the log
+    #[command(
+        subcommand,
+        after_help = "\
+Example:
+  quorate keyring show --data-dir /var/lib/quorate
+  quorate keyring rotate --data-dir /var/lib/quorate"
+    )]
+    Keyring(KeyringVerb),
     /// Show and change the settings of the whole cluster
     #[command(
         subcommand,
@@ -279,6 +310,7 @@ Example:
     #[command(after_help = "\
 Opens the store read only and refuses while the node runs (then ask it with `status`).
 --configurations prints every Raft configuration in the log and the one in force, both halves of joint ones.
+--dump prints every live record, one a line (with --json as JSON lines, values in base64): what the disk holds for who has its key.
 
 Example:
   quorate inspect --data-dir /var/lib/quorate --json
@@ -299,6 +331,30 @@ Example:
   quorate bench get --consistency s --clients 100 --connect 10.0.0.1:4701 --identity operator.id --json"
     )]
     Bench(Bench),
+    /// Take a backup of the whole cluster into one sealed file, or look at one
+    #[command(after_help = "\
+Online, from any manager, also a follower: everything at one revision, with all that was acknowledged before. Sealed for a
+recipient (a key of `quorate backup new-key` or age-keygen) or with a passphrase; without that nobody opens it, so keep the key apart, and
+prove that it opens with `backup verify`. FILE is for its owner only, has its name once it is whole and on disk, and replaces
+nothing without --force. A backup that is interrupted leaves nothing.
+
+Example:
+  (umask 077; quorate backup new-key > backup.key)     # once; keep it away from the cluster
+  quorate backup monday.quorate --recipient age1... --data-dir /var/lib/quorate
+  quorate backup verify monday.quorate --key backup.key
+  quorate restore monday.quorate --backup-key backup.key --data-dir /var/lib/quorate --listen 10.0.0.1:4701 --name n1")]
+    Backup(Backup),
+    /// Make a cluster again of a backup, in an empty directory, when all managers are gone
+    #[command(after_help = "\
+The new manager is alone, in a new generation; the cluster keeps its id, CA, tokens, keys, workers and assignments, as of the
+backup's revision. Managers of then are lost, and fenced where they meet the new one. Refused while one of them runs
+(--despite-peers), and where DIR holds anything. The whole file is read and judged before anything is written. Killed at any
+moment, DIR counts for nothing, and the same command begins anew. If one manager is left, `recover` on it keeps more.
+
+Example:
+  quorate restore monday.quorate --backup-key backup.key --data-dir /var/lib/quorate --listen 10.0.0.1:4701 --name n1
+  quorate run --data-dir /var/lib/quorate")]
+    Restore(Restore),
     /// When a majority of the managers is lost for good: go on from this stopped manager alone (force-new-cluster)
     #[command(after_help = "\
 Run --dry-run on every manager that is left (exit code 1: recover would be refused): the best survivor has the newest generation, then the highest last term, then
@@ -392,7 +448,8 @@ pub(crate) enum Assign {
 VALUE is text, `-` for stdin, or `@FILE`; it is opaque to quorate.
 
 Example:
-  quorate assign set w1 web.1 @web.json --data-dir /var/lib/quorate")]
+  quorate assign set w1 web.1 @web.json --data-dir /var/lib/quorate
+  quorate assign set w1 web.1 @web.json --secret db-password --config web.conf --data-dir /var/lib/quorate")]
     Set {
         /// The node: its name or its id
         node: String,
@@ -401,6 +458,12 @@ Example:
         /// What the node gets: text, - for stdin, or @FILE
         #[arg(allow_hyphen_values = true)]
         value: String,
+        /// A secret that the item refers to: the node gets its data with it; may be given several times
+        #[arg(long, value_name = "NAME")]
+        secret: Vec<String>,
+        /// A config that the item refers to, likewise
+        #[arg(long, value_name = "NAME")]
+        config: Vec<String>,
     },
     /// Take an item from a node
     #[command(after_help = "\

@@ -116,6 +116,9 @@ pub(crate) struct Inspect {
     /// Every Raft configuration in the directory: both halves, index, term, and whether it took effect
     #[arg(long)]
     pub(crate) configurations: bool,
+    /// Every live record, as whoever has this disk and its key can read it; secrets stay sealed by the barrier
+    #[arg(long, conflicts_with = "configurations")]
+    pub(crate) dump: bool,
     #[command(flatten)]
     pub(crate) keys: KeyOptions,
 }

@@ -12,9 +12,12 @@ use crate::target;
 
 pub(crate) async fn run(verb: Assign, global: &Global, output: Output) -> Result<(), Failure> {
     match verb {
-        Assign::Set { node, item, value } => {
+        Assign::Set { node, item, value, secret, config } => {
             let payload = kv::value(value, false)?;
-            let done = target::client(global).await?.assignments().set(&node, &item, payload).await?;
+            let mut set = target::client(global).await?.assignments().set(&node, &item, payload);
+            set = secret.into_iter().fold(set, quorate::AssignmentTxn::secret);
+            set = config.into_iter().fold(set, quorate::AssignmentTxn::config);
+            let done = set.await?;
             if !done.succeeded {
                 return Err(Failure::not_found(format!("{node} was removed meanwhile. Nothing was changed")));
             }

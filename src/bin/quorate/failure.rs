@@ -2,6 +2,7 @@
 //!
 //! Owns the exit codes of commands. Never decides whether something failed. Called by every verb.
 
+use quorate::backup::BackupError;
 use quorate::{Error, Outcome, StartError};
 use serde_json::{Value, json};
 
@@ -103,6 +104,12 @@ impl Failure {
         let messages = failures.iter().map(|failure| failure.message.as_str()).collect::<Vec<_>>().join("\n");
         let worst = failures.into_iter().max_by_key(|failure| failure.exit)?;
         Some(Self { message: messages, ..worst })
+    }
+
+    /// Of this file.
+    pub(crate) fn about(mut self, file: &std::path::Path) -> Self {
+        self.message = format!("{}: {}", file.display(), self.message);
+        self
     }
 
     /// With a further sentence: what was done until then, or what to do now.
@@ -217,6 +224,7 @@ impl From<StartError> for Failure {
             StartError::ClusterAlive(_) => "cluster_alive",
             StartError::Superseded(_) => "superseded",
             StartError::Forked(_) => "forked",
+            StartError::Backup(_) => "backup",
             StartError::Refused(_) | _ => "refused",
         };
         let exit = error.command_exit_code();
@@ -225,6 +233,23 @@ impl From<StartError> for Failure {
             outcome: if exit == exit::UNKNOWN { Outcome::Unknown } else { Outcome::NotDone },
             ..Self::not_done(exit, kind, error.to_string())
         }
+    }
+}
+
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Self {
+        let kind = match &error {
+            BackupError::Cluster(error) => return error.clone().into(),
+            BackupError::NeedsVersion(_) => "needs_version",
+            BackupError::File(_) => "local",
+            BackupError::Key(_) => return Self::usage(error.to_string()),
+            BackupError::NotABackup(_)
+            | BackupError::WrongKey(_)
+            | BackupError::Short { .. }
+            | BackupError::Damaged(_)
+            | _ => "backup",
+        };
+        Self::refused(kind, error.to_string())
     }
 }
 

@@ -28,8 +28,6 @@ const VERBS: &[(&[&str], &str)] = &[
     (&["stack"], NO_WORKLOADS),
     (&["task"], NO_WORKLOADS),
     (&["container"], NO_WORKLOADS),
-    (&["secret"], "nothing yet: secrets come with a later version; until then do not store secrets in quorate"),
-    (&["config"], "quorate kv put KEY @FILE; configs as records of their own come with a later version"),
     (&["system", "info"], STATUS),
     (&["info"], STATUS),
     (&["ps"], STATUS),
@@ -56,10 +54,11 @@ const VERBS: &[(&[&str], &str)] = &[
         &["elect"],
         "the library: client.election(NAME) among your own processes; node.lead() runs your work only while the node leads",
     ),
-    (&["snapshot"], NO_BACKUP),
-    (&["backup"], NO_BACKUP),
-    (&["restore"], NO_BACKUP),
-    (&["make-mirror"], NO_BACKUP),
+    (&["snapshot", "save"], BACKUP),
+    (&["snapshot", "status"], "quorate backup verify FILE --key KEYFILE"),
+    (&["snapshot", "restore"], RESTORE),
+    (&["snapshot"], BACKUP),
+    (&["make-mirror"], BACKUP),
     (&["compact"], COMPACTS),
     (&["compaction"], COMPACTS),
     (&["defrag"], "nothing to do: RocksDB compacts itself"),
@@ -232,7 +231,8 @@ const DRAIN: &str = "quorate node update NODE --availability drain";
 const REMOVE: &str = "quorate node rm NODE";
 const RECOVER: &str = "quorate recover --dry-run --data-dir DIR, then quorate recover --data-dir DIR";
 const WATCH: &str = "quorate kv watch KEY, or quorate kv watch --prefix PREFIX";
-const NO_BACKUP: &str = "nothing yet: backups come with a later version; quorate inspect reads a stopped directory";
+const BACKUP: &str = "quorate backup FILE --recipient KEY, sealed; quorate kv export for keys and values in clear";
+const RESTORE: &str = "quorate restore FILE --backup-key KEYFILE --data-dir DIR";
 const UNLOCK_KEY: &str = "quorate unlock-key show --data-dir DIR, or quorate autolock on --data-dir DIR";
 const NO_CA: &str = "nothing to do: the cluster's CA is made by quorate init and cannot be rotated in this version";
 
@@ -328,7 +328,8 @@ mod tests {
             ("del foo --prefix", "quorate kv del"),
             ("endpoint status -w table", "quorate status"),
             ("member add n4 --peer-urls=http://a:1", "quorate join"),
-            ("snapshot save file.db", "backups come with a later version"),
+            ("snapshot save file.db", "quorate backup FILE"),
+            ("snapshot restore file.db", "quorate restore FILE"),
             ("lease timetolive 17 --keys", "quorate lease show"),
             ("alarm list", "quorate status"),
             ("compaction 5", "nothing to do"),
@@ -338,8 +339,6 @@ mod tests {
             ("swarm leave --force", "quorate leave"),
             ("service ls", "runs no workloads"),
             ("stack deploy -c f app", "runs no workloads"),
-            ("secret create db -", "secrets come with a later version"),
-            ("config ls", "quorate kv put"),
             ("drain n2", "quorate node update"),
             ("token manager", "quorate token show manager"),
             ("token delete abc", "quorate token revoke"),

@@ -89,6 +89,9 @@ pub(crate) async fn key(verb: KeyVerb, global: &Global, output: Output) -> Resul
     match verb {
         KeyVerb::New => {
             let key = Key::generate().map_err(|error| Failure::local(error.to_string()))?;
+            if output.json {
+                return output.document(&json!({ "key": *key.to_text(), "id": key.id().to_string() }));
+            }
             output.line(&key.to_text())
         }
         KeyVerb::Show => show(directory(global)?, output).await,
@@ -293,6 +296,9 @@ async fn show(directory: &Path, output: Output) -> Result<(), Failure> {
 pub(crate) fn words(report: &KeyReport) -> String {
     let place = if report.place.is_empty() { String::new() } else { format!(" {}", report.place) };
     let mut line = format!("the store is opened by the {}{place} (key {})", report.kind, report.id);
+    if !report.given.is_empty() {
+        line.push_str(&format!("; this start had it from {}", report.given));
+    }
     let advice = [&report.trouble, &report.advice].into_iter().filter(|text| !text.is_empty());
     let advice = advice.map(String::as_str).collect::<Vec<_>>().join("; next: ");
     if !advice.is_empty() {

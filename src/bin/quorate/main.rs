@@ -5,15 +5,18 @@
 
 mod admin;
 mod args;
+mod args_backup;
 mod args_bench;
 mod args_keys;
 mod args_kv;
 mod args_lease;
 mod args_membership;
 mod args_node;
+mod args_objects;
 mod args_operator;
 mod args_upgrade;
 mod assign;
+mod backup;
 mod bench;
 mod check;
 mod failure;
@@ -28,6 +31,7 @@ mod lock;
 mod manual;
 mod node;
 mod nodes;
+mod objects;
 mod operators;
 mod output;
 mod policy;
@@ -136,8 +140,26 @@ fn first_paragraph(text: &str) -> String {
     lines.join(" ")
 }
 
+/// What is in memory, keys among it, is not written to a file when the process breaks; nor is it shown to another process of the
+/// same user. Not of `lock`: what it runs is not ours.
+fn keep_memory_to_ourselves() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        output::note(&format!("warning: core dumps cannot be turned off: {error}"));
+    }
+    // A kernel that hands core dumps to a program does not ask for that limit.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
+        output::note(&format!("warning: core dumps cannot be turned off: {error}"));
+    }
+}
+
 fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     let global = cli.global;
+    if !matches!(cli.verb, Verb::Lock(_) | Verb::UnderLock(_)) {
+        keep_memory_to_ourselves();
+    }
     let output = Output::new(global.json, global.color);
     // A node works on threads of its own; what remains for this runtime are signals and one client. A load is all there is.
     let all = std::thread::available_parallelism().map_or(2, usize::from);
@@ -162,12 +184,20 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Verb::Leave(leave) => Box::pin(nodes::leave(leave, &global, output)).await,
             Verb::Operator(verb) => Box::pin(operators::run(verb, &global, output)).await,
             Verb::Token(verb) => Box::pin(tokens::run(verb, &global, output)).await,
+            Verb::Config(verb) => Box::pin(objects::config(verb, &global, output)).await,
+            Verb::Secret(verb) => Box::pin(objects::secret(verb, &global, output)).await,
+            Verb::Keyring(verb) => Box::pin(objects::keyring(verb, &global, output)).await,
             Verb::Policy(verb) => Box::pin(policy::run(verb, &global, output)).await,
             Verb::Upgrade(verb) => Box::pin(upgrade::run(verb, &global, output)).await,
             Verb::Leader(Leader::Transfer { to }) => admin::transfer(to.as_deref(), &global, output).await,
-            Verb::Inspect(Inspect { configurations: true, keys }) => recover::configurations(&keys, &global, output),
+            Verb::Inspect(Inspect { configurations: true, keys, .. }) => {
+                recover::configurations(&keys, &global, output)
+            }
+            Verb::Inspect(Inspect { dump: true, keys, .. }) => node::dump(&keys, &global, output),
             Verb::Inspect(Inspect { keys, .. }) => node::inspect(&keys, &global, output),
             Verb::Bench(verb) => Box::pin(bench::run(verb, &global, output)).await,
+            Verb::Backup(backup) => Box::pin(backup::run(backup, &global, output)).await,
+            Verb::Restore(restore) => Box::pin(backup::restore(restore, &global, output)).await,
             Verb::Recover(recover) => Box::pin(recover::run(recover, &global, output)).await,
             Verb::Key(verb) => Box::pin(keys::key(verb, &global, output)).await,
             Verb::Autolock(verb) => Box::pin(keys::autolock(verb, &global, output)).await,

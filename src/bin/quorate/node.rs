@@ -6,6 +6,7 @@
 use std::net::{SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::path::Path;
 
+use data_encoding::BASE64;
 use quorate::status::NodeRole;
 use quorate::{Node, NodeBuilder, Prepared, Start, StopReason};
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ use crate::args_keys::KeyOptions;
 use crate::args_node::{Init, Join, Run, RunOptions};
 use crate::failure::Failure;
 use crate::http::Pages;
-use crate::output::{Output, table};
+use crate::output::{Output, escaped, preview, table};
 
 pub(crate) fn directory(global: &Global) -> Result<&Path, Failure> {
     match &global.data_dir {
@@ -39,7 +40,7 @@ pub(crate) fn look_into(directory: &Path) -> Result<(), Failure> {
 }
 
 /// A first manager that listens on every address is known at none. (Of a newcomer the managers see where it is.)
-fn check_reach(address: &str, output: Output) {
+pub(crate) fn check_reach(address: &str, output: Output) {
     if address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified()) {
         output.note(&format!(
             "warning: this node listens on every address, and {address} is all that other managers would be told. \
@@ -82,7 +83,7 @@ fn builder(
 }
 
 /// Where the key of a new manager lies, when that protects nothing.
-fn check_key(directory: &Path, output: Output) -> Result<(), Failure> {
+pub(crate) fn check_key(directory: &Path, output: Output) -> Result<(), Failure> {
     if let Some(key) = quorate::keys::status(directory)?.filter(|key| !key.advice.is_empty()) {
         output.note(&format!("warning: {}", key.advice));
     }
@@ -349,6 +350,26 @@ pub(crate) fn inspect(keys: &KeyOptions, global: &Global, output: Output) -> Res
         return output.document(&document);
     }
     output.line(&inspected(document))
+}
+
+/// Characters of a value on a line.
+const SHOWN: usize = 60;
+
+/// `inspect --dump`.
+pub(crate) fn dump(keys: &KeyOptions, global: &Global, output: Output) -> Result<(), Failure> {
+    let mut printed = Ok(true);
+    quorate::dump(directory(global)?, &keys.keys()?, &mut |record| {
+        let (key, revision) = (escaped(&record.key), record.revision);
+        let line = if output.json {
+            let value = BASE64.encode(&record.value);
+            json!({ "section": record.section, "key": key, "revision": revision, "value_base64": value }).to_string()
+        } else {
+            format!("{:<10} {key}  revision {revision}  {}", record.section, preview(&record.value, SHOWN))
+        };
+        printed = output.streamed(format!("{line}\n").as_bytes());
+        matches!(printed, Ok(true))
+    })?;
+    printed.map(|_reader| ())
 }
 
 /// What of an inspection is said of a directory without a log and a state.

@@ -153,6 +153,11 @@ impl Progress {
         Self::shown(Some(all), &format!("{{bar:30}} {{human_pos}} of {{human_len}} {what}, {{per_sec}}, {{eta}} left"))
     }
 
+    /// Of about so many bytes.
+    pub(crate) fn bytes(about: u64) -> Self {
+        Self::shown(Some(about), "{bar:30} {bytes} of about {total_bytes}, {bytes_per_sec}, {elapsed}")
+    }
+
     fn shown(all: Option<u64>, template: &str) -> Self {
         // A bar on stderr draws nothing where that is no terminal.
         let bar = ProgressBar::with_draw_target(all, ProgressDrawTarget::stderr());

@@ -9,6 +9,7 @@ use quorate_transport::{CertSubject, Subject};
 use super::*;
 use crate::client::Client;
 use crate::config;
+use crate::node::barrier::Barrier;
 use crate::node::directory::look_into;
 use crate::node::facts::Layout;
 use crate::node::records;
@@ -59,7 +60,8 @@ fn run_out(directory: &Path) {
     let layout = Layout::new(directory);
     let identity = Identity::load(&layout.identity()).unwrap();
     let store = look_into(&layout, &layout.store()).unwrap();
-    let ca = records::ca(&*store.state).unwrap().unwrap();
+    let facts = Facts::read(store.fact(Facts::NAME).unwrap()).unwrap().unwrap();
+    let ca = records::ca(&*store.state, &Barrier::of(&facts)).unwrap().unwrap();
     let Subject { cluster, node_id, .. } = *identity.subject();
     let subject = CertSubject { cluster, node_id, role: CertRole::Manager };
     let long_ago = SystemTime::now() - Duration::from_secs(365 * 86_400);

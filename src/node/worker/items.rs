@@ -11,7 +11,7 @@ use quorate_transport::SessionSender;
 use quorate_transport::session_api::{Part, up};
 use tokio::sync::watch;
 
-use crate::node::work::{Item, Set, Work};
+use crate::node::work::{Data, Item, Set, Work};
 
 /// Statuses are sent at most so often.
 const STATUSES_EVERY: Duration = Duration::from_millis(200);
@@ -46,7 +46,7 @@ pub(super) async fn report(mut sender: SessionSender, work: Work, mut instance: 
 #[derive(Default)]
 pub(super) struct Parts {
     /// What has come of it, by id; `None` until the first part.
-    coming: Option<BTreeMap<String, Item>>,
+    coming: Option<(BTreeMap<String, Item>, Data)>,
 }
 
 impl Parts {
@@ -65,23 +65,30 @@ impl Parts {
             ));
         }
         if part.unchanged {
-            work.put(Set { known: true, stale: false, lineage, revision: part.revision, items: have.items.clone() })
-                .await;
+            let set = Set::told(lineage, part.revision, have.items.clone(), have.data.clone());
+            work.put(set).await;
             return Ok(());
         }
-        let mut items = match self.coming.take() {
-            Some(items) => items,
-            None if part.complete => BTreeMap::new(),
-            None => have.items.clone(),
+        let (mut items, mut data) = match self.coming.take() {
+            Some(coming) => coming,
+            None if part.complete => (BTreeMap::new(), Data::default()),
+            None => (have.items.clone(), have.data.clone()),
         };
+        for name in part.withdrawn {
+            data.remove(&(name.secret, name.name));
+        }
+        for object in part.objects {
+            let name = object.name.unwrap_or_default();
+            data.put((name.secret, name.name), object.revision, &object.data);
+        }
         for id in &part.removed {
             items.remove(id);
         }
         items.extend(part.items.into_iter().map(|item| (item.id.clone(), Item::from(item))));
         if part.last {
-            work.put(Set { known: true, stale: false, lineage, revision: part.revision, items }).await;
+            work.put(Set::told(lineage, part.revision, items, data)).await;
         } else {
-            self.coming = Some(items);
+            self.coming = Some((items, data));
         }
         Ok(())
     }

@@ -78,6 +78,16 @@ fn every_profile_keeps_every_invariant() {
 }
 
 #[test]
+fn secrets_are_sealed_and_keys_replaced_under_every_fault() {
+    let seeds: Vec<u64> = kept_seeds(Profile::Secrets).into_iter().chain(1..=12).collect();
+    let sum = run_all(&seeds, Profile::Secrets);
+    // What never happened was never survived.
+    assert!(sum.acks > 0 && sum.replaced > 0 && sum.snapshots_installed > 0, "{sum:?}");
+    assert!(sum.barrier_keys > 3 * seeds.len() as u64, "keys were replaced: {sum:?}");
+    assert!(sum.stale_keys > 0, "somebody sealed with a key that had gone: {sum:?}");
+}
+
+#[test]
 fn a_calm_cluster_elects_once_and_loses_nobody() {
     for seed in 1..=4 {
         let report = run(seed, Profile::Calm).unwrap_or_else(|violation| panic!("{violation}"));

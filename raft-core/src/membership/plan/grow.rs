@@ -33,8 +33,10 @@ impl Seats<'_> {
         if let Some(orphan) = self.configuration.learners.iter().copied().find(|id| !is_wanted(*id)) {
             return Some(SeatChange::Learner { step: SeatStep::Remove(orphan) });
         }
-        // Connected or not: nothing of raft arrives from a manager before it is a member, and a learner costs no quorum.
-        let newcomer = self.wanted().find(|manager| !self.configuration.contains(manager.raft_id))?;
+        // Connected or not: nothing of raft arrives from a manager before it is a member, and a learner costs no quorum. But
+        // nobody is sent a state whose secrets it could not open: it gets its copies of the barrier's keys first.
+        let newcomer =
+            self.wanted().find(|manager| !self.configuration.contains(manager.raft_id) && !manager.sealed_out)?;
         Some(SeatChange::Learner { step: SeatStep::AddLearner(newcomer.raft_id) })
     }
 }

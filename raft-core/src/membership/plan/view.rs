@@ -41,6 +41,8 @@ pub struct ManagerView {
     pub preferred: bool,
     /// How often leadership was to be handed to it and did not go, since another member led.
     pub let_pass: u32,
+    /// It cannot open what the barrier's active key seals: it has no copy of that yet.
+    pub sealed_out: bool,
     /// Where it stands; empty is not said.
     pub zone: String,
 }
@@ -48,7 +50,7 @@ pub struct ManagerView {
 impl ManagerView {
     /// It may get a seat.
     pub const fn is_ready(&self) -> bool {
-        self.connected && self.caught_up && self.stable
+        self.connected && self.caught_up && self.stable && !self.sealed_out
     }
 
     /// It is to hold no seat, and be no standby either.

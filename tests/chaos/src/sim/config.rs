@@ -38,6 +38,8 @@ pub enum Profile {
     Leases,
     /// As the swarm, with keys that are written, removed and made again, and with a history that is compacted all the time.
     Watch,
+    /// As the swarm, while secrets are sealed, and managers that come and go get and lose the keys.
+    Secrets,
     /// As the swarm, while members' binaries are replaced by newer and older ones.
     Upgrade,
     /// As the swarm, and more than once a majority is given up and the cluster is founded anew from one disk.
@@ -48,7 +50,7 @@ pub enum Profile {
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Mixed,
         Self::Swarm,
         Self::Network,
@@ -56,6 +58,7 @@ impl Profile {
         Self::Membership,
         Self::Leases,
         Self::Watch,
+        Self::Secrets,
         Self::Upgrade,
         Self::Recovery,
         Self::Calm,
@@ -73,6 +76,7 @@ impl Profile {
             Self::Membership => "membership",
             Self::Leases => "leases",
             Self::Watch => "watch",
+            Self::Secrets => "secrets",
             Self::Upgrade => "upgrade",
             Self::Calm => "calm",
         }
@@ -90,6 +94,7 @@ impl Profile {
             Self::Membership => "managers come, go, are lost, promoted, demoted and replaced",
             Self::Leases => "everything, and leases that are granted, renewed, forgotten and revoked",
             Self::Watch => "everything, and keys that come and go under watches, with a history that is compacted",
+            Self::Secrets => "everything, while secrets are sealed and keys replaced, and managers come and go",
             Self::Upgrade => "everything, while binaries are replaced, forwards and back",
             Self::Calm => "no faults: what false alarms would show in",
         }
@@ -169,6 +174,8 @@ pub struct SimConfig {
     /// Mean time between writes and removals of a few keys, and compactions; 0 is none.
     pub scribble_every: u64,
     pub watch_bug: Option<WatchBug>,
+    /// There is a keyring, members seal secrets, and keys are replaced.
+    pub secrets: bool,
     /// The cluster begins in the older of two versions, and members' binaries are replaced, forwards and back.
     pub upgrades: bool,
     /// Monotonic clocks that drift and jump.
@@ -233,6 +240,7 @@ impl SimConfig {
             holders: 0,
             watchers: 0,
             scribble_every: 0,
+            secrets: false,
             watch_bug: None,
             upgrades: false,
             clocks: false,
@@ -283,8 +291,10 @@ impl SimConfig {
         let rng = &mut rng;
         let members = *[3, 3, 5, 5, 4, 7].get(rng.index(6)).unwrap_or(&3);
         let calm = matches!(profile, Profile::Calm);
-        let swarm =
-            matches!(profile, Profile::Swarm | Profile::Leases | Profile::Watch | Profile::Upgrade | Profile::Recovery);
+        let swarm = matches!(
+            profile,
+            Profile::Swarm | Profile::Leases | Profile::Watch | Profile::Secrets | Profile::Upgrade | Profile::Recovery
+        );
         let net = swarm || matches!(profile, Profile::Network);
         let disk = swarm || matches!(profile, Profile::Disk);
         let member = swarm || matches!(profile, Profile::Membership);
@@ -336,6 +346,7 @@ impl SimConfig {
                 let mut rng = Rng::stream(seed, 12);
                 Self { watchers: rng.between(3, 10), scribble_every: rng.between(4, 60) * MILLIS, ..drawn }
             }
+            Profile::Secrets => Self { secrets: true, replacements: true, ..drawn },
             Profile::Upgrade => Self { upgrades: true, duration: drawn.duration + 10_000 * MILLIS, ..drawn },
             Profile::Recovery => Self { recoveries: 1 + held.between(0, 1), ..drawn },
             Profile::Mixed
@@ -354,7 +365,7 @@ impl SimConfig {
             registers: if drawn.recoveries == 0 && bent.chance(600) { bent.between(2, 6) } else { 0 },
             ..drawn
         };
-        let churn = matches!(profile, Profile::Membership) || (member && rng.chance(400));
+        let churn = matches!(profile, Profile::Membership | Profile::Secrets) || (member && rng.chance(400));
         // Whoever founds anew has nobody left to come and go.
         let churn = churn && profile != Profile::Recovery;
         if !churn {

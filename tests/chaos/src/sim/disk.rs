@@ -14,7 +14,7 @@ use super::world::{Event, Step, World};
 use quorate_core::consensus::io::{Input, Records, Ticket};
 use quorate_core::id::{LogIndex, RaftId};
 use quorate_core::ports::{LogReset, StagedId, StoreError};
-use quorate_core::state::contract::{ApplyError, Committed, Outcome};
+use quorate_core::state::contract::{ApplyError, Committed, Outcome, Refusal};
 use quorate_core::state::read;
 use quorate_core::testing::Rng;
 
@@ -154,6 +154,7 @@ impl World {
             None
         };
         self.checks_of(id).applied(id, &status)?;
+        self.keys_are_right(id)?;
         self.versions_applied(id, entries, records.as_deref())?;
         self.leases_changed(id, &applied.leases)?;
         self.trace.line(self.now, || format!("{id} applied {}", status.applied));
@@ -179,6 +180,7 @@ impl World {
                 self.report.copied += u64::from(checks.copied(id, &process.status, index.0, holds)?);
             }
             for (ticket, outcome) in tickets.into_iter().zip(theirs) {
+                self.report.stale_keys += u64::from(matches!(outcome, Outcome::Refused(Refusal::StaleKey { .. })));
                 self.settle(id, ticket, Reply::Outcome(outcome))?;
             }
         }
@@ -213,6 +215,7 @@ impl World {
         }
         self.watched_install(id, status.revision.0);
         self.checks_of(id).applied(id, &status)?;
+        self.keys_are_right(id)?;
         self.trace.line(self.now, || format!("{id} installed {}", status.applied));
         self.input(id, vec![Input::Installed { status, records, leases }])
     }

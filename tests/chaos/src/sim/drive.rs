@@ -531,6 +531,8 @@ impl World {
             Event::Watcher { index } => self.watcher_looks(index),
             Event::Scribble => self.scribble(),
             Event::Controllers => self.controllers_step(),
+            Event::Care => self.care_for_keys(),
+            Event::Seal => self.seal_something(),
             Event::Upgrade => self.upgrade_somehow(),
             Event::Bend => self.bend_time(),
             Event::Disaster => self.disaster(),

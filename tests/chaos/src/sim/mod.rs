@@ -29,6 +29,7 @@ mod nemesis;
 mod operator;
 mod recovery;
 mod registers;
+mod secrets;
 
 mod stream;
 mod trace;
@@ -128,6 +129,11 @@ impl World {
         }
         if self.config.upgrades {
             self.finish_in_peace()?;
+        }
+        let kept = self.run_until(60_000 * MILLIS, |world| world.keys_at_rest().is_none())?;
+        if !kept {
+            let detail = self.keys_at_rest().unwrap_or_default();
+            return Err(self.violation(check::Broken { invariant: "keys_come_to_rest", detail }));
         }
         self.leases_end()?;
         self.use_it()?;

@@ -214,6 +214,7 @@ impl World {
             command_version: quorate_core::command::COMMAND_VERSION,
             ..NodeRecord::default()
         };
+        let record = self.with_sealing_key(record);
         self.next_raft_id += 1;
         self.crash(target, usize::MAX);
         if let Some(member) = self.members.get_mut(&target) {

@@ -83,6 +83,9 @@ impl World {
             ..NodeRecord::default()
         });
         edit(&mut record);
+        if record.sealing_key.is_empty() {
+            record = self.with_sealing_key(record);
+        }
         if record.forced
             && let Some(leader) = self.leader()
         {

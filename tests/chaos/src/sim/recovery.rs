@@ -154,6 +154,7 @@ impl World {
                 name: format!("n{}", member.node),
                 role: Role::Manager.into(),
                 raft_id: id.0,
+                sealing_key: if self.config.secrets { super::secrets::sealing_key(id.0) } else { Bytes::new() },
                 ..NodeRecord::default()
             },
             addresses: Vec::new(),
@@ -306,6 +307,7 @@ impl World {
             command_version: quorate_core::command::COMMAND_VERSION,
             ..NodeRecord::default()
         };
+        let record = self.with_sealing_key(record);
         let cluster = ClusterRecord { next_raft_id: fresh.0 + 1, ..records.cluster };
         let put = |key, value| Put { key, value, ..Put::default() }.into();
         let txn = Txn {

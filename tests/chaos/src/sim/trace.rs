@@ -158,6 +158,9 @@ pub struct Report {
     pub acts: u64,
     /// What was met.
     pub marks: Marks,
+    /// The newest barrier key, and what was refused because it was sealed with one that had gone.
+    pub barrier_keys: u64,
+    pub stale_keys: u64,
 }
 
 impl Report {
@@ -212,6 +215,8 @@ impl Report {
             (&mut self.judged, other.judged),
             (&mut self.unjudged, other.unjudged),
             (&mut self.acts, other.acts),
+            (&mut self.barrier_keys, other.barrier_keys),
+            (&mut self.stale_keys, other.stale_keys),
         ];
         for (sum, more) in pairs {
             *sum += more;

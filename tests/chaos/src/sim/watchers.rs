@@ -471,6 +471,9 @@ impl World {
             | Refusal::StoreFull { .. }
             | Refusal::LeaseNotFound { .. }
             | Refusal::LeaseTtl { .. }
+            | Refusal::StaleKey { .. }
+            | Refusal::InUse { .. }
+            | Refusal::NoSuchObject { .. }
             | Refusal::Malformed { .. } => false,
         };
         if !rightly {

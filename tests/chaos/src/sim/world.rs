@@ -17,11 +17,13 @@ use super::marks::Marks;
 use super::member::Member;
 use super::operator::Operator;
 use super::registers::Register;
+use super::secrets;
 use super::trace::{Report, Trace, Violation, Words};
 use super::watchers::Watcher;
 use crate::history::Operation;
 use quorate_core::consensus::io::{Lane, Status, Ticket};
 use quorate_core::id::{ClusterId, Lineage, LineageId, NodeId, RaftId};
+use quorate_core::keyring::KeyringRecord;
 use quorate_core::log::LogEntry;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
 use quorate_core::ports::StagedId;
@@ -61,6 +63,8 @@ pub(super) enum Event {
     Watcher { index: usize },
     Scribble,
     Controllers,
+    Care,
+    Seal,
     Upgrade,
     Bend,
     Disaster,
@@ -98,6 +102,8 @@ impl Event {
             | Self::Watcher { .. }
             | Self::Scribble
             | Self::Controllers
+            | Self::Care
+            | Self::Seal
             | Self::Upgrade
             | Self::Bend
             | Self::Disaster
@@ -176,6 +182,7 @@ pub struct World {
     pub(super) holding: Rng,
     pub(super) watching: Rng,
     pub(super) upgrading: Rng,
+    pub(super) sealing: Rng,
     /// The newest cluster version that any member has seen in force.
     pub(super) enabled: u32,
     pub(super) watchers: Vec<Watcher>,
@@ -246,6 +253,7 @@ impl World {
             holding: Rng::stream(seed, 9),
             watching: Rng::stream(seed, 11),
             upgrading: Rng::stream(seed, 13),
+            sealing: Rng::stream(seed, 14),
             enabled: config.version(),
             watchers: (0..config.watchers).map(|_| Watcher::new()).collect(),
             operator: Operator::after(config.members),
@@ -268,6 +276,7 @@ impl World {
             role: Role::Manager.into(),
             raft_id: node,
             command_version: self.config.version(),
+            sealing_key: if self.config.secrets { secrets::sealing_key(node) } else { Bytes::new() },
             ..NodeRecord::default()
         };
         let recorded = self.config.recorded.clamp(1, self.config.members);
@@ -285,6 +294,7 @@ impl World {
             },
             node: record(1),
             records: (2..=recorded).map(|node| (NodeRecord::key(node_id(node)), record(node).to_bytes())).collect(),
+            keyring: if self.config.secrets { secrets::founded() } else { KeyringRecord::default() },
         };
         self.unrecorded = (recorded + 1..=self.config.members).map(record).collect();
         let founded = match found(&founding) {
@@ -322,6 +332,9 @@ impl World {
         }
         if self.config.scribble_every > 0 {
             self.schedule(self.now + 2 * ELECTION, Event::Scribble);
+        }
+        if self.config.secrets {
+            self.begin_secrets();
         }
         if self.config.churn {
             self.let_workers_enrol();

@@ -1,0 +1,177 @@
+//! Backups, the manager's end: the whole state at one revision, told as a feed.
+//!
+//! Owns when a backup is told, and how many at once. What it holds, the core's own stream says; how it is sealed, the asker,
+//! who alone has the key; the keyring goes as copies that only the backup's own key opens. A view is frozen and read chunk by chunk, off the async threads, as fast as the asker takes it:
+//! consensus and the applier never wait for it. Called by whoever brings a feed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_core::keyring::SEALING_KEY_BYTES;
+use quorate_core::ports::StoreResult;
+use quorate_core::state::read;
+use quorate_transport::api::{backup_part, request, response};
+use quorate_transport::{Down, Feed, FeedSender, api};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::gate::Asker;
+use super::router::{Failure, fail};
+use super::service::{Service, blocking, broken};
+use super::snapshots::Chunks;
+use super::tokens::unix_now;
+use super::{asked, authorize, watching};
+use crate::client::SOFTWARE;
+use crate::metrics::Ended;
+
+/// Each holds the state as it was, and reads all of it.
+const AT_ONCE: usize = 2;
+/// How long the last word may take.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+pub(super) const fn at_once() -> Semaphore {
+    Semaphore::const_new(AT_ONCE)
+}
+
+/// Why no more is told.
+enum Over {
+    /// The asker has gone: nobody hears a last word.
+    Gone(String),
+    Said(Failure),
+}
+
+impl From<Failure> for Over {
+    fn from(failure: Failure) -> Self {
+        Self::Said(failure)
+    }
+}
+
+impl From<Down> for Over {
+    fn from(down: Down) -> Self {
+        Self::Gone(down.to_string())
+    }
+}
+
+fn part(part: backup_part::Part) -> Vec<Bytes> {
+    vec![api::BackupPart { part: Some(part) }.encode_to_vec().into()]
+}
+
+impl Service {
+    /// Answers a feed, until it ends.
+    pub(super) async fn feed(&self, asker: Result<Asker, Failure>, request: api::Request, feed: Feed) {
+        let deadline = Duration::from_millis(request.deadline_ms).min(Duration::from_secs(600));
+        match request.kind {
+            Some(request::Kind::Backup(wish)) => self.serve_backup(asker, wish, Instant::now() + deadline, feed).await,
+            Some(_) | None => watching::serve(self, asker, request, feed).await,
+        }
+    }
+
+    async fn serve_backup(&self, asker: Result<Asker, Failure>, wish: api::Backup, until: Instant, feed: Feed) {
+        let Feed { mut sender, asker: mut listening } = feed;
+        let began = Instant::now();
+        let row = authorize::row(&request::Kind::Backup(api::Backup::default()));
+        let by = asker.as_ref().map_or("nobody that is known", |asker| asker.who.word());
+        let mut status = self.status.clone();
+        let told = tokio::select! {
+            told = self.tell_backup(asker, wish, until, &mut sender) => told,
+            () = listening.gone() => Err(Over::Gone("the asker wants no more".to_owned())),
+            // The store is given back with everything else.
+            () = async { while status.changed().await.is_ok() {} } => {
+                Err(fail(api::Code::Stopping, "this manager stops, and the backup with it; take it from another one").into())
+            }
+        };
+        let ended = match &told {
+            Ok(_) => Ended::Done,
+            Err(Over::Gone(_)) => Ended::Unavailable,
+            Err(Over::Said(error)) => asked::ended(error.code()),
+        };
+        self.meters.answered(row, authorize::KINDS, began.elapsed(), ended);
+        let word = match told {
+            Ok(done) => {
+                tracing::info!(revision = done.1, by, "a backup was told");
+                response::Kind::Backup(api::BackupDone { pieces: done.0 })
+            }
+            Err(Over::Said(error)) => {
+                tracing::info!(why = error.message, "a backup was not told");
+                response::Kind::Error(error)
+            }
+            Err(Over::Gone(why)) => {
+                tracing::info!(why, "a backup was given up by who asked for it");
+                return;
+            }
+        };
+        let word = api::Response { kind: Some(word) }.encode_to_vec();
+        let _ = tokio::time::timeout(LAST_WORD, sender.finish(word.into())).await;
+    }
+
+    /// How many pieces were told, and of which revision.
+    async fn tell_backup(
+        &self,
+        asker: Result<Asker, Failure>,
+        wish: api::Backup,
+        until: Instant,
+        sender: &mut FeedSender,
+    ) -> Result<(u64, u64), Over> {
+        let (serializable, to) = (wish.serializable, wish.sealing_key.clone());
+        let kind = request::Kind::Backup(wish);
+        let asker = asker?;
+        authorize::check(&asker, &kind)?;
+        let Ok(_turn) = self.backups.try_acquire() else {
+            let why =
+                format!("this manager tells {AT_ONCE} backups already. Nothing was done; ask another one, or later");
+            return Err(fail(api::Code::Overloaded, why).into());
+        };
+        if to.len() != SEALING_KEY_BYTES {
+            let why = "the backup is asked for without a key for the keyring: the client is of another version. Nothing was done";
+            return Err(fail(api::Code::Invalid, why).into());
+        }
+        if !serializable {
+            self.router.read_index(until).await?;
+        }
+        // Before the view is taken: what comes in between only makes it younger.
+        let age_ms = if serializable { self.age_ms() } else { Some(0) };
+        let (reader, barrier) = (self.store()?.reader, Arc::clone(&self.barrier));
+        let (view, cluster, usage, keyring) = blocking(move || {
+            let view = reader.view();
+            let read = || -> StoreResult<_> {
+                let keyring = read::keyring(&*view)?;
+                let copies = barrier.copies_for(&keyring, &to)?;
+                let copies = copies.into_iter().map(|(key, sealed)| api::BackupKeyCopy { key, sealed }).collect();
+                let keyring = api::BackupKeyring { active: keyring.active, copies };
+                Ok((read::cluster(&*view)?.unwrap_or_default(), read::usage(&*view)?, keyring))
+            };
+            let (cluster, usage, keyring) = read().map_err(|error| broken(&error))?;
+            Ok((view, cluster, usage, keyring))
+        })
+        .await?;
+        let unreadable =
+            |why: String| fail(api::Code::Internal, format!("the state of this manager cannot be read: {why}"));
+        let mut chunks = Chunks::of(view).await.map_err(unreadable)?;
+        let status = chunks.status().cloned().unwrap_or_default();
+        if status.applied.0 == 0 {
+            let why = "this manager holds no state yet: it has just joined. Nothing was done; ask another one";
+            return Err(fail(api::Code::Refused, why).into());
+        }
+        let head = api::BackupHead {
+            cluster_id: Bytes::copy_from_slice(self.facts.cluster().as_bytes()),
+            lineage: self.lineage().to_bytes().into(),
+            revision: status.revision.0,
+            applied: status.applied.0,
+            cluster_version: cluster.version,
+            taken: unix_now(),
+            manager: self.facts.display_name(),
+            software: SOFTWARE.to_owned(),
+            about_bytes: usage.used(),
+            age_ms,
+        };
+        sender.send(vec![part(backup_part::Part::Head(head)), part(backup_part::Part::Keyring(keyring))]).await?;
+        let mut pieces = 0;
+        while let Some(chunk) = chunks.next().await.map_err(unreadable)? {
+            sender.send(vec![part(backup_part::Part::State(chunk))]).await?;
+            pieces += 1;
+        }
+        Ok((pieces, status.revision.0))
+    }
+}
