@@ -8,7 +8,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help ready setup build next-binary bless-fixture demo test test-long lint client-only unit doc-test demo-test chaos install deny bench bench-sessions
+.PHONY: help ready setup build next-binary bless-fixture demo test test-long lint client-only unit doc-test demo-test chaos mutants install deny bench bench-sessions
 
 ifneq ($(wildcard /usr/lib/ccache/.),)
 export PATH := /usr/lib/ccache:$(PATH)
@@ -49,6 +49,10 @@ test-long: export QUORATE_ROUNDS := 10
 test-long: export QUORATE_SIM_SEEDS := 3000
 test-long: export QUORATE_LONG_LOADS := 1
 test-long: test ## the same with 1,000 kills, 10 rounds of promotions under kills, 3,000 fresh seeds and long loads (hours)
+
+mutants: ready ## plant every deliberate bug, and see that the chaos harness catches it
+	@contrib/mutants-binary "$(TARGET)" $(SELECTION)
+	"$(TARGET)/release/chaos-mutants" mutants
 
 lint:
 	cargo fmt --all --check
@@ -96,8 +100,8 @@ CHAOS_SCENARIOS ?= S02,S04,S07,S20,S21,mix
 CHAOS_ROOT_SCENARIOS ?= power,S22,S23
 chaos: ready ## fixed seeds, fresh seeds, and real processes under faults; pages in CHAOS_OUT
 	@contrib/build $(SELECTION) --bin quorate --bin chaos
-	@echo "fixed seeds:"; "$(TARGET)/release/chaos" sim --seeds 1..1001 --jobs 2 --budget 90s
-	@echo "fresh seeds:"; from=$$(date +%s); "$(TARGET)/release/chaos" sim --seeds $$from..$$((from + 1000000)) --jobs 2 --budget 90s
+	@echo "fixed seeds:"; "$(TARGET)/release/chaos" sim --profile mixed --seeds 1..1001 --jobs 2 --budget 90s
+	@echo "fresh seeds:"; from=$$(date +%s); "$(TARGET)/release/chaos" sim --profile mixed --seeds $$from..$$((from + 1000000)) --jobs 2 --budget 90s
 	@echo "real processes:"; "$(TARGET)/release/chaos" real --scenario $(CHAOS_SCENARIOS) --duration 30s --out "$(CHAOS_OUT)"
 	@if [ "$$(id -u)" = 0 ]; then \
 		"$(TARGET)/release/chaos" real --scenario $(CHAOS_ROOT_SCENARIOS) --duration 30s --out "$(CHAOS_OUT)"; \

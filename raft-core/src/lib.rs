@@ -20,6 +20,7 @@ pub mod keyspace;
 pub mod limits;
 pub mod log;
 pub mod membership;
+pub mod mutants;
 pub mod objects;
 pub mod ports;
 #[cfg(feature = "consensus")]

@@ -19,6 +19,7 @@ use super::io::{Answer, Effect, Rejection};
 use super::pace::Rescale;
 use crate::id::RaftId;
 use crate::membership::quorum::Quorum;
+use crate::mutants::{Mutant, on};
 
 /// Stands in the priority of a heartbeat answer, where raft itself writes and reads nothing: no entries, please.
 const LOW_ON_SPACE: i64 = -1;
@@ -112,7 +113,7 @@ impl Consensus {
     fn judge_disk(&mut self) {
         let silent = self.disk.silent_ticks(self.tick);
         let patience = self.config.disk_patience_nanos.div_ceil(self.tick_nanos().max(1));
-        let stalled = silent >= patience.max(DISK_PATIENCE_TICKS_MIN);
+        let stalled = silent >= patience.max(DISK_PATIENCE_TICKS_MIN) && !on(Mutant::StuckDiskLeads);
         if stalled != std::mem::replace(&mut self.disk.stalled, stalled) {
             if stalled {
                 tracing::warn!(

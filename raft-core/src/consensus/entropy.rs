@@ -11,7 +11,12 @@ impl Entropy {
         Self(seed)
     }
 
-    pub(crate) const fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
+        #[cfg(feature = "chaos-mutants")]
+        if crate::mutants::on(crate::mutants::Mutant::HashOrder) {
+            use std::hash::BuildHasher as _;
+            self.0 ^= std::hash::RandomState::new().hash_one(self.0);
+        }
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,7 +25,7 @@ impl Entropy {
     }
 
     /// In `low..=high`.
-    pub(crate) const fn between(&mut self, low: u64, high: u64) -> u64 {
+    pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.next() % (high - low + 1)
     }
 }

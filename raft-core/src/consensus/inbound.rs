@@ -8,6 +8,7 @@ use raft::eraftpb::{self, MessageType};
 use super::config::ELECTION_TICKS;
 use super::{Consensus, convert};
 use crate::id::RaftId;
+use crate::mutants::{Mutant, on};
 
 /// No honest term or index comes near it; arithmetic on numbers below it cannot wrap.
 pub(super) const NUMBER_MAX: u64 = u64::MAX >> 1;
@@ -18,7 +19,14 @@ impl Consensus {
         if message.from != from.0 || message.to != self.config.id.0 || from == self.config.id {
             return;
         }
-        if self.records.removed.binary_search(&from).is_ok() {
+        #[cfg(feature = "chaos-mutants")]
+        if on(Mutant::RemovedVote) {
+            self.take_for_another(&mut message);
+        }
+        if on(Mutant::TermIgnored) && message.term > 0 && message.term < self.raw.raft.term {
+            message.term = self.raw.raft.term;
+        }
+        if self.records.removed.binary_search(&RaftId(message.from)).is_ok() {
             return;
         }
         if self.installing.is_some() {

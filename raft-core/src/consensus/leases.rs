@@ -29,6 +29,7 @@ use super::io::{Answer, Effect, Nanos, Origin, Rejection, Ticket};
 use super::reads::Caller;
 use crate::command::{Batch, Command, CommandKind, ExpireLeases};
 use crate::id::{LeaseId, LogIndex};
+use crate::mutants::{Mutant, on};
 use crate::state::contract::{LeaseChange, LeaseEvent};
 
 /// Leases named by one expiry.
@@ -187,6 +188,7 @@ impl Consensus {
         while let Some(Queued { ticket, lease, origin }) = self.leases.queue.pop_front() {
             match leader.filter(|_| !leads && origin == Origin::Here) {
                 Some(leader) => self.effects.push(Effect::Answer { ticket, answer: Answer::Forward(leader) }),
+                None if leads && on(Mutant::RenewalWithoutQuorum) => self.renew(ticket, lease),
                 None if leads => self.reads.ask(Caller::Holder(ticket, lease)),
                 None => self.refuse(ticket, Rejection::NotLeader { leader }),
             }

@@ -32,6 +32,8 @@ mod leases;
 mod logging;
 mod members;
 mod memlog;
+#[cfg(feature = "chaos-mutants")]
+mod mutated;
 pub mod pace;
 mod proposals;
 mod reads;
@@ -53,6 +55,7 @@ use raft::{RawNode, ReadOnlyOption, StateRole};
 
 use crate::id::{LeaseId, LogIndex, RaftId};
 use crate::log::{Configuration, LogEntry};
+use crate::mutants::{Mutant, on};
 use crate::ports::Boot;
 use crate::state::contract::StateStatus;
 
@@ -169,8 +172,8 @@ impl Consensus {
             applied: state.applied.0,
             max_size_per_msg: config.message_bytes_max,
             max_inflight_msgs: config.inflight_messages_max,
-            check_quorum: true,
-            pre_vote: true,
+            check_quorum: !on(Mutant::NoPreVote),
+            pre_vote: !on(Mutant::NoPreVote),
             read_only_option: ReadOnlyOption::Safe,
             skip_bcast_commit: false,
             batch_append: true,
@@ -334,6 +337,7 @@ impl Consensus {
         let raft = &mut self.raw.raft;
         if self.timeout.2 == 0 || self.timeout.0 != raft.term || self.timeout.1 != raft.state {
             let drawn = self.entropy.between(u64::from(ELECTION_TICKS_MIN), u64::from(ELECTION_TICKS_MAX));
+            let drawn = if on(Mutant::FixedTimeout) { u64::from(ELECTION_TICKS_MIN) } else { drawn };
             self.timeout = (raft.term, raft.state, usize::try_from(drawn).unwrap_or(ELECTION_TICKS_MAX as usize));
         }
         raft.set_randomized_election_timeout(self.timeout.2);

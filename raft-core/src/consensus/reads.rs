@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::freshness::ASK_TICKS;
 use super::io::{Nanos, Ticket};
 use crate::id::{LeaseId, LogIndex, RaftId};
+use crate::mutants::{Mutant, on};
 
 /// Rounds in flight at most: reads that arrive meanwhile gather for the next one.
 const ROUNDS_MAX: usize = 4;
@@ -151,6 +152,9 @@ impl Reads {
         for number in late {
             if let Some(round) = self.rounds.remove(&number) {
                 self.waiting.extend(round.callers);
+                if on(Mutant::ReadContextAgain) {
+                    self.next = number;
+                }
             }
         }
     }

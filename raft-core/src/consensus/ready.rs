@@ -10,6 +10,7 @@ use super::io::{Answer, Effect, Lane, Records, Rejection};
 use super::{Consensus, convert, guard::Guard};
 use crate::id::{LogIndex, RaftId, Term};
 use crate::log::LogEntry;
+use crate::mutants::{Mutant, on};
 use crate::ports::LogBatch;
 use crate::state::contract::{Committed, LeaseChange, Payload};
 use std::sync::Arc;
@@ -69,6 +70,8 @@ impl Consensus {
                 // Both threads drain first; their reports bring us back here.
                 return;
             }
+            #[cfg(feature = "chaos-mutants")]
+            self.commit_wrongly();
             let mut ready = self.raw.ready();
             let number = ready.number();
             // A leader speaks beside its own fsync, but only once its term is on disk: a single voter wins without asking
@@ -107,14 +110,23 @@ impl Consensus {
             let committed = ready.take_committed_entries();
             let mut persisted = held;
             persisted.extend(ready.take_persisted_messages());
+            if on(Mutant::SendBeforeDurable) {
+                for message in std::mem::take(&mut persisted) {
+                    self.send(message);
+                }
+            }
             let must_sync = ready.must_sync();
             self.raw.mut_store().append(&entries);
             self.answer_truncated();
             if must_sync {
                 let count = entries.len();
+                let mut hard_state = convert::hard_state(&self.raw.raft.hard_state());
+                if on(Mutant::VoteNotPersisted) {
+                    hard_state.vote = RaftId(0);
+                }
                 let batch = LogBatch {
                     entries: entries.into_iter().filter_map(convert::entry).collect(),
-                    hard_state: Some(convert::hard_state(&self.raw.raft.hard_state())),
+                    hard_state: Some(hard_state),
                     cut: self.leadership.pending_cut.take(),
                 };
                 if batch.entries.len() != count {
@@ -186,6 +198,13 @@ impl Consensus {
     }
 
     pub(super) fn send(&mut self, mut message: eraftpb::Message) {
+        #[cfg(feature = "chaos-mutants")]
+        if on(Mutant::RemovedVote) {
+            for asked in self.ask_the_removed(&message) {
+                let to = RaftId(asked.to);
+                self.effects.push(Effect::Send { to, lane: Lane::Control, body: convert::message_bytes(&asked) });
+            }
+        }
         self.stamp_pace(&mut message);
         let to = RaftId(message.to);
         let kind = message.msg_type();

@@ -13,6 +13,7 @@ use super::{Consensus, convert};
 use crate::id::{LineageId, LogIndex, RaftId};
 use crate::membership::plan::SeatChange;
 use crate::membership::quorum::{Quorum, check_odd};
+use crate::mutants::{Mutant, on};
 use crate::state::contract::Payload;
 
 /// Ticks after which leadership may be handed over again for a seat or by preference, doubled for each time that it did
@@ -109,7 +110,7 @@ impl Consensus {
     }
 
     pub(super) fn leave_joint(&mut self) {
-        if self.configuration.voters.contains(&self.config.id) {
+        if self.configuration.voters.contains(&self.config.id) || on(Mutant::LeaveFromOutside) {
             let voters = self.configuration.voters.clone();
             let guard = Guard::new(self.lineage(), self.configuration_number, &self.configuration, &voters);
             self.propose_change(&guard::leave(&guard));

@@ -30,6 +30,7 @@ use crate::id::{Lineage, LineageId, LogIndex, RaftId, Revision, Term};
 use crate::keyring::KeyringRecord;
 use crate::log::{Configuration, EntryKind, HardState, LogEntry};
 use crate::membership::record::NodeRecord;
+use crate::mutants::{Mutant, on};
 use crate::ports::{Boot, LogBatch, LogReader, RecoveryWrite, StateRead, StoreError};
 use crate::state::contract::{ApplyError, StateStatus};
 use crate::state::{COUNTER_JUMP, beginning, found_record, read, scan_hash};
@@ -294,6 +295,12 @@ impl Ending<'_> {
             burnt: burnt.into_iter().map(|id| id.0).collect(),
         };
         let term = Term(term.0.saturating_add(COUNTER_JUMP));
+        let last = if on(Mutant::RecoveryDropsTail) {
+            tail.clear();
+            status.applied
+        } else {
+            last
+        };
         let index = last.next();
         let entry = LogEntry {
             index,

@@ -20,6 +20,7 @@ use crate::keyspace::Section;
 use crate::limits::HASHES_KEPT;
 use crate::log::Configuration;
 use crate::membership::record::ClusterRecord;
+use crate::mutants::{Mutant, on};
 use crate::ports::{LogReset, StagedId, StateRead, StateReader, StateStore, StoreError, StoreResult, WriteSet};
 use crate::state::check;
 use crate::state::contract::{
@@ -118,8 +119,11 @@ impl Machine {
     /// # Errors
     /// As [`Machine::open`].
     pub fn open_knowing(store: Box<dyn StateStore>, knows: u32) -> Result<Self, ApplyError> {
-        let memory = Memory::load(&*store)?;
+        let mut memory = Memory::load(&*store)?;
         memory.check_version(knows)?;
+        if on(Mutant::AppliedForgotten) && memory.status.applied.0 > 1 {
+            memory.status.applied = memory.status.applied.prev();
+        }
         let salvaged = memory.applied(Round::default());
         Ok(Self { store, memory, stopped: None, salvaged, gathers: false, knows })
     }
@@ -184,7 +188,15 @@ impl Machine {
             }
         }
         if self.memory.status.applied > committed {
-            let writes = self.memory.flush(&mut round);
+            let mut writes = self.memory.flush(&mut round);
+            if on(Mutant::AppliedApart) {
+                let is_progress = |(key, _): &mut (Bytes, Option<Bytes>)| *key == layout::META_PROGRESS;
+                let apart = writes.writes.extract_if(.., is_progress).collect();
+                let data = std::mem::replace(&mut writes, WriteSet { writes: apart, ..WriteSet::default() });
+                if let Err(error) = self.store.commit(data) {
+                    return Err(self.stop(error));
+                }
+            }
             if let Err(error) = self.store.commit(writes) {
                 return Err(self.stop(error));
             }
@@ -308,8 +320,8 @@ impl Memory {
     }
 
     /// Whether a member that understands formats up to `knows` may apply anything in a cluster of this version.
-    const fn check_version(&self, knows: u32) -> Result<(), ApplyError> {
-        if self.version > knows {
+    fn check_version(&self, knows: u32) -> Result<(), ApplyError> {
+        if self.version > knows && !on(Mutant::UnknownSkipped) {
             return Err(ApplyError::ClusterNeedsVersion { needed: self.version, known: knows });
         }
         Ok(())
@@ -346,6 +358,11 @@ impl Memory {
                 let batch =
                     Batch::decode(data.clone()).map_err(|error| broken(format!("no batch of commands: {error}")))?;
                 let needed = batch.needs(knows);
+                if needed > knows && on(Mutant::UnknownSkipped) {
+                    self.status.applied = entry.index;
+                    self.status.applied_term = entry.term;
+                    return Ok(());
+                }
                 if needed > knows {
                     return Err(ApplyError::NeedsVersion { index: entry.index, needed, known: knows });
                 }

@@ -21,6 +21,7 @@ use crate::id::{ClientId, LogIndex, RequestId};
 use crate::limits::{
     REPLAY_BYTES_MAX, REPLAY_CLIENTS_MAX, REPLAY_OUTCOME_BYTES_MAX, REPLAY_PER_CLIENT_MAX, REPLAY_RECORD_BYTES,
 };
+use crate::mutants::{Mutant, on};
 use crate::ports::{StateRead, StoreError, StoreResult, Visit, WriteSet};
 use crate::state::contract::{Outcome, Refusal};
 use crate::state::hash::Lanes;
@@ -374,6 +375,14 @@ impl ReplayTable {
         let kept = Kept { bytes, page: index.0 };
         self.bytes += kept.cost();
         client.outcomes.insert(id.sequence, kept);
+        if on(Mutant::ReplayKeepsNewest)
+            && let Some(newest) = client.outcomes.last_key_value().map(|(sequence, _)| *sequence)
+        {
+            for kept in drop_up_to(&mut client.outcomes, newest - 1).into_values() {
+                self.bytes -= kept.cost();
+                self.pages.release(kept.page, index.0, ledger);
+            }
+        }
     }
 
     /// Keeps nothing of a request that was just admitted, and did nothing: another copy of it may yet count.

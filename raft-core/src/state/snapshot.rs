@@ -21,6 +21,7 @@ use prost::Message;
 
 use crate::command::COMMAND_VERSION;
 use crate::limits::SNAPSHOT_CHUNK_BYTES;
+use crate::mutants::{Mutant, on};
 use crate::ports::{StagedId, StagedSnapshot, StateRead, StoreError, StoreResult, Visit};
 use crate::state::contract::StateStatus;
 use crate::state::hash::Lanes;
@@ -304,6 +305,12 @@ impl SnapshotReader {
             }
         }
         taken?;
+        if on(Mutant::SnapshotWithoutReplay) {
+            whole.retain(|(key, _): &(Bytes, Bytes)| !matches!(key.first(), Some(&(layout::CLIENT | layout::REPLAY))));
+        }
+        if on(Mutant::SnapshotWithoutConfiguration) {
+            whole.retain(|(key, _): &(Bytes, Bytes)| *key != layout::SYSTEM_CONFIGURATION);
+        }
         if !whole.is_empty() {
             self.staged.write(&whole)?;
         }

@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use crate::id::LogIndex;
 use crate::log::LogEntry;
+use crate::mutants::{Mutant, on};
 use crate::ports::{
     LogBatch, LogReader, LogReset, LogWriter, MetaStore, OpenStore, RecoveryWrite, StagedId, StagedSnapshot, Staging,
     StateRead, StateReader, StateStore, StoreError, StoreResult, Visit, WriteSet,
@@ -114,6 +115,9 @@ impl MemoryStore {
         let batches = std::mem::take(&mut disk.unsynced);
         for batch in batches.iter().take(keep) {
             disk.durable.apply(batch);
+        }
+        if on(Mutant::SilentTruncation) && disk.durable.log.len() > 1 {
+            disk.durable.log.pop_last();
         }
         disk.current = disk.durable.clone();
     }

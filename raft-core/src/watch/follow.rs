@@ -4,6 +4,7 @@
 //! one nothing counts. A manager that tells what was told before, or goes back, is not believed. Never sends. Called by
 //! clients, and by the simulator's.
 
+use crate::mutants::{Mutant, on};
 use crate::watch::message::{PartKind, WatchChange, WatchPart};
 
 /// Where a receiver stands, over all streams that it has had.
@@ -91,6 +92,9 @@ impl Follower {
     /// The stream has ended: half a revision is none.
     pub fn ended(&mut self) {
         self.partial = None;
+        if on(Mutant::WatchFromTheStart) {
+            self.next = 0;
+        }
     }
 }
 

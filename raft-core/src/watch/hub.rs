@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::limits;
+use crate::mutants::{Mutant, on};
 use crate::watch::index::RangeIndex;
 use crate::watch::unit::{Filter, Pick, Told, ToldOf, Unit};
 
@@ -450,6 +451,7 @@ impl Hub {
                 self.clear(watch);
                 return;
             }
+            Phase::Live if full && on(Mutant::WatchDrops) => return,
             Phase::Live if full => return self.cut(id, watch),
             Phase::Live if unit.bytes() > self.limits.unit_bytes => {
                 watch.phase = Phase::Behind { next: unit.revision() };

@@ -6,7 +6,11 @@
 
 pub mod check;
 pub mod history;
+pub mod hunt;
 pub mod real;
 pub mod report;
+pub mod repro;
 pub mod runner;
+pub mod scenarios;
+pub mod shrink;
 pub mod sim;

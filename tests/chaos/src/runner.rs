@@ -132,6 +132,8 @@ fn one(plan: &Plan, seed: u64) -> Result<(Report, bool), Box<Violation>> {
         at: again.simulated,
         last: Vec::new(),
         replay: plan.config(seed).replay(),
+        acts: Vec::new(),
+        config: plan.config(seed),
     }))
 }
 

@@ -134,6 +134,5 @@ fn a_seed_is_the_same_run_in_another_process_and_another_seed_is_not() {
 fn prints_a_trace_hash() {
     let Some(seed) = std::env::var("QUORATE_SIM_HASH_OF").ok().and_then(|seed| seed.parse().ok()) else { return };
     let report = run(seed, Profile::Swarm).unwrap_or_else(|violation| panic!("{violation}"));
-    let hash: String = report.trace_hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    println!("trace hash of seed {seed}: {hash}");
+    println!("trace hash of seed {seed}: {:016x}", report.trace_hash);
 }

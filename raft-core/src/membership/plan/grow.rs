@@ -5,6 +5,7 @@
 
 use super::change::{SeatChange, SeatStep};
 use super::seats::{Draft, Seats};
+use crate::mutants::{Mutant, on};
 
 impl Seats<'_> {
     pub(super) fn grow(&self, draft: &mut Draft) {
@@ -14,6 +15,10 @@ impl Seats<'_> {
         let Some(first) = self.next_seated(draft, None) else { return };
         let mut with_first = draft.clone();
         with_first.seat(first);
+        if on(Mutant::EvenVoters) {
+            *draft = with_first;
+            return;
+        }
         if let Some(second) = self.next_seated(&with_first, None) {
             draft.take(self, &[], &[first, second]);
         }

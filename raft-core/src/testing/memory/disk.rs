@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::Fault;
 use crate::id::{LogIndex, Term};
 use crate::log::{HardState, LogEntry, LogStart};
+use crate::mutants::{Mutant, on};
 use crate::ports::{Boot, LogBatch, LogReset, RecoveryWrite, StoreError, StoreResult, WriteSet};
 
 /// Key to value, shared with the views that were taken of it.
@@ -86,7 +87,9 @@ impl Image {
 
     pub(super) fn apply_log(&mut self, batch: &LogBatch) {
         if let Some(first) = batch.entries.first() {
-            self.log.split_off(&first.index.0);
+            if !on(Mutant::SuffixStays) {
+                self.log.split_off(&first.index.0);
+            }
             self.log.extend(batch.entries.iter().map(|entry| (entry.index.0, entry.clone())));
         }
         if let Some(hard_state) = batch.hard_state {
@@ -175,6 +178,13 @@ impl Disk {
             Batch::Facts(_) => {}
         }
         self.current.apply(&batch);
+        if on(Mutant::CommitApart)
+            && let Batch::Log(group) = &batch
+        {
+            let commits = group.iter().filter_map(|batch| batch.hard_state);
+            let apart = commits.map(|hard_state| LogBatch { hard_state: Some(hard_state), ..LogBatch::default() });
+            self.unsynced.push(Batch::Log(apart.collect()));
+        }
         self.unsynced.push(batch);
         Ok(())
     }
@@ -182,6 +192,23 @@ impl Disk {
     /// Makes the whole journal so far durable.
     pub(super) fn sync(&mut self, doing: &'static str) -> StoreResult<()> {
         self.all_syncs += 1;
+        if self.fail_sync.is_some() && on(Mutant::FailedSyncRetried) {
+            // The kernel has thrown the pages away, and the second call finds nothing to complain of.
+            self.fail_sync = None;
+            self.unsynced.clear();
+            return Ok(());
+        }
+        if on(Mutant::SkipFsync) {
+            return Ok(());
+        }
+        if on(Mutant::TwoJournals) {
+            let of_the_state = |batch: &Batch| matches!(batch, Batch::Commit(_));
+            let (state, log): (Vec<Batch>, Vec<Batch>) =
+                std::mem::take(&mut self.unsynced).into_iter().partition(of_the_state);
+            log.iter().for_each(|batch| self.durable.apply(batch));
+            self.unsynced = state;
+            return Ok(());
+        }
         if let Some(fault) = self.fail_sync.take() {
             return self.poison(fault.error(doing));
         }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
+use super::acts::Timed;
 use super::config::SimConfig;
 use super::holders::Held;
 use super::trace::Violation;
@@ -32,9 +33,17 @@ pub(super) fn broken<T>(invariant: &'static str, detail: impl Into<String>) -> R
 }
 
 impl Broken {
-    pub(super) fn at(self, config: &SimConfig, at: u64, last: Vec<String>) -> Box<Violation> {
-        let replay = config.replay();
-        Box::new(Violation { invariant: self.invariant, detail: self.detail, seed: config.seed, at, last, replay })
+    pub(super) fn at(self, config: &SimConfig, at: u64, last: Vec<String>, acts: &[Timed]) -> Box<Violation> {
+        Box::new(Violation {
+            invariant: self.invariant,
+            detail: self.detail,
+            seed: config.seed,
+            at,
+            last,
+            replay: config.replay(),
+            acts: acts.to_vec(),
+            config: config.clone(),
+        })
     }
 }
 
@@ -83,6 +92,9 @@ pub(super) struct Checks {
     configurations: BTreeMap<u64, Configuration>,
     hashes: BTreeMap<u64, [u8; 32]>,
     votes: BTreeMap<(RaftId, u64), RaftId>,
+    /// As they were seen on the wire: by term who sends appends, by voter and term who got the vote.
+    appends: BTreeMap<u64, RaftId>,
+    given: BTreeMap<(RaftId, u64), RaftId>,
     leases: BTreeMap<RaftId, (u64, u64)>,
     fenced: BTreeMap<u64, RaftId>,
     applied: BTreeMap<RaftId, u64>,
@@ -138,6 +150,8 @@ impl Checks {
         next.configurations = [(0, alone)].into();
         next.hashes.clear();
         next.leases.clear();
+        next.appends.clear();
+        next.given.clear();
         next.fenced.clear();
         next.acked.retain(|write, _| held.contains(write));
         next.revisions.retain(|_, write| held.contains(write));
@@ -210,6 +224,30 @@ impl Checks {
         let known = self.known.entry(id).or_default();
         if known.back().is_none_or(|(at, index)| *at < clock && *index < self.acked_index) {
             known.push_back((clock, self.acked_index));
+        }
+    }
+
+    /// What leaves a member: one sends appends in a term, and a member votes once in it, itself included.
+    pub(super) fn sends(&mut self, id: RaftId, body: &[u8]) -> Check {
+        let header = Header::of(body);
+        match header.kind {
+            APPEND => match self.appends.insert(header.term, id) {
+                Some(first) if first != id => {
+                    broken("one_leader_per_term", format!("{first} and {id} send appends in term {}", header.term))
+                }
+                Some(_) | None => Ok(()),
+            },
+            VOTE | VOTE_GIVEN if !header.rejects => {
+                let to = if header.kind == VOTE { id } else { RaftId(header.to) };
+                match self.given.insert((id, header.term), to) {
+                    Some(first) if first != to => broken(
+                        "one_vote_per_term",
+                        format!("{id} gives its vote to {first} and to {to} in term {}", header.term),
+                    ),
+                    Some(_) | None => Ok(()),
+                }
+            }
+            _ => Ok(()),
         }
     }
 
@@ -311,6 +349,10 @@ impl Checks {
             );
         }
         Ok(())
+    }
+
+    pub(super) fn all_configurations(&self) -> impl Iterator<Item = &Configuration> {
+        self.configurations.values()
     }
 
     pub(super) fn newest_configuration(&self) -> Option<&Configuration> {
@@ -429,6 +471,58 @@ impl Checks {
         self.floor = self.floor.max(revision);
         Ok(())
     }
+}
+
+/// Raft's numbers of kinds.
+const APPEND: u64 = 3;
+const VOTE: u64 = 5;
+const VOTE_GIVEN: u64 = 6;
+
+/// The plain numbers of a message, read without decoding the rest.
+#[derive(Default)]
+struct Header {
+    kind: u64,
+    to: u64,
+    term: u64,
+    rejects: bool,
+}
+
+impl Header {
+    fn of(mut body: &[u8]) -> Self {
+        let mut header = Self::default();
+        while let Some(tag) = varint(&mut body) {
+            match (tag >> 3, tag & 7) {
+                // Entries are last of what is looked at; only an append has any.
+                (7.., 2) => break,
+                (field, 0) => {
+                    let Some(value) = varint(&mut body) else { break };
+                    match field {
+                        1 if value == APPEND || value == VOTE || value == VOTE_GIVEN => header.kind = value,
+                        1 => break,
+                        2 => header.to = value,
+                        4 => header.term = value,
+                        10 => header.rejects = value != 0,
+                        _ => {}
+                    }
+                }
+                _ => break,
+            }
+        }
+        header
+    }
+}
+
+fn varint(from: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = from.split_first()?;
+        *from = rest;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
 }
 
 /// The key of one write, and of its client's counter.

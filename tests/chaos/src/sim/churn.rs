@@ -4,12 +4,11 @@
 //! promises allow: a member is lost for good only while no other one that is lost for good is a member, and only in seeds
 //! in which nobody ends fault tolerance by force. Called by the world at the moments that this file schedules.
 
-use super::check::Broken;
+use super::acts::Act;
 use super::config::{ELECTION, MILLIS};
 use super::world::{Event, Step, World};
 use quorate_core::id::RaftId;
-use quorate_core::membership::record::{LABEL_LEADER, LABEL_ZONE, Role};
-use quorate_core::membership::wish::Wish;
+use quorate_core::membership::record::Role;
 
 /// Nodes in all.
 const NODES_MAX: u64 = 11;
@@ -22,10 +21,10 @@ impl World {
         }
         let next = self.now + self.churn.between(ELECTION, 5 * ELECTION);
         self.schedule(next, Event::Churn);
-        self.draw_churn().map_err(|violation| Broken { invariant: violation.invariant, detail: violation.detail })
+        self.draw_churn()
     }
 
-    fn draw_churn(&mut self) -> super::Run {
+    fn draw_churn(&mut self) -> Step {
         let Some(records) = self.leader_records() else { return Ok(()) };
         let managers: Vec<RaftId> = records.nodes.iter().filter_map(|node| node.raft()).collect();
         let workers: Vec<u64> = records
@@ -36,69 +35,33 @@ impl World {
             .collect();
         let Some(target) = self.churn.pick(&managers) else { return Ok(()) };
         let room = self.operator.next_node < NODES_MAX;
-        match self.churn.between(0, 13) {
-            0 | 1 if room => {
-                self.add_manager()?;
-            }
-            2 if room => {
-                let eligible = self.churn.chance(700);
-                self.add_worker(eligible)?;
-            }
-            3 | 4 => {
-                if let Some(node) = self.churn.pick(&workers) {
-                    self.promote(node)?;
-                }
-            }
-            5..=7 => self.wish(target, false)?,
-            8 => self.wish(target, true)?,
-            9 => {
-                let max = *[3, 5, 5, 7].get(self.churn.index(4)).unwrap_or(&5);
-                self.edit_cluster(|cluster| cluster.max_voters = max)?;
-            }
-            10 => {
-                // Away for longer than is waited for.
-                self.crash(target, usize::MAX);
-                let away = self.config.lost_after + self.churn.between(ELECTION, 6 * ELECTION);
-                self.schedule(self.now + away, Event::Restart { id: target });
-            }
-            11 if self.config.kills && self.is_whole() => {
-                self.report.killed += 1;
-                self.destroy(target);
-            }
+        let id = target.0;
+        let act = match self.churn.between(0, 13) {
+            0 | 1 if room => Act::AddManager,
+            2 if room => Act::AddWorker { eligible: self.churn.chance(700) },
+            3 | 4 => match self.churn.pick(&workers) {
+                Some(node) => Act::Promote { node },
+                None => return Ok(()),
+            },
+            5..=7 => self.draw_wish(id, false),
+            8 => self.draw_wish(id, true),
+            9 => Act::MaxVoters { max: *[3, 5, 5, 7].get(self.churn.index(4)).unwrap_or(&5) },
+            // Away for longer than is waited for.
+            10 => Act::Away { id, lasts: self.config.lost_after + self.churn.between(ELECTION, 6 * ELECTION) },
+            11 if self.config.kills && self.is_whole() => Act::Destroy { id },
             12 => {
                 let zone = (*["a", "b", "c"].get(self.churn.index(3)).unwrap_or(&"a")).to_owned();
-                let leader = self.churn.chance(200).then(|| LABEL_LEADER.1.to_owned());
-                if let Some(node) = self.node_of(target) {
-                    self.edit(node, |record| {
-                        record.set_label(LABEL_ZONE, Some(zone));
-                        record.set_label(LABEL_LEADER.0, leader);
-                    })?;
-                }
+                Act::Label { id, zone, leader: self.churn.chance(200) }
             }
-            13 => {
-                let hold = self.churn.between(MILLIS, 3000 * MILLIS) / MILLIS;
-                if let Some(node) = self.node_of(target) {
-                    self.edit(node, |record| {
-                        (record.hold_ms, record.hold_serial) = (hold, record.hold_serial + 1);
-                    })?;
-                }
-            }
-            _ => {}
-        }
-        Ok(())
+            13 => Act::Hold { id, millis: self.churn.between(MILLIS, 3000 * MILLIS) / MILLIS },
+            _ => return Ok(()),
+        };
+        self.perform_act(act)
     }
 
-    /// As an operator does it: what is refused is not written.
-    fn wish(&mut self, target: RaftId, remove: bool) -> super::Run {
+    fn draw_wish(&mut self, id: u64, remove: bool) -> Act {
         let forced = !self.config.kills && self.churn.chance(300);
-        let wish = if remove { Wish::Remove { forced } } else { Wish::Demote { forced } };
-        if self.may(target, wish).is_err() {
-            self.report.wishes_refused += 1;
-            return Ok(());
-        }
-        self.report.wishes += 1;
-        let asked = if remove { self.remove(target, forced) } else { self.demote(target, forced) };
-        asked.map(|_| ())
+        Act::Wish { id, remove, forced }
     }
 
     /// Nobody that is a member is lost for good, and losing one of them is survived.

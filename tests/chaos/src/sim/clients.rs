@@ -69,6 +69,16 @@ pub(super) enum What {
         holder: Option<u64>,
         lease: LeaseId,
     },
+    /// A process of the history; nothing to propose is a read.
+    Register {
+        index: usize,
+        command: Option<Command>,
+    },
+    /// A controller's: the key to read, or what to propose.
+    Controller {
+        key: Option<String>,
+        command: Option<Command>,
+    },
     Read,
     Transfer,
 }
@@ -79,7 +89,12 @@ impl What {
         match self {
             Self::Hold { holder, .. } => Some(*holder),
             Self::Renew { holder, .. } => *holder,
-            Self::Write { .. } | Self::Other { .. } | Self::Read | Self::Transfer => None,
+            Self::Write { .. }
+            | Self::Other { .. }
+            | Self::Register { .. }
+            | Self::Controller { .. }
+            | Self::Read
+            | Self::Transfer => None,
         }
     }
 }
@@ -88,11 +103,18 @@ impl Ask {
     /// What a manager is asked that this is forwarded to.
     pub(super) fn forwarded(&self, ticket: Ticket) -> Option<Input> {
         match &self.what {
-            What::Write { command, .. } | What::Other { command } | What::Hold { command, .. } => {
+            What::Write { command, .. }
+            | What::Other { command }
+            | What::Hold { command, .. }
+            | What::Register { command: Some(command), .. }
+            | What::Controller { command: Some(command), .. } => {
                 Some(Input::Propose { ticket, command: command.clone(), origin: Origin::Forwarded })
             }
             What::Renew { lease, .. } => Some(Input::Renew { ticket, lease: *lease, origin: Origin::Forwarded }),
-            What::Read | What::Transfer => None,
+            What::Register { command: None, .. }
+            | What::Controller { command: None, .. }
+            | What::Read
+            | What::Transfer => None,
         }
     }
 }
@@ -114,6 +136,13 @@ struct Slot {
 impl Client {
     pub(super) fn new(id: u64, slots: u64) -> Self {
         Self { id, next: 1, slots: (0..slots).map(|_| Slot::default()).collect() }
+    }
+
+    /// Another client from now on.
+    fn be_born_again(&mut self) {
+        self.id += 1_000;
+        self.next = 1;
+        self.slots.iter_mut().for_each(|slot| slot.open = None);
     }
 
     fn low_water(&self) -> u64 {
@@ -161,11 +190,17 @@ impl World {
     pub(super) fn ask(&mut self, at: RaftId, what: What, floor: u64, owner: Option<(u64, u64)>) -> Step<Ticket> {
         let ticket = self.ticket();
         let input = match &what {
-            What::Write { command, .. } | What::Other { command } | What::Hold { command, .. } => {
+            What::Write { command, .. }
+            | What::Other { command }
+            | What::Hold { command, .. }
+            | What::Register { command: Some(command), .. }
+            | What::Controller { command: Some(command), .. } => {
                 Input::Propose { ticket, command: command.clone(), origin: Origin::Here }
             }
             What::Renew { lease, .. } => Input::Renew { ticket, lease: *lease, origin: Origin::Here },
-            What::Read => Input::Read { ticket },
+            What::Register { command: None, .. } | What::Controller { command: None, .. } | What::Read => {
+                Input::Read { ticket }
+            }
             What::Transfer => Input::Transfer { ticket, to: None },
         };
         self.asks.insert(ticket, Ask { what, owner, at, floor, reply: None });
@@ -178,7 +213,7 @@ impl World {
         if let Some(process) = process {
             process.tickets.insert(ticket, None);
         }
-        self.trace.line(self.now, &format!("{at} is asked, ticket {}", ticket.0));
+        self.trace.line(self.now, || format!("{at} is asked, ticket {}", ticket.0));
         self.input(at, vec![input])
     }
 
@@ -235,6 +270,12 @@ impl World {
             return self.holder_told(holder, None);
         }
         self.report.unknown += 1;
+        if let What::Register { index, .. } = ask.what {
+            return self.register_told(index, ask.at, None);
+        }
+        if let What::Controller { key, .. } = &ask.what {
+            return self.controller_told(ask.at, ticket, key.as_deref(), None);
+        }
         self.again(ask.owner, false)
     }
 
@@ -260,19 +301,42 @@ impl World {
         let (what, floor, owner) = (ask.what.clone(), ask.floor, ask.owner);
         if let Some(holder) = what.holder() {
             self.asks.remove(&ticket);
-            self.trace.line(self.now, &format!("{at} answers ticket {}: {}", ticket.0, name(&reply)));
+            self.trace.line(self.now, || format!("{at} answers ticket {}: {}", ticket.0, name(&reply)));
             return self.holder_told(holder, Some(reply));
+        }
+        if let What::Register { index, .. } = what {
+            self.asks.remove(&ticket);
+            self.trace.line(self.now, || format!("{at} answers ticket {}: {}", ticket.0, name(&reply)));
+            self.count(&reply);
+            return self.register_told(index, at, Some(reply));
+        }
+        if let What::Controller { key, .. } = &what {
+            self.asks.remove(&ticket);
+            return self.controller_told(at, ticket, key.as_deref(), Some(reply));
         }
         if owner.is_none() {
             ask.reply = Some(reply.clone());
         } else {
             self.asks.remove(&ticket);
         }
-        self.trace.line(self.now, &format!("{at} answers ticket {}: {}", ticket.0, name(&reply)));
+        self.trace.line(self.now, || format!("{at} answers ticket {}: {}", ticket.0, name(&reply)));
         let known = match (&what, &reply) {
             (What::Write { client, sequence, .. }, Reply::Outcome(Outcome::Done(done))) => {
                 self.report.acks += 1;
+                if done.replayed {
+                    self.marks.hit("retry answered from the replay table", "any");
+                }
                 self.checks_of(at).write_acked(*client, *sequence, done.revision, done.replayed, floor)?;
+                true
+            }
+            // What made it known is lost with the managers that the recovery gave up: it begins anew.
+            (What::Write { .. }, Reply::Outcome(Outcome::Refused(Refusal::RequestExpired { .. })))
+                if self.incarnation(at) > 0 && owner.is_some() =>
+            {
+                if let Some(client) = owner.and_then(|(client, _)| self.clients.get_mut(usize::try_from(client).ok()?))
+                {
+                    client.be_born_again();
+                }
                 true
             }
             (What::Write { client, sequence, .. }, Reply::Outcome(Outcome::Refused(refusal))) => {
@@ -308,6 +372,21 @@ impl World {
             ) => true,
         };
         self.again(owner, known)
+    }
+
+    /// What a process of the history was told, for the report.
+    fn count(&mut self, reply: &Reply) {
+        match reply {
+            Reply::Outcome(Outcome::Done(_)) => self.report.acks += 1,
+            Reply::ReadAt(_) => self.report.reads += 1,
+            Reply::Refused(_) => self.report.refused += 1,
+            Reply::Unknown => self.report.unknown += 1,
+            Reply::Outcome(Outcome::Refused(_))
+            | Reply::Renewed { .. }
+            | Reply::LeaseGone
+            | Reply::LeaseTimes(_)
+            | Reply::Transferred(_) => {}
+        }
     }
 
     /// Reads at once from the state of `at`, as a manager does that got its `ReadAt`.

@@ -3,8 +3,10 @@
 //! Owns the knobs and how a seed draws them; some are off in some seeds, because disks that always fail hide the paths
 //! that need long health. Never reads an environment. Called by [`super::run`] and by directed scenarios.
 
+use super::acts::Timed;
 use super::watchers::WatchBug;
 use quorate_core::testing::Rng;
+use serde::{Deserialize, Serialize};
 
 /// One millisecond of virtual time.
 pub const MILLIS: u64 = 1_000_000;
@@ -19,8 +21,11 @@ pub const SPACE_LOW: u64 = 100;
 pub const SPACE_ENOUGH: u64 = 200;
 
 /// Which faults a run may draw.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Profile {
+    /// One of the others, by seed.
+    Mixed,
     /// Everything, some of it off per seed.
     Swarm,
     /// Links only.
@@ -37,13 +42,16 @@ pub enum Profile {
     Secrets,
     /// As the swarm, while members' binaries are replaced by newer and older ones.
     Upgrade,
+    /// As the swarm, and more than once a majority is given up and the cluster is founded anew from one disk.
+    Recovery,
     /// No faults at all: the control that false alarms would show in.
     Calm,
 }
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
+        Self::Mixed,
         Self::Swarm,
         Self::Network,
         Self::Disk,
@@ -52,6 +60,7 @@ impl Profile {
         Self::Watch,
         Self::Secrets,
         Self::Upgrade,
+        Self::Recovery,
         Self::Calm,
     ];
 
@@ -59,7 +68,9 @@ impl Profile {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Mixed => "mixed",
             Self::Swarm => "swarm",
+            Self::Recovery => "recovery",
             Self::Network => "network",
             Self::Disk => "disk",
             Self::Membership => "membership",
@@ -75,7 +86,9 @@ impl Profile {
     #[must_use]
     pub const fn about(self) -> &'static str {
         match self {
+            Self::Mixed => "one of the others, by seed",
             Self::Swarm => "everything, some of it off in each seed",
+            Self::Recovery => "everything, and clusters that are founded anew from one disk",
             Self::Network => "links: cut, one-way, partial, slow, lossy, duplicating",
             Self::Disk => "crashes, lost writes, disks that are slow, hang, fail or are full",
             Self::Membership => "managers come, go, are lost, promoted, demoted and replaced",
@@ -95,7 +108,7 @@ impl Profile {
 }
 
 /// All knobs of one run. Times are nanoseconds, shares are per mille.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names say it; the units are above")]
 pub struct SimConfig {
     pub seed: u64,
@@ -165,6 +178,18 @@ pub struct SimConfig {
     pub secrets: bool,
     /// The cluster begins in the older of two versions, and members' binaries are replaced, forwards and back.
     pub upgrades: bool,
+    /// Monotonic clocks that drift and jump.
+    pub clocks: bool,
+    /// Links that hold everything back for a while.
+    pub clogs: bool,
+    /// How often the operator gives a majority up and founds the cluster anew from one disk.
+    pub recoveries: u64,
+    /// Clients that read, write, swap and remove a few keys, one operation at a time; what they are told is judged.
+    pub registers: u64,
+    /// After the faults a core is healed and all else stays broken for ever, before everything is healed.
+    pub frozen: bool,
+    /// What is done, in place of what would be drawn.
+    pub script: Option<Vec<Timed>>,
 }
 
 impl SimConfig {
@@ -218,6 +243,12 @@ impl SimConfig {
             secrets: false,
             watch_bug: None,
             upgrades: false,
+            clocks: false,
+            clogs: false,
+            recoveries: 0,
+            registers: 0,
+            frozen: false,
+            script: None,
         }
     }
 
@@ -237,12 +268,33 @@ impl SimConfig {
     /// The knobs of a seed.
     #[must_use]
     pub fn draw(seed: u64, profile: Profile) -> Self {
+        if profile == Profile::Mixed {
+            // All but itself, the swarm more often than each of the others.
+            let all = Profile::ALL.get(1..).unwrap_or_default();
+            let mut rng = Rng::stream(seed, 20);
+            let of = if rng.chance(300) { Profile::Swarm } else { rng.pick(all).unwrap_or(Profile::Swarm) };
+            let drawn = Self { drawn: Some(Profile::Mixed), ..Self::draw(seed, of) };
+            // Some are long and thinly used: what only comes to pass in long health would be hidden else.
+            if !rng.chance(300) {
+                return drawn;
+            }
+            return Self {
+                duration: drawn.duration * 12,
+                think: drawn.think * 20,
+                fault_every: drawn.fault_every * 4,
+                scribble_every: drawn.scribble_every * 20,
+                watchers: drawn.watchers.min(2),
+                ..drawn
+            };
+        }
         let mut rng = Rng::stream(seed, 1);
         let rng = &mut rng;
         let members = *[3, 3, 5, 5, 4, 7].get(rng.index(6)).unwrap_or(&3);
         let calm = matches!(profile, Profile::Calm);
-        let swarm =
-            matches!(profile, Profile::Swarm | Profile::Leases | Profile::Watch | Profile::Secrets | Profile::Upgrade);
+        let swarm = matches!(
+            profile,
+            Profile::Swarm | Profile::Leases | Profile::Watch | Profile::Secrets | Profile::Upgrade | Profile::Recovery
+        );
         let net = swarm || matches!(profile, Profile::Network);
         let disk = swarm || matches!(profile, Profile::Disk);
         let member = swarm || matches!(profile, Profile::Membership);
@@ -296,9 +348,26 @@ impl SimConfig {
             }
             Profile::Secrets => Self { secrets: true, replacements: true, ..drawn },
             Profile::Upgrade => Self { upgrades: true, duration: drawn.duration + 10_000 * MILLIS, ..drawn },
-            Profile::Swarm | Profile::Network | Profile::Disk | Profile::Membership | Profile::Calm => drawn,
+            Profile::Recovery => Self { recoveries: 1 + held.between(0, 1), ..drawn },
+            Profile::Mixed
+            | Profile::Swarm
+            | Profile::Network
+            | Profile::Disk
+            | Profile::Membership
+            | Profile::Calm => drawn,
+        };
+        let mut bent = Rng::stream(seed, 16);
+        let drawn = Self {
+            // Leases of keys are promised for clocks that run apart by 3 % and do not jump.
+            clocks: net && drawn.holders == 0 && bent.chance(250),
+            clogs: net && bent.chance(500),
+            // What only lost managers acknowledged is lost then, and no register is linearizable.
+            registers: if drawn.recoveries == 0 && bent.chance(600) { bent.between(2, 6) } else { 0 },
+            ..drawn
         };
         let churn = matches!(profile, Profile::Membership | Profile::Secrets) || (member && rng.chance(400));
+        // Whoever founds anew has nobody left to come and go.
+        let churn = churn && profile != Profile::Recovery;
         if !churn {
             return drawn;
         }

@@ -16,8 +16,27 @@ use quorate_core::id::{LogIndex, RaftId};
 use quorate_core::ports::{LogReset, StagedId, StoreError};
 use quorate_core::state::contract::{ApplyError, Committed, Outcome, Refusal};
 use quorate_core::state::read;
+use quorate_core::testing::Rng;
 
 impl World {
+    /// How long the disk of `id` takes for something, from a stream of its own.
+    pub(super) fn disk_takes(&mut self, id: RaftId, low: u64, high: u64) -> u64 {
+        self.members.get_mut(&id).map_or(low, |member| member.disk_rng.between(low, high))
+    }
+
+    /// How long something takes over the link from `from` to `to`, from a stream of its own.
+    pub(super) fn link_takes(&mut self, from: RaftId, to: RaftId) -> u64 {
+        let (low, high) = (self.config.delay_min, self.config.delay_max);
+        self.link(from, to).between(low, high)
+    }
+
+    /// The stream of one directed link.
+    pub(super) fn link(&mut self, from: RaftId, to: RaftId) -> &mut Rng {
+        let seed = self.config.seed;
+        let purpose = (3 << 56) ^ (from.0.wrapping_mul(0x1_0001) << 16) ^ to.0;
+        self.links.entry((from, to)).or_insert_with(|| Rng::stream(seed, purpose))
+    }
+
     /// The log writer takes everything that waits as one group.
     pub(super) fn begin_write(&mut self, id: RaftId) -> Step {
         let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
@@ -36,7 +55,7 @@ impl World {
             Err(error) => return broken("the_log_is_whole", format!("{id}: {error}")),
         }
         if !hold {
-            let took = self.disk.between(self.config.sync_min, self.config.sync_max).saturating_mul(slow);
+            let took = member.disk_rng.between(self.config.sync_min, self.config.sync_max).saturating_mul(slow);
             self.schedule(self.now + took, Event::Synced { id, boot });
         }
         Ok(())
@@ -60,7 +79,7 @@ impl World {
                 checks.voted(id, hard)?;
             }
         }
-        self.trace.line(self.now, &format!("{id} synced {number}"));
+        self.trace.line(self.now, || format!("{id} synced {number}"));
         self.input(id, vec![Input::Persisted { number }])?;
         self.begin_write(id)
     }
@@ -70,7 +89,7 @@ impl World {
         process.to_apply.push_back(job);
         if !process.applying {
             process.applying = true;
-            let at = self.now + self.disk.between(MILLIS / 10, self.config.apply_max);
+            let at = self.now + self.disk_takes(id, MILLIS / 10, self.config.apply_max);
             self.schedule(at, Event::Applied { id, boot });
         }
     }
@@ -92,7 +111,7 @@ impl World {
         }
         process.applying = !process.to_apply.is_empty();
         if process.applying {
-            let at = self.now + self.disk.between(MILLIS / 10, self.config.apply_max);
+            let at = self.now + self.disk_takes(id, MILLIS / 10, self.config.apply_max);
             self.schedule(at, Event::Applied { id, boot });
         }
         match job {
@@ -124,6 +143,7 @@ impl World {
         };
         let status = process.machine.status().clone();
         self.watched(id, &applied)?;
+        self.controllers_watch(&applied)?;
         let Some(process) = self.process(id) else { return Ok(()) };
         let records = if applied.records_changed {
             match Records::read(&*process.reader.view()) {
@@ -137,7 +157,7 @@ impl World {
         self.keys_are_right(id)?;
         self.versions_applied(id, entries, records.as_deref())?;
         self.leases_changed(id, &applied.leases)?;
-        self.trace.line(self.now, &format!("{id} applied {}", status.applied));
+        self.trace.line(self.now, || format!("{id} applied {}", status.applied));
         self.trace.bytes(&status.hash);
         let mut outcomes: BTreeMap<LogIndex, Vec<Outcome>> = applied.outcomes.into_iter().collect();
         for (index, tickets) in waiters {
@@ -190,10 +210,13 @@ impl World {
             Err(error) => return broken("records_can_be_read", error.to_string()),
         };
         self.report.snapshots_installed += 1;
+        if status.configuration.is_joint() {
+            self.marks.hit("snapshot installed", "joint");
+        }
         self.watched_install(id, status.revision.0);
         self.checks_of(id).applied(id, &status)?;
         self.keys_are_right(id)?;
-        self.trace.line(self.now, &format!("{id} installed {}", status.applied));
+        self.trace.line(self.now, || format!("{id} installed {}", status.applied));
         self.input(id, vec![Input::Installed { status, records, leases }])
     }
 }

@@ -14,10 +14,11 @@ use super::member::{Job, Process};
 use super::recovery::FENCE;
 use super::world::{Event, Step, World};
 use quorate_core::consensus::config::Config;
-use quorate_core::consensus::io::{Answer, Effect, Input, Nanos, Records, Status, StopCause, Ticket};
+use quorate_core::consensus::io::{Answer, Effect, Input, Nanos, RaftRole, Records, Status, StopCause, Ticket};
 use quorate_core::consensus::{Consensus, Start};
 use quorate_core::id::RaftId;
-use quorate_core::ports::StoreError;
+use quorate_core::log::EntryKind;
+use quorate_core::ports::{LogBatch, StoreError};
 use quorate_core::state::Machine;
 use quorate_core::state::contract::ApplyError;
 
@@ -45,7 +46,7 @@ impl World {
                 // Refused at the door.
                 member.outdated = Some(needed);
                 self.report.outdated += 1;
-                self.trace.line(self.now, &format!("{id} is not started: it needs version {needed}"));
+                self.trace.line(self.now, || format!("{id} is not started: it needs version {needed}"));
                 return Ok(());
             }
             Err(error) => return broken("a_crash_is_survived", format!("{id} cannot open its state: {error}")),
@@ -61,7 +62,13 @@ impl World {
         let before = member.durable.hard;
         member.durable = DurableLog { start: opened.boot.start, hard: opened.boot.hard_state, terms: BTreeMap::new() };
         let all = opened.log_reader.entries(opened.boot.start.index.next(), opened.boot.last.next(), u64::MAX);
+        let mut newest = opened.boot.start.term.0;
         for entry in all.unwrap_or_default() {
+            if entry.term.0 < newest {
+                let detail = format!("{id}: entry {} of term {} after one of {newest}", entry.index, entry.term);
+                return broken("terms_never_fall_in_a_log", detail);
+            }
+            newest = entry.term.0;
             member.durable.terms.insert(entry.index.0, entry.term.0);
         }
         let incarnation = member.incarnation;
@@ -114,7 +121,7 @@ impl World {
             woken: BTreeSet::new(),
         });
         let first_tick = self.now + phase + member.tick();
-        self.trace.line(self.now, &format!("{id} starts, boot {boot}"));
+        self.trace.line(self.now, || format!("{id} starts, boot {boot}"));
         self.schedule(first_tick, Event::Tick { id, boot });
         self.connections_changed();
         // A node looks at its disk before it does anything else.
@@ -135,7 +142,7 @@ impl World {
         member.disk.crash(keep);
         member.boot += 1;
         self.checks_of(id).crashed(id);
-        self.trace.line(self.now, &format!("{id} crashes, keeps {keep} unsynced batches"));
+        self.trace.line(self.now, || format!("{id} crashes, keeps {keep} unsynced batches"));
         self.read_durable(id);
         self.connections_changed();
     }
@@ -190,9 +197,9 @@ impl World {
         for effect in effects {
             if self.meets_its_doom(id) {
                 let unsynced = self.members.get(&id).map_or(0, |member| member.disk.unsynced());
-                let keep = self.disk.index(unsynced + 1);
+                let keep = self.kept(id, unsynced);
                 self.crash(id, keep);
-                let at = self.now + self.disk.between(MILLIS, 2000 * MILLIS);
+                let at = self.now + self.disk_takes(id, MILLIS, 2000 * MILLIS);
                 if self.config.fault_every > 0 {
                     self.schedule(at, Event::Restart { id });
                 }
@@ -203,6 +210,17 @@ impl World {
             self.perform(id, boot, effect)?;
         }
         Ok(())
+    }
+
+    /// How many of so many unsynced batches a power cut leaves.
+    fn kept(&mut self, id: RaftId, unsynced: usize) -> usize {
+        self.members.get_mut(&id).map_or(0, |member| member.disk_rng.index(unsynced + 1))
+    }
+
+    /// Whether the network loses what is sent now.
+    fn loses(&mut self, from: RaftId, to: RaftId) -> bool {
+        let loss = self.config.loss;
+        self.link(from, to).chance(loss)
     }
 
     fn meets_its_doom(&mut self, id: RaftId) -> bool {
@@ -218,20 +236,21 @@ impl World {
     fn perform(&mut self, id: RaftId, boot: u64, effect: Effect) -> Step {
         match effect {
             Effect::Send { to, lane, body } => {
+                self.checks_of(id).sends(id, &body)?;
                 self.trace.bytes(&body);
-                self.trace.line(self.now, &format!("{id} -> {to} {}", super::world::kind(&body)));
+                self.trace.line(self.now, || format!("{id} -> {to} {}", super::world::kind(&body)));
                 self.send(id, to, lane, body);
             }
             Effect::Persist { number, batch } => {
-                self.trace.line(
-                    self.now,
-                    &format!(
+                self.trace.line(self.now, || {
+                    format!(
                         "{id} persists {number}: {:?} {:?} {:?}",
                         batch.entries.iter().map(|entry| (entry.index.0, entry.term.0)).collect::<Vec<_>>(),
                         batch.hard_state.map(|hard| (hard.term.0, hard.vote.0, hard.commit.0)),
                         batch.cut.map(|cut| cut.index.0)
-                    ),
-                );
+                    )
+                });
+                self.leaves_from_inside(id, &batch)?;
                 if let Some(process) = self.process(id) {
                     process.to_write.push_back((number, batch));
                 }
@@ -239,7 +258,7 @@ impl World {
             }
             Effect::Apply { entries, waiters } => {
                 let span = (entries.first().map(|entry| entry.index.0), entries.last().map(|entry| entry.index.0));
-                self.trace.line(self.now, &format!("{id} hands over {span:?} waiters {}", waiters.len()));
+                self.trace.line(self.now, || format!("{id} hands over {span:?} waiters {}", waiters.len()));
                 let term = self.process(id).map_or(0, |process| process.consensus.status().term.0);
                 for entry in &entries {
                     self.checks_of(id).committed(id, term, entry)?;
@@ -247,7 +266,7 @@ impl World {
                 self.apply_later(id, boot, Job::Apply { entries, waiters });
             }
             Effect::Install { staged, reset } => {
-                self.trace.line(self.now, &format!("{id} installs {}", reset.start.index));
+                self.trace.line(self.now, || format!("{id} installs {}", reset.start.index));
                 let busy = self.process(id).is_some_and(|process| {
                     !process.to_write.is_empty() || !process.writing.is_empty() || process.applying
                 });
@@ -258,7 +277,7 @@ impl World {
             }
             Effect::Discard(staged) => {
                 self.report.snapshots_refused += 1;
-                self.trace.line(self.now, &format!("{id} discards a snapshot"));
+                self.trace.line(self.now, || format!("{id} discards a snapshot"));
                 let Some(process) = self.process(id) else { return Ok(()) };
                 process.staged = false;
                 match process.staging.discard(staged) {
@@ -278,19 +297,33 @@ impl World {
             }
             Effect::Fetch { number, from, to, max_bytes } => {
                 self.report.fetches += 1;
-                self.trace.line(self.now, &format!("{id} fetches {from}..{to}"));
+                self.trace.line(self.now, || format!("{id} fetches {from}..{to}"));
                 let Some(process) = self.process(id) else { return Ok(()) };
                 let entries = match process.log_reader.entries(from, to, max_bytes) {
                     Ok(entries) => entries,
                     Err(StoreError::NotFound { .. }) => Vec::new(),
                     Err(error) => return broken("old_entries_can_be_read", format!("{id}: {error}")),
                 };
-                let at = self.now + self.disk.between(0, self.config.fetch_max);
+                let at = self.now + self.disk_takes(id, 0, self.config.fetch_max);
                 self.schedule(at, Event::Fetched { id, boot, number, entries });
             }
             Effect::Answer { ticket, answer } => self.answer(id, ticket, answer)?,
             Effect::Status(status) => self.publish(id, status)?,
             Effect::Stop(cause) => self.stop(id, &cause)?,
+        }
+        Ok(())
+    }
+
+    /// Whoever proposes to leave a joint configuration keeps a seat in it.
+    fn leaves_from_inside(&self, id: RaftId, batch: &LogBatch) -> Step {
+        let Some(process) = self.members.get(&id).and_then(|member| member.process.as_ref()) else { return Ok(()) };
+        for entry in batch.entries.iter().filter(|entry| entry.kind == EntryKind::Config) {
+            let status = process.consensus.status();
+            let proposes = status.role == Some(RaftRole::Leader) && status.term == entry.term;
+            let leaves = status.configuration.is_joint() && is_leave(&entry.data);
+            if proposes && leaves && !status.configuration.voters.contains(&id) {
+                return broken("the_leave_is_proposed_from_inside", format!("{id} in {:?}", status.configuration));
+            }
         }
         Ok(())
     }
@@ -303,9 +336,8 @@ impl World {
                 || process.status.configuration != status.configuration
         });
         if changed {
-            self.trace.line(
-                self.now,
-                &format!(
+            self.trace.line(self.now, || {
+                format!(
                     "{id} is {:?} term {} leader {:?} commit {} lease {:?} voters {:?} after {:?} learners {:?}",
                     status.role,
                     status.term,
@@ -315,8 +347,8 @@ impl World {
                     status.configuration.voters.iter().map(|id| id.0).collect::<Vec<_>>(),
                     status.configuration.voters_outgoing.iter().map(|id| id.0).collect::<Vec<_>>(),
                     status.configuration.learners.iter().map(|id| id.0).collect::<Vec<_>>(),
-                ),
-            );
+                )
+            });
         }
         let now = self.now;
         self.checks_of(id).status(now, id, &status)?;
@@ -327,16 +359,16 @@ impl World {
     }
 
     fn stop(&mut self, id: RaftId, cause: &StopCause) -> Step {
-        self.trace.line(self.now, &format!("{id} stops: {cause}"));
+        self.trace.line(self.now, || format!("{id} stops: {cause}"));
         match cause {
             StopCause::Invariant { name, detail } => return broken(name, format!("{id} stopped itself: {detail}")),
             StopCause::Store(_) => {
                 // A failed sync: the operator starts the process again; the disk may have lost what was not synced.
                 let unsynced = self.members.get(&id).map_or(0, |member| member.disk.unsynced());
-                let keep = self.disk.index(unsynced + 1);
+                let keep = self.kept(id, unsynced);
                 self.crash(id, keep);
                 if self.config.fault_every > 0 {
-                    let at = self.now + self.disk.between(MILLIS, 2000 * MILLIS);
+                    let at = self.now + self.disk_takes(id, MILLIS, 2000 * MILLIS);
                     self.schedule(at, Event::Restart { id });
                 } else if let Some(member) = self.members.get_mut(&id) {
                     member.stopped = true;
@@ -366,7 +398,7 @@ impl World {
             .keys()
             .copied()
             .filter(|other| *other != id && self.is_up(*other) && self.link_is_up(id, *other))
-            .filter(|other| self.incarnation(*other) == self.incarnation(id))
+            .filter(|other| self.may_talk(self.incarnation(*other), self.incarnation(id)))
             .collect();
         self.meet(id);
         let heard_of_all = self.members.keys().all(|other| *other == id || self.link_is_up(id, *other));
@@ -403,8 +435,8 @@ impl World {
                 if !known {
                     return broken("answered_once", format!("{id} forwards ticket {}", ticket.0));
                 }
-                if !self.cut.contains(&(id, to)) && !self.net.chance(self.config.loss) {
-                    let at = self.now + self.net.between(self.config.delay_min, self.config.delay_max);
+                if !self.cut.contains(&(id, to)) && !self.loses(id, to) {
+                    let at = self.now + self.link_takes(id, to);
                     self.schedule(at, Event::Forwarded { from: id, to, ticket });
                 }
                 Ok(())
@@ -427,8 +459,8 @@ impl World {
         match waiting {
             None => self.replied(id, ticket, reply),
             Some(to) => {
-                if !self.cut.contains(&(id, to)) && !self.net.chance(self.config.loss) {
-                    let at = self.now + self.net.between(self.config.delay_min, self.config.delay_max);
+                if !self.cut.contains(&(id, to)) && !self.loses(id, to) {
+                    let at = self.now + self.link_takes(id, to);
                     self.schedule(at, Event::Reply { from: id, to, ticket, reply });
                 }
                 Ok(())
@@ -441,7 +473,7 @@ impl World {
             return Ok(());
         }
         let Some(input) = self.asks.get(&ticket).and_then(|ask| ask.forwarded(ticket)) else { return Ok(()) };
-        if self.incarnation(from) != self.incarnation(to) {
+        if !self.may_talk(self.incarnation(from), self.incarnation(to)) {
             return Ok(());
         }
         let Some(process) = self.process(to) else { return Ok(()) };
@@ -454,7 +486,7 @@ impl World {
         match event {
             Event::Tick { id, boot } if self.is_current(id, boot) => self.tick(id, boot),
             Event::Deliver { from, to, body, incarnation }
-                if !self.cut.contains(&(from, to)) && self.incarnation(to) == incarnation =>
+                if !self.cut.contains(&(from, to)) && self.may_talk(self.incarnation(to), incarnation) =>
             {
                 self.input(to, vec![Input::Message { from, body }])
             }
@@ -462,7 +494,7 @@ impl World {
                 self.receive(from, to, boot, message, &chunks, breaks)
             }
             Event::Staged { from, to, boot, message, staged } if self.is_current(to, boot) => {
-                self.trace.line(self.now, &format!("{to} has staged a snapshot of {from}"));
+                self.trace.line(self.now, || format!("{to} has staged a snapshot of {from}"));
                 self.input(to, vec![Input::Staged { from, message, staged }])
             }
             Event::SnapshotReport { at, boot, to, delivered } if self.is_current(at, boot) => {
@@ -477,18 +509,20 @@ impl World {
             Event::Unreachable { id, boot, to } if self.is_current(id, boot) => {
                 self.input(id, vec![Input::Unreachable(to)])
             }
+            Event::Restart { id } if self.core.as_ref().is_some_and(|core| !core.contains(&id)) => Ok(()),
             Event::Restart { id } => self.start(id),
             Event::Forwarded { from, to, ticket } => self.forwarded(from, to, ticket),
             Event::Reply { from, to, ticket, reply }
                 if self.is_up(to)
                     && !self.cut.contains(&(from, to))
-                    && self.incarnation(from) == self.incarnation(to) =>
+                    && self.may_talk(self.incarnation(from), self.incarnation(to)) =>
             {
                 self.replied(to, ticket, reply)
             }
             Event::Timeout { ticket } => self.timed_out(ticket),
             Event::Client { client, slot } => self.client(client, slot),
             Event::Holder { holder } => self.holder(holder),
+            Event::Register { index } => self.register(index),
             Event::Nemesis => self.strike(),
             Event::DiskTrouble => self.trouble_a_disk(),
             Event::DiskWell { id } => self.mend_disk(id),
@@ -496,9 +530,15 @@ impl World {
             Event::Workers => self.workers_look(),
             Event::Watcher { index } => self.watcher_looks(index),
             Event::Scribble => self.scribble(),
+            Event::Controllers => self.controllers_step(),
             Event::Care => self.care_for_keys(),
             Event::Seal => self.seal_something(),
             Event::Upgrade => self.upgrade_somehow(),
+            Event::Bend => self.bend_time(),
+            Event::Disaster => self.disaster(),
+            Event::Scripted { index } => self.scripted(index),
+            // In the liveness phase nothing heals any more.
+            Event::Heal { .. } if self.core.is_some() => Ok(()),
             Event::Heal { links } => {
                 for link in links {
                     self.cut.remove(&link);
@@ -525,6 +565,11 @@ impl World {
             | Event::Reply { .. } => Ok(()),
         }
     }
+}
+
+fn is_leave(data: &[u8]) -> bool {
+    use prost011::Message as _;
+    raft::eraftpb::ConfChangeV2::decode(data).is_ok_and(|change| change.changes.is_empty())
 }
 
 fn words(panic: &(dyn std::any::Any + Send)) -> String {

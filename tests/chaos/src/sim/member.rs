@@ -34,9 +34,10 @@ pub(super) struct Member {
     pub(super) incarnation: usize,
     pub(super) durable: DurableLog,
     pub(super) paused_until: u64,
-    /// Parts per million.
-    pub(super) drift: i64,
+    pub(super) clock: Clock,
     pub(super) rng: Rng,
+    /// How long its disk takes.
+    pub(super) disk_rng: Rng,
     /// Syncs of the log begin but do not end while this is set.
     pub(super) hold_sync: bool,
     /// The applier's jobs do not end while this is set.
@@ -99,8 +100,9 @@ impl Member {
             incarnation: 0,
             durable: DurableLog::default(),
             paused_until: 0,
-            drift,
+            clock: Clock { true_base: 0, local_base: 0, ppm: drift },
             rng: Rng::stream(seed, 1000 + id.0),
+            disk_rng: Rng::stream(seed, 2_000_000 + id.0),
             hold_sync: false,
             hold_apply: false,
             space: None,
@@ -112,14 +114,39 @@ impl Member {
 
     /// This member's monotonic clock at the true time `now`.
     pub(super) fn clock(&self, now: u64) -> u64 {
-        let drifted = i128::from(now) * i128::from(1_000_000 + self.drift) / 1_000_000;
-        u64::try_from(drifted).unwrap_or(now)
+        self.clock.at(now)
     }
 
     /// True length of this member's tick.
     pub(super) fn tick(&self) -> u64 {
         let asked = self.process.as_ref().map_or(super::config::TICK, |process| process.consensus.tick_nanos());
-        let length = i128::from(asked) * 1_000_000 / i128::from(1_000_000 + self.drift);
+        let length = i128::from(asked) * 1_000_000 / i128::from(1_000_000 + self.clock.ppm);
         u64::try_from(length).unwrap_or(asked)
+    }
+}
+
+/// A monotonic clock: it drifts and jumps, and never goes back.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    true_base: u64,
+    local_base: u64,
+    /// Parts per million that it runs too fast.
+    ppm: i64,
+}
+
+impl Clock {
+    pub(super) const fn ppm(&self) -> i64 {
+        self.ppm
+    }
+
+    fn at(&self, now: u64) -> u64 {
+        let since = i128::from(now.saturating_sub(self.true_base));
+        let local = i128::from(self.local_base) + since * i128::from(1_000_000 + self.ppm) / 1_000_000;
+        u64::try_from(local).unwrap_or(now)
+    }
+
+    /// From `now` on it runs so fast, after a jump forward.
+    pub(super) fn change(&mut self, now: u64, ppm: i64, jump: u64) {
+        *self = Self { local_base: self.at(now) + jump, true_base: now, ppm };
     }
 }

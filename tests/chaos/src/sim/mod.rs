@@ -13,17 +13,22 @@
 //! # Ok::<(), Box<quorate_chaos::sim::Violation>>(())
 //! ```
 
+mod acts;
 mod check;
 mod churn;
 mod clients;
 mod config;
+mod controllers;
 mod disk;
 mod drive;
 mod holders;
+mod liveness;
+mod marks;
 mod member;
 mod nemesis;
 mod operator;
 mod recovery;
+mod registers;
 mod secrets;
 
 mod stream;
@@ -32,8 +37,11 @@ mod upgrades;
 mod watchers;
 mod world;
 
+pub use acts::{Act, Timed};
 pub use clients::Reply;
 pub use config::{ELECTION, MILLIS, Profile, SPACE_ENOUGH, SPACE_LOW, SimConfig, TICK};
+pub use controllers::{Controller, Embedded, Everything, Seat, Told, Wish, run_controllers};
+pub use marks::{Mark, Marks, REQUIRED};
 pub use recovery::Recovering;
 
 pub use trace::{Report, Violation};
@@ -43,6 +51,7 @@ pub use world::{Hold, Passing, Run, World};
 use check::{broken, keys};
 use quorate_core::consensus::io::RaftRole;
 use quorate_core::id::RaftId;
+use quorate_core::mutants::{Mutant, on};
 use quorate_core::state::read;
 use quorate_core::txn::Range;
 use world::Step;
@@ -55,23 +64,58 @@ pub fn run(seed: u64, profile: Profile) -> Run<Report> {
     run_config(SimConfig::draw(seed, profile))
 }
 
-/// Runs exactly these knobs.
+/// Runs exactly these knobs. What breaks is run once more, for the last events in words.
 ///
 /// # Errors
 /// The first broken invariant.
 pub fn run_config(config: SimConfig) -> Run<Report> {
-    let mut world = World::new(config)?;
-    world.play()?;
-    Ok(world.report())
+    let silent = World::new(config.clone()).and_then(|mut world| {
+        world.be_silent();
+        world.play()?;
+        Ok(world.report())
+    });
+    let Err(violation) = silent else { return silent };
+    let again = World::new(config).and_then(|mut world| world.play());
+    match again {
+        Err(told) if told.invariant == violation.invariant && told.at == violation.at => Err(told),
+        Err(_) | Ok(()) => Err(Box::new(Violation {
+            invariant: "a_seed_is_a_run",
+            detail: format!("`{}` did not come again when the run was repeated", violation.invariant),
+            ..*violation
+        })),
+    }
 }
 
 impl World {
+    /// What a scenario expects.
+    ///
+    /// # Errors
+    /// The violation, when it does not hold.
+    pub fn expect(&self, holds: bool, invariant: &'static str, detail: impl FnOnce() -> String) -> Run {
+        if holds { Ok(()) } else { Err(self.violation(check::Broken { invariant, detail: detail() })) }
+    }
+
+    /// Peace, and the audit: what a scenario ends with.
+    ///
+    /// # Errors
+    /// The first broken invariant.
+    pub fn play_out(mut self) -> Run<Report> {
+        self.config.duration = 0;
+        self.play()?;
+        Ok(self.report())
+    }
+
     /// All phases one after the other.
     ///
     /// # Errors
     /// The first broken invariant.
     pub fn play(&mut self) -> Run {
+        if on(Mutant::Canary) && self.config.seed.is_multiple_of(100) {
+            let detail = "one seed in a hundred".to_owned();
+            return Err(self.violation(check::Broken { invariant: "canary", detail }));
+        }
         self.run_for(self.config.duration)?;
+        self.only_a_core_lives()?;
         self.make_peace().map_err(|broken| self.violation(broken))?;
         let settled =
             self.run_until(60_000 * MILLIS, |world| world.is_settled().is_none() && world.clients_are_idle())?;
@@ -79,6 +123,7 @@ impl World {
             let why = self.is_settled().unwrap_or_else(|| "a client still waits".to_owned());
             return Err(self.violation(check::Broken { invariant: "converges_after_peace", detail: why }));
         }
+        self.old_incarnations_are_fenced()?;
         if self.config.churn {
             self.come_to_rest()?;
         }
@@ -98,6 +143,7 @@ impl World {
             return Err(self.violation(check::Broken { invariant: "watch_is_told_in_the_end", detail }));
         }
         self.mirrors_are_right().map_err(|broken| self.violation(broken))?;
+        self.judge_registers().map_err(|broken| self.violation(broken))?;
         self.audit().map_err(|broken| self.violation(broken))
     }
 
@@ -153,6 +199,17 @@ impl World {
             return Err(self.violation(check::Broken { invariant: "as_many_voters_as_can_be", detail }));
         }
         Ok(())
+    }
+
+    /// Whoever is of an incarnation that was ended, and reaches the newer one, has stopped for good.
+    fn old_incarnations_are_fenced(&mut self) -> Run {
+        let newest = self.incarnations.len() - 1;
+        if newest == 0 {
+            return Ok(());
+        }
+        self.run_for(2000 * MILLIS)?;
+        let old = self.ids().into_iter().find(|id| self.is_up(*id) && self.incarnation(*id) < newest);
+        self.expect(old.is_none(), "old_incarnations_are_fenced", || format!("{old:?} goes on beside the newer one"))
     }
 
     /// Ten writes and ten reads, each the first time it is asked.

@@ -1,17 +1,18 @@
-//! The nemesis: what goes wrong, and when.
+//! The nemesis: crashes, partitions, disk faults, clocks, transfers, replacements, and when they strike.
 //!
-//! Owns the draws of faults. Never more than the promises allow for: one store damaged for good per run. Called by the
-//! world at the moments that this file schedules.
+//! Owns the draws of faults; what they do is in `acts`. Never more than the promises allow: at most one member's store is lost
+//! for good, and never the only copy. Called by the world at the moments that this file schedules.
 
 use bytes::Bytes;
 
-use super::config::{ELECTION, MILLIS, SPACE_ENOUGH, SPACE_LOW};
+use super::acts::Act;
+use super::config::{ELECTION, MILLIS};
 use super::world::{Event, Step, World, node_id};
 use quorate_core::command::{Command, CommandKind};
 use quorate_core::consensus::io::Ticket;
 use quorate_core::id::RaftId;
 use quorate_core::membership::record::{NodeRecord, Role};
-use quorate_core::testing::Fault;
+use quorate_core::mutants::{Mutant, on};
 use quorate_core::txn::{Put, Txn};
 
 impl World {
@@ -23,51 +24,94 @@ impl World {
         let next = self.now + self.nemesis.between(self.config.fault_every / 5, self.config.fault_every * 9 / 5);
         self.schedule(next, Event::Nemesis);
         let draw = self.nemesis.between(0, 11);
-        let target = self.somebody_unlucky();
-        let Some(target) = target else { return Ok(()) };
-        match draw {
-            0..=2 if self.config.crashes => self.crash_somehow(target),
-            3 if self.config.crashes => {
-                // Between two effects of one of the next steps.
-                let effects = self.nemesis.between(0, 12);
-                self.doom(target, effects);
-            }
-            4..=6 if self.config.partitions => self.partition(target),
-            7 if self.config.disk_faults => {
-                self.report.disk_faults += 1;
-                let fault = if self.nemesis.chance(500) { Fault::Io } else { Fault::Full };
-                if let Some(member) = self.members.get(&target) {
-                    member.disk.fail_next_sync(fault);
-                }
-            }
+        let Some(target) = self.somebody_unlucky() else { return Ok(()) };
+        if let Some(act) = self.draw_fault(draw, target) {
+            self.perform_act(act)?;
+        }
+        if !self.unrecorded.is_empty() {
+            self.perform_act(Act::Record)?;
+        }
+        Ok(())
+    }
+
+    fn draw_fault(&mut self, draw: u64, target: RaftId) -> Option<Act> {
+        let id = target.0;
+        Some(match draw {
+            0..=2 if self.config.crashes => self.draw_crash(target),
+            // Between two effects of one of the next steps.
+            3 if self.config.crashes => Act::Doom { id, effects: self.nemesis.between(0, 12) },
+            4..=6 if self.config.partitions => self.draw_partition(target),
+            7 if self.config.disk_faults => Act::FailSync { id, full: !self.nemesis.chance(500) },
             8 if self.config.transfers => {
-                if let Some(leader) = self.leader() {
-                    let to = if self.nemesis.chance(500) { None } else { Some(target) };
-                    self.hand_over(leader, to)?;
-                }
+                self.leader()?;
+                Act::Transfer { to: if self.nemesis.chance(500) { None } else { Some(id) } }
             }
-            9 if self.config.pauses => {
-                let until = self.now + self.nemesis.between(MILLIS, 4 * ELECTION);
-                if let Some(member) = self.members.get_mut(&target) {
-                    member.paused_until = until;
-                }
-            }
+            9 if self.config.pauses => Act::Pause { id, lasts: self.nemesis.between(MILLIS, 4 * ELECTION) },
             10 => {
                 let factor = self.nemesis.between(2, 30);
-                let until = self.now + self.nemesis.between(ELECTION / 4, 3 * ELECTION);
-                self.schedule(self.now, Event::Slow { id: target, factor });
-                self.schedule(until, Event::Slow { id: target, factor: 1 });
+                Act::Slow { id, factor, lasts: self.nemesis.between(ELECTION / 4, 3 * ELECTION) }
             }
             11 if self.config.replacements && !self.damaged && (!self.config.churn || self.is_whole()) => {
-                self.damaged = true;
-                self.replace(target)?;
+                Act::Replace { id }
             }
-            _ => {}
+            _ => return None,
+        })
+    }
+
+    /// A clock that drifts or jumps, or links that hold messages back; and the time of the next. Draws of its own.
+    pub(super) fn bend_time(&mut self) -> Step {
+        if !self.faults {
+            return Ok(());
         }
-        if let Some(record) = self.unrecorded.first().cloned()
-            && self.write_record(&record)?
-        {
-            self.unrecorded.remove(0);
+        let next = self.now + self.bending.between(self.config.fault_every, self.config.fault_every * 4);
+        self.schedule(next, Event::Bend);
+        let ids: Vec<RaftId> = self.members.iter().filter(|(_, m)| !m.retired).map(|(id, _)| *id).collect();
+        let anybody = self.bending.pick(&ids);
+        let target = if self.bending.chance(400) { self.leader().or(anybody) } else { anybody };
+        let Some(target) = target else { return Ok(()) };
+        let id = target.0;
+        let act = match self.bending.between(0, 3) {
+            0 if self.config.clocks => {
+                let ppm = i64::try_from(self.bending.between(0, 400_000)).unwrap_or(0) - 200_000;
+                Act::Drift { id, ppm }
+            }
+            1 if self.config.clocks => Act::Jump { id, nanos: self.bending.between(MILLIS, 30 * ELECTION) },
+            2 | 3 if self.config.clogs => {
+                let links = ids.iter().filter(|other| **other != target && self.bending.chance(600));
+                let links: Vec<(u64, u64)> = links.map(|other| (id, other.0)).collect();
+                Act::Clog { links, lasts: self.bending.between(ELECTION / 10, 4 * ELECTION) }
+            }
+            _ => return Ok(()),
+        };
+        self.perform_act(act)
+    }
+
+    /// The operator gives a majority up and founds the cluster anew from one disk; two managers join it then, so that it can lose
+    /// one again.
+    pub(super) fn disaster(&mut self) -> Step {
+        if !self.faults {
+            return Ok(());
+        }
+        let newest = self.incarnations.len() - 1;
+        let done = self.report.recoveries;
+        if done < self.config.recoveries && (self.after_disaster == 0 || self.after_disaster > 3) {
+            let of_it = |id: &RaftId| {
+                self.incarnation(*id) == newest && self.members.get(id).is_some_and(|member| !member.retired)
+            };
+            let ids: Vec<RaftId> = self.ids().into_iter().filter(of_it).collect();
+            let survivor = if self.bending.chance(300) { self.leader_of(newest) } else { None };
+            if let Some(RaftId(id)) = survivor.or_else(|| self.bending.pick(&ids)) {
+                self.after_disaster = 0;
+                let alive = self.bending.chance(400);
+                self.perform_act(Act::Recover { id, alive })?;
+            }
+        } else {
+            self.perform_act(Act::AddManager)?;
+        }
+        self.after_disaster += 1;
+        let next = self.now + self.bending.between(2 * ELECTION, 6 * ELECTION);
+        if self.after_disaster < 3 || self.report.recoveries < self.config.recoveries {
+            self.schedule(next, Event::Disaster);
         }
         Ok(())
     }
@@ -83,31 +127,17 @@ impl World {
         let ids: Vec<RaftId> = self.members.iter().filter(|(_, m)| !m.retired).map(|(id, _)| *id).collect();
         let anybody = self.trouble.pick(&ids);
         let target = if self.trouble.chance(500) { self.leader().or(anybody) } else { anybody };
-        let Some(id) = target else { return Ok(()) };
+        let Some(RaftId(id)) = target else { return Ok(()) };
         let hangs = self.trouble.chance(500);
-        let until = self.now + self.trouble.between(ELECTION, 20 * ELECTION);
-        self.schedule(until, Event::DiskWell { id });
+        let lasts = self.trouble.between(ELECTION, 20 * ELECTION);
         if hangs && self.config.disk_hangs {
-            self.report.disk_hangs += 1;
-            self.hold_sync(id, true);
-            let both = self.trouble.chance(500);
-            self.hold_apply(id, both);
-        } else if self.config.shortages {
-            self.report.shortages += 1;
-            return self.notice_space(id, SPACE_LOW - 1);
+            let apply = self.trouble.chance(500);
+            return self.perform_act(Act::Hang { id, apply, lasts });
+        }
+        if self.config.shortages {
+            return self.perform_act(Act::Shortage { id, lasts });
         }
         Ok(())
-    }
-
-    pub(super) fn mend_disk(&mut self, id: RaftId) -> Step {
-        self.hold_sync(id, false);
-        self.hold_apply(id, false);
-        self.notice_space(id, SPACE_ENOUGH)
-    }
-
-    fn notice_space(&mut self, id: RaftId, free: u64) -> Step {
-        self.set_space(id, free)
-            .map_err(|violation| super::check::Broken { invariant: violation.invariant, detail: violation.detail })
     }
 
     /// The leader half of the time: most of what can go wrong goes wrong there.
@@ -119,18 +149,15 @@ impl World {
         }
     }
 
-    fn crash_somehow(&mut self, target: RaftId) {
+    fn draw_crash(&mut self, target: RaftId) -> Act {
         let unsynced = self.members.get(&target).map_or(0, |member| member.disk.unsynced());
         // A killed process loses nothing, a power cut what was not synced.
-        let keep = if self.nemesis.chance(300) { usize::MAX } else { self.nemesis.index(unsynced + 1) };
-        self.crash(target, keep);
+        let keep = if self.nemesis.chance(300) { None } else { Some(self.nemesis.index(unsynced + 1) as u64) };
         let down = if self.nemesis.chance(500) { ELECTION / 4 } else { 4 * ELECTION };
-        let at = self.now + self.nemesis.between(MILLIS, down);
-        self.schedule(at, Event::Restart { id: target });
+        Act::Crash { id: target.0, keep, down: Some(self.nemesis.between(MILLIS, down)) }
     }
 
-    fn partition(&mut self, target: RaftId) {
-        self.report.partitions += 1;
+    fn draw_partition(&mut self, target: RaftId) -> Act {
         let ids = self.ids();
         let mut links = Vec::new();
         let shape = self.nemesis.between(0, 4);
@@ -148,39 +175,35 @@ impl World {
                     _ => a != b && self.nemesis.chance(250),
                 };
                 if cut {
-                    links.push((*a, *b));
+                    links.push((a.0, b.0));
                 }
             }
         }
-        self.cut.extend(links.iter().copied());
-        self.connections_changed();
-        let at = self.now + self.nemesis.between(ELECTION / 10, 5 * ELECTION);
-        self.schedule(at, Event::Heal { links });
-    }
-
-    fn hand_over(&mut self, leader: RaftId, to: Option<RaftId>) -> Step {
-        self.transfer(leader, to)
-            .map(|_: Ticket| ())
-            .map_err(|violation| super::check::Broken { invariant: violation.invariant, detail: violation.detail })
+        Act::Cut { links, lasts: self.nemesis.between(ELECTION / 10, 5 * ELECTION) }
     }
 
     /// Asks the leader for a node record; says whether there was one to ask.
-    fn write_record(&mut self, record: &NodeRecord) -> Step<bool> {
+    pub(super) fn write_record(&mut self, record: &NodeRecord) -> Step<bool> {
         let (Some(leader), Some(id)) = (self.leader(), record.node_id()) else { return Ok(false) };
         let txn = Txn::of(Put { key: NodeRecord::key(id), value: record.to_bytes(), ..Put::default() });
         let command: Command = CommandKind::System(txn).into();
         let asked = self.command(leader, command);
-        asked
-            .map(|_: Ticket| true)
-            .map_err(|violation| super::check::Broken { invariant: violation.invariant, detail: violation.detail })
+        asked.map(|_: Ticket| true).map_err(|violation| violation.broken())
     }
 
     /// The store of `target` is damaged: its node comes back with a fresh one under a new raft id.
-    fn replace(&mut self, target: RaftId) -> Step {
+    pub(super) fn replace(&mut self, target: RaftId) -> Step {
         if self.leader() == Some(target) || self.leader().is_none() {
             return Ok(());
         }
         let Some(node) = self.members.get(&target).map(|member| member.node) else { return Ok(()) };
+        if on(Mutant::WipedComesBack) || on(Mutant::DamagedRefilled) {
+            self.crash(target, usize::MAX);
+            if let Some(member) = self.members.get_mut(&target) {
+                member.disk = quorate_core::testing::MemoryStore::new();
+            }
+            return self.start(target);
+        }
         let fresh = RaftId(self.next_raft_id);
         let record = NodeRecord {
             id: Bytes::copy_from_slice(node_id(node).as_bytes()),
@@ -209,6 +232,8 @@ impl World {
     /// No more faults: everything works, everybody is up.
     pub(super) fn make_peace(&mut self) -> Step {
         self.faults = false;
+        self.core = None;
+        self.clogged.clear();
         self.doom = None;
         self.config.loss = 0;
         self.config.duplicates = 0;
@@ -225,10 +250,7 @@ impl World {
                 member.disk.fail_no_more();
             }
             if self.config.upgrades {
-                self.reinstall(id, super::upgrades::NEW).map_err(|violation| super::check::Broken {
-                    invariant: violation.invariant,
-                    detail: violation.detail,
-                })?;
+                self.reinstall(id, super::upgrades::NEW).map_err(|violation| violation.broken())?;
             }
             self.start(id)?;
         }

@@ -210,7 +210,7 @@ impl World {
         // Who is told that its raft id is burnt ends, or does not hear of it for a while.
         let burnt: Vec<RaftId> = records.removed.iter().copied().filter(|id| self.is_up(*id)).collect();
         for id in burnt {
-            if self.config.churn && self.churn.chance(900) {
+            if self.config.churn && self.hearing.chance(900) {
                 continue;
             }
             self.destroy(id);
@@ -235,7 +235,7 @@ impl World {
         }
         self.edit(node, |record| record.raft_id = id.0)
             .map(|_: Option<Ticket>| ())
-            .map_err(|violation| super::check::Broken { invariant: violation.invariant, detail: violation.detail })
+            .map_err(|violation| violation.broken())
     }
 
     /// What the leader would still do; `None` when the seats are as they are to be.

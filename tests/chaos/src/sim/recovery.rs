@@ -78,6 +78,15 @@ impl World {
         &mut self.checks[at]
     }
 
+    /// Whether the hellos of two members let them talk: their lineages are equal, by the very code of a node.
+    pub(super) fn may_talk(&self, a: usize, b: usize) -> bool {
+        a == b
+            || match (self.incarnations.get(a), self.incarnations.get(b)) {
+                (Some(a), Some(b)) => a.compare(b) == LineageOrder::Equal,
+                (None, _) | (_, None) => false,
+            }
+    }
+
     fn lineage(&self, id: RaftId) -> Lineage {
         self.incarnations.get(self.incarnation(id)).cloned().unwrap_or_default()
     }
@@ -107,7 +116,7 @@ impl World {
         let lineage: Bytes = self.lineage(newer).to_bytes().into();
         let Some(process) = self.process(old) else { return };
         if process.meta.put(&[(FENCE, lineage)]).is_ok() {
-            self.trace.line(self.now, &format!("{old} is fenced by {newer}"));
+            self.trace.line(self.now, || format!("{old} is fenced by {newer}"));
         }
         self.crash(old, usize::MAX);
     }
@@ -177,7 +186,7 @@ impl World {
         if let Some(member) = self.members.get_mut(&id) {
             member.incarnation = incarnation;
         }
-        self.trace.line(self.now, &format!("{id} is recovered, incarnation {incarnation}"));
+        self.trace.line(self.now, || format!("{id} is recovered, incarnation {incarnation}"));
         Ok(Recovering::Written {
             findings: Box::new(findings),
             kept_revision: outcome.kept_revision.0,

@@ -30,9 +30,10 @@ impl World {
         if let Err(error) = made {
             return broken("a_view_can_be_read", error.to_string());
         }
-        let breaks = self.net.chance(self.config.snapshot_failures);
-        self.trace.line(self.now, &format!("{from} streams {bytes} bytes to {to}, breaks: {breaks}"));
-        let at = self.now + self.net.between(self.config.delay_min, self.config.delay_max) + bytes.saturating_mul(20);
+        let failures = self.config.snapshot_failures;
+        let breaks = self.link(from, to).chance(failures);
+        self.trace.line(self.now, || format!("{from} streams {bytes} bytes to {to}, breaks: {breaks}"));
+        let at = self.now + self.link_takes(from, to) + bytes.saturating_mul(20);
         self.schedule(at, Event::Snapshot { from, to, boot, message, chunks, breaks });
         Ok(())
     }
@@ -46,7 +47,7 @@ impl World {
         chunks: &[Bytes],
         breaks: bool,
     ) -> Step {
-        let strangers = self.incarnation(from) != self.incarnation(to);
+        let strangers = !self.may_talk(self.incarnation(from), self.incarnation(to));
         let lost = breaks || strangers || !self.link_is_up(from, to) || !self.is_current(from, sender);
         let staged = if lost { Ok(None) } else { self.stage(to, chunks) };
         let staged = match staged {
@@ -56,11 +57,11 @@ impl World {
                 None
             }
         };
-        let back = self.now + self.net.between(self.config.delay_min, self.config.delay_max);
+        let back = self.now + self.link_takes(to, from);
         let delivered = staged.is_some();
         if let Some(staged) = staged {
             let boot = self.members.get(&to).map_or(0, |member| member.boot);
-            let at = self.now + self.disk.between(self.config.sync_min, self.config.sync_max);
+            let at = self.now + self.disk_takes(to, self.config.sync_min, self.config.sync_max);
             self.schedule(at, Event::Staged { from, to, boot, message, staged });
             self.report.snapshots_sent += 1;
         } else {

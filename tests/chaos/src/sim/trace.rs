@@ -5,34 +5,71 @@
 use std::collections::VecDeque;
 use std::fmt;
 
+use super::acts::Timed;
+use super::check::Broken;
+use super::config::SimConfig;
+use super::marks::Marks;
+
 /// Lines kept for a violation.
 const KEPT: usize = 60;
 
-/// A hash over every event and effect, and the last of them in words.
-pub(super) struct Trace {
-    hasher: blake3::Hasher,
-    last: VecDeque<String>,
-    pub(super) events: u64,
-    /// Prints everything as it happens is the caller's business: it gets all lines here.
-    pub(super) full: Option<Vec<String>>,
+/// How much is put into words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Words {
+    /// Nothing: a run that breaks something is repeated with words.
+    None,
+    /// The last lines.
+    Last,
+    /// All of them.
+    All,
 }
 
+/// A hash over every event and effect, and, where that is wanted, what happened in words.
+pub(super) struct Trace {
+    hash: u64,
+    words: Words,
+    last: VecDeque<String>,
+    pub(super) events: u64,
+    full: Vec<String>,
+}
+
+/// From the digits of pi, as in other hashes of this kind.
+const MIX: u64 = 0x517c_c1b7_2722_0a95;
+
 impl Trace {
-    pub(super) fn new() -> Self {
-        Self { hasher: blake3::Hasher::new(), last: VecDeque::new(), events: 0, full: None }
+    pub(super) const fn new(words: Words) -> Self {
+        Self { hash: 0, words, last: VecDeque::new(), events: 0, full: Vec::new() }
+    }
+
+    pub(super) const fn keep(&mut self, words: Words) {
+        self.words = words;
+    }
+
+    const fn mix(&mut self, word: u64) {
+        self.hash = (self.hash.rotate_left(5) ^ word).wrapping_mul(MIX);
     }
 
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
-        self.hasher.update(bytes);
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            self.mix(u64::from_le_bytes(*word));
+        }
+        for byte in rest {
+            self.mix(u64::from(*byte));
+        }
+        self.mix(bytes.len() as u64);
     }
 
-    pub(super) fn line(&mut self, now: u64, line: &str) {
+    /// A moment, and what happened then.
+    pub(super) fn line(&mut self, now: u64, line: impl FnOnce() -> String) {
         self.events += 1;
-        self.hasher.update(&now.to_be_bytes());
-        self.hasher.update(line.as_bytes());
-        let text = format!("{:>6}.{:06} {line}", now / 1_000_000, now % 1_000_000);
-        if let Some(full) = &mut self.full {
-            full.push(text.clone());
+        self.mix(now);
+        if self.words == Words::None {
+            return;
+        }
+        let text = format!("{:>6}.{:06} {}", now / 1_000_000, now % 1_000_000, line());
+        if self.words == Words::All {
+            self.full.push(text.clone());
         }
         if self.last.len() >= KEPT {
             self.last.pop_front();
@@ -40,12 +77,16 @@ impl Trace {
         self.last.push_back(text);
     }
 
-    pub(super) fn hash(&self) -> [u8; 32] {
-        *self.hasher.finalize().as_bytes()
+    pub(super) const fn hash(&self) -> u64 {
+        self.hash
     }
 
     pub(super) fn last(&self) -> Vec<String> {
         self.last.iter().cloned().collect()
+    }
+
+    pub(super) fn take_full(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.full)
     }
 }
 
@@ -55,7 +96,7 @@ impl Trace {
 pub struct Report {
     pub seed: u64,
     /// Over every event and effect: equal for equal seeds, in any process.
-    pub trace_hash: [u8; 32],
+    pub trace_hash: u64,
     pub events: u64,
     /// Virtual time, nanoseconds.
     pub simulated: u64,
@@ -107,6 +148,16 @@ pub struct Report {
     pub reinstalled: u64,
     pub finishes_refused: u64,
     pub outdated: u64,
+    /// Processes that slept, and clusters that were founded anew from one disk.
+    pub pauses: u64,
+    pub recoveries: u64,
+    /// Operations on registers that were recorded and judged, and those that the search could not judge.
+    pub judged: u64,
+    pub unjudged: u64,
+    /// Faults, wishes and everything else that was done.
+    pub acts: u64,
+    /// What was met.
+    pub marks: Marks,
     /// The newest barrier key, and what was refused because it was sealed with one that had gone.
     pub barrier_keys: u64,
     pub stale_keys: u64,
@@ -159,12 +210,18 @@ impl Report {
             (&mut self.reinstalled, other.reinstalled),
             (&mut self.finishes_refused, other.finishes_refused),
             (&mut self.outdated, other.outdated),
+            (&mut self.pauses, other.pauses),
+            (&mut self.recoveries, other.recoveries),
+            (&mut self.judged, other.judged),
+            (&mut self.unjudged, other.unjudged),
+            (&mut self.acts, other.acts),
             (&mut self.barrier_keys, other.barrier_keys),
             (&mut self.stale_keys, other.stale_keys),
         ];
         for (sum, more) in pairs {
             *sum += more;
         }
+        self.marks.add(&other.marks);
     }
 }
 
@@ -183,6 +240,17 @@ pub struct Violation {
     pub last: Vec<String>,
     /// The one line that runs it again; none for a scenario that is directed by a program.
     pub replay: Option<String>,
+    /// What was done until then: enough to run it again ([`crate::repro`]).
+    pub acts: Vec<Timed>,
+    /// The knobs.
+    pub config: SimConfig,
+}
+
+impl Violation {
+    /// Inside the world the seed and the time are added last.
+    pub(super) fn broken(self) -> Broken {
+        Broken { invariant: self.invariant, detail: self.detail }
+    }
 }
 
 impl fmt::Display for Violation {

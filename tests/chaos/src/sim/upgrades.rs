@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 
+use super::acts::Act;
 use super::check::{Broken, broken};
 use super::config::{ELECTION, MILLIS};
 use super::member::Member;
@@ -108,7 +109,7 @@ impl World {
         }
         let next = self.now + self.upgrading.between(ELECTION / 2, 2 * ELECTION);
         self.schedule(next, Event::Upgrade);
-        self.draw_upgrade().map_err(|violation| Broken { invariant: violation.invariant, detail: violation.detail })
+        self.draw_upgrade().map_err(|violation| violation.broken())
     }
 
     fn draw_upgrade(&mut self) -> Run {
@@ -118,30 +119,18 @@ impl World {
         // Somebody works through the list of those that are left, most of the time.
         let next = self.upgrading.pick(&old).filter(|_| self.upgrading.chance(800));
         let Some(target) = next.or_else(|| self.upgrading.pick(&ids)) else { return Ok(()) };
-        self.announce()?;
-        match self.upgrading.between(0, 9) {
+        let id = target.0;
+        let act = match self.upgrading.between(0, 9) {
             0..=3 => {
                 // Forwards most of the time, and back now and then, also when there is no way back any more.
                 let onwards = if self.enabled == NEW { 700 } else { 900 };
                 let knows = if self.upgrading.chance(onwards) { NEW } else { OLD };
-                self.report.reinstalled += 1;
-                self.crash(target, usize::MAX);
-                self.replace_binary(target, knows);
-                let at = self.now + self.upgrading.between(MILLIS, ELECTION);
-                self.schedule(at, Event::Restart { id: target });
+                Act::Reinstall { id, knows, down: self.upgrading.between(MILLIS, ELECTION) }
             }
-            4..=6 => {
-                if self.finish_upgrade()?.is_err() {
-                    self.report.finishes_refused += 1;
-                }
-            }
-            _ => {
-                if self.is_up(target) {
-                    self.note(target, "noted")?;
-                }
-            }
-        }
-        Ok(())
+            4..=6 => Act::Finish,
+            _ => Act::Note { at: id },
+        };
+        self.act(act)
     }
 
     /// After peace: everybody has the newer binary, and unless somebody who never comes back holds it back, the upgrade is

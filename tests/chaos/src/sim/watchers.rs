@@ -30,7 +30,8 @@ use quorate_core::watch::{
 const KEYS: u64 = 12;
 
 /// A bug that is planted to see that it is caught.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum WatchBug {
     /// A watcher that comes again asks for its last revision once more, and believes what it is told.
     ResumesOneEarly,
@@ -500,9 +501,7 @@ impl World {
             CommandKind::System(self.scribbled()).into()
         };
         let asked = self.command(at, command);
-        asked
-            .map(|_ticket| ())
-            .map_err(|violation| super::check::Broken { invariant: violation.invariant, detail: violation.detail })
+        asked.map(|_ticket| ()).map_err(|violation| violation.broken())
     }
 
     fn scribbled(&mut self) -> Txn {

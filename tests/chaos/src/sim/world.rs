@@ -7,15 +7,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use super::acts::{Act, Timed};
 use super::check::{Broken, Checks, broken};
 use super::clients::{Ask, Client};
 use super::config::{ELECTION, MILLIS, SimConfig};
+use super::controllers::Controllers;
 use super::holders::Holder;
+use super::marks::Marks;
 use super::member::Member;
 use super::operator::Operator;
+use super::registers::Register;
 use super::secrets;
-use super::trace::{Report, Trace, Violation};
+use super::trace::{Report, Trace, Violation, Words};
 use super::watchers::Watcher;
+use crate::history::Operation;
 use quorate_core::consensus::io::{Lane, Status, Ticket};
 use quorate_core::id::{ClusterId, Lineage, LineageId, NodeId, RaftId};
 use quorate_core::keyring::KeyringRecord;
@@ -49,6 +54,7 @@ pub(super) enum Event {
     Timeout { ticket: Ticket },
     Client { client: u64, slot: u64 },
     Holder { holder: u64 },
+    Register { index: usize },
     Nemesis,
     DiskTrouble,
     DiskWell { id: RaftId },
@@ -56,9 +62,13 @@ pub(super) enum Event {
     Workers,
     Watcher { index: usize },
     Scribble,
+    Controllers,
     Care,
     Seal,
     Upgrade,
+    Bend,
+    Disaster,
+    Scripted { index: usize },
     Heal { links: Vec<(RaftId, RaftId)> },
     Slow { id: RaftId, factor: u64 },
 }
@@ -84,15 +94,20 @@ impl Event {
             | Self::Timeout { .. }
             | Self::Client { .. }
             | Self::Holder { .. }
+            | Self::Register { .. }
             | Self::Nemesis
             | Self::DiskTrouble
             | Self::Churn
             | Self::Workers
             | Self::Watcher { .. }
             | Self::Scribble
+            | Self::Controllers
             | Self::Care
             | Self::Seal
             | Self::Upgrade
+            | Self::Bend
+            | Self::Disaster
+            | Self::Scripted { .. }
             | Self::Heal { .. }
             | Self::Slow { .. } => None,
         }
@@ -136,8 +151,30 @@ pub struct World {
     pub(super) checks: Vec<Checks>,
     pub(super) trace: Trace,
     pub(super) report: Report,
-    pub(super) net: Rng,
-    pub(super) disk: Rng,
+    /// When members notice who can be reached.
+    pub(super) noticing: Rng,
+    /// One stream for each directed link.
+    pub(super) links: BTreeMap<(RaftId, RaftId), Rng>,
+    /// Links on which everything waits until a moment.
+    pub(super) clogged: BTreeMap<(RaftId, RaftId), u64>,
+    /// What was done.
+    pub(super) acts: Vec<Timed>,
+    pub(super) marks: Marks,
+    pub(super) bending: Rng,
+    pub(super) hearing: Rng,
+    /// Steps since the cluster was founded anew.
+    pub(super) after_disaster: u64,
+    pub(super) registering: Rng,
+    /// In the liveness phase: who is healed; what happened to all others stays as it is.
+    pub(super) core: Option<BTreeSet<RaftId>>,
+    pub(super) registers: Vec<Register>,
+    /// An embedder's own.
+    pub(super) controllers: Option<Controllers>,
+    /// Processes of the history so far.
+    pub(super) processes: u64,
+    /// What was seen last in each register.
+    pub(super) last_seen: [Option<String>; 4],
+    pub(super) history: Vec<Operation>,
     pub(super) work: Rng,
     pub(super) nemesis: Rng,
     pub(super) trouble: Rng,
@@ -180,7 +217,7 @@ impl World {
         let clients = (0..config.clients).map(|id| Client::new(id, config.slots)).collect();
         let mut world = Self {
             incarnations: vec![Lineage(vec![LineageId::from_bytes([2; 16])])],
-            checks: vec![Checks::new(config.drift == 0 && !config.pauses)],
+            checks: vec![Checks::new(config.drift == 0 && !config.pauses && !config.clocks)],
             next_raft_id: config.members + 1,
             damaged: false,
             now: MILLIS,
@@ -192,10 +229,23 @@ impl World {
             holders: (0..config.holders).map(Holder::new).collect(),
             asks: BTreeMap::new(),
             next_ticket: 1,
-            trace: Trace::new(),
+            trace: Trace::new(Words::Last),
             report: Report { seed, ..Report::default() },
-            net: Rng::stream(seed, 3),
-            disk: Rng::stream(seed, 4),
+            noticing: Rng::stream(seed, 3),
+            links: BTreeMap::new(),
+            clogged: BTreeMap::new(),
+            acts: Vec::new(),
+            marks: Marks::default(),
+            bending: Rng::stream(seed, 14),
+            hearing: Rng::stream(seed, 15),
+            after_disaster: 0,
+            registering: Rng::stream(seed, 17),
+            registers: (0..config.registers).map(Register::new).collect(),
+            controllers: None,
+            core: None,
+            processes: config.registers,
+            last_seen: [const { None }; 4],
+            history: Vec::new(),
             work: Rng::stream(seed, 5),
             nemesis: Rng::stream(seed, 6),
             trouble: Rng::stream(seed, 7),
@@ -271,12 +321,11 @@ impl World {
             let at = self.now + self.holding.between(ELECTION, 3 * ELECTION);
             self.schedule(at, Event::Holder { holder });
         }
-        if self.faults {
-            self.schedule(self.now + 2 * ELECTION, Event::Nemesis);
-            if self.config.disk_hangs || self.config.shortages {
-                self.schedule(self.now + 4 * ELECTION, Event::DiskTrouble);
-            }
+        for index in 0..self.registers.len() {
+            let at = self.now + self.registering.between(ELECTION, 3 * ELECTION);
+            self.schedule(at, Event::Register { index });
         }
+        self.schedule_faults();
         for index in 0..self.watchers.len() {
             let at = self.now + self.watching.between(ELECTION, 6 * ELECTION);
             self.schedule(at, Event::Watcher { index });
@@ -284,21 +333,58 @@ impl World {
         if self.config.scribble_every > 0 {
             self.schedule(self.now + 2 * ELECTION, Event::Scribble);
         }
-        if self.config.upgrades && self.faults {
-            self.schedule(self.now + 4 * ELECTION, Event::Upgrade);
-        }
         if self.config.secrets {
             self.begin_secrets();
         }
         if self.config.churn {
-            self.schedule(self.now + 3 * ELECTION, Event::Churn);
             self.let_workers_enrol();
         }
         Ok(())
     }
 
+    /// What goes wrong, and when: drawn, or from a list.
+    fn schedule_faults(&mut self) {
+        if let Some(script) = &self.config.script {
+            let times: Vec<u64> = script.iter().map(|timed| timed.at).collect();
+            for (index, at) in times.into_iter().enumerate() {
+                self.schedule(at, Event::Scripted { index });
+            }
+            return;
+        }
+        if !self.faults {
+            return;
+        }
+        self.schedule(self.now + 2 * ELECTION, Event::Nemesis);
+        if self.config.disk_hangs || self.config.shortages {
+            self.schedule(self.now + 4 * ELECTION, Event::DiskTrouble);
+        }
+        if self.config.clocks || self.config.clogs {
+            self.schedule(self.now + 3 * ELECTION, Event::Bend);
+        }
+        if self.config.upgrades {
+            self.schedule(self.now + 4 * ELECTION, Event::Upgrade);
+        }
+        if self.config.churn {
+            self.schedule(self.now + 3 * ELECTION, Event::Churn);
+        }
+        if self.config.recoveries > 0 {
+            let first = self.bending.between(self.config.duration / 4, self.config.duration / 2);
+            self.schedule(first, Event::Disaster);
+        }
+    }
+
+    /// One act of the list.
+    pub(super) fn scripted(&mut self, index: usize) -> Step {
+        let act: Option<Act> =
+            self.config.script.as_ref().and_then(|script| script.get(index)).map(|timed| timed.act.clone());
+        match act {
+            Some(act) if self.faults => self.perform_act(act),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     pub(super) fn violation(&self, broken: Broken) -> Box<Violation> {
-        broken.at(&self.config, self.now, self.trace.last())
+        broken.at(&self.config, self.now, self.trace.last(), &self.acts)
     }
 
     pub(super) fn schedule(&mut self, at: u64, event: Event) {
@@ -365,27 +451,34 @@ impl World {
             self.held.push(Event::Deliver { from, to, body, incarnation });
             return;
         }
-        if self.cut.contains(&(from, to)) || self.net.chance(self.config.loss) {
-            if self.net.chance(300)
-                && let Some(boot) = self.members.get(&from).map(|member| member.boot)
-            {
-                let at = self.now + self.net.between(0, 5 * MILLIS);
-                self.schedule(at, Event::Unreachable { id: from, boot, to });
+        let (now, loss, duplicates) = (self.now, self.config.loss, self.config.duplicates);
+        let (low, high) = (self.config.delay_min, self.config.delay_max);
+        let cut = self.cut.contains(&(from, to));
+        let clogged = self.clogged.get(&(from, to)).copied().filter(|until| *until > now);
+        let link = self.link(from, to);
+        if cut || link.chance(loss) {
+            if link.chance(300) {
+                let at = now + link.between(0, 5 * MILLIS);
+                if let Some(boot) = self.members.get(&from).map(|member| member.boot) {
+                    self.schedule(at, Event::Unreachable { id: from, boot, to });
+                }
             }
             return;
         }
-        let copies = if self.net.chance(self.config.duplicates) { 2 } else { 1 };
+        let copies = if link.chance(duplicates) { 2 } else { 1 };
         for _ in 0..copies {
-            let mut delay = self.net.between(self.config.delay_min, self.config.delay_max);
-            if self.config.duplicates > 0 && self.net.chance(20) {
+            let link = self.link(from, to);
+            let mut delay = link.between(low, high);
+            if duplicates > 0 && link.chance(20) {
                 // A straggler: it arrives in another time.
-                delay += self.net.between(0, 2 * ELECTION);
+                delay += link.between(0, 2 * ELECTION);
             }
             if lane == Lane::Append {
                 delay += (body.len() as u64).saturating_mul(10);
             }
-            let body = body.clone();
-            self.schedule(self.now + delay, Event::Deliver { from, to, body, incarnation: self.incarnation(from) });
+            let (body, incarnation) = (body.clone(), self.incarnation(from));
+            let at = clogged.unwrap_or(now) + delay;
+            self.schedule(at, Event::Deliver { from, to, body, incarnation });
         }
     }
 
@@ -430,7 +523,7 @@ impl World {
     pub(super) fn connections_changed(&mut self) {
         let all: Vec<(RaftId, u64)> = self.members.iter().map(|(id, member)| (*id, member.boot)).collect();
         for (id, boot) in all {
-            let at = self.now + self.net.between(MILLIS, 40 * MILLIS);
+            let at = self.now + self.noticing.between(MILLIS, 40 * MILLIS);
             self.schedule(at, Event::Connections { id, boot });
         }
     }
@@ -555,14 +648,19 @@ impl World {
         self.members.get(&id).is_some_and(|member| member.durable.holds(index, term))
     }
 
+    /// Puts nothing into words: much faster. A run that breaks something is to be repeated with words.
+    pub const fn be_silent(&mut self) {
+        self.trace.keep(Words::None);
+    }
+
     /// Keeps every line of the trace, for [`World::take_lines`].
     pub fn keep_lines(&mut self) {
-        self.trace.full = Some(Vec::new());
+        self.trace.keep(Words::All);
     }
 
     /// The lines kept.
     pub fn take_lines(&mut self) -> Vec<String> {
-        self.trace.full.take().unwrap_or_default()
+        self.trace.take_full()
     }
 
     /// The counts so far.
@@ -571,6 +669,8 @@ impl World {
         report.trace_hash = self.trace.hash();
         report.events = self.trace.events;
         report.simulated = self.now;
+        report.acts = self.acts.len() as u64;
+        report.marks = self.all_marks();
         // Of the newest incarnation, which has taken over what was counted in the one that it ended.
         if let Some(checks) = self.checks.last() {
             report.elections = checks.elections;

@@ -70,7 +70,28 @@ A history is one operation a line; `quorate_chaos::history` says what the fields
 Example:
   chaos check out/history.jsonl --limit 60s")]
     Check(Check),
-    /// Say which profiles and scenarios there are
+    /// Make a failing seed small, and write it into a file
+    #[command(after_help = "\
+Acts, clients, knobs, members and lengths are left out as long as the same invariant fires.
+
+Example:
+  chaos shrink --seed 0x1f3a --profile swarm -o repro.toml")]
+    Shrink(Shrink),
+    /// Run a file that `shrink` wrote, or a named scenario
+    #[command(after_help = "\
+Example:
+  chaos run repro.toml
+  chaos run S09 --seeds 1..20")]
+    Run(Run),
+    /// Plant every deliberate bug, and see that it is caught
+    #[command(after_help = "\
+Only a build with the feature `chaos-mutants` has any: `make mutants` builds it and hunts for all of them.
+
+Example:
+  chaos mutants
+  chaos mutants --only M07 --max-seeds 500")]
+    Mutants(Mutants),
+    /// Say which profiles, scenarios and deliberate bugs there are
     #[command(after_help = "Example:\n  chaos list --json")]
     List,
 }
@@ -191,6 +212,46 @@ pub(crate) enum Net {
     Proxy,
     /// The kernel's filter (nftables, root): cuts only, and nothing on the way
     Nft,
+}
+
+/// `shrink`.
+#[derive(Debug, Args)]
+pub(crate) struct Shrink {
+    /// The seed; hexadecimal with 0x
+    #[arg(long, value_parser = number)]
+    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) drawn: Drawn,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Runs at most
+    #[arg(long, default_value_t = 2_000)]
+    pub(crate) runs: u64,
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// A repro file, or the number or name of a scenario
+    pub(crate) what: String,
+    /// Seeds of a scenario
+    #[arg(long, default_value = "1..6", value_parser = seeds, value_name = "A..B")]
+    pub(crate) seeds: std::ops::Range<u64>,
+}
+
+/// `mutants`.
+#[derive(Debug, Args)]
+pub(crate) struct Mutants {
+    /// Only this one, such as M07
+    #[arg(long, value_name = "MNN")]
+    pub(crate) only: Option<String>,
+    /// Seeds at most for each, in place of its own budget
+    #[arg(long, value_name = "N")]
+    pub(crate) max_seeds: Option<u64>,
+    /// The first seed
+    #[arg(long, default_value_t = 1)]
+    pub(crate) first_seed: u64,
 }
 
 /// `check`.

@@ -3,6 +3,7 @@
 //! Owns parsing, dispatch and the exit code. Never does anything that the library does not. Called by people and by CI.
 
 mod args;
+mod hunt;
 mod output;
 mod real;
 mod sim;
@@ -12,11 +13,17 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use quorate_chaos::check::{self, Limit, Verdict};
 use quorate_chaos::history;
+use quorate_chaos::hunt::CATALOGUE;
+use quorate_chaos::scenarios;
 use quorate_chaos::sim::Profile;
 use serde_json::json;
 
 use args::{Check, Cli, Verb};
 use output::{Exit, Output};
+
+/// A simulated message is many small allocations.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -33,6 +40,9 @@ fn main() -> ExitCode {
         Verb::Replay(asked) => sim::replay(output, &asked),
         Verb::Real(asked) => real::run(output, asked),
         Verb::Check(asked) => judge(output, &asked),
+        Verb::Shrink(asked) => sim::shrink(output, &asked),
+        Verb::Run(asked) => sim::run(output, &asked),
+        Verb::Mutants(asked) => hunt::mutants(output, &asked),
         Verb::List => list(output),
     };
     match done {
@@ -80,11 +90,20 @@ fn list(output: Output) -> Result<Exit, String> {
     if output.json {
         let profiles: Vec<_> =
             Profile::ALL.iter().map(|profile| json!({"name": profile.name(), "about": profile.about()})).collect();
+        let simulated: Vec<_> = scenarios::ALL
+            .iter()
+            .map(|scenario| json!({"id": scenario.id, "tier": "simulator", "name": scenario.name, "about": scenario.about}))
+            .collect();
+        let mutants: Vec<_> = CATALOGUE
+            .iter()
+            .map(|entry| json!({"id": format!("M{:02}", entry.number), "about": entry.about}))
+            .collect();
         let scenarios: Vec<_> = quorate_chaos::real::list()
             .iter()
             .map(|one| json!({"id": one.id, "name": one.name, "tier": "real", "about": one.about, "expects": one.expects, "requires": one.requires}))
             .collect();
-        output.json(&json!({"profiles": profiles, "scenarios": scenarios}))?;
+        output
+            .json(&json!({"profiles": profiles, "scenarios": [simulated, scenarios].concat(), "mutants": mutants}))?;
     } else {
         output.line("profiles of simulated clusters (`chaos sim --profile NAME`):")?;
         for profile in Profile::ALL {
@@ -93,6 +112,14 @@ fn list(output: Output) -> Result<Exit, String> {
         output.line("\nscenarios of real processes (`chaos real --scenario NAME`), and what each must come to:")?;
         for one in quorate_chaos::real::list() {
             output.line(&format!("  {:<6} {:<20} {}: {}", one.id, one.name, one.about, one.expects))?;
+        }
+        output.line("\nscenarios in the simulator (`chaos run NAME`):")?;
+        for scenario in scenarios::ALL {
+            output.line(&format!("  {} {:<18} {}", scenario.id, scenario.name, scenario.about))?;
+        }
+        output.line("\ndeliberate bugs (`chaos mutants --only MNN`):")?;
+        for entry in CATALOGUE {
+            output.line(&format!("  M{:02} {}", entry.number, entry.about))?;
         }
     }
     Ok(Exit::Pass)

@@ -5,11 +5,14 @@
 use std::time::Duration;
 
 use quorate_chaos::report::{self, Judged, Page};
+use quorate_chaos::repro::Repro;
 use quorate_chaos::runner::{self, Plan, Summary};
-use quorate_chaos::sim::{MILLIS, Report, Violation, World};
+use quorate_chaos::scenarios::Scenario;
+use quorate_chaos::shrink::shrink as shrink_it;
+use quorate_chaos::sim::{MILLIS, Profile, REQUIRED, Report, Violation, World, run_config};
 use serde_json::{Value, json};
 
-use crate::args::{Drawn, Replay, Shown, Sim};
+use crate::args::{Drawn, Replay, Run, Shown, Shrink, Sim};
 use crate::output::{Exit, Output};
 
 fn plan(drawn: &Drawn, seeds: std::ops::Range<u64>) -> Plan {
@@ -44,7 +47,82 @@ pub(crate) fn sim(output: Output, asked: &Sim) -> Result<Exit, String> {
             output.line(&line)?;
         }
     }
-    Ok(if summary.failures.is_empty() { Exit::Pass } else { Exit::Violation })
+    Ok(if !summary.failures.is_empty() {
+        Exit::Violation
+    } else if is_uncovered(&plan, &summary) {
+        Exit::Coverage
+    } else {
+        Exit::Pass
+    })
+}
+
+/// Marks decide from so many seeds on.
+const SEEDS_FOR_MARKS: u64 = 2_000;
+
+fn is_uncovered(plan: &Plan, summary: &Summary) -> bool {
+    plan.profile == Profile::Mixed && summary.seeds >= SEEDS_FOR_MARKS && !summary.report.marks.missed().is_empty()
+}
+
+/// Runs a repro file, or a scenario.
+pub(crate) fn run(output: Output, asked: &Run) -> Result<Exit, String> {
+    if let Some(scenario) = Scenario::named(&asked.what) {
+        for seed in asked.seeds.clone() {
+            if let Err(violation) = scenario.run(seed) {
+                told_violation(output, &violation)?;
+                output.line(&format!("FAIL {} {} in seed {seed}", scenario.id, scenario.name))?;
+                return Ok(Exit::Violation);
+            }
+        }
+        output.line(&format!("PASS {} {}: {} seeds", scenario.id, scenario.name, asked.seeds.clone().count()))?;
+        return Ok(Exit::Pass);
+    }
+    let text = std::fs::read_to_string(&asked.what).map_err(|why| {
+        format!("`{}` is no scenario, and cannot be read as a file: {why}; nothing was run", asked.what)
+    })?;
+    let repro = Repro::from_toml(&text).map_err(|why| format!("{} is no repro file: {why}", asked.what))?;
+    match repro.run() {
+        Ok(report) => {
+            output.line(&counted(&report))?;
+            output.line(&format!("PASS: `{}` does not break any more", repro.invariant))?;
+            Ok(Exit::Pass)
+        }
+        Err(violation) => {
+            told_violation(output, &violation)?;
+            Ok(Exit::Violation)
+        }
+    }
+}
+
+fn told_violation(output: Output, violation: &Violation) -> Result<(), String> {
+    if output.json { output.json(&failure(violation)) } else { output.line(&format!("{violation}")) }
+}
+
+/// Makes a failing seed small.
+pub(crate) fn shrink(output: Output, asked: &Shrink) -> Result<Exit, String> {
+    let config = plan(&asked.drawn, asked.seed..asked.seed + 1).config(asked.seed);
+    let Err(violation) = run_config(config) else {
+        return Err(format!("seed {} passes: there is nothing to make small", asked.seed));
+    };
+    let repro = Repro::of(&violation);
+    if repro.still_fails().is_none() {
+        return Err(format!(
+            "`{}` does not break when the list of acts is run in place of the seed",
+            violation.invariant
+        ));
+    }
+    let (small, runs) = shrink_it(repro, asked.runs, |best| {
+        let _nobody_reads = output.line(&format!("{} acts, {} members", best.acts.len(), best.config.members));
+    });
+    let text = small.to_toml().map_err(|why| format!("the run has no form as TOML: {why}"))?;
+    std::fs::write(&asked.output, text)
+        .map_err(|why| format!("{} cannot be written: {why}", asked.output.display()))?;
+    output.line(&format!(
+        "`{}` with {} acts after {runs} runs: chaos run {}",
+        small.invariant,
+        small.acts.len(),
+        asked.output.display()
+    ))?;
+    Ok(Exit::Violation)
 }
 
 /// The summary in a few lines.
@@ -63,7 +141,28 @@ fn told(plan: &Plan, summary: &Summary) -> Vec<String> {
         summary.twice,
     )];
     lines.push(counted(report));
+    let hour = |count| summary.per_cpu_hour(count);
+    lines.push(format!(
+        "per CPU-hour: acks={} elections={} membership={} recoveries={} powercuts={} faults={}",
+        hour(report.acks),
+        hour(report.elections),
+        hour(report.configurations),
+        hour(report.recoveries),
+        hour(report.crashes),
+        hour(report.acts),
+    ));
+    let missed = report.marks.missed();
+    let missing: Vec<String> = missed.iter().map(|(what, whom)| format!("{what} ({whom})")).collect();
+    lines.push(format!(
+        "judged: {} register operations, {} keys beyond the search | marks {}/{}{}",
+        report.judged,
+        report.unjudged,
+        REQUIRED.len() - missed.len(),
+        REQUIRED.len(),
+        if missing.is_empty() { String::new() } else { format!(" MISSED {}", missing.join(", ")) },
+    ));
     let verdict = match summary.failures.first() {
+        None if is_uncovered(plan, summary) => "FAIL: marks were missed".to_owned(),
         None => "PASS".to_owned(),
         Some(first) => format!(
             "FAIL {} of {} seeds, first `{}` in seed {}",
@@ -79,18 +178,19 @@ fn told(plan: &Plan, summary: &Summary) -> Vec<String> {
 
 fn counted(report: &Report) -> String {
     format!(
-        "ops ok={} unk={} fail={} reads={} | elections={} term={} | conf={} snap={} | crash={} lost={} part={} stall={} enospc={} ioerr={}",
+        "ops ok={} unk={} fail={} reads={} | elections={} | conf={} fnc={} snap={} | crash={} lost={} part={} pause={} stall={} enospc={} ioerr={}",
         report.acks,
         report.unknown,
         report.refused,
         report.reads,
         report.elections,
-        report.terms,
         report.configurations,
+        report.recoveries,
         report.snapshots_installed,
         report.crashes,
         report.lost_batches,
         report.partitions,
+        report.pauses,
         report.disk_hangs,
         report.shortages,
         report.disk_faults,
@@ -227,12 +327,12 @@ pub(crate) fn replay(output: Output, asked: &Replay) -> Result<Exit, String> {
 }
 
 fn hex(report: &Report) -> String {
-    report.trace_hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    format!("{:016x}", report.trace_hash)
 }
 
 /// Whether a line of the trace says that something changed: a role, a term, a configuration, a process.
 fn is_transition(line: &str) -> bool {
-    ["starts", "crashes", "stops", " is ", "installed", "recovered", "fenced", "fault:"]
+    ["starts", "crashes", "stops", " term ", "installed", "recovered", "fenced", "fault:"]
         .iter()
         .any(|word| line.contains(word))
 }

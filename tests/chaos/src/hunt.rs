@@ -1,0 +1,190 @@
+//! The hunt for mutants: every deliberate bug is planted, and seeds are run until something breaks.
+//!
+//! Owns the catalogue: what each bug is, where it is looked for, and how many seeds that may take. A bug that is not caught is a
+//! hole in the harness. Works in a build with the feature `chaos-mutants` only. Called by `chaos mutants`.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use quorate_core::mutants::Mutant;
+
+use crate::scenarios::Scenario;
+use crate::sim::{Profile, SimConfig, World, run_config};
+
+/// Where a bug is looked for.
+#[derive(Debug, Clone, Copy)]
+pub enum Where {
+    /// In seeds of a profile.
+    Seeds(Profile),
+    /// In seeds of a named scenario.
+    Scenario(&'static str),
+    /// In a seed that is run twice.
+    Twice(Profile),
+    /// In the checkers themselves: histories are broken on purpose (tests/checkers.rs).
+    Checkers,
+    /// Nowhere here, for this reason.
+    NotApplicable(&'static str),
+}
+
+/// One line of the catalogue.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// Its number in the catalogue.
+    pub number: u8,
+    /// What the bug is.
+    pub about: &'static str,
+    /// Where it is looked for.
+    pub place: Where,
+    /// Seeds that it may take.
+    pub budget: u64,
+    mutant: Option<Mutant>,
+}
+
+/// What came of the hunt for one bug.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hunted {
+    /// After so many seeds, by this invariant.
+    Caught {
+        /// Seeds until then, that one included.
+        seeds: u64,
+        /// The invariant, or what else showed it.
+        by: String,
+    },
+    /// Not within so many seeds.
+    Missed(u64),
+    /// It does not apply here.
+    Skipped(&'static str),
+    /// It is tested elsewhere, on its own.
+    Elsewhere(&'static str),
+}
+
+const fn of(number: u8, mutant: Mutant, place: Where, budget: u64, about: &'static str) -> Entry {
+    Entry { number, about, place, budget, mutant: Some(mutant) }
+}
+
+const fn without(number: u8, place: Where, about: &'static str) -> Entry {
+    Entry { number, about, place, budget: 0, mutant: None }
+}
+
+const SWARM: Where = Where::Seeds(Profile::Swarm);
+const DISK: Where = Where::Seeds(Profile::Disk);
+const RECOVERY: Where = Where::Seeds(Profile::Recovery);
+const WATCH: Where = Where::Seeds(Profile::Watch);
+
+/// M01 to M41.
+#[rustfmt::skip]
+pub const CATALOGUE: &[Entry] = &[
+    of(1, Mutant::SkipFsync, DISK, 50, "a sync does nothing"),
+    of(2, Mutant::AckBeforeCommit, SWARM, 20, "the leader counts what it has appended as committed"),
+    of(3, Mutant::SendBeforeDurable, SWARM, 200, "votes and acknowledgements leave before they are durable"),
+    of(4, Mutant::VoteNotPersisted, Where::Scenario("vote-once"), 20, "the vote is not on disk"),
+    of(5, Mutant::TermIgnored, Where::Seeds(Profile::Network), 2_000, "messages of an older term are taken"),
+    of(6, Mutant::HalfIsAQuorum, SWARM, 50, "half of the voters is a quorum"),
+    of(7, Mutant::LearnersCount, SWARM, 100, "learners count towards a commit"),
+    of(8, Mutant::OldTermsCommit, SWARM, 2_000, "entries of older terms are committed by counting"),
+    of(9, Mutant::AppliedApart, SWARM, 200, "the applied index is written in a batch of its own"),
+    of(10, Mutant::AppliedForgotten, SWARM, 10, "a restart applies from an older index"),
+    of(11, Mutant::SnapshotWithoutReplay, SWARM, 100, "a snapshot comes without the replay table"),
+    of(12, Mutant::LocalReads, SWARM, 50, "the leader answers reads alone"),
+    of(13, Mutant::ReadContextAgain, SWARM, 5_000, "a read round is tried again with its old context"),
+    of(14, Mutant::ReadsBeforeNoOp, SWARM, 500, "a new leader answers reads before its first entry is committed"),
+    of(15, Mutant::SnapshotWithoutConfiguration, SWARM, 200, "a snapshot comes without the configuration"),
+    of(16, Mutant::SuffixStays, SWARM, 200, "a replaced suffix stays on the disk"),
+    of(17, Mutant::EvenVoters, SWARM, 5, "a single standby is seated"),
+    of(18, Mutant::NoPreVote, Where::Scenario("flap"), 5, "no pre-vote and no check of the quorum"),
+    of(19, Mutant::NoLineage, RECOVERY, 20, "lineages are not compared"),
+    of(20, Mutant::RecoveryDropsTail, RECOVERY, 50, "a recovery drops the tail above the commit index"),
+    of(21, Mutant::WipedComesBack, SWARM, 100, "a wiped disk comes back under its old raft id"),
+    of(22, Mutant::RemovedVote, Where::Scenario("removed-vote"), 20, "votes of removed managers count"),
+    of(23, Mutant::WatchDrops, WATCH, 50, "a full watch loses events"),
+    of(24, Mutant::WatchFromTheStart, WATCH, 10, "a watch that comes back begins anew"),
+    without(25, Where::NotApplicable("sealing lies below the ports of the store, which the simulator replaces: canary scans of real data directories look for it"), "a secret in the clear, a nonce twice"),
+    of(26, Mutant::FailedSyncRetried, Where::Scenario("fsync-eio"), 20, "a failed sync is tried again"),
+    of(27, Mutant::SilentTruncation, SWARM, 20, "the end of a log is dropped in silence"),
+    of(28, Mutant::FixedTimeout, Where::Seeds(Profile::Network), 100, "all election timeouts are equal"),
+    of(29, Mutant::StuckDiskLeads, Where::Scenario("stuck-disk"), 5, "a disk that hangs goes on leading"),
+    of(30, Mutant::HashOrder, Where::Twice(Profile::Swarm), 10, "a choice depends on hash order"),
+    without(31, Where::Checkers, "checkers that are told a broken history"),
+    of(32, Mutant::Canary, SWARM, 100, "one seed in a hundred fails"),
+    of(33, Mutant::CommitApart, DISK, 500, "the commit index is written apart from its entries"),
+    of(34, Mutant::TwoJournals, DISK, 200, "log and state lose unsynced writes independently"),
+    of(35, Mutant::IncarnationIsACounter, Where::Scenario("two-recoveries"), 5, "an incarnation is a number only"),
+    of(36, Mutant::DamagedRefilled, SWARM, 200, "a damaged store is refilled under its old raft id"),
+    of(37, Mutant::LeaveFromOutside, Where::Seeds(Profile::Membership), 100, "a leader outside of the incoming half leaves the joint configuration"),
+    of(38, Mutant::UnknownSkipped, Where::Seeds(Profile::Upgrade), 20, "an unknown command is skipped"),
+    of(39, Mutant::RenewalWithoutQuorum, Where::Seeds(Profile::Leases), 400, "a renewal is answered without a quorum"),
+    of(40, Mutant::ReplayKeepsNewest, SWARM, 50, "of a client only the newest outcome is kept"),
+    without(41, Where::NotApplicable("what a worker takes is decided in its session (src/node/work.rs), above the core: the scenarios with real workers look for it"), "a worker accepts an older set"),
+];
+
+impl Entry {
+    /// By its number, as `M07` or `7`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let digits = name.trim_start_matches(['M', 'm']);
+        let number: u8 = digits.parse().ok()?;
+        CATALOGUE.iter().copied().find(|entry| entry.number == number)
+    }
+
+    /// Plants the bug and runs seeds until something breaks, at most `max`. Nothing is planted afterwards.
+    #[must_use]
+    pub fn hunt(&self, first: u64, max: u64) -> Hunted {
+        let Some(mutant) = self.mutant else {
+            return match self.place {
+                Where::NotApplicable(why) => Hunted::Skipped(why),
+                Where::Seeds(_) | Where::Scenario(_) | Where::Twice(_) | Where::Checkers => {
+                    Hunted::Elsewhere("tests/chaos/tests/checkers.rs breaks histories in seven ways")
+                }
+            };
+        };
+        plant(Some(mutant));
+        let mut hunted = Hunted::Missed(max);
+        for (count, seed) in (first..).take(usize::try_from(max).unwrap_or(usize::MAX)).enumerate() {
+            let broken = catch_unwind(AssertUnwindSafe(|| self.place.breaks(seed)));
+            let by = broken.unwrap_or_else(|_panic| Some("no_panic".to_owned()));
+            if let Some(by) = by {
+                hunted = Hunted::Caught { seeds: count as u64 + 1, by };
+                break;
+            }
+        }
+        plant(None);
+        hunted
+    }
+}
+
+impl Where {
+    /// What breaks in one seed.
+    fn breaks(self, seed: u64) -> Option<String> {
+        let of = |invariant: &'static str| Some(invariant.to_owned());
+        match self {
+            Self::Seeds(profile) => silently(SimConfig::draw(seed, profile)).err().and_then(of),
+            Self::Scenario(name) => {
+                Scenario::named(name)?.run(seed).err().and_then(|violation| of(violation.invariant))
+            }
+            Self::Twice(profile) => {
+                let config = SimConfig { duration: 5_000_000_000, ..SimConfig::draw(seed, profile) };
+                let (first, again) = (run_config(config.clone()).ok()?, run_config(config).ok()?);
+                (first.trace_hash != again.trace_hash).then(|| "a_seed_is_a_run".to_owned())
+            }
+            Self::Checkers | Self::NotApplicable(_) => None,
+        }
+    }
+}
+
+/// One run, in which what breaks is not repeated for its last words.
+fn silently(config: SimConfig) -> Result<(), &'static str> {
+    let mut world = World::new(config).map_err(|violation| violation.invariant)?;
+    world.be_silent();
+    world.play().map_err(|violation| violation.invariant)
+}
+
+#[cfg(feature = "chaos-mutants")]
+fn plant(mutant: Option<Mutant>) {
+    quorate_core::mutants::plant(mutant);
+}
+
+/// Nothing can be planted in this build.
+#[cfg(not(feature = "chaos-mutants"))]
+const fn plant(_mutant: Option<Mutant>) {}
+
+/// Whether bugs can be planted in this build.
+pub const CAN_PLANT: bool = cfg!(feature = "chaos-mutants");
