@@ -90,20 +90,18 @@ fn list(output: Output) -> Result<Exit, String> {
     if output.json {
         let profiles: Vec<_> =
             Profile::ALL.iter().map(|profile| json!({"name": profile.name(), "about": profile.about()})).collect();
-        let simulated: Vec<_> = scenarios::ALL
-            .iter()
-            .map(|scenario| json!({"id": scenario.id, "tier": "simulator", "name": scenario.name, "about": scenario.about}))
-            .collect();
+        let simulated = scenarios::ALL.iter().map(
+            |scenario| json!({"id": scenario.id, "tier": "simulator", "name": scenario.name, "about": scenario.about}),
+        );
         let mutants: Vec<_> = CATALOGUE
             .iter()
             .map(|entry| json!({"id": format!("M{:02}", entry.number), "about": entry.about}))
             .collect();
-        let scenarios: Vec<_> = quorate_chaos::real::list()
+        let real = quorate_chaos::real::list()
             .iter()
-            .map(|one| json!({"id": one.id, "name": one.name, "tier": "real", "about": one.about, "expects": one.expects, "requires": one.requires}))
-            .collect();
-        output
-            .json(&json!({"profiles": profiles, "scenarios": [simulated, scenarios].concat(), "mutants": mutants}))?;
+            .map(|one| json!({"id": one.id, "name": one.name, "tier": "real", "about": one.about, "expects": one.expects, "requires": one.requires}));
+        let both: Vec<_> = simulated.chain(real).collect();
+        output.json(&json!({"profiles": profiles, "scenarios": both, "mutants": mutants}))?;
     } else {
         output.line("profiles of simulated clusters (`chaos sim --profile NAME`):")?;
         for profile in Profile::ALL {
