@@ -138,8 +138,9 @@ fn two_busy_loops_for_each_core_cost_no_leader() {
     }
     let place = tempfile::tempdir().unwrap();
     let nodes = managers(place.path(), 3);
-    // Given a machine that has more to do than it can
+    // Given a leader, on a machine that has more to do than it can
     let cores = std::thread::available_parallelism().unwrap().get();
+    let led = leadership(&nodes);
     let _busy = Busy::loops(cores * 2);
     // when managers serve a little beside it,
     let time = Duration::from_secs(600);

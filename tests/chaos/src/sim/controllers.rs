@@ -73,12 +73,15 @@ pub trait Controller {
 /// All user keys with their values.
 pub type Everything = BTreeMap<String, String>;
 
+/// Says what is broken, if anything, in a state with all user keys, given the one before.
+pub type Promise = dyn Fn(&Everything, &Everything) -> Result<(), String>;
+
 /// An embedder's controllers, and what they promise together.
 pub struct Embedded {
     /// Makes the controller of a process that starts.
     pub make: Box<dyn Fn(u64) -> Box<dyn Controller>>,
-    /// Says what is broken, if anything, in a state with all user keys, given the one before.
-    pub holds: Box<dyn Fn(&Everything, &Everything) -> Result<(), String>>,
+    /// What they promise.
+    pub holds: Box<Promise>,
 }
 
 /// Runs a seed with an embedder's controllers in every manager, under the faults of the knobs.

@@ -40,7 +40,7 @@ mod world;
 pub use acts::{Act, Timed};
 pub use clients::Reply;
 pub use config::{ELECTION, MILLIS, Profile, SPACE_ENOUGH, SPACE_LOW, SimConfig, TICK};
-pub use controllers::{Controller, Embedded, Everything, Seat, Told, Wish, run_controllers};
+pub use controllers::{Controller, Embedded, Everything, Promise, Seat, Told, Wish, run_controllers};
 pub use marks::{Mark, Marks, REQUIRED};
 pub use recovery::Recovering;
 
