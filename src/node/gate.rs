@@ -49,6 +49,10 @@ impl NodeGate {
         if records.removed.binary_search(&hello.raft_id).is_ok() {
             return Err(Refused::Removed);
         }
+        // Its certificate holds for a while yet, and any raft id can be claimed with it.
+        if records.removed_nodes.contains(&caller.node_id) {
+            return Err(Refused::Removed);
+        }
         hello.support.check(records.cluster.version).map_err(Refused::ClusterVersion)?;
         if records.nodes.is_empty() {
             // A newcomer knows nobody yet: a manager's certificate of this cluster is what it can check.

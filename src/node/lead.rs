@@ -53,7 +53,10 @@ pub(super) struct LeaseWatch {
 
 impl LeaseWatch {
     fn current(&mut self) -> Option<(Lease, Instant)> {
-        let lease = self.status.borrow_and_update().lease?;
+        // The clock is read while nobody can publish: a lease that is over here is over for whoever renews it, who then wakes
+        // this watch (`Effect::Status` in `tasks`).
+        let told = self.status.borrow_and_update();
+        let lease = told.lease?;
         let until = self.began + Duration::from_nanos(lease.until.0);
         (until > Instant::now()).then_some((lease, until))
     }

@@ -33,7 +33,7 @@ use crate::config;
 use crate::membership::{OperatorInfo, Rule};
 
 /// How long one that is not known here is looked for among what others have acknowledged.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks at whose time is over.
 const LOOK: Duration = Duration::from_secs(1);
 /// Longest life of an operator that ends by itself, seconds.

@@ -127,7 +127,13 @@ impl Service {
     ) -> Result<Result<api::ReadDone, usize>, Failure> {
         let reader = self.store()?.reader;
         if looking::is_short(&range) {
-            return self.looking.one(reader, range, place).await;
+            let looked = tokio::time::timeout_at(until, self.looking.one(reader, range, place)).await;
+            return looked.unwrap_or_else(|_elapsed| {
+                Err(fail(
+                    api::Code::Deadline,
+                    "this manager's disk did not answer a read in time. Nothing was done; ask another manager",
+                ))
+            });
         }
         let mut next: Option<Box<Begun>> = None;
         let mut under_way: Option<OwnedSemaphorePermit> = None;

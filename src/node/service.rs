@@ -13,8 +13,9 @@ use quorate_core::command::{Command, CommandKind, Request};
 use quorate_core::consensus::io::{Origin, RaftRole, Records, Status};
 use quorate_core::id::RaftId;
 use quorate_core::membership::plan::SeatTimes;
+use quorate_core::membership::record::NodeRecord;
 use quorate_core::ports::{Staging, StateReader, StoreError};
-use quorate_core::state::check_txn;
+use quorate_core::state::{check_txn, read};
 use quorate_core::txn::{Txn, TxnResult};
 use quorate_core::user;
 use quorate_transport::api::{self, request, response};
@@ -29,6 +30,7 @@ use super::fence::Incarnations;
 use super::gate::{Asker, Who};
 use super::keepers::Space;
 use super::looking::Looking;
+use super::operators::PATIENCE;
 use super::reach::Reach;
 use super::readiness::Pulse;
 use super::reading::Past;
@@ -455,13 +457,41 @@ impl Service {
     pub(super) async fn identify(&self, caller: &Caller, kind: &request::Kind) -> Result<Asker, Failure> {
         let who = match (caller.plane, caller.role) {
             (Plane::Local, _) => return Ok(self.local_asker(Some(kind))),
-            (Plane::Peer, _) => Who::Manager,
+            (Plane::Peer, _) => {
+                self.member(caller, kind).await?;
+                Who::Manager
+            }
             (Plane::Client, CertRole::Operator) => {
                 return self.operator_asker(caller.node_id, &caller.key_digest).await.map(Asker::here);
             }
             (Plane::Client, CertRole::Manager | CertRole::Worker) | (Plane::Join, _) => Who::Node(caller.node_id),
         };
         Ok(Asker::here(who))
+    }
+
+    /// Whether who is on the plane of peers is a manager of this cluster by its record, as it is known here or as it was
+    /// acknowledged anywhere: a connection outlives a removal, and a certificate does, too.
+    async fn member(&self, caller: &Caller, kind: &request::Kind) -> Result<(), Failure> {
+        let fits = |record: &NodeRecord| {
+            record.key_digest == caller.key_digest.as_slice()
+                && record.raft().is_some()
+                && record.raft() == caller.raft_id
+        };
+        {
+            let records = self.records.borrow();
+            if records.nodes.is_empty() {
+                // A newcomer, who knows nobody yet, leads nothing: nobody who means well passes anything on to it.
+                let acts = matches!(kind, request::Kind::Command(_) | request::Kind::PassedOn(_));
+                return if acts { Err(no_member()) } else { Ok(()) };
+            }
+            if records.nodes.get(caller.node_id).is_some_and(fits) {
+                return Ok(());
+            }
+        }
+        self.router.read_index(Instant::now() + PATIENCE).await?;
+        let (reader, id) = (self.store()?.reader, caller.node_id);
+        let found = blocking(move || read::node(&*reader.view(), id).map_err(|error| broken(&error))).await?;
+        if found.as_ref().is_some_and(fits) { Ok(()) } else { Err(no_member()) }
     }
 
     /// What people call the manager with this raft id.
@@ -471,8 +501,13 @@ impl Service {
     }
 }
 
+fn no_member() -> Failure {
+    let why = "the cluster has no record of this manager under this identity and raft id: it was removed or demoted. Nothing was done";
+    fail(api::Code::Denied, why)
+}
+
 /// A node's name, or its id when it has none.
-pub(super) fn display_name(node: &quorate_core::membership::record::NodeRecord) -> String {
+pub(super) fn display_name(node: &NodeRecord) -> String {
     if node.name.is_empty() { node.node_id().unwrap_or_default().to_string() } else { node.name.clone() }
 }
 

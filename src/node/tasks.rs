@@ -296,9 +296,9 @@ impl ConsensusTask {
                 Effect::Status(status) => {
                     // Everybody may look at it; who waits for a change is woken where something has turned, not for every
                     // entry that is committed.
-                    let now = self.now();
+                    // (The clock is read where nobody can look: a lease that a watcher found over must be over here, too.)
                     self.hands.status.send_if_modified(|told| {
-                        let turned = status.is_a_turn_from(told, now);
+                        let turned = status.is_a_turn_from(told, self.now());
                         *told = status;
                         turned
                     });

@@ -266,6 +266,11 @@ enum Door {
 
 impl Door {
     async fn ask(&self, kind: Kind) -> response::Kind {
+        self.try_ask(kind).await.expect("an answer")
+    }
+
+    /// None when the connection is not there any more.
+    async fn try_ask(&self, kind: Kind) -> Option<response::Kind> {
         let patience = Duration::from_secs(20);
         let request = api::Request { deadline_ms: 10_000, kind: Some(kind) };
         let body: Bytes = request.encode_to_vec().into();
@@ -274,7 +279,8 @@ impl Door {
             Self::Local(connection) => connection.request(body, patience).await,
             Self::Peer(endpoint, peer) => endpoint.peers().request(*peer, body, patience).await,
         };
-        api::Response::decode(answer.expect("an answer")).unwrap().kind.expect("a kind that is known here")
+        let answer = api::Response::decode(answer.ok()?).unwrap();
+        Some(answer.kind.expect("a kind that is known here"))
     }
 }
 
@@ -313,6 +319,13 @@ impl Handler for Mute {
 
 /// The peer plane, with the identity of a manager that is not running, to the manager with raft id 1.
 async fn peer(directory: &Path, address: &str) -> Endpoint {
+    let endpoint = knock(directory, address, RaftId(quorate::inspect(directory).unwrap().raft_id));
+    eventually("the peer plane is there", || async { (!endpoint.peers().connected().is_empty()).then_some(()) }).await;
+    endpoint
+}
+
+/// The same on its way, claiming this raft id.
+fn knock(directory: &Path, address: &str, raft_id: RaftId) -> Endpoint {
     let inspected = quorate::inspect(directory).unwrap();
     let identity = Arc::new(Identity::load(&directory.join("node.id")).unwrap());
     let lineage = inspected.lineage.iter().map(|id| id.parse().unwrap()).collect();
@@ -320,7 +333,7 @@ async fn peer(directory: &Path, address: &str) -> Endpoint {
         cluster_id: identity.subject().cluster,
         lineage: Lineage(lineage),
         node_id: identity.subject().node_id,
-        raft_id: RaftId(inspected.raft_id),
+        raft_id,
         store_id: Some(inspected.store_id.parse::<StoreId>().unwrap()),
         protocol_min: PROTOCOL_MIN,
         protocol_max: PROTOCOL_MAX,
@@ -339,7 +352,6 @@ async fn peer(directory: &Path, address: &str) -> Endpoint {
     };
     let endpoint = Endpoint::bind(config).unwrap();
     endpoint.set_peers(vec![PeerAddress { raft_id: RaftId(1), node_id: None, addresses: vec![address.to_owned()] }]);
-    eventually("the peer plane is there", || async { (!endpoint.peers().connected().is_empty()).then_some(()) }).await;
     endpoint
 }
 
@@ -494,4 +506,35 @@ async fn one_that_may_only_look_looks_everywhere_and_changes_nothing_through_any
     // The record of a node is no key: nothing is under its name.
     assert!(writer.kv().get(NodeRecord::key(NodeId::from_bytes([0; 16]))).await.unwrap().is_none());
     cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_manager_speaks_for_nobody_and_gets_in_under_no_raft_id() {
+    // Given the identity of a manager, which may pass on what an operator asks,
+    let mut cluster = Cluster::of(3).await;
+    cluster.lead_by(0).await;
+    let address = cluster.node(0).address().to_string();
+    cluster.kill(2).await;
+    let directory = cluster.members[2].directory.clone();
+    let operator = Bytes::copy_from_slice(cluster.operator().subject().node_id.as_bytes());
+    let inner = api::Request { deadline_ms: 5_000, kind: Some(Kind::TokenList(api::TokenList {})) };
+    let passed = || {
+        let behalf = api::Behalf { role: "operator".into(), id: operator.clone(), of: "token_list".into() };
+        Kind::PassedOn(api::PassedOn { behalf: Some(behalf), request: inner.encode_to_vec().into() })
+    };
+    let door = Door::Peer(peer(&directory, &address).await, RaftId(1));
+    assert_eq!(verdict(&door.ask(passed()).await), 'y');
+    // when that manager is removed
+    cluster.any().client().nodes().remove("m3").forced().await.unwrap();
+    // then nothing of it is taken on the connection that it had,
+    let denied = || async { door.try_ask(passed()).await.is_none_or(|answer| verdict(&answer) == '.').then_some(()) };
+    eventually("its record is gone", denied).await;
+    // and no other one is accepted: not under a raft id that is still to be given to somebody, nor under its old one.
+    for raft_id in [u64::MAX, 4, quorate::inspect(&directory).unwrap().raft_id] {
+        let endpoint = knock(&directory, &address, RaftId(raft_id));
+        let refused = || async { endpoint.peers().last_failure(RaftId(1)) };
+        let why = eventually("it is refused", refused).await;
+        assert!(matches!(why, ConnectError::Refused { refused: Refused::Removed, .. }), "as {raft_id}: {why:?}");
+        assert!(endpoint.peers().connected().is_empty());
+    }
 }

@@ -19,10 +19,12 @@ impl Records {
     /// # Errors
     /// Those of the store.
     pub fn read(view: &dyn StateRead) -> StoreResult<Self> {
+        let removed = read::removed(view)?;
         Ok(Self {
             cluster: read::cluster(view)?.unwrap_or_default(),
             nodes: read::nodes(view)?.into(),
-            removed: read::removed(view)?.into_iter().collect(),
+            removed: removed.keys().copied().collect(),
+            removed_nodes: removed.into_values().flatten().collect(),
             operators: read::operators(view)?,
             recovery: read::recovery(view)?,
             keyring: read::keyring(view)?.into(),
@@ -57,6 +59,7 @@ impl Records {
                 records.operators.set(id, read::operator(view, id)?);
             } else if let Some(id) = Section::Removed.strip(key).and_then(|id| <[u8; 8]>::try_from(&id[..]).ok()) {
                 let id = RaftId(u64::from_be_bytes(id));
+                records.removed_nodes.extend(read::removed_with(view, id)?);
                 let taken = read::is_removed(view, id)?;
                 match records.removed.binary_search(&id) {
                     Ok(at) if !taken => {
