@@ -64,7 +64,9 @@ fn a_manager_looks_at_its_machine_and_at_the_ways_to_and_from_the_others() {
     assert_eq!(paths.len(), 4, "{paths:?}");
     for between in ["from n1 to n2", "from n2 back to n1", "from n1 to n3", "from n3 back to n1"] {
         let path = paths.iter().find(|path| what(path).contains(between)).unwrap_or_else(|| panic!("{paths:?}"));
-        assert!(path["ok"] == true && what(path).contains("packets of 1"), "{path}");
+        let carried = what(path).split_once("packets of ").and_then(|(_, rest)| rest.split_once(' '));
+        let bytes: u32 = carried.unwrap_or_else(|| panic!("{path}")).0.parse().unwrap();
+        assert!(path["ok"] == true && bytes >= 1_200, "{path}");
     }
     let clocks = about(&said, "clock");
     assert!(clocks.len() == 2 && clocks.iter().all(|clock| clock["ok"] == true), "{clocks:?}");
