@@ -180,7 +180,7 @@ fn a_command_whose_holder_is_stopped_is_gone_before_the_next_one_has_the_lock() 
     let place = tempfile::tempdir().unwrap();
     let node = &managers(place.path(), 1)[0];
     let under = |script: &str| {
-        Beside::start(&["--data-dir", node.dir(), "lock", "job", "--ttl", "6s", "--", "sh", "-c", script])
+        Beside::start(&["--data-dir", node.dir(), "lock", "job", "--ttl", "12s", "--", "sh", "-c", script])
     };
     let leases = || on(node, &["lease", "list", "--json"]).exits(0).json()["leases"].as_array().unwrap().len();
     for trap in ["", "trap '' TERM; "] {

@@ -271,7 +271,7 @@ impl Node {
         let current = self.inner.current.borrow().clone();
         match current {
             #[cfg(feature = "manager")]
-            Some(Runtime::Manager(manager)) => manager.service.node_report(),
+            Some(Runtime::Manager(manager)) => manager.service.node_report(gate::Who::Local),
             Some(Runtime::Worker(worker)) => worker.report(),
             None => NodeReport {
                 id: self.inner.prepared.node_id.clone(),

@@ -255,7 +255,7 @@ impl Service {
                 self.enrol(node, enrol, until).await.map(response::Kind::Enrol)
             }
             request::Kind::NodeReport(_) => {
-                Ok(response::Kind::NodeReport(api::NodeReportDone { json: json(&self.node_report())? }))
+                Ok(response::Kind::NodeReport(api::NodeReportDone { json: json(&self.node_report(asker.who))? }))
             }
             request::Kind::AssignmentsWrite(write) => {
                 self.assign(asker, write.request, until).await.map(response::Kind::AssignmentsWrite)

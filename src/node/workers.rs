@@ -9,6 +9,7 @@ use quorate_core::membership::work::{ItemStatus, ReportRecord};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::changes::Changes;
+use super::gate::Who;
 use super::presence::{self, Judged, Told};
 use super::reports::{self, Said, Settled};
 use super::service::{Service, blocking, broken, display_name};
@@ -158,8 +159,9 @@ async fn own_statuses(service: Arc<Service>) {
 }
 
 impl Service {
-    /// What this manager says of itself.
-    pub(super) fn node_report(&self) -> NodeReport {
+    /// What this manager says of itself: to other nodes less than to operators.
+    pub(super) fn node_report(&self, to: Who) -> NodeReport {
+        let of_a_node = matches!(to, Who::Node(_));
         let set = self.workers.work.current();
         let name = self.records.borrow().nodes.get(self.facts.node()).map(display_name);
         NodeReport {
@@ -170,9 +172,9 @@ impl Service {
             session: None,
             assignments_revision: set.known.then_some(set.revision),
             assignments_stale: set.stale,
-            items: set.items.keys().cloned().collect(),
+            items: if of_a_node { Vec::new() } else { set.items.keys().cloned().collect() },
             trouble: String::new(),
-            key: self.store().ok().and_then(|store| Some(store.keys?.report())),
+            key: if of_a_node { None } else { self.store().ok().and_then(|store| Some(store.keys?.report())) },
         }
     }
 }

@@ -414,6 +414,16 @@ async fn every_request_is_answered_to_whom_it_is_meant_for_and_denied_to_everybo
         .collect();
     assert_eq!(words.len(), listed.len());
     assert!(words.iter().all(|word| listed.contains(word)), "{words:?}");
+    // What a manager says of its key and its items it says to no other node.
+    let report = async |door: &Door| {
+        let response::Kind::NodeReport(done) = door.ask(Kind::NodeReport(api::NodeReport {})).await else {
+            unreachable!()
+        };
+        serde_json::from_slice::<serde_json::Value>(&done.json).unwrap()
+    };
+    assert!(report(&doors[0].0).await["key"].is_object());
+    let to_a_node = report(&doors[4].0).await;
+    assert!(!to_a_node["key"].is_object() && to_a_node["items"] == serde_json::json!([]), "{to_a_node}");
     // Nobody but a manager speaks for others, and none for a manager or in the name of who does not count.
     let behalf = |role: &str, id: Bytes| Some(api::Behalf { role: role.into(), id, of: "token_list".into() });
     let inner: Bytes =
