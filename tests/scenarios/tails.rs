@@ -8,14 +8,17 @@ use quorate::{inspect, inspect_configurations};
 use quorate_core::command::{Batch, Command, CommandKind, Request};
 use quorate_core::consensus::guard::{Guard, payload};
 use quorate_core::consensus::io::Records;
-use quorate_core::id::{LogIndex, RaftId, Term};
+use quorate_core::id::{ClusterId, LogIndex, RaftId, Term};
+use quorate_core::keyring::{SealedRecord, named_key};
+use quorate_core::keyspace::Section;
 use quorate_core::log::{Configuration, EntryKind, HardState, LogEntry};
 use quorate_core::membership::plan::{SeatChange, SeatStep};
 use quorate_core::ports::{LogBatch, OpenStore};
 use quorate_core::state::contract::{Committed, Payload};
 use quorate_core::state::{Machine, read};
-use quorate_core::txn::{Put, Txn};
+use quorate_core::txn::{Put, Range, Txn};
 use quorate_core::user;
+use quorate_storage::{BarrierKey, SealingPair};
 use quorate_transport::{CertSubject, ClusterCa, Identity};
 
 use crate::recovery::{WRITES, all_killed, alone, holds, odd_everywhere, recover};
@@ -305,13 +308,28 @@ async fn at_a_new_address_it_still_tells_the_lost_managers() {
     cluster.stop().await;
 }
 
-/// The cluster's CA as its record holds it.
+/// Of what a node is, the seed of the key pair that its copies of the barrier's keys are sealed to.
 #[derive(Clone, PartialEq, prost::Message)]
-struct CaRecord {
-    #[prost(bytes = "bytes", tag = "1")]
-    certificate: Bytes,
-    #[prost(bytes = "bytes", tag = "2")]
-    key: Bytes,
+struct SealingSeed {
+    #[prost(bytes = "bytes", tag = "12")]
+    seed: Bytes,
+}
+
+/// The cluster's CA, opened as the manager of this store opens it.
+fn ca_of(store: &OpenStore, cluster: &ClusterId) -> ClusterCa {
+    let view = store.state.reader().view();
+    let key = Section::Identity.key(b"ca");
+    let range = Range { key: key.clone(), ..Default::default() };
+    let value = read::range(&*view, &range).unwrap().entries.remove(0).value;
+    let id = named_key(&key, &value).unwrap().unwrap();
+    let SealedRecord { clear, sealed } = SealedRecord::decode(value).unwrap();
+    let SealingSeed { seed } = SealingSeed::decode(store.meta.get("node").unwrap().unwrap()).unwrap();
+    let pair = SealingPair::from_seed(&seed[..].try_into().unwrap());
+    let keyring = read::keyring(&*view).unwrap();
+    let copy = keyring.key(id).unwrap().copy_for(pair.public()).unwrap();
+    let barrier = BarrierKey::from_copy(id, cluster.as_bytes(), &pair, &copy.sealed).unwrap();
+    let secret = barrier.open(cluster.as_bytes(), &key, &sealed).unwrap();
+    ClusterCa::from_parts(&clear, &secret).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -322,13 +340,7 @@ async fn a_certificate_that_ran_out_meanwhile_is_renewed() {
     let file = directory.join("node.id");
     let identity = Identity::load(&file).unwrap();
     let store = open(&directory);
-    let view = store.state.reader().view();
-    let key = quorate_core::keyspace::Section::Identity.key(b"ca");
-    let range = quorate_core::txn::Range { key, ..Default::default() };
-    let record = read::range(&*view, &range).unwrap().entries.remove(0);
-    let record = CaRecord::decode(record.value).unwrap();
-    let ca = ClusterCa::from_parts(&record.certificate, &record.key).unwrap();
-    drop(view);
+    let ca = ca_of(&store, &identity.subject().cluster);
     drop(store);
     let CertSubject { cluster: id, node_id, role } = identity.subject().named();
     let day = std::time::Duration::from_secs(24 * 3600);
