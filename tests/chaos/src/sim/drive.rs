@@ -138,7 +138,8 @@ impl World {
             return;
         }
         self.report.crashes += 1;
-        self.report.lost_batches += member.disk.unsynced().saturating_sub(keep) as u64;
+        let keep = keep.min(member.disk.unsynced());
+        self.report.lost_batches += (member.disk.unsynced() - keep) as u64;
         member.disk.crash(keep);
         member.boot += 1;
         self.checks_of(id).crashed(id);
@@ -337,9 +338,9 @@ impl World {
         });
         if changed {
             self.trace.line(self.now, || {
+                let role = status.role.map_or_else(|| "nothing".to_owned(), |role| format!("{role:?}"));
                 format!(
-                    "{id} is {:?} term {} leader {:?} commit {} lease {:?} voters {:?} after {:?} learners {:?}",
-                    status.role,
+                    "{id} is {role} term {} leader {:?} commit {} lease {:?} voters {:?} after {:?} learners {:?}",
                     status.term,
                     status.leader.map(|leader| leader.0),
                     status.commit,
