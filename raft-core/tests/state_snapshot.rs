@@ -276,6 +276,6 @@ fn a_founding_that_contradicts_itself_is_refused() {
     assert!(malformed.iter().all(|refusal| matches!(refusal, Refusal::Malformed { .. })), "{malformed:?}");
     let duplicate = with(|f| f.records = vec![(key("a"), Bytes::new()), (key("a"), Bytes::new())]);
     assert!(matches!(duplicate, Refusal::DuplicateKey { .. }));
-    let large = with(|f| f.records[0].1 = vec![0; VALUE_BYTES_MAX + 1].into());
-    assert!(matches!(large, Refusal::Limit { limit: "VALUE_BYTES_MAX", .. }));
+    let large = with(|f| f.records[0].1 = vec![0; RECORD_BYTES_MAX + 1].into());
+    assert!(matches!(large, Refusal::Limit { limit: "RECORD_BYTES_MAX", .. }));
 }
