@@ -14,7 +14,7 @@ const LEADERS_WANTED: (u64, u64) = (85, 200);
 /// How long the quorum is away: longer than the shorter deadlines of the clients.
 const DARK: Duration = Duration::from_millis(2_500);
 /// Operations acknowledged while one is away: enough entries to leave the log window behind.
-const AWAY: u64 = 800;
+const AWAY: u64 = 2_500;
 
 /// Rounds until so many were killed, or the time is over.
 pub(super) async fn all(world: &mut World) -> Done {
