@@ -309,6 +309,6 @@ fn the_records_of_the_cluster_and_its_nodes_are_read_from_a_view() {
     assert_eq!(read::nodes(&*view).unwrap(), [founding().node, record.clone()]);
     assert_eq!(read::node(&*view, second).unwrap(), Some(record));
     assert_eq!(read::node(&*view, NodeId::from_bytes([3; 16])).unwrap(), None);
-    assert_eq!(read::removed(&*view).unwrap().len(), 1);
+    assert_eq!(read::removed(&*view).unwrap().ids().count(), 1);
     assert_eq!(read::cluster(&Store::default()).unwrap(), None);
 }

@@ -17,6 +17,7 @@ use proptest::prelude::*;
 use quorate_core::consensus::io::Records;
 use quorate_core::id::{NodeId, RaftId};
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
+use quorate_core::membership::removed;
 use quorate_core::membership::work::{AssignmentRecord, LivenessRecord, ReportRecord, forget};
 use quorate_core::state::read;
 use quorate_core::txn::{Delete, Op, Put};
@@ -36,7 +37,10 @@ fn deleted(key: Bytes) -> Op {
 fn operation() -> impl Strategy<Value = Op> {
     (0u8..6, 0u8..4, any::<u8>()).prop_map(|(what, n, value)| match what {
         0 => deleted(NodeRecord::key(node(n))),
-        1 => written(read::removed_key(RaftId(u64::from(n))), Bytes::from_static(b"why")),
+        1 => written(
+            read::removed_key(RaftId(u64::from(n))),
+            if value.is_multiple_of(2) { removed::mark(node(n)) } else { Bytes::from_static(b"why") },
+        ),
         2 => deleted(read::removed_key(RaftId(u64::from(n)))),
         3 => {
             let cluster = ClusterRecord { next_raft_id: u64::from(value), ..ClusterRecord::default() };

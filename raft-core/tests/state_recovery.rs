@@ -257,7 +257,7 @@ fn what_the_tail_writes_about_managers_and_lineage_does_not_outlive_the_recovery
     assert_eq!(records.lineage().current(), Some(INCARNATION));
     assert_eq!(records.by_raft_id(RaftId(1)).unwrap().name, "n1");
     assert_eq!(records.nodes.iter().filter(|node| node.lost).count(), 3);
-    assert_eq!(records.removed, [2, 3, 4].map(RaftId));
+    assert_eq!(records.removed.ids().collect::<Vec<_>>(), [2, 3, 4].map(RaftId));
     assert!(records.cluster.next_raft_id >= 9 + COUNTER_JUMP);
 }
 

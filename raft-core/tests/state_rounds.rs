@@ -297,7 +297,7 @@ fn records_and_configurations_that_change_are_told() {
     assert!(!changed(&mut member, void));
     let status = member.machine.status().clone();
     assert_eq!(status.configuration.voters.iter().map(|id| id.0).collect::<Vec<_>>(), [1, 2, 3], "sorted");
-    assert_eq!(read::removed(&*member.store.view()).unwrap().into_keys().map(|id| id.0).collect::<Vec<_>>(), [3]);
+    assert_eq!(read::removed(&*member.store.view()).unwrap().ids().map(|id| id.0).collect::<Vec<_>>(), [3]);
     member.check();
 }
 

@@ -126,7 +126,7 @@ fn known_managers(facts: &Facts, records: &Records) -> Vec<RaftId> {
         records.nodes.iter().filter_map(NodeRecord::raft).collect()
     };
     let own = facts.raft();
-    listed.into_iter().filter(|id| *id != own && records.removed.binary_search(id).is_err()).collect()
+    listed.into_iter().filter(|id| *id != own && !records.removed.contains(id)).collect()
 }
 
 /// Tells the managers that a recovery left behind that they are: they may know none of the addresses at which they could

@@ -46,11 +46,11 @@ impl NodeGate {
         if hello.raft_id == RaftId(0) {
             return Err(Refused::NotAMember);
         }
-        if records.removed.binary_search(&hello.raft_id).is_ok() {
+        if records.removed.contains(&hello.raft_id) {
             return Err(Refused::Removed);
         }
         // Its certificate holds for a while yet, and any raft id can be claimed with it.
-        if records.removed_nodes.contains(&caller.node_id) {
+        if records.removed.contains_node(caller.node_id) {
             return Err(Refused::Removed);
         }
         hello.support.check(records.cluster.version).map_err(Refused::ClusterVersion)?;

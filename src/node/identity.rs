@@ -45,7 +45,7 @@ pub(super) async fn keep_identity(
         let current = records.borrow_and_update().clone();
         // What the log burnt before a recovery from this very store is taken back by the end of that recovery.
         let recovering = current.recovery.begun.is_some();
-        if !recovering && current.removed.binary_search(&facts.raft()).is_ok() {
+        if !recovering && current.removed.contains(&facts.raft()) {
             break StopReason::Removed;
         }
         // The managers that were known at the start, and those that are recorded now.
@@ -103,7 +103,7 @@ fn signed(
     terms: Terms,
 ) -> Result<Option<Identity>, StartError> {
     let known = Records::read(state)?;
-    let removed = known.removed.binary_search(&facts.raft()).is_ok();
+    let removed = known.removed.contains(&facts.raft());
     // Who is none, or none any more, has no copies of the barrier's keys either.
     let opens = known.by_raft_id(facts.raft()).is_some_and(|own| known.keyring.opens(own));
     if removed || !opens {

@@ -322,7 +322,7 @@ impl Service {
 /// as its record does.
 fn left_behind(record: &NodeRecord, records: &Records, store: Option<StoreId>) -> bool {
     let Some(raft_id) = record.raft() else { return record.lost || record.role == i32::from(Role::Manager) };
-    let burnt = records.removed.binary_search(&raft_id).is_ok();
+    let burnt = records.removed.contains(&raft_id);
     let other_store = record.store().is_some() && record.store() != store;
     record.lost || burnt || other_store
 }

@@ -41,7 +41,7 @@ pub(super) async fn keep_peers(
             .nodes
             .members()
             .filter(|node| node.raft_id != 0 && node.raft_id != facts.raft_id)
-            .filter(|node| current.removed.binary_search(&RaftId(node.raft_id)).is_err())
+            .filter(|node| !current.removed.contains(&RaftId(node.raft_id)))
             .map(|node| KnownManager {
                 raft_id: node.raft_id,
                 node_id: node.id.clone(),

@@ -26,7 +26,7 @@ impl Consensus {
         if on(Mutant::TermIgnored) && message.term > 0 && message.term < self.raw.raft.term {
             message.term = self.raw.raft.term;
         }
-        if self.records.removed.binary_search(&RaftId(message.from)).is_ok() {
+        if self.records.removed.contains(&RaftId(message.from)) {
             return;
         }
         if self.installing.is_some() {

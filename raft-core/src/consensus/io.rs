@@ -3,18 +3,18 @@
 //! Owns plain types only: closed enums, matched in full by whoever drives the machine. Called by the node's consensus
 //! task and by the simulator.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::command::Command;
-use crate::id::{LeaseId, Lineage, LogIndex, NodeId, RaftId, Revision};
+use crate::id::{LeaseId, Lineage, LogIndex, RaftId, Revision};
 use crate::keyring::KeyringRecord;
 use crate::log::LogEntry;
 use crate::membership::nodes::Nodes;
 use crate::membership::operators::Operators;
 use crate::membership::record::{ClusterRecord, NodeRecord};
+use crate::membership::removed::Removed;
 use crate::ports::{LogBatch, LogReset, StagedId, StoreError};
 use crate::state::contract::{ApplyError, Committed, LeaseChange, RecoveryStatus, StateStatus};
 
@@ -45,10 +45,8 @@ pub struct Records {
     pub cluster: ClusterRecord,
     /// Every node.
     pub nodes: Nodes,
-    /// Raft ids taken from their nodes for ever, ascending.
-    pub removed: Vec<RaftId>,
-    /// Managers that were removed, which get in under no raft id any more.
-    pub removed_nodes: BTreeSet<NodeId>,
+    /// Raft ids taken from their nodes for ever, and managers that were removed.
+    pub removed: Removed,
     /// Who may administer the cluster, or look.
     pub operators: Operators,
     /// The last force-new-cluster.

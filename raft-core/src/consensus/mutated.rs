@@ -53,14 +53,14 @@ impl Consensus {
             return Vec::new();
         }
         let to = |id: &RaftId| eraftpb::Message { to: id.0, ..message.clone() };
-        self.records.removed.iter().map(to).collect()
+        self.records.removed.ids().map(|id| to(&id)).collect()
     }
 
     /// Takes the vote of a removed manager for that of another one.
     pub(super) fn take_for_another(&self, message: &mut eraftpb::Message) {
         let vote =
             matches!(message.msg_type(), MessageType::MsgRequestVoteResponse | MessageType::MsgRequestPreVoteResponse);
-        let removed = self.records.removed.binary_search(&RaftId(message.from)).is_ok();
+        let removed = self.records.removed.contains(&RaftId(message.from));
         if let Some(other) = self.configuration.voters.iter().rfind(|id| **id != self.config.id)
             && vote
             && removed

@@ -19,12 +19,10 @@ impl Records {
     /// # Errors
     /// Those of the store.
     pub fn read(view: &dyn StateRead) -> StoreResult<Self> {
-        let removed = read::removed(view)?;
         Ok(Self {
             cluster: read::cluster(view)?.unwrap_or_default(),
             nodes: read::nodes(view)?.into(),
-            removed: removed.keys().copied().collect(),
-            removed_nodes: removed.into_values().flatten().collect(),
+            removed: read::removed(view)?,
             operators: read::operators(view)?,
             recovery: read::recovery(view)?,
             keyring: read::keyring(view)?.into(),
@@ -59,15 +57,7 @@ impl Records {
                 records.operators.set(id, read::operator(view, id)?);
             } else if let Some(id) = Section::Removed.strip(key).and_then(|id| <[u8; 8]>::try_from(&id[..]).ok()) {
                 let id = RaftId(u64::from_be_bytes(id));
-                records.removed_nodes.extend(read::removed_with(view, id)?);
-                let taken = read::is_removed(view, id)?;
-                match records.removed.binary_search(&id) {
-                    Ok(at) if !taken => {
-                        records.removed.remove(at);
-                    }
-                    Err(at) if taken => records.removed.insert(at, id),
-                    Ok(_) | Err(_) => {}
-                }
+                records.removed.set(id, read::removed_mark(view, id)?.as_deref());
             }
         }
         Ok(records)

@@ -113,7 +113,7 @@ impl Consensus {
                 && self.installing.is_none()
                 && inbound::is_sound(message)
                 && is_sound(message.get_snapshot())
-                && self.records.removed.binary_search(&from).is_err()
+                && !self.records.removed.contains(&from)
         });
         let Some(message) = wanted else {
             self.discard(staged);

@@ -26,7 +26,7 @@ impl Roster {
         let mut roster = Self::default();
         for (position, node) in records.nodes.members().enumerate() {
             let is_manager = node.role == i32::from(Role::Manager);
-            let burnt = records.removed.binary_search(&RaftId(node.raft_id)).is_ok();
+            let burnt = records.removed.contains(&RaftId(node.raft_id));
             if node.lost || burnt {
                 continue;
             }

@@ -11,6 +11,7 @@ pub mod operators;
 pub mod plan;
 pub mod quorum;
 pub mod record;
+pub mod removed;
 pub mod settle;
 pub mod upgrade;
 pub mod wish;

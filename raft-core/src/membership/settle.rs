@@ -12,8 +12,9 @@ use crate::id::{NodeId, RaftId};
 use crate::keyspace::Section;
 use crate::log::Configuration;
 use crate::membership::record::{NodeRecord, Role};
+use crate::membership::removed;
 use crate::membership::work::AssignmentRecord;
-use crate::state::read::{self, removed_key};
+use crate::state::read::removed_key;
 use crate::txn::{Compare, Delete, Op, Operand, Put, Relation, Txn};
 
 /// Why a record is changed.
@@ -104,34 +105,19 @@ fn unchanged(node: &NodeRecord, id: NodeId) -> Compare {
     Compare::new(NodeRecord::key(id), Relation::Equal, Operand::Value(node.to_bytes()))
 }
 
-fn burn(id: RaftId, why: Burnt) -> Op {
-    Put { key: removed_key(id), value: why.to_bytes(), ..Put::default() }.into()
+/// The mark at the raft id of a manager that went on as a worker.
+const DEMOTED: Bytes = Bytes::from_static(b"demoted");
+
+fn burn(id: RaftId, mark: Bytes) -> Op {
+    Put { key: removed_key(id), value: mark, ..Put::default() }.into()
 }
 
 fn change(node: &NodeRecord, why: Settled, record: &NodeRecord, burnt: Option<RaftId>) -> Option<RecordChange> {
     let id = node.node_id()?;
     let put = Put { key: NodeRecord::key(id), value: record.to_bytes(), ..Put::default() }.into();
-    let burn = burnt.map(|id| burn(id, Burnt::Demoted));
+    let burn = burnt.map(|id| burn(id, DEMOTED));
     let then = std::iter::once(put).chain(burn).collect();
     Some(RecordChange { node: id, why, txn: Txn { compares: vec![unchanged(node, id)], then, ..Txn::default() } })
-}
-
-/// Why a raft id was taken from its node for ever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Burnt {
-    /// Its node went on as a worker.
-    Demoted,
-    /// This node was removed, and gets in under no other raft id either.
-    Removed(NodeId),
-}
-
-impl Burnt {
-    fn to_bytes(self) -> Bytes {
-        match self {
-            Self::Demoted => Bytes::from_static(b"demoted"),
-            Self::Removed(id) => read::removed_mark(id),
-        }
-    }
 }
 
 /// The record goes, with everything that is said of the node elsewhere.
@@ -142,7 +128,7 @@ fn remove(node: &NodeRecord) -> Option<RecordChange> {
     // What its items refer to must not be in use for ever.
     let (key, end) = AssignmentRecord::range(id);
     let deletes = deletes.into_iter().chain([Delete { key, end, previous: false }.into()]);
-    let burn = node.raft().map(|raft_id| burn(raft_id, Burnt::Removed(id)));
+    let burn = node.raft().map(|raft_id| burn(raft_id, removed::mark(id)));
     let then = deletes.into_iter().chain(burn).collect();
     let txn = Txn { compares: vec![unchanged(node, id)], then, ..Txn::default() };
     Some(RecordChange { node: id, why: Settled::Removed, txn })
@@ -182,7 +168,7 @@ mod tests {
         let record = NodeRecord { role: Role::Worker.into(), raft_id: 0, store_id: Bytes::new(), ..manager(2, 0) };
         let expected: [Op; 2] = [
             Put { key: NodeRecord::key(node.node_id().unwrap()), value: record.to_bytes(), ..Put::default() }.into(),
-            burn(RaftId(2), Burnt::Demoted),
+            burn(RaftId(2), DEMOTED),
         ];
         assert_eq!(txn.then, expected);
         assert_eq!(txn.compares, [unchanged(&node, node.node_id().unwrap())]);
@@ -197,7 +183,7 @@ mod tests {
         assert_eq!(settled(&node, &[1, 7]), None);
         let (why, txn) = settled(&node, &[1]).unwrap();
         assert_eq!((why, txn.then.len()), (Settled::Removed, 5));
-        assert_eq!(txn.then.last(), Some(&burn(RaftId(7), Burnt::Removed(node.node_id().unwrap()))));
+        assert_eq!(txn.then.last(), Some(&burn(RaftId(7), removed::mark(node.node_id().unwrap()))));
         // A worker has none to burn
         let worker = NodeRecord { role: Role::Worker.into(), raft_id: 0, ..node };
         assert_eq!(settled(&worker, &[1]).map(|(why, txn)| (why, txn.then.len())), Some((Settled::Removed, 4)));

@@ -205,7 +205,7 @@ pub fn plan(survivor: &Survivor<'_>) -> Result<Recovery, RecoveryError> {
     let id = node.node_id().unwrap_or_default();
     let recorded = records.nodes.iter().find(|record| record.node_id() == Some(id));
     let moved_on = recorded.is_some_and(|record| record.raft_id != 0 && record.raft_id != own.0);
-    if records.removed.binary_search(&own).is_ok() || moved_on {
+    if records.removed.contains(&own) || moved_on {
         return Err(RecoveryError::Removed(own));
     }
     let listed = configurations::list(&status, &records.recovery, &lineage, &entries);

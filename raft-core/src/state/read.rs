@@ -4,8 +4,6 @@
 //! (ReadIndex). A view is frozen, so everything read from one belongs together. Ranges are read in [`super::ranges`], which
 //! can also be left half-way. Called by request handlers, the consensus machine and the planner's caller.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 
 use crate::command::SilentClient;
@@ -14,6 +12,7 @@ use crate::keyring::KeyringRecord;
 use crate::keyspace::{Section, prefix_end};
 use crate::membership::operators::{OperatorRecord, Operators};
 use crate::membership::record::{ClusterRecord, NodeRecord};
+use crate::membership::removed::Removed;
 use crate::membership::work::{AssignmentRecord, LivenessRecord, ReportRecord};
 use crate::ports::{StateRead, StoreError, StoreResult, Visit};
 use crate::state::check::check_range;
@@ -336,43 +335,23 @@ pub fn removed_key(id: RaftId) -> Bytes {
     Section::Removed.key(&id.0.to_be_bytes())
 }
 
-/// What lies there for a manager that was removed, which is not taken back under another raft id either.
-pub fn removed_mark(node: NodeId) -> Bytes {
-    format!("{REMOVED}{node}").into()
-}
-
-/// The word before the node's id.
-const REMOVED: &str = "removed ";
-
-fn removed_node(mark: &[u8]) -> Option<NodeId> {
-    std::str::from_utf8(mark).ok()?.strip_prefix(REMOVED)?.parse().ok()
-}
-
-/// The node that was removed together with this raft id, if one was.
+/// The mark of `id`, if it was taken from its node for ever.
 ///
 /// # Errors
 /// Those of the store.
-pub fn removed_with(view: &dyn StateRead, id: RaftId) -> StoreResult<Option<NodeId>> {
-    Ok(live_value(view, &removed_key(id))?.and_then(|mark| removed_node(&mark)))
+pub fn removed_mark(view: &dyn StateRead, id: RaftId) -> StoreResult<Option<Bytes>> {
+    live_value(view, &removed_key(id))
 }
 
-/// Whether `id` was taken from its node for ever.
-///
-/// # Errors
-/// Those of the store.
-pub fn is_removed(view: &dyn StateRead, id: RaftId) -> StoreResult<bool> {
-    Ok(view.get(&layout::current_key(&removed_key(id)))?.is_some())
-}
-
-/// Every raft id that was taken from its node for ever, with the node where that was removed.
+/// Every raft id that was taken from its node for ever.
 ///
 /// # Errors
 /// Those of the store; `Corrupt` for a key that is no raft id.
-pub fn removed(view: &dyn StateRead) -> StoreResult<BTreeMap<RaftId, Option<NodeId>>> {
-    let mut removed = BTreeMap::new();
+pub fn removed(view: &dyn StateRead) -> StoreResult<Removed> {
+    let mut removed = Removed::default();
     scan_live(view, &Section::Removed.key(b""), &Section::Removed.end(), &mut |key, mark| {
         let id = key.get(1..).filter(|id| id.len() == 8).and_then(|id| layout::be64(id, 0));
-        removed.insert(RaftId(id.ok_or_else(|| corrupt(key, "no raft id"))?), removed_node(mark.value));
+        removed.set(RaftId(id.ok_or_else(|| corrupt(key, "no raft id"))?), Some(mark.value));
         Ok(Visit::More)
     })?;
     Ok(removed)

@@ -208,7 +208,7 @@ impl World {
             }
         }
         // Who is told that its raft id is burnt ends, or does not hear of it for a while.
-        let burnt: Vec<RaftId> = records.removed.iter().copied().filter(|id| self.is_up(*id)).collect();
+        let burnt: Vec<RaftId> = records.removed.ids().filter(|id| self.is_up(*id)).collect();
         for id in burnt {
             if self.config.churn && self.hearing.chance(900) {
                 continue;
