@@ -6,6 +6,7 @@
 //! `cargo run --release --features cli,testing --example inside -- --callers 1,64,1000`
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that prints what it has measured")]
 
+mod callers;
 #[allow(dead_code, reason = "shared with `quorate bench`, which uses the rest")]
 #[path = "../../src/bin/quorate/bench/load.rs"]
 mod load;
@@ -13,38 +14,20 @@ mod load;
 mod tally;
 
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use quorate::{Client, Node, Outcome, Start};
 
-use load::{Draw, Draws, Keys, Length, Load, Store};
+use callers::{Callers, Told, told};
+use load::{Draw, Store};
 use tally::Failed;
-
-/// Errors are sentences.
-type Told<T> = Result<T, String>;
-
-fn told(error: impl std::fmt::Display) -> String {
-    error.to_string()
-}
 
 #[derive(Debug, Parser)]
 #[command(about = "Measures puts by callers inside the leader's process")]
 struct Options {
-    /// Callers at a time, one load after the other.
-    #[arg(long, value_delimiter = ',', default_value = "1,64,1000")]
-    callers: Vec<usize>,
-    /// Seconds of each that count, after 2 s of warm-up.
-    #[arg(long, default_value_t = 8)]
-    seconds: u64,
-    /// Bytes of a value.
-    #[arg(long, default_value_t = 256)]
-    val_size: usize,
-    /// Different keys.
-    #[arg(long, default_value_t = 100_000)]
-    key_space_size: u64,
+    #[command(flatten)]
+    callers: Callers,
     /// Keep the records of all three stores as they are: what sealing costs is the difference.
     #[arg(long)]
     unsealed: bool,
@@ -66,20 +49,7 @@ impl Store for Inside {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("no runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(run(&options)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("FAILED: {why}");
-            ExitCode::FAILURE
-        }
-    }
+    callers::done(run(&options))
 }
 
 async fn run(options: &Options) -> Told<()> {
@@ -98,22 +68,7 @@ async fn run(options: &Options) -> Told<()> {
         nodes.push(node(name).start(start).await.map_err(told)?);
     }
     let leader = seated(&nodes).await?;
-    for callers in &options.callers {
-        let keys = Keys {
-            prefix: "bench/".into(),
-            width: 8,
-            count: options.key_space_size,
-            sequential: false,
-            next: AtomicU64::new(0),
-        };
-        let draws = Draws::new(keys, options.val_size);
-        let load = |seconds| Load { clients: *callers, length: Length::Time(Duration::from_secs(seconds)), rate: None };
-        let inside = Inside(leader.client());
-        let (inside, _) = load::run(inside, &draws, load(2), 1, Arc::default()).await?;
-        let (_, tally) = load::run(inside, &draws, load(options.seconds), 1, Arc::default()).await?;
-        let summary = tally.summary(&["put"]);
-        println!("{}", serde_json::json!({ "callers": callers, "summary": summary }));
-    }
+    options.callers.load(|| Inside(leader.client())).await?;
     for node in nodes {
         node.shutdown().await;
     }

@@ -7,6 +7,8 @@
 //! `cargo run --release --manifest-path benches/hiqlite/Cargo.toml -- --callers 1,64,1000`
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that prints what it has measured")]
 
+#[path = "../../inside/callers.rs"]
+mod callers;
 #[allow(dead_code, reason = "shared with `quorate bench`, which uses the rest")]
 #[path = "../../../src/bin/quorate/bench/load.rs"]
 mod load;
@@ -15,38 +17,20 @@ mod tally;
 
 use std::net::TcpListener;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use hiqlite::{Client, LogSync, Node, NodeConfig, Param};
 
-use load::{Draw, Draws, Keys, Length, Load, Store};
+use callers::{Callers, Told, told};
+use load::{Draw, Store};
 use tally::Failed;
-
-/// Errors are sentences.
-type Told<T> = Result<T, String>;
-
-fn told(error: impl std::fmt::Display) -> String {
-    error.to_string()
-}
 
 #[derive(Debug, Parser)]
 #[command(about = "Measures puts by callers inside the process of hiqlite's leader")]
 struct Options {
-    /// Callers at a time, one load after the other.
-    #[arg(long, value_delimiter = ',', default_value = "1,64,1000")]
-    callers: Vec<usize>,
-    /// Seconds of each that count, after 2 s of warm-up.
-    #[arg(long, default_value_t = 8)]
-    seconds: u64,
-    /// Bytes of a value.
-    #[arg(long, default_value_t = 256)]
-    val_size: usize,
-    /// Different keys.
-    #[arg(long, default_value_t = 100_000)]
-    key_space_size: u64,
+    #[command(flatten)]
+    callers: Callers,
 }
 
 /// The callers; they share the client of the leader's node.
@@ -65,20 +49,7 @@ impl Store for Inside {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("no runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(run(&options)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("FAILED: {why}");
-            ExitCode::FAILURE
-        }
-    }
+    callers::done(run(&options))
 }
 
 async fn run(options: &Options) -> Told<()> {
@@ -108,21 +79,7 @@ async fn run(options: &Options) -> Told<()> {
     let leader = leading(&clients).await?;
     let table = "CREATE TABLE IF NOT EXISTS bench (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT";
     leader.execute(table, Vec::new()).await.map_err(told)?;
-    for callers in &options.callers {
-        let keys = Keys {
-            prefix: "bench/".into(),
-            width: 8,
-            count: options.key_space_size,
-            sequential: false,
-            next: AtomicU64::new(0),
-        };
-        let draws = Draws::new(keys, options.val_size);
-        let load = |seconds| Load { clients: *callers, length: Length::Time(Duration::from_secs(seconds)), rate: None };
-        let inside = Inside(leader.clone());
-        let (inside, _) = load::run(inside, &draws, load(2), 1, Arc::default()).await?;
-        let (_, tally) = load::run(inside, &draws, load(options.seconds), 1, Arc::default()).await?;
-        println!("{}", serde_json::json!({ "callers": callers, "summary": tally.summary(&["put"]) }));
-    }
+    options.callers.load(|| Inside(leader.clone())).await?;
     // Its orderly stop waits for balancers and takes longer than the load; the directories go with this process.
     Ok(())
 }
