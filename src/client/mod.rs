@@ -486,6 +486,15 @@ fn document<T: serde::de::DeserializeOwned>(answer: api::response::Kind) -> Resu
     serde_json::from_slice(&done.json).map_err(|error| Error::Internal(format!("the answer cannot be read: {error}")))
 }
 
+/// A time to live as it is sent: 0 is for ever, and what is under a second is refused with these words.
+fn whole_seconds(ttl: Option<Duration>, too_short: &str) -> Result<u64> {
+    match ttl.map(|ttl| ttl.as_secs()) {
+        None => Ok(0),
+        Some(0) => Err(Error::Invalid(too_short.into())),
+        Some(seconds) => Ok(seconds),
+    }
+}
+
 fn unexpected() -> Error {
     Error::Internal("the manager answered something else than was asked".into())
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use quorate_transport::api::{self, request, response};
 use quorate_transport::{Identity, KeyPair};
 
-use super::{Client, unexpected};
+use super::{Client, unexpected, whole_seconds};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::membership::OperatorInfo;
@@ -89,13 +89,7 @@ impl IntoFuture for OperatorBuilder {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let ttl_s = match self.ttl {
-                None => 0,
-                Some(ttl) if ttl.as_secs() == 0 => {
-                    return Err(Error::Invalid("an operator lasts for a second at least. Nothing was changed".into()));
-                }
-                Some(ttl) => ttl.as_secs(),
-            };
+            let ttl_s = whole_seconds(self.ttl, "an operator lasts for a second at least. Nothing was changed")?;
             let internal = |error: String| Error::Internal(error);
             let key = KeyPair::generate().map_err(|error| internal(error.to_string()))?;
             let csr = Bytes::from(key.csr().map_err(|error| internal(error.to_string()))?);

@@ -10,9 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_transport::api::{self, request, response};
 
-use super::{Client, unexpected};
+use super::{Client, unexpected, whole_seconds};
 use crate::config;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::membership::{NewToken, Role, TokenInfo};
 
 /// Join tokens: a standing one for each role, and those made for a time and a number of uses.
@@ -115,13 +115,7 @@ impl IntoFuture for TokenBuilder {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let ttl_s = match self.ttl {
-                None => 0,
-                Some(ttl) if ttl.as_secs() == 0 => {
-                    return Err(Error::Invalid("a token holds for a second at least. Nothing was changed".into()));
-                }
-                Some(ttl) => ttl.as_secs(),
-            };
+            let ttl_s = whole_seconds(self.ttl, "a token holds for a second at least. Nothing was changed")?;
             let id = config::random_id(|bytes: [u8; 16]| bytes)?;
             let id = data_encoding::BASE32_NOPAD_NOCASE.encode(&id).to_ascii_lowercase().chars().take(8).collect();
             let (role, secret) = (self.role.word().to_owned(), drawn()?);
