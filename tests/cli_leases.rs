@@ -13,6 +13,8 @@
 #[allow(dead_code, reason = "shared with other tests, which use the rest")]
 mod cli_support;
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -200,6 +202,31 @@ fn a_command_whose_holder_is_stopped_is_gone_before_the_next_one_has_the_lock() 
         assert_eq!(held.ends(), Some(1));
         eventually("nothing is left", || (leases() == 0).then_some(()));
     }
+}
+
+#[test]
+fn a_command_under_a_lock_does_not_begin_before_its_holder_has_said_for_how_long_it_holds() {
+    // Given a holder that was asked and has not answered yet,
+    let place = tempfile::tempdir().unwrap();
+    let (telling, began) = (place.path().join("held"), place.path().join("began"));
+    let holder = UnixListener::bind(&telling).unwrap();
+    let mut under = Command::new(env!("CARGO_BIN_EXE_quorate"))
+        .args(["under-lock", &std::process::id().to_string(), "2000"])
+        .arg(&telling)
+        .args(["--", "sh", "-c", "touch \"$0\"; sleep 1; exit 7"])
+        .arg(&began)
+        .spawn()
+        .unwrap();
+    let (mut asks, _) = holder.accept().unwrap();
+    asks.read_exact(&mut [0]).unwrap();
+    // (longer than a command that did not wait would need to begin)
+    std::thread::sleep(Duration::from_millis(300));
+    // then the command does not run: the holder may never answer, and its lease would run out unseen.
+    assert!(!began.exists());
+    // When it answers, then the command runs.
+    asks.write_all(&60_000_u64.to_be_bytes()).unwrap();
+    assert_eq!(under.wait().unwrap().code(), Some(7));
+    assert!(began.exists());
 }
 
 #[test]

@@ -83,6 +83,8 @@ impl Drop for Telling {
 struct Asking {
     path: PathBuf,
     every: Duration,
+    /// Until the next question.
+    pause: Duration,
     stream: Option<UnixStream>,
     /// Until then, whatever becomes of the holder.
     holds: Option<Instant>,
@@ -93,7 +95,8 @@ impl Asking {
     ///
     /// Cancel safe: a question that was not answered is asked again.
     async fn ask(&mut self) {
-        sleep(if self.stream.is_some() { self.every } else { PAUSE.min(self.every) }).await;
+        sleep(self.pause).await;
+        self.pause = PAUSE.min(self.every);
         // Taken out while it is in use: an answer that comes late must not be taken for that to another question.
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
@@ -111,6 +114,7 @@ impl Asking {
         if answered.await.is_ok() {
             self.holds = asked.checked_add(Duration::from_millis(u64::from_be_bytes(left)));
             self.stream = Some(stream);
+            self.pause = self.every;
         }
     }
 
@@ -149,7 +153,18 @@ pub(crate) async fn supervise(wanted: UnderLock) -> Result<ExitCode, Failure> {
     let group = rustix::process::getpgrp();
     // The holder acts when two graces are left of the lease, and this one at half a grace after that, if it has not.
     let (late, last) = (grace + grace / 2, grace / 2);
-    let mut asking = Asking { path: telling, every: grace / ASKS_PER_GRACE, stream: None, holds: None };
+    let mut asking =
+        Asking { path: telling, every: grace / ASKS_PER_GRACE, pause: Duration::ZERO, stream: None, holds: None };
+    // Of a holder that stands still before it has answered once nobody knows when the command has to end.
+    while asking.holds.is_none() {
+        tokio::select! {
+            () = asking.ask() => {}
+            () = &mut orphaned => return Err(Failure::local("the process that holds the lock is gone. Nothing was run")),
+            _ = signals.next() => {
+                return Err(Failure::refused("interrupted", "interrupted before the command began. Nothing was run"));
+            }
+        }
+    }
     let mut told = false;
     let mut child = Command::new(program)
         .args(arguments)
