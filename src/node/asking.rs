@@ -154,7 +154,7 @@ pub(super) async fn tell_the_lost(service: Arc<Service>, endpoint: Endpoint, mut
         }
         while let Some(answer) = telling.join_next().await {
             let Ok((id, Err(error))) = answer else { continue };
-            let ConnectError::Refused { address, refused } = error.root() else { continue };
+            let ConnectError::Refused { address, refused, .. } = error.root() else { continue };
             if matches!(refused, Refused::Superseded { .. } | Refused::Fenced) {
                 tracing::info!(node = %id, %address, "a manager of the generation before was told of the recovery");
                 told.insert(id);
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn only_silence_and_a_word_about_the_lineage_end_the_wait_before_a_campaign() {
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-        let refused = |refused| ConnectError::Refused { address, refused };
+        let refused = |refused| ConnectError::Refused { address, refused, ours: false };
         let timeout = || ConnectError::Timeout { address: address.to_string(), after: PATIENCE };
         let superseded = Refused::Superseded { ours: Lineage::default(), theirs: Lineage::default() };
         for error in [ConnectError::PortClosed(address), timeout(), ConnectError::NoAddress, refused(superseded)] {

@@ -22,6 +22,7 @@ use super::facts::Facts;
 use super::fence::{Fencing, Incarnations};
 use super::ground::Tasks;
 use super::service::Service;
+use super::strangers::Strangers;
 use super::tasks::Call;
 use super::{authorize, sessions, snapshots};
 use crate::client::SOFTWARE;
@@ -31,6 +32,7 @@ pub(super) struct NodeGate {
     pub(super) facts: Facts,
     pub(super) records: watch::Receiver<Arc<Records>>,
     pub(super) incarnations: Arc<Incarnations>,
+    pub(super) strangers: Arc<Strangers>,
     /// What operators' times are judged by.
     pub(super) clock: Clock,
 }
@@ -42,7 +44,7 @@ impl NodeGate {
         if lineage.generation() == 0 { self.facts.lineage_list() } else { lineage }
     }
 
-    fn admit_peer(records: &Records, caller: &Caller, hello: &Hello) -> Result<(), Refused> {
+    fn admit_peer(&self, records: &Records, caller: &Caller, hello: &Hello) -> Result<(), Refused> {
         if hello.raft_id == RaftId(0) {
             return Err(Refused::NotAMember);
         }
@@ -54,13 +56,18 @@ impl NodeGate {
             // A newcomer knows nobody yet: a manager's certificate of this cluster is what it can check.
             return Ok(());
         }
+        // A raft id that this member has not heard of is newer than its own state, and so may everything be that it knows of the node.
+        // The node's certificate outlives what it was, though, and any raft id can be claimed with that: whose record says something
+        // else, or was removed, gets in once another manager has the same record of it.
+        let newer = hello.raft_id.0 >= records.cluster.next_raft_id;
+        let vouched = || newer && self.strangers.is_vouched_for(hello.raft_id, caller.node_id);
         let Some(record) = records.nodes.get(caller.node_id) else {
-            // A raft id that this member has not heard of is newer than its own state. Of one that was removed the certificate holds
-            // for a while yet, and any raft id can be claimed with it: if it came back with a token its record will be here soon.
-            let newer = hello.raft_id.0 >= records.cluster.next_raft_id;
-            let removed = records.removed.contains_node(caller.node_id);
-            return if newer && !removed { Ok(()) } else { Err(Refused::NotAMember) };
+            let unheard_of = newer && !records.removed.contains_node(caller.node_id);
+            return if unheard_of || vouched() { Ok(()) } else { Err(Refused::NotAMember) };
         };
+        if record.raft() != Some(hello.raft_id) && vouched() {
+            return Ok(());
+        }
         if record.key_digest != caller.key_digest.as_slice() {
             return Err(Refused::WrongNode("its key is not the one that it joined with".into()));
         }
@@ -99,7 +106,7 @@ impl Gate for NodeGate {
         }
         let records = self.records.borrow();
         match plane {
-            Plane::Peer => Self::admit_peer(&records, caller, hello),
+            Plane::Peer => self.admit_peer(&records, caller, hello),
             Plane::Client if caller.role == CertRole::Operator => self.admit_operator(&records, caller),
             Plane::Client => {
                 let Some(record) = records.nodes.get(caller.node_id) else { return Err(Refused::NotAMember) };

@@ -52,13 +52,14 @@ pub(super) async fn keep_identity(
         let known = facts.managers.iter().map(|manager| RaftId(manager.raft_id));
         let known = known.chain(current.nodes.members().filter_map(|node| node.raft()));
         let refused = known.filter_map(|peer| peers.last_failure(peer)).find_map(|error| {
-            let ConnectError::Refused { address, refused } = error.root() else { return None };
+            // What this node thinks of another one says nothing about itself.
+            let ConnectError::Refused { address, refused, ours: false } = error.root() else { return None };
             if matches!(refused, Refused::Removed) {
                 // Taken for ever, whatever this store has heard of it so far.
                 return Some(StopReason::Removed);
             }
             if let Refused::ClusterVersion(Unfit::TooOld { cluster, .. } | Unfit::TooNew { cluster, .. }) = refused {
-                // It may also be the other one that does not fit, and this one that has refused it.
+                // Both have to find that it does not fit.
                 let unfit = Support::THIS.check(*cluster).err()?;
                 return Some(StopReason::NeedsVersion(format!(
                     "the manager at {address} does not take this one: {unfit}"

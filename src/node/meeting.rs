@@ -2,7 +2,8 @@
 //!
 //! Owns the addresses that other managers have met each other at. When all managers of a cluster have moved, one hint joins
 //! them one by one to a first one, and that one has met them all: what it knows from their own hellos is asked for until
-//! nobody is missing. Nothing told here is trusted: whoever answers at an address proves by its certificate who it is.
+//! nobody is missing. No address told here is trusted: whoever answers at one proves by its certificate who it is. What is taken on
+//! trust is which raft id a node has, of which this manager has an older record or none ([`super::strangers`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 
 use super::facts::KnownManager;
 use super::service::Service;
+use super::strangers::Strangers;
 
 /// How often it is looked whether somebody is missing.
 const EVERY: Duration = Duration::from_secs(1);
@@ -44,7 +46,7 @@ pub(super) fn peers(known: &[KnownManager], met: &Met, hints: &[String]) -> Vec<
 }
 
 /// Runs until the node stops.
-pub(super) async fn run(service: Arc<Service>, met: watch::Sender<Arc<Met>>) {
+pub(super) async fn run(service: Arc<Service>, met: watch::Sender<Arc<Met>>, strangers: Arc<Strangers>) {
     loop {
         tokio::time::sleep(EVERY).await;
         if service.is_closed() {
@@ -54,14 +56,19 @@ pub(super) async fn run(service: Arc<Service>, met: watch::Sender<Arc<Met>>) {
         let own = service.facts.raft();
         let missing: Vec<RaftId> = {
             let records = service.records.borrow();
+            strangers.forget(|id, node| records.nodes.get(node).is_some_and(|record| record.raft() == Some(id)));
             let others = records.nodes.members().filter_map(|node| node.raft()).filter(|id| *id != own);
             others.filter(|id| !connected.contains(id)).collect()
         };
-        if missing.is_empty() {
+        if missing.is_empty() && !strangers.wait() {
             continue;
         }
         for peer in connected {
-            for (id, addresses) in ask(&service, peer).await {
+            for api::Known { raft_id, node_id, addresses } in ask(&service, peer).await {
+                let id = RaftId(raft_id);
+                if let Some(node) = NodeId::from_slice(&node_id) {
+                    strangers.vouch(id, node);
+                }
                 if missing.contains(&id) {
                     note(&met, id, addresses);
                 }
@@ -85,15 +92,13 @@ fn note(met: &watch::Sender<Arc<Met>>, id: RaftId, addresses: Vec<String>) {
     });
 }
 
-async fn ask(service: &Service, peer: RaftId) -> Vec<(RaftId, Vec<String>)> {
+async fn ask(service: &Service, peer: RaftId) -> Vec<api::Known> {
     let deadline_ms = u64::try_from(PATIENCE.as_millis()).unwrap_or(u64::MAX);
     let kind = request::Kind::Addresses(api::Addresses {});
     let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
     let Ok(answer) = service.peers.request(peer, body, PATIENCE).await else { return Vec::new() };
     match api::Response::decode(answer).map(|response| response.kind) {
-        Ok(Some(response::Kind::Addresses(done))) => {
-            done.managers.into_iter().map(|known| (RaftId(known.raft_id), known.addresses)).collect()
-        }
+        Ok(Some(response::Kind::Addresses(done))) => done.managers,
         Ok(_) | Err(_) => Vec::new(),
     }
 }

@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 
 use super::barrier::Barrier;
 use super::gate::Asker;
+use super::once::already_settled;
 use super::router::{Failure, fail, refused};
 use super::service::{Service, blocking, broken, display_name, document};
 use crate::objects::{KeyringKey, KeyringReport, ObjectInfo, ObjectPage, ObjectUser};
@@ -189,7 +190,7 @@ impl Service {
         };
         self.once_planned(asker, once, Arc::new(plan), until).await?;
         tracing::info!(kind = kind.word(), name, "made");
-        self.object_inspect(kind.word(), &name, until).await
+        self.object_inspect(kind.word(), &name, until).await.map_err(already_settled)
     }
 
     /// Configs or secrets without their data, a page at a time.
@@ -277,7 +278,7 @@ impl Service {
             Ok(Some(Txn { compares: vec![unchanged], ..Txn::of(Put { key, value, ..Put::default() }) }))
         };
         self.once_planned(asker, once, Arc::new(plan), until).await?;
-        self.object_inspect(kind.word(), &name, until).await
+        self.object_inspect(kind.word(), &name, until).await.map_err(already_settled)
     }
 
     /// Removes one that no item refers to.
@@ -352,7 +353,7 @@ impl Service {
     pub(super) async fn keyring_rotate(&self, active: u32, until: Instant) -> Result<response::Kind, Failure> {
         let asked = self.ask_for_rotation(active, until).await?;
         tracing::info!(active, asked, "another barrier key was asked for");
-        self.keyring_show(until).await
+        self.keyring_show(until).await.map_err(already_settled)
     }
 }
 

@@ -60,7 +60,7 @@ pub(super) fn already_settled(error: Failure) -> Failure {
     tracing::debug!(error = error.message, "a wish is settled, and what came of it cannot be told");
     fail(
         api::Code::Unknown,
-        "the wish is recorded, and this manager cannot say what came of it; look at what it was about with `quorate node ls`, `policy show` or `token ls`",
+        "the wish is recorded, and this manager cannot say what came of it; look at what it was about with `quorate node ls`, `policy show`, `token ls`, `config ls`, `secret ls` or `keyring show`",
     )
 }
 

@@ -48,6 +48,7 @@ use super::report::Digests;
 use super::router::Router;
 use super::service::{self, Service, StoreAccess};
 use super::stop::{StartError, StopReason};
+use super::strangers::Strangers;
 use super::tasks::{Call, ConsensusTask, Hands};
 use super::watching::{self, Watches};
 use super::work::Work;
@@ -238,10 +239,12 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let watches = Arc::new(Watches::new(state.status().revision));
 
     let incarnations = Arc::new(Incarnations::default());
+    let strangers = Arc::new(Strangers::default());
     let gate: Arc<dyn Gate> = Arc::new(NodeGate {
         facts: facts.clone(),
         records: records.clone(),
         incarnations: Arc::clone(&incarnations),
+        strangers: Arc::clone(&strangers),
         clock: builder.certificates.clock,
     });
     let (handler_in, handler) = oneshot::channel();
@@ -377,7 +380,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     })?;
 
     let (met_out, met) = watch::channel(Arc::default());
-    ending.keep(&handle, "looks for managers that are missing", meeting::run(Arc::clone(&service), met_out));
+    ending.keep(&handle, "looks for managers that are missing", meeting::run(Arc::clone(&service), met_out, strangers));
     ending.keep(
         &handle,
         "dials the other managers",

@@ -451,3 +451,36 @@ async fn a_worker_whose_disk_was_wiped_takes_its_old_name_only_when_it_is_asked_
     node.shutdown().await;
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manager_that_was_away_takes_its_entries_from_one_that_it_knows_as_a_worker() {
+    // Given a standby that is away while a worker that it knows becomes a manager, is seated, and leads
+    let mut cluster = Cluster::of(4).await;
+    let worker = cluster.worker("w1").await;
+    cluster.agrees().await;
+    cluster.kill(3).await;
+    promote(&cluster, "w1").await;
+    becomes(&worker, NodeRole::Manager).await;
+    let client = cluster.any().client();
+    client.nodes().demote("m3").await.unwrap();
+    let leads = || async { (cluster.node(0).status().await.leader.as_deref() == Some("w1")).then_some(()) };
+    eventually("it leads", || async {
+        let _not_seated_yet = client.transfer_leadership(Some("w1")).await;
+        leads().await
+    })
+    .await;
+    client.kv().put("k", "v").await.unwrap();
+    // when the standby comes back,
+    let returned = cluster.try_restart(3).await.unwrap();
+    // then it has what was written meanwhile, and the same one leads.
+    eventually("the standby follows", || async {
+        let found = returned.client().kv().get("k").serializable().await.ok()??;
+        (found.value == "v").then_some(())
+    })
+    .await;
+    assert!(leads().await.is_some());
+    assert_eq!(returned.status().await.leader.as_deref(), Some("w1"));
+    returned.shutdown().await;
+    worker.shutdown().await;
+    cluster.stop().await;
+}

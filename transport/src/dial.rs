@@ -81,6 +81,8 @@ pub enum ConnectError {
         address: SocketAddr,
         /// Why.
         refused: Refused,
+        /// Whether it is this side that refused the other one: then it says nothing about this side.
+        ours: bool,
     },
     /// The connection broke while it was made.
     #[error("the connection to {address} broke while it was made: {why}")]
@@ -311,7 +313,7 @@ pub(crate) fn explain(
         return ConnectError::Certificate { address, problem };
     }
     if let Some(refused) = refusal(error) {
-        return ConnectError::Refused { address, refused };
+        return ConnectError::Refused { address, refused, ours: false };
     }
     match error {
         Quic::TimedOut => ConnectError::Timeout { address: address.to_string(), after: timeout },

@@ -432,7 +432,7 @@ async fn serve(shared: Arc<Shared>, incoming: quinn::Incoming, permit: OwnedSema
         tokio::time::timeout_at(deadline, greet::answer(&connection, caller, &ours, shared.instance, judge)).await;
     let greeted = match answered {
         Ok(Ok(greeted)) => greeted,
-        Ok(Err(GreetError::Refused(refused))) => {
+        Ok(Err(GreetError::Refused(refused) | GreetError::Ours(refused))) => {
             tracing::info!(%source, %refused, "a caller was refused");
             return;
         }

@@ -33,8 +33,10 @@ pub(crate) struct Greeted {
 
 /// Why a hello led to nothing.
 pub(crate) enum GreetError {
-    /// One side refused the other; the connection is closed.
+    /// The other side refused this one, or spoke out of turn; the connection is closed.
     Refused(Refused),
+    /// This side refused the other one; the connection is closed.
+    Ours(Refused),
     /// The connection ended.
     Lost(quinn::ConnectionError),
 }
@@ -153,7 +155,7 @@ pub(crate) async fn ask(
     }
     if let Err(refused) = ours_says.and(judged) {
         close(connection, &refused);
-        return Err(GreetError::Refused(refused));
+        return Err(GreetError::Ours(refused));
     }
     Ok(Asked { greeted, send })
 }

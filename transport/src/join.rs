@@ -445,7 +445,7 @@ pub(crate) async fn ask(
 fn join_failure(error: &quinn::ConnectionError, address: SocketAddr) -> JoinError {
     match dial::refusal(error) {
         Some(Refused::Busy(_)) => JoinError::Refused(JoinRefused::RateLimited),
-        Some(refused) => JoinError::Connect(ConnectError::Refused { address, refused }),
+        Some(refused) => JoinError::Connect(ConnectError::Refused { address, refused, ours: false }),
         None => JoinError::Unknown(error.to_string()),
     }
 }

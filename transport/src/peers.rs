@@ -330,7 +330,8 @@ impl Peers {
 
 pub(crate) fn greet_error(error: GreetError, address: SocketAddr) -> ConnectError {
     match error {
-        GreetError::Refused(refused) => ConnectError::Refused { address, refused },
+        GreetError::Refused(refused) => ConnectError::Refused { address, refused, ours: false },
+        GreetError::Ours(refused) => ConnectError::Refused { address, refused, ours: true },
         GreetError::Lost(error) => {
             dial::explain(&error, address, Duration::from_secs(0), &crate::tls::Verdict::default())
         }

@@ -44,6 +44,38 @@ async fn refused_peers(change: impl Fn(&mut Setup)) -> (Refused, Vec<Event>, Vec
 }
 
 #[tokio::test]
+async fn a_refusal_says_whose_it_is() {
+    for refuses in [1, 2] {
+        // Given two managers of which one takes nobody
+        let cluster = TestCluster::new(1);
+        let start = |id| {
+            let mut setup = Setup::new(&cluster, id);
+            if id == refuses {
+                setup.admit = Box::new(|_, _, _| Err(Refused::Removed));
+            }
+            setup.start()
+        };
+        let (one, two) = (start(1), start(2));
+        // when the first one dials the second,
+        one.endpoint.set_peers(vec![PeerAddress { raft_id: RaftId(2), ..two.peer() }]);
+        let error = within("a refusal", async {
+            loop {
+                match one.peers.last_failure(RaftId(2)) {
+                    Some(error) => break error,
+                    None => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        })
+        .await;
+        // then it knows whether it was refused, or has refused the other one.
+        let ConnectError::Refused { refused: Refused::Removed, ours, .. } = error.root() else { panic!("{error}") };
+        assert_eq!(*ours, refuses == 1);
+        one.endpoint.close("done").await;
+        two.endpoint.close("done").await;
+    }
+}
+
+#[tokio::test]
 async fn a_peer_of_an_older_incarnation_is_refused_and_only_the_older_one_is_told_of_a_newer() {
     let (refused, dialler, acceptor) = refused_peers(|setup| setup.hello.lineage = lineage(&[1, 2])).await;
     assert_eq!(refused, Refused::Superseded { ours: lineage(&[1, 2]), theirs: lineage(&[1]) });
@@ -166,7 +198,8 @@ async fn a_hello_of_another_cluster_under_a_good_certificate_is_refused() {
         error,
         ConnectError::Refused {
             address: node.address.parse().unwrap(),
-            refused: Refused::WrongCluster { ours: cluster.id, theirs: other.id }
+            refused: Refused::WrongCluster { ours: cluster.id, theirs: other.id },
+            ours: false,
         }
     );
 }
