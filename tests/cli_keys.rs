@@ -428,12 +428,20 @@ fn a_key_file_that_is_gone_is_told_before_the_restart_and_a_lost_one_has_a_way_o
     }
     // When it was stopped all the same, then what every refusal names as the way out is one
     assert_eq!(nodes[2].terminate(), Some(0));
-    let way_out = ["nothing in this store can be read again", "/store away", "quorate join --replace --data-dir"];
+    let way_out = ["nothing in this store can be read again", "quorate join --replace --key-lost", "never deletes it"];
     on(&nodes[2], &["run"]).exits(1).complains(&way_out);
+    let token = on(&nodes[0], &["token", "show", "manager"]).stdout.lines().last().unwrap().to_owned();
     let replace = ["join", "--replace", "--manager", &nodes[0].address];
-    on(&nodes[2], &replace).exits(1).complains(&way_out);
-    std::fs::rename(nodes[2].directory.join("store"), place.path().join("lost")).unwrap();
-    on(&nodes[2], &replace).exits(0);
+    let (store, aside) = (nodes[2].directory.join("store"), nodes[2].directory.join("store.old-1"));
+    let held = std::fs::read(store.join("keys")).unwrap();
+    for with in [&[][..], &["--token", &token]] {
+        on(&nodes[2], &[&replace[..], with].concat()).exits(1).complains(&way_out);
+        assert!(store.is_dir() && !aside.exists(), "{with:?}: nothing is moved unasked");
+    }
+    // And the store is moved aside by it as it was, and not from under a manager whose key is there
+    on(&nodes[1], &[&replace[..], &["--key-lost"]].concat()).exits(1);
+    on(&nodes[2], &[&replace[..], &["--key-lost"]].concat()).exits(0);
+    assert_eq!(std::fs::read(aside.join("keys")).unwrap(), held);
     nodes[2].run();
     eventually("it is back", || (on(&nodes[2], &["kv", "get", "k"]).stdout == "v").then_some(()));
 }

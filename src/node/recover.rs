@@ -264,8 +264,7 @@ impl Recover {
             facts.listen = listen_for(&facts.listen, address);
             facts.advertise.clone_from(address);
         }
-        let write =
-            RecoveryWrite { facts: vec![(Facts::NAME.to_owned(), facts.encode_to_vec().into())], ..outcome.write };
+        let write = RecoveryWrite { facts: vec![(Facts::NAME.to_owned(), facts.encoded())], ..outcome.write };
         state.recover(write)?;
         tracing::warn!(generation = outcome.lineage.generation(), "a new generation of the cluster was begun here");
         identity.write(&self.layout().identity()).map_err(|error| {
