@@ -138,8 +138,21 @@ fn a_locked_manager_of_three_is_missed_by_the_others_and_comes_back() {
     eventually("it is locked", || (health(&nodes[2]) == "locked").then_some(()));
     on(&nodes[0], &["kv", "put", "k", "v"]).exits(0);
     assert_eq!(health(&nodes[0]), "degraded");
+    // Then the others tell it from one that is gone, wherever an operator looks
+    for other in &nodes[..2] {
+        let status = || on(other, &["status", "--json"]).exits(0).json()["managers"].clone();
+        let locked = || status().as_array().unwrap().iter().filter(|manager| manager["locked"] == true).count();
+        eventually("it is known as locked", || (locked() == 1).then_some(()));
+        let said = on(other, &["status"]).exits(0).stdout;
+        assert!(said.contains("locked   n3") && said.contains("unlock n3 to tolerate one"), "{said}");
+        assert!(said.contains("quorate unlock --data-dir DIR") && said.contains("NO, LOCKED"), "{said}");
+        let listed = on(other, &["node", "ls", "--json"]).exits(0).json();
+        let states = listed["nodes"].as_array().unwrap().iter().map(|node| node["state"].as_str().unwrap().to_owned());
+        assert_eq!(states.filter(|state| state == "locked").count(), 1, "{listed}");
+    }
     unlock(&nodes[2], &key).exits(0);
     eventually("all are well", || (health(&nodes[0]) == "ok").then_some(()));
+    assert!(!on(&nodes[0], &["status"]).exits(0).stdout.to_lowercase().contains("locked"));
     assert_eq!(on(&nodes[2], &["kv", "get", "k"]).exits(0).stdout, "v");
 }
 
