@@ -12,6 +12,8 @@ use std::path::Path;
 use quorate_storage::{Key, KeyError, KeyId};
 use zeroize::Zeroizing;
 
+use crate::node::files;
+
 const HEAD: &str = "# The key of a quorate node: it opens the store of that node. Keep it away from the node's data.\n";
 
 /// The keys in a file.

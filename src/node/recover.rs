@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::Message as _;
 use quorate_core::command::{COMMAND_VERSION, COMMAND_VERSION_MIN};
 use quorate_core::id::{LineageId, NodeId, RaftId};
 use quorate_core::membership::record::{NodeRecord, Role};

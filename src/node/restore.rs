@@ -13,7 +13,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::Message as _;
 use quorate_core::command::{COMMAND_VERSION, COMMAND_VERSION_MIN};
 use quorate_core::consensus::io::Records;
 use quorate_core::id::{ClusterId, LineageId, NodeId, StoreId};

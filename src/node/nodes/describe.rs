@@ -175,11 +175,12 @@ mod tests {
     #[test]
     fn a_state_is_what_is_seen_and_unknown_what_nobody_has_said() {
         let (manager, worker) = (node(record::Role::Manager, 4), node(record::Role::Worker, 0));
-        assert_eq!((state(&manager, true, None), state(&manager, false, None)), (NodeState::Ready, NodeState::Down));
-        assert_eq!(state(&worker, false, Some(Presence::Ready)), NodeState::Ready);
-        assert_eq!(state(&worker, true, Some(Presence::Down)), NodeState::Down);
-        assert_eq!(state(&worker, true, None), NodeState::Unknown);
+        let met = [Met::Answers, Met::Locked, Met::Silent].map(|met| state(&manager, met, None));
+        assert_eq!(met, [NodeState::Ready, NodeState::Locked, NodeState::Down]);
+        assert_eq!(state(&worker, Met::Silent, Some(Presence::Ready)), NodeState::Ready);
+        assert_eq!(state(&worker, Met::Answers, Some(Presence::Down)), NodeState::Down);
+        assert_eq!(state(&worker, Met::Answers, None), NodeState::Unknown);
         let lost = NodeRecord { lost: true, ..manager };
-        assert_eq!(state(&lost, true, None), NodeState::Lost);
+        assert_eq!(state(&lost, Met::Answers, None), NodeState::Lost);
     }
 }
