@@ -227,9 +227,9 @@ mod tests {
 
     use bytes::Bytes;
     use quorate_core::command::{Batch, CommandKind};
-    use quorate_core::id::Term;
+    use quorate_core::id::{Lineage, LineageId, Term};
     use quorate_core::keyspace::Section;
-    use quorate_core::membership::record::{ClusterRecord, NodeRecord};
+    use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
     use quorate_core::state::contract::{Committed, Payload};
     use quorate_core::state::{Founding, Machine, found};
     use quorate_core::testing::MemoryStore;
@@ -258,8 +258,17 @@ mod tests {
     /// A state in which one key was written a few times more than its versions are followed back.
     fn written() -> Watched {
         let mut store = MemoryStore::new().open().unwrap().state;
-        let node = NodeRecord { id: vec![1; 16].into(), raft_id: 1, ..NodeRecord::default() };
-        let cluster = ClusterRecord { cluster_id: vec![9; 16].into(), version: 1, ..ClusterRecord::default() };
+        let role = Role::Manager.into();
+        let node = NodeRecord { id: vec![1; 16].into(), raft_id: 1, role, ..NodeRecord::default() };
+        let cluster = ClusterRecord {
+            cluster_id: vec![9; 16].into(),
+            lineage: Lineage(vec![LineageId::from_bytes([8; 16])]).to_bytes().into(),
+            next_raft_id: 2,
+            version: 1,
+            max_voters: 5,
+            tick_micros: 20_000,
+            ..ClusterRecord::default()
+        };
         let first = found(&Founding { cluster, node, ..Founding::default() }).unwrap();
         store.found(first.writes, first.reset).unwrap();
         let mut machine = Machine::open(store).unwrap();
