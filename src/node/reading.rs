@@ -276,7 +276,7 @@ mod tests {
             let put = Put { key: Section::User.key(b"k"), value: number.to_string().into(), ..Put::default() };
             let data = Batch::new(vec![CommandKind::System(Txn::of(put)).into()]).to_bytes();
             let index = machine.status().applied.next();
-            let payload = Payload::Commands { data: data.into(), wanted: true };
+            let payload = Payload::Commands { data, wanted: true };
             machine.apply(&[Committed { index, term: Term(1), payload }]).unwrap();
         }
         Watched(machine.reader(), Mutex::default())
@@ -295,8 +295,9 @@ mod tests {
         // Given so many reads of the past that others have to wait
         for (busy, prefix) in [(PAST_UNDER_WAY, true), (PAST_UNDER_WAY, false), (0, true)] {
             let past = Arc::new(Past::default());
-            let under_way = Arc::clone(&past.under_way).acquire_many_owned(busy as u32).await.unwrap();
-            let at_work = Arc::clone(&past.at_work).acquire_many_owned(PAST_AT_ONCE as u32).await.unwrap();
+            let under_way = Arc::clone(&past.under_way).acquire_many_owned(u32::try_from(busy).unwrap()).await.unwrap();
+            let at_work =
+                Arc::clone(&past.at_work).acquire_many_owned(u32::try_from(PAST_AT_ONCE).unwrap()).await.unwrap();
             // When another one comes
             let (asked, by) = (Arc::clone(&past), Arc::clone(&reader));
             let reading = tokio::spawn(async move {
