@@ -332,10 +332,8 @@ fn small_writes_over_large_values_are_refused_before_one_entry_holds_all_of_thes
     let outcomes = member.try_run((0..VALUES).map(write).collect()).unwrap();
     // Then it takes as many as fit, with what a record has besides its value, and the others are told so
     let done = outcomes.iter().take_while(|outcome| matches!(outcome, Outcome::Done(_))).count();
-    assert!(
-        (done - 1) * VALUE_BYTES_MAX <= ENTRY_BYTES_MAX as usize && done * VALUE_BYTES_MAX >= ENTRY_BYTES_MAX as usize,
-        "{done}"
-    );
+    let replaced = |count: usize| (count * VALUE_BYTES_MAX) as u64;
+    assert!(replaced(done - 1) <= ENTRY_BYTES_MAX && replaced(done) >= ENTRY_BYTES_MAX, "{done}");
     for refused in &outcomes[done..] {
         assert!(matches!(refused, Outcome::Refused(Refusal::Limit { limit: "ENTRY_BYTES_MAX", .. })), "{refused:?}");
     }
