@@ -327,7 +327,7 @@ fn small_writes_over_large_values_are_refused_before_one_entry_holds_all_of_thes
     // When one entry replaces and removes all of them by small writes
     let write = |n: u64| {
         let name = n.to_string();
-        request(1, n + 1, 0, if n % 2 == 0 { txn([put(name, "small")]) } else { txn([delete(name)]) })
+        request(1, n + 1, 0, if n.is_multiple_of(2) { txn([put(name, "small")]) } else { txn([delete(name)]) })
     };
     let outcomes = member.try_run((0..VALUES).map(write).collect()).unwrap();
     // Then it takes as many as fit, with what a record has besides its value, and the others are told so
