@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn a_word_holds_for_one_node_under_one_raft_id_and_only_of_those_who_have_called() {
-        let (node, other) = (NodeId::from_u128(1), NodeId::from_u128(2));
+        let (node, other) = (NodeId::from_bytes([1; 16]), NodeId::from_bytes([2; 16]));
         let strangers = Strangers::default();
         // Given a word about somebody who has not called: it is not kept
         strangers.vouch(RaftId(5), node);
