@@ -15,6 +15,7 @@
 
 mod assignments;
 mod authorisation;
+mod authorities;
 mod certificates;
 mod crashes;
 mod data;

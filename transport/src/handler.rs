@@ -10,7 +10,7 @@ use bytes::Bytes;
 use quorate_core::id::{NodeId, RaftId};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::ca::CertRole;
+use crate::ca::{CertRole, IssuerId};
 use crate::calls::LaneAnswer;
 use crate::feed::Feed;
 use crate::hello::{Hello, Refused};
@@ -71,6 +71,8 @@ pub struct Caller {
     pub address: Option<SocketAddr>,
     /// SHA-256 of its public key; all zero on [`Plane::Local`].
     pub key_digest: [u8; 32],
+    /// Which root signed its certificate; all zero on [`Plane::Local`].
+    pub issuer: IssuerId,
 }
 
 /// Why a peer is no longer connected.
