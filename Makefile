@@ -108,13 +108,14 @@ bench-sessions: ready ## what many workers cost three managers (SESSIONS=10000, 
 	@contrib/build $(SELECTION) --bin quorate --example sessions
 	@"$(TARGET)/release/examples/sessions" --sessions $(SESSIONS) $(BENCH)
 
-# quorate beside etcd, turn about. The drivers of etcd are a package of their own, with a target directory of its own.
+# quorate beside etcd (and hiqlite, for callers inside), turn about. What drives them are packages of their own, with a target directory of their own.
 # ROWS="put 1 256B,get l 1000" measures these rows only and merges them into the results.
 ROUNDS ?= 3
 SECONDS_EACH ?= 8
 bench: ## quorate beside etcd on this machine, into benches/RESULTS.md (ROWS="put 1 256B,get l 1000", ROUNDS=3)
 	@contrib/setup --bench --quiet
-	@contrib/build $(SELECTION) --bin quorate
+	@contrib/build $(SELECTION) --bin quorate --example inside
 	cargo build --release --locked --manifest-path benches/beside/Cargo.toml --target-dir "$(TARGET)/beside"
+	cargo build --release --locked --manifest-path benches/hiqlite/Cargo.toml --target-dir "$(TARGET)/beside"
 	@"$(TARGET)/beside/release/quorate-beside" --binary "$(TARGET)/release/quorate" --rounds $(ROUNDS) --seconds $(SECONDS_EACH) \
 		--rows "$(ROWS)" --command 'make bench$(if $(ROWS), ROWS="$(ROWS)") ROUNDS=$(ROUNDS) SECONDS_EACH=$(SECONDS_EACH)'

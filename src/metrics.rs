@@ -256,6 +256,10 @@ table! {
             "Bytes of the requests, of clients and of other managers, that this manager has read and not answered yet; such below 4 KiB count nothing. At most 64 MiB for each of the two.";
         requests_turned_away: Counter Count "quorate_requests_turned_away_total"
             "Requests that were not read because too many bytes were under way and waiting; who asked tries again a little later.";
+        answer_bytes: Gauge Bytes "quorate_answer_bytes_waiting"
+            "Bytes of the answers, to clients and to other managers, that this manager has made and that are not taken yet; such below 4 KiB count nothing. At most 64 MiB for each of the two, 16 MiB of it on one client's connection, and twice that again that waits for room.";
+        answers_cut: Counter Count "quorate_answers_cut_total"
+            "Callers that were cut because they did not take an answer within 30 s.";
         certificate: Gauge Days "quorate_certificate_days_left"
             "Days until this node's certificate runs out; it is renewed at half of its life, 90 days by default. Negative: it has run out.";
         ready: Gauge Count "quorate_ready"

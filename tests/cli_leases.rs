@@ -79,7 +79,12 @@ fn a_command_runs_under_a_lock_with_its_fencing_token_and_exits_as_it_did() {
     let lines: Vec<&str> = ran.stdout.lines().collect();
     let first: u64 = lines[0].parse().unwrap();
     assert!(lines[1].starts_with("job/"), "{ran:?}");
-    let second: u64 = under(&["--", "sh", "-c", "echo $QUORATE_FENCING_TOKEN"]).exits(0).stdout.trim().parse().unwrap();
+    let second: u64 = under(&["--wait", "1ms", "--", "sh", "-c", "echo $QUORATE_FENCING_TOKEN"])
+        .exits(0)
+        .stdout
+        .trim()
+        .parse()
+        .unwrap();
     assert!(second > first);
     under(&["--", "/no/such/program"]).exits(1).complains(&["does not start"]);
     // While one runs another one does not
@@ -167,6 +172,34 @@ fn a_command_that_does_not_listen_is_gone_before_the_next_one_has_the_lock() {
     deaf.ends();
     assert_eq!(next.says(), "alone");
     assert_eq!(next.ends(), Some(0));
+}
+
+#[test]
+fn a_command_whose_holder_is_stopped_is_gone_before_the_next_one_has_the_lock() {
+    // Given a command under a lock, one that listens and one that does not, and somebody who waits for the lock
+    let place = tempfile::tempdir().unwrap();
+    let node = &managers(place.path(), 1)[0];
+    let under = |script: &str| {
+        Beside::start(&["--data-dir", node.dir(), "lock", "job", "--ttl", "6s", "--", "sh", "-c", script])
+    };
+    let leases = || on(node, &["lease", "list", "--json"]).exits(0).json()["leases"].as_array().unwrap().len();
+    for trap in ["", "trap '' TERM; "] {
+        let mut held = under(&format!("{trap}echo $$; while :; do sleep 0.1; done"));
+        let pid = held.says();
+        // (What has ended and was not waited for yet does nothing any more.)
+        let mut next = under(&format!(
+            "case \"$(cat /proc/{pid}/stat 2>/dev/null)\" in ''|*') Z '*) echo alone;; *) echo both;; esac"
+        ));
+        eventually("it waits in line", || (leases() == 2).then_some(()));
+        // When the process that holds it stands still, then the command is ended before its lease has run out,
+        held.signal("STOP");
+        assert_eq!(next.says(), "alone");
+        assert_eq!(next.ends(), Some(0));
+        // and when it goes on it says what has happened.
+        held.signal("CONT");
+        assert_eq!(held.ends(), Some(1));
+        eventually("nothing is left", || (leases() == 0).then_some(()));
+    }
 }
 
 #[test]

@@ -1,16 +1,17 @@
 //! What several nodes in one process measure: each under its own name, and true when leadership moves and a quorum is lost.
 //!
-//! A process has one recorder: nothing else may run in this one.
+//! A process has one recorder: all tests of this one share it, and name their nodes apart.
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use quorate::{Error, Node, Start};
+use quorate::{Client, Error, Identity, Node, Start};
 use tokio::time::{Instant, sleep};
 
 /// Series by name and labels, as they are scraped.
@@ -54,11 +55,13 @@ fn builder(place: &Path, name: &str) -> quorate::NodeBuilder {
     Node::builder(place.join(name)).listen("127.0.0.1:0").name(name).stable(Duration::from_millis(200))
 }
 
+static RECORDER: LazyLock<PrometheusHandle> = LazyLock::new(|| PrometheusBuilder::new().install_recorder().unwrap());
+
 const NAMES: [&str; 3] = ["a1", "a2", "a3"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_node_of_a_process_measures_itself_and_tells_the_truth() {
-    let recorder = PrometheusBuilder::new().install_recorder().unwrap();
+    let recorder = &*RECORDER;
     let place = tempfile::tempdir().unwrap();
     // Given three managers in one process, and a fourth that comes and goes
     let first = builder(place.path(), NAMES[0]).start(Start::OpenOrInit).await.unwrap();
@@ -69,7 +72,7 @@ async fn each_node_of_a_process_measures_itself_and_tells_the_truth() {
     for name in [NAMES[1], NAMES[2], "a4"] {
         nodes.push(builder(place.path(), name).start(start.clone()).await.unwrap());
     }
-    let figures = || Figures::now(&recorder);
+    let figures = || Figures::now(recorder);
     eventually("three voters and a standby", || async {
         let figures = figures();
         let of = |name: &str| NAMES.map(|node| figures.of(node, name));
@@ -151,4 +154,38 @@ async fn each_node_of_a_process_measures_itself_and_tells_the_truth() {
     for node in nodes {
         node.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_of_the_past_end_when_nobody_waits_for_them_any_more() {
+    const READS: usize = 300;
+    let recorder = &*RECORDER;
+    let place = tempfile::tempdir().unwrap();
+    // Given a manager with much of a past
+    let node = builder(place.path(), "reader").start(Start::OpenOrInit).await.unwrap();
+    node.ready().await.unwrap();
+    let first = node.client().kv().put("k", "at first").await.unwrap().revision;
+    for n in 0..60_u8 {
+        node.client().kv().put("k", vec![n; 1024 * 1024]).await.unwrap();
+    }
+    // and far more reads of all of it than are at work at once,
+    let operator = Identity::load(&place.path().join("reader/operator.id")).unwrap();
+    let client = Client::connect([node.address().to_string()], operator).await.unwrap();
+    let client = client.with_deadline(Duration::from_secs(500));
+    let mut asked = tokio::task::JoinSet::new();
+    for _ in 0..READS {
+        let kv = client.kv();
+        asked.spawn(async move { kv.prefix("k").revision(first).await.unwrap().entries.len() });
+    }
+    let under_way = || async { Figures::now(recorder).of("reader", "quorate_requests_under_way") };
+    assert_eq!(asked.join_next().await.unwrap().unwrap(), 1);
+    eventually("they are under way", || async { (under_way().await > 50.0).then_some(()) }).await;
+    // when who asked does not wait any more,
+    asked.shutdown().await;
+    // then they end, before they are done.
+    eventually("none is under way", || async { (under_way().await == 0.0).then_some(()) }).await;
+    let labels = "node=\"reader\",kind=\"read\",outcome=\"done\"";
+    let done = Figures::now(recorder).with("quorate_requests_total", labels);
+    assert!(done < READS as f64, "{done} were done");
+    node.shutdown().await;
 }

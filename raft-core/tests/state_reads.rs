@@ -16,6 +16,7 @@ use quorate_core::keyspace::Section;
 use quorate_core::limits::*;
 use quorate_core::membership::record::NodeRecord;
 use quorate_core::state::contract::Refusal;
+use quorate_core::state::ranges::Reading;
 use quorate_core::state::read::{self, ReadError};
 use quorate_core::txn::*;
 
@@ -223,6 +224,63 @@ fn a_key_with_a_long_past_is_found_at_every_revision() {
         let all: Vec<Bytes> = read(&member, &all(revision)).entries.into_iter().map(|kv| kv.value).collect();
         assert_eq!(all, [Bytes::from(n.to_string()), Bytes::from("near"), Bytes::from("b")]);
     }
+}
+
+/// The answer, and in how many steps it came.
+fn stepwise(member: &Member, range: &Range, budget: usize) -> (RangeResult, usize) {
+    let view = member.store.view();
+    let mut reading = Reading::begin(&*view, range.clone()).unwrap();
+    for steps in 1.. {
+        if let Some(result) = reading.step(&*view, budget).unwrap() {
+            return (result, steps);
+        }
+    }
+    unreachable!()
+}
+
+#[test]
+fn a_range_that_is_read_step_by_step_is_what_it_is_in_one_go() {
+    // Given keys that come, change and go, some of them together, one of them more often than is followed back
+    let mut member = Member::founded();
+    let first = member.revision();
+    for n in 0..60_u64 {
+        let name = format!("k{:02}", n * 7 % 30);
+        let mut operations = vec![put(&name, n.to_string()), put(format!("m{n:02}"), "m"), put("often", n.to_string())];
+        if n % 4 == 3 {
+            operations.push(Delete { key: key("m"), end: key(format!("m{:02}", n - 1)), ..Delete::default() }.into());
+        }
+        member.done(system(txn(operations)));
+    }
+    let last = member.revision();
+    let over = |from: &str, to: &str| Range { key: key(from), end: key(to), ..Range::default() };
+    let ranges = [
+        all(0),
+        over("k05", "m3"),
+        Range { limit: 5, ..all(0) },
+        Range { keys_only: true, ..over("a", "z") },
+        Range { count_only: true, ..all(0) },
+        one("often", 0),
+        one("k07", 0),
+        one("never", 0),
+    ];
+    // Then at every revision, however little is looked at in one step, the answer is the same,
+    let mut most = 0;
+    for revision in first..=last {
+        for range in &ranges {
+            let range = Range { revision, ..range.clone() };
+            let expected = read(&member, &range);
+            for budget in [0, 1, 700, 5_000] {
+                let (result, steps) = stepwise(&member, &range, budget);
+                assert_eq!(result, expected, "{range:?} by {budget}");
+                most = most.max(steps);
+            }
+        }
+    }
+    // and what looks at everything since takes as many steps as that asks for.
+    assert!(most > 60, "{most}");
+    assert!(stepwise(&member, &Range { revision: first, ..all(0) }, 5_000).1 > 2);
+    assert_eq!(stepwise(&member, &all(0), usize::MAX).1, 1);
+    assert_eq!(stepwise(&member, &one("often", 0), 0).1, 1);
 }
 
 #[test]

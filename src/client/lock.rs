@@ -10,14 +10,12 @@ use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
 use super::Client;
-use super::queue::Place;
+use super::queue::{FAREWELL, Place};
 use crate::config;
 use crate::error::{Error, Result};
 
-/// How long giving a place up may take, each: finding out whether there is one, and leaving it.
-const FAREWELL: Duration = Duration::from_secs(2);
-
 /// Why a lock is no longer waited for.
+#[derive(Debug, Clone, Copy)]
 enum Ended {
     GivenUp,
     Late,
@@ -46,8 +44,9 @@ impl LockBuilder {
         self
     }
 
-    /// Waits at most so long, and is then `Refused`, or `Unavailable` when it was not even let in line; without it, as long as
-    /// it takes. Giving the place up may take some seconds more where no manager serves.
+    /// Waits at most so long for those before it, and is then `Refused`, or `Unavailable` when it was not even let in line;
+    /// without it, as long as it takes. A lock that is free is had, however short this is: getting in line, and giving the
+    /// place up, may take some seconds more, each where no manager serves.
     pub const fn wait_at_most(mut self, patience: Duration) -> Self {
         self.patience = Some(patience);
         self
@@ -97,21 +96,30 @@ impl LockBuilder {
                 (taken, ended)
             }
         };
-        let left = match place {
-            // Given up before that is said: a process that ends now leaves nobody in line. Else its lease runs out.
-            Ok(place) => {
-                let _ = timeout(FAREWELL, place.leave()).await;
-                Err(Error::Refused(format!(
-                    "the lock `{}` is held by somebody else. Nothing was changed; try again later",
-                    name.escape_ascii()
-                )))
-            }
-            Err(error) => Err(error),
+        let place = match (place, ended) {
+            (Ok(place), _) => place,
+            (Err(_), Ended::GivenUp) => return Ok(None),
+            (Err(error), Ended::Late) => return Err(error),
         };
-        match ended {
-            Ended::GivenUp => Ok(None),
-            Ended::Late => left,
+        let mut left = Ok(None);
+        if matches!(ended, Ended::Late) {
+            // Who was late in asking is not late for a lock that nobody has.
+            let before = timeout(FAREWELL, place.before()).await;
+            let name = name.escape_ascii();
+            left = Err(match before {
+                Ok(Ok(None)) if place.is_held() => return Ok(Some(LockGuard { place })),
+                Ok(Ok(_)) => Error::Refused(format!(
+                    "the lock `{name}` is held by somebody else. Nothing was changed; try again later"
+                )),
+                Ok(Err(error)) => error,
+                Err(_elapsed) => Error::Unavailable(format!(
+                    "whether somebody else has the lock `{name}` could not be found out in time. It is not held; try again later"
+                )),
+            });
         }
+        // Given up before that is said: a process that ends now leaves nobody in line. Else its lease runs out.
+        let _ = timeout(FAREWELL, place.leave()).await;
+        left
     }
 }
 

@@ -16,6 +16,8 @@ use crate::error::{Error, Result};
 
 /// Between two attempts while no manager serves.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How long giving a place up may take.
+pub(super) const FAREWELL: Duration = Duration::from_secs(2);
 /// Digits of a lease at the end of a key.
 const DIGITS: usize = 16;
 
@@ -94,13 +96,21 @@ impl Place {
             value,
             keeper.id(),
         ));
-        let written = write.await?;
-        if !written.succeeded {
-            let key = key.escape_ascii();
-            return Err(Error::Refused(format!(
-                "the key `{key}` was written by somebody else; use another name. Nothing was changed"
-            )));
-        }
+        let written = match write.await {
+            Ok(written) if written.succeeded => written,
+            failed => {
+                // Before it is said: it may have been done, and a process that ends now leaves nobody in line. Else its
+                // lease runs out.
+                if let Ok(Ok(_deleted)) = tokio::time::timeout(FAREWELL, client.leases().revoke(keeper.id())).await {
+                    keeper.has_ended();
+                }
+                failed?;
+                let key = key.escape_ascii();
+                return Err(Error::Refused(format!(
+                    "the key `{key}` was written by somebody else; use another name. Nothing was changed"
+                )));
+            }
+        };
         Ok(Self { client: client.clone(), name: name.clone(), key, token: written.revision, keeper })
     }
 
@@ -114,22 +124,22 @@ impl Place {
 
     async fn move_up(&self) -> Result<()> {
         loop {
-            let line = match line(&self.client, &self.name, false).await {
-                Ok(line) => line,
-                Err(error) if error.is_retryable() => {
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
+            match self.before().await {
+                Ok(Some(before)) => wait_gone(&self.client, &before.key, before.create_revision).await?,
+                Ok(None) => return Ok(()),
+                Err(error) if error.is_retryable() => tokio::time::sleep(PAUSE).await,
                 Err(error) => return Err(error),
-            };
-            let Some(own) = line.iter().position(|entry| entry.create_revision == self.token) else {
-                return Err(self.is_lost());
-            };
-            match own.checked_sub(1).and_then(|before| line.get(before)) {
-                Some(before) => wait_gone(&self.client, &before.key, before.create_revision).await?,
-                None => return Ok(()),
             }
         }
+    }
+
+    /// Who is right before this one; nobody when it is the first.
+    pub(super) async fn before(&self) -> Result<Option<Entry>> {
+        let mut line = line(&self.client, &self.name, false).await?;
+        let Some(own) = line.iter().position(|entry| entry.create_revision == self.token) else {
+            return Err(self.is_lost());
+        };
+        Ok(own.checked_sub(1).map(|before| line.swap_remove(before)))
     }
 
     fn is_lost(&self) -> Error {

@@ -251,6 +251,7 @@ impl From<RequestError> for CallError {
             RequestError::NotSent(message) | RequestError::Unknown(message) => {
                 Self { unknown, ..Self::not_taken(message) }
             }
+            RequestError::Unread => Self { unknown, ..Self::not_taken(error.to_string()) },
             RequestError::Busy => Self::busy(),
         }
     }
@@ -322,7 +323,7 @@ impl Way for Remote {
                     let busy = match &error {
                         RequestError::Busy => true,
                         RequestError::NotSent(_) => connection.heard() > heard,
-                        RequestError::Unknown(_) => false,
+                        RequestError::Unknown(_) | RequestError::Unread => false,
                     };
                     if connection.is_closed() || (several && !busy) {
                         self.leave(number).await;

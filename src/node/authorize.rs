@@ -210,7 +210,7 @@ pub(super) fn denied(asker: &Asker, kind: &Kind) -> Failure {
 }
 
 /// What was looked at as a whole and may be done. Made here only.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Allowed<T>(T);
 
 impl<T> Allowed<T> {

@@ -156,6 +156,7 @@ pub(super) fn read(answered: Result<bytes::Bytes, RequestError>, who: &str) -> R
             format!("{who} has too much under way. Nothing was changed; try again a little later"),
         )),
         Err(RequestError::Unknown(why)) => Err(fail(api::Code::Unknown, format!("{who} did not answer: {why}"))),
+        Err(error @ RequestError::Unread) => Err(fail(api::Code::Unknown, format!("{who} did answer: {error}"))),
     }
 }
 

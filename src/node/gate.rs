@@ -193,17 +193,31 @@ impl Handler for NodeHandler {
         self.runtime.spawn(snapshots::receive(from, incoming, store.staging, self.inbox.clone(), slot));
     }
 
-    fn request(&self, caller: Caller, body: Bytes, reply: Answer) {
+    fn request(&self, caller: Caller, body: Bytes, mut reply: Answer) {
         let Some(service) = self.service.upgrade() else { return };
         self.runtime.spawn(async move {
             let response = match api::Request::decode(body) {
-                Ok(request) => service.called(&caller, request).await,
+                Ok(request) => {
+                    // A read may take long, and is nothing to anybody once its caller is gone.
+                    let is_read = matches!(request.kind, Some(api::request::Kind::Read(_)));
+                    let mut place = std::mem::take(reply.place());
+                    let response = tokio::select! {
+                        biased;
+                        response = service.called(&caller, request, &mut place) => response,
+                        () = reply.closed(), if is_read => return,
+                    };
+                    *reply.place() = place;
+                    response
+                }
                 Err(error) => super::service::failure(
                     api::Code::Invalid,
                     format!("the request cannot be read: {error}. Nothing was done"),
                 ),
             };
-            reply.send(response.encode_to_vec().into());
+            let body = Bytes::from(response.encode_to_vec());
+            if reply.fits(body.len()).await {
+                reply.send(body);
+            }
         });
     }
 

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use quorate_transport::{Feed, FeedReceiver, api};
+use quorate_transport::{Feed, FeedReceiver, Place, api};
 use tokio::sync::{mpsc, watch};
 
 use super::builder::Prepared;
@@ -60,7 +60,7 @@ impl Manager {
         }
         let service = Arc::clone(&self.service);
         let asker = service.local_asker(request.kind.as_ref());
-        let asked = self.runtime.spawn(async move { service.call(asker, request).await });
+        let asked = self.runtime.spawn(async move { service.call(asker, request, &mut Place::default()).await });
         asked.await.map_err(|error| CallError::unanswered(format!("the node stopped: {error}")))
     }
 

@@ -77,6 +77,8 @@ fn look(service: &Service, status: &Status) {
     meters.requests_under_way.set(service.requests_under_way() as f64);
     meters.request_bytes.set(service.peers.request_bytes() as f64);
     meters.requests_turned_away.absolute(service.peers.requests_turned_away());
+    meters.answer_bytes.set(service.peers.answer_bytes() as f64);
+    meters.answers_cut.absolute(service.peers.answers_cut());
     meters.certificate.set(service.certificate_seconds() / DAY);
     let readiness = service.readiness();
     meters.ready.set(flag(readiness.ready));

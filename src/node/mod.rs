@@ -94,6 +94,8 @@ mod reach;
 #[cfg(feature = "manager")]
 mod readiness;
 #[cfg(feature = "manager")]
+mod reading;
+#[cfg(feature = "manager")]
 mod records;
 #[cfg(feature = "manager")]
 mod recover;

@@ -66,6 +66,16 @@ impl Reach {
         self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, Peers::requests_turned_away)
     }
 
+    /// Bytes of the answers that were made here and are not taken yet.
+    pub(super) fn answer_bytes(&self) -> usize {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, Peers::answer_bytes)
+    }
+
+    /// Callers that were cut here because they did not take their answers in time.
+    pub(super) fn answers_cut(&self) -> u64 {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, Peers::answers_cut)
+    }
+
     /// Where the connected peers want to be reached, by their own word.
     pub(super) fn advertised(&self) -> Vec<(RaftId, String)> {
         let peers = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();

@@ -168,7 +168,7 @@ impl NodeBuilder {
         let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
         let reply = connection.request(body, self.patience).await.map_err(|error| match error {
             error @ (RequestError::NotSent(_) | RequestError::Busy) => unavailable(&error),
-            RequestError::Unknown(why) => StartError::Unknown(format!(
+            why @ (RequestError::Unknown(_) | RequestError::Unread) => StartError::Unknown(format!(
                 "no answer ({why}): the cluster may have given this node a new raft id. Run the same command again, that is safe"
             )),
         })?;

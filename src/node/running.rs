@@ -41,6 +41,7 @@ use super::meeting;
 use super::net::{self, Listening, Net};
 use super::reach::Reach;
 use super::readiness::Pulse;
+use super::reading::Past;
 use super::report::Digests;
 use super::router::Router;
 use super::service::{self, Service, StoreAccess};
@@ -300,7 +301,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         joins: Semaphore::new(1),
         certificates: builder.certificates,
         under_way: service::under_way(),
-        past: service::past(),
+        past: Past::default(),
         meters: Arc::clone(&meters),
         pulse: Pulse::new(),
         full,

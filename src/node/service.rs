@@ -14,13 +14,12 @@ use quorate_core::consensus::io::{Origin, RaftRole, Records, Status};
 use quorate_core::id::RaftId;
 use quorate_core::membership::plan::SeatTimes;
 use quorate_core::ports::{Staging, StateReader, StoreError};
-use quorate_core::state::read::{self, ReadError};
-use quorate_core::state::{check_range, check_txn};
-use quorate_core::txn::{Range, Txn, TxnResult};
+use quorate_core::state::check_txn;
+use quorate_core::txn::{Txn, TxnResult};
 use quorate_core::user;
 use quorate_transport::api::{self, request, response};
-use quorate_transport::{Caller, CertRole, Identity, Plane, UdpBuffers};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use quorate_transport::{Caller, CertRole, Identity, Place, Plane, UdpBuffers};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
@@ -30,6 +29,7 @@ use super::gate::{Asker, Who};
 use super::keepers::Space;
 use super::reach::Reach;
 use super::readiness::Pulse;
+use super::reading::Past;
 use super::renewal::Terms;
 use super::report::Digests;
 use super::router::{Failure, Router, fail, refused};
@@ -73,8 +73,8 @@ pub(crate) struct Service {
     pub(super) certificates: Terms,
     /// A permit for each request under way; all of them once the node stops.
     pub(super) under_way: Semaphore,
-    /// A permit for each read of the past that is at work: it may look at all of the history, and must not take every thread.
-    pub(super) past: Arc<Semaphore>,
+    /// Reads of the past may look at all of the history, and must not take every thread.
+    pub(super) past: Past,
     pub(super) meters: Arc<Meters>,
     pub(super) pulse: Pulse,
     /// The store is full, as the applier found it last.
@@ -83,13 +83,6 @@ pub(crate) struct Service {
     pub(super) who: Mutex<Arc<Identity>>,
     pub(super) udp_buffers: UdpBuffers,
     pub(super) space: Arc<Space>,
-}
-
-/// Reads of the past at work at once, of the threads that all blocking reads share.
-const PAST_AT_ONCE: usize = 2;
-
-pub(super) fn past() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(PAST_AT_ONCE))
 }
 
 /// Requests under way at most; far beyond what connections can bring.
@@ -157,10 +150,10 @@ impl Service {
     }
 
     /// Answers one request of whoever has called; always within its deadline.
-    pub(super) async fn called(&self, caller: &Caller, request: api::Request) -> api::Response {
+    pub(super) async fn called(&self, caller: &Caller, request: api::Request, place: &mut Place) -> api::Response {
         let Some(kind) = &request.kind else { return unknown_kind() };
         match self.identify(caller, kind).await {
-            Ok(asker) => self.call(asker, request).await,
+            Ok(asker) => self.call(asker, request, place).await,
             Err(error) => api::Response { kind: Some(response::Kind::Error(error)) },
         }
     }
@@ -177,8 +170,8 @@ impl Service {
         Ok((spoken_for, api::Request { deadline_ms: request.deadline_ms, ..inner }))
     }
 
-    /// Answers one request; always within its deadline.
-    pub(crate) async fn call(&self, asker: Asker, request: api::Request) -> api::Response {
+    /// Answers one request; always within its deadline. A read's answer has found its place when this returns.
+    pub(crate) async fn call(&self, asker: Asker, request: api::Request, place: &mut Place) -> api::Response {
         let (asker, request) = match self.taken_out(asker, request).await {
             Ok(taken_out) => taken_out,
             Err(error) => return api::Response { kind: Some(response::Kind::Error(error)) },
@@ -193,7 +186,7 @@ impl Service {
         let answer = match authorize::check(&asker, &kind) {
             Ok(()) => {
                 let patience = Duration::from_millis(request.deadline_ms).min(Duration::from_secs(600));
-                self.answer(&asker, kind, began + patience).instrument(span.clone()).await
+                self.answer(&asker, kind, began + patience, place).instrument(span.clone()).await
             }
             Err(denied) => Err(denied),
         };
@@ -232,7 +225,13 @@ impl Service {
         Duration::try_from_secs_f64(self.certificate_seconds()).ok()
     }
 
-    async fn answer(&self, asker: &Asker, kind: request::Kind, until: Instant) -> Result<response::Kind, Failure> {
+    async fn answer(
+        &self,
+        asker: &Asker,
+        kind: request::Kind,
+        until: Instant,
+        place: &mut Place,
+    ) -> Result<response::Kind, Failure> {
         match kind {
             request::Kind::Rejoin(rejoin) => {
                 let Who::Node(node) = asker.who else {
@@ -266,7 +265,7 @@ impl Service {
                 api::Code::Invalid,
                 "a watch is asked for as a feed, not as a request: the client is of another version. Nothing was done",
             )),
-            request::Kind::Read(read) => self.read(asker, read, until).await.map(response::Kind::Read),
+            request::Kind::Read(read) => self.read(asker, read, until, place).await.map(response::Kind::Read),
             request::Kind::Status(_) => {
                 Ok(response::Kind::Status(api::StatusDone { json: json(&self.cluster_status().await)? }))
             }
@@ -345,45 +344,6 @@ impl Service {
         let mut result = self.router.execute_for(asker, command, until).await?;
         user::strip_result(&mut result);
         Ok(result)
-    }
-
-    async fn read(&self, asker: &Asker, read: api::Read, until: Instant) -> Result<api::ReadDone, Failure> {
-        let mut range = Range::decode(read.range)
-            .map_err(|error| fail(api::Code::Invalid, format!("the range cannot be read: {error}")))?;
-        user::qualify_range(&mut range);
-        let range = authorize::within(asker, range)?;
-        check_range(&range).map_err(|refusal| refused(&refusal))?;
-        if !read.serializable {
-            self.router.read_index(until).await?;
-        }
-        // Before the view is taken: what comes in between only makes it younger.
-        let age_ms = if read.serializable { self.age_ms() } else { Some(0) };
-        let turn = if range.revision == 0 { None } else { Some(self.turn_in_the_past(until).await?) };
-        let reader = self.store()?.reader;
-        let (mut result, applied) = blocking(move || {
-            // Held by the thread: a caller that does not wait any more gives no turn to another one.
-            let _turn = turn;
-            let view = reader.view();
-            let applied = read::status(&*view).map_err(|error| broken(&error))?.applied;
-            let result = read::range(&*view, &range).map_err(|error| match error {
-                ReadError::Refused(refusal) => refused(&refusal),
-                ReadError::Store(error) => broken(&error),
-            })?;
-            Ok((result, applied))
-        })
-        .await?;
-        user::strip_range(&mut result);
-        Ok(api::ReadDone { result: result.encode_to_vec().into(), applied: applied.0, age_ms })
-    }
-
-    async fn turn_in_the_past(&self, until: Instant) -> Result<OwnedSemaphorePermit, Failure> {
-        match tokio::time::timeout_at(until, Arc::clone(&self.past).acquire_owned()).await {
-            Ok(Ok(turn)) => Ok(turn),
-            Ok(Err(_)) | Err(_) => Err(fail(
-                api::Code::Overloaded,
-                "this manager is busy with other reads of the past. Nothing was done; try again",
-            )),
-        }
     }
 
     /// How old this manager's state may be: every write that was acknowledged longer ago is in it. `None` while nothing is

@@ -290,8 +290,10 @@ async fn a_lock_goes_to_the_next_in_line_when_its_holder_dies_and_its_fence_clos
     client.leases().revoke(lease).await.unwrap();
     tokio::time::timeout(BUDGET, next.lost()).await.unwrap();
     assert!(!fenced(next.fence()).await.unwrap().succeeded);
-    // Nobody is left in line.
-    let last = client.lock("backup").await.unwrap();
+    // Nobody is left in line: a lock that is free is had, however short the wait.
+    let last = client.lock("backup").wait_at_most(Duration::ZERO).await.unwrap();
+    let refused = client.lock("backup").wait_at_most(Duration::ZERO).await.unwrap_err();
+    says(&refused, &["held by somebody else"]);
     last.unlock().await.unwrap();
     assert_eq!(client.kv().prefix("backup/").await.unwrap().entries, []);
     cluster.stop().await;

@@ -16,6 +16,7 @@
 mod assignments;
 mod authorisation;
 mod authorities;
+mod between;
 mod certificates;
 mod crashes;
 mod data;
@@ -37,6 +38,7 @@ mod partition;
 mod policy;
 mod pressure;
 mod quorum;
+mod reads;
 mod recovery;
 mod refusals;
 mod requests;

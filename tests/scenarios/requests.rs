@@ -1,11 +1,14 @@
-//! What the log tells of a request: its way through the cluster, by its id.
+//! A request's way: what the log tells of it, by its id, and what becomes of it when it is cut.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
+use quorate::Client;
+use quorate_transport::frame::FrameKind;
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
+use crate::between::GoBetween;
 use crate::support::{Cluster, eventually};
 
 /// A log in memory.
@@ -69,5 +72,36 @@ async fn a_write_through_a_follower_is_found_on_both_managers_by_its_request_id(
     let mut spans = log.answered().into_iter();
     let read = spans.find(|span| span["node"] == "m2" && span["kind"] == "read" && !span["read_index"].is_null());
     assert!(read.unwrap()["read_index"].as_u64().unwrap() >= here["index"].as_u64().unwrap());
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_put_whose_stream_is_cut_at_any_byte_counts_once() {
+    // Given a client behind something that cuts its streams
+    let cluster = Cluster::founded().await;
+    let near = cluster.path("near");
+    std::fs::create_dir(&near).unwrap();
+    let between = GoBetween::start(&cluster.members[0].directory, &near, FrameKind::Request);
+    let client = Client::local(&near).await.unwrap();
+    // when one byte after the other is the last that passes, of what it asks and of what it is answered; 300 and 100 are
+    // more than all of it has,
+    let (mut revisions, mut puts) = (Vec::new(), 0);
+    for byte in 0..300 {
+        between.cut_question_after(byte);
+        revisions.push(client.kv().put("counter", "x").await.unwrap().revision);
+        puts += 1;
+    }
+    let questions = between.cuts();
+    for byte in 0..100 {
+        between.cut_answer_after(byte);
+        revisions.push(client.kv().put("counter", "x").await.unwrap().revision);
+        puts += 1;
+    }
+    let answers = between.cuts() - questions;
+    // then every put was done once, at the revision that its client was told.
+    let counter = cluster.any().client().kv().get("counter").await.unwrap().unwrap();
+    assert_eq!(counter.version, puts);
+    assert!(revisions.windows(2).all(|two| two[1] == two[0] + 1), "{revisions:?}");
+    assert!(questions > 50 && answers > 10, "the cuts hit: {questions} and {answers}");
     cluster.stop().await;
 }

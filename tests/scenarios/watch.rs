@@ -1,15 +1,12 @@
 //! Watches on real nodes: what is told, in which order, over whatever happens to the managers.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use quorate::{Change, Changes, Client, Error, Watch, Watched, operation};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{UnixListener, UnixStream};
+use quorate_transport::frame::FrameKind;
 
+use crate::between::GoBetween;
 use crate::support::{BUDGET, Cluster, eventually, says};
 
 /// The next revision that concerns the watch; bookmarks are passed over.
@@ -426,54 +423,25 @@ fn resident() -> usize {
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
 }
 
-/// A socket in `near` that passes everything on to the one in `far`; of the next feed it passes so many bytes of answers,
-/// and then drops both sides.
-fn go_between(far: &Path, near: &Path, cut: Arc<AtomicUsize>) -> tokio::task::JoinHandle<()> {
-    const FEED: u8 = 14;
-    let listener = UnixListener::bind(near.join("quorate.sock")).unwrap();
-    let far = far.join("quorate.sock");
-    tokio::spawn(async move {
-        while let Ok((asker, _)) = listener.accept().await {
-            let Ok(answering) = UnixStream::connect(&far).await else { continue };
-            let cut = Arc::clone(&cut);
-            tokio::spawn(async move {
-                let (mut from_asker, mut to_asker) = asker.into_split();
-                let (from_node, mut to_node) = answering.into_split();
-                let mut header = [0; 10];
-                if from_asker.read_exact(&mut header).await.is_err() || to_node.write_all(&header).await.is_err() {
-                    return;
-                }
-                let bytes = if header[4] == FEED { cut.swap(usize::MAX, Ordering::Relaxed) } else { usize::MAX };
-                let mut answers = from_node.take(bytes as u64);
-                tokio::select! {
-                    _ = tokio::io::copy(&mut from_asker, &mut to_node) => {}
-                    _ = tokio::io::copy(&mut answers, &mut to_asker) => {}
-                }
-            });
-        }
-    })
-}
-
 #[tokio::test]
 async fn a_watch_whose_stream_is_cut_at_any_byte_loses_nothing_and_hears_nothing_twice() {
     let cluster = Cluster::founded().await;
     let near = cluster.path("near");
     std::fs::create_dir(&near).unwrap();
-    let cut = Arc::new(AtomicUsize::new(usize::MAX));
-    let between = go_between(&cluster.members[0].directory, &near, Arc::clone(&cut));
+    let between = GoBetween::start(&cluster.members[0].directory, &near, FrameKind::Feed);
     let client = Client::local(&near).await.unwrap();
     let kv = cluster.any().client().kv();
     let mut revisions = write(&cluster.any().client(), "k", 3).await;
     revisions.push(kv.txn().then(operation::put("k", "x")).then(operation::put("k2", "y")).await.unwrap().revision);
     // One after the other every byte is the last one that passes; 400 are more than all of it has.
     for byte in 0..400 {
-        cut.store(byte, Ordering::Relaxed);
+        between.cut_answer_after(byte);
         let mut watch = client.kv().watch("k").prefix().from_revision(revisions[0]).await.unwrap();
         follows_all(&mut watch, &revisions[..3]).await;
         let last = changes(&mut watch).await;
         assert_eq!((last.revision, last.changes.len()), (revisions[3], 2), "cut after {byte} bytes");
     }
-    between.abort();
+    assert!(between.cuts() > 100, "most of them hit the stream: {}", between.cuts());
     cluster.stop().await;
 }
 

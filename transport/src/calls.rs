@@ -18,9 +18,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::answers::Own;
 use crate::codes;
 use crate::frame::{self, FrameKind};
-use crate::handler::{Answer, Caller, Handler, Plane};
+use crate::handler::{Answer, Caller, Handler, Placed, Plane};
 use crate::lanes::StreamKind;
 use crate::request::{self, RequestError};
 use crate::room::{Held, Room};
@@ -149,12 +150,14 @@ impl Calls {
         let pending: Pending = Arc::new(Mutex::new(Some(BTreeMap::new())));
         let (queue, waiting) = mpsc::channel(QUEUE);
         let lane = Arc::new(Lane { queue, pending: Arc::clone(&pending), next: AtomicU64::new(1) });
-        let end = LaneEnd { pending, connection: connection.clone() };
+        let mut end = LaneEnd { pending, connection: connection.clone(), unread: false };
         self.runtime.spawn(async move {
-            tokio::select! {
-                () = write_calls(send, waiting, &end.pending) => {}
-                () = read_answers(receive, &end.pending) => {}
-            }
+            // All of it: a flag that is captured alone would be a copy.
+            let end = &mut end;
+            end.unread = tokio::select! {
+                () = write_calls(send, waiting, &end.pending) => false,
+                unread = read_answers(receive, &end.pending) => unread,
+            };
         });
         *current = Some(Arc::clone(&lane));
         Ok(lane)
@@ -169,6 +172,8 @@ fn broken(connection: &quinn::Connection) -> String {
 struct LaneEnd {
     pending: Pending,
     connection: quinn::Connection,
+    /// This side did not read its answers, and the other one has cut it.
+    unread: bool,
 }
 
 impl Drop for LaneEnd {
@@ -176,7 +181,11 @@ impl Drop for LaneEnd {
         let open = locked(&self.pending).take().unwrap_or_default();
         for Open { sent, answer } in open.into_values() {
             let why = broken(&self.connection);
-            let _ = answer.send(Err(if sent { RequestError::Unknown(why) } else { RequestError::NotSent(why) }));
+            let _ = answer.send(Err(match sent {
+                true if self.unread => RequestError::Unread,
+                true => RequestError::Unknown(why),
+                false => RequestError::NotSent(why),
+            }));
         }
     }
 }
@@ -263,7 +272,8 @@ impl Frames {
     }
 }
 
-async fn read_answers(receive: quinn::RecvStream, pending: &Pending) {
+/// True when the other side has cut the lane because its answers were not read.
+async fn read_answers(receive: quinn::RecvStream, pending: &Pending) -> bool {
     let mut frames = Frames::of(receive, ANSWER_BYTES_MAX);
     while let Some((kind, number, body)) = frames.next().await {
         let answer = if kind == FrameKind::Answer {
@@ -272,17 +282,18 @@ async fn read_answers(receive: quinn::RecvStream, pending: &Pending) {
         } else if kind == FrameKind::NoAnswer {
             Err(RequestError::Unknown("the other side gave no answer".to_owned()))
         } else {
-            return;
+            return false;
         };
         // Nobody may wait any more.
         if let Some(open) = locked(pending).as_mut().and_then(|pending| pending.remove(&number)) {
             let _ = open.answer.send(answer);
         }
     }
+    matches!(frames.receive.received_reset().await, Ok(Some(code)) if code == codes::STREAM_UNREAD)
 }
 
 /// An answer that waits to be written.
-type Due = (u64, Option<Bytes>, OwnedSemaphorePermit);
+type Due = (u64, Option<Placed>, OwnedSemaphorePermit);
 
 /// What goes back on a lane.
 #[derive(Debug)]
@@ -297,9 +308,9 @@ pub(crate) struct LaneAnswer {
 
 impl LaneAnswer {
     /// `None`: there is none, and what became of the request is unknown.
-    pub(crate) fn send(self, body: Option<Bytes>) {
+    pub(crate) fn send(self, answer: Option<Placed>) {
         // Full it cannot be; closed when the lane broke.
-        let _ = self.queue.try_send((self.number, body, self.place));
+        let _ = self.queue.try_send((self.number, answer, self.place));
     }
 
     pub(crate) async fn closed(&self) {
@@ -312,6 +323,7 @@ pub(crate) async fn serve(
     handler: Arc<dyn Handler>,
     caller: Caller,
     room: &Room,
+    own: &Own,
     send: quinn::SendStream,
     receive: quinn::RecvStream,
 ) {
@@ -326,9 +338,10 @@ pub(crate) async fn serve(
         while let Some((FrameKind::Call, number, body)) = frames.next().await {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
             let (handler, caller, queue) = (Arc::clone(&handler), caller.clone(), queue.clone());
+            let answers = own.place();
             let begin = move |body, held| {
                 let answer = LaneAnswer { number, queue, place, _held: held };
-                handler.request(caller, body, Answer::on_lane(answer));
+                handler.request(caller, body, Answer::on_lane(answer, answers));
             };
             if let Some(held) = room.enter_now(body.len()) {
                 begin(body, held);
@@ -348,23 +361,44 @@ pub(crate) async fn serve(
         drop(queue);
         while waiting.join_next().await.is_some() {}
     };
-    tokio::join!(reading, write_answers(send, answers));
+    let writing = write_answers(own, send, answers);
+    tokio::pin!(writing);
+    tokio::select! {
+        biased;
+        // Nobody takes the answers any more: no more calls are begun.
+        () = &mut writing => {}
+        () = reading => writing.await,
+    }
     let _ = frames.receive.stop(codes::STREAM_PROTOCOL);
 }
 
-async fn write_answers(mut send: quinn::SendStream, mut answers: mpsc::Receiver<Due>) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while take(&mut answers, &mut batch, |(_, body, _)| body.as_ref().map_or(0, Bytes::len)).await {
+async fn write_answers(own: &Own, mut send: quinn::SendStream, mut answers: mpsc::Receiver<Due>) {
+    let mut batch: Vec<Due> = Vec::with_capacity(BATCH);
+    let stopped = send.stopped();
+    tokio::pin!(stopped);
+    loop {
+        let taking = take(&mut answers, &mut batch, |(_, answer, _)| answer.as_ref().map_or(0, |(body, _)| body.len()));
+        tokio::select! {
+            biased;
+            some = taking => if !some { break },
+            // Nobody wants answers any more.
+            _ = &mut stopped => return,
+        }
         let mut frames = BytesMut::new();
-        for (number, body, _place) in &mut batch {
+        for (number, answer, _place) in &mut batch {
             let number = *number;
-            match body.take().filter(|body| body.len() <= ANSWER_BYTES_MAX) {
+            match answer.as_mut().map(|(body, _)| std::mem::take(body)).filter(|body| body.len() <= ANSWER_BYTES_MAX) {
                 Some(body) => put_frame(&mut frames, FrameKind::Answer, number, &body),
                 None => put_frame(&mut frames, FrameKind::NoAnswer, number, &[]),
             }
         }
-        if send.write_chunk(frames.freeze()).await.is_err() {
-            return;
+        match own.give(send.write_chunk(frames.freeze())).await {
+            Some(Ok(())) => {}
+            Some(Err(_)) => return,
+            None => {
+                let _ = send.reset(codes::STREAM_UNREAD);
+                return;
+            }
         }
         // Their places are free from here on: who does not read its answers gets no more of them made.
         batch.clear();

@@ -25,3 +25,5 @@ pub(crate) const STREAM_BUSY: VarInt = VarInt::from_u32(2);
 pub(crate) const STREAM_UNANSWERED: VarInt = VarInt::from_u32(3);
 /// Stream: the sender gave up.
 pub(crate) const STREAM_ABORTED: VarInt = VarInt::from_u32(4);
+/// Stream: the answer was not read in time.
+pub(crate) const STREAM_UNREAD: VarInt = VarInt::from_u32(5);

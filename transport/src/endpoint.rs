@@ -13,6 +13,7 @@ use quorate_core::id::NodeId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::answers::{ANSWER_BYTES, ANSWER_DEADLINE, Answers};
 use crate::ca::{CertRole, IssuerId};
 use crate::clock::Clock;
 use crate::codes;
@@ -73,6 +74,13 @@ pub struct EndpointOptions {
     /// Bytes of requests that are read and not answered yet, of clients and of managers each, default 64 MiB; as much
     /// again may wait, unread, and what comes on top is turned away.
     pub request_bytes: usize,
+    /// Bytes of answers that are made and not taken yet, to clients and to managers each, default 64 MiB; for what comes on
+    /// top there is no room before some of them is taken.
+    pub answer_bytes: usize,
+    /// Of these on one client's connection, default 16 MiB: two of the largest.
+    pub answer_bytes_each: usize,
+    /// How long a caller may take to take an answer before it is cut, default 30 s.
+    pub answer_deadline: Duration,
     /// The clock that certificates are checked by, default the system's.
     pub clock: Clock,
     /// What carries its datagrams, default the machine's UDP.
@@ -98,6 +106,9 @@ impl Default for EndpointOptions {
             control_queue: QueueLimit { messages: 4_096, bytes: 4 * 1024 * 1024 },
             append_queue: QueueLimit { messages: 1_024, bytes: 32 * 1024 * 1024 },
             request_bytes: 64 * 1024 * 1024,
+            answer_bytes: ANSWER_BYTES,
+            answer_bytes_each: ANSWER_BYTES / 4,
+            answer_deadline: ANSWER_DEADLINE,
             clock: Clock::default(),
             network: Network::default(),
         }
@@ -138,6 +149,9 @@ pub(crate) struct Shared {
     client_room: Room,
     /// and for what other managers pass on.
     peer_room: Room,
+    /// For the answers of both.
+    client_answers: Arc<Answers>,
+    peer_answers: Arc<Answers>,
     /// Who is connected on the client plane, by quinn's number of the connection.
     callers: Mutex<HashMap<usize, (NodeId, quinn::Connection)>>,
     pub(crate) runtime: tokio::runtime::Handle,
@@ -174,6 +188,11 @@ impl Shared {
     /// Where the requests of a connection find room.
     pub(crate) const fn room(&self, of_a_peer: bool) -> &Room {
         if of_a_peer { &self.peer_room } else { &self.client_room }
+    }
+
+    /// Where its answers do.
+    pub(crate) const fn answers(&self, of_a_peer: bool) -> &Arc<Answers> {
+        if of_a_peer { &self.peer_answers } else { &self.client_answers }
     }
 
     /// The gate's word, and the news of a newer incarnation where there are some.
@@ -256,6 +275,9 @@ impl Endpoint {
             clients: Arc::new(Semaphore::new(options.clients_max.max(1))),
             client_room: Room::of(options.request_bytes),
             peer_room: Room::of(options.request_bytes),
+            client_answers: Answers::of(options.answer_bytes, options.answer_bytes_each, options.answer_deadline),
+            // Managers are few, and one asks for all of its clients.
+            peer_answers: Answers::of(options.answer_bytes, options.answer_bytes, options.answer_deadline),
             callers: Mutex::default(),
             runtime,
             tasks: Mutex::new(Some(JoinSet::new())),

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use quorate_core::id::{NodeId, RaftId};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::answers::Place;
 use crate::ca::{CertRole, IssuerId};
 use crate::calls::LaneAnswer;
 use crate::feed::Feed;
@@ -135,24 +136,66 @@ pub struct IncomingSnapshot {
 
 /// Where the answer to a request goes. Dropped, it tells the caller that the outcome is unknown.
 #[derive(Debug)]
-pub struct Answer(Option<To>);
+pub struct Answer {
+    to: Option<To>,
+    place: Place,
+}
+
+/// An answer with the room that it takes.
+pub(crate) type Placed = (Bytes, Place);
 
 #[derive(Debug)]
 enum To {
-    Alone(oneshot::Sender<Bytes>),
+    Alone(oneshot::Sender<Placed>),
     Lane(LaneAnswer),
 }
 
+impl To {
+    async fn closed(&mut self) {
+        match self {
+            Self::Alone(sender) => sender.closed().await,
+            Self::Lane(lane) => lane.closed().await,
+        }
+    }
+}
+
 impl Answer {
-    pub(crate) const fn on_lane(lane: LaneAnswer) -> Self {
-        Self(Some(To::Lane(lane)))
+    pub(crate) const fn alone(sender: oneshot::Sender<Placed>, place: Place) -> Self {
+        Self { to: Some(To::Alone(sender)), place }
     }
 
-    /// Answers; nothing happens when nobody waits any more.
+    pub(crate) const fn on_lane(lane: LaneAnswer, place: Place) -> Self {
+        Self { to: Some(To::Lane(lane)), place }
+    }
+
+    /// Where the answer finds room, for who makes it: what it holds of that goes with the answer.
+    pub const fn place(&mut self) -> &mut Place {
+        &mut self.place
+    }
+
+    /// Waits for room for an answer that is made: false when nobody waits for it any more, or too many wait for room; it is
+    /// then to be thrown away.
+    ///
+    /// Cancel safe: it leaves the line.
+    pub async fn fits(&mut self, bytes: usize) -> bool {
+        let Some(to) = &mut self.to else { return false };
+        tokio::select! {
+            biased;
+            () = to.closed() => false,
+            room = self.place.queue(bytes) => room.is_ok(),
+        }
+    }
+
+    /// Answers; nothing happens when nobody waits any more. What is larger than the place that it has, and finds none now, is
+    /// thrown away: [`fits`](Self::fits) waits for it.
     pub fn send(mut self, body: Bytes) {
-        match self.0.take() {
-            Some(To::Alone(sender)) => drop(sender.send(body)),
-            Some(To::Lane(lane)) => lane.send(Some(body)),
+        if !self.place.take_now(body.len()) {
+            return;
+        }
+        let place = std::mem::take(&mut self.place);
+        match self.to.take() {
+            Some(To::Alone(sender)) => drop(sender.send((body, place))),
+            Some(To::Lane(lane)) => lane.send(Some((body, place))),
             None => {}
         }
     }
@@ -162,23 +205,15 @@ impl Answer {
     ///
     /// Cancel safe.
     pub async fn closed(&mut self) {
-        match &mut self.0 {
-            Some(To::Alone(sender)) => sender.closed().await,
-            Some(To::Lane(lane)) => lane.closed().await,
-            None => {}
+        if let Some(to) = &mut self.to {
+            to.closed().await;
         }
-    }
-}
-
-impl From<oneshot::Sender<Bytes>> for Answer {
-    fn from(sender: oneshot::Sender<Bytes>) -> Self {
-        Self(Some(To::Alone(sender)))
     }
 }
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        if let Some(To::Lane(lane)) = self.0.take() {
+        if let Some(To::Lane(lane)) = self.to.take() {
             lane.send(None);
         }
     }

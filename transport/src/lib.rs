@@ -15,6 +15,7 @@
 
 pub mod frame;
 
+mod answers;
 mod ca;
 mod calls;
 mod client;
@@ -75,6 +76,7 @@ pub mod api {
     unprinted!(KeyOrder, key_order::Order, KeyOrderDone, Unlock);
 }
 
+pub use answers::Place;
 pub use ca::{CaError, CertRole, CertSubject, ClusterCa, IssuerId, is_root};
 pub use client::{ClientSocket, Connection, Connector};
 pub use clock::Clock;

@@ -18,10 +18,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
+use crate::answers::{ANSWER_BYTES, ANSWER_DEADLINE, Answers, Own, Place};
 use crate::ca::CertRole;
 use crate::feed::{self, Feed, FeedReceiver};
 use crate::frame::{self, FrameKind, HELLO_BYTES_MAX, REQUEST_BYTES_MAX};
-use crate::handler::{Caller, Down, Gate, Handler, Plane};
+use crate::handler::{Answer, Caller, Down, Gate, Handler, Plane};
 use crate::hello::{Hello, PROTOCOL_MAX, PROTOCOL_MIN};
 use crate::proto;
 use crate::request::RequestError;
@@ -205,6 +206,8 @@ impl LocalListener {
     pub async fn serve(self, gate: Arc<dyn Gate>, handler: Arc<dyn Handler>) {
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let feeds = Arc::new(Semaphore::new(FEEDS_MAX));
+        // Whoever may connect here is who runs the node: one room for all.
+        let answers = Answers::of(ANSWER_BYTES, ANSWER_BYTES, ANSWER_DEADLINE);
         let mut tasks = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -227,8 +230,9 @@ impl LocalListener {
                 continue;
             };
             let (gate, handler, feeds) = (gate.clone(), handler.clone(), feeds.clone());
+            let own = answers.connection();
             tasks.spawn(async move {
-                serve_one(stream, &*gate, &*handler, feeds).await;
+                serve_one(stream, &*gate, &*handler, (feeds, own)).await;
                 drop(slot);
             });
         }
@@ -257,7 +261,7 @@ fn write_pointer(pointer: &Path, socket: &Path) -> io::Result<()> {
     std::fs::rename(&temporary, pointer)
 }
 
-async fn serve_one(stream: UnixStream, gate: &dyn Gate, handler: &dyn Handler, feeds: Arc<Semaphore>) {
+async fn serve_one(stream: UnixStream, gate: &dyn Gate, handler: &dyn Handler, (feeds, own): (Arc<Semaphore>, Own)) {
     let (receive, mut send) = stream.into_split();
     let mut receive = BufReader::new(receive);
     let caller = Caller {
@@ -272,10 +276,10 @@ async fn serve_one(stream: UnixStream, gate: &dyn Gate, handler: &dyn Handler, f
     // Whatever is no frame ends this connection and nothing else.
     while let Ok(Some(frame)) = frame::read(&mut receive, REQUEST_BYTES_MAX).await {
         #[expect(clippy::wildcard_enum_match_arm, reason = "every other kind is equally out of place here")]
-        let (kind, body) = match frame.kind {
+        let (kind, (body, _place)) = match frame.kind {
             FrameKind::Hello => {
                 let reply = proto::HelloReply { hello: Some(gate.hello().to_wire(0)), refused: None };
-                (FrameKind::HelloReply, Bytes::from(reply.encode_to_vec()))
+                (FrameKind::HelloReply, (Bytes::from(reply.encode_to_vec()), Place::default()))
             }
             FrameKind::Feed => {
                 // One too many: closing says that there is no answer.
@@ -286,9 +290,9 @@ async fn serve_one(stream: UnixStream, gate: &dyn Gate, handler: &dyn Handler, f
             }
             FrameKind::Request => {
                 let (sender, receiver) = oneshot::channel();
-                handler.request(caller.clone(), frame.payload, sender.into());
+                handler.request(caller.clone(), frame.payload, Answer::alone(sender, own.place()));
                 match receiver.await {
-                    Ok(body) if body.len() <= REQUEST_BYTES_MAX => (FrameKind::Response, body),
+                    Ok((body, place)) if body.len() <= REQUEST_BYTES_MAX => (FrameKind::Response, (body, place)),
                     // No answer: closing says so.
                     _ => return,
                 }
@@ -296,7 +300,8 @@ async fn serve_one(stream: UnixStream, gate: &dyn Gate, handler: &dyn Handler, f
             _ => return,
         };
         let Some(header) = frame::header(kind, &body) else { return };
-        if send.write_all(&header).await.is_err() || send.write_all(&body).await.is_err() {
+        let writing = async { send.write_all(&header).await.is_ok() && send.write_all(&body).await.is_ok() };
+        if own.give(writing).await != Some(true) {
             return;
         }
     }

@@ -302,6 +302,17 @@ impl Peers {
         self.shared.room(false).turned_away() + self.shared.room(true).turned_away()
     }
 
+    /// Bytes of the answers, to clients and to peers, that were made here and are not taken yet; such below 4 KiB count
+    /// nothing.
+    pub fn answer_bytes(&self) -> usize {
+        self.shared.answers(false).bytes() + self.shared.answers(true).bytes()
+    }
+
+    /// Callers that were cut here because they did not take their answers in time.
+    pub fn answers_cut(&self) -> u64 {
+        self.shared.answers(false).cut() + self.shared.answers(true).cut()
+    }
+
     /// Why the last dial of this peer failed; `None` when it did not.
     pub fn last_failure(&self, peer: RaftId) -> Option<ConnectError> {
         locked(&self.shared.registry.failures).get(&peer).cloned()
@@ -591,6 +602,7 @@ pub(crate) async fn accept_streams(
     peer: Option<RaftId>,
 ) -> Down {
     let mut tasks = JoinSet::new();
+    let answers = shared.answers(peer.is_some()).connection();
     let (session, calling) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     loop {
         let (mut send, mut receive) = tokio::select! {
@@ -603,19 +615,19 @@ pub(crate) async fn accept_streams(
         let (handler, caller, deadline) =
             (shared.handler.clone(), greeted.caller.clone(), shared.options.handshake_deadline);
         let (connection, session, calling) = (connection.clone(), session.clone(), calling.clone());
-        let (stall, shared) = (shared.options.stall_deadline, shared.clone());
+        let (stall, shared, answers) = (shared.options.stall_deadline, shared.clone(), answers.clone());
         tasks.spawn(async move {
             let mut first = [0; 1];
             let read = tokio::time::timeout(deadline, receive.read_exact(&mut first)).await;
             match (read, StreamKind::from_byte(first[0]), peer) {
                 (Ok(Ok(())), Some(StreamKind::Request), _) => {
-                    request::serve(handler, caller, shared.room(peer.is_some()), send, receive).await;
+                    request::serve(handler, caller, shared.room(peer.is_some()), &answers, send, receive).await;
                 }
                 // One per connection at a time; a worker has nothing to ask so often.
                 (Ok(Ok(())), Some(StreamKind::Calls), _)
                     if caller.role != CertRole::Worker && !calling.swap(true, Ordering::AcqRel) =>
                 {
-                    calls::serve(handler, caller, shared.room(peer.is_some()), send, receive).await;
+                    calls::serve(handler, caller, shared.room(peer.is_some()), &answers, send, receive).await;
                     calling.store(false, Ordering::Release);
                 }
                 (Ok(Ok(())), Some(StreamKind::Snapshot), Some(from)) => {

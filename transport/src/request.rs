@@ -9,9 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use crate::answers::Own;
 use crate::codes;
 use crate::frame::{self, Frame, FrameKind, REQUEST_BYTES_MAX};
-use crate::handler::{Caller, Handler};
+use crate::handler::{Answer, Caller, Handler};
 use crate::lanes::StreamKind;
 use crate::room::Room;
 
@@ -27,6 +28,11 @@ pub enum RequestError {
     /// The other side has too much under way to take it: it was not executed. Trying again a little later is safe.
     #[error("the other side has too much under way; nothing was changed by the request")]
     Busy,
+    /// The answer came, and this side did not take it in time: the other side has cut it off.
+    #[error(
+        "the answer was not read in time, and the other side cut it off: the request may or may not have been executed"
+    )]
+    Unread,
     /// The request left, and no answer came: it may have been executed or not.
     #[error("the outcome is unknown: {0}; the request may or may not have been executed")]
     Unknown(String),
@@ -35,7 +41,7 @@ pub enum RequestError {
 impl RequestError {
     /// Whether the request may have been executed.
     pub const fn may_have_executed(&self) -> bool {
-        matches!(self, Self::Unknown(_))
+        matches!(self, Self::Unknown(_) | Self::Unread)
     }
 }
 
@@ -79,6 +85,7 @@ pub(crate) async fn ask(
     match tokio::time::timeout_at(until, answer).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(AnswerError::Busy)) => Err(RequestError::Busy),
+        Ok(Err(AnswerError::Unread)) => Err(RequestError::Unread),
         Ok(Err(AnswerError::Lost(why))) => {
             // The stream's error says little when the whole connection went.
             let why = connection.close_reason().map_or(why, |reason| reason.to_string());
@@ -92,6 +99,8 @@ pub(crate) async fn ask(
 enum AnswerError {
     /// Not looked at.
     Busy,
+    /// Cut off because it was not read here.
+    Unread,
     /// Anything else.
     Lost(String),
 }
@@ -101,6 +110,7 @@ async fn read_answer(receive: &mut quinn::RecvStream) -> Result<Bytes, AnswerErr
         Ok(body) => Ok(body),
         Err(error) => match receive.received_reset().await {
             Ok(Some(code)) if code == codes::STREAM_BUSY => Err(AnswerError::Busy),
+            Ok(Some(code)) if code == codes::STREAM_UNREAD => Err(AnswerError::Unread),
             Ok(Some(code)) if code == codes::STREAM_UNANSWERED => {
                 Err(AnswerError::Lost("the other side gave no answer".to_owned()))
             }
@@ -114,6 +124,7 @@ pub(crate) async fn serve(
     handler: Arc<dyn Handler>,
     caller: Caller,
     room: &Room,
+    answers: &Own,
     mut send: quinn::SendStream,
     mut receive: quinn::RecvStream,
 ) {
@@ -139,20 +150,30 @@ pub(crate) async fn serve(
         return;
     };
     let (sender, receiver) = oneshot::channel();
-    handler.request(caller, body, sender.into());
+    handler.request(caller, body, Answer::alone(sender, answers.place()));
     let answer = tokio::select! {
         answer = receiver => answer.ok(),
         // The caller is gone or gave up; the handler sees its sender closed.
         _ = send.stopped() => return,
     };
-    let framed = answer.filter(|body| body.len() <= REQUEST_BYTES_MAX).and_then(|body| {
+    let framed = answer.filter(|(body, _)| body.len() <= REQUEST_BYTES_MAX).and_then(|(body, place)| {
         let header = frame::header(FrameKind::Response, &body)?;
-        Some([Bytes::copy_from_slice(&header), body])
+        Some(([Bytes::copy_from_slice(&header), body], place))
     });
     match framed {
-        Some(mut chunks) => {
-            if send.write_all_chunks(&mut chunks).await.is_ok() {
+        Some((mut chunks, place)) => {
+            let writing = async {
+                if send.write_all_chunks(&mut chunks).await.is_err() {
+                    return;
+                }
                 let _ = send.finish();
+                if place.holds_some() {
+                    // Until then it is QUIC that holds it.
+                    let _ = send.stopped().await;
+                }
+            };
+            if answers.give(writing).await.is_none() {
+                let _ = send.reset(codes::STREAM_UNREAD);
             }
         }
         // No answer, or one that no caller would take: finishing would look like an empty one.

@@ -1,4 +1,4 @@
-//! Room for the bodies of requests: how much memory those who ask can take.
+//! Room for the bodies of requests, and of answers ([`crate::answers`]): how much memory those who ask can take.
 //!
 //! Owns the bound in bytes on what requests of one plane have under way: read, and not answered yet. Room is taken before
 //! a body is read, so that who waits for it is held back by QUIC's flow control and costs its stream's window at most (the
@@ -25,11 +25,31 @@ pub(crate) struct Room {
     turned_away: AtomicU64,
 }
 
-/// A body's place, until the request is answered.
+/// What a body, or an answer, takes for as long as this lives.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
-    _inside: Option<OwnedSemaphorePermit>,
-    _line: Option<OwnedSemaphorePermit>,
+    inside: Option<OwnedSemaphorePermit>,
+    line: Option<OwnedSemaphorePermit>,
+}
+
+impl Held {
+    /// Whether it takes any room.
+    pub(crate) const fn is_some(&self) -> bool {
+        self.inside.is_some()
+    }
+
+    /// Gives back what is above the place of so many bytes in this room.
+    pub(crate) fn shrink(&mut self, room: &Room, bytes: usize) {
+        let pages = room.pages_of(bytes);
+        for permit in [&mut self.inside, &mut self.line] {
+            if pages == 0 {
+                *permit = None;
+            } else if let Some(permit) = permit {
+                let over = permit.num_permits().saturating_sub(usize::try_from(pages).unwrap_or(usize::MAX));
+                drop(permit.split(over));
+            }
+        }
+    }
 }
 
 /// As much as may is waiting already.
@@ -58,7 +78,7 @@ impl Room {
                 return Held::default();
             }
             // It is never closed.
-            Held { _inside: inside.acquire_many_owned(pages).await.ok(), _line: None }
+            Held { inside: inside.acquire_many_owned(pages).await.ok(), line: None }
         }
     }
 
@@ -69,7 +89,7 @@ impl Room {
             return Some(Held::default());
         }
         let inside = Arc::clone(&self.inside).try_acquire_many_owned(pages).ok()?;
-        Some(Held { _inside: Some(inside), _line: None })
+        Some(Held { inside: Some(inside), line: None })
     }
 
     /// As [`enter`](Self::enter), unless too much waits already.
@@ -82,7 +102,7 @@ impl Room {
             self.turned_away.fetch_add(1, Ordering::Relaxed);
             return Err(Full);
         };
-        Ok(Held { _line: Some(line), ..self.enter(bytes).await })
+        Ok(Held { line: Some(line), ..self.enter(bytes).await })
     }
 
     /// Bytes of the bodies inside.

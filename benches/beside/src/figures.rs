@@ -16,6 +16,8 @@ use crate::{Told, picture, told};
 const BEGIN: &str = "<!-- beside: begin; `make bench` writes from here to the end mark -->";
 /// How cost grows, drawn.
 const PICTURE: &str = "growth.svg";
+/// Beside whom nearly all is measured.
+const ETCD: &str = "etcd";
 const END: &str = "<!-- beside: end -->";
 
 const HEADING: &str = "\
@@ -35,6 +37,8 @@ first and then to the others in turn; the key space is filled before, on both si
 - `leader killed`: SIGKILL of the leader, until a put that was sent after it is acknowledged; one writer begins at each member and goes
   on to the next when it has no answer within 440 ms. `leader stopped`: SIGTERM, the longest time without an acknowledgement.
 - `memory`: resident memory of the largest member after a million puts over 100,000 keys by 1000 clients.
+- `put inside N`: N callers inside the leader's process; beside hiqlite, three nodes in one process as well, without TLS, the log synced
+  before the answer, one upsert for each put.
 - `restart with 1M keys`: from the start of a follower to its first linearizable answer. `catch-up with 1M keys`: a new member, until it
   can be read there what was written last; keys and values by that time.
 - `watch 100`: from sending a put to when the last of 100 watches of its key space was told of it, one put after the other.
@@ -47,7 +51,9 @@ first and then to the others in turn; the key space is filled before, on both si
 pub(crate) struct Measured {
     row: String,
     quorate: f64,
-    etcd: Option<f64>,
+    /// Whom it stands beside.
+    peer: &'static str,
+    peers: Option<f64>,
     unit: &'static str,
     rounds: Option<(Vec<Round>, Vec<Round>)>,
     more: Map<String, Value>,
@@ -55,11 +61,16 @@ pub(crate) struct Measured {
 
 impl Measured {
     pub(crate) fn new(row: &str, quorate: f64, etcd: Option<f64>, unit: &'static str) -> Self {
-        Self { row: row.to_owned(), quorate, etcd, unit, rounds: None, more: Map::new() }
+        Self { row: row.to_owned(), quorate, peer: ETCD, peers: etcd, unit, rounds: None, more: Map::new() }
     }
 
-    pub(crate) fn rounds(self, quorate: Vec<Round>, etcd: Vec<Round>) -> Self {
-        Self { rounds: Some((quorate, etcd)), ..self }
+    /// The peer is not etcd but this one.
+    pub(crate) fn beside(self, peer: &'static str) -> Self {
+        Self { peer, ..self }
+    }
+
+    pub(crate) fn rounds(self, quorate: Vec<Round>, peers: Vec<Round>) -> Self {
+        Self { rounds: Some((quorate, peers)), ..self }
     }
 
     /// The same under another name.
@@ -114,15 +125,16 @@ impl Figures {
     }
 
     pub(crate) fn put(&mut self, measured: Measured, environment: &Environment, command: &str) {
-        let Measured { row, quorate, etcd, unit, rounds, more } = measured;
-        let ratio = etcd.filter(|etcd| *etcd > 0.0).map(|etcd| rounded(quorate / etcd));
+        let Measured { row, quorate, peer, peers, unit, rounds, more } = measured;
+        let ratio = peers.filter(|peers| *peers > 0.0).map(|peers| rounded(quorate / peers));
         let mut entry = json!({
-            "row": row, "quorate": rounded(quorate), "etcd": etcd.map(rounded), "unit": unit, "ratio": ratio,
+            "row": row, "quorate": rounded(quorate), ETCD: null, "unit": unit, "ratio": ratio, "peer": peer,
         });
         let extra = json!({ "command": command, "environment": environment });
         if let (Value::Object(entry), Value::Object(extra)) = (&mut entry, extra) {
-            if let Some((quorate, etcd)) = rounds {
-                entry.insert("rounds".into(), json!({ "quorate": quorate, "etcd": etcd }));
+            entry.insert(peer.into(), json!(peers.map(rounded)));
+            if let Some((quorate, peers)) = rounds {
+                entry.insert("rounds".into(), json!({ "quorate": quorate, peer: peers }));
             }
             entry.extend(more);
             entry.extend(extra);
@@ -177,13 +189,14 @@ impl Figures {
              |---|---:|---:|---|---:|---:|---:|---:|---:|---:|---|---|---|\n",
         );
         for entry in &self.0 {
+            let peer = entry["peer"].as_str().unwrap_or(ETCD);
             let number = |value: &Value| value.as_f64().map_or_else(|| "–".to_owned(), shown);
             let of = |side: &str, field: &str, scale: f64| {
                 let rounds = entry["rounds"][side].as_array()?;
                 let values: Option<Vec<f64>> = rounds.iter().map(|round| round[field].as_f64()).collect();
                 values.map(|values| shown(median(values.into_iter()) * scale))
             };
-            let both = |field: &str, scale: f64| match (of("quorate", field, scale), of("etcd", field, scale)) {
+            let both = |field: &str, scale: f64| match (of("quorate", field, scale), of(peer, field, scale)) {
                 (Some(ours), Some(theirs)) => format!("{ours} / {theirs}"),
                 (Some(ours), None) => ours,
                 (None, _) => "–".into(),
@@ -197,7 +210,7 @@ impl Figures {
                 "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {}, {} |",
                 entry["row"].as_str().unwrap_or_default(),
                 number(&entry["quorate"]),
-                number(&entry["etcd"]),
+                if peer == ETCD { number(&entry[ETCD]) } else { format!("{} ({peer})", number(&entry[peer])) },
                 entry["unit"].as_str().unwrap_or_default(),
                 entry["ratio"].as_f64().map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}")),
                 both("p50_us", 1e-3),
@@ -206,7 +219,7 @@ impl Figures {
                 both("cpu_us", 1.0),
                 both("client_cpu_us", 1.0),
                 rates("quorate"),
-                rates("etcd"),
+                rates(peer),
                 entry["environment"]["measured"].as_str().unwrap_or_default(),
                 entry["environment"]["commit"].as_str().unwrap_or_default(),
             );

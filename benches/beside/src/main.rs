@@ -60,6 +60,9 @@ impl Targets {
     }
 }
 
+/// The peer of callers inside a process.
+const HIQLITE: &str = "hiqlite";
+
 #[derive(Debug, Parser)]
 #[command(about = "Measures three quorate managers beside three etcd members")]
 struct Options {
@@ -90,6 +93,9 @@ struct Options {
     /// The program of `benches/inside`; by default the one among the examples beside the binary.
     #[arg(long)]
     inside: Option<PathBuf>,
+    /// The program of `benches/hiqlite`; by default the one beside this program.
+    #[arg(long)]
+    inside_hiqlite: Option<PathBuf>,
     /// The `etcd` binary.
     #[arg(long, default_value = "etcd")]
     etcd: PathBuf,
@@ -179,36 +185,46 @@ async fn run(options: &Options) -> Told<()> {
     Ok(())
 }
 
-/// Puts by callers inside the leader's process, a program of its own for each round; nothing of etcd's is like it.
+/// Puts by callers inside the leader's process, beside hiqlite, which is embedded as well: turn about, each round a program of its own.
 async fn inside(options: &Options, name: &str, callers: usize) -> Told<figures::Measured> {
-    let beside = options.binary.parent().unwrap_or(Path::new(".")).join("examples/inside");
-    let program = options.inside.as_deref().unwrap_or(&beside);
-    let mut rounds = Vec::new();
+    let ours = options.binary.parent().unwrap_or(Path::new(".")).join("examples/inside");
+    let here = std::env::current_exe().map_err(told)?;
+    let theirs = here.parent().unwrap_or(Path::new(".")).join("inside-hiqlite");
+    let ours = options.inside.as_deref().unwrap_or(&ours);
+    let theirs = options.inside_hiqlite.as_deref().unwrap_or(&theirs);
+    let (mut quorate, mut hiqlite) = (Vec::new(), Vec::new());
     for round in 0..options.rounds {
-        let mut command = tokio::process::Command::new(program);
-        command.args(["--callers", &callers.to_string(), "--seconds", &options.seconds.to_string()]);
-        let output =
-            command.kill_on_drop(true).output().await.map_err(|error| format!("{}: {error}", program.display()))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let document: serde_json::Value = serde_json::from_str(&text).map_err(|error| {
-            format!("{}: {error}: {text}{}", program.display(), String::from_utf8_lossy(&output.stderr))
-        })?;
-        let summary = &document["summary"];
-        let figure = |value: &serde_json::Value| value.as_f64().unwrap_or_default();
-        let seen = loads::Round {
-            rate: figure(&summary["rate"]),
-            p50_us: figure(&summary["latency_us"]["p50"]),
-            p99_us: figure(&summary["latency_us"]["p99"]),
-            max_us: figure(&summary["latency_us"]["max"]),
-            failed: summary["failed"]["refused"].as_u64().unwrap_or(0)
-                + summary["failed"]["unknown"].as_u64().unwrap_or(0),
-            ..loads::Round::default()
-        };
-        say(&loads::line(round + 1, name, "quorate", &seen));
-        rounds.push(seen);
+        for (who, program, rounds) in [("quorate", ours, &mut quorate), (HIQLITE, theirs, &mut hiqlite)] {
+            let seen = round_inside(options, program, callers).await?;
+            say(&loads::line(round + 1, name, who, &seen));
+            rounds.push(seen);
+        }
     }
-    let rate = figures::median(rounds.iter().map(|round| round.rate));
-    Ok(figures::Measured::new(name, rate, None, "1/s").rounds(rounds, Vec::new()))
+    let rate = |rounds: &[loads::Round]| figures::median(rounds.iter().map(|round| round.rate));
+    let measured = figures::Measured::new(name, rate(&quorate), Some(rate(&hiqlite)), "1/s").beside(HIQLITE);
+    Ok(measured.rounds(quorate, hiqlite))
+}
+
+/// One load of a program that has store and callers in it.
+async fn round_inside(options: &Options, program: &Path, callers: usize) -> Told<loads::Round> {
+    let mut command = tokio::process::Command::new(program);
+    command.args(["--callers", &callers.to_string(), "--seconds", &options.seconds.to_string()]);
+    let output =
+        command.kill_on_drop(true).output().await.map_err(|error| format!("{}: {error}", program.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let document: serde_json::Value = serde_json::from_str(&text).map_err(|error| {
+        format!("{}: {error}: {text}{}", program.display(), String::from_utf8_lossy(&output.stderr))
+    })?;
+    let summary = &document["summary"];
+    let figure = |value: &serde_json::Value| value.as_f64().unwrap_or_default();
+    Ok(loads::Round {
+        rate: figure(&summary["rate"]),
+        p50_us: figure(&summary["latency_us"]["p50"]),
+        p99_us: figure(&summary["latency_us"]["p99"]),
+        max_us: figure(&summary["latency_us"]["max"]),
+        failed: summary["failed"]["refused"].as_u64().unwrap_or(0) + summary["failed"]["unknown"].as_u64().unwrap_or(0),
+        ..loads::Round::default()
+    })
 }
 
 fn environment(options: &Options) -> Told<Environment> {

@@ -60,6 +60,7 @@ pub(crate) mod layout;
 mod leases;
 mod machine;
 mod page;
+pub mod ranges;
 pub mod read;
 mod recovered;
 mod replay;

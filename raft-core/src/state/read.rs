@@ -1,10 +1,10 @@
 //! Reads of a view: ranges now and in the past, status, and the records membership lives in.
 //!
-//! Owns how an older revision is put together from live and superseded records. Never waits and never decides whether a
-//! view is fresh enough: the caller has made sure (ReadIndex). A view is frozen, so everything read from one belongs
-//! together. Called by request handlers, the consensus machine and the planner's caller.
+//! Owns what is read in one go. Never waits and never decides whether a view is fresh enough: the caller has made sure
+//! (ReadIndex). A view is frozen, so everything read from one belongs together. Ranges are read in [`super::ranges`], which
+//! can also be left half-way. Called by request handlers, the consensus machine and the planner's caller.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
@@ -16,11 +16,10 @@ use crate::membership::record::{ClusterRecord, NodeRecord};
 use crate::membership::trust::TrustRecord;
 use crate::membership::work::{AssignmentRecord, LivenessRecord, ReportRecord};
 use crate::ports::{StateRead, StoreError, StoreResult, Visit};
-use crate::state::check::check_range;
 use crate::state::contract::{RecoveryStatus, Refusal, StateStatus, StoreUsage};
 use crate::state::layout::{self, Record, RecordView, corrupt};
 use crate::state::leases::LeaseRecord;
-use crate::state::page::Page;
+use crate::state::ranges::Reading;
 use crate::state::replay::silent;
 use crate::state::stored::{Counter, Event, Progress, StoredConfiguration, StoredRecovery, decode, digest};
 use crate::state::usage::{Usage, quota_of};
@@ -39,12 +38,6 @@ pub enum ReadError {
 
 /// Versions of one key that are followed back one by one before the events are searched instead.
 pub(crate) const STEPS: usize = 16;
-/// Bytes of superseded records that are held at once while they are merged with the live ones: each time that it takes more,
-/// the events are read once more.
-const MERGE_BYTES: usize = 16 * 1024 * 1024;
-/// What a superseded record is counted with besides its bytes.
-const MERGE_RECORD_BYTES: usize = 128;
-
 /// Where the state of `view` stands; the default for an empty store.
 ///
 /// # Errors
@@ -156,37 +149,16 @@ pub fn lease_keys(view: &dyn StateRead, lease: LeaseId, after: &[u8], limit: usi
 /// # Errors
 /// `Refused` with `Compacted` below the compact revision, `NewGeneration` before a recovery, `FutureRevision` above the newest, or a limit; `Store`.
 pub fn range(view: &dyn StateRead, range: &Range) -> Result<RangeResult, ReadError> {
-    check_range(range)?;
-    let current = progress(view)?.map_or(0, |progress| progress.revision);
-    let mut page = Page::new(range);
-    if range.revision == 0 || range.revision == current {
-        if range.end.is_empty() {
-            if let Some(record) = live(view, &range.key)? {
-                let _ = page.offer(&range.key, record.view());
-            }
-        } else {
-            scan_live(view, &range.key, &range.end, &mut |key, record| Ok(page.offer(key, record)))?;
+    let mut reading = Reading::begin(view, range.clone())?;
+    loop {
+        if let Some(result) = reading.step(view, usize::MAX)? {
+            return Ok(result);
         }
-        return Ok(page.result(current));
     }
-    if range.revision > current {
-        return Err(Refusal::FutureRevision { asked: range.revision, current }.into());
-    }
-    let oldest = compact_revision(view)?;
-    if range.revision < oldest {
-        let recovery = recovery(view)?;
-        if range.revision < recovery.first_revision.0 {
-            let kept_revision = recovery.kept_revision.0;
-            return Err(Refusal::NewGeneration { asked: range.revision, kept_revision }.into());
-        }
-        return Err(Refusal::Compacted { asked: range.revision, oldest }.into());
-    }
-    range_at(view, range, &mut page)?;
-    Ok(page.result(range.revision))
 }
 
 /// Live records from one full key to another.
-fn scan_live(
+pub(crate) fn scan_live(
     view: &dyn StateRead,
     from: &[u8],
     to: &[u8],
@@ -205,133 +177,6 @@ fn scan_live(
         })
     })?;
     failed.map_or(Ok(()), Err)
-}
-
-/// Merges live and superseded records, stretch by stretch, so that little of the past is in memory at once.
-fn range_at(view: &dyn StateRead, range: &Range, page: &mut Page) -> StoreResult<()> {
-    if range.end.is_empty() {
-        if let Some(record) = record_at(view, &range.key, range.revision)? {
-            let _ = page.offer(&range.key, record.view());
-        }
-        return Ok(());
-    }
-    let mut from = range.key.clone();
-    while from < range.end {
-        let Stretch { past, until } = collect_past(view, (&from, &range.end), range.revision, page.without_values())?;
-        let mut past = past.iter().peekable();
-        let mut full = false;
-        scan_live(view, &from, &until, &mut |key, record| {
-            while let Some((older, record)) = past.next_if(|(older, _)| older[..] < *key) {
-                if let Some(record) = record
-                    && page.offer(older, record.view()) == Visit::Enough
-                {
-                    full = true;
-                    return Ok(Visit::Enough);
-                }
-            }
-            let wish = match past.next_if(|(older, _)| older[..] == *key) {
-                // It was written since: what counts is what that ended.
-                Some((_, Some(older))) => page.offer(key, older.view()),
-                Some((_, None)) => Visit::More,
-                None => page.offer(key, record),
-            };
-            full = wish == Visit::Enough;
-            Ok(wish)
-        })?;
-        for (key, record) in past {
-            if full {
-                break;
-            }
-            if let Some(record) = record {
-                full = page.offer(key, record.view()) == Visit::Enough;
-            }
-        }
-        if full {
-            break;
-        }
-        from = until;
-    }
-    Ok(())
-}
-
-/// What a stretch of keys was, as far as it has changed since: `None` was not there.
-struct Stretch {
-    past: BTreeMap<Bytes, Option<Record>>,
-    /// The full key up to which that is all.
-    until: Bytes,
-}
-
-impl Stretch {
-    fn new(end: &Bytes) -> Self {
-        Self { past: BTreeMap::new(), until: end.clone() }
-    }
-}
-
-/// What the keys of a range were at `revision`, if anything has changed them since. Each event after it is looked at, and
-/// the first that names a key says what the key was.
-fn collect_past(
-    view: &dyn StateRead,
-    (from, end): (&Bytes, &Bytes),
-    revision: u64,
-    without_values: bool,
-) -> StoreResult<Stretch> {
-    let mut stretch = Stretch::new(end);
-    let mut bytes = 0;
-    let size = |key: &Bytes, record: &Option<Record>| {
-        MERGE_RECORD_BYTES + key.len() + record.as_ref().map_or(0, |old| old.raw().len())
-    };
-    Event::scan(view, (revision + 1, u64::MAX), &mut |_, event| {
-        for change in event.changes {
-            let Stretch { past, until } = &mut stretch;
-            if change.key < *from || change.key >= *until || past.contains_key(&change.key) {
-                continue;
-            }
-            // Bytes of their own: what is kept must not keep the whole event.
-            let own = |old: Record| {
-                let view = old.view();
-                Record::new(RecordView { value: if without_values { &[] } else { view.value }, ..view })
-            };
-            let old = change.old()?.map(own);
-            let key = Bytes::copy_from_slice(&change.key);
-            bytes += size(&key, &old);
-            past.insert(key, old);
-            while past.len() > 1
-                && bytes > MERGE_BYTES
-                && let Some((last, dropped)) = past.pop_last()
-            {
-                bytes -= size(&last, &dropped);
-                *until = last;
-            }
-        }
-        Ok(Visit::More)
-    })?;
-    Ok(stretch)
-}
-
-/// One key as it was at `revision`.
-fn record_at(view: &dyn StateRead, key: &Bytes, revision: u64) -> StoreResult<Option<Record>> {
-    let mut record = live(view, key)?;
-    for _ in 0..STEPS {
-        match record {
-            Some(found) if found.view().modified <= revision => return Ok(Some(found)),
-            // From version to version, as long as one ended the other.
-            Some(newer) => record = ended_by(view, key, newer.view().modified)?,
-            None => break,
-        }
-    }
-    let mut was = None;
-    Event::scan(view, (revision + 1, u64::MAX), &mut |_, event| match event
-        .changes
-        .iter()
-        .find(|change| change.key == *key)
-    {
-        Some(change) => {
-            was = change.old()?;
-            Ok(Visit::Enough)
-        }
-        None => Ok(Visit::More),
-    })?;
-    Ok(was)
 }
 
 /// The live record of a full key.

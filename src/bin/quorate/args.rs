@@ -177,9 +177,10 @@ QUORATE_LOCK_KEY; whatever it changes elsewhere should carry the token, because 
 it without noticing.
 
 COMMAND and what it starts are a process group of their own. The whole group is ended before somebody else can have the lock: \
-by TERM when its lease could not be renewed for two thirds of --ttl (or is 10 s from its end, whichever is later) and when this \
-program is killed, and by KILL a sixth of --ttl later, at most 5 s: with the default, COMMAND has 2.5 s to end by itself. A lock \
-that is lost at once, because its lease was revoked or its key deleted, leaves no time: KILL comes first. \
+by TERM when its lease could not be renewed for two thirds of --ttl (or is 10 s from its end, whichever is later), also when \
+this program is stopped (SIGSTOP) meanwhile, and when it is killed; and by KILL a sixth of --ttl later, at most 5 s: with the \
+default, COMMAND has 2.5 s to end by itself. A second process of this program, the first of the group, sees to that: who stops \
+both, as a machine that sleeps does, has only the fencing token. A lock that is lost at once, because its lease was revoked or its key deleted, leaves no time: KILL comes first. \
 TERM, HUP and INT are passed on to it; after TERM and HUP it has 5 s. Interrupted while it waits, this program leaves the line \
 first, for which it takes some seconds at most. A terminal cannot suspend COMMAND.
 
@@ -194,7 +195,7 @@ Example:
         hide = true,
         after_help = "\
 Example:
-  quorate under-lock 4711 2500 -- /usr/local/bin/backup --all"
+  quorate under-lock 4711 2500 /tmp/quorate-lock-1/held -- /usr/local/bin/backup --all"
     )]
     UnderLock(UnderLock),
     /// List nodes, change what they are asked to be, remove them

@@ -90,6 +90,8 @@ pub(crate) struct UnderLock {
     pub(crate) holder: u32,
     /// How long the command has to end by itself when that process dies, milliseconds
     pub(crate) grace_ms: u64,
+    /// Where that process says how long the lock holds
+    pub(crate) telling: std::path::PathBuf,
     /// What to run
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<std::ffi::OsString>,

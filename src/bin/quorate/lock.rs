@@ -1,23 +1,25 @@
 //! `lock`: a command that runs while a lock is held, and no longer.
 //!
-//! Owns the two processes that see to it. `lock` holds the lock and starts itself again as `under-lock`, the first of a
-//! process group, which runs the command in that group and ends it when its parent dies: whoever is killed cannot clean up
-//! after itself. Never decides who has the lock. Called by `main`.
+//! Owns the process that holds the lock. It starts itself again as `under-lock` ([`crate::under_lock`]), the first of a
+//! process group, which runs the command in that group, and ends it when its parent dies or stands still: whoever is killed
+//! or stopped cannot clean up after itself. Never decides who has the lock. Called by `main`.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
 use quorate::LockGuard;
-use rustix::process::{Pid, Signal, getppid, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::args::Global;
-use crate::args_lease::{Lock, UnderLock};
+use crate::args_lease::Lock;
 use crate::failure::Failure;
 use crate::target;
+use crate::under_lock::Telling;
 
 /// How long the command has to end by itself, at most.
 const GRACE: Duration = Duration::from_secs(5);
@@ -30,18 +32,18 @@ fn grace_of(ttl: Duration) -> Duration {
 }
 
 /// The signals that are passed on.
-struct Signals {
+pub(crate) struct Signals {
     interrupt: unix::Signal,
     hang_up: unix::Signal,
     terminate: unix::Signal,
 }
 
-fn listen(kind: SignalKind) -> Result<unix::Signal, Failure> {
+pub(crate) fn listen(kind: SignalKind) -> Result<unix::Signal, Failure> {
     unix::signal(kind).map_err(|error| Failure::local(format!("the system gives no signals: {error}")))
 }
 
 impl Signals {
-    fn listen() -> Result<Self, Failure> {
+    pub(crate) fn listen() -> Result<Self, Failure> {
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
             hang_up: listen(SignalKind::hangup())?,
@@ -49,7 +51,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Signal {
+    pub(crate) async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.interrupt.recv() => Signal::INT,
             _ = self.hang_up.recv() => Signal::HUP,
@@ -76,8 +78,12 @@ pub(crate) async fn run(lock: Lock, global: &Global) -> Result<ExitCode, Failure
         return Err(Failure::refused("interrupted", why));
     };
     let grace = grace_of(ttl);
-    let ended = match start(&held, grace, &command) {
-        Ok((child, group)) => attend(child, group, &held, &name, grace, &mut signals).await,
+    let started = Telling::bind().and_then(|telling| Ok((start(&held, grace, telling.path(), &command)?, telling)));
+    let ended = match started {
+        Ok(((child, group), telling)) => tokio::select! {
+            ended = attend(child, group, &held, &name, grace, &mut signals) => ended,
+            never = telling.tell(|| held.remaining()) => match never {},
+        },
         Err(error) => Err(Failure::local(format!("the command cannot be run: {error}"))),
     };
     let left = held.unlock().await;
@@ -89,18 +95,19 @@ pub(crate) async fn run(lock: Lock, global: &Global) -> Result<ExitCode, Failure
     Ok(code(status))
 }
 
-fn code(status: ExitStatus) -> ExitCode {
+pub(crate) fn code(status: ExitStatus) -> ExitCode {
     let code =
         status.code().or_else(|| std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| 128 + signal));
     ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
 }
 
 /// The command's process group, with `under-lock` as its first process.
-fn start(held: &LockGuard, grace: Duration, command: &[OsString]) -> std::io::Result<(Child, Pid)> {
+fn start(held: &LockGuard, grace: Duration, telling: &Path, command: &[OsString]) -> std::io::Result<(Child, Pid)> {
     let child = Command::new(std::env::current_exe()?)
         .arg("under-lock")
         .arg(std::process::id().to_string())
         .arg(grace.as_millis().to_string())
+        .arg(telling)
         .arg("--")
         .args(command)
         .env("QUORATE_FENCING_TOKEN", held.token().to_string())
@@ -147,6 +154,10 @@ async fn attend(
         let in_time = tokio::select! {
             biased;
             status = child.wait() => {
+                if !held.is_held() {
+                    // It may have been ended because this process stood still for too long.
+                    return Err(lock_lost(name));
+                }
                 return status.map_err(|error| Failure::local(format!("the command cannot be waited for: {error}")));
             }
             () = &mut lost => false,
@@ -175,83 +186,19 @@ async fn attend(
         // What is lost may be somebody else's already. What the command has started may have outlived it.
         send(group, Signal::KILL);
         let _status = child.wait().await;
-        let why = format!(
-            "the lock `{name}` was lost while the command ran: its lease could not be renewed in time or was revoked, or \
-             its key was deleted. The command was ended; what it had done stays"
-        );
-        return Err(Failure::refused("lock_lost", why));
+        return Err(lock_lost(name));
     }
+}
+
+fn lock_lost(name: &str) -> Failure {
+    let why = format!(
+        "the lock `{name}` was lost while the command ran: its lease could not be renewed in time or was revoked, or its \
+         key was deleted. The command was ended; what it had done stays"
+    );
+    Failure::refused("lock_lost", why)
 }
 
 /// To everybody in the group that is still there.
-fn send(group: Pid, signal: Signal) {
+pub(crate) fn send(group: Pid, signal: Signal) {
     let _nobody_left = kill_process_group(group, signal);
-}
-
-/// Runs the command in this process's group, and ends the group when the holder of the lock dies.
-pub(crate) async fn supervise(wanted: UnderLock) -> Result<ExitCode, Failure> {
-    let UnderLock { holder, grace_ms, command } = wanted;
-    let mut grace = Duration::from_millis(grace_ms);
-    let Some((program, arguments)) = command.split_first() else {
-        return Err(Failure::usage("say what to run behind --"));
-    };
-    // Signals to the group are the command's business; this process has to stay and see it end.
-    let mut signals = Signals::listen()?;
-    let mut suspended = unix::signal(SignalKind::from_raw(Signal::TSTP.as_raw()))
-        .map_err(|error| Failure::local(format!("the system gives no signals: {error}")))?;
-    let orphaned = orphaned(holder)?;
-    let mut orphaned = std::pin::pin!(orphaned);
-    let group = rustix::process::getpgrp();
-    let mut child = Command::new(program)
-        .args(arguments)
-        .spawn()
-        .map_err(|error| Failure::local(format!("the command {} does not start: {error}", program.display())))?;
-    loop {
-        tokio::select! {
-            status = child.wait() => {
-                return status
-                    .map(code)
-                    .map_err(|error| Failure::local(format!("the command cannot be waited for: {error}")));
-            }
-            () = &mut orphaned => {
-                send(group, Signal::TERM);
-                let _late = timeout(grace, child.wait()).await;
-                // Itself included: nobody is left who would want to know.
-                send(group, Signal::KILL);
-            }
-            // From the holder, it may be that the lease is nearly over: its death leaves no time after that.
-            signal = signals.next() => if signal == Signal::TERM { grace = Duration::ZERO },
-            // The lease goes on, so the command does.
-            _ = suspended.recv() => send(group, Signal::CONT),
-        }
-    }
-}
-
-fn is_parent(holder: u32) -> bool {
-    getppid().is_some_and(|parent| u32::try_from(parent.as_raw_nonzero().get()) == Ok(holder))
-}
-
-/// Resolves when the process that holds the lock is gone. The system says so; that it may have gone before it was asked
-/// to is looked at.
-#[cfg(target_os = "linux")]
-fn orphaned(holder: u32) -> Result<impl Future<Output = ()>, Failure> {
-    // A signal that nobody sends to a whole group by chance.
-    let mut told = listen(SignalKind::from_raw(Signal::POWER.as_raw()))?;
-    rustix::process::set_parent_process_death_signal(Some(Signal::POWER))
-        .map_err(|error| Failure::local(format!("the system does not tell when a process dies: {error}")))?;
-    Ok(async move {
-        while is_parent(holder) {
-            told.recv().await;
-        }
-    })
-}
-
-/// Where the system does not say so, it is looked at.
-#[cfg(not(target_os = "linux"))]
-fn orphaned(holder: u32) -> Result<impl Future<Output = ()>, Failure> {
-    Ok(async move {
-        while is_parent(holder) {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    })
 }

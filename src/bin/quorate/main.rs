@@ -38,6 +38,7 @@ mod recover;
 mod status;
 mod target;
 mod tokens;
+mod under_lock;
 mod upgrade;
 
 use std::process::ExitCode;
@@ -151,7 +152,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     runtime.block_on(async {
         let done = match cli.verb {
             Verb::Lock(lock) => return Box::pin(lock::run(lock, &global)).await,
-            Verb::UnderLock(command) => return Box::pin(lock::supervise(command)).await,
+            Verb::UnderLock(command) => return Box::pin(under_lock::supervise(command)).await,
             Verb::Lease(verb) => Box::pin(lease::run(verb, &global, output)).await,
             Verb::Init(init) => Box::pin(node::init(init, &global, output)).await,
             Verb::Join(join) => Box::pin(node::join(join, &global, output)).await,

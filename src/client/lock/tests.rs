@@ -24,6 +24,8 @@ const PATIENT: Duration = Duration::from_secs(600);
 struct Manager {
     /// It has no quorum: nothing is ever done.
     stuck: bool,
+    /// It says nothing of writes: nobody knows what becomes of them.
+    mute: bool,
     done: Arc<Mutex<Vec<&'static str>>>,
     /// Told when the write of a place has been asked for.
     writes: Arc<Notify>,
@@ -84,7 +86,11 @@ impl Way for Manager {
                 let message = "no answer".to_owned();
                 return Err(CallError { unknown: true, busy: false, message, unreachable: Vec::new() });
             }
+            let is_write = matches!(request.kind, Some(request::Kind::Write(_)));
             let kind = Some(self.answer(request).await);
+            if self.mute && is_write {
+                return Err(CallError::unanswered("no answer"));
+            }
             Ok(Answered { by: 0, response: api::Response { kind } })
         })
     }
@@ -106,6 +112,16 @@ async fn who_gives_up_while_the_place_is_being_taken_has_left_the_line_when_that
     // then nothing of it is left: a process that ends now leaves nobody in line.
     assert!(held.is_none());
     assert_eq!(manager.done(), ["grant", "put", "revoke"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_not_told_whether_it_is_in_line_has_left_it_when_that_is_said() {
+    let manager = Manager { mute: true, ..Manager::default() };
+    let client = manager.client().with_deadline(Duration::from_secs(1));
+    let unknown = client.lock("job").await.unwrap_err();
+    assert!(matches!(unknown, Error::Unknown(_)), "{unknown}");
+    let done = manager.done();
+    assert!(done.first() == Some(&"grant") && done.last() == Some(&"revoke"), "{done:?}");
 }
 
 #[tokio::test(start_paused = true)]

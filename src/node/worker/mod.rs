@@ -192,6 +192,7 @@ pub(super) async fn ask(
     // What it means for the outcome depends on the request: the client says it.
     let body = answer.map_err(|error| match error {
         RequestError::Unknown(why) => CallError::unanswered(why),
+        RequestError::Unread => CallError::unanswered(RequestError::Unread.to_string()),
         RequestError::NotSent(why) => CallError::not_sent(why),
         RequestError::Busy => CallError::busy(),
     })?;

@@ -84,21 +84,68 @@ impl rustls::client::danger::ServerCertVerifier for Blind {
     }
 }
 
-/// Manager 7 of a cluster, played by hand up to a good hello.
-pub async fn greeted_by_hand(cluster: &TestCluster, node: &TestNode, plane: Plane) -> (Raw, quinn::Connection) {
-    let stranger = raw(node, Some(&cluster.identity(7, CertRole::Manager)), plane.alpn());
-    let connection = within("the handshake", stranger.connecting()).await.unwrap();
+/// The hello of a manager of cluster 1.
+fn hello_by_hand(n: u8) -> Vec<u8> {
     // Fields 1 cluster, 2 lineage, 3 node, 4 raft id, 6 and 7 versions, 11 instance.
     let mut hello = vec![0x0a, 16];
     hello.extend([1; 16]);
     hello.extend([0x12, 16]);
     hello.extend([1; 16]);
     hello.extend([0x1a, 16]);
-    hello.extend([7; 16]);
-    hello.extend([0x20, 7, 0x30, 1, 0x38, 1, 0x58, 5]);
+    hello.extend([n; 16]);
+    hello.extend([0x20, n, 0x30, 1, 0x38, 1, 0x58, 5]);
+    hello
+}
+
+/// Manager 7 of a cluster, played by hand up to a good hello.
+pub async fn greeted_by_hand(cluster: &TestCluster, node: &TestNode, plane: Plane) -> (Raw, quinn::Connection) {
+    let stranger = raw(node, Some(&cluster.identity(7, CertRole::Manager)), plane.alpn());
+    let connection = within("the handshake", stranger.connecting()).await.unwrap();
+    let hello = hello_by_hand(7);
     let (mut send, mut receive) = connection.open_bi().await.unwrap();
     send.write_all(&frame::encode(frame::FrameKind::Hello, &hello).unwrap()).await.unwrap();
     frame::read_kind(&mut receive, frame::FrameKind::HelloReply, frame::HELLO_BYTES_MAX).await.unwrap();
     send.write_all(&frame::encode(frame::FrameKind::HelloConfirm, &[]).unwrap()).await.unwrap();
     (stranger, connection)
+}
+
+/// Manager 7 of a cluster, played by hand at the other end: it listens.
+pub struct Listening {
+    endpoint: quinn::Endpoint,
+    pub address: String,
+}
+
+/// Listens on the client plane.
+pub async fn answering_by_hand(cluster: &TestCluster) -> Listening {
+    let identity = cluster.identity(7, CertRole::Manager);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![identity.certificate().clone()],
+            PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key().pkcs8_der().to_vec())),
+        )
+        .unwrap();
+    config.alpn_protocols = vec![Plane::Client.alpn().to_vec()];
+    let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(config).unwrap();
+    let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    let endpoint = quinn::Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = endpoint.local_addr().unwrap().to_string();
+    Listening { endpoint, address }
+}
+
+impl Listening {
+    /// Takes the next caller, whoever it is.
+    pub async fn greets(&self) -> quinn::Connection {
+        let connection = self.endpoint.accept().await.unwrap().await.unwrap();
+        let (mut send, mut receive) = connection.accept_bi().await.unwrap();
+        frame::read_kind(&mut receive, frame::FrameKind::Hello, frame::HELLO_BYTES_MAX).await.unwrap();
+        let hello = hello_by_hand(7);
+        let reply = [&[0x0a, u8::try_from(hello.len()).unwrap()], &hello[..]].concat();
+        send.write_all(&frame::encode(frame::FrameKind::HelloReply, &reply).unwrap()).await.unwrap();
+        frame::read_kind(&mut receive, frame::FrameKind::HelloConfirm, frame::HELLO_BYTES_MAX).await.unwrap();
+        connection
+    }
 }
