@@ -217,3 +217,45 @@ async fn a_replayed_token_of_a_role_that_was_rotated_lets_nobody_in_again() {
     says(&refused, &["rotated"]);
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_in_other_hands_is_thrown_out_with_everything_that_it_knew() {
+    // Given three managers and two workers, and somebody who has copied the identities of one of each
+    let mut cluster = Cluster::of(3).await;
+    cluster.lead_by(0).await;
+    let (taken, safe) = (cluster.worker("w1").await, cluster.worker("w2").await);
+    without_the_first_operator(&cluster).await;
+    let client = cluster.any().client();
+    let tokens = [
+        client.tokens().show(Role::Worker).await.unwrap(),
+        cluster.token().await,
+        client.tokens().create(Role::Worker).uses(0).await.unwrap().token,
+    ];
+    let stolen = held(&cluster.path("w1"));
+    // When the worker is thrown out, though it is there
+    let gone = client.nodes().remove_compromised("w1", Duration::from_secs(3_600)).await.unwrap();
+    assert!(gone.done, "{gone:?}");
+    // Then neither it nor who has copied it gets in,
+    assert_eq!(taken.stopped().await, quorate::StopReason::Removed);
+    let address = cluster.any().address().to_string();
+    Client::connect([address.clone()], stolen).await.unwrap_err();
+    // no token that there was lets anybody in,
+    for token in &tokens {
+        cluster.builder(&cluster.path("x"), "x").join(token, vec![address.clone()]).await.unwrap_err();
+    }
+    // and the root is another one, which everybody else has come to.
+    let over = ended(&cluster).await;
+    assert_eq!((over.serial, over.trusted.len()), (1, 1));
+    cluster.sees_worker("w2", "ready").await;
+    // The same for a manager: it stops, and the others go on.
+    let gone = client.nodes().remove_compromised("m3", Duration::from_secs(3_600)).await.unwrap();
+    assert!(gone.done, "{gone:?}");
+    let manager = cluster.members.pop().unwrap().node.unwrap();
+    assert_eq!(manager.stopped().await, quorate::StopReason::Removed);
+    assert_eq!(ended(&cluster).await.serial, 2);
+    client.kv().put("k", "v").await.unwrap();
+    let token = client.tokens().show(Role::Worker).await.unwrap();
+    cluster.builder(&cluster.path("w3"), "w3").join(&token, vec![address]).await.unwrap();
+    safe.shutdown().await;
+    cluster.stop().await;
+}
