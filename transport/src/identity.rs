@@ -443,8 +443,9 @@ pub fn trust_id<'a>(authorities: impl Iterator<Item = &'a [u8]>) -> [u8; 8] {
     for authority in authorities {
         digest.update(Sha256::digest(authority));
     }
+    let digest: [u8; 32] = digest.finalize().into();
     let mut id = [0; 8];
-    id.copy_from_slice(&digest.finalize()[..8]);
+    id.copy_from_slice(&digest[..8]);
     id
 }
 

@@ -299,7 +299,7 @@ impl JoinReply {
             Outcome::Joined(joined) => Self::Joined(Box::new(Joined {
                 certificate: joined.certificate.to_vec(),
                 ca_certificate: joined.ca_certificate.to_vec(),
-                authorities: joined.authorities.iter().map(Bytes::to_vec).collect(),
+                authorities: joined.authorities.iter().map(|authority| authority.to_vec()).collect(),
                 cluster_id: ClusterId::from_slice(&joined.cluster_id)?,
                 lineage: Lineage::from_slice(&joined.lineage)?,
                 node_id: NodeId::from_slice(&joined.node_id)?,
