@@ -15,8 +15,8 @@ use crate::support::{Cluster, copy};
 
 /// Builds the library that counts and kills.
 pub(crate) fn shim(place: &Path) -> PathBuf {
-    let library = place.join("die_at.so");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scenarios/shim/die_at.c");
+    let library = place.join("disk.so");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/chaos/helpers/disk.c");
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
     let built =
         Command::new(compiler).args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").output();

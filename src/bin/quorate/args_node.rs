@@ -103,6 +103,9 @@ pub(crate) struct Run {
     #[cfg(feature = "testing")]
     #[arg(long, value_name = "SECONDS", hide = true)]
     pub(crate) certificate_life: Option<u64>,
+    /// How many log entries are kept for managers that lag: few, so that tests see snapshots
+    #[arg(long, value_name = "ENTRIES", hide = true)]
+    pub(crate) log_window: Option<u64>,
     #[command(flatten)]
     pub(crate) log: RunOptions,
 }

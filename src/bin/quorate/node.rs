@@ -177,6 +177,9 @@ pub(crate) async fn run(run: Run, global: &Global, output: Output) -> Result<(),
     if let Some(address) = run.address {
         builder = builder.advertise(address);
     }
+    if let Some(entries) = run.log_window {
+        builder = builder.log_window(entries);
+    }
     #[cfg(feature = "testing")]
     if let Some(seconds) = run.certificate_life {
         builder = builder.certificate_life(std::time::Duration::from_secs(seconds));

@@ -1,10 +1,12 @@
 //! The chaos harness: proves what quorate promises under faults, and proves the proof.
 //!
-//! Owns the simulator of whole clusters ([`sim`]), the histories that both tiers record ([`history`]) and the checkers that
-//! judge them ([`check`]). Never part of a program that people run. Called by the binary `chaos`, by the tests of this
+//! Owns the simulator of whole clusters ([`sim`]), the runs of real ones ([`real`]), the histories that both record
+//! ([`history`]), the checkers that judge them ([`check`]) and the page that shows it ([`report`]). Never part of a program that people run. Called by the binary `chaos`, by the tests of this
 //! package, and by embedders who test a controller of their own.
 
 pub mod check;
 pub mod history;
+pub mod real;
+pub mod report;
 pub mod runner;
 pub mod sim;

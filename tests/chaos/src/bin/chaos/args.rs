@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use quorate_chaos::real::{self, Scenario};
 use quorate_chaos::sim::Profile;
 
 const ABOUT: &str = "\
 chaos: proves what quorate promises under faults, and proves the proof.
 
-`sim` runs the code that decides in a simulated cluster, thousands of seeds of it; a seed is a run, to the byte. `check` judges \
-the history of a real cluster.";
+`sim` runs the code that decides in a simulated cluster, thousands of seeds of it; a seed is a run, to the byte. `real` runs the \
+program itself, as processes that are killed, paused, cut off and robbed of their disks. `check` judges a recorded history.";
 
 const EXIT: &str = "\
 Exit codes: 0 pass; 1 a promise was broken; 2 inconclusive; 3 the harness failed, or the command line; 4 a fault or a mark that \
@@ -21,6 +22,7 @@ is required was never reached. Only 0 is green.
 Example:
   chaos sim --seeds 1..2000 --jobs 2
   chaos replay --seed 133 --trace short
+  chaos real --scenario S02 --duration 120s --out out
   chaos check history.jsonl";
 
 /// The whole command line.
@@ -51,6 +53,16 @@ Example:
   chaos replay --seed 133 --trace short
   chaos replay --seed 0x85 --profile network --trace full --stop-at 2000")]
     Replay(Replay),
+    /// Run real processes under faults
+    #[command(after_help = "\
+Each fault has to show that it took effect; what this machine cannot do (some need root) is reported as skipped, and a scenario \
+whose fault was skipped ends with 4. Writes DIR/report.html, DIR/run.json and DIR/history.jsonl. `chaos list` names the scenarios.
+
+Example:
+  chaos real --scenario S02 --nodes 3 --duration 120s --seed 7 --out out
+  chaos real --scenario power-cut --pace 15s --duration 1h --out hour
+  chaos real --scenario minority-leader --net nft --out out")]
+    Real(Real),
     /// Judge a recorded history by every checker
     #[command(after_help = "\
 A history is one operation a line; `quorate_chaos::history` says what the fields mean.
@@ -58,7 +70,7 @@ A history is one operation a line; `quorate_chaos::history` says what the fields
 Example:
   chaos check out/history.jsonl --limit 60s")]
     Check(Check),
-    /// Say which profiles there are
+    /// Say which profiles and scenarios there are
     #[command(after_help = "Example:\n  chaos list --json")]
     List,
 }
@@ -95,6 +107,9 @@ pub(crate) struct Sim {
     /// Run every hundredth seed twice; both runs must be equal
     #[arg(long)]
     pub(crate) check_determinism: bool,
+    /// Write a page of it there, one file of HTML: the figures, and the first seed that failed, or the last one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
     /// Begin no further seed after so many failures
     #[arg(long, default_value_t = 10)]
     pub(crate) failures: usize,
@@ -123,6 +138,59 @@ pub(crate) struct Replay {
     /// Stop after so many milliseconds of simulated time
     #[arg(long, value_name = "MS")]
     pub(crate) stop_at: Option<u64>,
+    /// Write a page of it there: one file of HTML
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+}
+
+/// `real`.
+#[derive(Debug, Args)]
+pub(crate) struct Real {
+    /// Which; several are run one after the other, each in a directory of its own below DIR
+    #[arg(long, required = true, value_delimiter = ',', value_parser = scenario, value_name = "NAME[,..]")]
+    pub(crate) scenario: Vec<&'static Scenario>,
+    /// Managers, where the scenario does not say how many
+    #[arg(long, default_value_t = 3)]
+    pub(crate) nodes: usize,
+    /// For how long faults go on; what the scenario says when not given
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub(crate) duration: Option<Duration>,
+    /// What is drawn; of the clock when not given
+    #[arg(long, value_parser = number)]
+    pub(crate) seed: Option<u64>,
+    /// Where the report goes
+    #[arg(long, value_name = "DIR", default_value = "chaos-out")]
+    pub(crate) out: PathBuf,
+    /// The program under test; the quorate beside this program when not given
+    #[arg(long, value_name = "FILE")]
+    pub(crate) binary: Option<PathBuf>,
+    /// How links are hurt
+    #[arg(long, value_enum, default_value_t = Net::Proxy)]
+    pub(crate) net: Net,
+    /// The mean time between two faults
+    #[arg(long, value_parser = duration, value_name = "TIME", default_value = "3s")]
+    pub(crate) pace: Duration,
+    /// The length of a tick of the managers, an election being 22 to 30: long, so that stalls of this machine are no faults
+    #[arg(long, value_parser = duration, value_name = "TIME", default_value = "75ms")]
+    pub(crate) tick: Duration,
+    /// End after so many kills instead of after a time
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) kills: Option<u64>,
+    /// How long the search for an order of the history may take
+    #[arg(long, default_value = "60s", value_parser = duration, value_name = "TIME")]
+    pub(crate) limit: Duration,
+    /// Leave the directories of the nodes where they are
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+/// What stands between managers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Net {
+    /// A forwarder of datagrams: loss, delay, duplication, damage, other ports
+    Proxy,
+    /// The kernel's filter (nftables, root): cuts only, and nothing on the way
+    Nft,
 }
 
 /// `check`.
@@ -133,6 +201,10 @@ pub(crate) struct Check {
     /// How long the search may take
     #[arg(long, default_value = "60s", value_parser = duration, value_name = "TIME")]
     pub(crate) limit: Duration,
+}
+
+fn scenario(text: &str) -> Result<&'static Scenario, String> {
+    real::find(text).ok_or_else(|| "there is no such scenario; `chaos list` names them".to_owned())
 }
 
 fn profile(text: &str) -> Result<Profile, String> {

@@ -4,6 +4,7 @@
 
 mod args;
 mod output;
+mod real;
 mod sim;
 
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     let done = match cli.verb {
         Verb::Sim(asked) => sim::sim(output, &asked),
         Verb::Replay(asked) => sim::replay(output, &asked),
+        Verb::Real(asked) => real::run(output, asked),
         Verb::Check(asked) => judge(output, &asked),
         Verb::List => list(output),
     };
@@ -78,11 +80,19 @@ fn list(output: Output) -> Result<Exit, String> {
     if output.json {
         let profiles: Vec<_> =
             Profile::ALL.iter().map(|profile| json!({"name": profile.name(), "about": profile.about()})).collect();
-        output.json(&json!({"profiles": profiles}))?;
+        let scenarios: Vec<_> = quorate_chaos::real::list()
+            .iter()
+            .map(|one| json!({"id": one.id, "name": one.name, "tier": "real", "about": one.about, "expects": one.expects, "requires": one.requires}))
+            .collect();
+        output.json(&json!({"profiles": profiles, "scenarios": scenarios}))?;
     } else {
         output.line("profiles of simulated clusters (`chaos sim --profile NAME`):")?;
         for profile in Profile::ALL {
             output.line(&format!("  {:<12} {}", profile.name(), profile.about()))?;
+        }
+        output.line("\nscenarios of real processes (`chaos real --scenario NAME`), and what each must come to:")?;
+        for one in quorate_chaos::real::list() {
+            output.line(&format!("  {:<6} {:<20} {}: {}", one.id, one.name, one.about, one.expects))?;
         }
     }
     Ok(Exit::Pass)

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use quorate_chaos::report::{self, Judged, Page};
 use quorate_chaos::runner::{self, Plan, Summary};
 use quorate_chaos::sim::{MILLIS, Report, Violation, World};
 use serde_json::{Value, json};
@@ -24,6 +25,15 @@ pub(crate) fn sim(output: Output, asked: &Sim) -> Result<Exit, String> {
         ..plan(&asked.drawn, asked.seeds.clone())
     };
     let summary = runner::run(&plan);
+    if let Some(into) = &asked.report {
+        let seed =
+            summary.failures.first().map_or(plan.seeds.start + summary.seeds.saturating_sub(1), |first| first.seed);
+        let (lines, played) = play(&asked.drawn, seed, None);
+        let mut page = page(&asked.drawn, seed, &lines, &played);
+        page.facts.extend(told(&plan, &summary).into_iter().map(|line| ("all seeds".to_owned(), line)));
+        page.passed = summary.failures.is_empty();
+        write(into, &page)?;
+    }
     if output.json {
         output.json(&document(&plan, &summary))?;
     } else {
@@ -129,18 +139,59 @@ fn hours(time: Duration) -> String {
     }
 }
 
-pub(crate) fn replay(output: Output, asked: &Replay) -> Result<Exit, String> {
-    let config = plan(&asked.drawn, asked.seed..asked.seed + 1).config(asked.seed);
+/// One seed, with every line of its trace.
+fn play(drawn: &Drawn, seed: u64, stop_at: Option<u64>) -> (Vec<String>, Result<Report, Box<Violation>>) {
+    let config = plan(drawn, seed..seed + 1).config(seed);
     let mut lines = Vec::new();
     let played = World::new(config).and_then(|mut world| {
         world.keep_lines();
-        let played = match asked.stop_at {
+        let played = match stop_at {
             Some(at) => world.run_for(at * MILLIS),
             None => world.play(),
         };
         lines = world.take_lines();
         played.map(|()| world.report())
     });
+    (lines, played)
+}
+
+/// What is shown of it.
+fn page(drawn: &Drawn, seed: u64, lines: &[String], played: &Result<Report, Box<Violation>>) -> Page {
+    let mut page = report::of_trace(lines);
+    page.title = format!("seed {seed}, profile {}", drawn.profile.name());
+    page.passed = played.is_ok();
+    let judged = |checker: &str, verdict: &str, detail: String| Judged {
+        checker: checker.into(),
+        verdict: verdict.into(),
+        detail,
+    };
+    match played {
+        Ok(report) => {
+            page.verdict = "pass".to_owned();
+            page.facts = vec![("trace".to_owned(), hex(report)), ("counts".to_owned(), counted(report))];
+            page.findings.push(judged("every invariant, at every step", "pass", format!("{} events", report.events)));
+        }
+        Err(violation) => {
+            page.verdict =
+                format!("`{}` broken at {} ms: {}", violation.invariant, violation.at / MILLIS, violation.detail);
+            page.facts = violation.replay.iter().map(|line| ("again".to_owned(), line.clone())).collect();
+            page.findings.push(judged(violation.invariant, "fail", violation.detail.clone()));
+            page.tails.push(("the last events".to_owned(), violation.last.clone()));
+        }
+    }
+    page
+}
+
+fn write(into: &std::path::Path, page: &Page) -> Result<(), String> {
+    let html = page.html().map_err(|why| why.to_string())?;
+    std::fs::write(into, html).map_err(|why| format!("{} cannot be written: {why}", into.display()))
+}
+
+pub(crate) fn replay(output: Output, asked: &Replay) -> Result<Exit, String> {
+    let (lines, played) = play(&asked.drawn, asked.seed, asked.stop_at);
+    if let Some(into) = &asked.report {
+        write(into, &page(&asked.drawn, asked.seed, &lines, &played))?;
+    }
     if !output.json
         && let Some(shown) = asked.trace
     {
