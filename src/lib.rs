@@ -22,7 +22,7 @@ pub mod testing;
 pub mod upgrade;
 
 pub use client::{
-    AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Change, Changes, Client, Codec, CodecError,
+    AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Ca, Change, Changes, Client, Codec, CodecError,
     Election, Entry, GetBuilder, Identity, ItemReport, Json, KeysChanged, Kv, Leader, Leading, Lease, LeaseInfo,
     LeaseKeeper, Leases, LockBuilder, LockGuard, Mirror, MirrorBuilder, ModifyBuilder, NewOperator, NodeChange,
     NodeKeys, NodeUpdate, Nodes, Observer, OperatorBuilder, Operators, Place, Policy, PolicyChange, RangeBuilder,

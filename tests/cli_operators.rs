@@ -59,3 +59,29 @@ fn an_identity_is_issued_used_listed_and_taken_back() {
     assert!(table.contains("revoked") && table.contains("read-only"), "{table}");
     on(&nodes[0], &["operator", "revoke", "nobody"]).exits(1).complains(&["nobody", "operator ls"]);
 }
+
+#[test]
+fn the_ca_is_replaced_and_shows_how_far_it_is() {
+    let place = tempfile::tempdir().unwrap();
+    let nodes = managers(place.path(), 1);
+    let before = on(&nodes[0], &["ca", "status", "--json"]).exits(0).json();
+    assert_eq!((before["rotating"].as_bool(), before["serial"].as_u64()), (Some(false), Some(0)));
+    on(&nodes[0], &["ca", "rotate", "--deadline", "0s"]).exits(2);
+    let begun = on(&nodes[0], &["ca", "rotate", "--wait", "1s"]).exits(0).stdout;
+    assert!(begun.contains("1 of 2 have renewed") && begun.contains("operator"), "{begun}");
+    // The operator's file is renewed when it is used, and is the file of the new root from then on.
+    let (connect, identity) = (address(&nodes[0]), nodes[0].operator());
+    let old = std::fs::read(&identity).unwrap();
+    let global = ["--connect", &connect, "--identity", &identity];
+    quorate(&[&["status"][..], &global].concat()).exits(0);
+    assert_ne!(std::fs::read(&identity).unwrap(), old);
+    let over = cli_support::eventually("the rotation is over", || {
+        let info = on(&nodes[0], &["ca", "status", "--json"]).exits(0).json();
+        (info["rotating"] == false).then_some(info)
+    });
+    assert_eq!(over["serial"].as_u64(), Some(1));
+    assert_ne!(over["root"], before["root"]);
+    quorate(&[&["kv", "put", "k", "v"][..], &global].concat()).exits(0);
+    let said = on(&nodes[0], &["ca", "status"]).exits(0).stdout;
+    assert!(said.contains("no rotation is under way"), "{said}");
+}

@@ -6,6 +6,7 @@
 
 mod asking;
 mod assignments;
+mod ca;
 mod codec;
 mod election;
 #[cfg(feature = "worker")]
@@ -53,6 +54,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use assignments::{AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, ItemReport};
+pub use ca::Ca;
 pub use codec::{Codec, CodecError, Json};
 pub use election::{Election, Leader, Leading, Observer};
 pub use keys::{KeysChanged, NodeKeys};
@@ -396,6 +398,11 @@ impl Client {
     /// Operators' identities: made, taken back, listed.
     pub fn operators(&self) -> Operators {
         Operators::new(self.clone())
+    }
+
+    /// The cluster's CA: its replacement, and how far that is.
+    pub fn ca(&self) -> Ca {
+        Ca::new(self.clone())
     }
 
     /// The identity that this client shows; none in process and over the local socket. An operator's certificate is renewed once

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use quorate_transport::{CertRole, Clock, Identity, JoinError, JoinRequest, KeyPair, Network};
+use quorate_transport::{CertRole, Clock, Identity, IssuerId, JoinError, JoinRequest, KeyPair, Network};
 
 use super::SOFTWARE;
 
@@ -19,6 +19,8 @@ const PAUSE: Duration = Duration::from_secs(60);
 struct Held {
     identity: Arc<Identity>,
     due: SystemTime,
+    /// When a renewal was asked for last.
+    asked: Option<SystemTime>,
 }
 
 pub(super) struct Papers(Mutex<Held>);
@@ -31,7 +33,7 @@ fn half(identity: &Identity) -> SystemTime {
 impl Papers {
     pub(super) fn new(identity: Identity) -> Self {
         let (due, identity) = (half(&identity), Arc::new(identity));
-        Self(Mutex::new(Held { identity, due }))
+        Self(Mutex::new(Held { identity, due, asked: None }))
     }
 
     fn held(&self) -> std::sync::MutexGuard<'_, Held> {
@@ -40,6 +42,33 @@ impl Papers {
 
     pub(super) fn current(&self) -> Arc<Identity> {
         Arc::clone(&self.held().identity)
+    }
+
+    /// A manager has shown a certificate of this root: where another one has signed this identity's, the cluster's CA is being
+    /// replaced, and a new one is asked for.
+    pub(super) async fn met(
+        &self,
+        issuer: Option<IssuerId>,
+        managers: &[String],
+        network: &Network,
+        timeout: Duration,
+    ) {
+        let own = self.current().subject().issuer;
+        if issuer.is_none_or(|issuer| issuer == own) || !self.ask_now() {
+            return;
+        }
+        self.fresh(managers, network, timeout).await;
+    }
+
+    /// Lets the next look find that it is time, unless somebody has asked a moment ago.
+    fn ask_now(&self) -> bool {
+        let mut held = self.held();
+        let now = SystemTime::now();
+        let asked = held.asked.is_some_and(|asked| now < asked + PAUSE);
+        if !asked {
+            held.due = now;
+        }
+        !asked
     }
 
     /// The identity for a connection that is made now.
@@ -51,13 +80,13 @@ impl Papers {
                 return Arc::clone(&held.identity);
             }
             // One asks, and not again at once.
-            held.due = now + PAUSE;
+            (held.due, held.asked) = (now + PAUSE, Some(now));
             Arc::clone(&held.identity)
         };
         match renewed(&current, managers, network, timeout.min(PATIENCE)).await {
             Ok(fresh) => {
                 let fresh = Arc::new(fresh);
-                *self.held() = Held { due: half(&fresh), identity: Arc::clone(&fresh) };
+                *self.held() = Held { due: half(&fresh), identity: Arc::clone(&fresh), asked: None };
                 tracing::info!("the operator's certificate was renewed");
                 fresh
             }
@@ -84,5 +113,6 @@ async fn renewed(
     let mut request = JoinRequest::renewal(csr, identity.subject().node_id, clock);
     request.software = SOFTWARE.to_owned();
     let joined = quorate_transport::renew(managers, identity.ca_hash(), request, timeout, clock, network).await?;
-    identity.renewed(joined.certificate.into()).map_err(|error| bad(error.to_string()))
+    let authorities = std::iter::once(joined.ca_certificate).chain(joined.authorities).map(Into::into).collect();
+    identity.renewed_under(joined.certificate.into(), authorities).map_err(|error| bad(error.to_string()))
 }

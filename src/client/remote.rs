@@ -117,6 +117,7 @@ impl Remote {
         let hello = Hello::client(identity.subject().cluster, identity.subject().node_id, known, SOFTWARE);
         let connection = connector.connect_to(&addresses, identity, hello, timeout).await?;
         self.adopt(&connection.remote_hello().lineage);
+        self.papers.met(connection.remote_issuer(), &addresses, &self.network, timeout).await;
         let manager = wanted.get(connection.place()).copied().unwrap_or_default();
         Ok(InUse { manager, connection })
     }

@@ -13,6 +13,7 @@ use quorate_core::command::{COMMAND_VERSION, COMMAND_VERSION_MIN};
 use quorate_core::id::{ClusterId, Lineage, LineageId, NodeId, RaftId, StoreId};
 use quorate_core::membership::operators::OperatorRecord;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
+use quorate_core::membership::trust::TrustRecord;
 use quorate_core::ports::OpenStore;
 use quorate_core::state::{Founding, found};
 use quorate_transport::{CertRole, CertSubject, ClusterCa, Identity, KeyPair};
@@ -21,7 +22,7 @@ use super::builder::{NodeBuilder, Prepared, off_thread, random};
 use super::directory::open_store;
 use super::facts::{Facts, Stage};
 use super::newcomer::prepared_of;
-use super::records::{CaRecord, TokenRecord, ca_key, token_key};
+use super::records::{CaRecord, TokenRecord, ca_key, first_trust, token_key};
 use super::renewal::Terms;
 use super::state_file::StateFile;
 use super::stop::StartError;
@@ -166,6 +167,7 @@ fn founding(
         Ok(TokenRecord { secret }.encode_to_vec().into())
     };
     let (certificate, key) = ca.to_parts();
+    let (trust, first) = (first_trust(ca), super::ca::signed_by(ca, first_operator(operator)));
     let ca = CaRecord { certificate: certificate.into(), key: Bytes::copy_from_slice(&key) };
     Ok(Founding {
         cluster: ClusterRecord {
@@ -194,7 +196,8 @@ fn founding(
             (token_key(Role::Manager), token()?),
             (token_key(Role::Worker), token()?),
             (ca_key(), ca.encode_to_vec().into()),
-            (OperatorRecord::key(operator.subject().node_id), first_operator(operator).to_bytes()),
+            (TrustRecord::key(), trust.to_bytes()),
+            (OperatorRecord::key(operator.subject().node_id), first.to_bytes()),
         ],
     })
 }

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use quorate_core::consensus::io::Records;
 use quorate_core::id::RaftId;
+use quorate_core::membership::trust::TrustRecord;
 use quorate_core::membership::upgrade::{Support, Unfit};
 use quorate_core::ports::StateRead;
-use quorate_transport::{ConnectError, Endpoint, Identity, Peers, Refused};
+use quorate_transport::{ConnectError, Endpoint, Identity, Peers, Refused, trust_id};
 use tokio::sync::watch;
 
 use super::builder::off_thread;
@@ -103,6 +104,7 @@ fn signed(
 ) -> Result<Option<Identity>, StartError> {
     let known = Records::read(state)?;
     let removed = known.removed.binary_search(&facts.raft()).is_ok();
+    let trust = records::trust(state)?;
     let Some(ca) = records::ca(state)?.filter(|_| !removed && known.by_raft_id(facts.raft()).is_some()) else {
         return Ok(None);
     };
@@ -112,21 +114,39 @@ fn signed(
     let csr = identity.key().csr().map_err(|error| internal(&error))?;
     let certificate =
         ca.issue(&csr, &identity.subject().named(), terms.life, terms.clock.now()).map_err(|error| internal(&error))?;
-    identity.renewed(certificate).map(Some).map_err(|error| internal(&error))
+    let authorities = trust.authorities.iter().map(|authority| authority.to_vec().into()).collect();
+    identity.renewed_under(certificate, authorities).map(Some).map_err(|error| internal(&error))
+}
+
+/// Whether this manager trusts and shows something else than its records say.
+fn is_other_trust(identity: &Identity, trust: &TrustRecord) -> bool {
+    let named = trust_id(trust.authorities.iter().map(|authority| &authority[..]));
+    !trust.authorities.is_empty() && identity.trust_id() != named
 }
 
 /// Renews the certificate of a running manager at half its life. The new one is on disk before it is shown; connections that
 /// stand go on, and every handshake from then on has the new one.
 pub(super) async fn keep_certificate(service: Arc<Service>, endpoint: Endpoint, directory: PathBuf) {
     let terms = service.certificates;
+    let mut records = service.records.clone();
     let mut due = renewal::due_of_known(endpoint.identity().subject());
+    let mut tried = TrustRecord::default();
     loop {
         while let Ok(left) = due.duration_since(terms.clock.now())
             && !left.is_zero()
         {
+            // Of a CA that is being replaced, or has been, at once: whoever asks this manager has to find the way to it. Where that
+            // came to nothing, it is tried again as any other.
+            let trust = records.borrow_and_update().trust.clone();
+            if trust != tried && is_other_trust(&endpoint.identity(), &trust) {
+                tried = trust;
+                break;
+            }
             // In steps: a machine that slept, and a clock that was set, are noticed. By a clock that was set back after it had
             // been far ahead, the certificate made meanwhile does not hold yet, for nobody.
-            tokio::time::sleep(left.min(LOOK_AT_CLOCK)).await;
+            if let Ok(Err(_stopped)) = tokio::time::timeout(left.min(LOOK_AT_CLOCK), records.changed()).await {
+                return;
+            }
             if endpoint.identity().subject().check_time(terms.clock.now()).is_err() {
                 break;
             }
@@ -155,6 +175,11 @@ pub(super) async fn keep_certificate(service: Arc<Service>, endpoint: Endpoint, 
             Ok(()) => {
                 due = renewal::due_of_new(fresh.subject(), terms.clock);
                 tracing::info!("the certificate was renewed");
+                if !service.records.borrow().trust.is_rotating() && fresh.trust_id() != current.trust_id() {
+                    let reason = "its certificate is of a CA that was replaced; who has renewed it comes back at once";
+                    endpoint.disconnect_others(fresh.subject().issuer, &Refused::Other(reason.into()));
+                }
+                service.announce().await;
             }
             Err(error) => tracing::warn!(%error, "the renewed certificate is not used; it is tried again"),
         }

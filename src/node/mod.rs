@@ -18,6 +18,8 @@ mod assigning;
 mod authorize;
 mod builder;
 #[cfg(feature = "manager")]
+mod ca;
+#[cfg(feature = "manager")]
 mod changes;
 #[cfg(feature = "manager")]
 mod checking;

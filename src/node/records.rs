@@ -7,6 +7,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::keyspace::Section;
 use quorate_core::membership::record::Role;
+use quorate_core::membership::trust::TrustRecord;
 use quorate_core::ports::{StateRead, StoreError, StoreResult};
 use quorate_core::state::read;
 use quorate_core::txn::Range;
@@ -66,6 +67,20 @@ pub(crate) fn token(view: &dyn StateRead, role: Role) -> StoreResult<Option<Toke
     let secret =
         record.secret.as_ref().try_into().map_err(|_length| corrupt("join token", "its secret is not 16 bytes"))?;
     Ok(Some(TokenSecret::from_bytes(secret)))
+}
+
+/// What is trusted: of a cluster whose root was never replaced its CA.
+pub(crate) fn trust(view: &dyn StateRead) -> StoreResult<TrustRecord> {
+    if let Some(trust) = read::trust(view)? {
+        return Ok(trust);
+    }
+    let ca = ca(view)?;
+    Ok(ca.map(|ca| first_trust(&ca)).unwrap_or_default())
+}
+
+/// As founding leaves it.
+pub(crate) fn first_trust(ca: &ClusterCa) -> TrustRecord {
+    TrustRecord::first(Bytes::copy_from_slice(ca.certificate()), Bytes::copy_from_slice(&ca.issuer_id()))
 }
 
 pub(crate) fn ca(view: &dyn StateRead) -> StoreResult<Option<ClusterCa>> {

@@ -50,7 +50,7 @@ use super::tasks::{Call, ConsensusTask, Hands};
 use super::watching::{self, Watches};
 use super::work::Work;
 use super::workers::{self, Workers};
-use super::{asking, housekeeping, identity, keepers, log_writer, metering, operators, sealing};
+use super::{asking, ca, housekeeping, identity, keepers, log_writer, metering, operators, sealing};
 use crate::config;
 use crate::keys::Desk;
 use crate::metrics::Meters;
@@ -400,6 +400,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         "renews the certificate",
         identity::keep_certificate(Arc::clone(&service), endpoint.clone(), builder.directory.clone()),
     );
+    ending.keep(&handle, "ends a rotation of the CA", ca::keep_rotation(Arc::clone(&service)));
     ending.keep(
         &handle,
         "disconnects operators that were revoked",

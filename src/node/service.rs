@@ -301,6 +301,8 @@ impl Service {
             request::Kind::OperatorIssue(issue) => self.operator_issue(asker, issue, until).await,
             request::Kind::OperatorRevoke(revoke) => self.operator_revoke(asker, revoke, until).await,
             request::Kind::OperatorList(_) => self.operator_list(until).await,
+            request::Kind::CaRotate(rotate) => self.ca_rotate(asker, rotate, until).await,
+            request::Kind::CaStatus(_) => self.ca_status(until).await,
             request::Kind::PassedOn(_) => {
                 Err(fail(api::Code::Invalid, "what was passed on is passed on no further. Nothing was done"))
             }

@@ -241,6 +241,20 @@ impl Service {
         Ok(response::Kind::Token(api::TokenDone { token: self.revealed(secret).await? }))
     }
 
+    /// What makes every join token that there is worthless, and each role another standing one.
+    pub(super) fn all_replaced(asked: &api::Compromised) -> Result<Vec<Op>, Failure> {
+        let from = Section::Identity.key(MADE);
+        let made = Delete { end: prefix_end(&from), key: from, previous: false };
+        let mut ops = vec![made.into()];
+        for (role, secret) in [(Role::Manager, &asked.manager_secret), (Role::Worker, &asked.worker_secret)] {
+            drawn(secret)?;
+            let record = TokenRecord { secret: secret.clone() };
+            let put = Put { key: records::token_key(role), value: record.encode_to_vec().into(), ..Put::default() };
+            ops.push(put.into());
+        }
+        Ok(ops)
+    }
+
     /// Gives a role another standing token; the old one lets nobody in any more.
     pub(super) async fn token_rotate(
         &self,

@@ -72,6 +72,7 @@ pub(super) async fn enrol(
     file.facts.raft_id = done.raft_id;
     file.certificate = done.certificate;
     file.ca = done.ca;
+    file.authorities = done.authorities;
     file.facts.lineage = done.lineage;
     if !done.advertise.is_empty() {
         file.facts.advertise = done.advertise;

@@ -15,6 +15,7 @@
 
 mod assignments;
 mod authorisation;
+mod authorities;
 mod between;
 mod certificates;
 mod crashes;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::ca::IssuerId;
 use crate::calls::Calls;
 use crate::clock::Clock;
 use crate::codes;
@@ -243,6 +244,11 @@ impl Connection {
     /// What the manager said of itself; its lineage may be longer than the client's, which then adopts it.
     pub fn remote_hello(&self) -> &Hello {
         &self.inner.hello
+    }
+
+    /// Which root signed the manager's certificate.
+    pub fn remote_issuer(&self) -> Option<IssuerId> {
+        greet::subject_of(&self.inner.connection).map(|subject| subject.issuer)
     }
 
     /// Where the manager is.

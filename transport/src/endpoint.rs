@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::answers::{ANSWER_BYTES, ANSWER_DEADLINE, Answers};
-use crate::ca::CertRole;
+use crate::ca::{CertRole, IssuerId};
 use crate::clock::Clock;
 use crate::codes;
 use crate::greet::{self, GreetError};
@@ -328,6 +328,20 @@ impl Endpoint {
         }
         drop(callers);
         self.peers().disconnect_node(node, reason);
+    }
+
+    /// Closes every connection whose other end has shown a certificate of another root than this one: it is trusted no more. Who
+    /// has a newer certificate comes back at once.
+    pub fn disconnect_others(&self, issuer: IssuerId, reason: &Refused) {
+        let shows_another = |connection: &quinn::Connection| {
+            greet::subject_of(connection).is_none_or(|subject| subject.issuer != issuer)
+        };
+        let callers = self.shared.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, connection) in callers.values().filter(|(_, connection)| shows_another(connection)) {
+            greet::close(connection, reason);
+        }
+        drop(callers);
+        self.peers().disconnect_where(shows_another, reason);
     }
 
     /// Who this endpoint is right now.

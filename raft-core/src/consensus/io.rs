@@ -13,6 +13,7 @@ use crate::log::{Configuration, LogEntry};
 use crate::membership::nodes::Nodes;
 use crate::membership::operators::Operators;
 use crate::membership::record::{ClusterRecord, NodeRecord};
+use crate::membership::trust::TrustRecord;
 use crate::ports::{LogBatch, LogReset, StagedId, StoreError};
 use crate::state::contract::{ApplyError, Committed, LeaseChange, RecoveryStatus, StateStatus};
 
@@ -44,6 +45,8 @@ pub struct Records {
     pub removed: Vec<RaftId>,
     /// Who may administer the cluster, or look.
     pub operators: Operators,
+    /// Which CA is trusted.
+    pub trust: TrustRecord,
     /// The last force-new-cluster.
     pub recovery: RecoveryStatus,
     /// The store's revision that they were read at: they hold every change up to it.

@@ -12,6 +12,7 @@ pub mod plan;
 pub mod quorum;
 pub mod record;
 pub mod settle;
+pub mod trust;
 pub mod upgrade;
 pub mod wish;
 pub mod work;

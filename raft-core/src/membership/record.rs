@@ -136,6 +136,12 @@ pub struct NodeRecord {
     /// The oldest cluster version that it reported to support; 0: any.
     #[prost(uint32, tag = "110")]
     pub command_version_min: u32,
+    /// Which CA key signed the certificate that it was last seen with in a rotation, see [`super::trust`]; empty: not known.
+    #[prost(bytes = "bytes", tag = "140")]
+    pub issuer: Bytes,
+    /// Somebody else may have its keys: it is removed, and no manager talks to it any more.
+    #[prost(bool, tag = "141")]
+    pub compromised: bool,
 }
 
 impl NodeRecord {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::args_bench::Bench;
+use crate::args_ca::CaVerb;
 use crate::args_keys::{AutolockVerb, KeyVerb, UnlockKeyVerb};
 use crate::args_kv::Kv;
 use crate::args_lease::{LeaseVerb, Lock, UnderLock};
@@ -227,6 +228,15 @@ Example:
   quorate assign ls w1 --data-dir /var/lib/quorate"
     )]
     Assign(Assign),
+    /// Replace the CA that all certificates are signed by, and see how far that is
+    #[command(
+        subcommand,
+        after_help = "\
+Example:
+  quorate ca rotate --data-dir /var/lib/quorate
+  quorate ca status --data-dir /var/lib/quorate"
+    )]
+    Ca(CaVerb),
     /// Make, list and take back identities for people and programs that administer the cluster, or only look
     #[command(
         subcommand,

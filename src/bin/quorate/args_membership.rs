@@ -94,13 +94,20 @@ to be down needs --force. As long as a removal waits for something, `node promot
 
 Example:
   quorate node rm n3 --data-dir /var/lib/quorate
-  quorate node rm n3 --force --data-dir /var/lib/quorate")]
+  quorate node rm n3 --force --data-dir /var/lib/quorate
+  quorate node rm n3 --compromised --data-dir /var/lib/quorate   # its keys may be in other hands")]
     Rm {
         /// Name, node id or a unique beginning of it, or raft id
         node: String,
         /// Also if it is there, and if no loss is survived any more afterwards
         #[arg(long)]
         force: bool,
+        /// Somebody else may have its keys: also replaces every join token and the CA, and shows how far that is
+        #[arg(long)]
+        compromised: bool,
+        /// With --compromised: when the old CA ends also for those who have not renewed: 12h, 7d
+        #[arg(long, value_name = "TIME", default_value = "7d", value_parser = year, requires = "compromised")]
+        deadline: Duration,
         #[command(flatten)]
         wait: Wait,
     },

@@ -28,6 +28,7 @@ use tokio::time::Instant;
 pub(super) use describe::{Observed, info, is_manager, state};
 pub(super) use lookup::find;
 
+pub(super) use program::Shown;
 use wished::{demoted, promoted, updated};
 
 use super::authorize;
@@ -316,7 +317,8 @@ impl Service {
             return Ok(answered);
         }
         let api::NodeLeave { forced, once } = leave;
-        self.remove(asker, api::NodeRemove { node: own.to_string(), forced, once }, true, until).await
+        self.remove(asker, api::NodeRemove { node: own.to_string(), forced, once, compromised: None }, true, until)
+            .await
     }
 
     /// Removes a node, or rather wishes for it.
@@ -340,7 +342,9 @@ impl Service {
         leaving: bool,
         until: Instant,
     ) -> Result<response::Kind, Failure> {
-        let api::NodeRemove { node, forced, once } = wanted;
+        let api::NodeRemove { node, forced, once, compromised } = wanted;
+        // What somebody else may be is not kept because it is there.
+        let forced = forced || compromised.is_some();
         let planned = async {
             let record = self.node_named(&node)?;
             if !(forced || leaving || record.removing || record.lost) {
@@ -348,7 +352,12 @@ impl Service {
             }
             self.rewritten(&record, |record| {
                 self.refuse_between_seats(record, forced)?;
-                let updated = NodeRecord { removing: true, forced: record.forced || forced, ..record.clone() };
+                let updated = NodeRecord {
+                    removing: true,
+                    forced: record.forced || forced,
+                    compromised: record.compromised || compromised.is_some(),
+                    ..record.clone()
+                };
                 if updated != *record && !record.lost {
                     self.check_wish(record, Wish::Remove { forced })?;
                 }
@@ -356,7 +365,11 @@ impl Service {
             })
             .await
         };
-        let (id, changed) = self.settle(asker, &node, once, planned.await, until).await?;
+        let planned = match (planned.await, &compromised) {
+            (Ok(removal), Some(asked)) => self.replaced_with(removal.unwrap_or_default(), asked, until).await.map(Some),
+            (planned, _) => planned,
+        };
+        let (id, changed) = self.settle(asker, &node, once, planned, until).await?;
         if changed {
             tracing::info!(node, forced, leaving, "a node is being removed");
         }
@@ -368,6 +381,16 @@ impl Service {
             }
             outcome => document(&outcome.map_err(already_settled)?),
         }
+    }
+
+    /// The removal of a node that somebody else may be, with the replacement of what it knew: all of it or nothing.
+    async fn replaced_with(&self, removal: Txn, asked: &api::Compromised, until: Instant) -> Result<Txn, Failure> {
+        let rotation = self.rotation(asked.deadline_s, until).await?;
+        let mut txn = removal;
+        txn.compares.extend(rotation.compares);
+        txn.then.extend(rotation.then);
+        txn.then.extend(Self::all_replaced(asked)?);
+        Ok(txn)
     }
 
     /// As in Swarm, only who is known to be down is removed without force.
