@@ -451,7 +451,7 @@ Example:
 }
 
 /// `10`, `2s`, `500ms`, `1m`; a bare number is seconds. A day is more than any request waits.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     duration_up_to(text, Duration::from_secs(86_400), "one day")
 }
 
