@@ -60,7 +60,8 @@ impl NodeGate {
             return if newer { Ok(()) } else { Err(Refused::NotAMember) };
         };
         if record.compromised {
-            return Err(Refused::Removed);
+            // Not "removed": whoever dials it and refuses it here must not take that for a word about itself.
+            return Err(Refused::NotAMember);
         }
         if record.key_digest != caller.key_digest.as_slice() {
             return Err(Refused::WrongNode("its key is not the one that it joined with".into()));

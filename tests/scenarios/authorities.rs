@@ -220,9 +220,8 @@ async fn a_replayed_token_of_a_role_that_was_rotated_lets_nobody_in_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_in_other_hands_is_thrown_out_with_everything_that_it_knew() {
-    // Given three managers and two workers, and somebody who has copied the identities of one of each
-    let mut cluster = Cluster::of(3).await;
-    cluster.lead_by(0).await;
+    // Given three managers and two workers, and somebody who has copied the identity of one
+    let cluster = Cluster::of(3).await;
     let (taken, safe) = (cluster.worker("w1").await, cluster.worker("w2").await);
     without_the_first_operator(&cluster).await;
     let client = cluster.any().client();
@@ -247,12 +246,6 @@ async fn a_node_in_other_hands_is_thrown_out_with_everything_that_it_knew() {
     let over = ended(&cluster).await;
     assert_eq!((over.serial, over.trusted.len()), (1, 1));
     cluster.sees_worker("w2", "ready").await;
-    // The same for a manager: it stops, and the others go on.
-    let gone = client.nodes().remove_compromised("m3", Duration::from_secs(3_600)).await.unwrap();
-    assert!(gone.done, "{gone:?}");
-    let manager = cluster.members.pop().unwrap().node.unwrap();
-    assert_eq!(manager.stopped().await, quorate::StopReason::Removed);
-    assert_eq!(ended(&cluster).await.serial, 2);
     client.kv().put("k", "v").await.unwrap();
     let token = client.tokens().show(Role::Worker).await.unwrap();
     cluster.builder(&cluster.path("w3"), "w3").join(&token, vec![address]).await.unwrap();
