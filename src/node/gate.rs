@@ -63,6 +63,10 @@ impl NodeGate {
             let newer = hello.raft_id.0 >= records.cluster.next_raft_id;
             return if newer { Ok(()) } else { Err(Refused::NotAMember) };
         };
+        if record.compromised {
+            // Not "removed": whoever dials it and refuses it here must not take that for a word about itself.
+            return Err(Refused::NotAMember);
+        }
         if record.key_digest != caller.key_digest.as_slice() {
             return Err(Refused::WrongNode("its key is not the one that it joined with".into()));
         }
@@ -105,6 +109,9 @@ impl Gate for NodeGate {
             Plane::Client if caller.role == CertRole::Operator => self.admit_operator(&records, caller),
             Plane::Client => {
                 let Some(record) = records.nodes.get(caller.node_id) else { return Err(Refused::NotAMember) };
+                if record.compromised {
+                    return Err(Refused::Removed);
+                }
                 if record.key_digest == caller.key_digest.as_slice() {
                     return Ok(());
                 }

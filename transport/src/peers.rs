@@ -318,6 +318,15 @@ impl Peers {
         locked(&self.shared.registry.failures).get(&peer).cloned()
     }
 
+    /// Closes the connections to peers that `concerns` says yes to; the reason is told to them.
+    pub(crate) fn disconnect_where(&self, concerns: impl Fn(&quinn::Connection) -> bool, reason: &Refused) {
+        let live = self.shared.registry.live.read().unwrap_or_else(PoisonError::into_inner);
+        let (code, text) = reason.to_close();
+        for live in live.values().filter(|live| concerns(&live.connection)) {
+            live.close(code, &text);
+        }
+    }
+
     /// Closes the connections to a manager; the reason is told to it.
     pub(crate) fn disconnect_node(&self, node: NodeId, reason: &Refused) {
         let live = self.shared.registry.live.read().unwrap_or_else(PoisonError::into_inner);
