@@ -193,7 +193,7 @@ fn info(seen: &Seen, records: &Records, now: u64) -> CaInfo {
         started_unix: trust.started,
         deadline_unix: trust.deadline,
         deadline_in_s: trust.is_rotating().then(|| trust.deadline.saturating_sub(now)),
-        trusted: trust.authorities.iter().filter(|der| is_root(der)).map(|der| hash(der)).collect(),
+        trusted: trust.authorities.iter().filter(|der| is_root(der)).map(hash).collect(),
         all: progress.all,
         renewed: progress.all - waiting,
         waits_for: waits_for.collect(),

@@ -371,12 +371,10 @@ async fn a_rotation_goes_on_whoever_dies_between_its_steps() {
         let before = status(&cluster).await;
         let leader = cluster.leader().await;
         let watched = cluster.node(leader).client();
-        watched.ca().rotate(Duration::from_secs(3_600)).await.unwrap();
-        while reached > 0 {
-            let info = watched.ca().status().await.unwrap();
-            if info.renewed >= reached || !info.rotating {
-                break;
-            }
+        let begun = watched.ca().rotate(Duration::from_secs(3_600)).await.unwrap();
+        let mut info = begun;
+        while info.renewed < reached && info.rotating {
+            info = watched.ca().status().await.unwrap();
         }
         // When the leader dies there, without a word
         cluster.kill(leader).await;
