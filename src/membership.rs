@@ -69,6 +69,8 @@ pub enum NodeState {
     Ready,
     /// A manager that does not answer, or a worker without a session.
     Down,
+    /// A manager that says that it is locked: it waits for its key (`quorate unlock`), and does nothing else.
+    Locked,
     /// Left behind by a force-new-cluster: no member any more.
     Lost,
     /// A worker of which no manager has reported yet.
@@ -83,6 +85,7 @@ impl NodeState {
         match self {
             Self::Ready => "ready",
             Self::Down => "down",
+            Self::Locked => "locked",
             Self::Lost => "lost",
             Self::Unknown => "unknown",
         }

@@ -137,12 +137,15 @@ impl Service {
             let view = reader.view();
             let read = || -> StoreResult<_> {
                 let keyring = read::keyring(&*view)?;
-                let copies = barrier.copies_for(&keyring, &to)?;
+                let Some(copies) = barrier.copies_for(&keyring, &to)? else { return Ok(None) };
                 let copies = copies.into_iter().map(|(key, sealed)| api::BackupKeyCopy { key, sealed }).collect();
                 let keyring = api::BackupKeyring { active: keyring.active, copies };
-                Ok((read::cluster(&*view)?.unwrap_or_default(), read::usage(&*view)?, keyring))
+                Ok(Some((read::cluster(&*view)?.unwrap_or_default(), read::usage(&*view)?, keyring)))
             };
-            let (cluster, usage, keyring) = read().map_err(|error| broken(&error))?;
+            let Some((cluster, usage, keyring)) = read().map_err(|error| broken(&error))? else {
+                let why = "nothing can be sealed to the key that the backup is asked for with. Nothing was done";
+                return Err(fail(api::Code::Invalid, why));
+            };
             Ok((view, cluster, usage, keyring))
         })
         .await?;

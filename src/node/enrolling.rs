@@ -11,10 +11,11 @@ use quorate_core::id::{NodeId, RaftId, StoreId};
 use quorate_core::membership::record::{NodeRecord, Role};
 use quorate_core::membership::upgrade::Support;
 use quorate_core::txn::Txn;
+use quorate_storage::takes_copies;
 use quorate_transport::{CertRole, CertSubject, ClusterCa, JoinRefused, JoinReply, JoinRequest, Subject, api};
 use tokio::time::Instant;
 
-use super::joining::{DIAL_BACK, Seen, words};
+use super::joining::{DIAL_BACK, Seen, UNUSABLE, words};
 use super::raft_ids::{self, Attempts};
 use super::renewal::Terms;
 use super::router::{Failure, fail};
@@ -51,6 +52,9 @@ impl Service {
         let Some(store) = StoreId::from_slice(&enrol.store_id) else {
             return Err(fail(api::Code::Invalid, "the store id must be 16 bytes. Nothing was changed"));
         };
+        if !takes_copies(&enrol.sealing_key).unwrap_or(false) {
+            return Err(fail(api::Code::Invalid, format!("{UNUSABLE}. Nothing was changed")));
+        }
         let mut reached = false;
         let mut attempts = Attempts::until(until);
         while attempts.another().await {

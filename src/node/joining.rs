@@ -17,6 +17,7 @@ use quorate_core::limits::NAME_BYTES_MAX;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
 use quorate_core::membership::trust::TrustRecord;
 use quorate_core::txn::{Compare, Put, Txn};
+use quorate_storage::takes_copies;
 use quorate_transport::{CertRole, ClusterCa, JoinRefused, JoinReply, JoinRequest, Joined, ManagerAddress, api};
 use tokio::time::{Instant, timeout_at};
 
@@ -57,6 +58,9 @@ impl Seen {
         self.trust.authorities.iter().skip(1)
     }
 }
+
+/// Why a store is not taken in whose manager could never open what is sealed.
+pub(super) const UNUSABLE: &str = "no barrier key can be sealed to the public sealing key that it comes with";
 
 pub(super) fn words(error: Failure) -> JoinRefused {
     if matches!(error.code(), api::Code::NoLeader | api::Code::QuorumLost) {
@@ -132,6 +136,9 @@ impl Service {
                 "the name has {} bytes, or control characters; at most {NAME_BYTES_MAX} are taken, and none of those",
                 request.name.len()
             )));
+        }
+        if request.store_id.is_some() && !takes_copies(&request.sealing_key).unwrap_or(false) {
+            return Err(JoinRefused::Malformed(UNUSABLE.to_owned()));
         }
         if request.in_place {
             return self.join_in_place(&request, &address, until, open).await;

@@ -41,7 +41,7 @@ mod enrolling;
 mod facts;
 #[cfg(feature = "manager")]
 mod fence;
-mod files;
+pub(crate) mod files;
 #[cfg(feature = "manager")]
 mod forwarding;
 #[cfg(feature = "manager")]

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::builder::{NodeBuilder, Prepared, off_thread, random, random_seed};
 use super::departed;
-use super::directory::look_into;
+use super::directory::{explained, look_into};
 use super::enrolling::certify;
 use super::facts::{Facts, Stage};
 use super::fence::FenceRecord;
@@ -241,8 +241,12 @@ impl NodeBuilder {
         let store = match look_into(&layout, &store) {
             Ok(store) => store,
             Err(StoreError::Corrupt { .. } | StoreError::NotFound { .. }) => return Ok((identity, Found::Spent(None))),
+            Err(StoreError::KeyWanted { .. }) if self.key_lost => {
+                self.nobody_waits_for_the_key()?;
+                return Ok((identity, Found::Spent(None)));
+            }
             // Not damage: a newer format, a missing right, a node that runs.
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(explained(&layout, error)),
         };
         let Ok(Some(facts)) = store.fact(Facts::NAME).and_then(Facts::read) else {
             return Ok((identity, Found::Spent(None)));

@@ -52,7 +52,9 @@ use super::tasks::{Call, ConsensusTask, Hands};
 use super::watching::{self, Watches};
 use super::work::Work;
 use super::workers::{self, Workers};
-use super::{asking, backups, barrier, ca, housekeeping, identity, keepers, log_writer, metering, operators, sealing};
+use super::{
+    asking, backups, barrier, ca, housekeeping, identity, keepers, locked, log_writer, metering, operators, sealing,
+};
 use crate::config;
 use crate::keys::Desk;
 use crate::metrics::Meters;
@@ -122,6 +124,9 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     }
     if builder.moved(&mut facts.listen, &mut facts.advertise)? {
         facts.save(&*meta)?;
+    }
+    if keys.is_some() {
+        locked::note_listen(&layout, &facts.listen);
     }
     let identity = Identity::load(&layout.identity()).map_err(|error| {
         StartError::Directory(format!(

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::id::{NodeId, StoreId};
 use quorate_transport::{Identity, KeyPair};
+use zeroize::Zeroizing;
 
 use super::facts::{Facts, Layout};
 use super::files::{self, FileError};
@@ -68,13 +69,14 @@ impl StateFile {
             }
             Err(error @ FileError::Damaged(_)) => return Err(damaged(error.to_string())),
         };
-        let file = Self::decode(bytes).map_err(|error| damaged(error.to_string()))?;
+        let file = Facts::decoded(bytes, |plain| Self::decode(plain), |file| &mut file.facts);
+        let file = file.map_err(|error| damaged(error.to_string()))?;
         let whole = NodeId::from_slice(&file.facts.node_id).is_some() && file.facts.seed.len() == 32;
         if whole { Ok(Some(file)) } else { Err(damaged("an id in it has the wrong length".into())) }
     }
 
     pub(crate) fn save(&self, layout: &Layout) -> Result<(), StartError> {
-        files::replace(&path(layout), &self.encode_to_vec())
+        files::replace(&path(layout), &Zeroizing::new(self.encode_to_vec()))
             .map_err(|error| StartError::Disk(format!("{} cannot be written: {error}", path(layout).display())))
     }
 

@@ -189,7 +189,11 @@ pub(crate) async fn answer(
     let verdict = hello::check(plane, ours, &greeted.caller, &greeted.hello, false);
     // The judge sees every hello: a newer lineage counts also on a connection that is refused for it.
     let judged = judge(&greeted.caller, &greeted.hello);
-    let refused = verdict.and(judged).err();
+    let refused = match judged {
+        // It knows no lineage that could be compared: that is in what is locked.
+        Err(Refused::Locked) => Some(Refused::Locked),
+        judged => verdict.and(judged).err(),
+    };
     let reply =
         proto::HelloReply { hello: Some(ours.to_wire(instance)), refused: refused.as_ref().map(Refused::to_wire) };
     if !write(&mut send, FrameKind::HelloReply, &reply.encode_to_vec()).await {

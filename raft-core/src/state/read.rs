@@ -266,7 +266,7 @@ pub fn live_records(
     section: Section,
     visit: &mut dyn FnMut(KeyValue) -> bool,
 ) -> StoreResult<()> {
-    live_records_after(view, section, None, visit)
+    live_records_from(view, section, None, visit)
 }
 
 /// As [`live_records`], from behind a key of the section on.
@@ -279,8 +279,23 @@ pub fn live_records_after(
     after: Option<&[u8]>,
     visit: &mut dyn FnMut(KeyValue) -> bool,
 ) -> StoreResult<()> {
-    let from = after.map_or_else(|| section.key(b""), |after| layout::successor(&section.key(after)));
-    scan_live(view, &from, &section.end(), &mut |key, record| {
+    let from = after.map(|after| layout::successor(&section.key(after)));
+    live_records_from(view, section, from.as_ref(), visit)
+}
+
+/// As [`live_records`], of those at and above a full key, of whichever section it is.
+///
+/// # Errors
+/// As [`live_records`].
+pub fn live_records_from(
+    view: &dyn StateRead,
+    section: Section,
+    from: Option<&Bytes>,
+    visit: &mut dyn FnMut(KeyValue) -> bool,
+) -> StoreResult<()> {
+    let first = section.key(b"");
+    let from = from.filter(|from| **from > first).unwrap_or(&first);
+    scan_live(view, from, &section.end(), &mut |key, record| {
         let more = visit(record.to_key_value(Bytes::copy_from_slice(key), true));
         Ok(if more { Visit::More } else { Visit::Enough })
     })

@@ -117,7 +117,9 @@ pub(crate) async fn join(join: Join, global: &Global, output: Output) -> Result<
         return take_place(directory, join, global, output).await;
     }
     if join.replace {
-        let builder = builder(directory, &join.keys, join.listen, join.advertise, None)?.patience(global.timeout());
+        let builder = builder(directory, &join.keys, join.listen, join.advertise, None)?
+            .patience(global.timeout())
+            .key_lost(join.key_lost);
         let prepared = match &join.token {
             Some(argument) => Box::pin(builder.replace(&token(argument)?, join.managers)).await?,
             None => builder.rejoin(join.managers).await?,

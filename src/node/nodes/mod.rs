@@ -27,7 +27,7 @@ use quorate_core::txn::{Compare, Txn};
 use quorate_transport::api::{self, request, response};
 use tokio::time::Instant;
 
-pub(super) use describe::{Observed, info, is_manager, state};
+pub(super) use describe::{Met, Observed, info, is_manager, state};
 pub(super) use lookup::find;
 
 pub(super) use program::Shown;
@@ -85,7 +85,7 @@ impl Service {
         let status = self.status.borrow().clone();
         let judged = self.is_judged(status.leader, &reports);
         let recorded = |id: NodeId| presence.get(id).filter(|_| judged).and_then(LivenessRecord::state);
-        let reachable = |id: RaftId| id == self.facts.raft() || reports.contains_key(&id);
+        let met = |id: RaftId| self.met(id, reports.contains_key(&id));
         let seats = self.seats(&status);
         let mut nodes: Vec<NodeInfo> = records
             .nodes
@@ -94,7 +94,7 @@ impl Service {
                 let observed = Observed {
                     configuration: &status.configuration,
                     leader: status.leader,
-                    reachable: node.raft().is_some_and(reachable),
+                    met: node.raft().map_or(Met::Silent, met),
                     presence: node.node_id().and_then(recorded),
                     outlook: self.outlook(seats.as_ref(), node),
                 };
@@ -169,7 +169,7 @@ impl Service {
         let observed = Observed {
             configuration: &status.configuration,
             leader: status.leader,
-            reachable: self.is_reachable(&record).await,
+            met: self.meet(&record).await,
             presence: self.presence_of(id),
             outlook: self.outlook(self.seats(&status).as_ref(), &record),
         };
@@ -177,12 +177,22 @@ impl Service {
         Ok(NodeOutcome { node, changed, done: false, voters_before: seats.0, voters: seats.0, standbys: seats.1 })
     }
 
-    /// Whether a manager answers now.
-    async fn is_reachable(&self, node: &NodeRecord) -> bool {
+    /// What comes of asking a manager now.
+    async fn meet(&self, node: &NodeRecord) -> Met {
         match node.raft() {
-            Some(id) if id == self.facts.raft() => true,
-            Some(id) => self.reports(&[id]).await.contains_key(&id),
-            None => false,
+            Some(id) if id == self.facts.raft() => Met::Answers,
+            Some(id) => self.met(id, self.reports(&[id]).await.contains_key(&id)),
+            None => Met::Silent,
+        }
+    }
+
+    fn met(&self, id: RaftId, answers: bool) -> Met {
+        if answers || id == self.facts.raft() {
+            Met::Answers
+        } else if self.peers.is_locked(id) {
+            Met::Locked
+        } else {
+            Met::Silent
         }
     }
 
@@ -429,8 +439,8 @@ impl Service {
     /// As in Swarm, only who is known to be down is removed without force.
     async fn refuse_what_is_there(&self, node: &NodeRecord) -> Result<(), Failure> {
         let presence = self.presence_of(node.node_id().unwrap_or_default());
-        let (name, state) = (display_name(node), state(node, self.is_reachable(node).await, presence));
-        if matches!(state, NodeState::Down | NodeState::Lost) {
+        let (name, state) = (display_name(node), state(node, self.meet(node).await, presence));
+        if matches!(state, NodeState::Down | NodeState::Locked | NodeState::Lost) {
             return Ok(());
         }
         let found = if state == NodeState::Ready { "is ready" } else { "is not known to be down" };
