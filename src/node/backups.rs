@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::gate::Asker;
 use super::router::{Failure, fail};
 use super::service::{Service, blocking, broken};
-use super::snapshots::Chunks;
+use super::snapshots::{Chunks, Unread};
 use super::tokens::unix_now;
 use super::{asked, authorize, watching};
 use crate::client::SOFTWARE;
@@ -150,7 +150,7 @@ impl Service {
         })
         .await?;
         let unreadable =
-            |why: String| fail(api::Code::Internal, format!("the state of this manager cannot be read: {why}"));
+            |why: Unread| fail(api::Code::Internal, format!("the state of this manager cannot be read: {why}"));
         let mut chunks = Chunks::of(view).await.map_err(unreadable)?;
         let status = chunks.status().cloned().unwrap_or_default();
         if status.applied.0 == 0 {

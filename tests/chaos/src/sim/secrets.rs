@@ -9,7 +9,8 @@ use prost::Message as _;
 
 use super::check::{Broken, broken};
 use super::config::{ELECTION, MILLIS};
-use super::world::{Event, Step, World};
+use super::event::Event;
+use super::world::{Step, World};
 use quorate_core::command::{Command, CommandKind};
 use quorate_core::consensus::io::RaftRole;
 use quorate_core::envelope::{ALGORITHM_AES_256_GCM, EPOCH_BYTES, Header, TAG_BYTES};
