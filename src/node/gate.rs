@@ -65,6 +65,10 @@ impl NodeGate {
             let unheard_of = newer && !records.removed.contains_node(caller.node_id);
             return if unheard_of || vouched() { Ok(()) } else { Err(Refused::NotAMember) };
         };
+        if record.compromised {
+            // Not "removed": whoever dials it and refuses it here must not take that for a word about itself.
+            return Err(Refused::NotAMember);
+        }
         if record.raft() != Some(hello.raft_id) && vouched() {
             return Ok(());
         }
@@ -110,6 +114,9 @@ impl Gate for NodeGate {
             Plane::Client if caller.role == CertRole::Operator => self.admit_operator(&records, caller),
             Plane::Client => {
                 let Some(record) = records.nodes.get(caller.node_id) else { return Err(Refused::NotAMember) };
+                if record.compromised {
+                    return Err(Refused::Removed);
+                }
                 if record.key_digest == caller.key_digest.as_slice() {
                     return Ok(());
                 }
