@@ -7,8 +7,8 @@
 //!
 //! # Rules
 //! - A record may name only a key of the keyring; a key other than the active one goes when no record names it.
-//! - A manager's copies go with its sealing key: when its record loses that (demoted, removed, lost, another store), and then
-//!   the active key is due to be rotated.
+//! - A manager's copies go with its sealing key: when its record loses that (demoted, removed, lost, another store), or says
+//!   that somebody else may have it (compromised), and then the active key is due to be rotated.
 //! - A new active key is given to everybody who could open the one before, at least.
 //! - A manager that no key can be sealed to gets none, and so no seat; the care for everybody else goes on without it.
 
@@ -284,7 +284,7 @@ pub fn is_holder(node: &NodeRecord) -> bool {
 
 /// Whether a node may have copies: also one that is on its way out and still has its seat.
 pub(crate) fn may_hold(node: &NodeRecord) -> bool {
-    node.raft_id != 0 && !node.lost && node.sealing_key.len() == SEALING_KEY_BYTES
+    node.raft_id != 0 && !node.lost && !node.compromised && node.sealing_key.len() == SEALING_KEY_BYTES
 }
 
 /// What is due.

@@ -199,6 +199,7 @@ fn a_manager_that_goes_loses_its_copies_with_its_record_and_the_key_is_due() {
         ("removed", None),
         ("demoted", Some(manager(2).without_raft_id())),
         ("lost", Some(NodeRecord { lost: true, ..manager(2) })),
+        ("thrown out", Some(NodeRecord { removing: true, compromised: true, ..manager(2) })),
         ("another store", Some(NodeRecord { raft_id: 5, sealing_key: public(5), ..manager(2) })),
     ];
     for (what, after) in gone {

@@ -61,6 +61,8 @@ pub struct Prepared {
     pub raft_id: u64,
     /// The operator's identity file; only `init` writes one.
     pub operator_identity: Option<PathBuf>,
+    /// Only its certificate is another one: it was away while the CA was replaced, and keeps all that it has.
+    pub certificate_only: bool,
 }
 
 /// Settings of a node.

@@ -117,7 +117,7 @@ impl Service {
                 self.note_hindrance(node, record, *revision, &hindrance, until).await;
                 return Err(fail(api::Code::Refused, format!("{hindrance}. It stays a worker, nothing was changed")));
             }
-            let mut txn = Txn::default();
+            let mut txn = Txn { compares: vec![seen.same_ca()], ..Txn::default() };
             let raft_id = raft_ids::draw(&mut txn, &seen.records, seen.cluster_revision);
             let mut updated = record.clone();
             updated.raft_id = raft_id.0;
@@ -155,6 +155,9 @@ impl Service {
         self.router.read_index(until).await.map_err(words)?;
         let seen = self.seen(request.node_id).await.map_err(words)?;
         let Some((record, _)) = &seen.node else { return self.renew_operator(request, &seen, until).await };
+        if record.compromised {
+            return Err(JoinRefused::NotAMember);
+        }
         if record.lost {
             return Err(JoinRefused::AlreadyKnown(format!(
                 "{} was left behind by a recovery of the cluster, and what only its store holds is kept; it comes back with `quorate join --replace --token TOKEN`",
@@ -211,6 +214,7 @@ fn answer(seen: &Seen, record: &NodeRecord, certificate: Vec<u8>) -> api::EnrolD
         ca: seen.ca.as_ref().map(|ca| Bytes::copy_from_slice(ca.certificate())).unwrap_or_default(),
         lineage: seen.records.cluster.lineage.clone(),
         advertise: record.addresses.first().cloned().unwrap_or_default(),
+        authorities: seen.other_authorities().cloned().collect(),
         managers: others.map(known).collect(),
     }
 }

@@ -22,6 +22,8 @@ mod backups;
 mod barrier;
 mod builder;
 #[cfg(feature = "manager")]
+mod ca;
+#[cfg(feature = "manager")]
 mod changes;
 #[cfg(feature = "manager")]
 mod checking;

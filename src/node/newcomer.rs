@@ -82,6 +82,7 @@ pub(super) fn prepared_of(file: &StateFile) -> Prepared {
         role: if file.facts.raft_id == 0 { NodeRole::Worker } else { NodeRole::Manager },
         raft_id: file.facts.raft_id,
         operator_identity: None,
+        certificate_only: false,
     }
 }
 
@@ -300,6 +301,7 @@ pub(super) fn take_over(file: &mut StateFile, joined: Joined) {
     file.facts.stage = Stage::Ready.into();
     file.certificate = joined.certificate.into();
     file.ca = joined.ca_certificate.into();
+    file.authorities = joined.authorities.into_iter().map(Bytes::from).collect();
     file.facts.cluster_id = Bytes::copy_from_slice(joined.cluster_id.as_bytes());
     // Its own, or that of the node whose place it has taken.
     file.facts.node_id = Bytes::copy_from_slice(joined.node_id.as_bytes());

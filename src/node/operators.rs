@@ -15,6 +15,7 @@ use quorate_core::command::{Command, CommandKind};
 use quorate_core::consensus::io::Origin;
 use quorate_core::id::NodeId;
 use quorate_core::membership::operators::{OperatorRecord, OperatorRefused, Operators, Standing};
+use quorate_core::membership::trust::TrustRecord;
 use quorate_core::state::read;
 use quorate_core::txn::{Compare, Delete, Put, Txn};
 use quorate_transport::api::{self, response};
@@ -78,33 +79,48 @@ fn does_not_count(record: &OperatorRecord, standing: Standing) -> Failure {
     fail(api::Code::Denied, message)
 }
 
+/// What signing takes, from one view.
+struct Signing {
+    operators: Operators,
+    ca: Option<ClusterCa>,
+    trust: TrustRecord,
+}
+
 impl Service {
-    fn operators_now(&self) -> u64 {
+    pub(super) fn operators_now(&self) -> u64 {
         self.certificates.clock.now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
     }
 
-    /// The record of an operator, as it is known here, or else as it was acknowledged anywhere.
-    async fn operator_record(&self, id: NodeId) -> Result<OperatorRecord, Failure> {
+    /// What `judge` says of an operator's record, as it is known here, or else as it was acknowledged anywhere.
+    async fn judged<T>(
+        &self,
+        id: NodeId,
+        judge: impl Fn(&OperatorRecord, Standing) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let now = self.operators_now();
+        // With each request: nothing is copied.
         if let Some(record) = self.records.borrow().operators.get(id) {
-            return Ok(record.clone());
+            return judge(record, record.standing(now));
         }
         self.router.read_index(Instant::now() + PATIENCE).await?;
         let reader = self.store()?.reader;
         let found = blocking(move || read::operator(&*reader.view(), id).map_err(|error| broken(&error))).await?;
-        found.ok_or_else(|| {
+        let record = found.ok_or_else(|| {
             let why = "the cluster has no record of this operator's identity. Nothing was done; `quorate operator issue` on a manager's machine makes one";
             fail(api::Code::Denied, why)
-        })
+        })?;
+        judge(&record, record.standing(now))
     }
 
     /// Who shows an operator's certificate with this key.
     pub(super) async fn operator_asker(&self, id: NodeId, key_digest: &[u8; 32]) -> Result<Who, Failure> {
-        let record = self.operator_record(id).await?;
-        let standing = record.standing(self.operators_now());
-        if standing != Standing::Stands || record.key_digest != key_digest.as_slice() {
-            return Err(does_not_count(&record, standing));
-        }
-        Ok(if record.read_only { Who::Reader(id) } else { Who::Operator(id) })
+        self.judged(id, |record, standing| {
+            if standing != Standing::Stands || record.key_digest != key_digest.as_slice() {
+                return Err(does_not_count(record, standing));
+            }
+            Ok(if record.read_only { Who::Reader(id) } else { Who::Operator(id) })
+        })
+        .await
     }
 
     /// Whether whoever another manager speaks for still counts, by what is known here.
@@ -114,21 +130,22 @@ impl Service {
             Who::Reader(id) => (id, true),
             Who::Local | Who::Manager | Who::Node(_) => return Ok(()),
         };
-        let record = self.operator_record(id).await?;
-        let standing = record.standing(self.operators_now());
-        if standing == Standing::Stands && record.read_only == read_only {
-            Ok(())
-        } else {
-            Err(does_not_count(&record, standing))
-        }
+        self.judged(id, |record, standing| {
+            let stands = standing == Standing::Stands && record.read_only == read_only;
+            if stands { Ok(()) } else { Err(does_not_count(record, standing)) }
+        })
+        .await
     }
 
-    async fn operators(&self, until: Instant) -> Result<(Operators, Option<ClusterCa>), Failure> {
+    async fn operators(&self, until: Instant) -> Result<Signing, Failure> {
         self.router.read_index(until).await?;
         let (reader, barrier) = (self.store()?.reader, Arc::clone(&self.barrier));
         blocking(move || {
             let view = reader.view();
-            let seen = || Ok((read::operators(&*view)?, records::ca(&*view, &barrier)?));
+            let seen = || {
+                let (operators, ca) = (read::operators(&*view)?, records::ca(&*view, &barrier)?);
+                Ok(Signing { operators, ca, trust: records::trust(&*view)? })
+            };
             seen().map_err(|error| broken(&error))
         })
         .await
@@ -147,7 +164,7 @@ impl Service {
         if asked.ttl_s > TTL_S_MAX {
             return Err(fail(api::Code::Invalid, "an operator that ends lasts 10 years at most. Nothing was changed"));
         }
-        let ((operators, ca), now) = (self.operators(until).await?, self.operators_now());
+        let (Signing { operators, ca, trust }, now) = (self.operators(until).await?, self.operators_now());
         let ca = ca.ok_or_else(|| fail(api::Code::Internal, "the cluster has no CA"))?;
         let ends = if asked.ttl_s == 0 { 0 } else { now + asked.ttl_s };
         let certified = certified(&ca, &asked.csr, id, ends, now, self.certificates)
@@ -160,6 +177,8 @@ impl Service {
             created: now,
             ends,
             certificate_ends: certified.subject.not_after,
+            // Whoever gets the answer has a certificate of this root, and who does not has none.
+            issuer: Bytes::copy_from_slice(&ca.issuer_id()),
             ..OperatorRecord::default()
         };
         let planned = match operators.room_for(id, &asked.name, now) {
@@ -185,6 +204,7 @@ impl Service {
             json: json(&info(&record, now)).map_err(already_settled)?,
             certificate: certified.certificate.into(),
             ca: Bytes::copy_from_slice(ca.certificate()),
+            authorities: trust.authorities.into_iter().skip(1).collect(),
         }))
     }
 
@@ -195,7 +215,7 @@ impl Service {
         asked: api::OperatorRevoke,
         until: Instant,
     ) -> Result<response::Kind, Failure> {
-        let ((operators, _), now) = (self.operators(until).await?, self.operators_now());
+        let (Signing { operators, .. }, now) = (self.operators(until).await?, self.operators_now());
         let planned = operators.named(&asked.name, now).map_err(|why| refused(&why)).map(|record| {
             let revoked = OperatorRecord { revoked: now.max(1), ..record.clone() };
             let key = OperatorRecord::key(record.node_id().unwrap_or_default());
@@ -216,7 +236,7 @@ impl Service {
 
     /// Every operator, those that count no more among them.
     pub(super) async fn operator_list(&self, until: Instant) -> Result<response::Kind, Failure> {
-        let ((operators, _), now) = (self.operators(until).await?, self.operators_now());
+        let (Signing { operators, .. }, now) = (self.operators(until).await?, self.operators_now());
         let mut records: Vec<&OperatorRecord> = operators.iter().map(|(_, record)| record).collect();
         records.sort_by_key(|record| record.created);
         document(&records.into_iter().map(|record| info(record, now)).collect::<Vec<_>>())
@@ -231,7 +251,7 @@ impl Service {
         until: Instant,
     ) -> Result<JoinReply, JoinRefused> {
         let (id, now) = (request.node_id, self.operators_now());
-        let (operators, ca) = self.operators(until).await.map_err(words)?;
+        let Signing { operators, ca, .. } = self.operators(until).await.map_err(words)?;
         let Some(record) = operators.get(id) else { return Err(JoinRefused::NotAMember) };
         let standing = record.standing(now);
         if standing != Standing::Stands {
@@ -276,21 +296,26 @@ fn certified(ca: &ClusterCa, csr: &[u8], id: NodeId, ends: u64, now: u64, terms:
     Ok(Certified { certificate, subject })
 }
 
-/// Disconnects who does not count any more, as soon as it is known here.
+/// Disconnects who does not count any more, as soon as it is known here: operators, and nodes that somebody else may be.
 pub(super) async fn keep_out(service: Arc<Service>, endpoint: Endpoint) {
     let mut records = service.records.clone();
     let mut out: BTreeSet<NodeId> = BTreeSet::new();
     loop {
         let now = service.operators_now();
-        let not_counted: BTreeSet<NodeId> = {
+        let (operators, nodes): (BTreeSet<NodeId>, BTreeSet<NodeId>) = {
             let records = records.borrow_and_update();
             let over = records.operators.iter().filter(|(_, record)| record.standing(now) != Standing::Stands);
-            over.map(|(id, _)| id).collect()
+            let compromised = records.nodes.iter().filter(|node| node.compromised);
+            (over.map(|(id, _)| id).collect(), compromised.filter_map(|node| node.node_id()).collect())
         };
-        for id in not_counted.difference(&out) {
+        for id in operators.difference(&out) {
             endpoint.disconnect(*id, &Refused::Revoked);
         }
-        out = not_counted;
+        // Whoever got in while this was on its way is found at the next look.
+        for id in &nodes {
+            endpoint.disconnect(*id, &Refused::Removed);
+        }
+        out = operators;
         if let Ok(Err(_stopped)) = tokio::time::timeout(LOOK, records.changed()).await {
             return;
         }

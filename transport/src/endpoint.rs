@@ -20,7 +20,7 @@ use crate::codes;
 use crate::greet::{self, GreetError};
 use crate::handler::{Caller, Gate, Handler, Plane};
 use crate::hello::{self, Hello, Refused};
-use crate::identity::Identity;
+use crate::identity::{Identity, Subject};
 use crate::join;
 use crate::lanes::QueueLimit;
 use crate::network::Network;
@@ -329,6 +329,21 @@ impl Endpoint {
         }
         drop(callers);
         self.peers().disconnect_node(node, reason);
+    }
+
+    /// Closes every connection whose other end has shown a certificate that `concerns` says yes to. Who may come back does so at
+    /// once. Strangers on the join plane, who show none, are left alone.
+    pub fn disconnect_where(&self, concerns: impl Fn(&Subject) -> bool, reason: &Refused) {
+        let concerns = |connection: &quinn::Connection| greet::subject_of(connection).is_some_and(|of| concerns(&of));
+        // Certificates of thousands are not parsed while others wait to get in.
+        let callers: Vec<quinn::Connection> = {
+            let callers = self.shared.callers.lock().unwrap_or_else(PoisonError::into_inner);
+            callers.values().map(|(_, connection)| connection.clone()).collect()
+        };
+        for connection in callers.iter().filter(|connection| concerns(connection)) {
+            greet::close(connection, reason);
+        }
+        self.peers().disconnect_where(concerns, reason);
     }
 
     /// Who this endpoint is right now.

@@ -41,8 +41,12 @@ pub(crate) enum GreetError {
 
 /// What the certificate of the other end says; `None` when it showed none.
 pub(crate) fn subject_of(connection: &quinn::Connection) -> Option<Subject> {
-    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-    Subject::of(chain.first()?).ok()
+    Subject::of(chain_of(connection)?.first()?).ok()
+}
+
+/// The certificate of the other end, and what it has shown with it.
+pub(crate) fn chain_of(connection: &quinn::Connection) -> Option<Vec<CertificateDer<'static>>> {
+    connection.peer_identity()?.downcast().ok().map(|chain| *chain)
 }
 
 /// The other end as its certificate has it.
@@ -56,6 +60,7 @@ pub(crate) fn caller_of(connection: &quinn::Connection, plane: Plane) -> Option<
         raft_id: None,
         address: Some(std::net::SocketAddr::new(address.ip().to_canonical(), address.port())),
         key_digest: subject.key_digest,
+        issuer: subject.issuer,
     })
 }
 

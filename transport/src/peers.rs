@@ -318,6 +318,15 @@ impl Peers {
         locked(&self.shared.registry.failures).get(&peer).cloned()
     }
 
+    /// Closes the connections to peers that `concerns` says yes to; the reason is told to them.
+    pub(crate) fn disconnect_where(&self, concerns: impl Fn(&quinn::Connection) -> bool, reason: &Refused) {
+        let live = self.shared.registry.live.read().unwrap_or_else(PoisonError::into_inner);
+        let (code, text) = reason.to_close();
+        for live in live.values().filter(|live| concerns(&live.connection)) {
+            live.close(code, &text);
+        }
+    }
+
     /// Whether the last that was heard of this peer is that it is locked: it runs, and waits for its key.
     pub fn is_locked(&self, peer: RaftId) -> bool {
         let locked =

@@ -13,6 +13,7 @@ use crate::keyspace::{Section, prefix_end};
 use crate::membership::operators::{OperatorRecord, Operators};
 use crate::membership::record::{ClusterRecord, NodeRecord};
 use crate::membership::removed::Removed;
+use crate::membership::trust::TrustRecord;
 use crate::membership::work::{AssignmentRecord, LivenessRecord, ReportRecord};
 use crate::ports::{StateRead, StoreError, StoreResult, Visit};
 use crate::state::check::check_range;
@@ -320,6 +321,15 @@ pub fn nodes(view: &dyn StateRead) -> StoreResult<Vec<NodeRecord>> {
         Ok(Visit::More)
     })?;
     Ok(nodes)
+}
+
+/// Which CA is trusted; `None` where no rotation ever was, and nothing was written at founding.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub fn trust(view: &dyn StateRead) -> StoreResult<Option<TrustRecord>> {
+    let key = TrustRecord::key();
+    live_value(view, &key)?.map(|value| decode(&key, &value)).transpose()
 }
 
 /// One operator's record.
