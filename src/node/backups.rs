@@ -2,7 +2,8 @@
 //!
 //! Owns when a backup is told, and how many at once. What it holds, the core's own stream says; how it is sealed, the asker,
 //! who alone has the key; the keyring goes as copies that only the backup's own key opens. A view is frozen and read chunk by chunk, off the async threads, as fast as the asker takes it:
-//! consensus and the applier never wait for it. Called by whoever brings a feed.
+//! consensus and the applier never wait for it. The manager stands with its own key for what it tells, so that its fellows believe a restore of
+//! it. Called by whoever brings a feed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use quorate_core::keyring::SEALING_KEY_BYTES;
 use quorate_core::ports::StoreResult;
 use quorate_core::state::read;
 use quorate_transport::api::{backup_part, request, response};
-use quorate_transport::{Down, Feed, FeedSender, api};
+use quorate_transport::{Down, Feed, FeedSender, api, word};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -72,7 +73,7 @@ impl Service {
         let Feed { mut sender, asker: mut listening } = feed;
         let began = Instant::now();
         let row = authorize::row(&request::Kind::Backup(api::Backup::default()));
-        let by = asker.as_ref().map_or("nobody that is known", |asker| asker.who.word());
+        let by = asker.as_ref().map_or_else(|_unknown| "nobody that is known".to_owned(), ToString::to_string);
         let mut status = self.status.clone();
         let told = tokio::select! {
             told = self.tell_backup(asker, wish, until, &mut sender) => told,
@@ -94,11 +95,11 @@ impl Service {
                 response::Kind::Backup(api::BackupDone { pieces: done.0 })
             }
             Err(Over::Said(error)) => {
-                tracing::info!(why = error.message, "a backup was not told");
+                tracing::info!(by, why = error.message, "a backup was not told");
                 response::Kind::Error(error)
             }
             Err(Over::Gone(why)) => {
-                tracing::info!(why, "a backup was given up by who asked for it");
+                tracing::info!(by, why, "a backup was given up by who asked for it");
                 return;
             }
         };
@@ -114,7 +115,7 @@ impl Service {
         until: Instant,
         sender: &mut FeedSender,
     ) -> Result<(u64, u64), Over> {
-        let (serializable, to) = (wish.serializable, wish.sealing_key.clone());
+        let (serializable, to, signing) = (wish.serializable, wish.sealing_key.clone(), wish.signing_key.clone());
         let kind = request::Kind::Backup(wish);
         let asker = asker?;
         authorize::check(&asker, &kind)?;
@@ -127,6 +128,10 @@ impl Service {
             let why = "the backup is asked for without a key for the keyring: the client is of another version. Nothing was done";
             return Err(fail(api::Code::Invalid, why).into());
         }
+        let identity = self.identity();
+        let witness = word::vouch(&identity, &signing).map_err(|error| {
+            fail(api::Code::Invalid, format!("this manager cannot stand for the backup: {error}. Nothing was done"))
+        })?;
         if !serializable {
             self.router.read_index(until).await?;
         }
@@ -165,6 +170,12 @@ impl Service {
             software: SOFTWARE.to_owned(),
             about_bytes: usage.used(),
             age_ms,
+            witness: Some(api::BackupWitness {
+                member: Bytes::copy_from_slice(witness.member.as_bytes()),
+                member_key: witness.member_key,
+                voucher: witness.voucher,
+            }),
+            ca: Bytes::copy_from_slice(identity.ca_hash().as_bytes()),
         };
         sender.send(vec![part(backup_part::Part::Head(head)), part(backup_part::Part::Keyring(keyring))]).await?;
         let mut pieces = 0;

@@ -231,7 +231,12 @@ impl Service {
     }
 
     /// The standing token of a role.
-    pub(super) async fn token_show(&self, role: &str, until: Instant) -> Result<response::Kind, Failure> {
+    pub(super) async fn token_show(
+        &self,
+        asker: &Asker,
+        role: &str,
+        until: Instant,
+    ) -> Result<response::Kind, Failure> {
         let role = records::role_named(role)?;
         let tokens = self.tokens(until).await?;
         let secret = if role == Role::Manager { tokens.manager } else { tokens.worker };
@@ -241,6 +246,7 @@ impl Service {
                 format!("the cluster has no {} token; `quorate token rotate` makes one", role.name()),
             )
         })?;
+        tracing::info!(by = %asker, role = role.name(), "a join token is shown");
         Ok(response::Kind::Token(api::TokenDone { token: self.revealed(secret).await? }))
     }
 
@@ -259,7 +265,7 @@ impl Service {
             Ok(Some(Txn::of(Put { key: key.clone(), value, ..Put::default() })))
         };
         self.once_planned(asker, asked.once, Arc::new(plan), until).await?;
-        tracing::info!(role = role.name(), "the join token was rotated");
+        tracing::info!(by = %asker, role = role.name(), "the join token was rotated");
         Ok(response::Kind::Token(api::TokenDone { token: self.revealed(secret).await.map_err(already_settled)? }))
     }
 
@@ -290,7 +296,7 @@ impl Service {
             Some(Err(error)) => return Err(broken(&records::corrupt("join token", error))),
             None => token,
         };
-        tracing::info!(id = token.id, role = role.name(), "a join token was made");
+        tracing::info!(by = %asker, id = token.id, role = role.name(), "a join token was made");
         document(&NewToken { token: self.revealed(secret).await.map_err(already_settled)?, info: token.info(now) })
     }
 
@@ -332,7 +338,7 @@ impl Service {
             )),
         };
         self.once(asker, asked.once, planned, until).await?;
-        tracing::info!(id = asked.id, "a join token was revoked");
+        tracing::info!(by = %asker, id = asked.id, "a join token was revoked");
         document(&())
     }
 }

@@ -162,6 +162,10 @@ impl ClusterCa {
         &self.certificate
     }
 
+    pub(crate) const fn key(&self) -> &KeyPair {
+        &self.key
+    }
+
     /// What join tokens pin.
     pub fn hash(&self) -> CaHash {
         CaHash::of(&self.certificate)

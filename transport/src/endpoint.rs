@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quinn::crypto::rustls::HandshakeData;
-use quorate_core::id::NodeId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -154,7 +153,7 @@ pub(crate) struct Shared {
     client_answers: Arc<Answers>,
     peer_answers: Arc<Answers>,
     /// Who is connected on the client plane, by quinn's number of the connection.
-    callers: Mutex<HashMap<usize, (NodeId, quinn::Connection)>>,
+    callers: Mutex<HashMap<usize, (Caller, quinn::Connection)>>,
     pub(crate) runtime: tokio::runtime::Handle,
     tasks: Mutex<Option<JoinSet<()>>>,
     closed: watch::Sender<bool>,
@@ -196,9 +195,9 @@ impl Shared {
         if of_a_peer { &self.peer_answers } else { &self.client_answers }
     }
 
-    /// The gate's word, and the news of a newer incarnation where there are some.
+    /// The gate's word, and what is said of a newer incarnation where something is.
     pub(crate) fn judge(&self, ours: &Hello, caller: &Caller, theirs: &Hello) -> Result<(), Refused> {
-        if hello::proves_newer(ours, caller.role, theirs) {
+        if hello::tells_newer(ours, caller.role, theirs) {
             self.handler.lineage_newer(theirs);
         }
         let mut caller = caller.clone();
@@ -320,15 +319,15 @@ impl Endpoint {
         self.shared.credentials.replace(identity)
     }
 
-    /// Closes every connection of a node, on all planes, and tells it why: for nodes that were removed or demoted. The
-    /// gate has to refuse it by then, or it comes back.
-    pub fn disconnect(&self, node: NodeId, reason: &Refused) {
+    /// Closes every connection of the client plane whose caller `judge` refuses, and tells it why: connections outlive the records that
+    /// they were taken by. The gate has to refuse it by then, or it comes back. `judge` must not wait.
+    pub fn review(&self, judge: impl Fn(&Caller) -> Option<Refused>) {
         let callers = self.shared.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, connection) in callers.values().filter(|(caller, _)| *caller == node) {
-            greet::close(connection, reason);
+        for (caller, connection) in callers.values() {
+            if let Some(reason) = judge(caller) {
+                greet::close(connection, &reason);
+            }
         }
-        drop(callers);
-        self.peers().disconnect_node(node, reason);
     }
 
     /// Who this endpoint is right now.
@@ -458,7 +457,7 @@ async fn serve(shared: Arc<Shared>, incoming: quinn::Incoming, permit: OwnedSema
         greet::close(&connection, &Refused::Busy("it serves as many clients as it can".to_owned()));
         return;
     };
-    let (number, caller) = (connection.stable_id(), (greeted.caller.node_id, connection.clone()));
+    let (number, caller) = (connection.stable_id(), (greeted.caller.clone(), connection.clone()));
     shared.callers.lock().unwrap_or_else(PoisonError::into_inner).insert(number, caller);
     let _forget = Forget { shared: &shared, number };
     streams::accept_streams(shared.clone(), connection, greeted, None).await;

@@ -317,15 +317,6 @@ impl Peers {
     pub fn last_failure(&self, peer: RaftId) -> Option<ConnectError> {
         locked(&self.shared.registry.failures).get(&peer).cloned()
     }
-
-    /// Closes the connections to a manager; the reason is told to it.
-    pub(crate) fn disconnect_node(&self, node: NodeId, reason: &Refused) {
-        let live = self.shared.registry.live.read().unwrap_or_else(PoisonError::into_inner);
-        let (code, text) = reason.to_close();
-        for live in live.values().filter(|live| live.hello.node_id == node) {
-            live.close(code, &text);
-        }
-    }
 }
 
 pub(crate) fn greet_error(error: GreetError, address: SocketAddr) -> ConnectError {

@@ -139,6 +139,10 @@ pub struct NodeRecord {
     /// The public half of its sealing key pair: barrier keys are sealed to it. Empty while it has no store.
     #[prost(bytes = "bytes", tag = "130")]
     pub sealing_key: Bytes,
+    /// Where the disk was reached that had this record before a restore gave it to another one: should it be there still, it is to
+    /// hear of the restore.
+    #[prost(string, repeated, tag = "165")]
+    pub left_at: Vec<String>,
 }
 
 impl NodeRecord {

@@ -78,5 +78,5 @@ pub use found::{FOUNDED, Founded, Founding, found};
 pub use hash::scan_hash;
 pub use leases::LeaseRecord;
 pub use machine::Machine;
-pub use recovered::{COUNTER_JUMP, REVISION_JUMP};
+pub use recovered::{COUNTER_JUMP, Jump, REVISION_JUMP};
 pub use snapshot::{SNAPSHOT_VERSION, SnapshotError, SnapshotReader, SnapshotWriter};
