@@ -49,19 +49,17 @@ impl NodeGate {
         if records.removed.contains(&hello.raft_id) {
             return Err(Refused::Removed);
         }
-        // Its certificate holds for a while yet, and any raft id can be claimed with it.
-        if records.removed.contains_node(caller.node_id) {
-            return Err(Refused::Removed);
-        }
         hello.support.check(records.cluster.version).map_err(Refused::ClusterVersion)?;
         if records.nodes.is_empty() {
             // A newcomer knows nobody yet: a manager's certificate of this cluster is what it can check.
             return Ok(());
         }
         let Some(record) = records.nodes.get(caller.node_id) else {
-            // A raft id that this member has not heard of is newer than its own state.
+            // A raft id that this member has not heard of is newer than its own state. Of one that was removed the certificate holds
+            // for a while yet, and any raft id can be claimed with it: if it came back with a token its record will be here soon.
             let newer = hello.raft_id.0 >= records.cluster.next_raft_id;
-            return if newer { Ok(()) } else { Err(Refused::NotAMember) };
+            let removed = records.removed.contains_node(caller.node_id);
+            return if newer && !removed { Ok(()) } else { Err(Refused::NotAMember) };
         };
         if record.key_digest != caller.key_digest.as_slice() {
             return Err(Refused::WrongNode("its key is not the one that it joined with".into()));

@@ -156,8 +156,15 @@ impl Store {
 
     /// A batch to fill, for [`Store::write`].
     pub(crate) fn batch(&self) -> StoreResult<Batch<'_>> {
+        self.batch_of(0, 0)
+    }
+
+    /// As [`Store::batch`], for about so many records with so many bytes of keys and payloads: a batch that grows step by step
+    /// copies what is in it at each of them.
+    pub(crate) fn batch_of(&self, records: usize, bytes: usize) -> StoreResult<Batch<'_>> {
         let sealer = self.guard(self.keys.sealer())?;
-        Ok(Batch { store: self, sealer, batch: WriteBatch::default(), record: Vec::new() })
+        let room = bytes + (records + WITNESSES) * RECORD_BYTES;
+        Ok(Batch { store: self, sealer, batch: WriteBatch::with_capacity_bytes(room), record: Vec::new() })
     }
 
     /// Appends one atomic batch to the journal; with `sync` it and everything before it is durable afterwards.
@@ -277,6 +284,11 @@ impl Store {
     }
 }
 
+/// What the envelope and RocksDB put around each record of a batch, bytes, rounded up.
+const RECORD_BYTES: usize = 64;
+/// The records that every batch has besides its own.
+const WITNESSES: usize = 8;
+
 /// Changes to be written at once; every value passes the envelope.
 pub(crate) struct Batch<'a> {
     store: &'a Store,
@@ -289,11 +301,19 @@ pub(crate) struct Batch<'a> {
 
 impl Batch<'_> {
     pub(crate) fn put(&mut self, family: Family, key: &[u8], payload: &[u8]) -> StoreResult<()> {
-        self.put_with(family, key, |into| into.extend_from_slice(payload))
+        self.put_with(family, key, payload.len(), |into| into.extend_from_slice(payload))
     }
 
-    /// As [`Batch::put`], the payload made where it is sealed.
-    pub(crate) fn put_with(&mut self, family: Family, key: &[u8], fill: impl FnOnce(&mut Vec<u8>)) -> StoreResult<()> {
+    /// As [`Batch::put`], the payload of `bytes` made where it is sealed.
+    pub(crate) fn put_with(
+        &mut self,
+        family: Family,
+        key: &[u8],
+        bytes: usize,
+        fill: impl FnOnce(&mut Vec<u8>),
+    ) -> StoreResult<()> {
+        self.record.clear();
+        self.record.reserve(bytes + RECORD_BYTES);
         envelope::encode(&self.sealer, family, key, &mut self.record, fill)?;
         self.batch.put_cf(self.store.family(family)?, key, &self.record);
         Ok(())

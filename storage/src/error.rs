@@ -21,7 +21,9 @@ pub(crate) fn rocks_error(doing: &'static str, error: &rocksdb::Error) -> StoreE
     if detail.contains("No space left on device") {
         return StoreError::Full { doing, detail };
     }
-    if error.kind() == ErrorKind::Corruption {
+    // A file of large values is opened when the first of them is read.
+    let is_gone = detail.contains("No such file or directory") && file_in(&detail).ends_with(".blob");
+    if error.kind() == ErrorKind::Corruption || is_gone {
         return StoreError::Corrupt { record: file_in(&detail), detail };
     }
     StoreError::Io { doing, detail }
@@ -45,7 +47,7 @@ fn file_in(message: &str) -> String {
     message
         .split(|c: char| c.is_whitespace() || c == ':')
         .map(|word| word.trim_matches(|c: char| ",;()'\"".contains(c)))
-        .find(|word| [".sst", ".log"].iter().any(|end| word.ends_with(end)) || word.contains("MANIFEST-"))
+        .find(|word| [".sst", ".log", ".blob"].iter().any(|end| word.ends_with(end)) || word.contains("MANIFEST-"))
         .and_then(|path| path.rsplit('/').next())
         .map_or_else(|| "database".to_owned(), |name| format!("file {name}"))
 }

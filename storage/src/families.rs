@@ -131,6 +131,16 @@ pub(crate) fn database(create: bool, wal_bytes_max: u64, recovery: DBRecoveryMod
 /// Blocks of tables kept in memory; the kernel's page cache has them besides.
 const BLOCK_CACHE_BYTES: usize = 32 * 1024 * 1024;
 
+/// Records from this size on go to files of their own when they leave memory, and the tables only hold where they are: a
+/// compaction writes its tables anew, and those of the log all of them each time, since each reaches from the log's beginning to
+/// its end. What is in such a file stays as it is.
+const APART_BYTES: u64 = 2 * 1024;
+/// Of the files of large state records, oldest first, this part is cleared by compactions: what still counts in them is written
+/// anew, so that the file can go. (Those of the log go by themselves, when it is cut.)
+const APART_CLEARED: f64 = 0.25;
+/// Compactions for that alone begin when more than this part of the bytes in them does not count any more.
+const APART_GARBAGE_MAX: f64 = 0.5;
+
 /// How each family is kept.
 pub(crate) fn descriptors() -> Vec<ColumnFamilyDescriptor> {
     let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
@@ -152,6 +162,7 @@ fn options(family: Family, cache: &Cache) -> RocksOptions {
         Family::Log => {
             options.set_write_buffer_size(16 * 1024 * 1024);
             options.set_max_write_buffer_number(3);
+            keep_apart(&mut options);
             blocks.set_block_size(64 * 1024);
         }
         Family::Meta => {
@@ -163,10 +174,19 @@ fn options(family: Family, cache: &Cache) -> RocksOptions {
             // A write looks for the record that it ends, and most often that is not in the table in memory.
             options.set_memtable_whole_key_filtering(true);
             options.set_memtable_prefix_bloom_ratio(0.1);
+            keep_apart(&mut options);
+            options.set_enable_blob_gc(true);
+            options.set_blob_gc_age_cutoff(APART_CLEARED);
+            options.set_blob_gc_force_threshold(APART_GARBAGE_MAX);
         }
     }
     options.set_block_based_table_factory(&blocks);
     options
+}
+
+fn keep_apart(options: &mut RocksOptions) {
+    options.set_enable_blob_files(true);
+    options.set_min_blob_size(APART_BYTES);
 }
 
 /// How a batch is written.

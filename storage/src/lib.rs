@@ -17,11 +17,12 @@
 //! | the last synced record is damaged or cut off | `Corrupt`, by the durable marker, see below |
 //! | a journal file is missing, cut in the middle, or emptied | `Corrupt`, by the sequence numbers and the marker |
 //! | a table file is missing or has another length | `Corrupt`, names the file |
+//! | a file of large log entries is missing, cut or changed | `Corrupt`, names the file or the entry |
 //! | RocksDB's manifest is cut or damaged, and tables are forgotten | `Corrupt`: every family keeps a witness of the last batch that touched it, and these must agree with each other and with the marker |
 //! | the key record is missing, cut or changed | `Corrupt`; a key that does not open it is `KeyWanted`, which says which one does |
 //! | a byte of a log entry, the hard state or the log start changed | `Corrupt`, names the record or the file |
 //! | the log has a hole, or contradicts the hard state | `Corrupt`, names both |
-//! | a byte of a state value changed in a table file | NOT at opening: the read that meets it answers `Corrupt` |
+//! | a byte of a state value changed in a table file, or a file of large state values is missing, cut or changed | NOT at opening: the read that meets it answers `Corrupt` |
 //! | a record was put back as it was before, at its own place, by somebody who mends RocksDB's checksums | NOT by its seal: the hash over the state notices (`recover`, `inspect`), and so do the witnesses |
 //! | the whole directory was replaced by an older copy of itself | NOT: it is whole; the store id and Raft must notice |
 //!

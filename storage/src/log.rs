@@ -44,7 +44,8 @@ impl Shape {
         if let Some((first, last)) = batch.entries.first().zip(batch.entries.last()) {
             for entry in &batch.entries {
                 let context = context_bytes(entry)?;
-                write.put_with(Family::Log, &key(entry.index), |into| encode(entry, context, into))?;
+                let bytes = HEAD_BYTES + entry.context.len() + entry.data.len();
+                write.put_with(Family::Log, &key(entry.index), bytes, |into| encode(entry, context, into))?;
             }
             let mut old = last.index.next();
             while old <= self.last {
@@ -126,7 +127,9 @@ impl LogWriter for Writer {
         store.alive()?;
         let mut journal = store.journal();
         let mut shape = journal.shape;
-        let mut write = store.batch()?;
+        let entries = || group.iter().flat_map(|batch| &batch.entries);
+        let bytes = entries().map(|entry| HEAD_BYTES + entry.context.len() + entry.data.len()).sum();
+        let mut write = store.batch_of(entries().count(), bytes)?;
         let filled = group.iter().try_for_each(|batch| shape.add(&mut write, batch));
         store.guard(filled.and_then(|()| shape.purge(&mut write)))?;
         store.write(&mut journal, "writing to the log", write, Touch::Log, sync)?;
@@ -187,9 +190,11 @@ fn context_bytes(entry: &LogEntry) -> StoreResult<u32> {
         .or_else(|_longer| refuse(&format!("log entry {}", entry.index), "its context is longer than 4 GiB".to_owned()))
 }
 
+/// What an entry takes besides its context and its data.
+const HEAD_BYTES: usize = 13;
+
 /// Term, kind, length of the context, context, data.
 fn encode(entry: &LogEntry, context: u32, into: &mut Vec<u8>) {
-    into.reserve(13 + entry.context.len() + entry.data.len() + 16);
     into.extend_from_slice(&entry.term.0.to_be_bytes());
     into.push(match entry.kind {
         EntryKind::Normal => NORMAL,

@@ -85,7 +85,8 @@ impl StateStore for State {
         let store = &self.store;
         store.alive()?;
         let family = *store.active();
-        let mut batch = store.batch()?;
+        let bytes = |(key, value): &(Bytes, Option<Bytes>)| key.len() + value.as_ref().map_or(0, Bytes::len);
+        let mut batch = store.batch_of(writes.writes.len(), writes.writes.iter().map(bytes).sum())?;
         fill(&mut batch, family, &writes)?;
         store.write(&mut store.journal(), "writing the state", batch, Touch::State(family), false)
     }

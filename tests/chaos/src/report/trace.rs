@@ -74,7 +74,7 @@ impl Reader {
         }
         let Ok(member) = member.parse::<u64>() else { return };
         let place = self.place(member);
-        if what.starts_with("is Some(") {
+        if what.starts_with("is ") && what.contains(" term ") {
             self.standing(at, place, what);
         } else if what.starts_with("crashes") || what.starts_with("stops") {
             self.page.saw(at, place, None, &BTreeMap::new());
@@ -100,7 +100,7 @@ impl Reader {
                 numbers(list.unwrap_or_default()).into_iter().map(|member| (member.to_string(), seat.to_owned())),
             );
         }
-        let leads = what.starts_with("is Some(Leader)").then_some((1, term));
+        let leads = what.starts_with("is Leader ").then_some((1, term));
         self.page.saw(at, place, leads, &seats);
     }
 
@@ -137,14 +137,14 @@ mod tests {
     #[test]
     fn a_trace_becomes_leaders_seats_crashes_and_operations() {
         let lines = [
-            "   546.219149 1 is Some(Leader) term 2 leader Some(1) commit 1 lease None voters [1] after [] learners [2, 3]",
+            "   546.219149 1 is Leader term 2 leader Some(1) commit 1 lease None voters [1] after [] learners [2, 3]",
             "   593.863165 1 is asked, ticket 2",
             "   594.863165 1 answers ticket 2: done",
             "   595.000000 2 is asked, ticket 3",
             "   599.000000 2 answers ticket 3: refused: no",
             "  1615.466682 1 crashes, keeps 0 unsynced batches",
             "  1633.812074 1 starts, boot 3",
-            "  1700.000000 2 is Some(Leader) term 3 leader Some(2) commit 1 lease None voters [1, 2, 3] after [] learners []",
+            "  1700.000000 2 is Leader term 3 leader Some(2) commit 1 lease None voters [1, 2, 3] after [] learners []",
         ];
         let page = of_trace(&lines.map(str::to_owned));
         let led: Vec<_> = page.leaders.iter().map(|led| (led.node, led.term, led.from)).collect();
