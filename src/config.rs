@@ -223,6 +223,7 @@ mod tests {
             ("RANGE_BYTES_MAX", bytes(size(limits::RANGE_BYTES_MAX))),
             ("DELETE_KEYS_MAX", count(limits::DELETE_KEYS_MAX)),
             ("DELETE_BYTES_MAX", bytes(limits::DELETE_BYTES_MAX)),
+            ("ENTRY_BYTES_MAX", bytes(limits::ENTRY_BYTES_MAX)),
             ("NAME_BYTES_MAX", count(size(limits::NAME_BYTES_MAX))),
             ("OBJECT_NAME_BYTES_MAX", count(size(limits::OBJECT_NAME_BYTES_MAX))),
             ("OBJECT_BYTES_MAX", bytes(size(limits::OBJECT_BYTES_MAX))),

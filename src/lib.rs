@@ -25,12 +25,12 @@ pub mod testing;
 pub mod upgrade;
 
 pub use client::{
-    AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Change, Changes, Client, Codec, CodecError, Configs,
-    CreateObject, Election, Entry, GetBuilder, Identity, ItemReport, Json, Keyring, KeysChanged, Kv, Leader, Leading,
-    Lease, LeaseInfo, LeaseKeeper, Leases, ListObjects, LockBuilder, LockGuard, Mirror, MirrorBuilder, ModifyBuilder,
-    NewOperator, NodeChange, NodeKeys, NodeUpdate, Nodes, Observer, OperatorBuilder, Operators, Place, Policy,
-    PolicyChange, RangeBuilder, RangePage, Recovered, Row, RowBuilder, RowChange, RowChanges, RowWriteBuilder, Rows,
-    RowsBuilder, RowsWatched, ScopedClient, Secrets, Table, TableMirror, TableMirrorBuilder, TableWatch,
+    AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, Ca, Change, Changes, Client, Codec, CodecError,
+    Configs, CreateObject, Election, Entry, GetBuilder, Identity, ItemReport, Json, Keyring, KeysChanged, Kv, Leader,
+    Leading, Lease, LeaseInfo, LeaseKeeper, Leases, ListObjects, LockBuilder, LockGuard, Mirror, MirrorBuilder,
+    ModifyBuilder, NewOperator, NodeChange, NodeKeys, NodeUpdate, Nodes, Observer, OperatorBuilder, Operators, Place,
+    Policy, PolicyChange, RangeBuilder, RangePage, Recovered, Row, RowBuilder, RowChange, RowChanges, RowWriteBuilder,
+    Rows, RowsBuilder, RowsWatched, ScopedClient, Secrets, Table, TableMirror, TableMirrorBuilder, TableWatch,
     TableWatchBuilder, TokenBuilder, Tokens, TxnBuilder, TxnOutcome, UpdateObject, Upgrade, Watch, WatchBuilder,
     Watched, WriteBuilder, compare, operation,
 };

@@ -69,6 +69,8 @@ pub enum NodeState {
     Ready,
     /// A manager that does not answer, or a worker without a session.
     Down,
+    /// A manager that says that it is locked: it waits for its key (`quorate unlock`), and does nothing else.
+    Locked,
     /// Left behind by a force-new-cluster: no member any more.
     Lost,
     /// A worker of which no manager has reported yet.
@@ -83,6 +85,7 @@ impl NodeState {
         match self {
             Self::Ready => "ready",
             Self::Down => "down",
+            Self::Locked => "locked",
             Self::Lost => "lost",
             Self::Unknown => "unknown",
         }
@@ -255,6 +258,42 @@ pub struct OperatorInfo {
     pub stands: bool,
 }
 
+/// The cluster's CA, and how far its replacement is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CaInfo {
+    /// The hash of the root that signs, as in join tokens.
+    pub root: String,
+    /// How often the root was replaced.
+    pub serial: u64,
+    /// A rotation is under way.
+    pub rotating: bool,
+    /// Since when, seconds since 1970; 0: none is.
+    pub started_unix: u64,
+    /// When at the latest the older roots are trusted no more, seconds since 1970; 0: no rotation is under way.
+    pub deadline_unix: u64,
+    /// Seconds until then by the clock of the manager that answered.
+    pub deadline_in_s: Option<u64>,
+    /// The hashes of all roots that are trusted now.
+    pub trusted: Vec<String>,
+    /// Nodes and operators that count.
+    pub all: usize,
+    /// Those that have renewed.
+    pub renewed: usize,
+    /// Those that have not; the first 200.
+    pub waits_for: Vec<CaWaits>,
+}
+
+/// Somebody whose certificate is of the older root.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CaWaits {
+    /// Its name.
+    pub name: String,
+    /// `manager`, `worker` or `operator`.
+    pub kind: String,
+}
+
 /// The settings of the whole cluster, in force.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -344,10 +383,12 @@ pub enum Rule {
     OperatorNameTaken,
     /// There are as many operators as there may be.
     TooManyOperators,
+    /// Rotations of the CA are under way within each other.
+    TooManyRotations,
 }
 
 impl Rule {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::EvenMaxVoters,
         Self::LastVoter,
         Self::EndsFaultTolerance,
@@ -365,6 +406,7 @@ impl Rule {
         Self::UpgradeHeldBack,
         Self::OperatorNameTaken,
         Self::TooManyOperators,
+        Self::TooManyRotations,
     ];
 
     /// The word for scripts, and on the wire.
@@ -387,6 +429,7 @@ impl Rule {
             Self::UpgradeHeldBack => "upgrade_held_back",
             Self::OperatorNameTaken => "operator_name_taken",
             Self::TooManyOperators => "too_many_operators",
+            Self::TooManyRotations => "too_many_rotations",
         }
     }
 

@@ -136,6 +136,10 @@ pub struct KeyringReport {
     pub keys: Vec<KeyringKey>,
     /// Managers that have no copy of the active key yet: they hold no seat before they do.
     pub lacking: Vec<String>,
+    /// Of these, managers that no key can be sealed to: what their record has as their public sealing key is none. They need a
+    /// store of their own anew (`quorate join --replace`).
+    #[serde(default)]
+    pub unusable: Vec<String>,
 }
 
 /// One key of the barrier.

@@ -157,6 +157,9 @@ pub struct ManagerStatus {
     pub leader: bool,
     /// Whether it answered just now.
     pub reachable: bool,
+    /// Whether it says that it is locked: it waits for its key (`quorate unlock`), and does nothing else meanwhile.
+    #[serde(default)]
+    pub locked: bool,
     /// How long the manager that answered has heard nothing from it, milliseconds; 0 when it is reachable. Null when
     /// nothing came from it since that manager was started.
     #[serde(default)]

@@ -138,8 +138,21 @@ fn a_locked_manager_of_three_is_missed_by_the_others_and_comes_back() {
     eventually("it is locked", || (health(&nodes[2]) == "locked").then_some(()));
     on(&nodes[0], &["kv", "put", "k", "v"]).exits(0);
     assert_eq!(health(&nodes[0]), "degraded");
+    // Then the others tell it from one that is gone, wherever an operator looks
+    for other in &nodes[..2] {
+        let status = || on(other, &["status", "--json"]).exits(0).json()["managers"].clone();
+        let locked = || status().as_array().unwrap().iter().filter(|manager| manager["locked"] == true).count();
+        eventually("it is known as locked", || (locked() == 1).then_some(()));
+        let said = on(other, &["status"]).exits(0).stdout;
+        assert!(said.contains("locked   n3") && said.contains("unlock n3 to tolerate one"), "{said}");
+        assert!(said.contains("quorate unlock --data-dir DIR") && said.contains("NO, LOCKED"), "{said}");
+        let listed = on(other, &["node", "ls", "--json"]).exits(0).json();
+        let states = listed["nodes"].as_array().unwrap().iter().map(|node| node["state"].as_str().unwrap().to_owned());
+        assert_eq!(states.filter(|state| state == "locked").count(), 1, "{listed}");
+    }
     unlock(&nodes[2], &key).exits(0);
     eventually("all are well", || (health(&nodes[0]) == "ok").then_some(()));
+    assert!(!on(&nodes[0], &["status"]).exits(0).stdout.to_lowercase().contains("locked"));
     assert_eq!(on(&nodes[2], &["kv", "get", "k"]).exits(0).stdout, "v");
 }
 
@@ -428,12 +441,20 @@ fn a_key_file_that_is_gone_is_told_before_the_restart_and_a_lost_one_has_a_way_o
     }
     // When it was stopped all the same, then what every refusal names as the way out is one
     assert_eq!(nodes[2].terminate(), Some(0));
-    let way_out = ["nothing in this store can be read again", "/store away", "quorate join --replace --data-dir"];
+    let way_out = ["nothing in this store can be read again", "quorate join --replace --key-lost", "never deletes it"];
     on(&nodes[2], &["run"]).exits(1).complains(&way_out);
+    let token = on(&nodes[0], &["token", "show", "manager"]).stdout.lines().last().unwrap().to_owned();
     let replace = ["join", "--replace", "--manager", &nodes[0].address];
-    on(&nodes[2], &replace).exits(1).complains(&way_out);
-    std::fs::rename(nodes[2].directory.join("store"), place.path().join("lost")).unwrap();
-    on(&nodes[2], &replace).exits(0);
+    let (store, aside) = (nodes[2].directory.join("store"), nodes[2].directory.join("store.old-1"));
+    let held = std::fs::read(store.join("keys")).unwrap();
+    for with in [&[][..], &["--token", &token]] {
+        on(&nodes[2], &[&replace[..], with].concat()).exits(1).complains(&way_out);
+        assert!(store.is_dir() && !aside.exists(), "{with:?}: nothing is moved unasked");
+    }
+    // And the store is moved aside by it as it was, and not from under a manager whose key is there
+    on(&nodes[1], &[&replace[..], &["--key-lost"]].concat()).exits(1);
+    on(&nodes[2], &[&replace[..], &["--key-lost"]].concat()).exits(0);
+    assert_eq!(std::fs::read(aside.join("keys")).unwrap(), held);
     nodes[2].run();
     eventually("it is back", || (on(&nodes[2], &["kv", "get", "k"]).stdout == "v").then_some(()));
 }

@@ -61,3 +61,54 @@ fn an_identity_is_issued_used_listed_and_taken_back() {
     assert!(table.contains("revoked") && table.contains("read-only"), "{table}");
     on(&nodes[0], &["operator", "revoke", "nobody"]).exits(1).complains(&["nobody", "operator ls"]);
 }
+
+#[test]
+fn the_ca_is_replaced_and_shows_how_far_it_is() {
+    let place = tempfile::tempdir().unwrap();
+    let nodes = managers(place.path(), 1);
+    let before = on(&nodes[0], &["ca", "status", "--json"]).exits(0).json();
+    assert_eq!((before["rotating"].as_bool(), before["serial"].as_u64()), (Some(false), Some(0)));
+    on(&nodes[0], &["ca", "rotate", "--deadline", "0s"]).exits(2);
+    let begun = on(&nodes[0], &["ca", "rotate"]).exits(0).stdout;
+    assert!(begun.contains("replaced 1 times") && begun.contains("operator"), "{begun}");
+    cli_support::eventually("only the operator is waited for", || {
+        on(&nodes[0], &["ca", "status"]).exits(0).stdout.contains("1 of 2 have renewed").then_some(())
+    });
+    // The operator's file is renewed when it is used, and is the file of the new root from then on.
+    let (connect, identity) = (address(&nodes[0]), nodes[0].operator());
+    let old = std::fs::read(&identity).unwrap();
+    let global = ["--connect", &connect, "--identity", &identity];
+    quorate(&[&["status"][..], &global].concat()).exits(0);
+    assert_ne!(std::fs::read(&identity).unwrap(), old);
+    let over = cli_support::eventually("the rotation is over", || {
+        let info = on(&nodes[0], &["ca", "status", "--json"]).exits(0).json();
+        (info["rotating"] == false).then_some(info)
+    });
+    assert_eq!(over["serial"].as_u64(), Some(1));
+    assert_ne!(over["root"], before["root"]);
+    quorate(&[&["kv", "put", "k", "v"][..], &global].concat()).exits(0);
+    let said = on(&nodes[0], &["ca", "status"]).exits(0).stdout;
+    assert!(said.contains("no rotation is under way"), "{said}");
+}
+
+#[test]
+fn a_node_in_other_hands_is_removed_with_all_that_it_knew_or_nothing_is_changed() {
+    let place = tempfile::tempdir().unwrap();
+    let nodes = managers(place.path(), 2);
+    let word = |args: &[&str], field: &str| on(&nodes[0], args).exits(0).json()[field].clone();
+    let now = || {
+        let token = word(&["token", "show", "worker", "--json"], "token");
+        [word(&["ca", "status", "--json"], "root"), token, word(&["keyring", "show", "--json"], "active")]
+    };
+    let before = now();
+    // What can never be done changes nothing at all.
+    on(&nodes[0], &["node", "rm", "n1", "--compromised"]).exits(1).complains(&["Nothing was changed"]);
+    on(&nodes[0], &["node", "rm", "n2", "--deadline", "1d"]).exits(2);
+    assert_eq!(now(), before);
+    // What can be done replaces all of it.
+    let done = on(&nodes[0], &["node", "rm", "n2", "--compromised", "--detach", "--json"]).exits(0).json();
+    assert!(done["node"].is_object() && done["ca"]["serial"] == 1, "{done}");
+    cli_support::eventually("everything is another one", || {
+        now().iter().zip(&before).all(|(now, before)| now != before).then_some(())
+    });
+}

@@ -7,9 +7,10 @@
 //!
 //! # Rules
 //! - A record may name only a key of the keyring; a key other than the active one goes when no record names it.
-//! - A manager's copies go with its sealing key: when its record loses that (demoted, removed, lost, another store), and then
-//!   the active key is due to be rotated.
+//! - A manager's copies go with its sealing key: when its record loses that (demoted, removed, lost, another store), or says
+//!   that somebody else may have it (compromised), and then the active key is due to be rotated.
 //! - A new active key is given to everybody who could open the one before, at least.
+//! - A manager that no key can be sealed to gets none, and so no seat; the care for everybody else goes on without it.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -283,7 +284,7 @@ pub fn is_holder(node: &NodeRecord) -> bool {
 
 /// Whether a node may have copies: also one that is on its way out and still has its seat.
 pub(crate) fn may_hold(node: &NodeRecord) -> bool {
-    node.raft_id != 0 && !node.lost && node.sealing_key.len() == SEALING_KEY_BYTES
+    node.raft_id != 0 && !node.lost && !node.compromised && node.sealing_key.len() == SEALING_KEY_BYTES
 }
 
 /// What is due.
@@ -336,11 +337,11 @@ pub trait Cipher {
     /// Those of the cipher.
     fn draw(&mut self, id: u32) -> Result<(), Self::Error>;
 
-    /// A copy of a key for this public key.
+    /// A copy of a key for this public key; `None` when nothing can be sealed to it: it has the right length, and is no key.
     ///
     /// # Errors
     /// Those of the cipher.
-    fn copy(&mut self, keyring: &KeyringRecord, key: u32, to: &Bytes) -> Result<Bytes, Self::Error>;
+    fn copy(&mut self, keyring: &KeyringRecord, key: u32, to: &Bytes) -> Result<Option<Bytes>, Self::Error>;
 
     /// The record at this full key, sealed anew with the active key.
     ///
@@ -358,69 +359,121 @@ pub enum OrderError<E> {
     Cipher(E),
 }
 
-/// The order that does what is due. `None` when there was nothing to do after all.
+/// What is due next, as an order.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Care {
+    /// `None`: there is nothing to do.
+    pub order: Option<KeyringOrder>,
+    /// Managers that no key can be sealed to: they are left out, and hold up nobody else.
+    pub unusable: Vec<NodeId>,
+}
+
+/// Where the search for records that name an older key goes on: it need not begin anew with each order. Never more than a
+/// hint, the whole is searched before it is said that there are none.
+#[derive(Debug, Clone, Default)]
+pub struct SearchFrom(Option<Bytes>);
+
+/// The order that does what is due by the records as they are, the most urgent first.
 ///
 /// # Errors
 /// [`OrderError`]; nothing was changed.
-pub fn order<C: Cipher>(
+pub fn care<'a, C: Cipher>(
     view: &dyn StateRead,
     keyring: &KeyringRecord,
-    due: &Due,
+    nodes: impl Iterator<Item = &'a NodeRecord> + Clone,
     cipher: &mut C,
-) -> Result<Option<KeyringOrder>, OrderError<C::Error>> {
-    let mut given = |key: u32, (node, public): &(NodeId, Bytes)| {
-        let sealed = cipher.copy(keyring, key, public).map_err(OrderError::Cipher)?;
-        let copy = Some(KeyCopy { to: public.clone(), sealed });
-        Ok(GivenCopy { node: Bytes::copy_from_slice(node.as_bytes()), key, copy })
-    };
-    let kind = match due {
-        Due::Share(lacking) => {
-            let mut copies = Vec::new();
-            for holder in lacking {
-                for key in keyring.keys.iter().filter(|key| !key.is_for(&holder.1)) {
-                    copies.push(given(key.id, holder)?);
+    from: &mut SearchFrom,
+) -> Result<Care, OrderError<C::Error>> {
+    let mut unusable: Vec<NodeId> = Vec::new();
+    loop {
+        let fit = nodes.clone().filter(|node| node.node_id().is_none_or(|id| !unusable.contains(&id)));
+        let kind = match due(keyring, fit) {
+            None => return Ok(Care { order: None, unusable }),
+            Some(Due::Share(lacking)) => {
+                let mut copies = Vec::new();
+                let before = unusable.len();
+                for holder in &lacking {
+                    for key in keyring.keys.iter().filter(|key| !key.is_for(&holder.1)) {
+                        match given(keyring, key.id, holder, cipher)? {
+                            Some(copy) => copies.push(copy),
+                            None => {
+                                unusable.push(holder.0);
+                                break;
+                            }
+                        }
+                    }
                 }
-            }
-            KeyringOrderKind::Share(Share { serial: keyring.serial, copies })
-        }
-        Due::Rotate(holders) => {
-            let id = keyring.next_id();
-            cipher.draw(id).map_err(OrderError::Cipher)?;
-            let mut copies = Vec::new();
-            for (node, public) in holders {
-                let sealed = cipher.copy(keyring, id, public).map_err(OrderError::Cipher)?;
-                let copy = Some(KeyCopy { to: public.clone(), sealed });
-                copies.push(GivenCopy { node: Bytes::copy_from_slice(node.as_bytes()), key: id, copy });
-            }
-            KeyringOrderKind::Rotate(Rotate { serial: keyring.serial, id, copies })
-        }
-        Due::Reseal => {
-            let mut records = Vec::new();
-            let mut bytes = 0;
-            for KeyValue { key, value, mod_revision, .. } in stale_records(view, keyring).map_err(OrderError::Store)? {
-                let Ok(Some(from)) = named_key(&key, &value) else { continue };
-                bytes += value.len();
-                let value = cipher.reseal(keyring, &key, &value).map_err(OrderError::Cipher)?;
-                records.push(Resealed { key, revision: mod_revision, from, value });
-                if bytes >= RESEAL_BYTES || records.len() >= RESEAL_RECORDS {
-                    break;
+                // Whoever cannot be given any does not keep the rest from what is due next.
+                if copies.is_empty() && unusable.len() > before {
+                    continue;
                 }
+                KeyringOrderKind::Share(Share { serial: keyring.serial, copies })
             }
-            if records.is_empty() {
-                return Ok(None);
+            Some(Due::Rotate(holders)) => {
+                let id = keyring.next_id();
+                cipher.draw(id).map_err(OrderError::Cipher)?;
+                let mut copies = Vec::new();
+                for holder in &holders {
+                    match given(keyring, id, holder, cipher)? {
+                        Some(copy) => copies.push(copy),
+                        None => unusable.push(holder.0),
+                    }
+                }
+                KeyringOrderKind::Rotate(Rotate { serial: keyring.serial, id, copies })
             }
-            KeyringOrderKind::Reseal(Reseal { records })
-        }
-    };
-    Ok(Some(KeyringOrder { kind: Some(kind) }))
+            Some(Due::Reseal) => {
+                let mut records = Vec::new();
+                for KeyValue { key, value, mod_revision, .. } in
+                    stale_records(view, keyring, from).map_err(OrderError::Store)?
+                {
+                    let Ok(Some(from)) = named_key(&key, &value) else { continue };
+                    let value = cipher.reseal(keyring, &key, &value).map_err(OrderError::Cipher)?;
+                    records.push(Resealed { key, revision: mod_revision, from, value });
+                }
+                if records.is_empty() {
+                    return Ok(Care { order: None, unusable });
+                }
+                KeyringOrderKind::Reseal(Reseal { records })
+            }
+        };
+        return Ok(Care { order: Some(KeyringOrder { kind: Some(kind) }), unusable });
+    }
 }
 
-/// Some live records that name another key than the active one: no more than one order takes.
-fn stale_records(view: &dyn StateRead, keyring: &KeyringRecord) -> StoreResult<Vec<KeyValue>> {
+/// A copy of a key for a manager; `None` when nothing can be sealed to it.
+fn given<C: Cipher>(
+    keyring: &KeyringRecord,
+    key: u32,
+    (node, public): &(NodeId, Bytes),
+    cipher: &mut C,
+) -> Result<Option<GivenCopy>, OrderError<C::Error>> {
+    let sealed = cipher.copy(keyring, key, public).map_err(OrderError::Cipher)?;
+    let copy = |sealed| Some(KeyCopy { to: public.clone(), sealed });
+    Ok(sealed.map(|sealed| GivenCopy { node: Bytes::copy_from_slice(node.as_bytes()), key, copy: copy(sealed) }))
+}
+
+/// Some live records that name another key than the active one: no more than one order takes, at least one where there is any.
+fn stale_records(view: &dyn StateRead, keyring: &KeyringRecord, from: &mut SearchFrom) -> StoreResult<Vec<KeyValue>> {
+    let begun = from.0.take();
+    let mut found = search(view, keyring, begun.as_ref())?;
+    if found.is_empty() && begun.is_some() {
+        // Something before it was written with an older key meanwhile.
+        found = search(view, keyring, None)?;
+    }
+    // With the first of these, and not behind the last: the order may come too late for some.
+    from.0 = found.first().map(|record| record.key.clone());
+    Ok(found)
+}
+
+/// The same, from this full key on.
+fn search(view: &dyn StateRead, keyring: &KeyringRecord, from: Option<&Bytes>) -> StoreResult<Vec<KeyValue>> {
     let mut found = Vec::new();
     let mut bytes = 0;
     for section in [Section::Identity, Section::Secret] {
-        read::live_records(view, section, &mut |record| {
+        if bytes >= RESEAL_BYTES || found.len() >= RESEAL_RECORDS {
+            break;
+        }
+        read::live_records_from(view, section, from, &mut |record| {
             if named_key(&record.key, &record.value).is_ok_and(|named| named.is_some_and(|id| id != keyring.active)) {
                 bytes += record.value.len();
                 found.push(record);

@@ -35,6 +35,9 @@ pub const DELETE_KEYS_MAX: u64 = 10_000;
 /// Most bytes of keys and values that the deletes of one transaction may remove together: all of it is in memory at apply,
 /// and becomes history in one batch.
 pub const DELETE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of records that come and go by one entry of the log after which its further writes are refused, and sent again: what
+/// an entry does is in memory at once, and a small write may end a large value. One transaction comes on top at most.
+pub const ENTRY_BYTES_MAX: u64 = DELETE_BYTES_MAX;
 /// Shortest time that a lease may be granted for, milliseconds: above an election on the fastest timing.
 pub const LEASE_TTL_MS_MIN: u64 = 1_000;
 /// Longest time that a lease may be granted for, milliseconds: 365 days.

@@ -85,6 +85,12 @@ pub enum Mutant {
     RenewalWithoutQuorum = 39,
     /// Of a client only the outcome of its newest request is kept.
     ReplayKeepsNewest = 40,
+    /// Of a batch that the power cut in two what can be read is taken.
+    TornIsTaken = 42,
+    /// What is read is not compared with its checksum.
+    RotIsRead = 43,
+    /// A damaged entry is taken for the torn end of the log.
+    RotIsATear = 44,
 }
 
 impl Mutant {
@@ -99,6 +105,7 @@ impl Mutant {
         Self::FailedSyncRetried, Self::SilentTruncation, Self::FixedTimeout, Self::StuckDiskLeads, Self::HashOrder,
         Self::Canary, Self::CommitApart, Self::TwoJournals, Self::IncarnationIsACounter, Self::DamagedRefilled,
         Self::LeaveFromOutside, Self::UnknownSkipped, Self::RenewalWithoutQuorum, Self::ReplayKeepsNewest,
+        Self::TornIsTaken, Self::RotIsRead, Self::RotIsATear,
     ];
 
     /// Its number in the catalogue.

@@ -107,6 +107,7 @@ pub fn weigh(nodes: &Nodes, removed: &Removed, checked: &Checked) -> Weight {
     let member = nodes.get(checked.member).is_some_and(|node| {
         node.raft().is_some_and(|raft| !removed.contains(&raft))
             && !node.lost
+            && !node.compromised
             && node.key_digest == checked.key_digest.as_slice()
     });
     if member && checked.by_member {
@@ -177,7 +178,8 @@ mod tests {
         // Nor one who is a worker by now, or was lost in an earlier recovery.
         let worker = NodeRecord { raft_id: 0, role: Role::Worker.into(), ..manager(2) };
         let lost = NodeRecord { lost: true, ..manager(2) };
-        for gone in [worker, lost] {
+        let compromised = NodeRecord { compromised: true, ..manager(2) };
+        for gone in [worker, lost, compromised] {
             assert_eq!(weight([manager(1), gone], &by_member(2)), Weight::Unfounded);
         }
     }

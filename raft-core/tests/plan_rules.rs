@@ -441,7 +441,8 @@ impl Story {
                 prop_assert!(reachable < needed && !self.has_quorum());
                 return Ok(());
             }
-            Err(WishRefused::EvenMaxVoters(_)) => unreachable!(),
+            // Neither is wished here.
+            Err(WishRefused::EvenMaxVoters(_) | WishRefused::MajorityWith { .. }) => unreachable!(),
         }
         let forced = matches!(wish, Wish::Demote { forced: true } | Wish::Remove { forced: true });
         let manager = self.view.managers.iter_mut().find(|manager| manager.raft_id == target).unwrap();

@@ -11,6 +11,8 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::Bytes;
 use common::{Member, Store, founding, request, restored, system, txn};
 use prost::Message as _;
@@ -18,12 +20,12 @@ use quorate_core::command::{Command, CommandKind};
 use quorate_core::envelope::{EPOCH_BYTES, Header, TAG_BYTES};
 use quorate_core::id::NodeId;
 use quorate_core::keyring::{
-    Ask, BarrierKey, Cipher, Due, GivenCopy, KeyCopy, KeyringOrder, KeyringOrderKind, KeyringRecord, Reseal, Resealed,
-    Rotate, SEALING_KEY_BYTES, SealedRecord, Share, due, named_key, order,
+    Ask, BarrierKey, Care, Cipher, Due, GivenCopy, KeyCopy, KeyringOrder, KeyringOrderKind, KeyringRecord, Reseal,
+    Resealed, Rotate, SEALING_KEY_BYTES, SealedRecord, SearchFrom, Share, care, due, named_key,
 };
 use quorate_core::keyspace::Section;
 use quorate_core::membership::record::{NodeRecord, Role};
-use quorate_core::ports::StateStore as _;
+use quorate_core::ports::{StateRead, StateStore as _, StoreResult, Visit};
 use quorate_core::state::contract::{Outcome, Refusal};
 use quorate_core::state::{Founding, found, read, scan_hash};
 use quorate_core::txn::{Delete, Op, Put, Range};
@@ -197,6 +199,7 @@ fn a_manager_that_goes_loses_its_copies_with_its_record_and_the_key_is_due() {
         ("removed", None),
         ("demoted", Some(manager(2).without_raft_id())),
         ("lost", Some(NodeRecord { lost: true, ..manager(2) })),
+        ("thrown out", Some(NodeRecord { removing: true, compromised: true, ..manager(2) })),
         ("another store", Some(NodeRecord { raft_id: 5, sealing_key: public(5), ..manager(2) })),
     ];
     for (what, after) in gone {
@@ -248,6 +251,9 @@ fn asked_for_twice_a_rotation_is_done_once() {
     assert!(!keyring(&member).due);
 }
 
+/// A public key that nothing can be sealed to.
+const UNUSABLE: u8 = 9;
+
 /// A cipher that seals by writing the name of the key.
 struct Model;
 
@@ -258,8 +264,8 @@ impl Cipher for Model {
         Ok(())
     }
 
-    fn copy(&mut self, _keyring: &KeyringRecord, _key: u32, to: &Bytes) -> Result<Bytes, ()> {
-        Ok(Bytes::from(format!("copy for {}", to[0])))
+    fn copy(&mut self, _keyring: &KeyringRecord, _key: u32, to: &Bytes) -> Result<Option<Bytes>, ()> {
+        Ok((to[0] != UNUSABLE).then(|| Bytes::from(format!("copy for {}", to[0]))))
     }
 
     fn reseal(&mut self, keyring: &KeyringRecord, _key: &Bytes, value: &Bytes) -> Result<Bytes, ()> {
@@ -283,10 +289,12 @@ fn after_a_rotation_everything_is_sealed_anew_without_a_revision_and_the_old_key
     let (revision, before) = (member.revision(), value(&member, secret("s7")));
     // When whoever leads does what is due until nothing is
     let mut orders = 0;
+    let mut from = SearchFrom::default();
     loop {
         let (view, ring) = (member.store.view(), keyring(&member));
-        let Some(due) = due(&ring, [manager(1)].iter()) else { break };
-        let order = order(&*view, &ring, &due, &mut Model).unwrap().unwrap();
+        let care = care(&*view, &ring, [manager(1)].iter(), &mut Model, &mut from).unwrap();
+        let Care { order: Some(order), unusable } = care else { break };
+        assert!(unusable.is_empty());
         assert!(member.done(CommandKind::Keyring(order.clone()).into()).succeeded);
         // A late copy does nothing, and a member that starts in between goes on.
         assert!(!member.done(CommandKind::Keyring(order).into()).succeeded);
@@ -344,5 +352,95 @@ fn a_key_stays_as_long_as_a_record_names_it_and_no_longer() {
     ])));
     assert_eq!(keys(&member), [(2, 2)]);
     assert_eq!(member.run(write(secret("x"), sealed(1, ""))), Outcome::Refused(Refusal::StaleKey { key: 1 }));
+    sound(&member);
+}
+
+#[test]
+fn a_key_stays_where_its_last_record_goes_and_another_comes_in_one_transaction() {
+    // Given an older key that one record names
+    let mut member = founded();
+    member.done(write(secret("db"), sealed(1, "")));
+    member.done(rotate(1, 2, &[1]));
+    member.done(write(Section::Identity.key(b"ca"), sealed(2, "")));
+    assert_eq!(keys(&member), [(1, 1), (2, 1)]);
+    // When a transaction that was sealed before the rotation takes that record away and writes another one
+    member.done(system(txn([
+        Delete { key: secret("db"), ..Delete::default() }.into(),
+        put(secret("other"), sealed(1, "")),
+    ])));
+    // Then the key is there, or nobody could ever open the new record
+    assert_eq!(keys(&member), [(1, 1), (2, 1)]);
+    sound(&member);
+}
+
+#[test]
+fn a_manager_that_no_key_can_be_sealed_to_holds_up_nobody() {
+    // Given a cluster with a secret, a second manager, and one whose public sealing key is none
+    let mut member = founded();
+    let nodes = [manager(1), manager(2), manager(UNUSABLE)];
+    for node in &nodes[1..] {
+        member.done(write(NodeRecord::key(node.node_id().unwrap()), node.to_bytes()));
+    }
+    member.done(write(secret("db"), sealed(1, "labels")));
+    member.done(command(KeyringOrderKind::Ask(Ask { active: 1 })));
+    // When whoever leads does what is due until nothing is
+    let mut from = SearchFrom::default();
+    for _ in 0..10 {
+        let (view, ring) = (member.store.view(), keyring(&member));
+        let Care { order, unusable } = care(&*view, &ring, nodes.iter(), &mut Model, &mut from).unwrap();
+        // Then it is named each time,
+        assert_eq!(unusable, [NodeId::from_bytes([UNUSABLE; 16])], "{order:?}");
+        let Some(order) = order else { break };
+        assert!(member.done(CommandKind::Keyring(order).into()).succeeded);
+    }
+    // and the others have their copies, the key is replaced, and everything is sealed anew
+    assert_eq!(keys(&member), [(2, 2)]);
+    assert_eq!(holders(&member, 2), [1, 2]);
+    assert!(!keyring(&member).due);
+    sound(&member);
+}
+
+/// A view that counts the records it shows.
+struct Counting<'a>(&'a dyn StateRead, AtomicUsize);
+
+impl StateRead for Counting<'_> {
+    fn get(&self, key: &[u8]) -> StoreResult<Option<Bytes>> {
+        self.0.get(key)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> StoreResult<()> {
+        self.0.scan(from, to, &mut |key, value| {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            visit(key, value)
+        })
+    }
+}
+
+#[test]
+fn many_secrets_are_sealed_anew_without_looking_through_all_of_them_for_each_order() {
+    // Given more secrets than many orders take, and another active key
+    const SECRETS: usize = 1_000;
+    let mut member = founded();
+    for n in 0..SECRETS {
+        member.done(write(secret(&format!("s{n:04}")), sealed(1, "labels")));
+    }
+    member.done(rotate(1, 2, &[1]));
+    // When they are sealed anew, and one is written with the old key behind the search
+    let (mut from, mut looked, mut orders) = (SearchFrom::default(), 0, 0);
+    loop {
+        let (view, ring) = (member.store.view(), keyring(&member));
+        let counting = Counting(&*view, AtomicUsize::new(0));
+        let Care { order, .. } = care(&counting, &ring, [manager(1)].iter(), &mut Model, &mut from).unwrap();
+        looked += counting.1.into_inner();
+        let Some(order) = order else { break };
+        assert!(member.done(CommandKind::Keyring(order).into()).succeeded);
+        orders += 1;
+        if orders == 5 {
+            member.done(write(secret("s0001"), sealed(1, "written late")));
+        }
+    }
+    // Then all of them are, and each was looked at a few times at most
+    assert_eq!(keys(&member), [(2, SECRETS as u64 + 1)]);
+    assert!(looked < 4 * SECRETS, "{looked} looks at {SECRETS} secrets in {orders} orders");
     sound(&member);
 }

@@ -18,6 +18,7 @@ use quorate_core::consensus::io::Records;
 use quorate_core::id::{NodeId, RaftId};
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
 use quorate_core::membership::removed;
+use quorate_core::membership::trust::TrustRecord;
 use quorate_core::membership::work::{AssignmentRecord, LivenessRecord, ReportRecord, forget};
 use quorate_core::state::read;
 use quorate_core::txn::{Delete, Op, Put};
@@ -35,7 +36,7 @@ fn deleted(key: Bytes) -> Op {
 }
 
 fn operation() -> impl Strategy<Value = Op> {
-    (0u8..6, 0u8..4, any::<u8>()).prop_map(|(what, n, value)| match what {
+    (0u8..7, 0u8..4, any::<u8>()).prop_map(|(what, n, value)| match what {
         0 => deleted(NodeRecord::key(node(n))),
         1 => written(
             read::removed_key(RaftId(u64::from(n))),
@@ -46,6 +47,13 @@ fn operation() -> impl Strategy<Value = Op> {
             let cluster = ClusterRecord { next_raft_id: u64::from(value), ..ClusterRecord::default() };
             written(ClusterRecord::key(), cluster.to_bytes())
         }
+        6 => match n {
+            0 => deleted(TrustRecord::key()),
+            _ => {
+                let trust = TrustRecord { serial: value.into(), ..TrustRecord::default() };
+                written(TrustRecord::key(), trust.to_bytes())
+            }
+        },
         4 => written(LivenessRecord::key(node(n)), LivenessRecord { presence: 1, since_ms: 5 }.to_bytes()),
         _ => {
             let role = if value.is_multiple_of(2) { Role::Manager } else { Role::Worker };
@@ -77,6 +85,7 @@ proptest! {
                 prop_assert_eq!(&followed.nodes, &fresh.nodes);
                 prop_assert_eq!(&followed.removed, &fresh.removed);
                 prop_assert_eq!(&followed.cluster, &fresh.cluster);
+                prop_assert_eq!(&followed.trust, &fresh.trust);
             }
         }
     }

@@ -3,6 +3,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::indexing_slicing,
     missing_docs,
     reason = "tests stop at the first surprise"
 )]
@@ -16,10 +17,10 @@ use prost::Message;
 use quorate_core::command::{Batch, COMMAND_VERSION, Command};
 use quorate_core::id::{LogIndex, Revision, Term};
 use quorate_core::keyspace::Section;
-use quorate_core::limits::HASHES_KEPT;
+use quorate_core::limits::{ENTRY_BYTES_MAX, HASHES_KEPT, VALUE_BYTES_MAX};
 use quorate_core::log::Configuration;
 use quorate_core::ports::StoreError;
-use quorate_core::state::contract::{ApplyError, Committed, Outcome, Payload};
+use quorate_core::state::contract::{ApplyError, Committed, Outcome, Payload, Refusal};
 use quorate_core::state::{read, scan_hash};
 use quorate_core::txn::*;
 
@@ -313,4 +314,39 @@ fn outcomes_are_collected_only_for_entries_that_somebody_waits_for() {
     let told: Vec<(u64, usize)> = applied.outcomes.iter().map(|(index, outcomes)| (index.0, outcomes.len())).collect();
     assert_eq!(told, [(3, 3), (4, 0)]);
     assert!(matches!(&applied.outcomes[0].1[..], [Outcome::Done(_), Outcome::Done(_), Outcome::Refused(_)]));
+}
+
+#[test]
+fn small_writes_over_large_values_are_refused_before_one_entry_holds_all_of_these_in_memory() {
+    // Given more large values than may be in memory at once
+    const VALUES: u64 = 80;
+    let mut member = Member::founded();
+    for n in 0..VALUES {
+        member.done(system(txn([put(n.to_string(), vec![1; VALUE_BYTES_MAX])])));
+    }
+    // When one entry replaces and removes all of them by small writes
+    let write = |n: u64| {
+        let name = n.to_string();
+        request(1, n + 1, 0, if n.is_multiple_of(2) { txn([put(name, "small")]) } else { txn([delete(name)]) })
+    };
+    let outcomes = member.try_run((0..VALUES).map(write).collect()).unwrap();
+    // Then it takes as many as fit, with what a record has besides its value, and the others are told so
+    let done = outcomes.iter().take_while(|outcome| matches!(outcome, Outcome::Done(_))).count();
+    let replaced = |count: usize| (count * VALUE_BYTES_MAX) as u64;
+    assert!(replaced(done - 1) <= ENTRY_BYTES_MAX && replaced(done) >= ENTRY_BYTES_MAX, "{done}");
+    for refused in &outcomes[done..] {
+        assert!(matches!(refused, Outcome::Refused(Refusal::Limit { limit: "ENTRY_BYTES_MAX", .. })), "{refused:?}");
+    }
+    // And they count when they come again under the same ids, and once
+    for _ in 0..2 {
+        let again = member.try_run((done as u64..VALUES).map(write).collect()).unwrap();
+        assert!(again.iter().all(|outcome| matches!(outcome, Outcome::Done(_))));
+    }
+    assert_eq!(member.revision(), 1 + 2 * VALUES);
+    // And what managers write of themselves is not held up
+    let small = |n: u64| system(txn([put(n.to_string(), vec![2; VALUE_BYTES_MAX])]));
+    assert!(
+        member.try_run((0..VALUES).map(small).collect()).unwrap().iter().all(|one| matches!(one, Outcome::Done(_)))
+    );
+    assert_eq!(scan_hash(&*member.store.view()).unwrap(), member.machine.status().hash);
 }

@@ -62,6 +62,7 @@ const fn changes_something(kind: &api::request::Kind) -> bool {
         | Kind::TokenRevoke(_)
         | Kind::PolicySet(_)
         | Kind::KeyOrder(_)
+        | Kind::CaRotate(_)
         | Kind::OperatorIssue(_)
         | Kind::OperatorRevoke(_)
         | Kind::PassedOn(_)
@@ -89,6 +90,7 @@ const fn changes_something(kind: &api::request::Kind) -> bool {
         | Kind::TokenShow(_)
         | Kind::TokenList(_)
         | Kind::PolicyShow(_)
+        | Kind::CaStatus(_)
         | Kind::OperatorList(_)
         // One more renewal does no harm, whoever hears of it.
         | Kind::LeaseKeepAlive(_)

@@ -8,6 +8,7 @@ mod asking;
 mod assignments;
 #[cfg(feature = "manager")]
 mod backup;
+mod ca;
 mod codec;
 mod election;
 #[cfg(feature = "worker")]
@@ -57,6 +58,7 @@ use tokio::time::Instant;
 pub use assignments::{AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, ItemReport};
 #[cfg(feature = "manager")]
 pub use backup::{Backup, BackupBuilder};
+pub use ca::Ca;
 pub use codec::{Codec, CodecError, Json};
 pub use election::{Election, Leader, Leading, Observer};
 pub use keys::{KeysChanged, NodeKeys};
@@ -275,6 +277,11 @@ impl Client {
     /// Operators' identities: made, taken back, listed.
     pub fn operators(&self) -> Operators {
         Operators::new(self.clone())
+    }
+
+    /// The cluster's CA: its replacement, and how far that is.
+    pub fn ca(&self) -> Ca {
+        Ca::new(self.clone())
     }
 
     /// The identity that this client shows; none in process and over the local socket. An operator's certificate is renewed once

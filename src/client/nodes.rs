@@ -83,6 +83,14 @@ impl Nodes {
         NodeChange::new(self, Wish::Remove, node.into())
     }
 
+    /// Takes a node out of the cluster that somebody else may have the keys of, whether it is there or not: no manager talks to it
+    /// from then on, and that is not taken back. In the same write every join token is replaced, a manager loses its copies of
+    /// the barrier's keys, of which the active one is then replaced, and a rotation of the CA begins ([`super::Ca::rotate`]),
+    /// which ends at `deadline` at the latest.
+    pub fn remove_compromised(&self, node: impl Into<String>, deadline: Duration) -> NodeChange {
+        NodeChange { compromised: Some(deadline), ..NodeChange::new(self, Wish::Remove, node.into()).forced() }
+    }
+
     /// Takes the very node out of the cluster whose process, or local socket, this client talks to.
     ///
     /// Refused as `Denied` for a client that is connected over QUIC.
@@ -117,7 +125,7 @@ impl Wish {
             Self::Role(role) => {
                 request::Kind::NodeRole(api::NodeRole { node, role: role.word().to_owned(), forced, once })
             }
-            Self::Remove => request::Kind::NodeRemove(api::NodeRemove { node, forced, once }),
+            Self::Remove => request::Kind::NodeRemove(api::NodeRemove { node, forced, once, compromised: None }),
             Self::Leave => request::Kind::NodeLeave(api::NodeLeave { forced, once }),
         }
     }
@@ -141,6 +149,8 @@ pub struct NodeChange {
     wish: Wish,
     node: String,
     forced: bool,
+    /// The deadline of the CA's rotation.
+    compromised: Option<Duration>,
     within: Duration,
     detached: bool,
     seen: Option<Seen>,
@@ -159,7 +169,7 @@ impl std::fmt::Debug for NodeChange {
 impl NodeChange {
     fn new(nodes: &Nodes, wish: Wish, node: String) -> Self {
         let within = config::CHANGE_PATIENCE;
-        Self { nodes: nodes.clone(), wish, node, forced: false, within, detached: false, seen: None }
+        Self { nodes: nodes.clone(), wish, node, forced: false, compromised: None, within, detached: false, seen: None }
     }
 
     /// Also if it ends the cluster's fault tolerance, and for a removal also if the node is there. Nothing else is
@@ -189,7 +199,24 @@ impl NodeChange {
 
     async fn send(self) -> Result<NodeOutcome> {
         let (wish, node, forced) = (self.wish, self.node.clone(), self.forced);
-        let first: NodeOutcome = self.nodes.client.wished(|once| wish.request(node.clone(), forced, once)).await?;
+        let compromised = match self.compromised {
+            Some(deadline) => Some(api::Compromised {
+                manager_secret: super::tokens::drawn()?,
+                worker_secret: super::tokens::drawn()?,
+                deadline_s: deadline.as_secs(),
+            }),
+            None => None,
+        };
+        let request = |once: Option<api::Once>| match &compromised {
+            Some(_) => request::Kind::NodeRemove(api::NodeRemove {
+                node: node.clone(),
+                forced,
+                once,
+                compromised: compromised.clone(),
+            }),
+            None => wish.request(node.clone(), forced, once),
+        };
+        let first: NodeOutcome = self.nodes.client.wished(request).await?;
         if self.detached || first.done {
             return Ok(first);
         }

@@ -100,7 +100,9 @@ impl IntoFuture for OperatorBuilder {
             let info = serde_json::from_slice(&done.json)
                 .map_err(|error| internal(format!("the answer cannot be read: {error}")))?;
             let identity = Identity::new(done.ca.to_vec().into(), done.certificate.to_vec().into(), key);
-            Ok(NewOperator { identity: identity.map_err(|error| internal(error.to_string()))?, info })
+            let identity = identity.map_err(|error| internal(error.to_string()))?;
+            let others = done.authorities.iter().map(|authority| authority.to_vec().into()).collect();
+            Ok(NewOperator { identity: identity.with_others(others), info })
         })
     }
 }

@@ -113,12 +113,28 @@ impl Remote {
     ) -> std::result::Result<InUse, ConnectError> {
         let addresses: Vec<String> = wanted.iter().filter_map(|manager| self.managers.get(*manager).cloned()).collect();
         let identity = self.papers.fresh(&addresses, &self.network, timeout).await;
-        let known = self.known().clone();
-        let hello = Hello::client(identity.subject().cluster, identity.subject().node_id, known, SOFTWARE);
-        let connection = connector.connect_to(&addresses, identity, hello, timeout).await?;
-        self.adopt(&connection.remote_hello().lineage);
+        let mut connection = self.dial_as(identity, &addresses, timeout, connector).await?;
+        if self.papers.met(&connection, &addresses, &self.network, timeout).await
+            && let Ok(again) = self.dial_as(self.papers.current(), &addresses, timeout, connector).await
+        {
+            connection = again;
+        }
         let manager = wanted.get(connection.place()).copied().unwrap_or_default();
         Ok(InUse { manager, connection })
+    }
+
+    async fn dial_as(
+        &self,
+        identity: Arc<Identity>,
+        addresses: &[String],
+        timeout: Duration,
+        connector: &Connector,
+    ) -> std::result::Result<Connection, ConnectError> {
+        let known = self.known().clone();
+        let hello = Hello::client(identity.subject().cluster, identity.subject().node_id, known, SOFTWARE);
+        let connection = connector.connect_to(addresses, identity, hello, timeout).await?;
+        self.adopt(&connection.remote_hello().lineage);
+        Ok(connection)
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Lineage> {

@@ -75,7 +75,7 @@ fn revealed(answer: response::Kind) -> Result<String> {
 }
 
 /// A new token's secret is drawn here, so that every copy of a request is answered with the same token.
-fn drawn() -> Result<Bytes> {
+pub(super) fn drawn() -> Result<Bytes> {
     config::random_id(|bytes: [u8; 16]| Bytes::copy_from_slice(&bytes))
 }
 

@@ -4,13 +4,15 @@
 //! on; those below it are older ones that some store may still be opened by. Several stores may share a file: it is read and
 //! replaced by one of them at a time, as a whole, synced. Called by the provider, and where a key is changed.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use quorate_storage::{Key, KeyError, KeyId};
 use zeroize::Zeroizing;
+
+use crate::node::files;
 
 const HEAD: &str = "# The key of a quorate node: it opens the store of that node. Keep it away from the node's data.\n";
 
@@ -69,12 +71,7 @@ pub(crate) fn change<T>(path: &Path, how: impl FnOnce(&mut Vec<Key>) -> Result<T
 /// The directory of a file, which is there then.
 fn directory_of(path: &Path) -> io::Result<&Path> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    if !directory.exists() {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            File::open(parent)?.sync_all()?;
-        }
-    }
+    files::make_directory(directory)?;
     Ok(directory)
 }
 

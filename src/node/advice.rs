@@ -74,6 +74,17 @@ fn names(managers: &[&ManagerStatus], and: &str) -> String {
     }
 }
 
+/// What people do so that these managers serve again: `start n1 and n2 again`, `unlock n3`, `start n1 again and unlock n3`.
+fn again(managers: &[&ManagerStatus], and: &str) -> String {
+    if !managers.iter().any(|manager| manager.locked) {
+        return format!("start {} again", names(managers, and));
+    }
+    let each = |manager: &&ManagerStatus| {
+        if manager.locked { format!("unlock {}", manager.name) } else { format!("start {} again", manager.name) }
+    };
+    managers.iter().map(each).collect::<Vec<_>>().join(&format!(" {and} "))
+}
+
 /// How many voters may be lost, and what would make it more.
 pub(super) fn tolerance(answer: &ClusterStatus, max_voters: usize) -> String {
     let Ok(now) = usize::try_from(answer.fault_tolerance) else { return String::new() };
@@ -89,13 +100,13 @@ pub(super) fn tolerance(answer: &ClusterStatus, max_voters: usize) -> String {
     let full = answer.voters.saturating_sub(1) / 2;
     let more = spelled(full + 1);
     let how = if !silent.is_empty() && now < full {
-        format!("start {} again to tolerate {}", names(&silent, "and"), spelled(full))
+        format!("{} to tolerate {}", again(&silent, "and"), spelled(full))
     } else if empty_seats(answer) > 0 && now < full {
         let full = spelled(full);
         match (waiting.is_empty(), away.is_empty()) {
             (false, _) => format!("it tolerates {full} once {} has the seat that nobody holds", names(&waiting, "or")),
             (true, false) => {
-                format!("start {} again, for the seat that nobody holds, to tolerate {full}", names(&away, "or"))
+                format!("{}, for the seat that nobody holds, to tolerate {full}", again(&away, "or"))
             }
             (true, true) => format!("join one more manager, for the seat that nobody holds, to tolerate {full}"),
         }
@@ -105,10 +116,10 @@ pub(super) fn tolerance(answer: &ClusterStatus, max_voters: usize) -> String {
         format!("it tolerates {more} once {} are caught up and have their seats", names(&waiting, "and"))
     } else if let Some(missing) = 2_usize.checked_sub(waiting.len()).filter(|missing| away.len() < *missing) {
         let (missing, s) = (missing - away.len(), if missing - away.len() == 1 { "" } else { "s" });
-        let start = if away.is_empty() { String::new() } else { format!("start {} again and ", names(&away, "and")) };
+        let start = if away.is_empty() { String::new() } else { format!("{} and ", again(&away, "and")) };
         format!("{start}join {} more manager{s} to tolerate {more}", spelled(missing))
     } else {
-        format!("start {} again to tolerate {more}", names(&away, "and"))
+        format!("{} to tolerate {more}", again(&away, "and"))
     };
     // One voter alone is well only while a standby has everything, too.
     let copied = if answer.health == Health::Ok && answer.voters == 1 {
@@ -127,8 +138,14 @@ pub(super) fn advice(answer: &ClusterStatus) -> Vec<String> {
     let mut lines: Vec<String> = missing
         .iter()
         .map(|manager| {
+            let ManagerStatus { name, address, seat, .. } = manager;
             let silent = silence(manager.silent_ms);
-            format!("missing  {} {} {silent} ({})", manager.name, manager.address, manager.seat)
+            if manager.locked {
+                return format!(
+                    "locked   {name} {address} {silent} ({seat}): it runs, and waits for its key; on its machine: quorate unlock --data-dir DIR"
+                );
+            }
+            format!("missing  {name} {address} {silent} ({seat})")
         })
         .collect();
     match empty_seats(answer) {
@@ -162,7 +179,7 @@ pub(super) fn advice(answer: &ClusterStatus) -> Vec<String> {
             );
         }
         Health::QuorumLost => {
-            lines.push(format!("next: start {} again", names(&missing, "or")));
+            lines.push(format!("next: {}", again(&missing, "or")));
             lines.push(
                 "writes are refused until then; nothing acknowledged is lost. Keep every directory, wipe nothing"
                     .into(),
@@ -382,5 +399,17 @@ mod tests {
         assert_eq!(advice(&status)[0], "missing  n3 10.0.0.3:4701 silent 12s (voter)");
         status.managers[0].silent_ms = None;
         assert_eq!(advice(&status)[0], "missing  n3 10.0.0.3:4701 not heard of yet (voter)");
+        // And one that is there, and only waits for its key, with that.
+        status.managers[0].locked = true;
+        let said = &advice(&status)[0];
+        assert!(
+            said.starts_with("locked   n3 10.0.0.3:4701 not heard of yet (voter)") && said.contains("quorate unlock"),
+            "{said}"
+        );
+        let manager = |name: &str, locked| ManagerStatus { name: name.into(), locked, ..ManagerStatus::default() };
+        let (n1, n2, n3) = (manager("n1", false), manager("n2", false), manager("n3", true));
+        assert_eq!(again(&[&n1, &n2], "or"), "start n1 or n2 again");
+        assert_eq!(again(&[&n1, &n3], "or"), "start n1 again or unlock n3");
+        assert_eq!(again(&[&n3], "and"), "unlock n3");
     }
 }

@@ -93,6 +93,8 @@ fn says_enough(error: &ConnectError) -> bool {
         | ConnectError::PortClosed(_)
         | ConnectError::Unreachable { .. }
         | ConnectError::Timeout { .. } => true,
+        // One that is locked does no more than one that does not run.
+        ConnectError::Refused { refused: Refused::Locked, .. } => true,
         ConnectError::Refused { refused, .. } => tells_lineage(refused),
         ConnectError::OwnCertificate(_)
         | ConnectError::Certificate { .. }
@@ -262,7 +264,10 @@ mod tests {
         let refused = |refused| ConnectError::Refused { address, refused };
         let timeout = || ConnectError::Timeout { address: address.to_string(), after: PATIENCE };
         let superseded = Refused::Superseded { ours: Lineage::default(), theirs: Lineage::default() };
-        for error in [ConnectError::PortClosed(address), timeout(), ConnectError::NoAddress, refused(superseded)] {
+        let locked = refused(Refused::Locked);
+        for error in
+            [ConnectError::PortClosed(address), timeout(), ConnectError::NoAddress, refused(superseded), locked]
+        {
             assert!(says_enough(&error), "{error}");
         }
         let busy = || refused(Refused::Busy("full".into()));

@@ -95,6 +95,8 @@ table! {
     OperatorIssue     "operator_issue":      Yes      No     No      No     [Read Identity, Write Identity];
     OperatorRevoke    "operator_revoke":     Yes      No     No      No     [Read Identity, Write Identity];
     OperatorList      "operator_list":       Yes      Yes    No      No;
+    CaRotate          "ca_rotate":           Yes      No     No      No     [Read Identity, Write Identity];
+    CaStatus          "ca_status":           Yes      Yes    No      No;
     TokenShow         "token_show":          Yes      No     No      No;
     TokenRotate       "token_rotate":        Yes      No     No      No     [Read Identity, Write Identity];
     TokenCreate       "token_create":        Yes      No     No      No     [Read Identity, Write Identity];
@@ -109,7 +111,7 @@ table! {
     NodeInspect       "node_inspect":        Yes      Yes    No      Own;
     NodeRole          "node_role":           Yes      No     No      No     [Read Node, Write Node];
     NodeUpdate        "node_update":         Yes      No     No      No     [Read Node, Write Node];
-    NodeRemove        "node_remove":         Yes      No     No      No     [Read Node, Write Node];
+    NodeRemove        "node_remove":         Yes      No     No      No     [Read Node, Write Node, Read Identity, Write Identity];
     NodeLeave         "node_leave":          No       No     No      Own    [Read Node, Write Node];
     NodeReport        "node_report":         Yes      Yes    Yes     Yes;
     PolicyShow        "policy_show":         Yes      Yes    No      No;

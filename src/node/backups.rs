@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::gate::Asker;
 use super::router::{Failure, fail};
 use super::service::{Service, blocking, broken};
-use super::snapshots::Chunks;
+use super::snapshots::{Chunks, Unread};
 use super::tokens::unix_now;
 use super::{asked, authorize, watching};
 use crate::client::SOFTWARE;
@@ -142,17 +142,20 @@ impl Service {
             let view = reader.view();
             let read = || -> StoreResult<_> {
                 let keyring = read::keyring(&*view)?;
-                let copies = barrier.copies_for(&keyring, &to)?;
+                let Some(copies) = barrier.copies_for(&keyring, &to)? else { return Ok(None) };
                 let copies = copies.into_iter().map(|(key, sealed)| api::BackupKeyCopy { key, sealed }).collect();
                 let keyring = api::BackupKeyring { active: keyring.active, copies };
-                Ok((read::cluster(&*view)?.unwrap_or_default(), read::usage(&*view)?, keyring))
+                Ok(Some((read::cluster(&*view)?.unwrap_or_default(), read::usage(&*view)?, keyring)))
             };
-            let (cluster, usage, keyring) = read().map_err(|error| broken(&error))?;
+            let Some((cluster, usage, keyring)) = read().map_err(|error| broken(&error))? else {
+                let why = "nothing can be sealed to the key that the backup is asked for with. Nothing was done";
+                return Err(fail(api::Code::Invalid, why));
+            };
             Ok((view, cluster, usage, keyring))
         })
         .await?;
         let unreadable =
-            |why: String| fail(api::Code::Internal, format!("the state of this manager cannot be read: {why}"));
+            |why: Unread| fail(api::Code::Internal, format!("the state of this manager cannot be read: {why}"));
         let mut chunks = Chunks::of(view).await.map_err(unreadable)?;
         let status = chunks.status().cloned().unwrap_or_default();
         if status.applied.0 == 0 {

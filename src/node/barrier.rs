@@ -6,7 +6,7 @@
 //! key where that is due, and seals anew what names an older one: each by an order that is void when it comes late. Keys in clear
 //! are in memory only. Called by founding, by everything that reads or writes a secret, and run beside the requests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::{Command, CommandKind};
 use quorate_core::consensus::io::Origin;
-use quorate_core::id::ClusterId;
-use quorate_core::keyring::{self, Ask, Cipher, KeyCopy, KeyringOrder, KeyringOrderKind, KeyringRecord, OrderError};
-use quorate_core::keyring::{BarrierKey as StoredKey, SealedRecord};
+use quorate_core::id::{ClusterId, NodeId};
+use quorate_core::keyring::{self, Ask, Care, Cipher, KeyCopy, KeyringOrder, KeyringOrderKind, KeyringRecord};
+use quorate_core::keyring::{BarrierKey as StoredKey, OrderError, SealedRecord, SearchFrom};
 use quorate_core::ports::{StateRead, StoreError, StoreResult};
 use quorate_core::state::read;
 use quorate_core::txn::Txn;
@@ -29,7 +29,7 @@ use super::facts::Facts;
 use super::gate::Asker;
 use super::once::Wished;
 use super::router::Failure;
-use super::service::{Service, blocking, broken};
+use super::service::{Service, blocking, broken, display_name};
 
 /// Between two looks; a change of the records is looked at at once.
 const EVERY: Duration = Duration::from_secs(1);
@@ -73,7 +73,9 @@ impl Barrier {
         let barrier = Self::of(facts);
         let to = Bytes::copy_from_slice(barrier.pair.public());
         let copy = |key: &BarrierKey| -> StoreResult<StoredKey> {
-            let sealed = key.copy_for(barrier.cluster.as_bytes(), &to)?.into();
+            let sealed = key.copy_for(barrier.cluster.as_bytes(), &to)?;
+            let sealed =
+                sealed.ok_or_else(|| corrupt("this manager's sealing key", "nothing can be sealed to it"))?.into();
             Ok(StoredKey { id: key.id(), copies: vec![KeyCopy { to: to.clone(), sealed }], ..StoredKey::default() })
         };
         let keys = exported.keys.iter().map(copy).collect::<StoreResult<_>>()?;
@@ -86,11 +88,12 @@ impl Barrier {
         Self { cluster, pair, opened: Mutex::default() }
     }
 
-    /// A copy of every key of the keyring for whoever has the private half of `to`; none of them gets into the state.
-    pub(crate) fn copies_for(&self, keyring: &KeyringRecord, to: &Bytes) -> StoreResult<Vec<(u32, Bytes)>> {
+    /// A copy of every key of the keyring for whoever has the private half of `to`; none of them gets into the state. `None`
+    /// when nothing can be sealed to it.
+    pub(crate) fn copies_for(&self, keyring: &KeyringRecord, to: &Bytes) -> StoreResult<Option<Vec<(u32, Bytes)>>> {
         let copy = |key: &StoredKey| {
             let sealed = self.key(keyring, key.id)?.copy_for(self.cluster.as_bytes(), to)?;
-            Ok((key.id, sealed.into()))
+            Ok(sealed.map(|sealed| (key.id, sealed.into())))
         };
         keyring.keys.iter().map(copy).collect()
     }
@@ -185,12 +188,12 @@ impl Cipher for Hand<'_> {
         Ok(())
     }
 
-    fn copy(&mut self, keyring: &KeyringRecord, key: u32, to: &Bytes) -> Result<Bytes, StoreError> {
+    fn copy(&mut self, keyring: &KeyringRecord, key: u32, to: &Bytes) -> Result<Option<Bytes>, StoreError> {
         let key = match &self.drawn {
             Some(drawn) if drawn.id() == key => drawn.clone(),
             Some(_) | None => self.barrier.key(keyring, key)?,
         };
-        key.copy_for(self.barrier.cluster.as_bytes(), to).map(Bytes::from)
+        Ok(key.copy_for(self.barrier.cluster.as_bytes(), to)?.map(Bytes::from))
     }
 
     fn reseal(&mut self, keyring: &KeyringRecord, key: &Bytes, value: &Bytes) -> Result<Bytes, StoreError> {
@@ -235,6 +238,7 @@ impl Service {
 /// Does what is due about the keyring, as long as this manager leads. Runs until the node stops.
 pub(super) async fn keep(service: Arc<Service>) {
     let mut records = service.records.clone();
+    let mut kept = Kept::default();
     loop {
         if let Ok(Err(_stopped)) = tokio::time::timeout(EVERY, records.changed()).await {
             return;
@@ -247,7 +251,7 @@ pub(super) async fn keep(service: Arc<Service>) {
             continue;
         }
         loop {
-            match step(&service).await {
+            match step(&service, &mut kept).await {
                 Ok(true) => tokio::time::sleep(BREATH).await,
                 Ok(false) => break,
                 Err(error) => {
@@ -259,24 +263,54 @@ pub(super) async fn keep(service: Arc<Service>) {
     }
 }
 
+/// What is remembered from one order to the next.
+#[derive(Default)]
+struct Kept {
+    search: SearchFrom,
+    /// Managers that no key can be sealed to, and of which that was told.
+    told: BTreeSet<NodeId>,
+}
+
+impl Kept {
+    /// Those of these that are to be told of: each once, and again when it was well in between.
+    fn untold(&mut self, unusable: Vec<NodeId>) -> Vec<NodeId> {
+        let unusable: BTreeSet<NodeId> = unusable.into_iter().collect();
+        let untold = unusable.difference(&self.told).copied().collect();
+        self.told = unusable;
+        untold
+    }
+}
+
 /// One order, if one is due; whether there may be more to do.
-async fn step(service: &Service) -> Result<bool, Failure> {
+async fn step(service: &Service, kept: &mut Kept) -> Result<bool, Failure> {
     let (reader, barrier) = (service.store()?.reader, Arc::clone(&service.barrier));
     let records = service.records.borrow().clone();
-    let order = blocking(move || {
+    let (known, mut search) = (Arc::clone(&records), std::mem::take(&mut kept.search));
+    let (care, search) = blocking(move || {
         let view = reader.view();
-        let order = || -> StoreResult<Option<KeyringOrder>> {
+        let mut care = || -> StoreResult<Care> {
             // Counted up to now; who is a manager may be a moment old, and every copy is checked at apply.
             let keyring = read::keyring(&*view)?;
-            let Some(due) = keyring::due(&keyring, records.nodes.members()) else { return Ok(None) };
             let mut hand = Hand { barrier: &barrier, drawn: None };
-            keyring::order(&*view, &keyring, &due, &mut hand).map_err(|error| match error {
-                OrderError::Store(error) | OrderError::Cipher(error) => error,
-            })
+            keyring::care(&*view, &keyring, records.nodes.members(), &mut hand, &mut search).map_err(
+                |error| match error {
+                    OrderError::Store(error) | OrderError::Cipher(error) => error,
+                },
+            )
         };
-        order().map_err(|error| broken(&error))
+        let care = care().map_err(|error| broken(&error))?;
+        Ok((care, search))
     })
     .await?;
+    kept.search = search;
+    let Care { order, unusable } = care;
+    for id in kept.untold(unusable) {
+        let manager = known.nodes.get(id).map_or_else(|| id.to_string(), display_name);
+        tracing::warn!(
+            manager,
+            "no barrier key can be sealed to this manager's public sealing key: it gets none, and no seat; the others are not held up. Next: quorate join --replace on it"
+        );
+    }
     let Some(order) = order else { return Ok(false) };
     let what = match &order.kind {
         Some(KeyringOrderKind::Share(_)) => "managers get copies of the barrier's keys",
@@ -295,6 +329,7 @@ async fn step(service: &Service) -> Result<bool, Failure> {
 #[cfg(test)]
 mod tests {
     use quorate_core::keyspace::Section;
+    use quorate_core::membership::record::{NodeRecord, Role};
 
     use super::*;
 
@@ -330,7 +365,7 @@ mod tests {
         let mut hand = Hand { barrier: &barrier, drawn: None };
         hand.draw(2).unwrap();
         let to = Bytes::copy_from_slice(barrier.pair.public());
-        let sealed = hand.copy(&keyring, 2, &to).unwrap();
+        let sealed = hand.copy(&keyring, 2, &to).unwrap().unwrap();
         keyring.keys.push(StoredKey { id: 2, copies: vec![KeyCopy { to, sealed }], ..StoredKey::default() });
         keyring.active = 2;
         let new = hand.reseal(&keyring, &key, &old).unwrap();
@@ -346,5 +381,46 @@ mod tests {
             assert!(other.open(&Only(imported.clone()), &Section::Secret.key(b"dc"), record).is_err(), "swapped");
         }
         assert_eq!(imported.active, 2);
+    }
+
+    #[test]
+    fn a_manager_whose_public_sealing_key_is_none_is_named_and_holds_up_nobody() {
+        // Given three managers, one of which has said what is no key, and another active key that is due
+        let (barrier, mut keyring) = Barrier::found(&facts(1)).unwrap();
+        let node = |n: u8, key: Bytes| NodeRecord {
+            id: vec![n; 16].into(),
+            raft_id: u64::from(n),
+            role: Role::Manager.into(),
+            sealing_key: key,
+            ..NodeRecord::default()
+        };
+        let none = Bytes::from(vec![0; 32]);
+        let nodes = [node(1, facts(1).sealing_key()), node(2, facts(2).sealing_key()), node(3, none.clone())];
+        let mut hand = Hand { barrier: &barrier, drawn: None };
+        // When the leader looks what to do, then the second gets its copy,
+        let mut care = |keyring: &KeyringRecord| {
+            keyring::care(&Only(keyring.clone()), keyring, nodes.iter(), &mut hand, &mut SearchFrom::default()).unwrap()
+        };
+        let Care { order: Some(KeyringOrder { kind: Some(KeyringOrderKind::Share(share)) }), unusable } =
+            care(&keyring)
+        else {
+            panic!("no copies are given out");
+        };
+        assert_eq!((share.copies.len(), &unusable), (1, &vec![NodeId::from_bytes([3; 16])]));
+        keyring.keys[0].copies.extend(share.copies.into_iter().filter_map(|given| given.copy));
+        keyring.due = true;
+        // and the new key is for both,
+        let Care { order: Some(KeyringOrder { kind: Some(KeyringOrderKind::Rotate(rotate)) }), unusable } =
+            care(&keyring)
+        else {
+            panic!("the key is not replaced");
+        };
+        assert_eq!((rotate.copies.len(), unusable.len()), (2, 1));
+        // and it is told once
+        let mut kept = Kept::default();
+        let told =
+            [unusable.clone(), unusable.clone(), Vec::new(), unusable].map(|unusable| kept.untold(unusable).len());
+        assert_eq!(told, [1, 0, 0, 1]);
+        assert!(barrier.copies_for(&keyring, &none).unwrap().is_none(), "a backup for it is refused too");
     }
 }

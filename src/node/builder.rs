@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use zeroize::Zeroizing;
 
 use super::directory::check_access;
-use super::facts::Layout;
+use super::facts::{Layout, wiped};
 use super::ground::Ground;
 #[cfg(feature = "manager")]
 use super::recover::Recover;
@@ -60,6 +61,8 @@ pub struct Prepared {
     pub raft_id: u64,
     /// The operator's identity file; only `init` writes one.
     pub operator_identity: Option<PathBuf>,
+    /// Only its certificate is another one: it was away while the CA was replaced, and keeps all that it has.
+    pub certificate_only: bool,
 }
 
 /// Settings of a node.
@@ -82,6 +85,9 @@ pub struct NodeBuilder {
     force_new_cluster: Option<u64>,
     #[cfg(feature = "manager")]
     despite_peers: bool,
+    /// Nobody has the key of the store any more.
+    #[cfg(feature = "manager")]
+    pub(super) key_lost: bool,
     pub(super) disk_patience: Duration,
     pub(super) space_low: u64,
     pub(super) space_enough: u64,
@@ -125,6 +131,8 @@ impl NodeBuilder {
             force_new_cluster: None,
             #[cfg(feature = "manager")]
             despite_peers: false,
+            #[cfg(feature = "manager")]
+            key_lost: false,
             disk_patience: config::DISK_PATIENCE,
             space_low: config::SPACE_LOW,
             space_enough: config::SPACE_ENOUGH,
@@ -153,6 +161,15 @@ impl NodeBuilder {
     #[cfg(feature = "manager")]
     pub const fn despite_peers(mut self, despite: bool) -> Self {
         self.despite_peers = despite;
+        self
+    }
+
+    /// With [`rejoin`](Self::rejoin) and [`replace`](Self::replace): the key of the store is lost for good, so that a store which
+    /// cannot be opened for want of it is moved aside (never deleted), as a damaged one is. Without this it is refused: a key
+    /// that was only not given must not cost a raft id.
+    #[cfg(feature = "manager")]
+    pub const fn key_lost(mut self, lost: bool) -> Self {
+        self.key_lost = lost;
         self
     }
 
@@ -366,7 +383,11 @@ pub(super) fn random<T>(wrap: impl FnOnce([u8; 16]) -> T) -> Result<T, StartErro
 
 /// 32 random bytes that something secret is made from.
 pub(super) fn random_seed() -> Result<Bytes, StartError> {
-    Ok([random(|bytes| bytes)?, random(|bytes| bytes)?].concat().into())
+    let mut seed = Zeroizing::new(Vec::with_capacity(32));
+    for _ in 0..2 {
+        seed.extend_from_slice(&*random(Zeroizing::new)?);
+    }
+    Ok(wiped(seed))
 }
 
 /// Disk and name resolution stay off the caller's runtime.

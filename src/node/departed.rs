@@ -81,6 +81,7 @@ mod tests {
             role: NodeRole::Worker,
             raft_id: 0,
             operator_identity: None,
+            certificate_only: false,
         };
         note(&layout, &node);
         let mark = departed(place.path()).unwrap();

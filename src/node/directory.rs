@@ -9,7 +9,7 @@ use std::path::Path;
 use quorate_core::limits::NAME_BYTES_MAX;
 #[cfg(feature = "manager")]
 use quorate_core::ports::{OpenStore, StoreError};
-use quorate_transport::{CaHash, Identity, JoinToken};
+use quorate_transport::{Identity, JoinToken};
 
 use super::builder::NodeBuilder;
 #[cfg(feature = "manager")]
@@ -122,23 +122,22 @@ impl NodeBuilder {
         }
     }
 
-    /// A token of another cluster than the one that the directory's node is in.
+    /// A token of another cluster than the one that the directory's node is in, as far as the node knows its cluster's CAs.
     pub(super) fn contradicts_token(&self, token: &JoinToken) -> Result<(), StartError> {
-        self.contradicts_ca(*token.ca_hash())
-    }
-
-    /// The same, by the hash of the other cluster's CA.
-    pub(super) fn contradicts_ca(&self, ca: CaHash) -> Result<(), StartError> {
         // An identity that cannot be read is told when the node starts.
         let Ok(identity) = Identity::load(&self.layout().identity()) else { return Ok(()) };
-        if identity.ca_hash() == ca {
+        if identity.knows(token.ca_hash()) {
             return Ok(());
         }
-        Err(StartError::Contradiction(format!(
-            "{} holds a node of cluster {}, and the token is of another one. Nothing was changed; run it without a token (`quorate run`), or choose another directory for the other cluster",
+        Err(self.contradiction(&identity, "; or, if its cluster's CA was replaced while it was away, bring it back with `quorate join --replace --token TOKEN`"))
+    }
+
+    pub(super) fn contradiction(&self, identity: &Identity, besides: &str) -> StartError {
+        StartError::Contradiction(format!(
+            "{} holds a node of cluster {}, and the token is of another one. Nothing was changed; run it without a token (`quorate run`), or choose another directory for the other cluster{besides}",
             self.directory.display(),
             identity.subject().cluster
-        )))
+        ))
     }
 }
 

@@ -11,10 +11,11 @@ use quorate_core::id::{NodeId, RaftId, StoreId};
 use quorate_core::membership::record::{NodeRecord, Role};
 use quorate_core::membership::upgrade::Support;
 use quorate_core::txn::Txn;
+use quorate_storage::takes_copies;
 use quorate_transport::{CertRole, CertSubject, ClusterCa, JoinRefused, JoinReply, JoinRequest, Subject, api};
 use tokio::time::Instant;
 
-use super::joining::{DIAL_BACK, Seen, words};
+use super::joining::{DIAL_BACK, Seen, UNUSABLE, words};
 use super::raft_ids::{self, Attempts};
 use super::renewal::Terms;
 use super::router::{Failure, fail};
@@ -51,6 +52,9 @@ impl Service {
         let Some(store) = StoreId::from_slice(&enrol.store_id) else {
             return Err(fail(api::Code::Invalid, "the store id must be 16 bytes. Nothing was changed"));
         };
+        if !takes_copies(&enrol.sealing_key).unwrap_or(false) {
+            return Err(fail(api::Code::Invalid, format!("{UNUSABLE}. Nothing was changed")));
+        }
         let mut reached = false;
         let mut attempts = Attempts::until(until);
         while attempts.another().await {
@@ -113,7 +117,7 @@ impl Service {
                 self.note_hindrance(node, record, *revision, &hindrance, until).await;
                 return Err(fail(api::Code::Refused, format!("{hindrance}. It stays a worker, nothing was changed")));
             }
-            let mut txn = Txn::default();
+            let mut txn = Txn { compares: vec![seen.same_ca()], ..Txn::default() };
             let raft_id = raft_ids::draw(&mut txn, &seen.records, seen.cluster_revision);
             let mut updated = record.clone();
             updated.raft_id = raft_id.0;
@@ -151,6 +155,9 @@ impl Service {
         self.router.read_index(until).await.map_err(words)?;
         let seen = self.seen(request.node_id).await.map_err(words)?;
         let Some((record, _)) = &seen.node else { return self.renew_operator(request, &seen, until).await };
+        if record.compromised {
+            return Err(JoinRefused::NotAMember);
+        }
         if record.lost {
             return Err(JoinRefused::AlreadyKnown(format!(
                 "{} was left behind by a recovery of the cluster, and what only its store holds is kept; it comes back with `quorate join --replace --token TOKEN`",
@@ -207,6 +214,7 @@ fn answer(seen: &Seen, record: &NodeRecord, certificate: Vec<u8>) -> api::EnrolD
         ca: seen.ca.as_ref().map(|ca| Bytes::copy_from_slice(ca.certificate())).unwrap_or_default(),
         lineage: seen.records.cluster.lineage.clone(),
         advertise: record.addresses.first().cloned().unwrap_or_default(),
+        authorities: seen.other_authorities().cloned().collect(),
         managers: others.map(known).collect(),
     }
 }

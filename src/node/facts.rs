@@ -1,7 +1,7 @@
 //! What a node knows about itself that is not replicated, and where its files lie.
 //!
 //! Owns the layout of a data directory: `store/` (log and state), `node.id` (the node's certificate and key),
-//! `operator.id` (written by `init`), the local socket. Never changes a fact in place: each write replaces them all,
+//! `operator.id` (written by `init`), `node.listen` (a manager's address, for when it is locked), the local socket. Never changes a fact in place: each write replaces them all,
 //! synced. Called by the builder, and by the running node when it learns new addresses.
 
 use std::path::{Path, PathBuf};
@@ -16,8 +16,7 @@ use quorate_core::id::{RaftId, StoreId};
 use quorate_core::ports::{MetaStore, OpenStore, StoreError, StoreResult};
 #[cfg(feature = "manager")]
 use quorate_storage::{KeyKeeper, SealingPair};
-#[cfg(feature = "manager")]
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 #[cfg(feature = "manager")]
 use super::ground::Ground;
@@ -76,9 +75,15 @@ pub(crate) struct Facts {
     pub(crate) seed: Bytes,
     #[prost(message, repeated, tag = "11")]
     pub(crate) managers: Vec<KnownManager>,
-    /// 32 bytes, drawn with the store: its sealing key pair is made from them. Empty where there is no store.
+    /// 32 bytes, drawn with the store: its sealing key pair is made from them. Empty where there is no store. Its bytes are
+    /// [`wiped`] once nobody holds them.
     #[prost(bytes = "bytes", tag = "12")]
     pub(crate) sealing: Bytes,
+}
+
+/// Secret bytes that are wiped when the last of their clones is dropped.
+pub(crate) fn wiped(secret: Zeroizing<Vec<u8>>) -> Bytes {
+    Bytes::from_owner(secret)
 }
 
 /// Without what is secret in it.
@@ -105,7 +110,8 @@ impl Facts {
     pub(crate) fn read(stored: Option<Bytes>) -> StoreResult<Option<Self>> {
         let Some(bytes) = stored else { return Ok(None) };
         let corrupt = |detail: String| StoreError::Corrupt { record: format!("meta {NAME}"), detail };
-        let facts = Self::decode(bytes).map_err(|error| corrupt(error.to_string()))?;
+        let facts = Self::decoded(bytes, |plain| Self::decode(plain), |facts| facts);
+        let facts = facts.map_err(|error| corrupt(error.to_string()))?;
         let whole = NodeId::from_slice(&facts.node_id).is_some()
             && StoreId::from_slice(&facts.store_id).is_some()
             && facts.seed.len() == 32
@@ -114,11 +120,34 @@ impl Facts {
     }
 
     pub(crate) fn save(&self, meta: &dyn MetaStore) -> StoreResult<()> {
-        meta.put(&[(NAME, self.encode_to_vec().into())])
+        meta.put(&[(NAME, self.encoded())])
+    }
+
+    /// As they are stored.
+    pub(crate) fn encoded(&self) -> Bytes {
+        wiped(Zeroizing::new(self.encode_to_vec()))
     }
 }
 
 impl Facts {
+    /// Decodes what holds them, so that the seed of the sealing key is left in no memory that is not wiped.
+    pub(crate) fn decoded<T>(
+        stored: Bytes,
+        decode: impl FnOnce(&[u8]) -> Result<T, prost::DecodeError>,
+        facts: impl FnOnce(&mut T) -> &mut Self,
+    ) -> Result<T, prost::DecodeError> {
+        // From a slice: each field has bytes of its own then, and none keeps the whole.
+        let decoded = decode(&stored).map(|mut decoded| {
+            let facts = facts(&mut decoded);
+            let plain = std::mem::take(&mut facts.sealing);
+            facts.sealing = wiped(Zeroizing::new(plain.to_vec()));
+            wipe(plain);
+            decoded
+        });
+        wipe(stored);
+        decoded
+    }
+
     pub(crate) fn is_ready(&self) -> bool {
         self.stage() == Stage::Ready
     }
@@ -172,6 +201,13 @@ impl Facts {
     #[cfg(not(feature = "manager"))]
     pub(crate) const fn sealing_key(&self) -> Bytes {
         Bytes::new()
+    }
+}
+
+/// Wipes bytes that nobody else holds.
+fn wipe(plain: Bytes) {
+    if let Ok(mut plain) = plain.try_into_mut() {
+        plain.as_mut().zeroize();
     }
 }
 
@@ -234,6 +270,12 @@ impl Layout {
         self.root.join("node.id")
     }
 
+    /// Where it listens, in clear: what a locked manager, whose facts are in its store, has to know.
+    #[cfg(feature = "manager")]
+    pub(crate) fn listen(&self) -> PathBuf {
+        self.root.join("node.listen")
+    }
+
     #[cfg(feature = "manager")]
     pub(crate) fn operator(&self) -> PathBuf {
         self.root.join("operator.id")
@@ -290,5 +332,28 @@ impl Layout {
             return Ok(disk.free_space());
         }
         quorate_storage::free_space(&self.store())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seed_of_the_sealing_key_is_in_memory_that_is_wiped_only() {
+        // Given facts as they lie in the store
+        let id = Bytes::from_static(&[1; 16]);
+        let seed = Bytes::from(vec![7; 32]);
+        let facts = Facts { node_id: id.clone(), store_id: id, seed: seed.clone(), sealing: seed, ..Facts::default() };
+        let stored = facts.encoded();
+        // When they are read, and read back from what they are written as
+        let read = Facts::read(Some(Bytes::copy_from_slice(&stored))).unwrap().unwrap();
+        assert_eq!((read.sealing.as_ref(), &read), (&[7; 32][..], &facts));
+        // Then plain memory, which `bytes` gives back to who asks for it, holds neither
+        assert!(Bytes::from(vec![7; 32]).try_into_mut().is_ok(), "plain memory would be given back");
+        for (what, secret) in [("what is written", stored), ("what was read", read.sealing)] {
+            assert!(secret.try_into_mut().is_err(), "{what} is in plain memory");
+        }
+        assert!(super::super::builder::random_seed().unwrap().try_into_mut().is_err(), "a seed that was drawn");
     }
 }

@@ -204,7 +204,7 @@ impl Incarnations {
 /// What of the words that come with a hello speaks of the incarnation after `ours`, and which of its signatures hold.
 pub(super) fn checked(ours: &Lineage, hello: &Hello, identity: &quorate_transport::Identity) -> Option<Checked> {
     let word = step(ours, &hello.lineage, &hello.successions)?;
-    Some(word::check(word, identity.subject().cluster, identity.ca()))
+    Some(word::check(word, identity))
 }
 
 /// What it takes to stop for a newer incarnation.

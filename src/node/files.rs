@@ -3,10 +3,10 @@
 //! Owns their form. A worker keeps no store: what it must not forget lies in these. Never repairs: a file that does not
 //! hold what its digest says is damaged, and the caller decides what that means. Blocks; called away from async threads.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
@@ -55,6 +55,29 @@ pub(crate) fn read(path: &Path) -> Result<Option<Bytes>, FileError> {
     Ok(Some(whole.slice_ref(payload)))
 }
 
+/// The directory, for its owner alone, and its name durable; one that is there stays as it is. Answers which directories it
+/// made, outermost first.
+pub(crate) fn make_directory(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    make_directory_with(directory, |made| File::open(made)?.sync_all())
+}
+
+fn make_directory_with(directory: &Path, mut sync: impl FnMut(&Path) -> io::Result<()>) -> io::Result<Vec<PathBuf>> {
+    let missing = |directory: &&Path| !directory.as_os_str().is_empty() && !directory.exists();
+    let mut made: Vec<PathBuf> = directory.ancestors().take_while(missing).map(Path::to_owned).collect();
+    made.reverse();
+    for made in &made {
+        match DirBuilder::new().mode(0o700).create(made) {
+            // Somebody was faster.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && made.is_dir() => {}
+            done => done?,
+        }
+        // Each name is in the directory above it: without this one a crash may take all of them.
+        let above = made.parent().filter(|above| !above.as_os_str().is_empty());
+        sync(above.unwrap_or_else(|| Path::new(".")))?;
+    }
+    Ok(made)
+}
+
 /// Removes the file for good; one that is not there is no error.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
@@ -66,7 +89,27 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+
+    #[test]
+    fn the_name_of_every_directory_that_is_made_is_synced() {
+        let place = tempfile::tempdir().unwrap();
+        let deep = place.path().join("a/b/c");
+        let mut synced = Vec::new();
+        let made = make_directory_with(&deep, |directory| {
+            // Of what is there by now.
+            assert!(directory.is_dir());
+            synced.push(directory.to_owned());
+            Ok(())
+        });
+        let of = |name: &str| place.path().join(name);
+        assert_eq!(made.unwrap(), [of("a"), of("a/b"), of("a/b/c")]);
+        assert_eq!(synced, [place.path().to_owned(), of("a"), of("a/b")]);
+        assert_eq!(deep.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        assert!(make_directory(&deep).unwrap().is_empty());
+    }
 
     #[test]
     fn a_file_is_whole_or_it_is_called_damaged() {

@@ -12,6 +12,7 @@ use quorate_core::command::{COMMAND_VERSION, COMMAND_VERSION_MIN};
 use quorate_core::id::{ClusterId, Lineage, LineageId, NodeId, RaftId, StoreId};
 use quorate_core::membership::operators::OperatorRecord;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
+use quorate_core::membership::trust::TrustRecord;
 use quorate_core::ports::OpenStore;
 use quorate_core::state::{Founding, found};
 use quorate_transport::{CertRole, CertSubject, ClusterCa, Identity, KeyPair};
@@ -22,7 +23,7 @@ use super::builder::{NodeBuilder, Prepared, off_thread, random, random_seed};
 use super::directory::open_store;
 use super::facts::{Facts, Stage};
 use super::newcomer::prepared_of;
-use super::records::{ca_key, token_key};
+use super::records::{ca_key, first_trust, token_key};
 use super::renewal::Terms;
 use super::state_file::StateFile;
 use super::stop::StartError;
@@ -170,10 +171,12 @@ fn founding(
     };
     let (certificate, key) = ca.to_parts();
     let token = |role: Role| sealed(token_key(role), Vec::new(), &Zeroizing::new(random(|bytes| bytes)?)[..]);
+    let trust = first_trust(&certificate);
     let records = vec![
         token(Role::Manager)?,
         token(Role::Worker)?,
         sealed(ca_key(), certificate, &key)?,
+        (TrustRecord::key(), trust.to_bytes()),
         (OperatorRecord::key(operator.subject().node_id), first_operator(operator).to_bytes()),
     ];
     Ok(Founding {
@@ -229,5 +232,6 @@ pub(super) fn prepared(facts: &Facts, operator_identity: Option<PathBuf>) -> Pre
         role: NodeRole::Manager,
         raft_id: facts.raft_id,
         operator_identity,
+        certificate_only: false,
     }
 }

@@ -61,6 +61,10 @@ impl NodeGate {
             let removed = records.removed.contains_node(caller.node_id);
             return if newer && !removed { Ok(()) } else { Err(Refused::NotAMember) };
         };
+        if record.compromised {
+            // Not "removed": whoever dials it and refuses it here must not take that for a word about itself.
+            return Err(Refused::NotAMember);
+        }
         if record.key_digest != caller.key_digest.as_slice() {
             return Err(Refused::WrongNode("its key is not the one that it joined with".into()));
         }
@@ -103,6 +107,9 @@ impl Gate for NodeGate {
             Plane::Client if caller.role == CertRole::Operator => self.admit_operator(&records, caller),
             Plane::Client => {
                 let Some(record) = records.nodes.get(caller.node_id) else { return Err(Refused::NotAMember) };
+                if record.compromised {
+                    return Err(Refused::Removed);
+                }
                 if record.key_digest == caller.key_digest.as_slice() {
                     return Ok(());
                 }

@@ -2,7 +2,7 @@
 //!
 //! Owns the stop of a node whose raft id is no longer its own: its store was replaced under its old identity (design
 //! section 4, rule 4), so that its votes and its log are gone, or the raft id was taken from it for ever, because it was
-//! demoted or removed. Owns the renewal of a manager's certificate, which it signs itself with the CA key out of its own
+//! demoted or removed, or it is thrown out because somebody else may have its keys. Owns the renewal of a manager's certificate, which it signs itself with the CA key out of its own
 //! state: nobody is asked and nothing is written to the log. Never stops a node for what it refuses others. Called by the
 //! running node.
 
@@ -12,13 +12,16 @@ use std::time::Duration;
 
 use quorate_core::consensus::io::Records;
 use quorate_core::id::RaftId;
+use quorate_core::membership::trust::TrustRecord;
 use quorate_core::membership::upgrade::{Support, Unfit};
 use quorate_core::ports::StateRead;
-use quorate_transport::{ConnectError, Endpoint, Identity, Peers, Refused};
+use quorate_transport::{ConnectError, Endpoint, Identity, Peers, Refused, trust_id};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::barrier::Barrier;
 use super::builder::off_thread;
+use super::ca;
 use super::ending::Ending;
 use super::facts::{Facts, Layout};
 use super::records;
@@ -30,6 +33,8 @@ use super::stop::{StartError, StopReason};
 const EVERY: Duration = Duration::from_millis(500);
 /// Between two looks at the clock while the certificate holds.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(60);
+/// How long a quorum may take to say that what is known here is what there is.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Watches what the dials of this node came to, and its own records; stops it once its raft id is none of its own.
 pub(super) async fn keep_identity(
@@ -46,6 +51,10 @@ pub(super) async fn keep_identity(
         // What the log burnt before a recovery from this very store is taken back by the end of that recovery.
         let recovering = current.recovery.begun.is_some();
         if !recovering && current.removed.contains(&facts.raft()) {
+            break StopReason::Removed;
+        }
+        // Thrown out: nobody talks to it any more, nor says that its raft id is gone.
+        if !recovering && current.by_raft_id(facts.raft()).is_some_and(|own| own.compromised) {
             break StopReason::Removed;
         }
         // The managers that were known at the start, and those that are recorded now.
@@ -110,27 +119,57 @@ fn signed(
         return Ok(None);
     }
     let Some(ca) = records::ca(state, &Barrier::of(facts))? else { return Ok(None) };
+    let trust = records::trust(state)?;
     let internal = |error: &dyn std::fmt::Display| {
         StartError::Internal(format!("the node's certificate cannot be renewed: {error}. Nothing was changed"))
     };
     let csr = identity.key().csr().map_err(|error| internal(&error))?;
     let certificate =
         ca.issue(&csr, &identity.subject().named(), terms.life, terms.clock.now()).map_err(|error| internal(&error))?;
-    identity.renewed(certificate).map(Some).map_err(|error| internal(&error))
+    let authorities = trust.authorities.iter().map(|authority| authority.to_vec().into()).collect();
+    identity.renewed_under(certificate, authorities).map(Some).map_err(|error| internal(&error))
+}
+
+/// Whether this manager trusts and shows something else than its records say.
+fn is_other_trust(identity: &Identity, trust: &TrustRecord) -> bool {
+    let named = trust_id(trust.authorities.iter().map(|authority| &authority[..]));
+    !trust.authorities.is_empty() && identity.trust_id() != named
 }
 
 /// Renews the certificate of a running manager at half its life. The new one is on disk before it is shown; connections that
 /// stand go on, and every handshake from then on has the new one.
 pub(super) async fn keep_certificate(service: Arc<Service>, endpoint: Endpoint, directory: PathBuf) {
     let terms = service.certificates;
+    let mut records = service.records.clone();
     let mut due = renewal::due_of_known(endpoint.identity().subject());
+    let mut tried = TrustRecord::default();
     loop {
         while let Ok(left) = due.duration_since(terms.clock.now())
             && !left.is_zero()
         {
+            // Of a CA that is being replaced, or has been, at once: whoever asks this manager has to find the way to it. Where that
+            // came to nothing, it is tried again as any other.
+            let trust = records.borrow_and_update().trust.clone();
+            if trust != tried && is_other_trust(&endpoint.identity(), &trust) {
+                // A state that went back to an older one, as after a power cut, is no reason to go back to an older CA: nobody
+                // else might trust that any more. A quorum says what is true.
+                if service.router.read_index(Instant::now() + PATIENCE).await.is_err() {
+                    if let Ok(Err(_stopped)) = tokio::time::timeout(EVERY, records.changed()).await {
+                        return;
+                    }
+                    continue;
+                }
+                if service.records.borrow().trust == trust {
+                    tried = trust;
+                    break;
+                }
+                continue;
+            }
             // In steps: a machine that slept, and a clock that was set, are noticed. By a clock that was set back after it had
             // been far ahead, the certificate made meanwhile does not hold yet, for nobody.
-            tokio::time::sleep(left.min(LOOK_AT_CLOCK)).await;
+            if let Ok(Err(_stopped)) = tokio::time::timeout(left.min(LOOK_AT_CLOCK), records.changed()).await {
+                return;
+            }
             if endpoint.identity().subject().check_time(terms.clock.now()).is_err() {
                 break;
             }
@@ -140,13 +179,15 @@ pub(super) async fn keep_certificate(service: Arc<Service>, endpoint: Endpoint, 
         let Ok(store) = service.store() else { return };
         let (facts, layout, old) = (service.facts.clone(), Layout::new(&directory), Arc::clone(&current));
         let written = off_thread(move || {
-            let Some(fresh) = signed(&old, &facts, &*store.reader.view(), terms)? else { return Ok(None) };
+            let view = store.reader.view();
+            let Some(fresh) = signed(&old, &facts, &*view, terms)? else { return Ok(None) };
+            let told = if fresh.trust_id() == old.trust_id() { None } else { Some(Records::read(&*view)?) };
             fresh.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
-            Ok(Some(Arc::new(fresh)))
+            Ok(Some((Arc::new(fresh), told)))
         })
         .await;
-        let fresh = match written {
-            Ok(Some(fresh)) => fresh,
+        let (fresh, told) = match written {
+            Ok(Some(written)) => written,
             // Not a manager by its own records, or not yet: the others say what it is.
             Ok(None) => continue,
             Err(error) => {
@@ -159,6 +200,10 @@ pub(super) async fn keep_certificate(service: Arc<Service>, endpoint: Endpoint, 
             Ok(()) => {
                 due = renewal::due_of_new(fresh.subject(), terms.clock);
                 tracing::info!("the certificate was renewed");
+                if let Some(records) = told {
+                    ca::send_away(&endpoint, &records);
+                }
+                service.announce().await;
             }
             Err(error) => tracing::warn!(%error, "the renewed certificate is not used; it is tried again"),
         }

@@ -15,10 +15,13 @@ use quorate_core::consensus::io::{Origin, Records};
 use quorate_core::id::{NodeId, RaftId, StoreId};
 use quorate_core::limits::NAME_BYTES_MAX;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
+use quorate_core::membership::trust::TrustRecord;
 use quorate_core::txn::{Compare, Put, Txn};
+use quorate_storage::takes_copies;
 use quorate_transport::{CertRole, ClusterCa, JoinRefused, JoinReply, JoinRequest, Joined, ManagerAddress, api};
 use tokio::time::{Instant, timeout_at};
 
+use super::ca::with_issuer;
 use super::enrolling::{certify, manager_at};
 use super::raft_ids::{self, Attempts};
 use super::records;
@@ -40,7 +43,24 @@ pub(super) struct Seen {
     pub(super) node: Option<(NodeRecord, u64)>,
     pub(super) tokens: Tokens,
     pub(super) ca: Option<ClusterCa>,
+    pub(super) ca_revision: u64,
+    pub(super) trust: TrustRecord,
 }
+
+impl Seen {
+    /// That the root which signs here is still the one that signs: nobody is let in with a certificate of the one before.
+    pub(super) fn same_ca(&self) -> Compare {
+        Compare::mod_revision(records::ca_key(), self.ca_revision)
+    }
+
+    /// What is trusted besides the root that signs.
+    pub(super) fn other_authorities(&self) -> impl Iterator<Item = &Bytes> {
+        self.trust.authorities.iter().skip(1)
+    }
+}
+
+/// Why a store is not taken in whose manager could never open what is sealed.
+pub(super) const UNUSABLE: &str = "no barrier key can be sealed to the public sealing key that it comes with";
 
 pub(super) fn words(error: Failure) -> JoinRefused {
     if matches!(error.code(), api::Code::NoLeader | api::Code::QuorumLost) {
@@ -64,6 +84,8 @@ impl Service {
                     node,
                     tokens: Tokens::read(&*view, &barrier)?,
                     ca: records::ca(&*view, &barrier)?,
+                    ca_revision: records::value(&*view, records::ca_key())?.map_or(0, |(_, revision)| revision),
+                    trust: records::trust(&*view)?,
                 })
             };
             seen().map_err(|error| broken(&error))
@@ -115,6 +137,9 @@ impl Service {
                 request.name.len()
             )));
         }
+        if request.store_id.is_some() && !takes_copies(&request.sealing_key).unwrap_or(false) {
+            return Err(JoinRefused::Malformed(UNUSABLE.to_owned()));
+        }
         if request.in_place {
             return self.join_in_place(&request, &address, until, open).await;
         }
@@ -150,6 +175,9 @@ impl Service {
             let (certificate, digest) = certify(ca, &request.csr, request.node_id, certified, self.certificates)
                 .map_err(JoinRefused::Malformed)?;
             if let Some((record, _)) = &seen.node {
+                if record.compromised {
+                    return Err(JoinRefused::NotAMember);
+                }
                 if record.key_digest != digest.as_slice() {
                     return Err(JoinRefused::AlreadyKnown(request.node_id.to_string()));
                 }
@@ -201,6 +229,7 @@ impl Service {
                 continue;
             }
             let mut txn = Txn { compares: pass.compares, then: pass.then, ..Txn::default() };
+            txn.compares.push(seen.same_ca());
             let raft_id = if role == Role::Manager {
                 raft_ids::draw(&mut txn, &seen.records, seen.cluster_revision)
             } else {
@@ -269,6 +298,7 @@ impl Service {
         JoinReply::Joined(Box::new(Joined {
             certificate: certificate.to_vec(),
             ca_certificate: seen.ca.as_ref().map(|ca| ca.certificate().to_vec()).unwrap_or_default(),
+            authorities: seen.other_authorities().map(|authority| authority.to_vec()).collect(),
             cluster_id: self.facts.cluster(),
             lineage: seen.records.lineage(),
             node_id,
@@ -281,6 +311,8 @@ impl Service {
     /// Brings this manager's own record up to date: address, store, versions. Level-triggered; called after a start and
     /// whenever the records change.
     pub(super) async fn announce(&self) {
+        // That it shows a certificate of the new CA is said while that is waited for.
+        let (trust, issuer) = (self.records.borrow().trust.clone(), self.identity().subject().issuer);
         let wanted = |node: &NodeRecord| NodeRecord {
             addresses: vec![self.facts.advertise.clone()],
             // A raft id is bound to one store for ever: another one is not taken over, it is refused.
@@ -288,7 +320,7 @@ impl Service {
             command_version: COMMAND_VERSION,
             command_version_min: COMMAND_VERSION_MIN,
             software: SOFTWARE.to_owned(),
-            ..node.clone()
+            ..with_issuer(&trust, node, &issuer).unwrap_or_else(|| node.clone())
         };
         let stale = |records: &Records| records.by_raft_id(self.facts.raft()).is_some_and(|node| wanted(node) != *node);
         if !stale(&self.records.borrow()) {

@@ -1,8 +1,9 @@
 //! A manager whose store waits for its key.
 //!
 //! Owns the time between the start of a locked manager and its unlocking: it holds the directory, says on the local socket that
-//! it is locked and what to do, and takes the key there; it does nothing else, and no other manager hears of it. A key that does not
-//! open the store changes nothing. Called by the start.
+//! it is locked and what to do, and takes the key there. Where it would listen it says the same, and nothing else, to everybody
+//! with a certificate of its cluster, so that the other managers tell it from one that is gone. A key that does not open the
+//! store changes nothing. Called by the start.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,13 +15,16 @@ use quorate_core::id::{Lineage, RaftId};
 use quorate_core::ports::StoreError;
 use quorate_transport::api::{request, response};
 use quorate_transport::{
-    Answer, Caller, Down, Feed, Gate, Handler, Hello, Identity, IncomingSnapshot, JoinReply, JoinRequest, Lane,
-    LocalListener, Plane, Refused, api,
+    Answer, Caller, Down, Endpoint, EndpointConfig, EndpointOptions, Feed, Gate, Handler, Hello, Identity,
+    IncomingSnapshot, JoinRefused, JoinReply, JoinRequest, Lane, LocalListener, Plane, Refused, api,
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::builder::{NodeBuilder, off_thread};
+use super::builder::{NodeBuilder, off_thread, random};
+use super::directory::resolve;
 use super::facts::Layout;
+use super::files;
+use super::ground::{Drives, Part};
 use super::lock::lock;
 use super::service::{failure, json};
 use super::stop::StartError;
@@ -36,7 +40,7 @@ struct Locked {
     layout: Layout,
     slots: Vec<KeySlot>,
     /// Who it is, as its certificate says; nothing where that cannot be read.
-    identity: Option<Identity>,
+    identity: Option<Arc<Identity>>,
 }
 
 impl Locked {
@@ -52,7 +56,7 @@ impl Locked {
         if !by_hand || !wanted() {
             return None;
         }
-        let identity = Identity::load(&layout.identity()).ok();
+        let identity = Identity::load(&layout.identity()).ok().map(Arc::new);
         Some(Self { layout, slots, identity })
     }
 
@@ -212,8 +216,87 @@ impl Handler for Door {
             let _ = feed.sender.finish(word.into()).await;
         });
     }
-    fn join(&self, _source: SocketAddr, _request: JoinRequest, _reply: oneshot::Sender<JoinReply>) {}
+    fn join(&self, _source: SocketAddr, _request: JoinRequest, reply: oneshot::Sender<JoinReply>) {
+        let _ = reply.send(JoinReply::Refused(JoinRefused::Locked));
+    }
     fn lineage_newer(&self, _hello: &Hello) {}
+}
+
+/// The door to everybody else: whoever knocks is told that it is locked.
+struct Outside(Arc<Door>);
+
+impl Gate for Outside {
+    fn admit(&self, _plane: Plane, _caller: &Caller, _hello: &Hello) -> Result<(), Refused> {
+        Err(Refused::Locked)
+    }
+
+    fn hello(&self) -> Hello {
+        self.0.hello()
+    }
+}
+
+/// Keeps where a manager listens, for when it is locked. That it cannot be kept is told, and keeps nobody from starting. Blocks.
+pub(super) fn note_listen(layout: &Layout, listen: &str) {
+    if listened(layout).as_deref() == Some(listen) {
+        return;
+    }
+    if let Err(error) = files::replace(&layout.listen(), listen.as_bytes()) {
+        tracing::warn!(%error, "where this manager listens cannot be kept: should it be locked, the others will not be told");
+    }
+}
+
+fn listened(layout: &Layout) -> Option<String> {
+    let noted = files::read(&layout.listen()).ok().flatten()?;
+    String::from_utf8(noted.to_vec()).ok()
+}
+
+/// What tells everybody outside, on a part of its own: the port is free for certain once it has ended.
+struct Telling {
+    stop: oneshot::Sender<()>,
+    part: Part,
+}
+
+impl Telling {
+    /// Begins; none where it is not known who this node is or where it listens. That it cannot is told, and is no reason not to
+    /// wait for the key.
+    async fn begin(builder: &NodeBuilder, door: &Arc<Door>) -> Option<Self> {
+        let identity = Arc::clone(door.locked.identity.as_ref()?);
+        let layout = builder.layout();
+        let asked = builder.listen.clone();
+        let listen = off_thread(move || Ok(asked.or_else(|| listened(&layout)).and_then(|at| resolve(&at).ok())));
+        let listen = listen.await.ok().flatten()?;
+        // Of this wait only: what its connections were is nobody's business later.
+        let seed = [random(|half| half).ok()?, random(|half| half).ok()?].concat().try_into().ok()?;
+        let config = EndpointConfig {
+            listen,
+            identity,
+            seed,
+            gate: Arc::new(Outside(Arc::clone(door))),
+            handler: Arc::clone(door) as Arc<dyn Handler>,
+            options: EndpointOptions {
+                clock: builder.certificates.clock,
+                network: builder.ground.network.clone(),
+                ..EndpointOptions::default()
+            },
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let work = async move {
+            match Endpoint::bind(config) {
+                Ok(endpoint) => {
+                    let _ = stopped.await;
+                    endpoint.close("this manager was unlocked, or stops").await;
+                }
+                Err(error) => tracing::warn!(%error, "the other managers are not told that this one is locked"),
+            }
+        };
+        let part = builder.ground.start("quorate-locked", Drives::Network, work, |()| {});
+        part.ok().map(|part| Self { stop, part })
+    }
+
+    async fn end(self) {
+        drop(self.stop);
+        self.part.join().await;
+    }
 }
 
 /// Waits, where the store of the directory is locked, until somebody has given the key; the key then.
@@ -230,6 +313,7 @@ pub(super) async fn unlocked(builder: &NodeBuilder) -> Result<Option<Keys>, Star
     let listener = LocalListener::bind(layout.root()).map_err(|error| StartError::InUse(error.to_string()))?;
     tracing::warn!("{}", locked.words());
     let door = Arc::new(Door { locked, opened });
+    let telling = Telling::begin(builder, &door).await;
     let serving = listener.serve(Arc::clone(&door) as Arc<dyn Gate>, door as Arc<dyn Handler>);
     tokio::pin!(serving);
     let key = tokio::select! {
@@ -239,6 +323,9 @@ pub(super) async fn unlocked(builder: &NodeBuilder) -> Result<Option<Keys>, Star
     tokio::select! {
         () = &mut serving => {}
         () = tokio::time::sleep(GOODBYE) => {}
+    }
+    if let Some(telling) = telling {
+        telling.end().await;
     }
     drop(held);
     tracing::info!("unlocked");

@@ -22,6 +22,8 @@ mod backups;
 mod barrier;
 mod builder;
 #[cfg(feature = "manager")]
+mod ca;
+#[cfg(feature = "manager")]
 mod changes;
 #[cfg(feature = "manager")]
 mod checking;
@@ -39,7 +41,7 @@ mod enrolling;
 mod facts;
 #[cfg(feature = "manager")]
 mod fence;
-mod files;
+pub(crate) mod files;
 #[cfg(feature = "manager")]
 mod forwarding;
 #[cfg(feature = "manager")]

@@ -4,7 +4,7 @@
 //! them, so that a join that was cut off is asked again as the same node. One that was surely refused leaves nothing of
 //! its own behind. Never runs a node.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use quorate_core::id::{NodeId, StoreId};
@@ -16,6 +16,7 @@ use super::departed::departed;
 use super::dialback::ListenWhileJoining;
 use super::directory::{check_address, resolve};
 use super::facts::{Facts, KnownManager, Layout, Stage};
+use super::files;
 use super::state_file::{Settled, StateFile, settle};
 use super::stop::StartError;
 use crate::client::SOFTWARE;
@@ -81,6 +82,7 @@ pub(super) fn prepared_of(file: &StateFile) -> Prepared {
         role: if file.facts.raft_id == 0 { NodeRole::Worker } else { NodeRole::Manager },
         raft_id: file.facts.raft_id,
         operator_identity: None,
+        certificate_only: false,
     }
 }
 
@@ -223,29 +225,12 @@ impl NodeBuilder {
             };
             StateFile { facts, joining_key: Bytes::copy_from_slice(key.pkcs8_der()), ..StateFile::default() }
         };
-        made.directories = make_directory(layout)?;
+        made.directories = files::make_directory(layout.root())
+            .map_err(|error| StartError::Disk(format!("{}: {error}", layout.root().display())))?;
         // Kept before it is shown to anybody.
         file.save(layout)?;
         Ok(Begun::Join(Box::new(file), made))
     }
-}
-
-/// The data directory, for its owner alone; one that is there stays as it is. Answers which directories it made, outermost
-/// first.
-fn make_directory(layout: &Layout) -> Result<Vec<PathBuf>, StartError> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let missing = |directory: &&Path| !directory.as_os_str().is_empty() && !directory.exists();
-    let mut made: Vec<PathBuf> = layout.root().ancestors().take_while(missing).map(Path::to_owned).collect();
-    made.reverse();
-    if made.is_empty() {
-        return Ok(made);
-    }
-    let failed = |error: std::io::Error| StartError::Disk(format!("{}: {error}", layout.root().display()));
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(layout.root()).map_err(failed)?;
-    let parent = layout.root().parent().filter(|parent| !parent.as_os_str().is_empty());
-    let parent = parent.unwrap_or_else(|| Path::new("."));
-    std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)?;
-    Ok(made)
 }
 
 impl NodeBuilder {
@@ -316,6 +301,7 @@ pub(super) fn take_over(file: &mut StateFile, joined: Joined) {
     file.facts.stage = Stage::Ready.into();
     file.certificate = joined.certificate.into();
     file.ca = joined.ca_certificate.into();
+    file.authorities = joined.authorities.into_iter().map(Bytes::from).collect();
     file.facts.cluster_id = Bytes::copy_from_slice(joined.cluster_id.as_bytes());
     // Its own, or that of the node whose place it has taken.
     file.facts.node_id = Bytes::copy_from_slice(joined.node_id.as_bytes());

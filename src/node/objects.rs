@@ -17,6 +17,7 @@ use quorate_core::objects::{ObjectKind, ObjectRecord, Reference, check_data, che
 use quorate_core::ports::StateRead;
 use quorate_core::state::read;
 use quorate_core::txn::{Compare, Delete, KeyValue, Operand, Put, Range, Relation, Txn};
+use quorate_storage::takes_copies;
 use quorate_transport::api::{self, response};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
@@ -346,11 +347,19 @@ impl Service {
             records: key.records,
             managers: managers().filter(|node| key.is_for(&node.sealing_key)).map(display_name).collect(),
         });
+        let lacking = || managers().filter(|node| !keyring.opens(node));
+        let mut unusable = Vec::new();
+        for node in lacking() {
+            if !takes_copies(&node.sealing_key).map_err(|error| broken(&error))? {
+                unusable.push(display_name(node));
+            }
+        }
         document(&KeyringReport {
             active: keyring.active,
             due: keyring.due,
             keys: keys.collect(),
-            lacking: managers().filter(|node| !keyring.opens(node)).map(display_name).collect(),
+            lacking: lacking().map(display_name).collect(),
+            unusable,
         })
     }
 

@@ -14,6 +14,7 @@ use quorate_core::command::{Command, CommandKind};
 use quorate_core::consensus::io::{Origin, Records};
 use quorate_core::id::NodeId;
 use quorate_core::membership::operators::{OperatorRecord, OperatorRefused, Operators, Standing};
+use quorate_core::membership::trust::TrustRecord;
 use quorate_core::state::read;
 use quorate_core::txn::{Compare, Delete, Put, Txn};
 use quorate_transport::api::{self, request, response};
@@ -77,23 +78,38 @@ fn does_not_count(record: &OperatorRecord, standing: Standing) -> Failure {
     fail(api::Code::Denied, message)
 }
 
+/// What signing takes, from one view.
+struct Signing {
+    operators: Operators,
+    ca: Option<ClusterCa>,
+    trust: TrustRecord,
+}
+
 impl Service {
-    fn operators_now(&self) -> u64 {
+    pub(super) fn operators_now(&self) -> u64 {
         self.certificates.clock.now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
     }
 
-    /// The record of an operator, as it is known here, or else as it was acknowledged anywhere.
-    async fn operator_record(&self, id: NodeId, until: Instant) -> Result<OperatorRecord, Failure> {
+    /// What `judge` says of an operator's record, as it is known here, or else as it was acknowledged anywhere.
+    async fn judged<T>(
+        &self,
+        id: NodeId,
+        until: Instant,
+        judge: impl Fn(&OperatorRecord, Standing) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let now = self.operators_now();
+        // With each request: nothing is copied.
         if let Some(record) = self.records.borrow().operators.get(id) {
-            return Ok(record.clone());
+            return judge(record, record.standing(now));
         }
         self.router.read_index(until.min(Instant::now() + PATIENCE)).await?;
         let reader = self.store()?.reader;
         let found = blocking(move || read::operator(&*reader.view(), id).map_err(|error| broken(&error))).await?;
-        found.ok_or_else(|| {
+        let record = found.ok_or_else(|| {
             let why = "the cluster has no record of this operator's identity. Nothing was done; `quorate operator issue` on a manager's machine makes one";
             fail(api::Code::Denied, why)
-        })
+        })?;
+        judge(&record, record.standing(now))
     }
 
     /// Who shows an operator's certificate with this key.
@@ -103,12 +119,13 @@ impl Service {
         key_digest: &[u8; 32],
         until: Instant,
     ) -> Result<Who, Failure> {
-        let record = self.operator_record(id, until).await?;
-        let standing = record.standing(self.operators_now());
-        if standing != Standing::Stands || record.key_digest != key_digest.as_slice() {
-            return Err(does_not_count(&record, standing));
-        }
-        Ok(if record.read_only { Who::Reader(id) } else { Who::Operator(id) })
+        self.judged(id, until, |record, standing| {
+            if standing != Standing::Stands || record.key_digest != key_digest.as_slice() {
+                return Err(does_not_count(record, standing));
+            }
+            Ok(if record.read_only { Who::Reader(id) } else { Who::Operator(id) })
+        })
+        .await
     }
 
     /// How long this manager has heard from no quorum: since its start, where it never has.
@@ -131,21 +148,22 @@ impl Service {
             Who::Reader(id) => (id, true),
             Who::Local | Who::Manager | Who::Node(_) => return Ok(()),
         };
-        let record = self.operator_record(id, until).await?;
-        let standing = record.standing(self.operators_now());
-        if standing == Standing::Stands && record.read_only == read_only {
-            Ok(())
-        } else {
-            Err(does_not_count(&record, standing))
-        }
+        self.judged(id, until, |record, standing| {
+            let stands = standing == Standing::Stands && record.read_only == read_only;
+            if stands { Ok(()) } else { Err(does_not_count(record, standing)) }
+        })
+        .await
     }
 
-    async fn operators(&self, until: Instant) -> Result<(Operators, Option<ClusterCa>), Failure> {
+    async fn operators(&self, until: Instant) -> Result<Signing, Failure> {
         self.router.read_index(until).await?;
         let (reader, barrier) = (self.store()?.reader, Arc::clone(&self.barrier));
         blocking(move || {
             let view = reader.view();
-            let seen = || Ok((read::operators(&*view)?, records::ca(&*view, &barrier)?));
+            let seen = || {
+                let (operators, ca) = (read::operators(&*view)?, records::ca(&*view, &barrier)?);
+                Ok(Signing { operators, ca, trust: records::trust(&*view)? })
+            };
             seen().map_err(|error| broken(&error))
         })
         .await
@@ -164,7 +182,7 @@ impl Service {
         if asked.ttl_s > TTL_S_MAX {
             return Err(fail(api::Code::Invalid, "an operator that ends lasts 10 years at most. Nothing was changed"));
         }
-        let ((operators, ca), now) = (self.operators(until).await?, self.operators_now());
+        let (Signing { operators, ca, trust }, now) = (self.operators(until).await?, self.operators_now());
         let ca = ca.ok_or_else(|| fail(api::Code::Internal, "the cluster has no CA"))?;
         let ends = if asked.ttl_s == 0 { 0 } else { now + asked.ttl_s };
         let certified = certified(&ca, &asked.csr, id, ends, now, self.certificates)
@@ -177,6 +195,8 @@ impl Service {
             created: now,
             ends,
             certificate_ends: certified.subject.not_after,
+            // Whoever gets the answer has a certificate of this root, and who does not has none.
+            issuer: Bytes::copy_from_slice(&ca.issuer_id()),
             ..OperatorRecord::default()
         };
         let planned = match operators.room_for(id, &asked.name, now) {
@@ -202,6 +222,7 @@ impl Service {
             json: json(&info(&record, now)).map_err(already_settled)?,
             certificate: certified.certificate.into(),
             ca: Bytes::copy_from_slice(ca.certificate()),
+            authorities: trust.authorities.into_iter().skip(1).collect(),
         }))
     }
 
@@ -212,7 +233,7 @@ impl Service {
         asked: api::OperatorRevoke,
         until: Instant,
     ) -> Result<response::Kind, Failure> {
-        let ((operators, _), now) = (self.operators(until).await?, self.operators_now());
+        let (Signing { operators, .. }, now) = (self.operators(until).await?, self.operators_now());
         let planned = operators.named(&asked.name, now).map_err(|why| refused(&why)).map(|record| {
             let revoked = OperatorRecord { revoked: now.max(1), ..record.clone() };
             let key = OperatorRecord::key(record.node_id().unwrap_or_default());
@@ -233,7 +254,7 @@ impl Service {
 
     /// Every operator, those that count no more among them.
     pub(super) async fn operator_list(&self, until: Instant) -> Result<response::Kind, Failure> {
-        let ((operators, _), now) = (self.operators(until).await?, self.operators_now());
+        let (Signing { operators, .. }, now) = (self.operators(until).await?, self.operators_now());
         let mut records: Vec<&OperatorRecord> = operators.iter().map(|(_, record)| record).collect();
         records.sort_by_key(|record| record.created);
         document(&records.into_iter().map(|record| info(record, now)).collect::<Vec<_>>())
@@ -248,7 +269,7 @@ impl Service {
         until: Instant,
     ) -> Result<JoinReply, JoinRefused> {
         let (id, now) = (request.node_id, self.operators_now());
-        let (operators, ca) = self.operators(until).await.map_err(words)?;
+        let Signing { operators, ca, .. } = self.operators(until).await.map_err(words)?;
         let Some(record) = operators.get(id) else { return Err(JoinRefused::NotAMember) };
         let standing = record.standing(now);
         if standing != Standing::Stands {
@@ -310,8 +331,8 @@ fn heard(unheard: Duration, kind: &request::Kind) -> Result<(), Failure> {
     Err(fail(api::Code::QuorumLost, why))
 }
 
-/// Disconnects who does not count any more, as soon as it is known here: operators that were revoked or have ended, and nodes that
-/// were removed or came back with another key.
+/// Disconnects who does not count any more, as soon as it is known here: operators that were revoked or have ended, nodes that
+/// were removed or came back with another key, and nodes that somebody else may be.
 pub(super) async fn keep_out(service: Arc<Service>, endpoint: Endpoint) {
     let mut records = service.records.clone();
     let mut changed = true;
@@ -323,6 +344,10 @@ pub(super) async fn keep_out(service: Arc<Service>, endpoint: Endpoint) {
             CertRole::Manager | CertRole::Worker if changed => is_gone(&known, caller),
             CertRole::Manager | CertRole::Worker => None,
         });
+        // On the plane of peers, too. Whoever got in while this was on its way is found at the next look.
+        for id in known.nodes.iter().filter(|node| node.compromised).filter_map(|node| node.node_id()) {
+            endpoint.disconnect(id, &Refused::Removed);
+        }
         changed = match tokio::time::timeout(LOOK, records.changed()).await {
             Ok(Ok(())) => true,
             Ok(Err(_stopped)) => return,

@@ -56,6 +56,11 @@ impl Reach {
         self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref()?.silence(peer)
     }
 
+    /// Whether a peer says that it is locked.
+    pub(super) fn is_locked(&self, peer: RaftId) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|peers| peers.is_locked(peer))
+    }
+
     /// Bytes of the requests that were read here and are not answered yet.
     pub(super) fn request_bytes(&self) -> usize {
         self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, Peers::request_bytes)

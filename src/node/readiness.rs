@@ -49,6 +49,8 @@ struct View<'a> {
     certificate_left: Option<Duration>,
     full: bool,
     leader: String,
+    /// Names of managers that say that they are locked.
+    locked: Vec<String>,
 }
 
 impl Service {
@@ -62,6 +64,13 @@ impl Service {
             certificate_left: self.certificate_left(),
             full: self.full.load(Ordering::Relaxed),
             leader: status.leader.map(|leader| self.name_of(leader)).unwrap_or_default(),
+            locked: status
+                .configuration
+                .voters
+                .iter()
+                .filter(|voter| self.peers.is_locked(**voter))
+                .map(|voter| self.name_of(*voter))
+                .collect(),
             status: &status,
         };
         Readiness::of(checks(&view))
@@ -94,7 +103,12 @@ fn checks(view: &View<'_>) -> Vec<Check> {
     let quorum = Quorum::of(&status.configuration);
     let (reachable, needed) = quorum.reach(seen);
     let voters = status.configuration.voters.len();
-    let connected = format!("{reachable} of {voters} voters connected, {needed} needed");
+    let locked = match view.locked.as_slice() {
+        [] => String::new(),
+        [one] => format!("; {one} is locked: unlock it"),
+        several => format!("; {} are locked: unlock them", several.join(", ")),
+    };
+    let connected = format!("{reachable} of {voters} voters connected, {needed} needed{locked}");
     let tick = Duration::from_nanos(status.tick.0);
     let bound = tick * ELECTION_TICKS * FRESH;
     let behind = status.commit.0.saturating_sub(status.applied.0);
@@ -187,7 +201,21 @@ mod tests {
             certificate_left: Some(Duration::from_secs(86_400)),
             full: false,
             leader: "n2".into(),
+            locked: Vec::new(),
         }
+    }
+
+    #[test]
+    fn a_manager_that_is_locked_is_told_of_beside_the_quorum() {
+        let well = status();
+        let told = |locked: &[&str]| {
+            let view = View { locked: locked.iter().map(ToString::to_string).collect(), ..view(&well) };
+            checks(&view).into_iter().find(|check| check.name == "quorum").unwrap()
+        };
+        assert_eq!(told(&[]).detail, "2 of 3 voters connected, 2 needed");
+        // It is no reason for this one not to be ready.
+        assert!(told(&["n3"]).ok);
+        assert_eq!(told(&["n3"]).detail, "2 of 3 voters connected, 2 needed; n3 is locked: unlock it");
     }
 
     fn failing(view: &View<'_>) -> Vec<String> {

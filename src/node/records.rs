@@ -1,4 +1,4 @@
-//! Records of the managers' own: join tokens and the cluster CA.
+//! Records of the managers' own: join tokens, the cluster CA, and which CA is trusted.
 //!
 //! Owns their keys and encoding in [`Section::Identity`]. Their secrets are sealed by the barrier ([`super::barrier`]) and bound
 //! to these keys; nothing here prints them. Called by founding, joining, renewals and `token show`.
@@ -8,6 +8,7 @@ use prost::Message as _;
 use quorate_core::keyring::SealedRecord;
 use quorate_core::keyspace::Section;
 use quorate_core::membership::record::Role;
+use quorate_core::membership::trust::TrustRecord;
 use quorate_core::ports::{StateRead, StoreError, StoreResult};
 use quorate_core::state::read;
 use quorate_core::txn::{KeyValue, Range};
@@ -66,6 +67,21 @@ pub(crate) fn token(view: &dyn StateRead, role: Role, barrier: &Barrier) -> Stor
             .map_err(|_length| corrupt("join token", "its secret is not 16 bytes"))?,
     );
     Ok(Some(TokenSecret::from_bytes(*secret)))
+}
+
+/// What is trusted: of a cluster whose root was never replaced its CA.
+pub(crate) fn trust(view: &dyn StateRead) -> StoreResult<TrustRecord> {
+    if let Some(trust) = read::trust(view)? {
+        return Ok(trust);
+    }
+    let root = ca_certificate(view)?;
+    Ok(root.map(|root| first_trust(&root)).unwrap_or_default())
+}
+
+/// As founding leaves it, with this root.
+pub(crate) fn first_trust(root: &[u8]) -> TrustRecord {
+    let issuer = quorate_transport::subject_id(&root.to_vec().into());
+    TrustRecord::first(Bytes::copy_from_slice(root), Bytes::copy_from_slice(&issuer))
 }
 
 /// The cluster CA: the certificate is in clear, its key sealed.

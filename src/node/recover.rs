@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::Message as _;
 use quorate_core::command::{COMMAND_VERSION, COMMAND_VERSION_MIN};
 use quorate_core::consensus::io::Records;
 use quorate_core::id::{LineageId, NodeId, RaftId};
@@ -270,8 +269,7 @@ impl Recover {
             facts.listen = listen_for(&facts.listen, address);
             facts.advertise.clone_from(address);
         }
-        let write =
-            RecoveryWrite { facts: vec![(Facts::NAME.to_owned(), facts.encode_to_vec().into())], ..outcome.write };
+        let write = RecoveryWrite { facts: vec![(Facts::NAME.to_owned(), facts.encoded())], ..outcome.write };
         state.recover(write)?;
         tracing::warn!(generation = outcome.lineage.generation(), "a new generation of the cluster was begun here");
         identity.write(&self.layout().identity()).map_err(|error| {

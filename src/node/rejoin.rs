@@ -18,6 +18,7 @@ use quorate_core::membership::record::{ClusterRecord, NodeRecord};
 use quorate_core::membership::upgrade::Support;
 use quorate_core::ports::StoreError;
 use quorate_core::txn::Txn;
+use quorate_storage::takes_copies;
 use quorate_transport::{Connector, Hello, Identity, RequestError, api};
 use tokio::time::Instant;
 
@@ -27,6 +28,8 @@ use super::directory::{check_address, explained, look_into, open_store};
 use super::facts::{Facts, KnownManager, Layout, Stage};
 use super::fence::{self, FenceRecord};
 use super::founding::prepared;
+use super::joining::UNUSABLE;
+use super::lock::lock;
 use super::raft_ids::{self, Attempts};
 use super::records;
 use super::router::{Failure, fail};
@@ -47,6 +50,9 @@ impl Service {
         let Some(store) = StoreId::from_slice(&rejoin.store_id) else {
             return Err(fail(api::Code::Invalid, "the store id must be 16 bytes. Nothing was changed"));
         };
+        if !takes_copies(&rejoin.sealing_key).unwrap_or(false) {
+            return Err(fail(api::Code::Invalid, format!("{UNUSABLE}. Nothing was changed")));
+        }
         let mut attempts = Attempts::until(until);
         while attempts.another().await {
             self.router.read_index(until).await?;
@@ -208,6 +214,10 @@ impl NodeBuilder {
                     facts
                 }
                 Err(StoreError::Corrupt { .. } | StoreError::NotFound { .. }) => Err(()),
+                Err(StoreError::KeyWanted { .. }) if self.key_lost => {
+                    self.nobody_waits_for_the_key()?;
+                    Err(())
+                }
                 // Not damage: a newer format, a missing right, a full disk. The raft id must not be burnt for that.
                 Err(error) => return Err(explained(&layout, error)),
             },
@@ -227,6 +237,11 @@ impl NodeBuilder {
                 Ok((self.begin_fresh(&layout, &identity)?, identity))
             }
         }
+    }
+
+    /// A store that nobody can open is moved aside, as a damaged one is; but not from under a manager that waits to be unlocked.
+    pub(super) fn nobody_waits_for_the_key(&self) -> Result<(), StartError> {
+        lock(&self.layout()).map(drop)
     }
 
     /// The refusal to give a directory a fresh store by the node's certificate: what it is, and what to do instead.

@@ -2,8 +2,9 @@
 //!
 //! Owns the newcomer's side for managers that are lost, fenced, removed or wiped (design section 5), and for workers that
 //! were removed: the node keeps its id and its key, its old store is moved aside and never deleted, and the join plane takes
-//! it in as it takes a newcomer. A store in good standing is never moved: that is asked first, of a quorum. The managers'
-//! side is the answer to that question; the rest of it is in [`super::joining`].
+//! it in as it takes a newcomer. A store in good standing is never moved: that is asked first, of a quorum. A node that was away
+//! while the CA was replaced only gets a certificate of the new one, by proof of its key: the token says which CA that is. The
+//! managers' side is the answer to that question; the rest of it is in [`super::joining`].
 
 use bytes::Bytes;
 use quorate_core::id::{Lineage, LineageOrder, NodeId, RaftId, StoreId};
@@ -15,15 +16,17 @@ use tokio::time::Instant;
 
 use super::builder::{NodeBuilder, Prepared, off_thread, random, random_seed};
 use super::departed;
-use super::directory::look_into;
+use super::directory::{explained, look_into};
 use super::enrolling::certify;
 use super::facts::{Facts, Stage};
 use super::fence::FenceRecord;
+use super::founding::prepared;
 use super::joining::words;
-use super::newcomer::{NotTaken, finish_join};
+use super::newcomer::{NotTaken, finish_join, prepared_of};
 use super::service::{Service, display_name};
 use super::state_file::StateFile;
 use super::stop::StartError;
+use crate::client::SOFTWARE;
 
 /// What lies in the directory.
 enum Found {
@@ -102,7 +105,9 @@ fn is_left_behind(facts: &Facts, ours: &Lineage, standing: &NodeStanding) -> Res
 impl NodeBuilder {
     /// Brings a node back that its cluster has left behind: a manager that is lost or fenced by a recovery, or whose store is
     /// damaged or gone, and any node that was removed. Its old store is moved aside (never deleted), and the node joins with
-    /// `token` under a new raft id, keeping its node id, name and address. `managers` are `host:port`.
+    /// `token` under a new raft id, keeping its node id, name and address. One that was away while the CA was replaced, and is
+    /// sound otherwise, keeps all that it has, and gets a certificate of the CA that the token names. `managers` are
+    /// `host:port`.
     ///
     /// Not cancel safe: dropped half-way, the same call goes on where it stopped.
     ///
@@ -116,13 +121,19 @@ impl NodeBuilder {
             return Err(StartError::Invalid("name at least one manager to join through, as host:port".into()));
         }
         let builder = self.clone();
-        let ca = *token.ca_hash();
-        let (identity, found) = off_thread(move || {
-            // Another cluster has no record of the node, and no say about its store.
-            builder.contradicts_ca(ca)?;
-            builder.find()
-        })
-        .await?;
+        let (mut identity, found) = off_thread(move || builder.find()).await?;
+        if !identity.knows(token.ca_hash()) {
+            identity = self.under_new_ca(identity, &found, &token, &managers).await?;
+            let as_it_was = match &found {
+                Found::Sound(facts, _) => Some(prepared(facts, None)),
+                Found::Worker(file) => Some(prepared_of(file)),
+                // Its store is to be replaced all the same.
+                Found::Begun(_) | Found::Spent(_) => None,
+            };
+            if let Some(prepared) = as_it_was {
+                return Ok(Prepared { certificate_only: true, ..prepared });
+            }
+        }
         match &found {
             Found::Sound(facts, lineage) => {
                 self.check_left_behind(&identity, facts, lineage, &token, &managers).await?;
@@ -162,6 +173,47 @@ impl NodeBuilder {
         .await
     }
 
+    /// Of a token whose CA the node has never heard of: either another cluster's, which has no record of the node and no say about
+    /// its store, or its own cluster's, whose CA was replaced while it was away. That one knows it by its key, and gives it a
+    /// certificate for what it is.
+    async fn under_new_ca(
+        &self,
+        identity: Identity,
+        found: &Found,
+        token: &JoinToken,
+        managers: &[String],
+    ) -> Result<Identity, StartError> {
+        let csr = identity.key().csr().map_err(|error| StartError::Internal(error.to_string()))?;
+        let (clock, network) = (self.certificates.clock, &self.ground.network);
+        let mut request = JoinRequest::renewal(csr, identity.subject().node_id, clock);
+        SOFTWARE.clone_into(&mut request.software);
+        request.store_id = match found {
+            Found::Sound(facts, _) | Found::Spent(Some(facts)) => Some(facts.store()),
+            Found::Spent(None) | Found::Begun(_) | Found::Worker(_) => None,
+        };
+        let asked = quorate_transport::renew(managers, *token.ca_hash(), request, self.patience, clock, network).await;
+        let joined = match asked {
+            Ok(joined) if joined.cluster_id == identity.subject().cluster => joined,
+            Ok(_) | Err(JoinError::Refused(JoinRefused::NotAMember)) => {
+                return Err(self.contradiction(
+                    &identity,
+                    "; a node that was removed before its cluster's CA was replaced joins anew from an empty directory",
+                ));
+            }
+            Err(error) => return Err(self.not_answered(&error)),
+        };
+        let authorities = std::iter::once(joined.ca_certificate).chain(joined.authorities).map(Into::into).collect();
+        let renewed = identity.renewed_under(joined.certificate.into(), authorities);
+        let renewed = renewed.map_err(|error| StartError::Internal(error.to_string()))?;
+        let path = self.layout().identity();
+        off_thread(move || {
+            renewed.write(&path).map_err(|error| StartError::Disk(error.to_string()))?;
+            tracing::info!("the node has a certificate of its cluster's new CA");
+            Ok(renewed)
+        })
+        .await
+    }
+
     fn find(&self) -> Result<(Identity, Found), StartError> {
         let layout = self.layout();
         let identity = Identity::load(&layout.identity()).map_err(|error| {
@@ -189,8 +241,12 @@ impl NodeBuilder {
         let store = match look_into(&layout, &store) {
             Ok(store) => store,
             Err(StoreError::Corrupt { .. } | StoreError::NotFound { .. }) => return Ok((identity, Found::Spent(None))),
+            Err(StoreError::KeyWanted { .. }) if self.key_lost => {
+                self.nobody_waits_for_the_key()?;
+                return Ok((identity, Found::Spent(None)));
+            }
             // Not damage: a newer format, a missing right, a node that runs.
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(explained(&layout, error)),
         };
         let Ok(Some(facts)) = store.fact(Facts::NAME).and_then(Facts::read) else {
             return Ok((identity, Found::Spent(None)));

@@ -57,6 +57,7 @@ impl Service {
             }
             self.is_gone(record)?;
             let mut txn = Txn { compares: pass.compares, then: pass.then, ..Txn::default() };
+            txn.compares.push(seen.same_ca());
             let mut node = NodeRecord {
                 key_digest: Bytes::copy_from_slice(&digest),
                 addresses: vec![address.to_owned()],

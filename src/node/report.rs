@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use super::advice::{advice, health, leaving, tolerance};
 use super::applier::{self, Hashes};
 use super::changes::Presences;
-use super::nodes::{is_manager, state};
+use super::nodes::{Met, is_manager, state};
 use super::router::{Failure, fail};
 use super::service::{Service, blocking, broken, display_name};
 use super::upgrade;
@@ -162,6 +162,7 @@ impl Service {
             .map(|node| {
                 let id = RaftId(node.raft_id);
                 let mut manager = manager_status(node, &status, reports.get(&id), shared, newest);
+                manager.locked = !manager.reachable && self.peers.is_locked(id);
                 manager.silent_ms = if manager.reachable { Some(0) } else { self.silent_ms(id) };
                 manager
             })
@@ -297,6 +298,7 @@ fn manager_status(
         seat: seat.to_owned(),
         leader: status.leader == Some(raft_id),
         reachable: report.is_some(),
+        locked: false,
         silent_ms: None,
         applied: report.map_or(0, |report| report.applied),
         lag: report.map_or(0, |report| newest.saturating_sub(report.applied)),
@@ -319,7 +321,7 @@ fn is_member(node: &NodeRecord) -> bool {
 fn worker_status(node: &NodeRecord, presence: &Presences, judged: bool) -> WorkerStatus {
     let recorded = node.node_id().and_then(|id| presence.get(id)).filter(|_| judged);
     WorkerStatus {
-        state: state(node, false, recorded.and_then(LivenessRecord::state)),
+        state: state(node, Met::Silent, recorded.and_then(LivenessRecord::state)),
         id: node.node_id().unwrap_or_default().to_string(),
         name: display_name(node),
         address: node.addresses.first().cloned().unwrap_or_default(),

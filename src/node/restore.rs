@@ -13,7 +13,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::Message as _;
 use quorate_core::command::{COMMAND_VERSION, COMMAND_VERSION_MIN};
 use quorate_core::consensus::io::Records;
 use quorate_core::id::{ClusterId, LineageId, NodeId, StoreId};
@@ -312,8 +311,8 @@ impl Restore {
         let disk = |error: std::io::Error| {
             StartError::Disk(format!("{}: {error}. Nothing counts of what was written", layout.root().display()))
         };
-        let (new_directory, new_key) = (!layout.root().exists(), !layout.root().join(BESIDE).exists());
-        make(layout.root()).map_err(disk)?;
+        let new_key = !layout.root().join(BESIDE).exists();
+        let new_directories = files::make_directory(layout.root()).map_err(disk)?;
         let held = lock(&layout)?;
         self.check_empty()?;
         begin(&layout).map_err(disk)?;
@@ -329,8 +328,8 @@ impl Restore {
                 let cleared = clear(&layout).and_then(|()| key.map_or(Ok(()), |key| files::remove(&key)));
                 if cleared.and_then(|()| end(&layout)).is_ok() {
                     let _others = std::fs::remove_file(layout.root().join("node.lock"));
-                    if new_directory {
-                        let _not_empty = std::fs::remove_dir(layout.root());
+                    for made in new_directories.iter().rev() {
+                        let _not_empty = std::fs::remove_dir(made);
                     }
                 }
                 return Err(error);
@@ -411,7 +410,7 @@ impl Restore {
             ..drawn
         };
         drop(restored);
-        let told = vec![(Facts::NAME.to_owned(), facts.encode_to_vec().into())];
+        let told = vec![(Facts::NAME.to_owned(), facts.encoded())];
         state.recover(RecoveryWrite { facts: told, ..outcome.write })?;
         identity.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
         Ok(Made {
@@ -458,17 +457,6 @@ pub(super) fn cut_off(layout: &Layout) -> Result<(), StartError> {
         "a restore into {} was cut off, and nothing in it counts. Nothing was changed; give the same `quorate restore` again, it begins anew",
         layout.root().display()
     )))
-}
-
-fn make(directory: &Path) -> std::io::Result<()> {
-    if directory.is_dir() {
-        return Ok(());
-    }
-    std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700).create(directory)?;
-    match directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(parent) => std::fs::File::open(parent)?.sync_all(),
-        None => Ok(()),
-    }
 }
 
 /// From now on nothing counts here; what an earlier attempt left goes.

@@ -245,6 +245,8 @@ pub(super) fn refused(refusal: &Refusal) -> Failure {
     let code = match refusal {
         // The cluster's limits, not the request's: they pass as silent clients are forgotten.
         Refusal::Limit { limit: "REPLAY_CLIENTS_MAX" | "REPLAY_BYTES_MAX", .. } => api::Code::Overloaded,
+        // Nor this one: it is full of what came before it in one entry.
+        Refusal::Limit { limit: "ENTRY_BYTES_MAX", .. } => api::Code::Overloaded,
         Refusal::Limit { .. } | Refusal::EmptyKey | Refusal::DuplicateKey { .. } | Refusal::Malformed { .. } => {
             api::Code::Invalid
         }

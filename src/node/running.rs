@@ -52,7 +52,9 @@ use super::tasks::{Call, ConsensusTask, Hands};
 use super::watching::{self, Watches};
 use super::work::Work;
 use super::workers::{self, Workers};
-use super::{asking, backups, barrier, housekeeping, identity, keepers, log_writer, metering, operators, sealing};
+use super::{
+    asking, backups, barrier, ca, housekeeping, identity, keepers, locked, log_writer, metering, operators, sealing,
+};
 use crate::config;
 use crate::keys::Desk;
 use crate::metrics::Meters;
@@ -122,6 +124,9 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     }
     if builder.moved(&mut facts.listen, &mut facts.advertise)? {
         facts.save(&*meta)?;
+    }
+    if keys.is_some() {
+        locked::note_listen(&layout, &facts.listen);
     }
     let identity = Identity::load(&layout.identity()).map_err(|error| {
         StartError::Directory(format!(
@@ -283,6 +288,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let peers = endpoint.peers();
     let reach = Reach::new(peers.clone());
     let (workers, worker_inboxes) = Workers::new(changes, work);
+    let (shown, newly_shown) = ca::shown();
     let service = Arc::new(Service {
         facts: facts.clone(),
         barrier: Arc::new(Barrier::of(&facts)),
@@ -302,6 +308,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         workers,
         watches,
         joins: Semaphore::new(1),
+        shown,
         certificates: builder.certificates,
         under_way: service::under_way(),
         past: Past::default(),
@@ -407,6 +414,8 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         "renews the certificate",
         identity::keep_certificate(Arc::clone(&service), endpoint.clone(), builder.directory.clone()),
     );
+    ending.keep(&handle, "ends a rotation of the CA", ca::keep_rotation(Arc::clone(&service)));
+    ending.keep(&handle, "notes who has renewed", ca::keep_shown(Arc::clone(&service), newly_shown));
     ending.keep(
         &handle,
         "disconnects who was revoked or removed",

@@ -26,6 +26,7 @@ use tracing::Instrument as _;
 
 use super::authorize::Allowed;
 use super::barrier::Barrier;
+use super::ca::ShownBy;
 use super::facts::Facts;
 use super::fence::Incarnations;
 use super::gate::{Asker, Who};
@@ -72,6 +73,8 @@ pub(crate) struct Service {
     pub(super) watches: Arc<Watches>,
     /// One newcomer is let in at a time.
     pub(super) joins: Semaphore,
+    /// Operators with a certificate of another root than before.
+    pub(super) shown: mpsc::Sender<ShownBy>,
     /// The start of the consensus task's clock.
     pub(super) clock: Instant,
     /// The odd rule's times where the cluster's record says nothing.
@@ -344,6 +347,8 @@ impl Service {
             request::Kind::OperatorIssue(issue) => self.operator_issue(asker, issue, until).await,
             request::Kind::OperatorRevoke(revoke) => self.operator_revoke(asker, revoke, until).await,
             request::Kind::OperatorList(_) => self.operator_list(until).await,
+            request::Kind::CaRotate(rotate) => self.ca_rotate(asker, rotate, until).await,
+            request::Kind::CaStatus(_) => self.ca_status(until).await,
             request::Kind::PassedOn(_) => {
                 Err(fail(api::Code::Invalid, "what was passed on is passed on no further. Nothing was done"))
             }
@@ -517,9 +522,16 @@ impl Service {
             (Plane::Client, CertRole::Operator) => {
                 let who = self.operator_asker(caller.node_id, &caller.key_digest, until).await?;
                 self.heard_lately(kind)?;
-                who
+                self.operator_shows(caller.node_id, caller.issuer);
+                return Ok(Asker::here(who));
             }
-            (Plane::Client, CertRole::Manager | CertRole::Worker) | (Plane::Join, _) => Who::Node(caller.node_id),
+            (Plane::Client, CertRole::Manager | CertRole::Worker) | (Plane::Join, _) => {
+                // Its connections are closed when this is known here; a request may be faster.
+                if self.records.borrow().nodes.get(caller.node_id).is_some_and(|record| record.compromised) {
+                    return Err(no_member());
+                }
+                Who::Node(caller.node_id)
+            }
         };
         Ok(Asker::here(who))
     }
@@ -528,7 +540,8 @@ impl Service {
     /// acknowledged anywhere: a connection outlives a removal, and a certificate does, too.
     async fn member(&self, caller: &Caller, kind: &request::Kind, until: Instant) -> Result<(), Failure> {
         let fits = |record: &NodeRecord| {
-            record.key_digest == caller.key_digest.as_slice()
+            !record.compromised
+                && record.key_digest == caller.key_digest.as_slice()
                 && record.raft().is_some()
                 && record.raft() == caller.raft_id
         };
@@ -561,7 +574,7 @@ impl Service {
 mod tests;
 
 fn no_member() -> Failure {
-    let why = "the cluster has no record of this manager under this identity and raft id: it was removed or demoted. Nothing was done";
+    let why = "the cluster has no record of this node under this identity: it was removed or demoted, or somebody else may have its keys. Nothing was done";
     fail(api::Code::Denied, why)
 }
 

@@ -26,6 +26,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use zeroize::Zeroizing;
 
 use super::barrier::Barrier;
+use super::nodes::Shown;
 use super::records;
 use super::reports::{Said, Settled};
 use super::service::{Service, blocking, broken};
@@ -151,6 +152,10 @@ pub(super) struct ClusterNews {
     pub(super) raft_id: u64,
     pub(super) lineage: Bytes,
     pub(super) managers: Vec<Manager>,
+    /// Names what is trusted.
+    pub(super) trust: Bytes,
+    /// Over which time renewals are spread.
+    pub(super) trust_spread_ms: u64,
 }
 
 impl ClusterNews {
@@ -271,8 +276,10 @@ pub(super) async fn serve(service: Arc<Service>, caller: Caller, session: Sessio
     let (number, kick) = service.workers.table.begin(node);
     let mut registration = Registration { table: &service.workers.table, node, number, silent: Duration::ZERO };
     tracing::debug!(%node, "session");
-    let (noting, version, software) = (Arc::clone(&service), opened.command_version, opened.software.clone());
-    tokio::spawn(async move { noting.note_program(node, version, &software).await });
+    let shown =
+        Shown { command_version: opened.command_version, software: opened.software.clone(), issuer: caller.issuer };
+    let noting = Arc::clone(&service);
+    tokio::spawn(async move { noting.note_shown(node, &shown).await });
     let feed = Box::pin(Feed::new(&service, node, caller.key_digest, opened));
     let end = tokio::select! {
         end = run(feed, &mut sender, &mut receiver, &service) => end,
@@ -436,6 +443,8 @@ impl<'a> Feed<'a> {
             managers: news.managers.clone(),
             role: record.role,
             availability: record.availability,
+            trust: news.trust.clone(),
+            trust_spread_ms: news.trust_spread_ms,
             // Only at first: it is what orders a new process after those before it.
             reported_instance: self.welcomed.as_ref().map_or(seen.reported, |welcomed| welcomed.reported_instance),
         };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_core::consensus::io::Input;
 use quorate_core::id::RaftId;
-use quorate_core::ports::{StagedId, Staging, StateRead};
+use quorate_core::ports::{StagedId, Staging, StateRead, StoreError, StoreResult};
 use quorate_core::state::contract::StateStatus;
 use quorate_core::state::{SnapshotError, SnapshotReader, SnapshotWriter};
 use quorate_transport::{IncomingSnapshot, Peers, SnapshotPiece};
@@ -19,20 +19,35 @@ use super::tasks::Call;
 /// Chunks between the disk and the network.
 const IN_FLIGHT: usize = 4;
 
+/// Why a view was not read to its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unread {
+    /// The store failed, which is final.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Anything else: another attempt may go well.
+    #[error("{0}")]
+    Other(String),
+}
+
 /// Streams a view to a peer; true once the receiver has it on disk.
-pub(super) async fn send(peers: &Peers, to: RaftId, message: Bytes, view: Arc<dyn StateRead>) -> bool {
+///
+/// # Errors
+/// The store's own: a manager whose state cannot be read must not go on leading with it.
+pub(super) async fn send(peers: &Peers, to: RaftId, message: Bytes, view: Arc<dyn StateRead>) -> StoreResult<bool> {
     let (pieces, receiver) = mpsc::channel(IN_FLIGHT);
     let (sent, read) = tokio::join!(peers.send_snapshot(to, message, receiver), read_into(pieces, view));
-    if let Err(error) = read {
-        tracing::error!(%to, %error, "snapshot could not be read; nothing was harmed, it will be tried again");
-    }
-    match sent {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::warn!(%to, %error, "snapshot was not delivered; it will be tried again");
-            false
+    match read {
+        Ok(()) => {}
+        Err(Unread::Store(error)) => return Err(error),
+        Err(Unread::Other(error)) => {
+            tracing::error!(%to, %error, "snapshot could not be read; nothing was harmed, it will be tried again");
         }
     }
+    if let Err(error) = &sent {
+        tracing::warn!(%to, %error, "snapshot was not delivered; it will be tried again");
+    }
+    Ok(sent.is_ok())
 }
 
 /// A view, chunk by chunk. No thread is held while the network takes its time.
@@ -40,9 +55,9 @@ pub(super) struct Chunks(Option<SnapshotWriter>);
 
 impl Chunks {
     /// Of this view, which is held until they end.
-    pub(super) async fn of(view: Arc<dyn StateRead>) -> Result<Self, String> {
-        let opened = blocking(move || SnapshotWriter::new(view)).await?;
-        opened.map(|writer| Self(Some(writer))).map_err(|error| error.to_string())
+    pub(super) async fn of(view: Arc<dyn StateRead>) -> Result<Self, Unread> {
+        let opened = blocking(move || SnapshotWriter::new(view)).await.map_err(Unread::Other)?;
+        Ok(Self(Some(opened?)))
     }
 
     /// What they are of.
@@ -51,15 +66,15 @@ impl Chunks {
     }
 
     /// The next one; `None` after the last. Not cancel safe: dropped half-way, they are over.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, String> {
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Unread> {
         let Some(mut writer) = self.0.take() else { return Ok(None) };
-        let (read, writer) = blocking(move || (writer.next_chunk(), writer)).await?;
+        let (read, writer) = blocking(move || (writer.next_chunk(), writer)).await.map_err(Unread::Other)?;
         self.0 = Some(writer);
-        read.map_err(|error| error.to_string())
+        Ok(read?)
     }
 }
 
-async fn read_into(pieces: mpsc::Sender<SnapshotPiece>, view: Arc<dyn StateRead>) -> Result<(), String> {
+async fn read_into(pieces: mpsc::Sender<SnapshotPiece>, view: Arc<dyn StateRead>) -> Result<(), Unread> {
     let mut chunks = Chunks::of(view).await?;
     loop {
         let piece = match chunks.next().await? {
@@ -131,5 +146,31 @@ pub(super) async fn receive(
             tracing::error!(%from, %error, "the thread that received a snapshot failed");
             let _ = done.send(Err(error));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_core::ports::Visit;
+
+    use super::*;
+
+    /// A state with a record that is not what was written.
+    struct Rotten;
+
+    impl StateRead for Rotten {
+        fn get(&self, _: &[u8]) -> StoreResult<Option<Bytes>> {
+            Err(StoreError::Corrupt { record: "a key".to_owned(), detail: "a bit has turned".to_owned() })
+        }
+
+        fn scan(&self, from: &[u8], _: &[u8], _: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> StoreResult<()> {
+            self.get(from).map(|_| ())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_state_that_is_damaged_is_no_attempt_that_failed_but_the_end_of_the_store() {
+        let opened = Chunks::of(Arc::new(Rotten)).await;
+        assert!(matches!(opened, Err(Unread::Store(StoreError::Corrupt { .. }))));
     }
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::id::{NodeId, StoreId};
 use quorate_transport::{Identity, KeyPair};
+use zeroize::Zeroizing;
 
 use super::facts::{Facts, Layout};
 use super::files::{self, FileError};
@@ -32,6 +33,9 @@ pub(crate) struct StateFile {
     /// The CA that came with it.
     #[prost(bytes = "bytes", tag = "4")]
     pub(crate) ca: Bytes,
+    /// What else is trusted.
+    #[prost(bytes = "bytes", repeated, tag = "5")]
+    pub(crate) authorities: Vec<Bytes>,
 }
 
 /// What a directory is to be run as.
@@ -65,13 +69,14 @@ impl StateFile {
             }
             Err(error @ FileError::Damaged(_)) => return Err(damaged(error.to_string())),
         };
-        let file = Self::decode(bytes).map_err(|error| damaged(error.to_string()))?;
+        let file = Facts::decoded(bytes, |plain| Self::decode(plain), |file| &mut file.facts);
+        let file = file.map_err(|error| damaged(error.to_string()))?;
         let whole = NodeId::from_slice(&file.facts.node_id).is_some() && file.facts.seed.len() == 32;
         if whole { Ok(Some(file)) } else { Err(damaged("an id in it has the wrong length".into())) }
     }
 
     pub(crate) fn save(&self, layout: &Layout) -> Result<(), StartError> {
-        files::replace(&path(layout), &self.encode_to_vec())
+        files::replace(&path(layout), &Zeroizing::new(self.encode_to_vec()))
             .map_err(|error| StartError::Disk(format!("{} cannot be written: {error}", path(layout).display())))
     }
 
@@ -106,7 +111,13 @@ pub(crate) fn settle(layout: &Layout) -> Result<Settled, StartError> {
             file.joining_key()?
         };
         let identity = Identity::new(file.ca.to_vec().into(), file.certificate.to_vec().into(), key)
-            .map_err(|error| StartError::Refused(error.to_string()))?;
+            .map_err(|error| StartError::Refused(error.to_string()))?
+            .with_others(file.authorities.iter().map(|authority| authority.to_vec().into()).collect());
+        // Tokens of roots that the node has known stay tokens of its cluster.
+        let identity = match Identity::load(&layout.identity()) {
+            Ok(old) if old.subject().cluster == identity.subject().cluster => identity.after(&old),
+            Ok(_) | Err(_) => identity,
+        };
         identity.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
     }
     if file.facts.raft_id != 0 {
@@ -124,6 +135,7 @@ pub(crate) fn settle(layout: &Layout) -> Result<Settled, StartError> {
     }
     if !file.certificate.is_empty() {
         (file.certificate, file.ca, file.joining_key) = (Bytes::new(), Bytes::new(), Bytes::new());
+        file.authorities.clear();
         file.save(layout)?;
     }
     Ok(Settled::Worker(Box::new(file)))

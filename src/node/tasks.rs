@@ -323,11 +323,15 @@ impl ConsensusTask {
         let (peers, inbox) = (self.hands.peers.clone(), self.hands.inbox.clone());
         let view = self.views.get(&view).map(Arc::clone);
         self.hands.runtime.spawn(async move {
-            let delivered = match view {
+            let sent = match view {
                 Some(view) => snapshots::send(&peers, to, message, view).await,
-                None => false,
+                None => Ok(false),
             };
-            let _ = inbox.send(Call::Input(Input::SnapshotSent { to, delivered })).await;
+            let input = match sent {
+                Ok(delivered) => Input::SnapshotSent { to, delivered },
+                Err(error) => Input::StoreFailed(error),
+            };
+            let _ = inbox.send(Call::Input(input)).await;
         });
     }
 }

@@ -17,7 +17,6 @@ use quorate_core::txn::{Compare, Delete, Op, Put, Range, Txn};
 use quorate_transport::api::{self, response};
 use quorate_transport::{CaHash, JoinRefused, JoinToken, TokenSecret};
 use tokio::time::Instant;
-use zeroize::Zeroizing;
 
 use super::barrier::Barrier;
 use super::gate::Asker;
@@ -98,9 +97,24 @@ pub(super) fn unix_now() -> u64 {
 /// Every token, as one view has them.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
-    manager: Option<TokenSecret>,
-    worker: Option<TokenSecret>,
+    manager: Option<Standing>,
+    worker: Option<Standing>,
     made: Vec<Kept>,
+}
+
+/// The standing token of a role.
+#[derive(Debug)]
+struct Standing {
+    secret: TokenSecret,
+    /// The revision that last wrote it.
+    revision: u64,
+}
+
+impl Standing {
+    fn read(view: &dyn StateRead, role: Role, barrier: &Barrier) -> StoreResult<Option<Self>> {
+        let revision = records::value(view, records::token_key(role))?.map_or(0, |(_, revision)| revision);
+        Ok(records::token(view, role, barrier)?.map(|secret| Self { secret, revision }))
+    }
 }
 
 /// A token that was made, as it lies in the state.
@@ -136,8 +150,8 @@ impl Tokens {
             Ok(Kept { token, made: entry.create_revision, revision: entry.mod_revision })
         });
         Ok(Self {
-            manager: records::token(view, Role::Manager, barrier)?,
-            worker: records::token(view, Role::Worker, barrier)?,
+            manager: Standing::read(view, Role::Manager, barrier)?,
+            worker: Standing::read(view, Role::Worker, barrier)?,
             made: made.collect::<StoreResult<_>>()?,
         })
     }
@@ -148,7 +162,7 @@ impl Tokens {
     pub(super) fn pass(&self, secret: &TokenSecret, known: bool, now: u64) -> Result<Pass, JoinRefused> {
         let digest = secret.digest();
         let opens =
-            |standing: &Option<TokenSecret>| standing.as_ref().is_some_and(|token| token.matches(secret.expose()));
+            |standing: &Option<Standing>| standing.as_ref().is_some_and(|token| token.secret.matches(secret.expose()));
         let (manager, worker) = (opens(&self.manager), opens(&self.worker));
         let mut made = None;
         for kept in &self.made {
@@ -156,16 +170,21 @@ impl Tokens {
                 made = Some(kept);
             }
         }
-        let standing = |role| Pass { role, compares: Vec::new(), then: Vec::new() };
+        // One that is replaced at the same moment lets nobody in any more.
+        let standing = |role: Role, token: &Option<Standing>| {
+            let revision = token.as_ref().map_or(0, |token| token.revision);
+            let still = Compare::mod_revision(records::token_key(role), revision);
+            Pass { role, compares: vec![still], then: Vec::new() }
+        };
         let Kept { token, revision, .. } = match (manager, worker, made) {
-            (true, _, _) => return Ok(standing(Role::Manager)),
-            (_, true, _) => return Ok(standing(Role::Worker)),
+            (true, _, _) => return Ok(standing(Role::Manager, &self.manager)),
+            (_, true, _) => return Ok(standing(Role::Worker, &self.worker)),
             (_, _, Some(made)) => made,
             (_, _, None) => return Err(JoinRefused::BadToken),
         };
         let role = Role::try_from(token.role).map_err(|_unknown| JoinRefused::BadToken)?;
         if known {
-            return Ok(standing(role));
+            return Ok(Pass { role, compares: Vec::new(), then: Vec::new() });
         }
         if token.is_expired(now) {
             return Err(JoinRefused::TokenExpired);
@@ -239,15 +258,30 @@ impl Service {
     ) -> Result<response::Kind, Failure> {
         let role = records::role_named(role)?;
         let tokens = self.tokens(until).await?;
-        let secret = if role == Role::Manager { tokens.manager } else { tokens.worker };
-        let secret = secret.ok_or_else(|| {
+        let standing = if role == Role::Manager { tokens.manager } else { tokens.worker };
+        let standing = standing.ok_or_else(|| {
             fail(
                 api::Code::NotFound,
                 format!("the cluster has no {} token; `quorate token rotate` makes one", role.name()),
             )
         })?;
         tracing::info!(by = %asker, role = role.name(), "a join token is shown");
-        Ok(response::Kind::Token(api::TokenDone { token: self.revealed(secret).await? }))
+        Ok(response::Kind::Token(api::TokenDone { token: self.revealed(standing.secret).await? }))
+    }
+
+    /// What makes every join token that there is worthless, and each role another standing one.
+    pub(super) fn all_replaced(
+        view: &dyn StateRead,
+        barrier: &Barrier,
+        asked: &api::Compromised,
+    ) -> Result<Vec<Op>, Failure> {
+        let from = Section::Identity.key(MADE);
+        let made = Delete { end: prefix_end(&from), key: from, previous: false };
+        let mut ops = vec![made.into()];
+        for (role, secret) in [(Role::Manager, &asked.manager_secret), (Role::Worker, &asked.worker_secret)] {
+            ops.push(standing(view, barrier, role, &drawn(secret)?)?.into());
+        }
+        Ok(ops)
     }
 
     /// Gives a role another standing token; the old one lets nobody in any more.
@@ -259,11 +293,9 @@ impl Service {
     ) -> Result<response::Kind, Failure> {
         let role = records::role_named(&asked.role)?;
         let secret = drawn(&asked.secret)?;
-        let (key, bytes) = (records::token_key(role), Zeroizing::new(*secret.expose()));
-        let plan = move |view: &dyn StateRead, barrier: &Barrier| {
-            let value = barrier.seal(view, &key, Bytes::new(), &*bytes).map_err(|error| broken(&error))?;
-            Ok(Some(Txn::of(Put { key: key.clone(), value, ..Put::default() })))
-        };
+        let sealed = secret.clone();
+        let plan =
+            move |view: &dyn StateRead, barrier: &Barrier| Ok(Some(Txn::of(standing(view, barrier, role, &sealed)?)));
         self.once_planned(asker, asked.once, Arc::new(plan), until).await?;
         tracing::info!(by = %asker, role = role.name(), "the join token was rotated");
         Ok(response::Kind::Token(api::TokenDone { token: self.revealed(secret).await.map_err(already_settled)? }))
@@ -343,6 +375,13 @@ impl Service {
     }
 }
 
+/// What makes this the standing token of a role, sealed.
+fn standing(view: &dyn StateRead, barrier: &Barrier, role: Role, secret: &TokenSecret) -> Result<Put, Failure> {
+    let key = records::token_key(role);
+    let value = barrier.seal(view, &key, Bytes::new(), secret.expose()).map_err(|error| broken(&error))?;
+    Ok(Put { key, value, ..Put::default() })
+}
+
 /// The secret that the asker drew for a new token.
 fn drawn(secret: &[u8]) -> Result<TokenSecret, Failure> {
     let secret: [u8; 16] = secret.try_into().map_err(|_length| {
@@ -390,7 +429,8 @@ mod tests {
     }
 
     fn tokens(made: Vec<Kept>) -> Tokens {
-        Tokens { manager: Some(secret(1)), worker: Some(secret(2)), made }
+        let standing = |byte, revision| Some(Standing { secret: secret(byte), revision });
+        Tokens { manager: standing(1, 4), worker: standing(2, 5), made }
     }
 
     #[test]
@@ -406,7 +446,11 @@ mod tests {
     #[test]
     fn a_use_is_counted_by_the_transaction_that_lets_the_bearer_in() {
         let standing = tokens(Vec::new()).pass(&secret(1), false, 0).unwrap();
-        assert!(standing.compares.is_empty() && standing.then.is_empty());
+        // A standing one has any number of uses; that it still stands is judged with the write.
+        assert_eq!(standing.compares, [Compare::mod_revision(records::token_key(Role::Manager), 4)]);
+        assert!(standing.then.is_empty());
+        let known = tokens(Vec::new()).pass(&secret(1), true, 0).unwrap();
+        assert!(known.then.is_empty());
         let pass = tokens(vec![made(3, 0, 2, 1)]).pass(&secret(3), false, 0).unwrap();
         assert_eq!(pass.compares, [Compare::mod_revision(MadeToken::key("t3"), 7)]);
         let Some(quorate_core::txn::OpKind::Put(put)) = &pass.then[0].kind else { panic!("a put") };

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::id::StoreId;
+use quorate_core::state::read;
 use quorate_transport::api::{request, response};
 use quorate_transport::{Connection, Identity, JoinError, JoinRefused, KeyPair, api};
 
@@ -74,6 +75,7 @@ pub(super) async fn enrol(
     file.facts.raft_id = done.raft_id;
     file.certificate = done.certificate;
     file.ca = done.ca;
+    file.authorities = done.authorities;
     file.facts.lineage = done.lineage;
     if !done.advertise.is_empty() {
         file.facts.advertise = done.advertise;
@@ -117,14 +119,20 @@ pub(super) async fn after_removal(builder: &NodeBuilder) -> Option<StopReason> {
 /// The role is settled, or there is a reason to stop, or nobody could tell.
 async fn ask(builder: &NodeBuilder) -> Result<Option<StopReason>, String> {
     let layout = builder.layout();
-    let read = layout.clone();
-    let (facts, identity) = off_thread(move || {
-        let store = super::directory::open_store(&read)?;
+    let at = layout.clone();
+    let (facts, identity, compromised) = off_thread(move || {
+        let store = super::directory::open_store(&at)?;
         let facts = Facts::load(&*store.meta)?;
-        Ok((facts, identity_in(&read)?))
+        // Thrown out by the last word that this store has heard: nobody who would tell it more is trusted by it any more.
+        let node = facts.as_ref().map(Facts::node).unwrap_or_default();
+        let compromised = read::node(&*store.state, node)?.is_some_and(|own| own.compromised);
+        Ok((facts, identity_in(&at)?, compromised))
     })
     .await
-    .map_err(|error| error.to_string())?;
+    .map_err(|error: StartError| error.to_string())?;
+    if compromised {
+        return Ok(Some(StopReason::Removed));
+    }
     let facts = facts.ok_or("the store has no facts about the node")?;
     let managers: Vec<String> =
         facts.managers.iter().flat_map(|manager| &manager.addresses).chain(&builder.hints).cloned().collect();

@@ -5,7 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use quorate_core::membership::trust::TrustRecord;
 use quorate_core::membership::work::{ItemStatus, ReportRecord};
+use quorate_transport::trust_id;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::changes::Changes;
@@ -73,6 +76,8 @@ fn tell_news(service: &Service, news: &watch::Sender<Arc<ClusterNews>>) {
         raft_id: service.facts.raft_id,
         lineage: records.cluster.lineage.clone(),
         managers: ClusterNews::managers_of(&records.nodes),
+        trust: trust_named(&records.trust),
+        trust_spread_ms: records.trust.spread_ms,
     };
     news.send_if_modified(|known| {
         let changed = **known != fresh;
@@ -81,6 +86,14 @@ fn tell_news(service: &Service, news: &watch::Sender<Arc<ClusterNews>>) {
         }
         changed
     });
+}
+
+/// Empty before anything is known of it.
+fn trust_named(trust: &TrustRecord) -> Bytes {
+    if trust.authorities.is_empty() {
+        return Bytes::new();
+    }
+    Bytes::copy_from_slice(&trust_id(trust.authorities.iter().map(|authority| &authority[..])))
 }
 
 /// Keeps what all workers are told in step with the records: thousands wake when it changes, so it changes only if it must.

@@ -49,6 +49,14 @@ impl SealingPair {
     }
 }
 
+/// Whether a barrier key can be sealed to this public key.
+///
+/// # Errors
+/// The system gives no entropy.
+pub fn takes_copies(public: &[u8]) -> StoreResult<bool> {
+    Ok(BarrierKey::generate(0)?.copy_for(&[0; 16], public)?.is_some())
+}
+
 /// A key that secrets are sealed with, the same for the whole cluster.
 #[derive(Clone)]
 pub struct BarrierKey {
@@ -97,27 +105,27 @@ impl BarrierKey {
         &self.secret
     }
 
-    /// A copy that only the holder of the private half opens.
+    /// A copy that only the holder of the private half opens; `None` when nothing can be sealed to `public`: it is no public
+    /// key, or one that gives everybody the same secret.
     ///
     /// # Errors
-    /// `public` is no public key, or the system gives no entropy.
-    pub fn copy_for(&self, cluster: &[u8; 16], public: &[u8]) -> StoreResult<Vec<u8>> {
-        const DOING: &str = "sealing a barrier key to a manager";
+    /// The system gives no entropy.
+    pub fn copy_for(&self, cluster: &[u8; 16], public: &[u8]) -> StoreResult<Option<Vec<u8>>> {
         // HPKE draws by itself; whether there is entropy is asked first, where that is an answer and not a panic.
         random(Zeroizing::new([0; KEY_BYTES]).as_mut_slice())?;
-        let public = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(public).map_err(|_malformed| refused(DOING))?;
-        let (encapsulated, sealed) = single_shot_seal::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
+        let Ok(public) = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(public) else { return Ok(None) };
+        let sealed = single_shot_seal::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
             &OpModeS::Base,
             &public,
             COPY_INFO,
             self.secret.as_slice(),
             &bound(cluster, self.id),
-        )
-        .map_err(|_refused| refused(DOING))?;
+        );
+        let Ok((encapsulated, sealed)) = sealed else { return Ok(None) };
         let mut copy = vec![COPY_VERSION];
         copy.extend_from_slice(&encapsulated.to_bytes());
         copy.extend_from_slice(&sealed);
-        Ok(copy)
+        Ok(Some(copy))
     }
 
     /// Opens a copy.
@@ -218,7 +226,7 @@ mod tests {
     #[test]
     fn a_copy_opens_for_its_manager_and_for_nobody_else() {
         let key = BarrierKey::generate(3).unwrap();
-        let copy = key.copy_for(&CLUSTER, pair(1).public()).unwrap();
+        let copy = key.copy_for(&CLUSTER, pair(1).public()).unwrap().unwrap();
         assert!(!copy.windows(32).any(|window| window == key.expose()));
         let opened = BarrierKey::from_copy(3, &CLUSTER, &pair(1), &copy).unwrap();
         assert!(opened.expose() == key.expose() && opened.id() == 3);
@@ -232,7 +240,19 @@ mod tests {
             assert!(BarrierKey::from_copy(3, &CLUSTER, &pair(1), &flipped).is_err(), "byte {at}");
             assert!(BarrierKey::from_copy(3, &CLUSTER, &pair(1), &copy[..at]).is_err(), "cut to {at}");
         }
-        assert!(key.copy_for(&CLUSTER, b"short").is_err());
+    }
+
+    #[test]
+    fn nothing_is_sealed_to_what_is_no_key() {
+        let key = BarrierKey::generate(3).unwrap();
+        // All zero, and one: whatever is agreed on with these, everybody knows.
+        let mut one = [0; KEY_BYTES];
+        one[0] = 1;
+        for public in [&b"short"[..], &[0; KEY_BYTES], &one] {
+            assert!(key.copy_for(&CLUSTER, public).unwrap().is_none(), "{public:?}");
+            assert!(!takes_copies(public).unwrap());
+        }
+        assert!(takes_copies(pair(1).public()).unwrap());
     }
 
     #[test]

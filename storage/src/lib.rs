@@ -53,7 +53,7 @@ mod state;
 pub mod testing;
 mod wal;
 
-pub use barrier::{BarrierKey, SealingPair};
+pub use barrier::{BarrierKey, SealingPair, takes_copies};
 pub use dir::{exists, free_space, is_in_memory};
 pub use keeper::{KeyKeeper, KeyStatus};
 pub use key::{GivenKey, Key, KeyError, KeyId, KeyKind, KeyProvider, KeySlot};

@@ -220,3 +220,122 @@ async fn a_clock_that_was_far_ahead_for_a_while_leaves_no_certificate_behind_tha
     shakes_hands(&cluster, index).await;
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_was_off_for_120_days_starts_by_being_switched_on() {
+    const DAYS_120: i64 = 120 * 86_400;
+    // Given three managers, two workers and an operator of 120 days ago, which were all switched off then.
+    let mut cluster = Cluster::empty();
+    let of_then = |cluster: &Cluster, name: &str| cluster.builder(&cluster.path(name), name).clock_ahead(-DAYS_120);
+    let first = of_then(&cluster, "m1").start(Start::OpenOrInit).await.unwrap();
+    first.ready().await.unwrap();
+    cluster.add(cluster.path("m1"), first);
+    for name in ["m2", "m3"] {
+        let node = of_then(&cluster, name).start(cluster.joining().await).await.unwrap();
+        cluster.add(cluster.path(name), node);
+    }
+    cluster.settled(3).await;
+    let mut workers = Vec::new();
+    for name in ["w1", "w2"] {
+        let worker = of_then(&cluster, name).start(cluster.joining_as_worker().await).await.unwrap();
+        worker.ready().await.unwrap();
+        workers.push(worker);
+    }
+    cluster.any().client().kv().put("k", "v").await.unwrap();
+    for worker in workers {
+        worker.shutdown().await;
+    }
+    for index in 0..3 {
+        cluster.kill(index).await;
+    }
+    let directories = ["m1", "m2", "m3", "w1", "w2"].map(|name| cluster.path(name));
+    let old: Vec<Held> = directories.iter().map(|directory| certificate(directory)).collect();
+    for held in &old {
+        assert!(held.0.check_time(SystemTime::now()).is_err(), "it ran out a month ago");
+    }
+    assert!(cluster.operator().subject().check_time(SystemTime::now()).is_err());
+    // When they are switched on, with nothing but their directories
+    for index in 0..3 {
+        let node = cluster.builder_of_as_recorded(index).start(Start::Open).await.unwrap();
+        cluster.members[index].node = Some(node);
+    }
+    // Then there is a leader and everybody in its seat, the workers are back,
+    cluster.settled(3).await;
+    let mut workers = Vec::new();
+    for name in ["w1", "w2"] {
+        let worker = cluster.worker_again(name).await;
+        worker.ready().await.unwrap();
+        cluster.sees_worker(name, "ready").await;
+        workers.push(worker);
+    }
+    // everybody has a certificate that holds, for the same key,
+    for (directory, old) in directories.iter().zip(&old) {
+        let now = certificate(directory);
+        assert!(now.0.check_time(SystemTime::now()).is_ok());
+        assert_eq!((now.0.key_digest, now.0.named()), (old.0.key_digest, old.0.named()));
+    }
+    // and so has the operator, once it asks for something.
+    let client = cluster.outside(&[0, 1, 2]).await;
+    assert_eq!(client.kv().get("k").await.unwrap().unwrap().value, "v");
+    assert!(client.identity().unwrap().subject().check_time(SystemTime::now()).is_ok());
+    for worker in workers {
+        worker.shutdown().await;
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_to_be_signed_makes_nobody_more_than_its_record_says() {
+    use quorate_transport::{CertRole, Clock, JoinError, JoinRefused, JoinRequest, KeyPair, Network};
+    // Given a worker and a read-only operator
+    let cluster = Cluster::founded().await;
+    let worker = cluster.worker("w1").await;
+    let viewer = cluster.any().client().operators().issue("viewer").read_only().await.unwrap().identity;
+    let address = vec![cluster.any().address().to_string()];
+    let own = Identity::load(&cluster.path("w1").join("node.id")).unwrap();
+    let ask = async |csr: Vec<u8>, node| {
+        let (clock, network) = (Clock::default(), Network::default());
+        let request = JoinRequest::renewal(csr, node, clock);
+        quorate_transport::renew(&address, own.ca_hash(), request, Duration::from_secs(10), clock, &network).await
+    };
+    let subject = |certificate: Vec<u8>| Subject::of(&certificate.into()).unwrap();
+    // When a request asks to be a manager of another organisation, and a CA, for somebody else's name
+    let signer = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(
+        &rustls_pki_types::PrivatePkcs8KeyDer::from(own.key().pkcs8_der()),
+        &rcgen::PKCS_ED25519,
+    )
+    .unwrap();
+    let mut asked = rcgen::CertificateParams::new(vec!["manager.example.org".to_owned()]).unwrap();
+    asked.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    asked.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    asked.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    asked.distinguished_name.push(rcgen::DnType::OrganizationalUnitName, "manager");
+    asked.distinguished_name.push(rcgen::DnType::OrganizationName, "another cluster");
+    let csr = asked.serialize_request(&signer).unwrap().der().to_vec();
+    let given = subject(ask(csr, own.subject().node_id).await.unwrap().certificate);
+    // Then it is signed as what its record says, and nothing of it but the key is used.
+    assert_eq!((given.named(), given.key_digest), (own.subject().named(), own.subject().key_digest));
+    assert_eq!(given.role, CertRole::Worker);
+    let given = subject(ask(viewer.key().csr().unwrap(), viewer.subject().node_id).await.unwrap().certificate);
+    assert_eq!(given.role, CertRole::Operator);
+    // Nobody gets a certificate for another: not for a manager, not for an operator, and not with another key.
+    let manager = cluster.any().id().parse().unwrap();
+    let others = [
+        (own.key().csr().unwrap(), manager),
+        (own.key().csr().unwrap(), cluster.operator().subject().node_id),
+        (viewer.key().csr().unwrap(), cluster.operator().subject().node_id),
+        (KeyPair::generate().unwrap().csr().unwrap(), own.subject().node_id),
+    ];
+    for (csr, node) in others {
+        let refused = ask(csr, node).await.unwrap_err();
+        assert!(matches!(refused, JoinError::Refused(JoinRefused::AlreadyKnown(_))), "{refused}");
+    }
+    let refused = ask(own.key().csr().unwrap(), quorate_core::id::NodeId::from_bytes([9; 16])).await.unwrap_err();
+    assert!(matches!(refused, JoinError::Refused(JoinRefused::NotAMember)), "{refused}");
+    // Nor by one that was taken back.
+    cluster.any().client().operators().revoke("viewer").await.unwrap();
+    let refused = ask(viewer.key().csr().unwrap(), viewer.subject().node_id).await.unwrap_err();
+    assert!(matches!(refused, JoinError::Refused(_)), "{refused}");
+    worker.shutdown().await;
+    cluster.stop().await;
+}

@@ -15,6 +15,7 @@
 
 mod assignments;
 mod authorisation;
+mod authorities;
 mod backups;
 mod between;
 mod certificates;

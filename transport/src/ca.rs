@@ -6,12 +6,14 @@
 
 use std::time::{Duration, SystemTime};
 
+use data_encoding::HEXLOWER;
 use quorate_core::id::{ClusterId, NodeId};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::identity::{KeyPair, dns_name};
@@ -25,6 +27,9 @@ const ROOT_VALIDITY: Duration = Duration::from_secs(20 * 365 * 86_400);
 pub(crate) const BACKDATE: Duration = Duration::from_secs(2 * 3_600);
 /// Longest signing request that is looked at, bytes.
 const CSR_BYTES_MAX: usize = 16 * 1024;
+
+/// Roots on the way from one that is trusted to the one that signs, at most: rotations within each other.
+const STEPS_MAX: u8 = 4;
 
 /// What a certificate lets its holder be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -108,11 +113,8 @@ impl ClusterCa {
     pub fn create(cluster: ClusterId, now: SystemTime) -> Result<Self, CaError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
-        let mut name = DistinguishedName::new();
-        name.push(DnType::CommonName, "quorate cluster CA");
-        name.push(DnType::OrganizationName, cluster.to_string());
-        params.distinguished_name = name;
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.distinguished_name = root_name(cluster, &key);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(STEPS_MAX));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.serial_number = Some(serial()?);
         set_validity(&mut params, now, ROOT_VALIDITY, u64::MAX);
@@ -164,6 +166,35 @@ impl ClusterCa {
 
     pub(crate) const fn key(&self) -> &KeyPair {
         &self.key
+    }
+
+    /// What certificates that it signs name as their issuer.
+    pub fn issuer_id(&self) -> IssuerId {
+        subject_id(&self.certificate)
+    }
+
+    /// The key of the root that comes after this one, signed by this one: who trusts only this root finds the way to what the
+    /// next one signs. Holds for as long as this root does.
+    ///
+    /// # Errors
+    /// The two are of different clusters, or signing failed.
+    pub fn cross_sign(&self, next: &Self, now: SystemTime) -> Result<CertificateDer<'static>, CaError> {
+        if next.cluster != self.cluster {
+            return Err(CaError::WrongCluster { ours: self.cluster, asked: next.cluster });
+        }
+        let signing = |error: rcgen::Error| CaError::Signing(error.to_string());
+        let public = next.key.signer().map_err(signing)?;
+        // Name, usages and key identifiers as in the other's own root.
+        let mut params = CertificateParams::default();
+        params.distinguished_name = root_name(self.cluster, &next.key);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(STEPS_MAX));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.serial_number = Some(serial()?);
+        set_validity(&mut params, now, ROOT_VALIDITY, self.not_after);
+        let signer = self.key.signer().map_err(signing)?;
+        let issuer = Issuer::from_ca_cert_der(&self.certificate, &*signer).map_err(signing)?;
+        let certificate = params.signed_by(&*public, &issuer).map_err(signing)?;
+        Ok(certificate.der().clone())
     }
 
     /// What join tokens pin.
@@ -226,6 +257,37 @@ impl ClusterCa {
             params.signed_by(&request.public_key, &issuer).map_err(|error| CaError::Signing(error.to_string()))?;
         Ok(certificate.der().clone())
     }
+}
+
+/// A name of its own for each root: the issuer's name in a certificate says which root signed it.
+fn root_name(cluster: ClusterId, key: &KeyPair) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, format!("quorate cluster CA {}", HEXLOWER.encode(&key.digest()[..8])));
+    name.push(DnType::OrganizationName, cluster.to_string());
+    name
+}
+
+/// Which root signed a certificate: the beginning of the SHA-256 of the name it gives as its issuer. Roots have names of their
+/// own, made from their keys; that the name is true is shown by the signature, which a handshake checks.
+pub type IssuerId = [u8; 8];
+
+pub(crate) fn name_id(name: &[u8]) -> IssuerId {
+    let digest: [u8; 32] = Sha256::digest(name).into();
+    let mut id = IssuerId::default();
+    id.copy_from_slice(&digest[..8]);
+    id
+}
+
+/// What certificates that this root signs name as their issuer.
+pub fn subject_id(certificate: &CertificateDer<'_>) -> IssuerId {
+    x509_parser::parse_x509_certificate(certificate)
+        .map_or_else(|_| IssuerId::default(), |(_, root)| name_id(root.subject().as_raw()))
+}
+
+/// Whether a CA certificate is a root, which signs itself; else it is one root's word for another.
+pub fn is_root(certificate: &CertificateDer<'_>) -> bool {
+    x509_parser::parse_x509_certificate(certificate)
+        .is_ok_and(|(_, parsed)| parsed.subject().as_raw() == parsed.issuer().as_raw())
 }
 
 /// 16 random bytes, positive: two certificates never share a serial, also not over a renewal of one key.

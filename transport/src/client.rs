@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustls_pki_types::CertificateDer;
 
+use crate::ca::IssuerId;
 use crate::calls::Calls;
 use crate::clock::Clock;
 use crate::codes;
@@ -243,6 +245,20 @@ impl Connection {
     /// What the manager said of itself; its lineage may be longer than the client's, which then adopts it.
     pub fn remote_hello(&self) -> &Hello {
         &self.inner.hello
+    }
+
+    /// Which root signed the manager's certificate.
+    pub fn remote_issuer(&self) -> Option<IssuerId> {
+        greet::subject_of(&self.inner.connection).map(|subject| subject.issuer)
+    }
+
+    /// What the manager has shown with its certificate: the root that signed it first, then what else is trusted.
+    pub fn remote_authorities(&self) -> Vec<CertificateDer<'static>> {
+        let mut chain = greet::chain_of(&self.inner.connection).unwrap_or_default();
+        if !chain.is_empty() {
+            chain.remove(0);
+        }
+        chain
     }
 
     /// Where the manager is.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quinn::crypto::rustls::HandshakeData;
+use quorate_core::id::NodeId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -19,7 +20,7 @@ use crate::codes;
 use crate::greet::{self, GreetError};
 use crate::handler::{Caller, Gate, Handler, Plane};
 use crate::hello::{self, Hello, Refused};
-use crate::identity::Identity;
+use crate::identity::{Identity, Subject};
 use crate::join;
 use crate::lanes::QueueLimit;
 use crate::network::Network;
@@ -319,6 +320,17 @@ impl Endpoint {
         self.shared.credentials.replace(identity)
     }
 
+    /// Closes every connection of a node, on all planes, and tells it why: for nodes that were removed or demoted. The
+    /// gate has to refuse it by then, or it comes back.
+    pub fn disconnect(&self, node: NodeId, reason: &Refused) {
+        let callers = self.shared.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, connection) in callers.values().filter(|(caller, _)| caller.node_id == node) {
+            greet::close(connection, reason);
+        }
+        drop(callers);
+        self.peers().disconnect_node(node, reason);
+    }
+
     /// Closes every connection of the client plane whose caller `judge` refuses, and tells it why: connections outlive the records that
     /// they were taken by. The gate has to refuse it by then, or it comes back. `judge` must not wait.
     pub fn review(&self, judge: impl Fn(&Caller) -> Option<Refused>) {
@@ -328,6 +340,21 @@ impl Endpoint {
                 greet::close(connection, &reason);
             }
         }
+    }
+
+    /// Closes every connection whose other end has shown a certificate that `concerns` says yes to. Who may come back does so at
+    /// once. Strangers on the join plane, who show none, are left alone.
+    pub fn disconnect_where(&self, concerns: impl Fn(&Subject) -> bool, reason: &Refused) {
+        let concerns = |connection: &quinn::Connection| greet::subject_of(connection).is_some_and(|of| concerns(&of));
+        // Certificates of thousands are not parsed while others wait to get in.
+        let callers: Vec<quinn::Connection> = {
+            let callers = self.shared.callers.lock().unwrap_or_else(PoisonError::into_inner);
+            callers.values().map(|(_, connection)| connection.clone()).collect()
+        };
+        for connection in callers.iter().filter(|connection| concerns(connection)) {
+            greet::close(connection, reason);
+        }
+        self.peers().disconnect_where(concerns, reason);
     }
 
     /// Who this endpoint is right now.

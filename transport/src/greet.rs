@@ -41,8 +41,12 @@ pub(crate) enum GreetError {
 
 /// What the certificate of the other end says; `None` when it showed none.
 pub(crate) fn subject_of(connection: &quinn::Connection) -> Option<Subject> {
-    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-    Subject::of(chain.first()?).ok()
+    Subject::of(chain_of(connection)?.first()?).ok()
+}
+
+/// The certificate of the other end, and what it has shown with it.
+pub(crate) fn chain_of(connection: &quinn::Connection) -> Option<Vec<CertificateDer<'static>>> {
+    connection.peer_identity()?.downcast().ok().map(|chain| *chain)
 }
 
 /// The other end as its certificate has it.
@@ -56,6 +60,7 @@ pub(crate) fn caller_of(connection: &quinn::Connection, plane: Plane) -> Option<
         raft_id: None,
         address: Some(std::net::SocketAddr::new(address.ip().to_canonical(), address.port())),
         key_digest: subject.key_digest,
+        issuer: subject.issuer,
     })
 }
 
@@ -184,7 +189,11 @@ pub(crate) async fn answer(
     let verdict = hello::check(plane, ours, &greeted.caller, &greeted.hello, false);
     // The judge sees every hello: a newer lineage counts also on a connection that is refused for it.
     let judged = judge(&greeted.caller, &greeted.hello);
-    let refused = verdict.and(judged).err();
+    let refused = match judged {
+        // It knows no lineage that could be compared: that is in what is locked.
+        Err(Refused::Locked) => Some(Refused::Locked),
+        judged => verdict.and(judged).err(),
+    };
     let reply =
         proto::HelloReply { hello: Some(ours.to_wire(instance)), refused: refused.as_ref().map(Refused::to_wire) };
     if !write(&mut send, FrameKind::HelloReply, &reply.encode_to_vec()).await {

@@ -11,7 +11,7 @@ use quorate_core::id::{NodeId, RaftId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::answers::Place;
-use crate::ca::CertRole;
+use crate::ca::{CertRole, IssuerId};
 use crate::calls::LaneAnswer;
 use crate::feed::Feed;
 use crate::hello::{Hello, Refused};
@@ -72,6 +72,8 @@ pub struct Caller {
     pub address: Option<SocketAddr>,
     /// SHA-256 of its public key; all zero on [`Plane::Local`].
     pub key_digest: [u8; 32],
+    /// Which root signed its certificate; all zero on [`Plane::Local`].
+    pub issuer: IssuerId,
 }
 
 /// Why a peer is no longer connected.

@@ -15,7 +15,7 @@ use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use crate::ca::{CaError, CertRole, CertSubject};
+use crate::ca::{CaError, CertRole, CertSubject, IssuerId, is_root, name_id};
 use crate::text::{pem_block, unix_seconds, utc};
 use crate::token::CaHash;
 
@@ -112,6 +112,8 @@ pub struct Subject {
     pub not_after: u64,
     /// SHA-256 of the public key (SubjectPublicKeyInfo).
     pub key_digest: [u8; 32],
+    /// Which root signed it.
+    pub issuer: IssuerId,
 }
 
 impl Subject {
@@ -153,6 +155,7 @@ impl Subject {
             not_before: seconds(parsed.validity().not_before),
             not_after: seconds(parsed.validity().not_after),
             key_digest: Sha256::digest(parsed.public_key().raw).into(),
+            issuer: name_id(parsed.issuer().as_raw()),
         })
     }
 
@@ -199,7 +202,9 @@ fn one<'a, T: std::str::FromStr>(
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateProblem {
     /// Signed by another CA than this cluster's.
-    #[error("the certificate is of another cluster: its CA is not ours")]
+    #[error(
+        "the certificate is of another cluster, or of a CA that was replaced while one of the two was away: its CA is not ours. A node that was away comes back with `quorate join --replace --token TOKEN`, an operator with a new file (`quorate operator issue`)"
+    )]
     OtherCa,
     /// Signed by our CA, but it names another cluster.
     #[error("the certificate names cluster {found}, ours is {expected}")]
@@ -281,10 +286,19 @@ pub enum IdentityError {
 /// CA certificate, own certificate and key: everything that it takes to be somebody in the cluster.
 pub struct Identity {
     ca: CertificateDer<'static>,
+    /// Besides: other roots that are trusted, and cross certificates that lead from them to the first.
+    others: Vec<CertificateDer<'static>>,
+    /// Roots that signed for it once. Nothing is trusted for it: a token of one of these is still a token of this cluster.
+    former: Vec<CaHash>,
     certificate: CertificateDer<'static>,
     key: KeyPair,
     subject: Subject,
 }
+
+/// Former roots that an identity remembers.
+const FORMER_MAX: usize = 64;
+/// Before the hash of each of them in an identity file.
+const FORMERLY: &str = "formerly of CA ";
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -306,7 +320,7 @@ impl Identity {
         if subject.key_digest != key.digest() {
             return Err(IdentityError::Mismatch("the key is not the certificate's".to_owned()));
         }
-        Ok(Self { ca, certificate, key, subject })
+        Ok(Self { ca, others: Vec::new(), former: Vec::new(), certificate, key, subject })
     }
 
     /// What the certificate says.
@@ -319,9 +333,48 @@ impl Identity {
         &self.ca
     }
 
+    /// The same with more that is trusted: other roots, and what leads from them to the one that has signed the certificate.
+    #[must_use]
+    pub fn with_others(self, others: Vec<CertificateDer<'static>>) -> Self {
+        Self { others, ..self }
+    }
+
+    /// Everything that is shown with the certificate: the root that has signed it, then other roots and cross certificates.
+    pub fn authorities(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        std::iter::once(&self.ca).chain(&self.others)
+    }
+
+    /// Names what is trusted and shown, to compare it with what others have.
+    pub fn trust_id(&self) -> [u8; 8] {
+        trust_id(self.authorities().map(|authority| &authority[..]))
+    }
+
+    pub(crate) fn roots(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        std::iter::once(&self.ca).chain(self.others.iter().filter(|other| is_root(other)))
+    }
+
     /// The hash of the root certificate, as in join tokens.
     pub fn ca_hash(&self) -> CaHash {
         CaHash::of(&self.ca)
+    }
+
+    /// Whether the root with this hash is trusted, or signed for this identity once: whoever names it means this cluster.
+    pub fn knows(&self, ca: &CaHash) -> bool {
+        self.former.contains(ca) || self.roots().any(|root| CaHash::of(root) == *ca)
+    }
+
+    /// The same, remembering what the one before knew.
+    #[must_use]
+    pub fn after(mut self, before: &Self) -> Self {
+        let known = before.former.iter().copied().chain(before.roots().map(CaHash::of));
+        for hash in known.collect::<Vec<_>>() {
+            if !self.knows(&hash) {
+                self.former.push(hash);
+            }
+        }
+        let over = self.former.len().saturating_sub(FORMER_MAX);
+        self.former.drain(..over);
+        self
     }
 
     /// The own certificate.
@@ -342,18 +395,45 @@ impl Identity {
         let key =
             KeyPair::from_pkcs8(self.key.pkcs8_der()).map_err(|error| IdentityError::Mismatch(error.to_string()))?;
         Self::new(self.ca.clone(), certificate, key)
+            .map(|identity| identity.with_others(self.others.clone()).after(self))
     }
 
-    /// As PEM: certificate, CA certificate, key.
+    /// The same key with a new certificate, and what is trusted from now on: first the root that has signed it.
+    ///
+    /// # Errors
+    /// The certificate is malformed or not for this key, or there is no root.
+    pub fn renewed_under(
+        &self,
+        certificate: CertificateDer<'static>,
+        authorities: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, IdentityError> {
+        let mut authorities = authorities.into_iter();
+        let ca = authorities.next().ok_or_else(|| IdentityError::Mismatch("there is no CA".to_owned()))?;
+        let key =
+            KeyPair::from_pkcs8(self.key.pkcs8_der()).map_err(|error| IdentityError::Mismatch(error.to_string()))?;
+        Self::new(ca, certificate, key).map(|identity| identity.with_others(authorities.collect()).after(self))
+    }
+
+    /// The same with less that is trusted; `None` where that is not less, or not the same root.
+    pub fn narrowed(&self, authorities: Vec<CertificateDer<'static>>) -> Option<Self> {
+        let own: Vec<_> = self.authorities().collect();
+        let is_less = authorities.len() < own.len() && authorities.iter().all(|one| own.contains(&one));
+        if !is_less || authorities.first() != Some(&self.ca) {
+            return None;
+        }
+        self.renewed_under(self.certificate.clone(), authorities).ok()
+    }
+
+    /// As PEM: certificate, CA certificates, key; before them a line for each root that signed for it once.
     pub fn to_pem(&self) -> Zeroizing<String> {
         let mut text = Zeroizing::new(String::new());
-        for block in [
-            pem_block("CERTIFICATE", &self.certificate),
-            pem_block("CERTIFICATE", &self.ca),
-            pem_block("PRIVATE KEY", self.key.pkcs8_der()),
-        ] {
-            text.push_str(&block);
+        for hash in &self.former {
+            text.push_str(&format!("{FORMERLY}{hash}\n"));
         }
+        for certificate in std::iter::once(&self.certificate).chain(self.authorities()) {
+            text.push_str(&pem_block("CERTIFICATE", certificate));
+        }
+        text.push_str(&pem_block("PRIVATE KEY", self.key.pkcs8_der()));
         text
     }
 
@@ -366,12 +446,18 @@ impl Identity {
         let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(text)
             .collect::<Result<_, _>>()
             .map_err(|_no_detail| malformed("a certificate in it does not parse"))?;
-        let [certificate, ca] = <[_; 2]>::try_from(certificates)
-            .map_err(|found| malformed(&format!("it holds {} certificates, 2 are needed", found.len())))?;
+        let found = certificates.len();
+        let mut certificates = certificates.into_iter();
+        let (Some(certificate), Some(ca)) = (certificates.next(), certificates.next()) else {
+            return Err(malformed(&format!("it holds {found} certificates, 2 are needed at least")));
+        };
         let key =
             PrivatePkcs8KeyDer::from_pem_slice(text).map_err(|_no_detail| malformed("it holds no private key"))?;
         let key = KeyPair::from_pkcs8(key.secret_pkcs8_der()).map_err(|error| malformed(&error.to_string()))?;
-        Self::new(ca, certificate, key).map_err(|error| malformed(&error.to_string()))
+        let identity = Self::new(ca, certificate, key).map_err(|error| malformed(&error.to_string()))?;
+        let lines = text.split(|byte| *byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
+        let former = lines.filter_map(|line| CaHash::parse(line.strip_prefix(FORMERLY)?.trim())).collect();
+        Ok(Self { former, ..identity.with_others(certificates.collect()) })
     }
 
     /// Writes the identity so that a crash leaves the old file or the new one, never a part: a temporary file of mode
@@ -393,6 +479,18 @@ impl Identity {
             Zeroizing::new(std::fs::read(path).map_err(|source| IdentityError::Io { path: path.to_owned(), source })?);
         Self::from_pem(&text, path)
     }
+}
+
+/// Names a list of CA certificates.
+pub fn trust_id<'a>(authorities: impl Iterator<Item = &'a [u8]>) -> [u8; 8] {
+    let mut digest = Sha256::new();
+    for authority in authorities {
+        digest.update(Sha256::digest(authority));
+    }
+    let digest: [u8; 32] = digest.finalize().into();
+    let mut id = [0; 8];
+    id.copy_from_slice(&digest[..8]);
+    id
 }
 
 /// Replaces a file atomically by one that only its owner reads.

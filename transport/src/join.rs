@@ -150,8 +150,10 @@ pub struct ManagerAddress {
 pub struct Joined {
     /// Its certificate, DER.
     pub certificate: Vec<u8>,
-    /// The cluster's root, DER; checked by [`join`] against the token.
+    /// The cluster's root that signed the certificate, DER.
     pub ca_certificate: Vec<u8>,
+    /// Other roots that are trusted, and cross certificates, DER. What was pinned is among these or is that root.
+    pub authorities: Vec<Vec<u8>>,
     /// The cluster.
     pub cluster_id: ClusterId,
     /// Its incarnation.
@@ -271,6 +273,7 @@ impl JoinReply {
             Self::Joined(joined) => Outcome::Joined(proto::Joined {
                 certificate: joined.certificate.clone().into(),
                 ca_certificate: joined.ca_certificate.clone().into(),
+                authorities: joined.authorities.iter().cloned().map(Bytes::from).collect(),
                 cluster_id: Bytes::copy_from_slice(joined.cluster_id.as_bytes()),
                 lineage: joined.lineage.to_bytes().into(),
                 node_id: Bytes::copy_from_slice(joined.node_id.as_bytes()),
@@ -300,6 +303,7 @@ impl JoinReply {
             Outcome::Joined(joined) => Self::Joined(Box::new(Joined {
                 certificate: joined.certificate.to_vec(),
                 ca_certificate: joined.ca_certificate.to_vec(),
+                authorities: joined.authorities.iter().map(|authority| authority.to_vec()).collect(),
                 cluster_id: ClusterId::from_slice(&joined.cluster_id)?,
                 lineage: Lineage::from_slice(&joined.lineage)?,
                 node_id: NodeId::from_slice(&joined.node_id)?,
@@ -451,14 +455,18 @@ fn join_failure(error: &quinn::ConnectionError, address: SocketAddr) -> JoinErro
 }
 
 fn accept_reply(pinned: &CaHash, joined: Joined, clock: Clock) -> Result<Joined, JoinError> {
-    let ca = CertificateDer::from(joined.ca_certificate.as_slice());
-    if CaHash::of(&ca) != *pinned {
-        return Err(JoinError::BadReply("its CA certificate is not the one that the token names".to_owned()));
+    let mut authorities = std::iter::once(&joined.ca_certificate).chain(&joined.authorities);
+    if !authorities.any(|authority| CaHash::of(&authority.as_slice().into()) == *pinned) {
+        return Err(JoinError::BadReply("the CA that was pinned is not among those it names".to_owned()));
     }
+    let ca = CertificateDer::from(joined.ca_certificate.as_slice());
     let subject = crate::identity::Subject::of(&CertificateDer::from(joined.certificate.as_slice()))
         .map_err(|problem| JoinError::BadReply(problem.to_string()))?;
     if subject.cluster != joined.cluster_id || subject.node_id != joined.node_id {
         return Err(JoinError::BadReply("its certificate names another cluster or node".to_owned()));
+    }
+    if subject.issuer != crate::ca::subject_id(&ca) {
+        return Err(JoinError::BadReply("its certificate is not of the CA that it names".to_owned()));
     }
     subject.check_time(clock.now()).map_err(|problem| JoinError::BadReply(problem.to_string()))?;
     Ok(joined)
@@ -473,6 +481,7 @@ mod tests {
         let joined = Joined {
             certificate: vec![1],
             ca_certificate: vec![2],
+            authorities: vec![vec![3], vec![4]],
             cluster_id: ClusterId::from_bytes([3; 16]),
             lineage: Lineage::default(),
             node_id: NodeId::from_bytes([4; 16]),

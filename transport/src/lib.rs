@@ -87,7 +87,7 @@ pub mod api {
 }
 
 pub use answers::Place;
-pub use ca::{CaError, CertRole, CertSubject, ClusterCa};
+pub use ca::{CaError, CertRole, CertSubject, ClusterCa, IssuerId, is_root, subject_id};
 pub use client::{ClientSocket, Connection, Connector};
 pub use clock::Clock;
 pub use dial::ConnectError;
@@ -96,7 +96,7 @@ pub use endpoint::{Endpoint, EndpointConfig, EndpointOptions};
 pub use feed::{Asker, Fed, Feed, FeedReceiver, FeedSender};
 pub use handler::{Answer, Caller, Down, Gate, Handler, IncomingSnapshot, Lane, Plane, SnapshotPiece};
 pub use hello::{Hello, PROTOCOL_MAX, PROTOCOL_MIN, Refused};
-pub use identity::{CertificateProblem, Identity, IdentityError, KeyPair, Subject};
+pub use identity::{CertificateProblem, Identity, IdentityError, KeyPair, Subject, trust_id};
 pub use join::{JoinError, JoinRefused, JoinReply, JoinRequest, Joined, ManagerAddress, join, renew};
 pub use lanes::{QueueLimit, SendError};
 pub use local::{LocalConnection, LocalError, LocalListener};

@@ -313,9 +313,34 @@ impl Peers {
         self.shared.answers(false).cut() + self.shared.answers(true).cut()
     }
 
-    /// Why the last dial of this peer failed; `None` when it did not.
+    /// Why the last dial of this peer failed; `None` when it did not, or the peer was connected since.
     pub fn last_failure(&self, peer: RaftId) -> Option<ConnectError> {
         locked(&self.shared.registry.failures).get(&peer).cloned()
+    }
+
+    /// Closes the connections to peers that `concerns` says yes to; the reason is told to them.
+    pub(crate) fn disconnect_where(&self, concerns: impl Fn(&quinn::Connection) -> bool, reason: &Refused) {
+        let live = self.shared.registry.live.read().unwrap_or_else(PoisonError::into_inner);
+        let (code, text) = reason.to_close();
+        for live in live.values().filter(|live| concerns(&live.connection)) {
+            live.close(code, &text);
+        }
+    }
+
+    /// Whether the last that was heard of this peer is that it is locked: it runs, and waits for its key.
+    pub fn is_locked(&self, peer: RaftId) -> bool {
+        let locked =
+            |error: &ConnectError| matches!(error.root(), ConnectError::Refused { refused: Refused::Locked, .. });
+        !self.shared.registry.is_live(peer) && self.last_failure(peer).is_some_and(|error| locked(&error))
+    }
+
+    /// Closes the connections to a manager; the reason is told to it.
+    pub(crate) fn disconnect_node(&self, node: NodeId, reason: &Refused) {
+        let live = self.shared.registry.live.read().unwrap_or_else(PoisonError::into_inner);
+        let (code, text) = reason.to_close();
+        for live in live.values().filter(|live| live.hello.node_id == node) {
+            live.close(code, &text);
+        }
     }
 }
 
@@ -374,6 +399,8 @@ pub(crate) fn start(
         live.close(codes::SHUTDOWN, b"the endpoint stops");
         return Err(Refused::Other("the endpoint stops".to_owned()));
     }
+    // Whatever a dial came to before, it is there now.
+    locked(&registry.failures).remove(&id);
     shared.handler.peer_up(id);
     registry.wake(id);
     // Who was removed between its hello and now was not yet live when the set of peers was gone through: nobody else would

@@ -70,9 +70,11 @@ fn provider() -> Arc<CryptoProvider> {
     PROVIDER.get_or_init(|| Arc::new(rustls::crypto::ring::default_provider())).clone()
 }
 
-fn roots(ca: &CertificateDer<'_>) -> Result<Arc<RootCertStore>, TlsError> {
+fn roots<'a, 'c: 'a>(trusted: impl Iterator<Item = &'a CertificateDer<'c>>) -> Result<Arc<RootCertStore>, TlsError> {
     let mut store = RootCertStore::empty();
-    store.add(ca.clone().into_owned()).map_err(TlsError::of)?;
+    for root in trusted {
+        store.add(root.clone().into_owned()).map_err(TlsError::of)?;
+    }
     Ok(Arc::new(store))
 }
 
@@ -88,9 +90,15 @@ impl Credentials {
     pub(crate) fn new(identity: Arc<Identity>, clock: Clock) -> Result<Self, TlsError> {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key().pkcs8_der().to_vec()));
         let key = provider().key_provider.load_private_key(key).map_err(TlsError::of)?;
-        // The root travels with the certificate: a newcomer finds in the chain what its token names.
-        let chain = vec![identity.certificate().clone(), identity.ca().clone()];
-        Ok(Self { roots: roots(identity.ca())?, certified: Arc::new(CertifiedKey::new(chain, key)), identity, clock })
+        // The roots travel with the certificate: a newcomer finds in the chain what its token names, and who trusts an older root
+        // the way from it.
+        let chain = std::iter::once(identity.certificate()).chain(identity.authorities()).cloned().collect();
+        Ok(Self {
+            roots: roots(identity.roots())?,
+            certified: Arc::new(CertifiedKey::new(chain, key)),
+            identity,
+            clock,
+        })
     }
 
     fn cluster(&self) -> ClusterId {
@@ -370,7 +378,7 @@ impl ServerVerifier {
             Trust::Pinned(hash) => {
                 let ca =
                     intermediates.iter().find(|ca| CaHash::of(ca) == *hash).ok_or(CertificateProblem::NotPinned)?;
-                roots(ca).map_err(|error| CertificateProblem::Malformed(error.to_string()))?
+                roots(std::iter::once(ca)).map_err(|error| CertificateProblem::Malformed(error.to_string()))?
             }
         };
         let subject = Subject::of(end_entity);

@@ -103,6 +103,11 @@ impl CaHash {
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+
+    /// Reads what is displayed back.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        base32().decode(text.as_bytes()).ok()?.try_into().ok().map(Self)
+    }
 }
 
 /// Reads the printed form: 52 symbols, as between the dashes of a join token.

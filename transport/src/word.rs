@@ -128,8 +128,16 @@ pub fn of_restore(
     Ok(word)
 }
 
-/// Which signatures of a word hold, in this cluster with this root certificate.
-pub fn check(word: &Succession, cluster: ClusterId, root: &CertificateDer<'_>) -> Checked {
+/// Which signatures of a word hold, by the cluster and the roots that `identity` trusts.
+pub fn check(word: &Succession, identity: &Identity) -> Checked {
+    check_by(word, identity.subject().cluster, identity.roots())
+}
+
+fn check_by<'a>(
+    word: &Succession,
+    cluster: ClusterId,
+    roots: impl IntoIterator<Item = &'a CertificateDer<'static>>,
+) -> Checked {
     let signed = word.signed(cluster);
     let member = NodeId::from_slice(&word.member).unwrap_or_default();
     let by_member = if word.backup_key.is_empty() {
@@ -138,8 +146,11 @@ pub fn check(word: &Succession, cluster: ClusterId, root: &CertificateDer<'_>) -
         holds(&word.member_key, &voucher(cluster, member, &word.backup_key), &word.voucher)
             && holds(&word.backup_key, &signed, &word.signature)
     };
-    let by_ca = x509_parser::parse_x509_certificate(root)
-        .is_ok_and(|(_, root)| holds(&root.public_key().subject_public_key.data, &signed, &word.ca_signature));
+    let signed_it = |root: &CertificateDer<'_>| {
+        x509_parser::parse_x509_certificate(root)
+            .is_ok_and(|(_, root)| holds(&root.public_key().subject_public_key.data, &signed, &word.ca_signature))
+    };
+    let by_ca = roots.into_iter().any(|root| signed_it(root));
     Checked { member, key_digest: digest(&word.member_key), by_member, by_ca }
 }
 
@@ -173,14 +184,14 @@ mod tests {
         let ca = ClusterCa::create(CLUSTER, SystemTime::now()).unwrap();
         let survivor = manager(&ca, 2);
         let word = of_recovery(&survivor, &lineage(&[1, 2]), Some(&ca)).unwrap();
-        let checked = check(&word, CLUSTER, ca.certificate());
+        let checked = check_by(&word, CLUSTER, [ca.certificate()]);
         assert!(checked.by_member && checked.by_ca, "{checked:?}");
         // Whose key it is, as its node record has it.
         assert_eq!((checked.member, checked.key_digest), (survivor.subject().node_id, survivor.subject().key_digest));
         // Nothing of it holds for another cluster, under another CA, or once a part is changed.
         let other = ClusterCa::create(CLUSTER, SystemTime::now()).unwrap();
-        assert!(!check(&word, ClusterId::from_bytes([2; 16]), ca.certificate()).by_member);
-        assert!(!check(&word, CLUSTER, other.certificate()).by_ca);
+        assert!(!check_by(&word, ClusterId::from_bytes([2; 16]), [ca.certificate()]).by_member);
+        assert!(!check_by(&word, CLUSTER, [other.certificate()]).by_ca);
         let changes: [Change; 4] = [
             |word| word.lineage = lineage(&[1, 3]).to_bytes().into(),
             |word| word.member = Bytes::from_static(&[9; 16]),
@@ -190,12 +201,12 @@ mod tests {
         for change in changes {
             let mut changed = word.clone();
             change(&mut changed);
-            assert!(!check(&changed, CLUSTER, ca.certificate()).by_member, "{changed:?}");
+            assert!(!check_by(&changed, CLUSTER, [ca.certificate()]).by_member, "{changed:?}");
         }
         // Without the CA's key it is the survivor's word alone; nobody's is none.
-        let alone = check(&of_recovery(&survivor, &lineage(&[1, 2]), None).unwrap(), CLUSTER, ca.certificate());
+        let alone = check_by(&of_recovery(&survivor, &lineage(&[1, 2]), None).unwrap(), CLUSTER, [ca.certificate()]);
         assert!(alone.by_member && !alone.by_ca);
-        let none = check(&Succession::default(), CLUSTER, ca.certificate());
+        let none = check_by(&Succession::default(), CLUSTER, [ca.certificate()]);
         assert!(!none.by_member && !none.by_ca);
     }
 
@@ -205,7 +216,7 @@ mod tests {
         let (teller, pair) = (manager(&ca, 2), BackupPair::from_seed(&[5; 32]).unwrap());
         let witness = vouch(&teller, pair.public()).unwrap();
         let word = of_restore(&pair, &witness, &lineage(&[1, 2]), &ca).unwrap();
-        let checked = check(&word, CLUSTER, ca.certificate());
+        let checked = check_by(&word, CLUSTER, [ca.certificate()]);
         assert!(checked.by_member && checked.by_ca && checked.member == teller.subject().node_id);
         // With the key of another backup, or the voucher for another, or another manager's name on it: the CA's word alone.
         let other = BackupPair::from_seed(&[6; 32]).unwrap();
@@ -213,14 +224,14 @@ mod tests {
         let borrowed = vouch(&teller, other.public()).unwrap();
         for (pair, witness) in [(&other, &witness), (&pair, &misnamed), (&pair, &borrowed)] {
             let word = of_restore(pair, witness, &lineage(&[1, 2]), &ca).unwrap();
-            let checked = check(&word, CLUSTER, ca.certificate());
+            let checked = check_by(&word, CLUSTER, [ca.certificate()]);
             assert!(!checked.by_member && checked.by_ca, "{checked:?}");
         }
         // What stands for a backup stands for no recovery.
         let mut twisted = word;
         twisted.backup_key = Bytes::new();
         twisted.signature = twisted.voucher.clone();
-        assert!(!check(&twisted, CLUSTER, ca.certificate()).by_member);
+        assert!(!check_by(&twisted, CLUSTER, [ca.certificate()]).by_member);
         assert!(vouch(&teller, b"short").is_err());
     }
 }

@@ -170,3 +170,15 @@ async fn a_hello_of_another_cluster_under_a_good_certificate_is_refused() {
         }
     );
 }
+
+#[tokio::test]
+async fn a_locked_peer_says_so_whatever_the_lineages_are() {
+    // It does not know its own: that is in what is locked.
+    let (refused, dialler, _) = refused_peers(|setup| {
+        (setup.hello.lineage, setup.hello.raft_id) = (Lineage::default(), RaftId(0));
+        setup.admit = Box::new(|_, _, _| Err(Refused::Locked));
+    })
+    .await;
+    assert_eq!(refused, Refused::Locked);
+    assert!(!dialler.iter().any(|event| matches!(event, Event::Newer(_))));
+}

@@ -198,3 +198,33 @@ proptest! {
         prop_assert!(Identity::from_pem(&garbage, std::path::Path::new("x")).is_err());
     }
 }
+
+#[test]
+fn an_identity_of_a_new_root_reads_back_with_what_it_trusts_and_remembers_its_old_roots() {
+    // Given an identity of a first root, and one that comes after it
+    let cluster = TestCluster::new(1);
+    let old = cluster.identity(3, CertRole::Worker);
+    let next = ClusterCa::create(cluster.id, SystemTime::now()).unwrap();
+    let cross = cluster.ca.cross_sign(&next, SystemTime::now()).unwrap();
+    assert!(is_root(next.certificate()) && !is_root(&cross));
+    let csr = old.key().csr().unwrap();
+    let certificate = next.issue(&csr, &old.subject().named(), VALIDITY, SystemTime::now()).unwrap();
+    // When it is renewed while both are trusted, and read back
+    let (first, second) = (cluster.ca.certificate().clone(), next.certificate().clone());
+    let both = old.renewed_under(certificate.clone(), vec![second.clone(), cross, first]).unwrap();
+    assert_ne!(both.subject().issuer, old.subject().issuer);
+    assert_eq!(both.subject().issuer, next.issuer_id());
+    let read =
+        |identity: &Identity| Identity::from_pem(identity.to_pem().as_bytes(), std::path::Path::new("id")).unwrap();
+    assert_eq!((read(&both).authorities().count(), read(&both).trust_id()), (3, both.trust_id()));
+    // Then, when that is over, it trusts the new one alone, and still knows tokens of the old one as its cluster's.
+    let over = both.renewed_under(certificate, vec![second.clone()]).unwrap();
+    let again = read(&over);
+    assert_eq!((again.authorities().count(), again.ca_hash()), (1, next.hash()));
+    assert!(again.knows(&next.hash()) && again.knows(&cluster.ca.hash()));
+    assert!(!again.knows(&TestCluster::new(1).ca.hash()), "another cluster's");
+    // Who sees that a manager trusts less, trusts no more than that; not another root, and not more.
+    assert_eq!(both.narrowed(vec![second]).unwrap().trust_id(), over.trust_id());
+    assert!(both.narrowed(vec![cluster.ca.certificate().clone()]).is_none());
+    assert!(both.narrowed(Vec::new()).is_none() && over.narrowed(vec![next.certificate().clone()]).is_none());
+}

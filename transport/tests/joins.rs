@@ -43,6 +43,7 @@ async fn a_newcomer_with_the_token_gets_a_certificate_that_works() {
             .send(JoinReply::Joined(Box::new(Joined {
                 certificate: certificate.to_vec(),
                 ca_certificate: cluster.ca.certificate().to_vec(),
+                authorities: Vec::new(),
                 cluster_id: cluster.id,
                 lineage: lineage(&[1]),
                 node_id: request.node_id,
@@ -116,6 +117,7 @@ async fn a_reply_with_another_ca_or_for_another_node_is_not_accepted() {
                 .send(JoinReply::Joined(Box::new(Joined {
                     certificate: certificate.to_vec(),
                     ca_certificate: ca.certificate().to_vec(),
+                    authorities: Vec::new(),
                     cluster_id: cluster.id,
                     lineage: lineage(&[1]),
                     node_id: node_id(5),

@@ -344,3 +344,60 @@ async fn who_does_not_count_any_more_loses_its_connections_and_is_told_why() {
     assert_eq!(within("the end", goes.closed()).await, Down::Refused(Refused::Removed));
     assert!(stays.request(Bytes::from_static(b"ok"), PATIENCE).await.is_ok());
 }
+
+/// What is trusted while roots follow each other: the newest signs, and each was signed across by the one before.
+fn chained(roots: &[ClusterCa]) -> Vec<rustls_pki_types::CertificateDer<'static>> {
+    let mut authorities = Vec::new();
+    for pair in roots.windows(2).rev() {
+        authorities.push(pair[1].certificate().clone());
+        authorities.push(pair[0].cross_sign(&pair[1], SystemTime::now()).unwrap());
+    }
+    authorities.push(roots[0].certificate().clone());
+    authorities
+}
+
+#[tokio::test]
+async fn roots_that_follow_each_other_are_found_from_the_oldest_and_the_oldest_by_all() {
+    // Given a first root, and four that followed it within each other
+    let first = TestCluster::new(1);
+    let old = first.identity(9, CertRole::Operator);
+    let mut manager = Setup::new(&first, 1);
+    let mut roots = vec![first.ca];
+    for _ in 0..4 {
+        roots.push(ClusterCa::create(first.id, SystemTime::now()).unwrap());
+    }
+    let newest = roots.last().unwrap();
+    let csr = manager.identity.key().csr().unwrap();
+    let certificate = newest.issue(&csr, &manager.identity.subject().named(), DAY, SystemTime::now()).unwrap();
+    let authorities = chained(&roots);
+    manager.identity = Arc::new(manager.identity.renewed_under(certificate, authorities.clone()).unwrap());
+    let hello = Hello::client(first.id, node_id(9), lineage(&[1]), "test");
+    let node = manager.start();
+    // When who knows only the first root meets a manager of the newest, then each finds the way to the other.
+    let connection = connect_as(&node, Arc::clone(&old), hello.clone()).await.unwrap();
+    assert_eq!(connection.remote_issuer(), Some(newest.issuer_id()));
+    assert_eq!(connection.remote_authorities().len(), authorities.len());
+    assert!(connection.request(Bytes::from_static(b"ok"), PATIENCE).await.is_ok());
+    // And who has renewed is taken by a manager that has not.
+    let newer = newest.issue(&old.key().csr().unwrap(), &old.subject().named(), DAY, SystemTime::now()).unwrap();
+    let newer = Arc::new(old.renewed_under(newer, authorities).unwrap());
+    let first = TestCluster { id: first.id, ca: roots.swap_remove(0) };
+    let behind = Setup::new(&first, 2).start();
+    assert!(connect_as(&behind, newer, hello).await.is_ok());
+}
+
+#[tokio::test]
+async fn connections_are_cut_by_what_their_certificates_say_and_no_others() {
+    // Given two clients that stand
+    let cluster = TestCluster::new(1);
+    let node = Setup::new(&cluster, 1).start();
+    let one = connect_as(&node, cluster.identity(8, CertRole::Operator), cluster.client_hello(8)).await.unwrap();
+    let other = connect_as(&node, cluster.identity(9, CertRole::Worker), cluster.client_hello(9)).await.unwrap();
+    for client in [&one, &other] {
+        assert!(client.request(Bytes::from_static(b"ok"), PATIENCE).await.is_ok());
+    }
+    // When those of operators are cut, then no other is.
+    node.endpoint.disconnect_where(|of| of.role == CertRole::Operator, &Refused::Other("come back".into()));
+    assert!(within("it is cut", one.request(Bytes::from_static(b"ok"), PATIENCE)).await.is_err());
+    assert!(other.request(Bytes::from_static(b"ok"), PATIENCE).await.is_ok());
+}

@@ -15,6 +15,7 @@ use crate::membership::nodes::Nodes;
 use crate::membership::operators::Operators;
 use crate::membership::record::{ClusterRecord, NodeRecord};
 use crate::membership::removed::Removed;
+use crate::membership::trust::TrustRecord;
 use crate::ports::{LogBatch, LogReset, StagedId, StoreError};
 use crate::state::contract::{ApplyError, Committed, LeaseChange, RecoveryStatus, StateStatus};
 
@@ -49,6 +50,8 @@ pub struct Records {
     pub removed: Removed,
     /// Who may administer the cluster, or look.
     pub operators: Operators,
+    /// Which CA is trusted.
+    pub trust: TrustRecord,
     /// The last force-new-cluster.
     pub recovery: RecoveryStatus,
     /// The barrier's keyring: who can open what is sealed. How often its keys were used may be a moment old.

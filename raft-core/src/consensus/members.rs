@@ -148,11 +148,14 @@ impl Consensus {
     pub(super) fn is_caught_up(&self, id: RaftId) -> bool {
         let raft = &self.raw.raft;
         raft.prs().get(id.0).is_some_and(|progress| {
-            let follows = progress.state == ProgressState::Replicate
-                && progress.matched + self.config.caught_up_entries >= raft.raft_log.committed;
-            // A member whose acknowledgement of a snapshot overtakes the report of its delivery is probed, and while
-            // nobody writes raft sends it nothing that would end the probe. Who has the whole log has caught up.
-            follows || progress.matched >= raft.raft_log.last_index()
+            let log = &raft.raft_log;
+            // Probed or not: raft asks a member where it is after every entry that another one overtook on the way, and under load
+            // that never ends. What it has acknowledged it has. Whom only a snapshot helps has not caught up.
+            let near = progress.matched > 0 && progress.matched + self.config.caught_up_entries >= log.committed;
+            let follows = progress.state != ProgressState::Snapshot && progress.matched + 1 >= log.first_index();
+            // A member whose acknowledgement of a snapshot overtakes the report of its delivery is not told so while nobody
+            // writes. Who has the whole log has caught up.
+            (near && follows) || progress.matched >= log.last_index()
         })
     }
 

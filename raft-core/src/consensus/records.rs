@@ -10,6 +10,7 @@ use crate::id::{NodeId, RaftId};
 use crate::keyspace::Section;
 use crate::membership::operators::OperatorRecord;
 use crate::membership::record::ClusterRecord;
+use crate::membership::trust::TrustRecord;
 use crate::ports::{StateRead, StoreResult};
 use crate::state::read;
 
@@ -24,6 +25,7 @@ impl Records {
             nodes: read::nodes(view)?.into(),
             removed: read::removed(view)?,
             operators: read::operators(view)?,
+            trust: read::trust(view)?.unwrap_or_default(),
             recovery: read::recovery(view)?,
             keyring: read::keyring(view)?.into(),
             revision: read::status(view)?.revision,
@@ -53,6 +55,8 @@ impl Records {
                     Some(record) => records.nodes.set(record),
                     None => records.nodes.remove(id),
                 }
+            } else if *key == TrustRecord::key() {
+                records.trust = read::trust(view)?.unwrap_or_default();
             } else if let Some(id) = OperatorRecord::parse(key) {
                 records.operators.set(id, read::operator(view, id)?);
             } else if let Some(id) = Section::Removed.strip(key).and_then(|id| <[u8; 8]>::try_from(&id[..]).ok()) {

@@ -40,6 +40,7 @@ fn whoever_lacks_a_copy_gets_it_before_anything_else() {
     let gone = [
         NodeRecord { removing: true, ..manager(4) },
         NodeRecord { lost: true, ..manager(5) },
+        NodeRecord { compromised: true, ..manager(9) },
         NodeRecord { role: Role::Worker.into(), ..manager(6) },
         NodeRecord { raft_id: 0, ..manager(7) },
         NodeRecord { sealing_key: Bytes::from_static(b"short"), ..manager(8) },

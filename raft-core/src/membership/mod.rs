@@ -13,6 +13,7 @@ pub mod quorum;
 pub mod record;
 pub mod removed;
 pub mod settle;
+pub mod trust;
 pub mod upgrade;
 pub mod wish;
 pub mod work;

@@ -111,7 +111,7 @@ impl Nodes {
 
     /// The records that seats may have to do with, ascending by node id: all managers, nodes with a wish pending, workers
     /// that may be promoted by themselves.
-    pub fn members(&self) -> impl Iterator<Item = &NodeRecord> {
+    pub fn members(&self) -> impl Iterator<Item = &NodeRecord> + Clone {
         self.members.iter().map(AsRef::as_ref)
     }
 

@@ -45,7 +45,7 @@ pub struct OperatorRecord {
     /// When it was taken back, seconds since 1970; 0: it was not.
     #[prost(uint64, tag = "8")]
     pub revoked: u64,
-    /// Which CA key signed its newest certificate; empty: not known.
+    /// Which CA key signed the certificate that it was last seen with in a rotation, see [`super::trust`]; empty: not known.
     #[prost(bytes = "bytes", tag = "9")]
     pub issuer: Bytes,
 }

@@ -139,6 +139,13 @@ pub struct NodeRecord {
     /// The public half of its sealing key pair: barrier keys are sealed to it. Empty while it has no store.
     #[prost(bytes = "bytes", tag = "130")]
     pub sealing_key: Bytes,
+    /// Which CA key signed the certificate that it was last seen with in a rotation, see [`super::trust`]; empty: not known.
+    #[prost(bytes = "bytes", tag = "140")]
+    pub issuer: Bytes,
+    /// Somebody else may have its keys: it is being removed, no manager talks to it, and its copies of the barrier's keys are
+    /// gone. Never taken back.
+    #[prost(bool, tag = "141")]
+    pub compromised: bool,
     /// Where the disk was reached that had this record before a restore gave it to another one: should it be there still, it is to
     /// hear of the restore.
     #[prost(string, repeated, tag = "165")]

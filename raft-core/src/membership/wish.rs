@@ -25,6 +25,8 @@ pub enum Wish {
         /// It may end the cluster's fault tolerance.
         forced: bool,
     },
+    /// The node is to be removed, forced, and nobody talks to it from now on: its seat is of no use to anybody at once.
+    CutOff,
     /// So many voters at most.
     MaxVoters(u32),
 }
@@ -63,6 +65,18 @@ pub enum WishRefused {
         /// Voters needed.
         needed: usize,
     },
+    /// Cut off at once, it would take the majority with it.
+    #[error(
+        "without manager {voter} {reachable} of the voters are reachable and {needed} are needed: cut off at once, it would take the cluster with it. Let another manager take its seat first (join or promote one, start one that is down, or demote this one), then ask again. Nothing was changed"
+    )]
+    MajorityWith {
+        /// Its raft id.
+        voter: RaftId,
+        /// Other voters reachable.
+        reachable: usize,
+        /// Voters needed.
+        needed: usize,
+    },
 }
 
 impl WishRefused {
@@ -73,7 +87,9 @@ impl WishRefused {
             Self::EndsFaultTolerance { from, to } => format!(
                 "waits for another manager to take its seat: without one {to} of {from} voters would be left, and no loss would be survived any more. Join or promote one (or label a worker quorate.manager=yes), or ask again with --force"
             ),
-            Self::QuorumAtRisk { reachable, needed } => no_majority(reachable, needed),
+            Self::QuorumAtRisk { reachable, needed } | Self::MajorityWith { reachable, needed, .. } => {
+                no_majority(reachable, needed)
+            }
             Self::EvenMaxVoters(refused) => refused.to_string(),
         }
     }
@@ -98,6 +114,7 @@ pub fn check(view: &SeatView, policy: &SeatPolicy, target: RaftId, wish: Wish) -
         }
         Wish::Demote { forced } => (false, forced),
         Wish::Remove { forced } => (true, forced),
+        Wish::CutOff => (true, true),
     };
     let mut wished = arrived(view, policy);
     if !wished.configuration.voters.contains(&target) {
@@ -108,6 +125,11 @@ pub fn check(view: &SeatView, policy: &SeatPolicy, target: RaftId, wish: Wish) -
     if !quorum.is_alive(|id| alive(view, id)) {
         let (reachable, needed) = quorum.reach(|id| alive(view, id));
         return Err(WishRefused::QuorumAtRisk { reachable, needed });
+    }
+    let other = |id| id != target && alive(view, id);
+    if wish == Wish::CutOff && !quorum.is_alive(other) {
+        let (reachable, needed) = quorum.reach(other);
+        return Err(WishRefused::MajorityWith { voter: target, reachable, needed });
     }
     for manager in wished.managers.iter_mut().filter(|manager| manager.raft_id == target) {
         manager.demoted = true;

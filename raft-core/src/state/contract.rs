@@ -198,7 +198,9 @@ impl Refusal {
     /// not kept says only that *this* copy did nothing: another copy, still on its way, may yet be applied.
     pub fn is_kept(&self) -> bool {
         match self {
-            Self::Limit { limit, .. } => !matches!(*limit, "REPLAY_CLIENTS_MAX" | "REPLAY_BYTES_MAX"),
+            Self::Limit { limit, .. } => {
+                !matches!(*limit, "REPLAY_CLIENTS_MAX" | "REPLAY_BYTES_MAX" | "ENTRY_BYTES_MAX")
+            }
             // Whoever proposed it seals it again, under the same request id.
             Self::RequestExpired { .. } | Self::ReplayFull { .. } | Self::StaleKey { .. } => false,
             Self::EmptyKey

@@ -23,6 +23,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::id::{ClientId, LeaseId};
+use crate::keyspace::Section;
 use crate::ports::{StoreError, StoreResult};
 use crate::txn::KeyValue;
 
@@ -44,6 +45,12 @@ pub(crate) const LEASE: u8 = 0x14;
 pub(crate) const ATTACHED: u8 = 0x15;
 /// The first byte after the hashed tables.
 pub(crate) const HASHED_END: u8 = 0x20;
+
+/// Where the live records of a section lie in the store, the end excluded: for harnesses that damage some.
+pub fn live_range(section: Section) -> (Bytes, Bytes) {
+    let stored = |key: Bytes| [&[CURRENT], &key[..]].concat().into();
+    (stored(section.key(b"")), stored(section.end()))
+}
 
 /// `meta`: applied index and what belongs to it.
 pub(crate) const META_PROGRESS: &[u8] = &[META, b'p'];

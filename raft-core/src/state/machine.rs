@@ -17,7 +17,7 @@ use crate::command::{Batch, COMMAND_VERSION, CommandKind, Compact, Recovered, Re
 use crate::id::{LeaseId, LogIndex, Revision};
 use crate::keyring::KeyringRecord;
 use crate::keyspace::Section;
-use crate::limits::HASHES_KEPT;
+use crate::limits::{ENTRY_BYTES_MAX, HASHES_KEPT};
 use crate::log::Configuration;
 use crate::membership::record::ClusterRecord;
 use crate::mutants::{Mutant, on};
@@ -87,6 +87,8 @@ struct Round {
     writes: WriteSet,
     outcomes: Vec<(LogIndex, Vec<Outcome>)>,
     records_changed: bool,
+    /// The keyring is to be written.
+    keyring_changed: bool,
     changed: Vec<Bytes>,
     /// The revisions that the round made, ascending, with the bytes of history before each.
     made: Vec<(u64, u64)>,
@@ -97,6 +99,8 @@ struct Round {
     recovered: bool,
     /// Bytes of the records that came and went since the last commit.
     bytes: usize,
+    /// Of these, by the entry at work.
+    entry_bytes: usize,
 }
 
 /// Bytes of records that came and went after which what was applied is committed before the next entry: an entry may
@@ -367,6 +371,7 @@ impl Memory {
                     return Err(ApplyError::NeedsVersion { index: entry.index, needed, known: knows });
                 }
                 self.check_version(knows)?;
+                round.entry_bytes = 0;
                 let mut outcomes = Vec::with_capacity(if *wanted { batch.commands.len() } else { 0 });
                 for command in batch.commands {
                     let Some(kind) = command.kind else { continue };
@@ -456,12 +461,22 @@ impl Memory {
             Standing::New(id) => id,
         };
         let beyond = request.beyond_version_1();
-        let outcome = match (&request.txn, &request.lease, &beyond) {
-            (Some(txn), None, None) | (None, None, Some(txn)) => self.transact(store, entry, txn, round)?,
-            (None, Some(order), None) => self.order_lease(store, entry, order, round)?,
-            (None, None, None) => malformed("request without a transaction"),
-            (Some(_), Some(_), _) => malformed("request with both a transaction and an order for a lease"),
-            (Some(_), None, Some(_)) | (None, Some(_), Some(_)) => malformed("request for two things at once"),
+        let outcome = if round.entry_bytes as u64 > ENTRY_BYTES_MAX {
+            // Whatever it is: it comes again, in an entry of its own, and not with all of this in memory.
+            Outcome::Refused(Refusal::Limit {
+                what: "what the writes before it in one entry of the log have replaced".to_owned(),
+                limit: "ENTRY_BYTES_MAX",
+                max: ENTRY_BYTES_MAX,
+                actual: round.entry_bytes as u64,
+            })
+        } else {
+            match (&request.txn, &request.lease, &beyond) {
+                (Some(txn), None, None) | (None, None, Some(txn)) => self.transact(store, entry, txn, round)?,
+                (None, Some(order), None) => self.order_lease(store, entry, order, round)?,
+                (None, None, None) => malformed("request without a transaction"),
+                (Some(_), Some(_), _) => malformed("request with both a transaction and an order for a lease"),
+                (Some(_), None, Some(_)) | (None, Some(_), Some(_)) => malformed("request for two things at once"),
+            }
         };
         let mut ledger = Ledger { lanes: &mut self.lanes, writes: &mut round.writes };
         match &outcome {
@@ -508,6 +523,7 @@ impl Memory {
         round.made.push((revision.0, usage.history));
         let mut event = Event { changes: Vec::with_capacity(changes.len()), history_before: usage.history };
         let mut watched = Vec::new();
+        self.follow_keyring(&changes, round);
         for Change { key, stored, old, new } in changes {
             if round.gathers && key.first() == Some(&(Section::User as u8)) {
                 let (new, old) = (new.clone(), old.clone());
@@ -518,7 +534,6 @@ impl Memory {
                 round.changed.push(key.clone());
             }
             usage.change(&key, old.as_ref(), new.as_ref());
-            self.follow_keyring(&key, old.as_ref(), new.as_ref(), round);
             if key.first() == Some(&(Section::Cluster as u8))
                 && let Some(new) = &new
                 && key == ClusterRecord::key()
@@ -528,7 +543,8 @@ impl Memory {
                 self.version = cluster.version;
             }
             self.leases.moves(&key, old.as_ref(), new.as_ref(), &mut self.lanes, &mut round.attached);
-            round.bytes += [&old, &new].into_iter().flatten().map(|record| record.raw().len()).sum::<usize>();
+            let bytes = [&old, &new].into_iter().flatten().map(|record| record.raw().len()).sum::<usize>();
+            (round.bytes, round.entry_bytes) = (round.bytes + bytes, round.entry_bytes + bytes);
             if let Some(old) = &old {
                 self.lanes.remove(Lanes::of(&stored, old.raw()));
             }
@@ -628,6 +644,9 @@ impl Memory {
         self.replay.flush(&mut writes);
         if self.usage_lanes != Lanes::default() {
             writes.put(layout::SYSTEM_USAGE, self.usage.stored().0);
+        }
+        if std::mem::take(&mut round.keyring_changed) {
+            writes.put(layout::SYSTEM_KEYRING, self.keyring.encode_to_vec());
         }
         self.leases.flush(std::mem::take(&mut round.attached), &mut writes);
         self.status.hash = self.lanes.digest();

@@ -76,6 +76,7 @@ pub use check::{check_range, check_txn};
 pub use extract::{Amount, Extract, Sealed};
 pub use found::{FOUNDED, Founded, Founding, found};
 pub use hash::scan_hash;
+pub use layout::live_range;
 pub use leases::LeaseRecord;
 pub use machine::Machine;
 pub use recovered::{COUNTER_JUMP, Jump, REVISION_JUMP};

@@ -13,6 +13,7 @@ use crate::keyspace::{Section, prefix_end};
 use crate::membership::operators::{OperatorRecord, Operators};
 use crate::membership::record::{ClusterRecord, NodeRecord};
 use crate::membership::removed::Removed;
+use crate::membership::trust::TrustRecord;
 use crate::membership::work::{AssignmentRecord, LivenessRecord, ReportRecord};
 use crate::ports::{StateRead, StoreError, StoreResult, Visit};
 use crate::state::check::{check_range, malformed};
@@ -286,7 +287,7 @@ pub fn live_records(
     section: Section,
     visit: &mut dyn FnMut(KeyValue) -> bool,
 ) -> StoreResult<()> {
-    live_records_after(view, section, None, visit)
+    live_records_from(view, section, None, visit)
 }
 
 /// As [`live_records`], from behind a key of the section on.
@@ -299,8 +300,23 @@ pub fn live_records_after(
     after: Option<&[u8]>,
     visit: &mut dyn FnMut(KeyValue) -> bool,
 ) -> StoreResult<()> {
-    let from = after.map_or_else(|| section.key(b""), |after| layout::successor(&section.key(after)));
-    scan_live(view, &from, &section.end(), &mut |key, record| {
+    let from = after.map(|after| layout::successor(&section.key(after)));
+    live_records_from(view, section, from.as_ref(), visit)
+}
+
+/// As [`live_records`], of those at and above a full key, of whichever section it is.
+///
+/// # Errors
+/// As [`live_records`].
+pub fn live_records_from(
+    view: &dyn StateRead,
+    section: Section,
+    from: Option<&Bytes>,
+    visit: &mut dyn FnMut(KeyValue) -> bool,
+) -> StoreResult<()> {
+    let first = section.key(b"");
+    let from = from.filter(|from| **from > first).unwrap_or(&first);
+    scan_live(view, from, &section.end(), &mut |key, record| {
         let more = visit(record.to_key_value(Bytes::copy_from_slice(key), true));
         Ok(if more { Visit::More } else { Visit::Enough })
     })
@@ -326,6 +342,15 @@ pub fn nodes(view: &dyn StateRead) -> StoreResult<Vec<NodeRecord>> {
         Ok(Visit::More)
     })?;
     Ok(nodes)
+}
+
+/// Which CA is trusted; `None` where no rotation ever was, and nothing was written at founding.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub fn trust(view: &dyn StateRead) -> StoreResult<Option<TrustRecord>> {
+    let key = TrustRecord::key();
+    live_value(view, &key)?.map(|value| decode(&key, &value)).transpose()
 }
 
 /// One operator's record.

@@ -319,7 +319,7 @@ enum RefusalKind {
 }
 
 /// The limits a stored refusal may name.
-const LIMITS: [&str; 12] = [
+const LIMITS: [&str; 13] = [
     "KEY_BYTES_MAX",
     "VALUE_BYTES_MAX",
     "RECORD_BYTES_MAX",
@@ -332,6 +332,7 @@ const LIMITS: [&str; 12] = [
     "REPLAY_BYTES_MAX",
     "LEASES_MAX",
     "LEASE_KEYS_MAX",
+    "ENTRY_BYTES_MAX",
 ];
 
 impl StoredOutcome {

@@ -2,8 +2,8 @@
 //!
 //! Owns ONE journal of batches over a durable image, the very model that the ports promise: reads see every batch at
 //! once; a sync makes the journal so far durable; a crash keeps a prefix of the batches written since the last sync,
-//! and its caller says how long that prefix is, from its seed. Also the faults a disk has: a write or a sync that fails,
-//! a byte that flips. Never draws a number, reads a clock or looks at a hash order, so a run repeats exactly. Called by
+//! and its caller says how long that prefix is, from its seed. The batch after it may be torn: its first part is on the disk, and
+//! the next opening must find that it is not whole. Also the faults a disk has: a write or a sync that fails, a bit that turns. Never draws a number, reads a clock or looks at a hash order, so a run repeats exactly. Called by
 //! the simulator, by in-process test clusters and by the conformance suite.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,11 +16,12 @@ use crate::id::LogIndex;
 use crate::log::LogEntry;
 use crate::mutants::{Mutant, on};
 use crate::ports::{
-    LogBatch, LogReader, LogReset, LogWriter, MetaStore, OpenStore, RecoveryWrite, StagedId, StagedSnapshot, Staging,
-    StateRead, StateReader, StateStore, StoreError, StoreResult, Visit, WriteSet,
+    Boot, LogBatch, LogReader, LogReset, LogWriter, MetaStore, OpenStore, RecoveryWrite, StagedId, StagedSnapshot,
+    Staging, StateRead, StateReader, StateStore, StoreError, StoreResult, Visit, WriteSet,
 };
 
 mod disk;
+mod faults;
 
 use disk::{Batch, Disk, State, check_reset};
 
@@ -90,10 +91,14 @@ impl MemoryStore {
     pub fn open(&self) -> StoreResult<OpenStore> {
         let mut disk = lock(&self.disk);
         disk.begin_opening();
-        if let Some(index) = disk.rotten_log.iter().find(|index| disk.current.log.contains_key(index)) {
-            return Err(damaged(format!("log entry {index}")));
+        let repaired = disk.cut_torn();
+        if let Some(index) = disk.first_rotten() {
+            if !on(Mutant::RotIsATear) {
+                return Err(damaged(format!("log entry {index}")));
+            }
+            disk.cut_from(index);
         }
-        let boot = disk.current.boot();
+        let boot = Boot { repaired, ..disk.current.boot() };
         let handle = Handle { disk: Arc::clone(&self.disk), opening: disk.opening };
         Ok(OpenStore {
             boot,
@@ -103,23 +108,6 @@ impl MemoryStore {
             staging: Arc::new(handle.clone()),
             meta: Arc::new(handle),
         })
-    }
-
-    /// The power goes: of the batches written since the last sync only the first `keep` survive, and every open handle
-    /// is dead. `keep` is taken as [`MemoryStore::unsynced`] when it is more than that.
-    ///
-    /// A process that is only killed loses nothing: for that, just open again.
-    pub fn crash(&self, keep: usize) {
-        let mut disk = lock(&self.disk);
-        disk.begin_opening();
-        let batches = std::mem::take(&mut disk.unsynced);
-        for batch in batches.iter().take(keep) {
-            disk.durable.apply(batch);
-        }
-        if on(Mutant::SilentTruncation) && disk.durable.log.len() > 1 {
-            disk.durable.log.pop_last();
-        }
-        disk.current = disk.durable.clone();
     }
 
     /// Batches written since the last sync: what a crash may lose.
@@ -138,61 +126,6 @@ impl MemoryStore {
     #[must_use]
     pub fn all_syncs(&self) -> u64 {
         lock(&self.disk).all_syncs
-    }
-
-    /// The next write of any kind fails and changes nothing; the store is final then, until it is opened again.
-    pub fn fail_next_write(&self, fault: Fault) {
-        lock(&self.disk).fail_write = Some(fault);
-    }
-
-    /// The next sync of any kind fails: what it should have made durable may or may not survive a crash. The store is
-    /// final then, until it is opened again.
-    pub fn fail_next_sync(&self, fault: Fault) {
-        lock(&self.disk).fail_sync = Some(fault);
-    }
-
-    /// What was to fail next, and has not yet, does not.
-    pub fn fail_no_more(&self) {
-        let mut disk = lock(&self.disk);
-        (disk.fail_write, disk.fail_sync) = (None, None);
-    }
-
-    /// Damages the value at `key` on the disk: reading it answers `Corrupt`, until it is overwritten. Says whether there
-    /// was one.
-    pub fn corrupt_state(&self, key: &[u8]) -> bool {
-        let mut disk = lock(&self.disk);
-        let Some((key, _)) = disk.current.state.get_key_value(key) else { return false };
-        let key = key.clone();
-        disk.rotten_state.insert(key);
-        true
-    }
-
-    /// Flips one bit of the value at `key` behind every checksum's back: reads return the wrong value. Only a comparison
-    /// between members can find this. Says whether there was a value of at least one byte.
-    pub fn flip_state(&self, key: &[u8]) -> bool {
-        let mut disk = lock(&self.disk);
-        let disk = &mut *disk;
-        let mut flipped = false;
-        for image in [&mut disk.current, &mut disk.durable] {
-            let Some(value) = Arc::make_mut(&mut image.state).get_mut(key) else { continue };
-            let mut bytes = value.to_vec();
-            if let Some(first) = bytes.first_mut() {
-                *first ^= 1;
-                flipped = true;
-            }
-            *value = bytes.into();
-        }
-        flipped
-    }
-
-    /// Damages a log record on the disk: reading it and the next opening answer `Corrupt`. Says whether it was there.
-    pub fn corrupt_log(&self, index: LogIndex) -> bool {
-        let mut disk = lock(&self.disk);
-        let there = disk.current.log.contains_key(&index.0);
-        if there {
-            disk.rotten_log.insert(index.0);
-        }
-        there
     }
 }
 

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::args_backup::{Backup, Restore};
 use crate::args_bench::Bench;
+use crate::args_ca::CaVerb;
 use crate::args_keys::{AutolockVerb, KeyVerb, UnlockKeyVerb};
 use crate::args_kv::Kv;
 use crate::args_lease::{LeaseVerb, Lock, UnderLock};
@@ -123,7 +124,9 @@ Example:
   quorate run --data-dir /var/lib/quorate
   quorate join --data-dir /var/lib/quorate --name w1 --token @worker-token --manager 10.0.0.1:4701   # a worker
   quorate join --replace --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # store damaged
-  quorate join --replace --token @token --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # fenced, or removed
+  quorate join --replace --key-lost --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # its key is lost
+  quorate join --replace --token @token --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # fenced, removed, or
+                                            # away while the CA was replaced
   quorate join --replace --name w1 --token @worker-token --data-dir /var/lib/quorate \\
     --manager 10.0.0.1:4701                                         # a worker whose disk is gone")]
     Join(Join),
@@ -229,6 +232,15 @@ Example:
   quorate assign ls w1 --data-dir /var/lib/quorate"
     )]
     Assign(Assign),
+    /// Replace the CA that all certificates are signed by, and see how far that is
+    #[command(
+        subcommand,
+        after_help = "\
+Example:
+  quorate ca rotate --data-dir /var/lib/quorate
+  quorate ca status --data-dir /var/lib/quorate"
+    )]
+    Ca(CaVerb),
     /// Make, list and take back identities for people and programs that administer the cluster, or only look
     #[command(
         subcommand,
@@ -504,7 +516,7 @@ Example:
 }
 
 /// `10`, `2s`, `500ms`, `1m`; a bare number is seconds. A day is more than any request waits.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     duration_up_to(text, Duration::from_secs(86_400), "one day")
 }
 

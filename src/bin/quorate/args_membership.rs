@@ -94,13 +94,21 @@ to be down needs --force. As long as a removal waits for something, `node promot
 
 Example:
   quorate node rm n3 --data-dir /var/lib/quorate
-  quorate node rm n3 --force --data-dir /var/lib/quorate")]
+  quorate node rm n3 --force --data-dir /var/lib/quorate
+  quorate node rm n3 --compromised --deadline 1d --data-dir /var/lib/quorate   # its keys may be in other hands")]
     Rm {
         /// Name, node id or a unique beginning of it, or raft id
         node: String,
         /// Also if it is there, and if no loss is survived any more afterwards
         #[arg(long)]
         force: bool,
+        /// Somebody else may have its keys: cuts it off at once, replaces every join token, the CA and the barrier's key too,
+        /// and shows how far that is; never taken back
+        #[arg(long)]
+        compromised: bool,
+        /// With --compromised: when the old CA ends also for those who have not renewed: 12h, 7d
+        #[arg(long, value_name = "TIME", default_value = "7d", value_parser = year, requires = "compromised")]
+        deadline: Duration,
         #[command(flatten)]
         wait: Wait,
     },

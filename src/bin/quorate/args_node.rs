@@ -66,6 +66,10 @@ pub(crate) struct Join {
     /// stay, and the old disk is refused from then on
     #[arg(long, conflicts_with = "run")]
     pub(crate) replace: bool,
+    /// With --replace: the key of the store is lost for good, so the store is moved aside as a damaged one is. What only it held
+    /// is gone; should the key be found, `store.old-N` is still there to be read
+    #[arg(long, requires = "replace", conflicts_with = "name")]
+    pub(crate) key_lost: bool,
     /// Managers of the cluster, comma separated; one that answers is enough
     #[arg(long = "manager", value_name = "HOST:PORT[,..]", value_delimiter = ',', required = true)]
     pub(crate) managers: Vec<String>,

@@ -7,6 +7,7 @@ mod admin;
 mod args;
 mod args_backup;
 mod args_bench;
+mod args_ca;
 mod args_keys;
 mod args_kv;
 mod args_lease;
@@ -18,6 +19,7 @@ mod args_upgrade;
 mod assign;
 mod backup;
 mod bench;
+mod ca;
 mod check;
 mod failure;
 mod foreign;
@@ -182,6 +184,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Verb::Assign(verb) => Box::pin(assign::run(verb, &global, output)).await,
             Verb::Node(verb) => Box::pin(nodes::run(verb, &global, output)).await,
             Verb::Leave(leave) => Box::pin(nodes::leave(leave, &global, output)).await,
+            Verb::Ca(verb) => Box::pin(ca::run(verb, &global, output)).await,
             Verb::Operator(verb) => Box::pin(operators::run(verb, &global, output)).await,
             Verb::Token(verb) => Box::pin(tokens::run(verb, &global, output)).await,
             Verb::Config(verb) => Box::pin(objects::config(verb, &global, output)).await,

@@ -117,7 +117,9 @@ pub(crate) async fn join(join: Join, global: &Global, output: Output) -> Result<
         return take_place(directory, join, global, output).await;
     }
     if join.replace {
-        let builder = builder(directory, &join.keys, join.listen, join.advertise, None)?.patience(global.timeout());
+        let builder = builder(directory, &join.keys, join.listen, join.advertise, None)?
+            .patience(global.timeout())
+            .key_lost(join.key_lost);
         let prepared = match &join.token {
             Some(argument) => Box::pin(builder.replace(&token(argument)?, join.managers)).await?,
             None => builder.rejoin(join.managers).await?,
@@ -125,9 +127,10 @@ pub(crate) async fn join(join: Join, global: &Global, output: Output) -> Result<
         if output.json {
             return output.document(&prepared_json(&prepared));
         }
-        let (how, store) = match prepared.role {
-            NodeRole::Worker => ("as a worker", ""),
-            NodeRole::Manager => ("with a fresh store", "the old store was moved aside, not deleted. "),
+        let (how, store) = match (prepared.certificate_only, prepared.role) {
+            (true, _) => ("with a certificate of the cluster's new CA, and all that it had", ""),
+            (false, NodeRole::Worker) => ("as a worker", ""),
+            (false, NodeRole::Manager) => ("with a fresh store", "the old store was moved aside, not deleted. "),
         };
         output.line(&format!("came back {how}; {}", described(&prepared)))?;
         return output.line(&format!("{store}next: quorate run --data-dir {}", directory.display()));
@@ -207,6 +210,7 @@ fn prepared_json(prepared: &Prepared) -> Value {
         "role": prepared.role.word(),
         "raft_id": prepared.raft_id,
         "operator_identity": prepared.operator_identity,
+        "certificate_only": prepared.certificate_only,
     })
 }
 

@@ -14,7 +14,7 @@ use crate::args::Global;
 use crate::args_membership::{AvailabilityWord, Leave, NodeVerb, Update, Wait};
 use crate::failure::Failure;
 use crate::output::{Output, table};
-use crate::target;
+use crate::{ca, target};
 
 pub(crate) async fn run(verb: NodeVerb, global: &Global, output: Output) -> Result<(), Failure> {
     match verb {
@@ -28,7 +28,21 @@ pub(crate) async fn run(verb: NodeVerb, global: &Global, output: Output) -> Resu
             change(&nodes, Role::Worker, &wait, global, output, demote).await
         }
         NodeVerb::Update(update) => self::update(update, global, output).await,
-        NodeVerb::Rm { node, force, wait } => {
+        NodeVerb::Rm { node, compromised: true, deadline, wait, .. } => {
+            let client = target::client(global).await?;
+            let within = global.patience(wait.wait);
+            let change = client.nodes().remove_compromised(node, deadline);
+            let outcome = waited(change, &wait, within, output).await?;
+            let begun = client.ca().status().await?;
+            let info = if wait.detach { begun } else { ca::followed(&client, begun, within).await? };
+            if output.json {
+                return output.document(&serde_json::json!({ "node": document(&outcome)?, "ca": document(&info)? }));
+            }
+            output.line(&removed(&outcome))?;
+            output.line("every join token was replaced (`quorate token show ROLE`), and the CA is:")?;
+            ca::show(&info, output)
+        }
+        NodeVerb::Rm { node, force, wait, .. } => {
             let client = target::client(global).await?;
             let within = global.patience(wait.wait);
             let outcome = waited(forced(client.nodes().remove(node), force), &wait, within, output).await?;

@@ -246,7 +246,14 @@ pub(crate) async fn keyring(verb: KeyringVerb, global: &Global, output: Output) 
     if report.lacking.is_empty() {
         return Ok(());
     }
-    output.line(&format!("without a copy of the active key, and so without a seat: {}", report.lacking.join(", ")))
+    output.line(&format!("without a copy of the active key, and so without a seat: {}", report.lacking.join(", ")))?;
+    if report.unusable.is_empty() {
+        return Ok(());
+    }
+    output.line(&format!(
+        "no key can be sealed to the public sealing key of {}: everybody else is cared for without it; next, on it: quorate join --replace",
+        report.unusable.join(", ")
+    ))
 }
 
 #[cfg(test)]

@@ -256,14 +256,25 @@ fn lost(status: &ClusterStatus, voters: &[&ManagerStatus], output: Output, seats
     );
     say_of_disks(&mut page, status);
     let missing: Vec<&&ManagerStatus> = voters.iter().filter(|manager| !manager.reachable).collect();
-    let place =
-        |manager: &&&ManagerStatus| format!("{} {} {}", manager.name, manager.address, silence(manager.silent_ms));
+    let place = |manager: &&&ManagerStatus| {
+        format!("{} {} {}{}", manager.name, manager.address, locked(manager), silence(manager.silent_ms))
+    };
     let places: Vec<String> = missing.iter().map(place).collect();
     let _infallible = writeln!(page, "  missing  {}", places.join("    "));
     let reachable = voters.len() - missing.len();
     let wanted = (voters.len() / 2 + 1).saturating_sub(reachable);
     let names: Vec<&str> = missing.iter().map(|manager| manager.name.as_str()).collect();
-    let next = if wanted >= missing.len() {
+    let next = if missing.iter().any(|manager| manager.locked) {
+        // On the machine of each: quorate unlock.
+        let each: Vec<String> = missing.iter().map(|manager| again(manager)).collect();
+        if wanted >= missing.len() {
+            each.join(" AND ")
+        } else if wanted == 1 {
+            format!("{}; one of them is enough", each.join(" OR "))
+        } else {
+            format!("{wanted} of these: {}", each.join(", "))
+        }
+    } else if wanted >= missing.len() {
         format!("start {} again", names.join(" AND "))
     } else if wanted == 1 && missing.len() == 2 {
         format!("start {} again; either one is enough", names.join(" OR "))
@@ -283,6 +294,20 @@ fn lost(status: &ClusterStatus, voters: &[&ManagerStatus], output: Output, seats
         "  only if {disks} gone for good: stop this node, then  quorate recover --dry-run --data-dir DIR"
     );
     page
+}
+
+/// That it is there, and only waits for its key.
+const fn locked(manager: &ManagerStatus) -> &'static str {
+    if manager.locked { "LOCKED, " } else { "" }
+}
+
+/// What to do so that it serves again.
+fn again(manager: &ManagerStatus) -> String {
+    if manager.locked {
+        format!("unlock {} (quorate unlock --data-dir DIR on its machine)", manager.name)
+    } else {
+        format!("start {} again", manager.name)
+    }
 }
 
 /// Nothing of it while there is no upgrade.
@@ -316,7 +341,11 @@ fn managers(status: &ClusterStatus) -> String {
                 manager.raft_id.to_string(),
                 manager.seat.clone(),
                 if manager.leader { "leader" } else { "" }.into(),
-                if manager.reachable { "yes".into() } else { format!("NO, {}", silence(manager.silent_ms)) },
+                if manager.reachable {
+                    "yes".into()
+                } else {
+                    format!("NO, {}{}", locked(manager), silence(manager.silent_ms))
+                },
                 when_known(manager.applied.to_string()),
                 when_known(manager.lag.to_string()),
                 if manager.version.is_empty() { "-".into() } else { manager.version.clone() },
@@ -368,6 +397,16 @@ mod tests {
             })
             .collect();
         ClusterStatus { voters: voters.len(), managers, health, leaderless_ms: 252_000, ..ClusterStatus::default() }
+    }
+
+    #[test]
+    fn a_manager_that_waits_for_its_key_is_told_from_one_that_is_gone() {
+        let mut status = cluster(&[("n1", false), ("n2", false), ("n3", true)], Health::QuorumLost);
+        status.managers[1].locked = true;
+        let page = render(&status, output());
+        let unlock = "unlock n2 (quorate unlock --data-dir DIR on its machine)";
+        assert!(page.contains(&format!("next     start n1 again OR {unlock}; one of them is enough.")), "{page}");
+        assert!(page.contains("n2 10.0.0.2:4701 LOCKED, not heard of yet") && page.contains("NO, LOCKED"), "{page}");
     }
 
     #[test]

@@ -133,12 +133,13 @@ async fn connected(global: &Global, unseen: Duration) -> Result<Client, Failure>
 
 async fn quic(managers: Vec<String>, path: &Path, global: &Global) -> Result<Client, Failure> {
     let identity = identity(path)?;
-    let certificate = identity.certificate().clone();
+    let before = (identity.certificate().clone(), identity.trust_id());
     let client = match Client::connect_within(managers, identity, global.timeout()).await {
         Err(Error::Invalid(why)) => return Err(Failure::usage(format!("{why}. Nothing was sent"))),
         connected => connected?,
     };
-    if let Some(current) = client.identity().filter(|current| *current.certificate() != certificate)
+    let is_new = |current: &Identity| (current.certificate(), current.trust_id()) != (&before.0, before.1);
+    if let Some(current) = client.identity().filter(|current| is_new(current))
         && let Err(error) = current.write(path)
     {
         // Another one is made as often as it takes, as long as the identity stands.

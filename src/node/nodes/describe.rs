@@ -15,12 +15,21 @@ use crate::node::service::display_name;
 pub(in crate::node) struct Observed<'a> {
     pub(in crate::node) configuration: &'a Configuration,
     pub(in crate::node) leader: Option<RaftId>,
-    /// A manager that answered just now.
-    pub(in crate::node) reachable: bool,
+    /// What a manager answered just now.
+    pub(in crate::node) met: Met,
     /// What is recorded of a worker.
     pub(in crate::node) presence: Option<Presence>,
     /// What the leader does with it next, and in words; only the leader knows.
     pub(in crate::node) outlook: Option<(Outlook, String)>,
+}
+
+/// What comes of asking a manager.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::node) enum Met {
+    Answers,
+    /// It says that it waits for its key.
+    Locked,
+    Silent,
 }
 
 /// Whether a manager, or a node on its way to be none any more, is meant: it has a raft id.
@@ -28,12 +37,16 @@ pub(in crate::node) const fn is_manager(node: &NodeRecord) -> bool {
     node.raft_id != 0
 }
 
-pub(in crate::node) fn state(node: &NodeRecord, reachable: bool, presence: Option<Presence>) -> NodeState {
+pub(in crate::node) fn state(node: &NodeRecord, met: Met, presence: Option<Presence>) -> NodeState {
     if node.lost {
         return NodeState::Lost;
     }
     if is_manager(node) {
-        return if reachable { NodeState::Ready } else { NodeState::Down };
+        return match met {
+            Met::Answers => NodeState::Ready,
+            Met::Locked => NodeState::Locked,
+            Met::Silent => NodeState::Down,
+        };
     }
     match presence {
         Some(Presence::Ready) => NodeState::Ready,
@@ -88,7 +101,7 @@ pub(in crate::node) fn info(node: &NodeRecord, observed: &Observed<'_>) -> NodeI
         observed_role: if member.is_some() { Role::Manager } else { Role::Worker },
         seat: seat(node, observed.configuration),
         leader: member.is_some() && observed.leader == member,
-        state: state(node, observed.reachable, observed.presence),
+        state: state(node, observed.met, observed.presence),
         raft_id: node.raft_id,
         version: node.software.clone(),
         removing: node.removing,
@@ -115,7 +128,7 @@ mod tests {
         };
         let outlook = outlook.map(|outlook| (outlook.clone(), outlook.to_string()));
         let leader = Some(RaftId(2));
-        info(node, &Observed { configuration: &configuration, leader, reachable: true, presence: None, outlook })
+        info(node, &Observed { configuration: &configuration, leader, met: Met::Answers, presence: None, outlook })
     }
 
     #[test]
@@ -162,11 +175,12 @@ mod tests {
     #[test]
     fn a_state_is_what_is_seen_and_unknown_what_nobody_has_said() {
         let (manager, worker) = (node(record::Role::Manager, 4), node(record::Role::Worker, 0));
-        assert_eq!((state(&manager, true, None), state(&manager, false, None)), (NodeState::Ready, NodeState::Down));
-        assert_eq!(state(&worker, false, Some(Presence::Ready)), NodeState::Ready);
-        assert_eq!(state(&worker, true, Some(Presence::Down)), NodeState::Down);
-        assert_eq!(state(&worker, true, None), NodeState::Unknown);
+        let met = [Met::Answers, Met::Locked, Met::Silent].map(|met| state(&manager, met, None));
+        assert_eq!(met, [NodeState::Ready, NodeState::Locked, NodeState::Down]);
+        assert_eq!(state(&worker, Met::Silent, Some(Presence::Ready)), NodeState::Ready);
+        assert_eq!(state(&worker, Met::Answers, Some(Presence::Down)), NodeState::Down);
+        assert_eq!(state(&worker, Met::Answers, None), NodeState::Unknown);
         let lost = NodeRecord { lost: true, ..manager };
-        assert_eq!(state(&lost, true, None), NodeState::Lost);
+        assert_eq!(state(&lost, Met::Answers, None), NodeState::Lost);
     }
 }

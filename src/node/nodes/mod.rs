@@ -10,6 +10,7 @@ mod lookup;
 mod program;
 mod wished;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
@@ -20,22 +21,25 @@ use quorate_core::membership::plan::{SeatPolicy, SeatView};
 use quorate_core::membership::record::{NodeRecord, Role};
 use quorate_core::membership::wish::{self, Outlook, Wish, WishRefused};
 use quorate_core::membership::work::{LivenessRecord, Presence};
+use quorate_core::ports::StateRead;
 use quorate_core::state::read;
 use quorate_core::txn::{Compare, Txn};
 use quorate_transport::api::{self, request, response};
 use tokio::time::Instant;
 
-pub(super) use describe::{Observed, info, is_manager, state};
+pub(super) use describe::{Met, Observed, info, is_manager, state};
 pub(super) use lookup::find;
 
+pub(super) use program::Shown;
 use wished::{demoted, promoted, updated};
 
-use super::authorize;
+use super::barrier::Barrier;
 use super::gate::{Asker, Who};
-use super::once::{self, already_settled};
+use super::once::{self, Wished, already_settled};
 use super::records;
 use super::router::{Failure, fail, refused_by};
 use super::service::{Service, blocking, broken, display_name, document};
+use super::{authorize, ca};
 use crate::membership::{NodeInfo, NodeList, NodeOutcome, NodeState, Rule};
 
 /// Longest time for which a manager is kept from being replaced: what takes longer is no maintenance.
@@ -49,7 +53,7 @@ fn refusal(refused: &WishRefused) -> Failure {
         WishRefused::EvenMaxVoters(_) => Rule::EvenMaxVoters,
         WishRefused::LastVoter { .. } => Rule::LastVoter,
         WishRefused::EndsFaultTolerance { .. } => Rule::EndsFaultTolerance,
-        WishRefused::QuorumAtRisk { .. } => Rule::QuorumAtRisk,
+        WishRefused::QuorumAtRisk { .. } | WishRefused::MajorityWith { .. } => Rule::QuorumAtRisk,
     };
     refused_by(rule, refused.to_string())
 }
@@ -81,7 +85,7 @@ impl Service {
         let status = self.status.borrow().clone();
         let judged = self.is_judged(status.leader, &reports);
         let recorded = |id: NodeId| presence.get(id).filter(|_| judged).and_then(LivenessRecord::state);
-        let reachable = |id: RaftId| id == self.facts.raft() || reports.contains_key(&id);
+        let met = |id: RaftId| self.met(id, reports.contains_key(&id));
         let seats = self.seats(&status);
         let mut nodes: Vec<NodeInfo> = records
             .nodes
@@ -90,7 +94,7 @@ impl Service {
                 let observed = Observed {
                     configuration: &status.configuration,
                     leader: status.leader,
-                    reachable: node.raft().is_some_and(reachable),
+                    met: node.raft().map_or(Met::Silent, met),
                     presence: node.node_id().and_then(recorded),
                     outlook: self.outlook(seats.as_ref(), node),
                 };
@@ -165,7 +169,7 @@ impl Service {
         let observed = Observed {
             configuration: &status.configuration,
             leader: status.leader,
-            reachable: self.is_reachable(&record).await,
+            met: self.meet(&record).await,
             presence: self.presence_of(id),
             outlook: self.outlook(self.seats(&status).as_ref(), &record),
         };
@@ -173,12 +177,22 @@ impl Service {
         Ok(NodeOutcome { node, changed, done: false, voters_before: seats.0, voters: seats.0, standbys: seats.1 })
     }
 
-    /// Whether a manager answers now.
-    async fn is_reachable(&self, node: &NodeRecord) -> bool {
+    /// What comes of asking a manager now.
+    async fn meet(&self, node: &NodeRecord) -> Met {
         match node.raft() {
-            Some(id) if id == self.facts.raft() => true,
-            Some(id) => self.reports(&[id]).await.contains_key(&id),
-            None => false,
+            Some(id) if id == self.facts.raft() => Met::Answers,
+            Some(id) => self.met(id, self.reports(&[id]).await.contains_key(&id)),
+            None => Met::Silent,
+        }
+    }
+
+    fn met(&self, id: RaftId, answers: bool) -> Met {
+        if answers || id == self.facts.raft() {
+            Met::Answers
+        } else if self.peers.is_locked(id) {
+            Met::Locked
+        } else {
+            Met::Silent
         }
     }
 
@@ -212,6 +226,10 @@ impl Service {
         until: Instant,
     ) -> Result<(NodeId, bool), Failure> {
         let wished = self.once(asker, id, planned, until).await?;
+        self.settled(&wished, wanted)
+    }
+
+    fn settled(&self, wished: &Wished, wanted: &str) -> Result<(NodeId, bool), Failure> {
         // A copy of the wish is answered with the node that was meant when the first one came.
         let written = wished.written().and_then(|record| NodeId::from_slice(&Section::Node.strip(&record.key)?));
         let node = match written {
@@ -317,7 +335,8 @@ impl Service {
             return Ok(answered);
         }
         let api::NodeLeave { forced, once } = leave;
-        self.remove(asker, api::NodeRemove { node: own.to_string(), forced, once }, true, until).await
+        self.remove(asker, api::NodeRemove { node: own.to_string(), forced, once, compromised: None }, true, until)
+            .await
     }
 
     /// Removes a node, or rather wishes for it.
@@ -341,7 +360,9 @@ impl Service {
         leaving: bool,
         until: Instant,
     ) -> Result<response::Kind, Failure> {
-        let api::NodeRemove { node, forced, once } = wanted;
+        let api::NodeRemove { node, forced, once, compromised } = wanted;
+        // What somebody else may be is not kept because it is there.
+        let forced = forced || compromised.is_some();
         let planned = async {
             let record = self.node_named(&node)?;
             if !(forced || leaving || record.removing || record.lost) {
@@ -349,15 +370,25 @@ impl Service {
             }
             self.rewritten(&record, |record| {
                 self.refuse_between_seats(record, forced)?;
-                let updated = NodeRecord { removing: true, forced: record.forced || forced, ..record.clone() };
+                let updated = NodeRecord {
+                    removing: true,
+                    forced: record.forced || forced,
+                    compromised: record.compromised || compromised.is_some(),
+                    ..record.clone()
+                };
                 if updated != *record && !record.lost {
-                    self.check_wish(record, Wish::Remove { forced })?;
+                    let wish = if updated.compromised { Wish::CutOff } else { Wish::Remove { forced } };
+                    self.check_wish(record, wish)?;
                 }
                 Ok(Some(updated))
             })
             .await
         };
-        let (id, changed) = self.settle(asker, &node, once, planned.await, until).await?;
+        let wished = match (planned.await, compromised) {
+            (Ok(Some(removal)), Some(asked)) => self.thrown_out(asker, once, removal, asked, until).await?,
+            (planned, _) => self.once(asker, once, planned, until).await?,
+        };
+        let (id, changed) = self.settled(&wished, &node)?;
         if changed {
             tracing::info!(by = %asker, node, forced, leaving, "a node is being removed");
         }
@@ -371,7 +402,27 @@ impl Service {
         }
     }
 
-    /// As in Swarm, only who is known to be down is removed without force.
+    /// The removal of a node that somebody else may be, with the replacement of what it knew: all of it or nothing. Its copies of
+    /// the barrier's keys go in the same command, by its record, and the active key is due to be replaced.
+    async fn thrown_out(
+        &self,
+        asker: &Asker,
+        id: Option<api::Once>,
+        removal: Txn,
+        asked: api::Compromised,
+        until: Instant,
+    ) -> Result<Wished, Failure> {
+        let begin = self.begin_rotation(asked.deadline_s);
+        let plan = move |view: &dyn StateRead, barrier: &Barrier| {
+            let (rotation, mut txn) = (ca::rotation(view, barrier, begin)?, removal.clone());
+            txn.compares.extend(rotation.compares);
+            txn.then.extend(rotation.then);
+            txn.then.extend(Self::all_replaced(view, barrier, &asked)?);
+            Ok(Some(txn))
+        };
+        self.once_planned(asker, id, Arc::new(plan), until).await
+    }
+
     /// Whose fresh store has not taken the seat of the old one yet would leave a voter behind that no node stands for.
     fn refuse_between_seats(&self, node: &NodeRecord, forced: bool) -> Result<(), Failure> {
         if forced || !self.status.borrow().configuration.is_voter(RaftId(node.replaces)) {
@@ -386,10 +437,11 @@ impl Service {
         ))
     }
 
+    /// As in Swarm, only who is known to be down is removed without force.
     async fn refuse_what_is_there(&self, node: &NodeRecord) -> Result<(), Failure> {
         let presence = self.presence_of(node.node_id().unwrap_or_default());
-        let (name, state) = (display_name(node), state(node, self.is_reachable(node).await, presence));
-        if matches!(state, NodeState::Down | NodeState::Lost) {
+        let (name, state) = (display_name(node), state(node, self.meet(node).await, presence));
+        if matches!(state, NodeState::Down | NodeState::Locked | NodeState::Lost) {
             return Ok(());
         }
         let found = if state == NodeState::Ready { "is ready" } else { "is not known to be down" };

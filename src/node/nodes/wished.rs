@@ -23,8 +23,23 @@ fn refuse_lost(node: &NodeRecord) -> Result<(), Failure> {
     ))
 }
 
+/// What was thrown out as somebody else's is not taken back: everything that it knew was replaced for that.
+fn refuse_compromised(node: &NodeRecord) -> Result<(), Failure> {
+    if !node.compromised {
+        return Ok(());
+    }
+    let name = display_name(node);
+    Err(refused_by(
+        Rule::BeingRemoved,
+        format!(
+            "{name} is being removed because somebody else may have its keys, and that is not taken back. Nothing was changed; prepare the node anew in an empty directory, and join it with a token"
+        ),
+    ))
+}
+
 fn refuse_unwishable(node: &NodeRecord) -> Result<(), Failure> {
     refuse_lost(node)?;
+    refuse_compromised(node)?;
     if node.removing {
         let name = display_name(node);
         return Err(refused_by(
@@ -40,6 +55,7 @@ fn refuse_unwishable(node: &NodeRecord) -> Result<(), Failure> {
 /// A node that is leaving is asked to stay by it: what was wished last counts.
 pub(super) fn promoted(node: &NodeRecord) -> Rewritten {
     refuse_lost(node)?;
+    refuse_compromised(node)?;
     if node.raft_id == 0 && node.command_version == 0 {
         let name = display_name(node);
         return Err(refused_by(
@@ -117,6 +133,11 @@ mod tests {
     fn who_is_to_leave_is_asked_to_stay_by_a_promotion() {
         let leaving = NodeRecord { removing: true, forced: true, ..manager() };
         assert_eq!(promoted(&leaving), Ok(Some(manager())));
+        // Not when somebody else may be that node.
+        let taken = NodeRecord { compromised: true, ..leaving };
+        let refused = promoted(&taken).unwrap_err();
+        assert_eq!(refused.rule, "being_removed");
+        assert!(refused.message.contains("not taken back"), "{refused:?}");
     }
 
     #[test]

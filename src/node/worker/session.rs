@@ -295,7 +295,12 @@ impl Driver {
             tokio::select! {
                 Some(answer) = asking.join_next() => {
                     let Ok(answer) = answer else { continue };
+                    let shown = self.papers.identity().subject().issuer;
                     match self.papers.take(&self.file, answer).await {
+                        // That it has a certificate of the new root is seen where it shows it: in another session.
+                        Standing::Stands if self.papers.identity().subject().issuer != shown => {
+                            return Ended::Lost("it goes on with a certificate of the cluster's new CA".into());
+                        }
                         Standing::Stands => {}
                         Standing::Manager => return Ended::Promoted,
                         Standing::Removed => return Ended::Doubt("this node was removed".into()),
@@ -361,6 +366,7 @@ impl Driver {
 
     /// Keeps what a manager says of the cluster: a worker must find its managers again, whichever of them is left.
     async fn note(&mut self, welcome: &Welcome) {
+        self.papers.compare_trust(&welcome.trust, Duration::from_millis(welcome.trust_spread_ms));
         let mut file = self.file.clone();
         if let Some(lineage) = Lineage::from_slice(&welcome.lineage)
             && file.facts.lineage_list().compare(&lineage) == LineageOrder::Older

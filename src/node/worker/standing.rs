@@ -11,6 +11,7 @@ use quorate_core::id::StoreId;
 use quorate_transport::{Clock, Identity, JoinError, JoinRefused, JoinRequest, Joined, KeyPair, Network, Refused};
 
 use crate::client::SOFTWARE;
+use crate::config::chance;
 use crate::node::builder::off_thread;
 use crate::node::facts::Layout;
 use crate::node::newcomer::{SUPPORT, take_over};
@@ -66,6 +67,14 @@ impl Papers {
         &self.network
     }
 
+    /// The managers have said what is trusted now: who has something else renews, at a moment of its own within the spread.
+    pub(super) fn compare_trust(&mut self, trust: &[u8], spread: Duration) {
+        if trust.is_empty() || trust == self.identity.trust_id() {
+            return;
+        }
+        self.due = self.due.min(self.clock.now() + spread.mul_f64(chance()));
+    }
+
     pub(super) fn is_due(&self) -> bool {
         self.clock.now() >= self.due
     }
@@ -97,7 +106,8 @@ impl Papers {
                 Err(error) => Standing::Unknown(error.to_string()),
             };
         }
-        let renewed = match self.identity.renewed(joined.certificate.into()) {
+        let authorities = std::iter::once(joined.ca_certificate).chain(joined.authorities).map(Into::into).collect();
+        let renewed = match self.identity.renewed_under(joined.certificate.into(), authorities) {
             Ok(identity) => Arc::new(identity),
             Err(error) => return Standing::Unknown(error.to_string()),
         };

@@ -6,11 +6,11 @@
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::{Memory, Round, malformed, replace};
+use super::{Memory, Round, malformed};
 use crate::id::NodeId;
 use crate::keyring::{
-    BarrierKey, GivenCopy, KeyCopy, KeyringOrder, KeyringOrderKind, KeyringRecord, Reseal, Resealed, may_hold,
-    named_key,
+    BarrierKey, GivenCopy, KeyCopy, KeyringOrder, KeyringOrderKind, KeyringRecord, Reseal, Resealed, is_sealed_section,
+    may_hold, named_key,
 };
 use crate::keyspace::Section;
 use crate::membership::record::NodeRecord;
@@ -47,27 +47,26 @@ impl Memory {
         Ok(())
     }
 
-    /// One key goes from one record to another: the keyring follows.
-    pub(super) fn follow_keyring(
-        &mut self,
-        key: &Bytes,
-        old: Option<&Record>,
-        new: Option<&Record>,
-        round: &mut Round,
-    ) {
-        if self.keyring.is_none() {
+    /// The changes of one revision: the keyring follows, all of them together. A key whose last record goes and another one
+    /// comes in the same revision stays.
+    pub(super) fn follow_keyring(&mut self, changes: &[Change], round: &mut Round) {
+        let concerns = |change: &Change| change.key.first() == Some(&NODES) || is_sealed_section(&change.key);
+        if self.keyring.is_none() || !changes.iter().any(concerns) {
             return;
         }
         let mut keyring = self.keyring.clone();
-        if key.first() == Some(&(Section::Node as u8)) {
-            // Where another record claims the same key there is a copied directory: it goes all the same, and is given anew.
-            let (before, after) = (claim(old), claim(new));
-            if let Some(before) = before.filter(|before| after.as_ref() != Some(before)) {
-                keyring.forget(&before);
+        for Change { key, old, new, .. } in changes {
+            if key.first() == Some(&NODES) {
+                // Where another record claims the same key there is a copied directory: it goes all the same, and is given anew.
+                let (before, after) = (claim(old.as_ref()), claim(new.as_ref()));
+                if let Some(before) = before.filter(|before| after.as_ref() != Some(before)) {
+                    keyring.forget(&before);
+                }
+            } else {
+                count(&mut keyring, named(key, old.as_ref()), named(key, new.as_ref()));
             }
-        } else {
-            count(&mut keyring, named(key, old), named(key, new));
         }
+        keyring.settle();
         self.keyring_is(keyring, round);
     }
 
@@ -83,8 +82,10 @@ impl Memory {
         if keyring == self.keyring {
             return;
         }
-        let record = keyring.encode_to_vec().into();
-        replace(&mut self.lanes, &mut self.keyring_lanes, layout::SYSTEM_KEYRING, record, round);
+        self.lanes.remove(self.keyring_lanes);
+        self.keyring_lanes = Lanes::of(layout::SYSTEM_KEYRING, &keyring.encode_to_vec());
+        self.lanes.add(self.keyring_lanes);
+        round.keyring_changed = true;
         round.records_changed = true;
         self.keyring = keyring;
     }
@@ -174,13 +175,17 @@ impl Memory {
             round.overlay.insert(stored, Some(new));
             done = true;
         }
+        keyring.settle();
         self.use_as(usage);
         self.keyring_is(keyring, round);
         Ok(self.done(done, Vec::new()))
     }
 }
 
-/// A record that named one key names another from now on.
+/// What the full keys of node records begin with.
+const NODES: u8 = Section::Node as u8;
+
+/// A record that named one key names another from now on. Whoever has counted everything lets the keyring settle.
 fn count(keyring: &mut KeyringRecord, old: Option<u32>, new: Option<u32>) {
     if let Some(key) = new.and_then(|id| keyring.key_mut(id)) {
         key.uses = key.uses.saturating_add(1);
@@ -188,7 +193,6 @@ fn count(keyring: &mut KeyringRecord, old: Option<u32>, new: Option<u32>) {
     }
     if let Some(key) = old.and_then(|id| keyring.key_mut(id)) {
         key.records = key.records.saturating_sub(1);
-        keyring.settle();
     }
 }
 

@@ -27,6 +27,42 @@ pub(super) enum Batch {
     Recover(RecoveryWrite),
 }
 
+impl Batch {
+    /// What can be read of it when only the first `share` of 1,000 parts are on the disk; `None` when that is nothing. What is
+    /// synced in the same call is never torn: either the call returned, and all of it is there, or nobody was told of it.
+    pub(super) fn part(&self, share: u64) -> Option<Self> {
+        let share_of = |count: usize| usize::try_from(count as u64 * share.min(999) / 1_000).unwrap_or(0);
+        match self {
+            Self::Log(group) => {
+                let pieces = |batch: &LogBatch| {
+                    batch.entries.len() + usize::from(batch.hard_state.is_some()) + usize::from(batch.cut.is_some())
+                };
+                let mut left = share_of(group.iter().map(pieces).sum());
+                let mut part = Vec::new();
+                for batch in group {
+                    let entries: Vec<LogEntry> = batch.entries.iter().take(left).cloned().collect();
+                    left -= entries.len();
+                    let hard_state = batch.hard_state.filter(|_| left > 0);
+                    left -= usize::from(hard_state.is_some());
+                    let cut = batch.cut.filter(|_| left > 0);
+                    left -= usize::from(cut.is_some());
+                    part.push(LogBatch { entries, hard_state, cut });
+                }
+                let some = part.iter().any(|batch| pieces(batch) > 0);
+                some.then_some(Self::Log(part))
+            }
+            Self::Commit(writes) => {
+                let left = share_of(writes.ranges.len() + writes.writes.len());
+                let ranges: Vec<(Bytes, Bytes)> = writes.ranges.iter().take(left).cloned().collect();
+                let rest = left - ranges.len();
+                let part = WriteSet { ranges, writes: writes.writes.iter().take(rest).cloned().collect() };
+                (left > 0).then_some(Self::Commit(part))
+            }
+            Self::Replace { .. } | Self::Found { .. } | Self::Facts(_) | Self::Recover(_) => None,
+        }
+    }
+}
+
 /// Everything the store holds at one point of the journal.
 #[derive(Clone, Default)]
 pub(super) struct Image {
@@ -137,6 +173,8 @@ pub(super) struct Disk {
     pub(super) last_staged: u64,
     pub(super) rotten_state: BTreeSet<Bytes>,
     pub(super) rotten_log: BTreeSet<u64>,
+    /// What lies behind the end of the journal since the power went: the beginning of a batch.
+    pub(super) torn: Option<Batch>,
 }
 
 impl Disk {
@@ -144,6 +182,29 @@ impl Disk {
         self.opening += 1;
         self.poisoned = None;
         self.staged.clear();
+    }
+
+    /// A batch that is not whole does not count, and is cut off; says so, in words.
+    pub(super) fn cut_torn(&mut self) -> Option<String> {
+        let torn = self.torn.take()?;
+        if on(Mutant::TornIsTaken) {
+            self.durable.apply(&torn);
+            self.current = self.durable.clone();
+        }
+        Some("the last write was torn by a power cut, and is cut off; nothing that was synced is missing".to_owned())
+    }
+
+    /// The first entry of the log that cannot be read.
+    pub(super) fn first_rotten(&self) -> Option<u64> {
+        self.rotten_log.iter().copied().find(|index| self.current.log.contains_key(index))
+    }
+
+    /// Takes damage for the end of the log.
+    pub(super) fn cut_from(&mut self, index: u64) {
+        for image in [&mut self.current, &mut self.durable] {
+            image.log.split_off(&index);
+            image.hard_state.commit = image.hard_state.commit.min(image.last());
+        }
     }
 
     pub(super) fn poison<T>(&mut self, error: StoreError) -> StoreResult<T> {

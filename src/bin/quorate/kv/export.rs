@@ -35,7 +35,7 @@ impl Sink {
         let mut beside = to.clone().into_os_string();
         beside.push(".part");
         let beside = PathBuf::from(beside);
-        let file = private().open(&beside).map_err(|error| cannot_write(&beside, &error))?;
+        let file = fresh(&beside).map_err(|error| cannot_write(&beside, &error))?;
         Ok(Self::File { to, beside, file: BufWriter::new(file) })
     }
 
@@ -56,12 +56,16 @@ impl Sink {
     }
 }
 
-/// Values may be anybody's secret: a file of them is its owner's only.
-fn private() -> std::fs::OpenOptions {
+/// Values may be anybody's secret: a file of them is its owner's only, and a new one. A link in its place is not followed; what
+/// an earlier export that was cut off has left goes.
+fn fresh(path: &Path) -> io::Result<File> {
+    if path.symlink_metadata().is_ok_and(|found| found.is_file()) {
+        std::fs::remove_file(path)?;
+    }
     let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true);
+    options.write(true).create_new(true);
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options
+    options.open(path)
 }
 
 fn cannot_write(path: &Path, error: &io::Error) -> Failure {

@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::config::{SPACE_ENOUGH, SPACE_LOW};
-use super::world::{Event, Run, Step, World};
+use super::event::Event;
+use super::world::{Run, Step, World};
 use quorate_core::consensus::io::Ticket;
 use quorate_core::id::RaftId;
 use quorate_core::membership::record::{LABEL_LEADER, LABEL_ZONE};
@@ -40,6 +41,8 @@ pub enum Act {
     Slow { id: u64, factor: u64, lasts: u64 },
     /// Its store is damaged: its node comes back with an empty one, under a new raft id.
     Replace { id: u64 },
+    /// A bit turns in one of its synced records: of the log, or else among what users have written.
+    Rot { id: u64, log: bool, nth: u64 },
     /// The next node record that is still missing is written.
     Record,
     /// Syncs begin and do not end; with `apply` the applier hangs too.
@@ -93,6 +96,7 @@ impl Act {
             Self::Pause { .. } => "pause",
             Self::Slow { .. } => "slow",
             Self::Replace { .. } => "replace",
+            Self::Rot { .. } => "rot",
             Self::Record => "record",
             Self::Hang { .. } => "hang",
             Self::Shortage { .. } => "shortage",
@@ -187,6 +191,7 @@ impl World {
                 self.damaged = true;
                 return self.replace(RaftId(id));
             }
+            Act::Rot { id, log, nth } => self.rot(RaftId(id), log, nth),
             Act::Record => {
                 if let Some(record) = self.unrecorded.first().cloned()
                     && self.write_record(&record)?

@@ -10,7 +10,8 @@ use super::acts::Timed;
 use super::config::SimConfig;
 use super::holders::Held;
 use super::trace::Violation;
-use super::watchers::Facts;
+use super::watcher::Facts;
+use super::wire::{APPEND, Header, VOTE, VOTE_GIVEN};
 use quorate_core::consensus::io::{RaftRole, Status};
 use quorate_core::id::RaftId;
 use quorate_core::log::{Configuration, HardState, LogStart};
@@ -471,58 +472,6 @@ impl Checks {
         self.floor = self.floor.max(revision);
         Ok(())
     }
-}
-
-/// Raft's numbers of kinds.
-const APPEND: u64 = 3;
-const VOTE: u64 = 5;
-const VOTE_GIVEN: u64 = 6;
-
-/// The plain numbers of a message, read without decoding the rest.
-#[derive(Default)]
-struct Header {
-    kind: u64,
-    to: u64,
-    term: u64,
-    rejects: bool,
-}
-
-impl Header {
-    fn of(mut body: &[u8]) -> Self {
-        let mut header = Self::default();
-        while let Some(tag) = varint(&mut body) {
-            match (tag >> 3, tag & 7) {
-                // Entries are last of what is looked at; only an append has any.
-                (7.., 2) => break,
-                (field, 0) => {
-                    let Some(value) = varint(&mut body) else { break };
-                    match field {
-                        1 if value == APPEND || value == VOTE || value == VOTE_GIVEN => header.kind = value,
-                        1 => break,
-                        2 => header.to = value,
-                        4 => header.term = value,
-                        10 => header.rejects = value != 0,
-                        _ => {}
-                    }
-                }
-                _ => break,
-            }
-        }
-        header
-    }
-}
-
-fn varint(from: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = from.split_first()?;
-        *from = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 /// The key of one write, and of its client's counter.

@@ -6,7 +6,8 @@
 
 use super::acts::Act;
 use super::config::{ELECTION, MILLIS};
-use super::world::{Event, Step, World};
+use super::event::Event;
+use super::world::{Step, World};
 use quorate_core::id::RaftId;
 use quorate_core::membership::record::Role;
 
@@ -68,7 +69,9 @@ impl World {
     pub(super) fn is_whole(&self) -> bool {
         let newest = self.checks.last().and_then(super::check::Checks::newest_configuration);
         newest.is_some_and(|configuration| {
-            let gone = |id: &RaftId| self.members.get(id).is_some_and(|member| member.retired || member.stopped);
+            let gone = |id: &RaftId| {
+                self.members.get(id).is_some_and(|member| member.retired || member.stopped || member.disk.is_rotten())
+            };
             configuration.voters.len() >= 3 && !configuration.is_joint() && !configuration.members().iter().any(gone)
         })
     }

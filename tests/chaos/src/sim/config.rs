@@ -186,6 +186,10 @@ pub struct SimConfig {
     pub recoveries: u64,
     /// Clients that read, write, swap and remove a few keys, one operation at a time; what they are told is judged.
     pub registers: u64,
+    /// At a power cut the batch after those that survive may be on the disk in part.
+    pub torn: bool,
+    /// A bit turns in a record that was synced: at most one in a run, while losing that store is survived.
+    pub rot: bool,
     /// After the faults a core is healed and all else stays broken for ever, before everything is healed.
     pub frozen: bool,
     /// What is done, in place of what would be drawn.
@@ -247,6 +251,8 @@ impl SimConfig {
             clogs: false,
             recoveries: 0,
             registers: 0,
+            torn: false,
+            rot: false,
             frozen: false,
             script: None,
         }
@@ -368,6 +374,15 @@ impl SimConfig {
         let churn = matches!(profile, Profile::Membership | Profile::Secrets) || (member && rng.chance(400));
         // Whoever founds anew has nobody left to come and go.
         let churn = churn && profile != Profile::Recovery;
+        let mut worn = Rng::stream(seed, 21);
+        let drawn = Self {
+            torn: worn.chance(700) && (disk || member),
+            // The disk that everything is founded anew from must not be the damaged one.
+            rot: worn.chance(300) && disk && drawn.recoveries == 0,
+            // Which core can live is only known while nobody comes or goes.
+            frozen: worn.chance(250) && !calm && !churn && !drawn.upgrades,
+            ..drawn
+        };
         if !churn {
             return drawn;
         }
@@ -381,6 +396,7 @@ impl SimConfig {
             duration: drawn.duration + rng.between(0, 30) * 1000 * MILLIS,
             // A damaged store is one that is lost for good.
             replacements: drawn.replacements && kills,
+            rot: drawn.rot && kills,
             ..drawn
         }
     }

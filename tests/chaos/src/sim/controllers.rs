@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::asks::{Reply, What};
 use super::check::broken;
-use super::clients::{Reply, What};
 use super::config::{MILLIS, SimConfig};
+use super::event::Event;
 use super::trace::Report;
-use super::world::{Event, Run, Step, World};
+use super::world::{Run, Step, World};
 use quorate_core::command::{Command, CommandKind, Request};
 use quorate_core::consensus::io::Ticket;
 use quorate_core::id::{ClientId, RaftId};

@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::asks::Reply;
 use super::check::broken;
-use super::clients::Reply;
 use super::config::MILLIS;
+use super::event::Event;
 use super::member::Job;
-use super::world::{Event, Step, World};
+use super::world::{Step, World};
 use quorate_core::consensus::io::{Input, Records, Ticket};
 use quorate_core::id::{LogIndex, RaftId};
 use quorate_core::ports::{LogReset, StagedId, StoreError};

@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use super::asks::{Reply, What};
 use super::check::{Check, broken};
-use super::clients::{Reply, What};
 use super::config::MILLIS;
-use super::world::{Event, Run, Step, World};
+use super::event::Event;
+use super::world::{Run, Step, World};
 use quorate_core::command::{Command, CommandKind, LeaseOrder, LeaseOrderKind, Request};
 use quorate_core::consensus::io::Ticket;
 use quorate_core::id::{ClientId, LeaseId, RaftId};

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeSet;
 
+use super::asks::Reply;
 use super::check::Checks;
-use super::clients::Reply;
 use super::config::{ELECTION, MILLIS};
 use super::world::{Run, World};
 use quorate_core::id::RaftId;
@@ -24,6 +24,7 @@ impl World {
         if !self.config.frozen {
             return Ok(());
         }
+        self.look_for_rot().map_err(|broken| self.violation(broken))?;
         let Some(core) = self.draw_core(&mut rng) else { return Ok(()) };
         self.faults = false;
         self.spare();

@@ -21,6 +21,11 @@ pub const REQUIRED: &[Mark] = &[
     ("crash", "joint"),
     ("crash", "single voter"),
     ("crash", "loses unsynced"),
+    ("crash", "tears a batch"),
+    ("rot", "leader"),
+    ("rot", "follower"),
+    ("rot", "found"),
+    ("frozen faults", "in the liveness phase"),
     ("doom", "leader"),
     ("doom", "follower"),
     ("doom", "joint"),
@@ -116,6 +121,7 @@ impl World {
             | Act::Pause { id, .. }
             | Act::Slow { id, .. }
             | Act::Replace { id }
+            | Act::Rot { id, .. }
             | Act::Hang { id, .. }
             | Act::Shortage { id, .. }
             | Act::Drift { id, .. }
@@ -176,6 +182,8 @@ impl World {
             ("watch", "cut", report.watches_cut),
             ("watch", "compacted", report.watches_compacted),
             ("crash", "loses unsynced", report.lost_batches),
+            ("crash", "tears a batch", report.torn),
+            ("rot", "found", report.damage_found),
         ] {
             if count > 0 {
                 marks.hit(what, whom);

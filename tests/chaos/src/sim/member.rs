@@ -112,6 +112,13 @@ impl Member {
         }
     }
 
+    /// How much of the first lost batch a power cut now leaves on the disk, in parts of 1,000: it hangs on nothing but who it is,
+    /// and how often it was started.
+    pub(super) fn torn_share(&self, torn: bool, seed: u64) -> u64 {
+        let mut rng = Rng::stream(seed, (21 << 56) ^ (self.node << 32) ^ self.boot);
+        if torn && rng.chance(600) { rng.between(1, 999) } else { 0 }
+    }
+
     /// This member's monotonic clock at the true time `now`.
     pub(super) fn clock(&self, now: u64) -> u64 {
         self.clock.at(now)

@@ -14,39 +14,47 @@
 //! ```
 
 mod acts;
+mod asks;
 mod check;
 mod churn;
 mod clients;
 mod config;
 mod controllers;
+mod damage;
 mod disk;
 mod drive;
+mod event;
+mod founding;
 mod holders;
+mod life;
 mod liveness;
 mod marks;
 mod member;
 mod nemesis;
+mod network;
 mod operator;
 mod recovery;
 mod registers;
 mod secrets;
-
 mod stream;
 mod trace;
 mod upgrades;
+mod watcher;
 mod watchers;
+mod wire;
 mod world;
 
 pub use acts::{Act, Timed};
-pub use clients::Reply;
+pub use asks::Reply;
 pub use config::{ELECTION, MILLIS, Profile, SPACE_ENOUGH, SPACE_LOW, SimConfig, TICK};
 pub use controllers::{Controller, Embedded, Everything, Promise, Seat, Told, Wish, run_controllers};
 pub use marks::{Mark, Marks, REQUIRED};
 pub use recovery::Recovering;
 
+pub use network::{Hold, Passing};
 pub use trace::{Report, Violation};
 pub use watchers::WatchBug;
-pub use world::{Hold, Passing, Run, World};
+pub use world::{Run, World};
 
 use check::{broken, keys};
 use quorate_core::consensus::io::RaftRole;

@@ -3,16 +3,14 @@
 //! Owns the draws of faults; what they do is in `acts`. Never more than the promises allow: at most one member's store is lost
 //! for good, and never the only copy. Called by the world at the moments that this file schedules.
 
-use bytes::Bytes;
-
 use super::acts::Act;
 use super::config::{ELECTION, MILLIS};
-use super::world::{Event, Step, World, node_id};
+use super::event::Event;
+use super::world::{Step, World};
 use quorate_core::command::{Command, CommandKind};
 use quorate_core::consensus::io::Ticket;
 use quorate_core::id::RaftId;
-use quorate_core::membership::record::{NodeRecord, Role};
-use quorate_core::mutants::{Mutant, on};
+use quorate_core::membership::record::NodeRecord;
 use quorate_core::txn::{Put, Txn};
 
 impl World {
@@ -191,44 +189,6 @@ impl World {
         asked.map(|_: Ticket| true).map_err(|violation| violation.broken())
     }
 
-    /// The store of `target` is damaged: its node comes back with a fresh one under a new raft id.
-    pub(super) fn replace(&mut self, target: RaftId) -> Step {
-        if self.leader() == Some(target) || self.leader().is_none() {
-            return Ok(());
-        }
-        let Some(node) = self.members.get(&target).map(|member| member.node) else { return Ok(()) };
-        if on(Mutant::WipedComesBack) || on(Mutant::DamagedRefilled) {
-            self.crash(target, usize::MAX);
-            if let Some(member) = self.members.get_mut(&target) {
-                member.disk = quorate_core::testing::MemoryStore::new();
-            }
-            return self.start(target);
-        }
-        let fresh = RaftId(self.next_raft_id);
-        let record = NodeRecord {
-            id: Bytes::copy_from_slice(node_id(node).as_bytes()),
-            name: format!("n{node}"),
-            role: Role::Manager.into(),
-            raft_id: fresh.0,
-            replaces: target.0,
-            command_version: quorate_core::command::COMMAND_VERSION,
-            ..NodeRecord::default()
-        };
-        let record = self.with_sealing_key(record);
-        self.next_raft_id += 1;
-        self.crash(target, usize::MAX);
-        if let Some(member) = self.members.get_mut(&target) {
-            member.retired = true;
-        }
-        let newcomer = self.newcomer(node, fresh);
-        self.members.insert(fresh, newcomer);
-        self.start(fresh)?;
-        // Whoever leads when the record is written takes it from here.
-        self.unrecorded.retain(|waiting| waiting.id != record.id);
-        self.unrecorded.insert(0, record);
-        Ok(())
-    }
-
     /// No more faults: everything works, everybody is up.
     pub(super) fn make_peace(&mut self) -> Step {
         self.faults = false;
@@ -241,6 +201,7 @@ impl World {
         // Impatient clients whose every retry is one more entry could keep the slowest settings behind for ever.
         self.config.patience = 10 * ELECTION;
         self.cut.clear();
+        self.look_for_rot()?;
         let ids = self.ids();
         for id in ids {
             if let Some(member) = self.members.get_mut(&id) {

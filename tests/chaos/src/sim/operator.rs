@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::config::{MILLIS, TICK};
-use super::world::{Event, Run, Step, World, node_id};
+use super::event::Event;
+use super::world::{Run, Step, World, node_id};
 use quorate_core::command::{Command, CommandKind};
 use quorate_core::consensus::io::{Records, Ticket};
 use quorate_core::id::RaftId;

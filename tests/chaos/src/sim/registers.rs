@@ -6,10 +6,11 @@
 
 use bytes::Bytes;
 
+use super::asks::{Reply, What};
 use super::check::broken;
-use super::clients::{Reply, What};
 use super::config::MILLIS;
-use super::world::{Event, Step, World};
+use super::event::Event;
+use super::world::{Step, World};
 use crate::check::{self, Limit, Verdict};
 use crate::history::{self, Action, Answer, Operation};
 use quorate_core::command::{Command, CommandKind, Request};
@@ -17,7 +18,7 @@ use quorate_core::consensus::io::{Rejection, Ticket};
 use quorate_core::id::{ClientId, LogIndex, RaftId};
 use quorate_core::keyspace::Section;
 use quorate_core::state::contract::Outcome;
-use quorate_core::state::read;
+use quorate_core::state::read::{self, ReadError};
 use quorate_core::txn::{Compare, Delete, Op, OpResultKind, Operand, Put, Range, Relation, Txn};
 
 /// Registers: few, so that they are fought for.
@@ -212,15 +213,28 @@ impl World {
         }
     }
 
-    /// Reads at once from the state of `at`, as a manager does that got its `ReadAt`; `None` when it is down.
-    pub(super) fn read_register(&self, at: RaftId, index: LogIndex, key: &str) -> Step<Option<(u64, Option<String>)>> {
+    /// Reads at once from the state of `at`, as a manager does that got its `ReadAt`; `None` when it is down, or stops over what it
+    /// cannot read.
+    pub(super) fn read_register(
+        &mut self,
+        at: RaftId,
+        index: LogIndex,
+        key: &str,
+    ) -> Step<Option<(u64, Option<String>)>> {
         let Some(view) = self.view(at) else { return Ok(None) };
         let Ok(status) = read::status(&*view) else { return broken("a_view_can_be_read", at.to_string()) };
         if status.applied < index {
             return broken("linearizable_reads", format!("{at} has applied {}, {index} was promised", status.applied));
         }
         let range = Range { key: Section::User.key(key.as_bytes()), ..Range::default() };
-        let Ok(found) = read::range(&*view, &range) else { return broken("a_view_can_be_read", at.to_string()) };
+        let found = match read::range(&*view, &range) {
+            Ok(found) => found,
+            Err(ReadError::Store(error)) => {
+                self.unreadable(at, "a_view_can_be_read", error)?;
+                return Ok(None);
+            }
+            Err(ReadError::Refused(refusal)) => return broken("a_view_can_be_read", format!("{at}: {refusal}")),
+        };
         let value = found.entries.first().map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
         Ok(Some((status.revision.0, value)))
     }

@@ -9,14 +9,15 @@ use prost::Message as _;
 
 use super::check::{Broken, broken};
 use super::config::{ELECTION, MILLIS};
-use super::world::{Event, Step, World};
+use super::event::Event;
+use super::world::{Step, World};
 use quorate_core::command::{Command, CommandKind};
 use quorate_core::consensus::io::RaftRole;
 use quorate_core::envelope::{ALGORITHM_AES_256_GCM, EPOCH_BYTES, Header, TAG_BYTES};
 use quorate_core::id::RaftId;
 use quorate_core::keyring::{
-    self, Ask, BarrierKey, Cipher, KeyCopy, KeyringOrder, KeyringOrderKind, KeyringRecord, SEALING_KEY_BYTES,
-    SealedRecord, named_key,
+    self, Ask, BarrierKey, Care, Cipher, KeyCopy, KeyringOrder, KeyringOrderKind, KeyringRecord, SEALING_KEY_BYTES,
+    SealedRecord, SearchFrom, named_key,
 };
 use quorate_core::keyspace::Section;
 use quorate_core::membership::record::NodeRecord;
@@ -65,8 +66,8 @@ impl Cipher for Model {
         Ok(())
     }
 
-    fn copy(&mut self, _keyring: &KeyringRecord, _key: u32, _to: &Bytes) -> Result<Bytes, Broken> {
-        Ok(Bytes::from_static(b"copy"))
+    fn copy(&mut self, _keyring: &KeyringRecord, _key: u32, _to: &Bytes) -> Result<Option<Bytes>, Broken> {
+        Ok(Some(Bytes::from_static(b"copy")))
     }
 
     fn reseal(&mut self, keyring: &KeyringRecord, _key: &Bytes, value: &Bytes) -> Result<Bytes, Broken> {
@@ -105,13 +106,12 @@ impl World {
         for leader in leading {
             let (Some(view), Some(records)) = (self.view(leader), self.records(leader)) else { continue };
             let Ok(keyring) = read::keyring(&*view) else { return broken("a_view_can_be_read", leader.to_string()) };
-            let Some(due) = keyring::due(&keyring, records.nodes.members()) else { continue };
-            let order = match keyring::order(&*view, &keyring, &due, &mut Model) {
-                Ok(Some(order)) => order,
-                Ok(None) => continue,
+            let mut from = SearchFrom::default();
+            match keyring::care(&*view, &keyring, records.nodes.members(), &mut Model, &mut from) {
+                Ok(Care { order: Some(order), .. }) => self.put_in(leader, CommandKind::Keyring(order).into())?,
+                Ok(Care { order: None, .. }) => {}
                 Err(error) => return broken("orders_can_be_made", format!("{error:?}")),
-            };
-            self.put_in(leader, CommandKind::Keyring(order).into())?;
+            }
         }
         Ok(())
     }

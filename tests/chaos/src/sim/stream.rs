@@ -6,7 +6,8 @@
 use bytes::Bytes;
 
 use super::check::broken;
-use super::world::{Event, Step, World};
+use super::event::Event;
+use super::world::{Step, World};
 use quorate_core::consensus::io::Input;
 use quorate_core::id::RaftId;
 use quorate_core::ports::{StagedId, StoreError};
@@ -28,7 +29,7 @@ impl World {
             Ok(())
         });
         if let Err(error) = made {
-            return broken("a_view_can_be_read", error.to_string());
+            return self.unreadable(from, "a_view_can_be_read", error);
         }
         let failures = self.config.snapshot_failures;
         let breaks = self.link(from, to).chance(failures);

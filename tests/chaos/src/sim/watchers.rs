@@ -1,8 +1,7 @@
 //! Watchers: they follow random keys from random revisions at random members, over whatever happens to these.
 //!
-//! Owns both ends of each watch, which run the very code of a node and of its clients ([`quorate_core::watch`]), and what an observer
-//! who knows every revision holds against what is told. What revisions did is noted where a member applies them, apart
-//! from all code of watches. Called by the world.
+//! Owns both ends of each watch, which run the very code of a node and of its clients ([`quorate_core::watch`]), and who moves where.
+//! What is held against what a watcher is told is in `watcher`. Called by the world.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,24 +9,22 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::check::{Checks, broken};
+use super::check::broken;
 use super::config::MILLIS;
-use super::world::{Event, Step, World};
+use super::event::Event;
+use super::watcher::{Standing, Watcher};
+use super::world::{Step, World};
 use quorate_core::command::{Command, CommandKind, Compact};
 use quorate_core::id::RaftId;
 use quorate_core::keyspace::{Section, prefix_end};
 use quorate_core::state::contract::{Applied, Refusal};
 use quorate_core::state::read::{self, ReadError};
-use quorate_core::testing::Rng;
-use quorate_core::txn::{Delete, KeyValue, Op, Put, Range, Txn};
+use quorate_core::txn::{Delete, Op, Put, Range, Txn};
 use quorate_core::user;
-use quorate_core::watch::{
-    self, End, Filter, Followed, Follower, Hub, HubLimits, Round, Taken, Told, Unit, WatchChange, WatchId, WatchPart,
-    WatchStart,
-};
+use quorate_core::watch::{self, End, Filter, Follower, Hub, HubLimits, Round, Taken, Told, Unit, WatchId, WatchPart};
 
 /// Names of keys that scribblers write: few, so that they are written, removed and made again.
-const KEYS: u64 = 12;
+pub(super) const KEYS: u64 = 12;
 
 /// A bug that is planted to see that it is caught.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -52,186 +49,6 @@ pub(super) const LIMITS: HubLimits = HubLimits {
     unit_bytes: 1_500,
     take_bytes: 700,
 };
-
-/// One key's change as the observer knows it.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Fact {
-    key: Bytes,
-    new: Option<KeyValue>,
-    old: Option<KeyValue>,
-}
-
-/// What every revision did to user keys.
-pub(super) type Facts = BTreeMap<u64, Vec<Fact>>;
-
-fn facts(unit: &Unit) -> Vec<Fact> {
-    unit.told().map(|(key, new, old)| Fact { key, new, old }).collect()
-}
-
-impl Checks {
-    /// What a revision did is the same wherever it is applied.
-    fn happened(&mut self, id: RaftId, unit: &Unit) -> Step {
-        let facts = facts(unit);
-        let known = self.facts.entry(unit.revision()).or_insert_with(|| facts.clone());
-        if *known == facts {
-            return Ok(());
-        }
-        broken("equal_events", format!("{id} did something else at revision {}", unit.revision()))
-    }
-
-    /// A survivor knows of revisions up to this one; what came after is decided anew.
-    pub(super) fn forget_above(&mut self, revision: u64) {
-        self.facts.retain(|known, _| *known <= revision);
-        self.newest_revision = revision;
-    }
-
-    /// What a filter lets through of a revision; nothing when that is nothing.
-    fn expected(&self, filter: &Filter, revision: u64) -> Vec<WatchChange> {
-        let concerns =
-            |fact: &&Fact| filter.covers(&fact.key) && if fact.new.is_some() { filter.puts } else { filter.deletes };
-        let told = |entry: &KeyValue| {
-            let mut entry = entry.clone();
-            user::strip(&mut entry);
-            if !filter.values {
-                entry.value = Bytes::new();
-            }
-            entry
-        };
-        let change = |fact: &Fact| {
-            let bare = KeyValue { key: fact.key.clone(), mod_revision: revision, ..KeyValue::default() };
-            WatchChange {
-                entry: Some(told(fact.new.as_ref().unwrap_or(&bare))),
-                deleted: fact.new.is_none(),
-                previous: fact.old.as_ref().filter(|_| filter.previous).map(told),
-                previous_omitted: false,
-            }
-        };
-        let of = self.facts.get(&revision).into_iter().flatten();
-        of.filter(concerns).map(change).collect()
-    }
-
-    /// The first revision in `from..to` that a filter lets something through of.
-    fn missed(&self, filter: &Filter, from: u64, to: u64) -> Option<u64> {
-        if from >= to {
-            return None;
-        }
-        self.facts.range(from..to).map(|(revision, _)| *revision).find(|r| !self.expected(filter, *r).is_empty())
-    }
-
-    fn newest(&self) -> u64 {
-        self.newest_revision
-    }
-}
-
-/// One watcher, both ends.
-pub(super) struct Watcher {
-    start: WatchStart,
-    filter: Filter,
-    follower: Follower,
-    /// Checked: everything below that concerns it was told.
-    due: u64,
-    at: Option<Standing>,
-    incarnation: usize,
-    /// Its own picture, when it began with a list of all that there was.
-    mirror: Option<BTreeMap<Bytes, Bytes>>,
-    /// Mean time between two looks.
-    pace: u64,
-}
-
-struct Standing {
-    member: RaftId,
-    boot: u64,
-    id: WatchId,
-    sleeps: bool,
-    /// Read, and told, up to here; the hub hears of it at the next look.
-    read: Option<u64>,
-}
-
-impl Watcher {
-    pub(super) fn new() -> Self {
-        let start = WatchStart { key: Section::User.key(b"x"), ..WatchStart::default() };
-        let filter = Filter {
-            key: start.key.clone(),
-            end: Section::User.end(),
-            puts: true,
-            deletes: true,
-            previous: false,
-            values: true,
-        };
-        let follower = Follower::new(0);
-        Self { start, filter, follower, due: 0, at: None, incarnation: 0, mirror: None, pace: 5 * MILLIS }
-    }
-
-    fn draw(&mut self, rng: &mut Rng) {
-        let name = format!("k{}", rng.between(0, KEYS - 1));
-        let (key, end) = match rng.between(0, 4) {
-            0 => (Section::User.key(name.as_bytes()), Bytes::new()),
-            1 => (Section::User.key(b"k"), Section::User.key(&prefix_end(b"k"))),
-            2 => (Section::User.key(b"c1"), Section::User.key(&prefix_end(b"c1"))),
-            3 => (Section::User.key(b"k2"), Section::User.key(b"k7")),
-            _ => (Section::User.key(b"\0"), Section::User.end()),
-        };
-        let kind = rng.between(0, 5);
-        self.start = WatchStart {
-            key,
-            end,
-            from: 0,
-            no_puts: kind == 1,
-            no_deletes: kind == 2,
-            previous: rng.chance(400),
-            keys_only: rng.chance(200),
-        };
-        self.pace = if rng.chance(250) { rng.between(100, 1500) } else { rng.between(1, 15) } * MILLIS;
-    }
-
-    /// Takes a piece; says whether it must begin anew at another manager.
-    fn hear(&mut self, part: WatchPart, checks: &Checks) -> Step {
-        let followed = match self.follower.take(part) {
-            Ok(followed) => followed,
-            Err(error) => return broken("watch_ordered_unique", error.to_string()),
-        };
-        let due = self.due;
-        match followed {
-            Followed::Nothing | Followed::Opened => Ok(()),
-            Followed::Changes(revision, changes) => {
-                if revision < due {
-                    return broken("watch_ordered_unique", format!("revision {revision} was told, {due} was due"));
-                }
-                if let Some(missed) = checks.missed(&self.filter, due, revision) {
-                    return broken("watch_reliable", format!("revision {missed} was skipped, {revision} was told"));
-                }
-                let expected = checks.expected(&self.filter, revision);
-                if expected != changes {
-                    let detail = format!("revision {revision} was told as {changes:?}, it was {expected:?}");
-                    return broken("watch_atomic", detail);
-                }
-                self.due = revision + 1;
-                if let Some(mirror) = &mut self.mirror {
-                    for change in changes {
-                        let Some(entry) = change.entry else { continue };
-                        if change.deleted {
-                            mirror.remove(&entry.key);
-                        } else {
-                            mirror.insert(entry.key, entry.value);
-                        }
-                    }
-                }
-                Ok(())
-            }
-            Followed::Bookmark(revision) => {
-                if revision > checks.newest() {
-                    let detail = format!("bookmark {revision}, the newest revision is {}", checks.newest());
-                    return broken("watch_bookmarks_hold", detail);
-                }
-                if let Some(missed) = checks.missed(&self.filter, due, revision + 1) {
-                    return broken("watch_bookmarks_hold", format!("bookmark {revision}, but {missed} was not told"));
-                }
-                self.due = self.due.max(revision + 1);
-                Ok(())
-            }
-        }
-    }
-}
 
 impl World {
     /// A member has applied a round: the observer notes what it did, and the member's watches are told.
@@ -357,7 +174,11 @@ impl World {
             1 => now + self.watching.between(1, 40),
             _ => {
                 let whole = watcher.filter.puts && watcher.filter.deletes && watcher.filter.values;
-                watcher.mirror = whole.then(|| listed(&*view, &watcher.filter)).transpose()?;
+                match whole.then(|| listed(&*view, &watcher.filter)).transpose() {
+                    Ok(mirror) => watcher.mirror = mirror,
+                    Err(ReadError::Store(error)) => return self.unreadable(member, "a_view_can_be_read", error),
+                    Err(ReadError::Refused(refusal)) => return broken("a_view_can_be_read", refusal.to_string()),
+                }
                 now + 1
             }
         };
@@ -396,7 +217,7 @@ impl World {
                     self.say(watcher, &chunk.told)
                 }
                 Err(ReadError::Refused(refusal)) => self.turned_away(watcher, member, from, &refusal),
-                Err(ReadError::Store(error)) => broken("history_can_be_read", format!("{member}: {error}")),
+                Err(ReadError::Store(error)) => self.unreadable(member, "history_can_be_read", error),
             },
             Taken::Wait => {
                 standing.sleeps = true;
@@ -541,30 +362,23 @@ impl World {
         let Some(view) = self.view(leader) else { return Ok(()) };
         for watcher in self.watchers.iter().filter(|watcher| watcher.incarnation == self.incarnation(leader)) {
             let Some(mirror) = &watcher.mirror else { continue };
-            if *mirror != listed(&*view, &watcher.filter)? {
-                return broken("watch_mirrors_the_state", format!("from {}", watcher.start.from));
+            match listed(&*view, &watcher.filter) {
+                Ok(there) if there == *mirror => {}
+                Ok(_) => return broken("watch_mirrors_the_state", format!("from {}", watcher.start.from)),
+                Err(error) => return broken("a_view_can_be_read", error.to_string()),
             }
         }
         Ok(())
     }
 }
 
-impl Default for Watcher {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 /// Everything that there is in the range of a filter, by keys without their section.
-fn listed(view: &dyn quorate_core::ports::StateRead, filter: &Filter) -> Step<BTreeMap<Bytes, Bytes>> {
+fn listed(view: &dyn quorate_core::ports::StateRead, filter: &Filter) -> Result<BTreeMap<Bytes, Bytes>, ReadError> {
     let mut all = BTreeMap::new();
     let mut from = filter.key.clone();
     loop {
         let range = Range { key: from.clone(), end: filter.end.clone(), ..Range::default() };
-        let page = match read::range(view, &range) {
-            Ok(page) => page,
-            Err(error) => return broken("a_view_can_be_read", error.to_string()),
-        };
+        let page = read::range(view, &range)?;
         let last = page.entries.last().map(|entry| entry.key.clone());
         for mut entry in page.entries {
             user::strip(&mut entry);

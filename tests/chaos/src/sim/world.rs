@@ -5,29 +5,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
-
-use super::acts::{Act, Timed};
-use super::check::{Broken, Checks, broken};
-use super::clients::{Ask, Client};
-use super::config::{ELECTION, MILLIS, SimConfig};
+use super::acts::Timed;
+use super::asks::Ask;
+use super::check::{Broken, Checks};
+use super::clients::Client;
+use super::config::{MILLIS, SimConfig};
 use super::controllers::Controllers;
+use super::event::Event;
 use super::holders::Holder;
 use super::marks::Marks;
 use super::member::Member;
+use super::network::Hold;
 use super::operator::Operator;
 use super::registers::Register;
-use super::secrets;
 use super::trace::{Report, Trace, Violation, Words};
-use super::watchers::Watcher;
+use super::watcher::Watcher;
 use crate::history::Operation;
-use quorate_core::consensus::io::{Lane, Status, Ticket};
-use quorate_core::id::{ClusterId, Lineage, LineageId, NodeId, RaftId};
-use quorate_core::keyring::KeyringRecord;
-use quorate_core::log::LogEntry;
-use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
-use quorate_core::ports::StagedId;
-use quorate_core::state::{Founding, found};
+use quorate_core::consensus::io::{Status, Ticket};
+use quorate_core::id::{Lineage, LineageId, NodeId, RaftId};
+use quorate_core::membership::record::NodeRecord;
 use quorate_core::testing::Rng;
 
 /// A run that went on, or the promise that it broke.
@@ -35,98 +31,6 @@ pub type Run<T = ()> = Result<T, Box<Violation>>;
 
 /// Inside the world the seed and the time are added last.
 pub(super) type Step<T = ()> = Result<T, Broken>;
-
-/// Something that happens at a moment. `boot` names the process it was scheduled for.
-pub(super) enum Event {
-    Tick { id: RaftId, boot: u64 },
-    Deliver { from: RaftId, to: RaftId, body: Bytes, incarnation: usize },
-    Snapshot { from: RaftId, to: RaftId, boot: u64, message: Bytes, chunks: Vec<Bytes>, breaks: bool },
-    Staged { from: RaftId, to: RaftId, boot: u64, message: Bytes, staged: StagedId },
-    SnapshotReport { at: RaftId, boot: u64, to: RaftId, delivered: bool },
-    Synced { id: RaftId, boot: u64 },
-    Applied { id: RaftId, boot: u64 },
-    Fetched { id: RaftId, boot: u64, number: u64, entries: Vec<LogEntry> },
-    Connections { id: RaftId, boot: u64 },
-    Unreachable { id: RaftId, boot: u64, to: RaftId },
-    Restart { id: RaftId },
-    Forwarded { from: RaftId, to: RaftId, ticket: Ticket },
-    Reply { from: RaftId, to: RaftId, ticket: Ticket, reply: super::clients::Reply },
-    Timeout { ticket: Ticket },
-    Client { client: u64, slot: u64 },
-    Holder { holder: u64 },
-    Register { index: usize },
-    Nemesis,
-    DiskTrouble,
-    DiskWell { id: RaftId },
-    Churn,
-    Workers,
-    Watcher { index: usize },
-    Scribble,
-    Controllers,
-    Care,
-    Seal,
-    Upgrade,
-    Bend,
-    Disaster,
-    Scripted { index: usize },
-    Heal { links: Vec<(RaftId, RaftId)> },
-    Slow { id: RaftId, factor: u64 },
-}
-
-impl Event {
-    /// The member that must be awake for it.
-    const fn target(&self) -> Option<RaftId> {
-        match self {
-            Self::Tick { id, .. }
-            | Self::Synced { id, .. }
-            | Self::Applied { id, .. }
-            | Self::Fetched { id, .. }
-            | Self::Connections { id, .. }
-            | Self::DiskWell { id }
-            | Self::Unreachable { id, .. } => Some(*id),
-            Self::Deliver { to, .. }
-            | Self::Snapshot { to, .. }
-            | Self::Staged { to, .. }
-            | Self::Forwarded { to, .. }
-            | Self::Reply { to, .. } => Some(*to),
-            Self::SnapshotReport { at, .. } => Some(*at),
-            Self::Restart { .. }
-            | Self::Timeout { .. }
-            | Self::Client { .. }
-            | Self::Holder { .. }
-            | Self::Register { .. }
-            | Self::Nemesis
-            | Self::DiskTrouble
-            | Self::Churn
-            | Self::Workers
-            | Self::Watcher { .. }
-            | Self::Scribble
-            | Self::Controllers
-            | Self::Care
-            | Self::Seal
-            | Self::Upgrade
-            | Self::Bend
-            | Self::Disaster
-            | Self::Scripted { .. }
-            | Self::Heal { .. }
-            | Self::Slow { .. } => None,
-        }
-    }
-}
-
-/// A message as a scenario sees it before it is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Passing {
-    /// The sender.
-    pub from: RaftId,
-    /// The receiver.
-    pub to: RaftId,
-    /// Raft's name of its kind, such as `MsgTimeoutNow`.
-    pub kind: &'static str,
-}
-
-/// Decides which messages are held back.
-pub type Hold = Box<dyn FnMut(Passing) -> bool>;
 
 /// Counts effects of a member and kills it between two of them.
 pub(super) struct Doom {
@@ -161,6 +65,7 @@ pub struct World {
     pub(super) acts: Vec<Timed>,
     pub(super) marks: Marks,
     pub(super) bending: Rng,
+    pub(super) rotting: Rng,
     pub(super) hearing: Rng,
     /// Steps since the cluster was founded anew.
     pub(super) after_disaster: u64,
@@ -190,7 +95,7 @@ pub struct World {
     pub(super) doom: Option<Doom>,
     pub(super) faults: bool,
     pub(super) hold: Option<Hold>,
-    held: Vec<Event>,
+    pub(super) held: Vec<Event>,
     pub(super) report_delay: u64,
     pub(super) unrecorded: Vec<NodeRecord>,
     pub(super) next_raft_id: u64,
@@ -237,6 +142,7 @@ impl World {
             acts: Vec::new(),
             marks: Marks::default(),
             bending: Rng::stream(seed, 14),
+            rotting: Rng::stream(seed, 22),
             hearing: Rng::stream(seed, 15),
             after_disaster: 0,
             registering: Rng::stream(seed, 17),
@@ -267,120 +173,6 @@ impl World {
         };
         world.found().map_err(|broken| world.violation(broken))?;
         Ok(world)
-    }
-
-    fn found(&mut self) -> Step {
-        let record = |node: u64| NodeRecord {
-            id: Bytes::copy_from_slice(node_id(node).as_bytes()),
-            name: format!("n{node}"),
-            role: Role::Manager.into(),
-            raft_id: node,
-            command_version: self.config.version(),
-            sealing_key: if self.config.secrets { secrets::sealing_key(node) } else { Bytes::new() },
-            ..NodeRecord::default()
-        };
-        let recorded = self.config.recorded.clamp(1, self.config.members);
-        let founding = Founding {
-            cluster: ClusterRecord {
-                cluster_id: Bytes::copy_from_slice(ClusterId::from_bytes([1; 16]).as_bytes()),
-                lineage: self.incarnations.first().map(Lineage::to_bytes).unwrap_or_default().into(),
-                next_raft_id: self.next_raft_id,
-                version: self.config.version(),
-                max_voters: self.config.max_voters,
-                lost_after_ms: self.config.lost_after / MILLIS,
-                promote_after_ms: self.config.promote_after / MILLIS,
-                tick_micros: super::config::TICK / 1000,
-                ..ClusterRecord::default()
-            },
-            node: record(1),
-            records: (2..=recorded).map(|node| (NodeRecord::key(node_id(node)), record(node).to_bytes())).collect(),
-            keyring: if self.config.secrets { secrets::founded() } else { KeyringRecord::default() },
-        };
-        self.unrecorded = (recorded + 1..=self.config.members).map(record).collect();
-        let founded = match found(&founding) {
-            Ok(founded) => founded,
-            Err(refusal) => return broken("founding", refusal.to_string()),
-        };
-        if let Some(first) = self.members.get(&RaftId(1)) {
-            let opened = first.disk.open().and_then(|mut open| open.state.found(founded.writes, founded.reset));
-            if let Err(error) = opened {
-                return broken("founding", error.to_string());
-            }
-        }
-        let ids: Vec<RaftId> = self.members.keys().copied().collect();
-        for id in ids {
-            self.start(id)?;
-        }
-        for client in 0..self.config.clients {
-            for slot in 0..self.config.slots {
-                let at = self.now + self.work.between(ELECTION, 3 * ELECTION);
-                self.schedule(at, Event::Client { client, slot });
-            }
-        }
-        for holder in 0..self.config.holders {
-            let at = self.now + self.holding.between(ELECTION, 3 * ELECTION);
-            self.schedule(at, Event::Holder { holder });
-        }
-        for index in 0..self.registers.len() {
-            let at = self.now + self.registering.between(ELECTION, 3 * ELECTION);
-            self.schedule(at, Event::Register { index });
-        }
-        self.schedule_faults();
-        for index in 0..self.watchers.len() {
-            let at = self.now + self.watching.between(ELECTION, 6 * ELECTION);
-            self.schedule(at, Event::Watcher { index });
-        }
-        if self.config.scribble_every > 0 {
-            self.schedule(self.now + 2 * ELECTION, Event::Scribble);
-        }
-        if self.config.secrets {
-            self.begin_secrets();
-        }
-        if self.config.churn {
-            self.let_workers_enrol();
-        }
-        Ok(())
-    }
-
-    /// What goes wrong, and when: drawn, or from a list.
-    fn schedule_faults(&mut self) {
-        if let Some(script) = &self.config.script {
-            let times: Vec<u64> = script.iter().map(|timed| timed.at).collect();
-            for (index, at) in times.into_iter().enumerate() {
-                self.schedule(at, Event::Scripted { index });
-            }
-            return;
-        }
-        if !self.faults {
-            return;
-        }
-        self.schedule(self.now + 2 * ELECTION, Event::Nemesis);
-        if self.config.disk_hangs || self.config.shortages {
-            self.schedule(self.now + 4 * ELECTION, Event::DiskTrouble);
-        }
-        if self.config.clocks || self.config.clogs {
-            self.schedule(self.now + 3 * ELECTION, Event::Bend);
-        }
-        if self.config.upgrades {
-            self.schedule(self.now + 4 * ELECTION, Event::Upgrade);
-        }
-        if self.config.churn {
-            self.schedule(self.now + 3 * ELECTION, Event::Churn);
-        }
-        if self.config.recoveries > 0 {
-            let first = self.bending.between(self.config.duration / 4, self.config.duration / 2);
-            self.schedule(first, Event::Disaster);
-        }
-    }
-
-    /// One act of the list.
-    pub(super) fn scripted(&mut self, index: usize) -> Step {
-        let act: Option<Act> =
-            self.config.script.as_ref().and_then(|script| script.get(index)).map(|timed| timed.act.clone());
-        match act {
-            Some(act) if self.faults => self.perform_act(act),
-            Some(_) | None => Ok(()),
-        }
     }
 
     pub(super) fn violation(&self, broken: Broken) -> Box<Violation> {
@@ -442,112 +234,8 @@ impl World {
         Ok(true)
     }
 
-    /// Sends over a link, as the network pleases.
-    pub(super) fn send(&mut self, from: RaftId, to: RaftId, lane: Lane, body: Bytes) {
-        if let Some(hold) = &mut self.hold
-            && hold(Passing { from, to, kind: kind(&body) })
-        {
-            let incarnation = self.incarnation(from);
-            self.held.push(Event::Deliver { from, to, body, incarnation });
-            return;
-        }
-        let (now, loss, duplicates) = (self.now, self.config.loss, self.config.duplicates);
-        let (low, high) = (self.config.delay_min, self.config.delay_max);
-        let cut = self.cut.contains(&(from, to));
-        let clogged = self.clogged.get(&(from, to)).copied().filter(|until| *until > now);
-        let link = self.link(from, to);
-        if cut || link.chance(loss) {
-            if link.chance(300) {
-                let at = now + link.between(0, 5 * MILLIS);
-                if let Some(boot) = self.members.get(&from).map(|member| member.boot) {
-                    self.schedule(at, Event::Unreachable { id: from, boot, to });
-                }
-            }
-            return;
-        }
-        let copies = if link.chance(duplicates) { 2 } else { 1 };
-        for _ in 0..copies {
-            let link = self.link(from, to);
-            let mut delay = link.between(low, high);
-            if duplicates > 0 && link.chance(20) {
-                // A straggler: it arrives in another time.
-                delay += link.between(0, 2 * ELECTION);
-            }
-            if lane == Lane::Append {
-                delay += (body.len() as u64).saturating_mul(10);
-            }
-            let (body, incarnation) = (body.clone(), self.incarnation(from));
-            let at = clogged.unwrap_or(now) + delay;
-            self.schedule(at, Event::Deliver { from, to, body, incarnation });
-        }
-    }
-
-    /// Holds back every message for which `hold` says so, until [`World::release`].
-    pub fn hold(&mut self, hold: Hold) {
-        self.hold = Some(hold);
-    }
-
-    /// Delivers what was held back, and holds nothing more.
-    pub fn release(&mut self) {
-        self.hold = None;
-        for event in std::mem::take(&mut self.held) {
-            self.schedule(self.now + MILLIS, event);
-        }
-    }
-
-    /// What was held back is lost; nothing more is held.
-    pub fn drop_held(&mut self) {
-        self.hold = None;
-        self.held.clear();
-    }
-
-    /// From now on the word that a snapshot was delivered takes so much longer to reach the sender, in nanoseconds.
-    pub const fn delay_reports(&mut self, nanos: u64) {
-        self.report_delay = nanos;
-    }
-
-    /// How many messages are held back.
-    pub fn held(&self) -> usize {
-        self.held.len()
-    }
-
-    pub(super) fn link_is_up(&self, a: RaftId, b: RaftId) -> bool {
-        !self.cut.contains(&(a, b)) && !self.cut.contains(&(b, a))
-    }
-
     pub(super) fn is_up(&self, id: RaftId) -> bool {
         self.members.get(&id).is_some_and(|member| member.process.is_some())
-    }
-
-    /// Everybody notices after a while who can be reached now.
-    pub(super) fn connections_changed(&mut self) {
-        let all: Vec<(RaftId, u64)> = self.members.iter().map(|(id, member)| (*id, member.boot)).collect();
-        for (id, boot) in all {
-            let at = self.now + self.noticing.between(MILLIS, 40 * MILLIS);
-            self.schedule(at, Event::Connections { id, boot });
-        }
-    }
-
-    /// Nothing passes from `from` to `to` any more.
-    pub fn cut(&mut self, from: RaftId, to: RaftId) {
-        self.cut.insert((from, to));
-        self.connections_changed();
-    }
-
-    /// Nothing passes to or from `id` any more.
-    pub fn isolate(&mut self, id: RaftId) {
-        let others: Vec<RaftId> = self.members.keys().copied().filter(|other| *other != id).collect();
-        for other in others {
-            self.cut.insert((id, other));
-            self.cut.insert((other, id));
-        }
-        self.connections_changed();
-    }
-
-    /// Every link works again.
-    pub fn heal(&mut self) {
-        self.cut.clear();
-        self.connections_changed();
     }
 
     /// Begins, or ends, to hold back the end of every log sync of `id`.
@@ -688,10 +376,4 @@ pub(super) fn node_id(node: u64) -> NodeId {
     let mut bytes = [0; 16];
     bytes[8..].copy_from_slice(&node.to_be_bytes());
     NodeId::from_bytes(bytes)
-}
-
-/// Raft's name of a message's kind.
-pub(super) fn kind(body: &[u8]) -> &'static str {
-    use prost011::Message as _;
-    raft::eraftpb::Message::decode(body).map_or("garbage", |message| message.msg_type().as_str_name())
 }

@@ -1,6 +1,8 @@
 //! What the scenarios on the simulated cluster share.
 #![allow(dead_code, unreachable_pub, reason = "every test file uses its own part of this")]
 
+pub mod seats;
+
 use quorate_chaos::sim::{ELECTION, MILLIS, Reply, SimConfig, Violation, World};
 use quorate_core::id::RaftId;
 use quorate_core::state::contract::Outcome;

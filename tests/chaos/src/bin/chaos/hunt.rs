@@ -25,8 +25,12 @@ pub(crate) fn mutants(output: Output, asked: &Mutants) -> Result<Exit, String> {
     let (mut missed, mut rows) = (0, Vec::new());
     for entry in entries {
         let hunted = entry.hunt(asked.first_seed, asked.max_seeds.unwrap_or(entry.budget));
+        let mut told = "";
         let (word, seeds, by) = match &hunted {
-            Hunted::Caught { seeds, by } => ("caught", seeds.to_string(), by.clone()),
+            Hunted::Caught { seeds, by, detail } => {
+                told = detail;
+                ("caught", seeds.to_string(), by.clone())
+            }
             Hunted::Missed(seeds) => {
                 missed += 1;
                 ("MISSED", seeds.to_string(), "a hole in the harness".to_owned())
@@ -35,9 +39,12 @@ pub(crate) fn mutants(output: Output, asked: &Mutants) -> Result<Exit, String> {
             Hunted::Elsewhere(place) => ("elsewhere", "-".to_owned(), (*place).to_owned()),
         };
         if output.json {
-            rows.push(json!({"id": format!("M{:02}", entry.number), "about": entry.about, "verdict": word, "seeds": seeds, "by": by}));
+            rows.push(json!({"id": format!("M{:02}", entry.number), "about": entry.about, "verdict": word, "seeds": seeds, "by": by, "detail": told}));
         } else {
             output.line(&format!("M{:02} {word:<15} {seeds:>5} seeds  {by:<34} {}", entry.number, entry.about))?;
+            if asked.only.is_some() && !told.is_empty() {
+                output.line(&format!("    {told}"))?;
+            }
         }
     }
     if output.json {

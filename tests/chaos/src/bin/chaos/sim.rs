@@ -178,7 +178,7 @@ fn told(plan: &Plan, summary: &Summary) -> Vec<String> {
 
 fn counted(report: &Report) -> String {
     format!(
-        "ops ok={} unk={} fail={} reads={} | elections={} | conf={} fnc={} snap={} | crash={} lost={} part={} pause={} stall={} enospc={} ioerr={}",
+        "ops ok={} unk={} fail={} reads={} | elections={} | conf={} fnc={} snap={} | crash={} lost={} torn={} rot={}/{} part={} pause={} stall={} enospc={} ioerr={}",
         report.acks,
         report.unknown,
         report.refused,
@@ -189,6 +189,9 @@ fn counted(report: &Report) -> String {
         report.snapshots_installed,
         report.crashes,
         report.lost_batches,
+        report.torn,
+        report.damage_found,
+        report.rotten,
         report.partitions,
         report.pauses,
         report.disk_hangs,

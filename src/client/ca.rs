@@ -1,0 +1,47 @@
+//! The cluster's CA as an operator sees it.
+//!
+//! Owns nothing but the questions. Called by embedders and the command line.
+
+use std::time::Duration;
+
+use quorate_transport::api::{self, request};
+
+use super::Client;
+use crate::error::Result;
+use crate::membership::CaInfo;
+
+/// The root that signs the certificates of nodes and operators, and its replacement by another.
+#[derive(Debug, Clone)]
+pub struct Ca {
+    client: Client,
+}
+
+impl Ca {
+    pub(super) const fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Replaces the root. The new one signs from now on; both are trusted until every node and operator has shown a certificate of
+    /// it, at most until `deadline` (whole seconds) is over: a node that was away all that time then comes back with a token
+    /// ([`crate::NodeBuilder::replace`]), an operator with a new identity. Answers how far it is, at once. Applied once, however
+    /// often it has to be sent; dropped before the answer, it may have begun.
+    ///
+    /// # Errors
+    /// `Invalid` for a deadline below a second or above 365 days; `Membership` with [`Rule::TooManyRotations`] when four are
+    /// under way within each other. Nothing was changed.
+    ///
+    /// [`Rule::TooManyRotations`]: crate::membership::Rule::TooManyRotations
+    pub async fn rotate(&self, deadline: Duration) -> Result<CaInfo> {
+        let deadline_s = deadline.as_secs();
+        let wrap = |once| request::Kind::CaRotate(api::CaRotate { deadline_s, once });
+        self.client.wished(wrap).await
+    }
+
+    /// Which root signs, and how far a rotation is. Cancel safe.
+    ///
+    /// # Errors
+    /// See [`Error`](crate::Error).
+    pub async fn status(&self) -> Result<CaInfo> {
+        self.client.document(request::Kind::CaStatus(api::CaStatus {})).await
+    }
+}
