@@ -14,7 +14,7 @@ use quorate_core::keyring::SEALING_KEY_BYTES;
 use quorate_core::ports::StoreResult;
 use quorate_core::state::read;
 use quorate_transport::api::{backup_part, request, response};
-use quorate_transport::{Down, Feed, FeedSender, api, word};
+use quorate_transport::{CaHash, Down, Feed, FeedSender, api, word};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -23,7 +23,7 @@ use super::router::{Failure, fail};
 use super::service::{Service, blocking, broken};
 use super::snapshots::{Chunks, Unread};
 use super::tokens::unix_now;
-use super::{asked, authorize, watching};
+use super::{asked, authorize, records, watching};
 use crate::client::SOFTWARE;
 use crate::metrics::Ended;
 
@@ -138,20 +138,22 @@ impl Service {
         // Before the view is taken: what comes in between only makes it younger.
         let age_ms = if serializable { self.age_ms() } else { Some(0) };
         let (reader, barrier) = (self.store()?.reader, Arc::clone(&self.barrier));
-        let (view, cluster, usage, keyring) = blocking(move || {
+        let (view, cluster, usage, keyring, ca) = blocking(move || {
             let view = reader.view();
             let read = || -> StoreResult<_> {
                 let keyring = read::keyring(&*view)?;
                 let Some(copies) = barrier.copies_for(&keyring, &to)? else { return Ok(None) };
                 let copies = copies.into_iter().map(|(key, sealed)| api::BackupKeyCopy { key, sealed }).collect();
                 let keyring = api::BackupKeyring { active: keyring.active, copies };
-                Ok(Some((read::cluster(&*view)?.unwrap_or_default(), read::usage(&*view)?, keyring)))
+                // The one whose key is in it, also while it is being replaced.
+                let ca = CaHash::of(&records::ca_certificate(&*view)?.unwrap_or_default().to_vec().into());
+                Ok(Some((read::cluster(&*view)?.unwrap_or_default(), read::usage(&*view)?, keyring, ca)))
             };
-            let Some((cluster, usage, keyring)) = read().map_err(|error| broken(&error))? else {
+            let Some((cluster, usage, keyring, ca)) = read().map_err(|error| broken(&error))? else {
                 let why = "nothing can be sealed to the key that the backup is asked for with. Nothing was done";
                 return Err(fail(api::Code::Invalid, why));
             };
-            Ok((view, cluster, usage, keyring))
+            Ok((view, cluster, usage, keyring, ca))
         })
         .await?;
         let unreadable =
@@ -178,7 +180,7 @@ impl Service {
                 member_key: witness.member_key,
                 voucher: witness.voucher,
             }),
-            ca: Bytes::copy_from_slice(identity.ca_hash().as_bytes()),
+            ca: Bytes::copy_from_slice(ca.as_bytes()),
         };
         sender.send(vec![part(backup_part::Part::Head(head)), part(backup_part::Part::Keyring(keyring))]).await?;
         let mut pieces = 0;

@@ -146,11 +146,11 @@ fn check_by<'a>(
         holds(&word.member_key, &voucher(cluster, member, &word.backup_key), &word.voucher)
             && holds(&word.backup_key, &signed, &word.signature)
     };
-    let signed_it = |root: &CertificateDer<'_>| {
+    let signed_it = |root: &CertificateDer<'static>| {
         x509_parser::parse_x509_certificate(root)
             .is_ok_and(|(_, root)| holds(&root.public_key().subject_public_key.data, &signed, &word.ca_signature))
     };
-    let by_ca = roots.into_iter().any(|root| signed_it(root));
+    let by_ca = roots.into_iter().any(signed_it);
     Checked { member, key_digest: digest(&word.member_key), by_member, by_ca }
 }
 
