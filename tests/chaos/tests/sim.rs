@@ -88,6 +88,13 @@ fn every_profile_keeps_every_invariant() {
 }
 
 #[test]
+fn what_the_mixture_found_stays_mended() {
+    let seeds = kept_seeds(Profile::Mixed);
+    assert!(!seeds.is_empty());
+    run_all(&seeds, Profile::Mixed);
+}
+
+#[test]
 fn secrets_are_sealed_and_keys_replaced_under_every_fault() {
     let seeds: Vec<u64> = kept_seeds(Profile::Secrets).into_iter().chain(1..=12).collect();
     let sum = run_all(&seeds, Profile::Secrets);

@@ -56,6 +56,11 @@ impl World {
                 !member.retired && !member.stopped && member.outdated.is_none() && member.incarnation == incarnation
             })
         };
+        // Seats that are still to be given to somebody outside of the core may be given while it is frozen, and never taken.
+        let all = self.config.members.min(u64::from(self.config.max_voters));
+        if (newest.voters.len() as u64) < all - (all + 1) % 2 {
+            return None;
+        }
         let mut core = BTreeSet::new();
         for half in [&newest.voters, &newest.voters_outgoing] {
             let mut alive: Vec<RaftId> = half.iter().copied().filter(can_live).collect();
