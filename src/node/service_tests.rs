@@ -18,7 +18,7 @@ async fn manager(directory: &Path) -> (Node, Arc<Service>) {
 }
 
 fn caller(plane: Plane, role: CertRole, node_id: NodeId, raft_id: Option<RaftId>, key_digest: [u8; 32]) -> Caller {
-    Caller { plane, role, node_id, raft_id, address: None, key_digest }
+    Caller { plane, role, node_id, raft_id, address: None, key_digest, issuer: [0; 8] }
 }
 
 fn soon() -> Instant {
