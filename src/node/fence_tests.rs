@@ -50,7 +50,7 @@ async fn show(node: &Node, identity: &Identity, lineage: &Lineage, words: Vec<Su
     hello.successions = words;
     let address = [node.address().to_string()];
     let connected = Connector::connect(&address, again(identity), hello, PATIENCE).await;
-    let error = connected.err().expect("one of another incarnation is not let in");
+    let error = connected.map(drop).expect_err("one of another incarnation is not let in");
     let ConnectError::Refused { refused, .. } = error.root() else { panic!("{error}") };
     refused.clone()
 }
