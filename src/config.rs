@@ -72,6 +72,10 @@ pub const WORKER_KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// keep-alives may be lost.
 pub const WORKER_IDLE: Duration = Duration::from_secs(15);
 
+/// A manager that has heard from no quorum for so long shows no data to operators over the network any more: whoever was revoked
+/// meanwhile still counts there. Long enough for people to get to the machine, where it goes on.
+pub const OPERATOR_UNHEARD: Duration = Duration::from_secs(3_600);
+
 /// Time to live of the lease of a lock or a candidate: outlasts an election of the managers on the slowest preset by three.
 pub const LOCK_TTL: Duration = Duration::from_secs(15);
 
@@ -208,6 +212,7 @@ mod tests {
             ("SPACE_ENOUGH", bytes(SPACE_ENOUGH)),
             ("SPACE_EVERY", time(SPACE_EVERY)),
             ("WORKER_KEEP_ALIVE", time(WORKER_KEEP_ALIVE)),
+            ("OPERATOR_UNHEARD", time(OPERATOR_UNHEARD)),
             ("WORKER_IDLE", time(WORKER_IDLE)),
             ("LOCK_TTL", time(LOCK_TTL)),
             ("KEY_BYTES_MAX", bytes(size(limits::KEY_BYTES_MAX))),

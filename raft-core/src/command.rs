@@ -205,6 +205,12 @@ pub struct Recovered {
     /// Raft ids that only configurations of the old incarnation name, to be burnt with those of the node records.
     #[prost(uint64, repeated, tag = "5")]
     pub burnt: Vec<u64>,
+    /// No counter of the new incarnation begins below, see [`crate::state::Jump`].
+    #[prost(uint64, tag = "6")]
+    pub floor: u64,
+    /// What is added to where each begins.
+    #[prost(uint64, tag = "7")]
+    pub scatter: u64,
 }
 
 impl From<CommandKind> for Command {

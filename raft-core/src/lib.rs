@@ -26,6 +26,7 @@ pub mod ports;
 #[cfg(feature = "consensus")]
 pub mod recovery;
 pub mod state;
+pub mod succession;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod txn;

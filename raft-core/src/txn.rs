@@ -273,6 +273,12 @@ impl Txn {
     pub fn of(op: impl Into<Op>) -> Self {
         Self { then: vec![op.into()], ..Self::default() }
     }
+
+    /// Whether nothing of it can write, whichever way its comparisons turn out: it is a read, and takes no place in the log.
+    pub fn only_reads(&self) -> bool {
+        let reads = |op: &Op| matches!(op.kind, Some(OpKind::Range(_)));
+        self.then.iter().chain(&self.or_else).all(reads)
+    }
 }
 
 impl Compare {

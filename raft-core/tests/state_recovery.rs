@@ -14,7 +14,7 @@ use quorate_core::id::{Lineage, LineageId, LogIndex, NodeId, RaftId, Revision, S
 use quorate_core::log::{EntryKind, HardState, LogEntry, LogStart};
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
 use quorate_core::ports::{Boot, LogReader, StoreError, StoreResult};
-use quorate_core::recovery::{Outcome, RecoveryError, Survivor, Verdict, plan};
+use quorate_core::recovery::{Incarnation, Outcome, RecoveryError, Survivor, Verdict, plan};
 use quorate_core::state::contract::{Outcome as Applied, Refusal};
 use quorate_core::state::read::{self, ReadError, removed_key};
 use quorate_core::state::{COUNTER_JUMP, Machine, REVISION_JUMP};
@@ -34,6 +34,10 @@ impl LogReader for Log {
 }
 
 const INCARNATION: LineageId = LineageId::from_bytes([77; 16]);
+
+fn incarnation() -> Incarnation {
+    Incarnation { id: INCARNATION, ..Incarnation::default() }
+}
 
 fn own() -> NodeRecord {
     NodeRecord {
@@ -90,7 +94,7 @@ fn survivor(member: &Member, tail: Vec<Command>, run: impl FnOnce(&Survivor<'_>)
         log: &log,
         node: own(),
         addresses: vec!["10.9.9.9:4701".to_owned()],
-        incarnation: INCARNATION,
+        incarnation: incarnation(),
     });
 }
 

@@ -14,11 +14,15 @@ use quorate_core::keyring::{BarrierKey, KeyCopy, KeyringRecord, SealedRecord};
 use quorate_core::keyspace::Section;
 use quorate_core::membership::record::{Label, NodeRecord, Role};
 use quorate_core::ports::StateStore as _;
-use quorate_core::recovery::{RecoveryError, Restoration, Restored, log_of, restore};
-use quorate_core::state::{COUNTER_JUMP, Extract, Founding, REVISION_JUMP, SnapshotReader, found};
+use quorate_core::recovery::{Incarnation, RecoveryError, Restoration, Restored, log_of, restore};
+use quorate_core::state::{COUNTER_JUMP, Extract, Founding, Jump, REVISION_JUMP, SnapshotReader, found};
 use quorate_core::txn::Put;
 
 const INCARNATION: LineageId = LineageId::from_bytes([77; 16]);
+
+fn incarnation() -> Incarnation {
+    Incarnation { id: INCARNATION, ..Incarnation::default() }
+}
 
 fn node(n: u8) -> NodeRecord {
     NodeRecord {
@@ -66,7 +70,7 @@ fn worked_out(member: &Member, id: u8) -> Restoration {
         keyring: KeyringRecord::default(),
         state: member.store.view(),
         node: newcomer(id),
-        incarnation: INCARNATION,
+        incarnation: incarnation(),
     })
     .unwrap()
 }
@@ -136,7 +140,49 @@ fn under_the_name_of_a_manager_of_then_its_record_goes_on_with_another_key() {
     assert_eq!(own.key_digest, Bytes::copy_from_slice(&[99; 32]));
     assert_eq!((own.label("zone"), own.addresses.join(",")), (Some("z2"), "10.9.9.9:4701".to_owned()));
     assert!(records.removed.contains(&RaftId(2)), "the raft id of its old disk is burnt");
+    // and where that disk was reached is remembered: it may be alive, and is to hear of this.
+    assert_eq!(own.left_at, ["10.0.0.2:4701"]);
     assert!(records.nodes.get(NodeId::from_bytes([1; 16])).unwrap().lost);
+}
+
+/// Everything that an incarnation hands out: where it begins.
+fn counters(before: &Member, jump: Jump) -> [u64; 5] {
+    let mut member = restored(&before.store);
+    let restored = Restored {
+        keyring: KeyringRecord::default(),
+        state: member.store.view(),
+        node: newcomer(9),
+        incarnation: Incarnation { jump, ..incarnation() },
+    };
+    let worked = restore(&restored).unwrap();
+    started(&mut member, &worked);
+    let term = worked.outcome.write.log.hard_state.unwrap().term.0;
+    let lease = member.done(grant(8, 2)).lease;
+    [term, worked.raft_id.0, records(&member).cluster.next_raft_id, member.revision(), lease]
+}
+
+#[test]
+fn a_later_restore_of_one_backup_begins_above_all_that_the_earlier_one_can_have_handed_out() {
+    let before = three();
+    const NOW: u64 = 1_800_000_000;
+    let first = counters(&before, Jump::drawn(NOW, 5));
+    // An hour later, whatever the entropy: above a million numbers for each second of it.
+    let later = counters(&before, Jump::drawn(NOW + 3_600, 0));
+    for (first, later) in first.iter().zip(later) {
+        assert!(later > first + 3_500_000_000, "{first} {later}");
+    }
+    // In one second, and by a clock that stands: the entropy tells them apart.
+    for now in [NOW, 0] {
+        let (one, other) =
+            (counters(&before, Jump::drawn(now, 1_000_000)), counters(&before, Jump::drawn(now, 9_000_000)));
+        for (one, other) in one.iter().zip(other) {
+            assert!(one.abs_diff(other) >= 8_000_000, "{one} {other}");
+        }
+    }
+    // A clock that is far ahead makes no number that a JSON reader cannot hold, and a restore of the restored goes on above it.
+    for number in counters(&before, Jump::drawn(u64::MAX, u64::MAX)) {
+        assert!(number < 1 << 53, "{number}");
+    }
 }
 
 #[test]
@@ -144,7 +190,7 @@ fn two_restores_of_one_backup_are_two_incarnations() {
     let before = three();
     let lineage = |incarnation: u8| {
         let member = restored(&before.store);
-        let incarnation = LineageId::from_bytes([incarnation; 16]);
+        let incarnation = Incarnation { id: LineageId::from_bytes([incarnation; 16]), ..Incarnation::default() };
         restore(&Restored {
             keyring: KeyringRecord::default(),
             state: member.store.view(),
@@ -167,7 +213,7 @@ fn a_state_that_is_not_what_it_says_is_refused() {
         keyring: KeyringRecord::default(),
         state: member.store.view(),
         node: newcomer(9),
-        incarnation: INCARNATION,
+        incarnation: incarnation(),
     };
     member.store.tamper(|map| {
         let (key, mut value) =
@@ -239,7 +285,7 @@ fn every_key_of_the_keyring_gets_a_copy_for_the_new_manager_and_the_active_one_i
     let asked = |keys| Restored {
         state: member.store.view(),
         node: node.clone(),
-        incarnation: INCARNATION,
+        incarnation: incarnation(),
         keyring: KeyringRecord { active: 2, keys, ..KeyringRecord::default() },
     };
     let refused = restore(&asked(vec![key(2, 9)]));

@@ -20,7 +20,7 @@ mod seal;
 mod verify;
 
 use quorate_core::id::{ClusterId, Lineage};
-use quorate_transport::api;
+use quorate_transport::{CaHash, api};
 use serde::{Deserialize, Serialize};
 
 pub use seal::{BackupKey, BackupSeal, KeyPair};
@@ -44,6 +44,16 @@ pub enum BackupError {
     /// It is sealed for somebody else.
     #[error("{0}")]
     WrongKey(String),
+    /// It is sound, and of another cluster than the one whose CA was named.
+    #[error(
+        "it is of a cluster with another CA, {found}, and {asked} was asked for: somebody else made it, or it is the file of another cluster. Do not restore it; compare with what `quorate backup` and `quorate ca status` said"
+    )]
+    OtherCa {
+        /// The hash of the CA in it.
+        found: String,
+        /// The hash that was given.
+        asked: String,
+    },
     /// It ends before its end.
     #[error(
         "it is not whole: it ends too early, after {bytes} bytes of what is sealed in it. It was cut off on the way, or the backup was not finished; take another copy of it"
@@ -96,6 +106,8 @@ pub struct BackupInfo {
     /// What was acknowledged this much earlier is in it, milliseconds: 0 unless it was asked for without a quorum; none where
     /// the manager did not know.
     pub age_ms: Option<u64>,
+    /// The hash of the cluster's CA, base32, as in its join tokens: who made a file that has it had the CA's key.
+    pub ca: String,
 }
 
 impl BackupInfo {
@@ -114,6 +126,7 @@ impl BackupInfo {
             software: head.software,
             about_bytes: head.about_bytes,
             age_ms: head.age_ms,
+            ca: CaHash::from_bytes(head.ca.as_ref().try_into().ok()?).to_string(),
         })
     }
 }

@@ -13,7 +13,7 @@ use super::{BackupError, Sealer};
 
 const MAGIC: &[u8; 8] = b"quorback";
 /// The format that this build writes, and the newest it reads.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// A part has this many bytes at most.
 const PART_BYTES_MAX: usize = 8 * 1024 * 1024;
 

@@ -11,6 +11,7 @@ use age::stream::StreamReader;
 use age::stream::StreamWriter;
 use age::{Encryptor, scrypt, x25519};
 use bytes::Bytes;
+use quorate_transport::CaHash;
 
 use super::BackupError;
 
@@ -85,9 +86,12 @@ impl BackupSeal {
     }
 }
 
-/// What opens a backup.
+/// What opens a backup, and whose it has to be.
 #[derive(Clone)]
-pub struct BackupKey(Opener);
+pub struct BackupKey {
+    opener: Opener,
+    ca: Option<CaHash>,
+}
 
 #[derive(Clone)]
 enum Opener {
@@ -97,7 +101,7 @@ enum Opener {
 
 impl std::fmt::Debug for BackupKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.0 {
+        match &self.opener {
             Opener::Keys(keys) => write!(f, "BackupKey({} keys)", keys.len()),
             Opener::Passphrase(_) => f.write_str("BackupKey(passphrase)"),
         }
@@ -105,6 +109,31 @@ impl std::fmt::Debug for BackupKey {
 }
 
 impl BackupKey {
+    const fn with(opener: Opener) -> Self {
+        Self { opener, ca: None }
+    }
+
+    /// Only for a backup of the cluster whose CA has this hash: the middle part of its join tokens, which `quorate backup` prints. A
+    /// file that is sealed for a recipient can be made by everybody who knows the public half; one that has this CA, with its key, can not.
+    ///
+    /// # Errors
+    /// `Key` when it is no such hash.
+    pub fn of_ca(self, hash: &str) -> Result<Self, BackupError> {
+        let ca = CaHash::try_from(hash)
+            .map_err(|error| BackupError::Key(format!("`{}` is no hash of a CA: {error}", hash.escape_debug())))?;
+        Ok(Self { ca: Some(ca), ..self })
+    }
+
+    /// Whether a file with this CA is one that was asked for.
+    pub(crate) fn check_ca(&self, found: CaHash) -> Result<(), BackupError> {
+        match self.ca {
+            Some(asked) if asked != found => {
+                Err(BackupError::OtherCa { found: found.to_string(), asked: asked.to_string() })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// The secret half of a recipient's key, or several: lines `AGE-SECRET-KEY-1...`; empty ones and those that begin with `#`
     /// are for people.
     ///
@@ -122,7 +151,7 @@ impl BackupKey {
         if keys.is_empty() {
             return Err(BackupError::Key("it holds no key: a line that begins with AGE-SECRET-KEY-1".to_owned()));
         }
-        Ok(Self(Opener::Keys(keys)))
+        Ok(Self::with(Opener::Keys(keys)))
     }
 
     /// As [`from_text`](Self::from_text), from a file.
@@ -141,7 +170,7 @@ impl BackupKey {
     /// # Errors
     /// `Key` when it is empty.
     pub fn passphrase(passphrase: impl Into<String>) -> Result<Self, BackupError> {
-        secret(passphrase.into()).map(|secret| Self(Opener::Passphrase(secret)))
+        secret(passphrase.into()).map(|secret| Self::with(Opener::Passphrase(secret)))
     }
 
     /// As [`passphrase`](Self::passphrase), from the first line of a file.
@@ -155,7 +184,7 @@ impl BackupKey {
     /// What is sealed in a file, to be read to its end: only then it is whole. Blocks; a passphrase takes a second.
     pub(crate) fn open<R: Read>(&self, sealed: R) -> Result<StreamReader<BufReader<R>>, BackupError> {
         let file = age::Decryptor::new_buffered(BufReader::with_capacity(64 * 1024, sealed)).map_err(unopened)?;
-        match (&self.0, file.is_scrypt()) {
+        match (&self.opener, file.is_scrypt()) {
             (Opener::Keys(_), true) => Err(BackupError::WrongKey(
                 "it is sealed with a passphrase, and a key was given. Give the passphrase it was taken with".to_owned(),
             )),

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use age::stream::StreamReader;
 use bytes::Bytes;
 use quorate_core::consensus::io::Records;
-use quorate_core::id::ClusterId;
+use quorate_core::id::{ClusterId, NodeId};
 use quorate_core::keyring::{KeyCopy, KeyringRecord, named_key};
 use quorate_core::keyspace::Section;
 use quorate_core::membership::record::{NodeRecord, Role};
@@ -21,12 +21,14 @@ use quorate_core::state::contract::StateStatus;
 use quorate_core::state::read;
 use quorate_core::state::{Extract, SnapshotError, SnapshotReader};
 use quorate_storage::SealingPair;
+use quorate_transport::ClusterCa;
 use quorate_transport::api::{self, backup_part::Part};
+use quorate_transport::word::{BackupPair, Witness};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{BackupError, BackupInfo, BackupKey, PartReader};
-use crate::node::Barrier;
+use crate::node::{Barrier, cluster_ca};
 
 /// What is in a backup: documented JSON. Fields are only ever added.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -72,6 +74,9 @@ pub struct BackupNode {
 pub(crate) struct Opened {
     pub(crate) info: BackupInfo,
     keys: Keys,
+    /// What a restore is signed with, and who stands for that.
+    pair: BackupPair,
+    witness: Witness,
     file_bytes: u64,
     parts: PartReader<StreamReader<BufReader<File>>>,
 }
@@ -88,14 +93,21 @@ impl Opened {
         let malformed = || BackupError::Damaged("it does not begin with a head that makes sense".to_owned());
         let Some(Part::Head(head)) = parts.next()? else { return Err(malformed()) };
         let cluster = ClusterId::from_slice(&head.cluster_id).ok_or_else(malformed)?;
+        let witness = head.witness.clone().unwrap_or_default();
+        let witness = Witness {
+            member: NodeId::from_slice(&witness.member).ok_or_else(malformed)?,
+            member_key: witness.member_key,
+            voucher: witness.voucher,
+        };
         let info = BackupInfo::of(head).ok_or_else(malformed)?;
         let Some(Part::Opener(seed)) = parts.next()? else { return Err(malformed()) };
         let seed = Zeroizing::new(<[u8; 32]>::try_from(&seed[..]).map_err(|_length| malformed())?);
         let Some(Part::Keyring(keyring)) = parts.next()? else { return Err(malformed()) };
+        let signs = BackupPair::from_seed(&seed).map_err(|_error| malformed())?;
         let pair = SealingPair::from_seed(&seed);
         let to = Bytes::copy_from_slice(pair.public());
         let keys = Keys { barrier: Arc::new(Barrier::of_backup(cluster, pair)), to, keyring: Arc::new(keyring) };
-        Ok(Self { info, keys, file_bytes: found.len(), parts })
+        Ok(Self { info, keys, pair: signs, witness, file_bytes: found.len(), parts })
     }
 
     /// The next piece of the state's stream; `None` behind the last, once the file is known to be whole.
@@ -143,6 +155,10 @@ pub(crate) struct Verified {
     /// The records that say whose it is.
     pub(crate) extract: Extract,
     pub(crate) records: Records,
+    /// The cluster's CA, with its key.
+    pub(crate) ca: ClusterCa,
+    pub(crate) pair: BackupPair,
+    pub(crate) witness: Witness,
     file_bytes: u64,
 }
 
@@ -186,7 +202,7 @@ impl Verified {
             reader.chunk(&piece).map_err(unsound)?;
         }
         let (status, _) = reader.finish().map_err(unsound)?;
-        let Opened { info, keys, file_bytes, .. } = opened;
+        let Opened { info, keys, pair, witness, file_bytes, .. } = opened;
         let damaged = |error: StoreError| BackupError::Damaged(error.to_string());
         let keyring = keys.in_place(&extract).map_err(damaged)?;
         extract.set_keyring(&keyring);
@@ -199,7 +215,14 @@ impl Verified {
         if said != (&cluster, status.revision.0, status.applied.0) {
             return Err(BackupError::Damaged("its head does not go with the state in it".to_owned()));
         }
-        Ok(Self { barrier, keys, opened, info, status, extract, records, file_bytes })
+        // Its key goes with the certificate: who only knows that one cannot have made this.
+        let ca = cluster_ca(&extract, &barrier).map_err(damaged)?;
+        let ca = ca.ok_or_else(|| BackupError::Damaged("there is no CA in it".to_owned()))?;
+        if info.ca != ca.hash().to_string() {
+            return Err(BackupError::Damaged("its head does not go with the CA in it".to_owned()));
+        }
+        key.check_ca(ca.hash())?;
+        Ok(Self { barrier, keys, opened, info, status, extract, records, ca, pair, witness, file_bytes })
     }
 
     pub(crate) fn contents(&self) -> BackupContents {

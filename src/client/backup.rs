@@ -17,6 +17,7 @@ use quorate_core::state::{Extract, SnapshotReader};
 use quorate_storage::SealingPair;
 use quorate_transport::Fed;
 use quorate_transport::api::{self, backup_part::Part};
+use quorate_transport::word::BackupPair;
 use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
@@ -91,7 +92,9 @@ impl IntoFuture for BackupBuilder {
             getrandom::fill(seed.as_mut_slice())
                 .map_err(|error| Error::Internal(format!("the system gives no entropy: {error}")))?;
             let sealing_key = Bytes::copy_from_slice(SealingPair::from_seed(&seed).public());
-            let asked = api::Backup { serializable: self.serializable, sealing_key };
+            let signs = BackupPair::from_seed(&seed).map_err(|error| Error::Internal(error.to_string()))?;
+            let signing_key = Bytes::copy_from_slice(signs.public());
+            let asked = api::Backup { serializable: self.serializable, sealing_key, signing_key };
             let (feeding, head) = begin(&self.client, &asked).await?;
             let info = BackupInfo::of(head.clone()).ok_or_else(unexpected)?;
             let mut writer = PartWriter::new(sealer).map_err(|error| unsealed(&error))?;

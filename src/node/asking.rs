@@ -29,6 +29,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(10);
 /// Between two attempts to tell a lost manager that it is one.
 const TELL_EVERY: Duration = Duration::from_secs(3);
+/// One that has heard it may not have believed it yet, and forgets it when it is started anew: it is told again each so many attempts.
+const TELL_AGAIN: u64 = 20;
 
 impl Service {
     /// What this manager's log holds and whom it follows.
@@ -132,25 +134,29 @@ fn known_managers(facts: &Facts, records: &Records) -> Vec<RaftId> {
 }
 
 /// Tells the managers that a recovery left behind that they are: they may know none of the addresses at which they could
-/// learn it. Whoever leads does it, until each one has heard it.
+/// learn it. So it does with a disk whose record a restore gave to another one. Whoever leads does it, without end: nobody knows
+/// whether one that does not answer is gone for good.
 pub(super) async fn tell_the_lost(service: Arc<Service>, endpoint: Endpoint, mut status: watch::Receiver<Arc<Status>>) {
     let mut told: BTreeSet<NodeId> = BTreeSet::new();
-    loop {
+    for attempt in 0_u64.. {
         if status.wait_for(|status| status.lease.is_some()).await.is_err() {
             return;
         }
         let records = service.records.borrow().clone();
-        let lost = records.nodes.iter().filter(|node| node.lost && !node.addresses.is_empty());
+        let all = attempt.is_multiple_of(TELL_AGAIN);
         let mut telling = JoinSet::new();
-        for node in lost {
-            let Some(id) = node.node_id().filter(|id| !told.contains(id)) else { continue };
-            let (identity, lineage, addresses) = (endpoint.identity(), service.lineage(), node.addresses.clone());
-            let advertise = service.facts.advertise.clone();
+        for (id, addresses) in left_behind(&records) {
+            if told.contains(&id) && !all {
+                continue;
+            }
+            let (identity, lineage) = (endpoint.identity(), service.lineage());
+            let (advertise, successions) = (service.facts.advertise.clone(), records.recovery.successions.clone());
             let connector = Connector { network: endpoint.peers().network(), ..Connector::default() };
             telling.spawn(async move {
                 let subject = identity.subject();
                 let mut hello = Hello::client(subject.cluster, subject.node_id, lineage, SOFTWARE);
                 hello.advertise = advertise;
+                hello.successions = successions;
                 (id, connector.connect_to(&addresses, identity, hello, PATIENCE).await)
             });
         }
@@ -158,14 +164,28 @@ pub(super) async fn tell_the_lost(service: Arc<Service>, endpoint: Endpoint, mut
             let Ok((id, Err(error))) = answer else { continue };
             let ConnectError::Refused { address, refused, .. } = error.root() else { continue };
             if matches!(refused, Refused::Superseded { .. } | Refused::Fenced) {
-                tracing::info!(node = %id, %address, "a manager of the generation before was told of the recovery");
-                told.insert(id);
+                if told.insert(id) {
+                    tracing::info!(node = %id, %address, "a manager of the generation before was told of the recovery");
+                }
             } else if let Refused::Forked { ours, .. } = refused {
                 service.incarnations.note_fork(&service.lineage(), id, ours, &address.to_string());
             }
         }
         tokio::time::sleep(TELL_EVERY).await;
     }
+}
+
+/// Who does not know that the cluster has gone on without it, and where it was last.
+fn left_behind(records: &Records) -> Vec<(NodeId, Vec<String>)> {
+    let lost = |node: &NodeRecord| if node.lost { node.addresses.clone() } else { Vec::new() };
+    let mut found: Vec<(NodeId, Vec<String>)> = Vec::new();
+    for node in records.nodes.members() {
+        let Some(id) = node.node_id() else { continue };
+        // Two disks may have had one record, one after the other.
+        let at = [lost(node), node.left_at.clone()].into_iter().filter(|at| !at.is_empty());
+        found.extend(at.map(|at| (id, at)));
+    }
+    found
 }
 
 /// One manager's answer to the question before a recovery.

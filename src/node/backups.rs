@@ -2,7 +2,8 @@
 //!
 //! Owns when a backup is told, and how many at once. What it holds, the core's own stream says; how it is sealed, the asker,
 //! who alone has the key; the keyring goes as copies that only the backup's own key opens. A view is frozen and read chunk by chunk, off the async threads, as fast as the asker takes it:
-//! consensus and the applier never wait for it. Called by whoever brings a feed.
+//! consensus and the applier never wait for it. The manager stands with its own key for what it tells, so that its fellows believe a restore of
+//! it. Called by whoever brings a feed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use quorate_core::keyring::SEALING_KEY_BYTES;
 use quorate_core::ports::StoreResult;
 use quorate_core::state::read;
 use quorate_transport::api::{backup_part, request, response};
-use quorate_transport::{Down, Feed, FeedSender, api};
+use quorate_transport::{CaHash, Down, Feed, FeedSender, api, word};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -22,7 +23,7 @@ use super::router::{Failure, fail};
 use super::service::{Service, blocking, broken};
 use super::snapshots::{Chunks, Unread};
 use super::tokens::unix_now;
-use super::{asked, authorize, watching};
+use super::{asked, authorize, records, watching};
 use crate::client::SOFTWARE;
 use crate::metrics::Ended;
 
@@ -72,7 +73,7 @@ impl Service {
         let Feed { mut sender, asker: mut listening } = feed;
         let began = Instant::now();
         let row = authorize::row(&request::Kind::Backup(api::Backup::default()));
-        let by = asker.as_ref().map_or("nobody that is known", |asker| asker.who.word());
+        let by = asker.as_ref().map_or_else(|_unknown| "nobody that is known".to_owned(), ToString::to_string);
         let mut status = self.status.clone();
         let told = tokio::select! {
             told = self.tell_backup(asker, wish, until, &mut sender) => told,
@@ -94,11 +95,11 @@ impl Service {
                 response::Kind::Backup(api::BackupDone { pieces: done.0 })
             }
             Err(Over::Said(error)) => {
-                tracing::info!(why = error.message, "a backup was not told");
+                tracing::info!(by, why = error.message, "a backup was not told");
                 response::Kind::Error(error)
             }
             Err(Over::Gone(why)) => {
-                tracing::info!(why, "a backup was given up by who asked for it");
+                tracing::info!(by, why, "a backup was given up by who asked for it");
                 return;
             }
         };
@@ -114,7 +115,7 @@ impl Service {
         until: Instant,
         sender: &mut FeedSender,
     ) -> Result<(u64, u64), Over> {
-        let (serializable, to) = (wish.serializable, wish.sealing_key.clone());
+        let (serializable, to, signing) = (wish.serializable, wish.sealing_key.clone(), wish.signing_key.clone());
         let kind = request::Kind::Backup(wish);
         let asker = asker?;
         authorize::check(&asker, &kind)?;
@@ -127,26 +128,32 @@ impl Service {
             let why = "the backup is asked for without a key for the keyring: the client is of another version. Nothing was done";
             return Err(fail(api::Code::Invalid, why).into());
         }
+        let identity = self.identity();
+        let witness = word::vouch(&identity, &signing).map_err(|error| {
+            fail(api::Code::Invalid, format!("this manager cannot stand for the backup: {error}. Nothing was done"))
+        })?;
         if !serializable {
             self.router.read_index(until).await?;
         }
         // Before the view is taken: what comes in between only makes it younger.
         let age_ms = if serializable { self.age_ms() } else { Some(0) };
         let (reader, barrier) = (self.store()?.reader, Arc::clone(&self.barrier));
-        let (view, cluster, usage, keyring) = blocking(move || {
+        let (view, cluster, usage, keyring, ca) = blocking(move || {
             let view = reader.view();
             let read = || -> StoreResult<_> {
                 let keyring = read::keyring(&*view)?;
                 let Some(copies) = barrier.copies_for(&keyring, &to)? else { return Ok(None) };
                 let copies = copies.into_iter().map(|(key, sealed)| api::BackupKeyCopy { key, sealed }).collect();
                 let keyring = api::BackupKeyring { active: keyring.active, copies };
-                Ok(Some((read::cluster(&*view)?.unwrap_or_default(), read::usage(&*view)?, keyring)))
+                // The one whose key is in it, also while it is being replaced.
+                let ca = CaHash::of(&records::ca_certificate(&*view)?.unwrap_or_default().to_vec().into());
+                Ok(Some((read::cluster(&*view)?.unwrap_or_default(), read::usage(&*view)?, keyring, ca)))
             };
-            let Some((cluster, usage, keyring)) = read().map_err(|error| broken(&error))? else {
+            let Some((cluster, usage, keyring, ca)) = read().map_err(|error| broken(&error))? else {
                 let why = "nothing can be sealed to the key that the backup is asked for with. Nothing was done";
                 return Err(fail(api::Code::Invalid, why));
             };
-            Ok((view, cluster, usage, keyring))
+            Ok((view, cluster, usage, keyring, ca))
         })
         .await?;
         let unreadable =
@@ -168,6 +175,12 @@ impl Service {
             software: SOFTWARE.to_owned(),
             about_bytes: usage.used(),
             age_ms,
+            witness: Some(api::BackupWitness {
+                member: Bytes::copy_from_slice(witness.member.as_bytes()),
+                member_key: witness.member_key,
+                voucher: witness.voucher,
+            }),
+            ca: Bytes::copy_from_slice(ca.as_bytes()),
         };
         sender.send(vec![part(backup_part::Part::Head(head)), part(backup_part::Part::Keyring(keyring))]).await?;
         let mut pieces = 0;

@@ -1,7 +1,8 @@
 //! Between incarnations of one cluster: the fence record of an old manager, and what is known of other recoveries.
 //!
-//! Owns design section 6, point 5, on this node. A lineage that continues ours, shown by a manager's certificate, is first
-//! written down and synced; then the node stops, and no start from this directory ever runs again. Its data stays. Called
+//! Owns design section 6, point 5, on this node. A lineage that continues ours, for which somebody stands who may
+//! ([`quorate_core::succession`]), is first written down and synced; then the node stops, and no start from this directory ever runs
+//! again. Its data stays. What only the CA's key stands for waits here until this node has been without a leader for long. Called
 //! by the transport's handler, by the start, and by a recovery that finds the newer incarnation alive.
 
 use std::collections::BTreeMap;
@@ -13,13 +14,15 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::id::{Lineage, LineageOrder, NodeId};
 use quorate_core::ports::{MetaStore, StoreError, StoreResult};
-use quorate_transport::Hello;
+use quorate_core::succession::{Checked, Weight, step, weigh};
+use quorate_transport::{Hello, word};
 use tokio::time::Instant;
 
 use super::directory::look_into;
 use super::ending::Ending;
 use super::facts::{Facts, Layout};
 use super::ground::Tasks;
+use super::service::Service;
 use super::stop::{StartError, StopReason};
 use crate::keys::Keys;
 use crate::status::ForkStatus;
@@ -139,9 +142,21 @@ pub struct Fenced {
 #[derive(Default)]
 pub(super) struct Incarnations {
     newer: OnceLock<FenceRecord>,
+    /// A newer one that was shown, and is not believed yet.
+    claim: Mutex<Option<Claim>>,
     /// Generation, address, and when it was met last.
     forks: Mutex<BTreeMap<NodeId, (u64, String, Instant)>>,
 }
+
+/// What was shown of a newer incarnation, and what of it was signed.
+#[derive(Clone)]
+struct Claim {
+    fence: FenceRecord,
+    checked: Checked,
+}
+
+/// Between two looks at what is claimed.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// As long as both run they meet again and again; one that was not met for so long is stopped or wiped.
 const FORK_REMEMBERED: Duration = Duration::from_secs(600);
@@ -186,7 +201,14 @@ impl Incarnations {
     }
 }
 
+/// What of the words that come with a hello speaks of the incarnation after `ours`, and which of its signatures hold.
+pub(super) fn checked(ours: &Lineage, hello: &Hello, identity: &quorate_transport::Identity) -> Option<Checked> {
+    let word = step(ours, &hello.lineage, &hello.successions)?;
+    Some(word::check(word, identity))
+}
+
 /// What it takes to stop for a newer incarnation.
+#[derive(Clone)]
 pub(super) struct Fencing {
     pub(super) incarnations: Arc<Incarnations>,
     pub(super) meta: Arc<dyn MetaStore>,
@@ -195,12 +217,57 @@ pub(super) struct Fencing {
 }
 
 impl Fencing {
-    /// A manager of a newer incarnation has said its hello: the record first, then the stop. Once.
-    pub(super) fn superseded(&self, ours: &Lineage, hello: &Hello, runtime: &Tasks) {
+    /// Somebody has shown a longer lineage. A word that is believed ends this node at once; one that may come to be is kept.
+    pub(super) fn shown(&self, service: &Service, hello: &Hello, runtime: &Tasks) {
+        let ours = service.lineage();
+        let (by, theirs) = (hello.node_id, hello.lineage.generation());
+        let checked = checked(&ours, hello, &service.identity());
+        let weight = checked.map_or(Weight::Unfounded, |checked| service.weigh(&checked));
         let fence = FenceRecord::of(hello, "");
+        match (weight, checked) {
+            (Weight::Proven, _) => self.superseded(&ours, fence, runtime),
+            (Weight::Claimed, Some(checked)) => {
+                let mut claim = self.incarnations.claim.lock().unwrap_or_else(PoisonError::into_inner);
+                if claim.replace(Claim { fence, checked }).is_none() {
+                    tracing::error!(
+                        node = %by, theirs, member = %checked.member,
+                        "a newer incarnation of this cluster is claimed: the cluster's CA has signed it, but no manager that is known here stands for it. This manager goes on while it has a leader, and steps aside if it has none for long"
+                    );
+                }
+            }
+            (Weight::Claimed | Weight::Unfounded, _) => tracing::warn!(
+                node = %by, theirs,
+                "a newer incarnation of this cluster was shown for which nobody stands: it is not believed. If the cluster was recovered elsewhere, this manager hears of it from there; if not, that node lies"
+            ),
+        }
+    }
+
+    /// What is claimed is weighed again: the records may have come that prove it, and without a leader for long it is believed.
+    pub(super) async fn keep_claims(self, service: Arc<Service>, runtime: Tasks) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if service.is_closed() {
+                return;
+            }
+            let claim = self.incarnations.claim.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let Some(Claim { fence, checked }) = claim else { continue };
+            let leaderless = service.status.borrow().leaderless_ticks;
+            if service.weigh(&checked).fences(leaderless) {
+                self.superseded(&service.lineage(), fence, &runtime);
+                return;
+            }
+        }
+    }
+
+    /// A newer incarnation there is: the record first, then the stop. Once.
+    fn superseded(&self, ours: &Lineage, fence: FenceRecord, runtime: &Tasks) {
         if self.incarnations.newer.set(fence.clone()).is_err() {
             return;
         }
+        tracing::error!(
+            theirs = fence.generation(),
+            "a manager of a newer incarnation of this cluster was met: this one has been recovered elsewhere"
+        );
         let (meta, ending) = (Arc::clone(&self.meta), self.ending.clone());
         let words = fence.words(ours.generation(), &self.directory);
         runtime.spawn(async move {
@@ -214,6 +281,17 @@ impl Fencing {
         });
     }
 }
+
+impl Service {
+    fn weigh(&self, checked: &Checked) -> Weight {
+        let records = self.records.borrow();
+        weigh(&records.nodes, &records.removed, checked)
+    }
+}
+
+#[cfg(test)]
+#[path = "fence_tests.rs"]
+mod on_real_nodes;
 
 #[cfg(test)]
 mod tests {

@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use super::facts::Facts;
 use super::fence::{Fencing, Incarnations};
 use super::ground::Tasks;
-use super::service::Service;
+use super::service::{Service, until};
 use super::strangers::Strangers;
 use super::tasks::Call;
 use super::{authorize, sessions, snapshots};
@@ -138,6 +138,7 @@ impl Gate for NodeGate {
             support: Support::THIS,
             software: SOFTWARE.to_owned(),
             advertise: self.facts.advertise.clone(),
+            successions: self.records.borrow().recovery.successions.clone(),
         }
     }
 }
@@ -252,7 +253,7 @@ impl Handler for NodeHandler {
             match api::Request::decode(body) {
                 Ok(request) => {
                     let asker = match &request.kind {
-                        Some(kind) => service.identify(&caller, kind).await,
+                        Some(kind) => service.identify(&caller, kind, until(&request)).await,
                         // What is wrong with it is said there.
                         None => Ok(Asker::here(Who::Node(caller.node_id))),
                     };
@@ -268,12 +269,9 @@ impl Handler for NodeHandler {
     }
 
     fn lineage_newer(&self, hello: &Hello) {
-        tracing::error!(
-            theirs = hello.lineage.generation(),
-            "a manager of a newer incarnation of this cluster was met: this one has been recovered elsewhere"
-        );
-        let ours = self.service.upgrade().map(|service| service.lineage()).unwrap_or_default();
-        self.fencing.superseded(&ours, hello, &self.runtime);
+        if let Some(service) = self.service.upgrade() {
+            self.fencing.shown(&service, hello, &self.runtime);
+        }
     }
 }
 
@@ -313,6 +311,18 @@ pub(crate) struct Asker {
     pub(super) passed_on: bool,
     /// The word of the request, from the table.
     pub(super) of: &'static str,
+}
+
+/// Who asks, for the lines that say what was done on whose behalf.
+impl std::fmt::Display for Asker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.who {
+            Who::Operator(id) | Who::Reader(id) | Who::Node(id) => write!(f, "{} {id}", self.who.word()),
+            Who::Local if self.passed_on => f.write_str("the machine of another manager"),
+            Who::Local => f.write_str("this machine"),
+            Who::Manager => f.write_str("a manager"),
+        }
+    }
 }
 
 impl Asker {

@@ -190,7 +190,7 @@ impl Service {
             Ok(Some(Txn { compares: vec![Compare::absent(key.clone())], ..Txn::of(put) }))
         };
         self.once_planned(asker, once, Arc::new(plan), until).await?;
-        tracing::info!(kind = kind.word(), name, "made");
+        tracing::info!(by = %asker, kind = kind.word(), name, "made");
         self.object_inspect(kind.word(), &name, until).await.map_err(already_settled)
     }
 
@@ -279,6 +279,7 @@ impl Service {
             Ok(Some(Txn { compares: vec![unchanged], ..Txn::of(Put { key, value, ..Put::default() }) }))
         };
         self.once_planned(asker, once, Arc::new(plan), until).await?;
+        tracing::info!(by = %asker, kind = kind.word(), name, "labelled");
         self.object_inspect(kind.word(), &name, until).await.map_err(already_settled)
     }
 
@@ -302,15 +303,20 @@ impl Service {
             Ok(Some(Txn { compares: vec![there], ..Txn::of(Delete { key, ..Delete::default() }) }))
         };
         self.once_planned(asker, asked.once, Arc::new(plan), until).await?;
-        tracing::info!(kind = kind.word(), name, "removed");
+        tracing::info!(by = %asker, kind = kind.word(), name, "removed");
         document(&())
     }
 
     /// The data of a secret, for an operator who asks for it by name.
-    pub(super) async fn secret_reveal(&self, name: &str, until: Instant) -> Result<response::Kind, Failure> {
+    pub(super) async fn secret_reveal(
+        &self,
+        asker: &Asker,
+        name: &str,
+        until: Instant,
+    ) -> Result<response::Kind, Failure> {
         self.router.read_index(until).await?;
         let (reader, barrier, name) = (self.store()?.reader, Arc::clone(&self.barrier), name.to_owned());
-        tracing::info!(name, "a secret is shown to an operator");
+        tracing::info!(by = %asker, name, "a secret is shown to an operator");
         let (data, revision) = blocking(move || {
             let view = reader.view();
             let (entry, _) = found(&*view, ObjectKind::Secret, &name)?;
@@ -359,9 +365,14 @@ impl Service {
     }
 
     /// Asks for another active key in the place of this one.
-    pub(super) async fn keyring_rotate(&self, active: u32, until: Instant) -> Result<response::Kind, Failure> {
+    pub(super) async fn keyring_rotate(
+        &self,
+        asker: &Asker,
+        active: u32,
+        until: Instant,
+    ) -> Result<response::Kind, Failure> {
         let asked = self.ask_for_rotation(active, until).await?;
-        tracing::info!(active, asked, "another barrier key was asked for");
+        tracing::info!(by = %asker, active, asked, "another barrier key was asked for");
         self.keyring_show(until).await.map_err(already_settled)
     }
 }

@@ -1,25 +1,24 @@
 //! Operators' identities on a manager: made, taken back, renewed, and asked about with each request.
 //!
 //! Owns that an operator counts by its record, at every request, and that one that was taken back, or whose time is over, is
-//! disconnected at once, on every manager. What may be made is decided by [`quorate_core::membership::operators`]. A private key
+//! disconnected at once, on every manager; so are nodes that were removed. What may be made is decided by [`quorate_core::membership::operators`]. A private key
 //! is never seen here: who is to be an operator draws it, and sends a signing request. Called by the service, by the join plane
 //! and by the running node.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::{Command, CommandKind};
-use quorate_core::consensus::io::Origin;
+use quorate_core::consensus::io::{Origin, Records};
 use quorate_core::id::NodeId;
 use quorate_core::membership::operators::{OperatorRecord, OperatorRefused, Operators, Standing};
 use quorate_core::membership::trust::TrustRecord;
 use quorate_core::state::read;
 use quorate_core::txn::{Compare, Delete, Put, Txn};
-use quorate_transport::api::{self, response};
-use quorate_transport::{CertRole, ClusterCa, Endpoint, JoinRefused, JoinReply, JoinRequest, Refused, Subject};
+use quorate_transport::api::{self, request, response};
+use quorate_transport::{Caller, CertRole, ClusterCa, Endpoint, JoinRefused, JoinReply, JoinRequest, Refused, Subject};
 use tokio::time::Instant;
 
 use super::enrolling::certify;
@@ -95,6 +94,7 @@ impl Service {
     async fn judged<T>(
         &self,
         id: NodeId,
+        until: Instant,
         judge: impl Fn(&OperatorRecord, Standing) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let now = self.operators_now();
@@ -102,7 +102,7 @@ impl Service {
         if let Some(record) = self.records.borrow().operators.get(id) {
             return judge(record, record.standing(now));
         }
-        self.router.read_index(Instant::now() + PATIENCE).await?;
+        self.router.read_index(until.min(Instant::now() + PATIENCE)).await?;
         let reader = self.store()?.reader;
         let found = blocking(move || read::operator(&*reader.view(), id).map_err(|error| broken(&error))).await?;
         let record = found.ok_or_else(|| {
@@ -113,8 +113,13 @@ impl Service {
     }
 
     /// Who shows an operator's certificate with this key.
-    pub(super) async fn operator_asker(&self, id: NodeId, key_digest: &[u8; 32]) -> Result<Who, Failure> {
-        self.judged(id, |record, standing| {
+    pub(super) async fn operator_asker(
+        &self,
+        id: NodeId,
+        key_digest: &[u8; 32],
+        until: Instant,
+    ) -> Result<Who, Failure> {
+        self.judged(id, until, |record, standing| {
             if standing != Standing::Stands || record.key_digest != key_digest.as_slice() {
                 return Err(does_not_count(record, standing));
             }
@@ -123,14 +128,27 @@ impl Service {
         .await
     }
 
+    /// How long this manager has heard from no quorum: since its start, where it never has.
+    fn unheard(&self) -> Duration {
+        self.age_ms().map_or_else(|| self.clock.elapsed(), Duration::from_millis)
+    }
+
+    /// Whether an operator who counts by what is known here may be shown what is asked for, although that may be long ago.
+    ///
+    /// # Errors
+    /// It is data, and this manager has been cut off for too long.
+    pub(super) fn heard_lately(&self, kind: &request::Kind) -> Result<(), Failure> {
+        heard(self.unheard(), kind)
+    }
+
     /// Whether whoever another manager speaks for still counts, by what is known here.
-    pub(super) async fn stands(&self, who: Who) -> Result<(), Failure> {
+    pub(super) async fn stands(&self, who: Who, until: Instant) -> Result<(), Failure> {
         let (id, read_only) = match who {
             Who::Operator(id) => (id, false),
             Who::Reader(id) => (id, true),
             Who::Local | Who::Manager | Who::Node(_) => return Ok(()),
         };
-        self.judged(id, |record, standing| {
+        self.judged(id, until, |record, standing| {
             let stands = standing == Standing::Stands && record.read_only == read_only;
             if stands { Ok(()) } else { Err(does_not_count(record, standing)) }
         })
@@ -199,7 +217,7 @@ impl Service {
             Some(Err(error)) => return Err(broken(&records::corrupt("operator", error))),
             None => record,
         };
-        tracing::info!(name = record.name, read_only = record.read_only, "an operator's identity was issued");
+        tracing::info!(by = %asker, name = record.name, read_only = record.read_only, "an operator's identity was issued");
         Ok(response::Kind::OperatorIssue(api::OperatorIssueDone {
             json: json(&info(&record, now)).map_err(already_settled)?,
             certificate: certified.certificate.into(),
@@ -230,7 +248,7 @@ impl Service {
         let wished = self.once(asker, asked.once, planned, until).await?;
         let record = wished.written().and_then(|written| OperatorRecord::decode(written.value.clone()).ok());
         let record = record.unwrap_or_default();
-        tracing::info!(name = record.name, "an operator's identity was revoked");
+        tracing::info!(by = %asker, name = record.name, "an operator's identity was revoked");
         document(&info(&record, now)).map_err(already_settled)
     }
 
@@ -296,28 +314,82 @@ fn certified(ca: &ClusterCa, csr: &[u8], id: NodeId, ends: u64, now: u64, terms:
     Ok(Certified { certificate, subject })
 }
 
-/// Disconnects who does not count any more, as soon as it is known here: operators, and nodes that somebody else may be.
+/// Status and the like stay: they are what is needed to mend it.
+fn heard(unheard: Duration, kind: &request::Kind) -> Result<(), Failure> {
+    use request::Kind;
+    let data = matches!(
+        kind,
+        Kind::Read(_) | Kind::Watch(_) | Kind::Backup(_) | Kind::AssignmentsRead(_) | Kind::ReportRead(_)
+    );
+    if !data || unheard < config::OPERATOR_UNHEARD {
+        return Ok(());
+    }
+    let why = format!(
+        "this manager has heard from no quorum for {} min, and cannot know whether this operator's identity was revoked meanwhile: it shows no data over the network. Nothing was done; ask another manager, or on its own machine with --data-dir",
+        unheard.as_secs() / 60
+    );
+    Err(fail(api::Code::QuorumLost, why))
+}
+
+/// Disconnects who does not count any more, as soon as it is known here: operators that were revoked or have ended, nodes that
+/// were removed or came back with another key, and nodes that somebody else may be.
 pub(super) async fn keep_out(service: Arc<Service>, endpoint: Endpoint) {
     let mut records = service.records.clone();
-    let mut out: BTreeSet<NodeId> = BTreeSet::new();
+    let mut changed = true;
     loop {
-        let now = service.operators_now();
-        let (operators, nodes): (BTreeSet<NodeId>, BTreeSet<NodeId>) = {
-            let records = records.borrow_and_update();
-            let over = records.operators.iter().filter(|(_, record)| record.standing(now) != Standing::Stands);
-            let compromised = records.nodes.iter().filter(|node| node.compromised);
-            (over.map(|(id, _)| id).collect(), compromised.filter_map(|node| node.node_id()).collect())
+        let (now, known) = (service.operators_now(), Arc::clone(&records.borrow_and_update()));
+        endpoint.review(|caller| match caller.role {
+            CertRole::Operator => counts_not(&known, caller, now),
+            // Nothing ends by itself for them.
+            CertRole::Manager | CertRole::Worker if changed => is_gone(&known, caller),
+            CertRole::Manager | CertRole::Worker => None,
+        });
+        // On the plane of peers, too. Whoever got in while this was on its way is found at the next look.
+        for id in known.nodes.iter().filter(|node| node.compromised).filter_map(|node| node.node_id()) {
+            endpoint.disconnect(id, &Refused::Removed);
+        }
+        changed = match tokio::time::timeout(LOOK, records.changed()).await {
+            Ok(Ok(())) => true,
+            Ok(Err(_stopped)) => return,
+            Err(_elapsed) => false,
         };
-        for id in operators.difference(&out) {
-            endpoint.disconnect(*id, &Refused::Revoked);
+    }
+}
+
+fn counts_not(known: &Records, caller: &Caller, now: u64) -> Option<Refused> {
+    let record = known.operators.get(caller.node_id)?;
+    (record.standing(now) != Standing::Stands).then_some(Refused::Revoked)
+}
+
+/// It had a record when it was let in.
+fn is_gone(known: &Records, caller: &Caller) -> Option<Refused> {
+    match known.nodes.get(caller.node_id) {
+        None => Some(Refused::Removed),
+        Some(record) if record.key_digest == caller.key_digest.as_slice() => None,
+        Some(_) => Some(Refused::WrongNode("its record has another key by now".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manager_that_was_cut_off_for_long_shows_no_data_to_operators_and_says_how_it_stands() {
+        let read = request::Kind::Read(api::Read { serializable: true, ..api::Read::default() });
+        let backup = request::Kind::Backup(api::Backup { serializable: true, ..api::Backup::default() });
+        let status = request::Kind::Status(api::Status {});
+        let long = config::OPERATOR_UNHEARD;
+        for data in [&read, &backup] {
+            assert!(heard(long - Duration::from_secs(1), data).is_ok());
+            let refused = heard(long, data).unwrap_err();
+            assert_eq!(refused.code(), api::Code::QuorumLost);
+            assert!(
+                refused.message.contains("60 min") && refused.message.contains("--data-dir"),
+                "{}",
+                refused.message
+            );
         }
-        // Whoever got in while this was on its way is found at the next look.
-        for id in &nodes {
-            endpoint.disconnect(*id, &Refused::Removed);
-        }
-        out = operators;
-        if let Ok(Err(_stopped)) = tokio::time::timeout(LOOK, records.changed()).await {
-            return;
-        }
+        assert!(heard(10 * long, &status).is_ok());
     }
 }

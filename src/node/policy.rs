@@ -177,7 +177,7 @@ impl Service {
             None => in_force(&self.cluster_record().await.map_err(once::already_settled)?.0),
         };
         if wished.is_done() {
-            tracing::info!(?policy, "the cluster's policy was changed");
+            tracing::info!(by = %asker, ?policy, "the cluster's policy was changed");
         }
         document(&policy)
     }

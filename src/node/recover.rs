@@ -12,25 +12,30 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_core::command::{COMMAND_VERSION, COMMAND_VERSION_MIN};
+use quorate_core::consensus::io::Records;
 use quorate_core::id::{LineageId, NodeId, RaftId};
 use quorate_core::membership::record::{NodeRecord, Role};
 use quorate_core::ports::{Boot, LogReader, RecoveryWrite, StateRead, StateStore};
-use quorate_core::recovery::{Recovery, RecoveryError, Survivor, Verdict, plan};
-use quorate_transport::Identity;
+use quorate_core::recovery::{Incarnation, Recovery, RecoveryError, Survivor, Verdict, plan};
+use quorate_core::state::Jump;
+use quorate_transport::{Clock, Identity, word};
 
 use against::{Against, against};
 
 use super::asking::{self, Answer};
+use super::barrier::Barrier;
 use super::builder::{off_thread, random};
 use super::departed::departed;
 use super::directory::{explained, look_into, open_store, resolve};
 use super::facts::{Facts, Layout};
 use super::fence::{self, FenceRecord};
 use super::identity;
+use super::records;
 use super::renewal::Terms;
 use super::state_file::StateFile;
 use super::stop::StartError;
 use crate::client::SOFTWARE;
+use crate::config;
 use crate::keys::Keys;
 use crate::recovery::RecoveryReport;
 
@@ -233,13 +238,14 @@ impl Recover {
         let identity = Identity::load(&layout.identity()).map_err(|error| StartError::Directory(error.to_string()))?;
         // One that ran out while the cluster was down is no obstacle: it is renewed from the CA in the state.
         let identity = identity::renewed(&identity, &facts, &*state, Terms::default())?.unwrap_or(identity);
+        let incarnation = begun(&identity, &facts, &*state)?;
         let survivor = Survivor {
             boot,
             state,
             log,
             node: own_record(&facts, &identity),
             addresses: self.address.iter().cloned().collect(),
-            incarnation: random(LineageId::from_bytes)?,
+            incarnation,
         };
         let recovery = plan(&survivor).map_err(|error| match error {
             RecoveryError::Store(error) => StartError::from(error),
@@ -304,6 +310,26 @@ fn listen_for(before: &str, address: &str) -> String {
         return format!("{}:{port}", if everywhere { host } else { "[::]" });
     }
     address.to_owned()
+}
+
+/// What tells the new incarnation from all others, with the survivor's word for it.
+fn begun(identity: &Identity, facts: &Facts, state: &dyn StateRead) -> Result<Incarnation, StartError> {
+    let id = random(LineageId::from_bytes)?;
+    let mut lineage = Records::read(state)?.lineage();
+    lineage.0.push(id);
+    // One who cannot open it (any more) signs alone; those who know it believe that.
+    let ca = records::ca(state, &Barrier::of(facts)).ok().flatten();
+    let succession = word::of_recovery(identity, &lineage, ca.as_ref()).map_err(|error| {
+        StartError::Internal(format!("the recovery cannot be signed: {error}. Nothing was changed"))
+    })?;
+    Ok(Incarnation { id, jump: jump()?, succession })
+}
+
+/// Where the counters of an incarnation begin that begins now.
+pub(in crate::node) fn jump() -> Result<Jump, StartError> {
+    let now = Clock::default().now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let entropy = config::random_u64().map_err(|error| StartError::Internal(error.to_string()))?;
+    Ok(Jump::drawn(now, entropy))
 }
 
 /// Its record as its own files have it.

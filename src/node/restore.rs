@@ -18,9 +18,9 @@ use quorate_core::consensus::io::Records;
 use quorate_core::id::{ClusterId, LineageId, NodeId, StoreId};
 use quorate_core::membership::record::{NodeRecord, Role};
 use quorate_core::ports::{OpenStore, RecoveryWrite, StoreError};
-use quorate_core::recovery::{RecoveryError, Restored, log_of};
+use quorate_core::recovery::{Incarnation, RecoveryError, Restored, log_of};
 use quorate_core::state::SnapshotReader;
-use quorate_transport::{CertRole, ClusterCa};
+use quorate_transport::{CertRole, word};
 use serde::{Deserialize, Serialize};
 
 use super::asking::{self, Answer};
@@ -28,11 +28,12 @@ use super::barrier::Barrier;
 use super::builder::{NodeBuilder, off_thread, random, random_seed};
 use super::directory::options;
 use super::facts::{Facts, Layout, Stage};
+use super::files;
 use super::founding::issue;
 use super::lock::lock;
+use super::recover::jump;
 use super::service::display_name;
 use super::stop::StartError;
-use super::{files, records};
 use crate::backup::{BackupError, BackupInfo, BackupKey, Opened, Verified};
 use crate::client::SOFTWARE;
 use crate::keys::{BESIDE, Keys};
@@ -154,7 +155,6 @@ impl IntoFuture for Restore {
 /// What is known before anything is written.
 struct Judged {
     verified: Verified,
-    ca: ClusterCa,
     cluster: ClusterId,
 }
 
@@ -189,6 +189,7 @@ impl Restore {
             BackupError::NeedsVersion(why) => StartError::NeedsVersion(format!("{file}: {why}. Nothing was written")),
             error @ (BackupError::NotABackup(_)
             | BackupError::WrongKey(_)
+            | BackupError::OtherCa { .. }
             | BackupError::Short { .. }
             | BackupError::Damaged(_)
             | BackupError::Key(_)
@@ -208,11 +209,9 @@ impl Restore {
         }
         let verified = Verified::read(&self.file, &self.key).map_err(|error| self.refused(error))?;
         let unsound = |why: &str| self.refused(BackupError::Damaged(why.to_owned()));
-        let ca = records::ca(&verified.extract, &verified.barrier).map_err(|error| unsound(&error.to_string()))?;
-        let ca = ca.ok_or_else(|| unsound("there is no CA in it"))?;
         let cluster = verified.records.cluster.cluster().ok_or_else(|| unsound("there is no cluster in it"))?;
         self.record_taken(&verified.records)?;
-        Ok(Judged { verified, ca, cluster })
+        Ok(Judged { verified, cluster })
     }
 
     /// The record of then that goes on under the name that was asked for.
@@ -269,7 +268,7 @@ impl Restore {
         }
         // For this question only: it is written nowhere.
         let terms = self.builder.certificates;
-        let asker = issue(&judged.ca, judged.cluster, random(NodeId::from_bytes)?, CertRole::Operator, terms)?;
+        let asker = issue(&judged.verified.ca, judged.cluster, random(NodeId::from_bytes)?, CertRole::Operator, terms)?;
         let managers = nodes.iter().map(|(id, node)| (*id, node.addresses.clone())).collect();
         let answers = asking::standings(Arc::new(asker), managers).await;
         let mut asked = Vec::new();
@@ -353,13 +352,13 @@ impl Restore {
 
     /// Everything but the mark.
     fn fill(&self, layout: &Layout, judged: &Judged) -> Result<Made, StartError> {
-        let Judged { verified, ca, cluster } = judged;
+        let Judged { verified, cluster } = judged;
         let taken = self.record_taken(&verified.records)?;
         let node_id = match taken.and_then(NodeRecord::node_id) {
             Some(id) => id,
             None => random(NodeId::from_bytes)?,
         };
-        let identity = issue(ca, *cluster, node_id, CertRole::Manager, self.builder.certificates)?;
+        let identity = issue(&verified.ca, *cluster, node_id, CertRole::Manager, self.builder.certificates)?;
         let (listen, advertise) = self.builder.addresses()?;
         let store_id = random(StoreId::from_bytes)?;
         let drawn = Facts {
@@ -395,8 +394,8 @@ impl Restore {
             return Err(self.refused(BackupError::Damaged("it was changed while it was read".to_owned())));
         }
         state.install(staged, log_of(&status))?;
-        let restored =
-            Restored { state: state.reader().view(), node, incarnation: random(LineageId::from_bytes)?, keyring };
+        let incarnation = begun(verified)?;
+        let restored = Restored { state: state.reader().view(), node, incarnation, keyring };
         let worked = quorate_core::recovery::restore(&restored).map_err(|error| self.unfit(error))?;
         let outcome = worked.outcome;
         let facts = Facts {
@@ -432,6 +431,16 @@ impl Restore {
             | RecoveryError::Store(_)) => self.refused(BackupError::Damaged(error.to_string())),
         }
     }
+}
+
+/// What tells the new incarnation from all others, also of the same backup, with the backup's own word for it.
+fn begun(verified: &Verified) -> Result<Incarnation, StartError> {
+    let id = random(LineageId::from_bytes)?;
+    let mut lineage = verified.records.lineage();
+    lineage.0.push(id);
+    let succession = word::of_restore(&verified.pair, &verified.witness, &lineage, &verified.ca)
+        .map_err(|error| StartError::Internal(format!("the restore cannot be signed: {error}")))?;
+    Ok(Incarnation { id, jump: jump()?, succession })
 }
 
 /// The mark: while it is there, nothing in the directory counts.

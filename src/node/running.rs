@@ -326,13 +326,14 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         clock: began,
         seat_times,
     });
+    let fencing = Fencing {
+        incarnations: Arc::clone(&incarnations),
+        meta: Arc::clone(&store.meta),
+        ending: ending.clone(),
+        directory: builder.directory.clone(),
+    };
     let handler = NodeHandler {
-        fencing: Fencing {
-            incarnations: Arc::clone(&incarnations),
-            meta: Arc::clone(&store.meta),
-            ending: ending.clone(),
-            directory: builder.directory.clone(),
-        },
+        fencing: fencing.clone(),
         inbox: inbox.clone(),
         service: Arc::downgrade(&service),
         staging_slot: Arc::new(Semaphore::new(1)),
@@ -400,6 +401,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         "asks for lineages",
         asking::lineages(endpoint.clone(), facts.clone(), records.clone(), incarnations, inbox.clone()),
     );
+    ending.keep(&handle, "weighs what is claimed", fencing.keep_claims(Arc::clone(&service), handle.clone()));
     ending.keep(
         &handle,
         "tells lost managers that they are",
@@ -419,7 +421,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     ending.keep(&handle, "notes who has renewed", ca::keep_shown(Arc::clone(&service), newly_shown));
     ending.keep(
         &handle,
-        "disconnects operators that were revoked",
+        "disconnects who was revoked or removed",
         operators::keep_out(Arc::clone(&service), endpoint.clone()),
     );
     ending.keep(&handle, "notes who is connected", keepers::keep_connected(endpoint, status.clone(), inbox.clone()));

@@ -10,6 +10,7 @@ use std::time::Duration;
 use quorate_transport::api::{self, key_order, response};
 use zeroize::Zeroizing;
 
+use super::gate::Asker;
 use super::router::{Failure, fail};
 use super::service::{Service, blocking, json};
 use super::stop::StartError;
@@ -80,7 +81,7 @@ fn order_of(order: api::KeyOrder) -> Result<KeyOrder, Failure> {
 
 impl Service {
     /// An operator on this machine changes the keys of this manager's store, or looks at them.
-    pub(super) async fn key_order(&self, order: api::KeyOrder) -> Result<response::Kind, Failure> {
+    pub(super) async fn key_order(&self, asker: &Asker, order: api::KeyOrder) -> Result<response::Kind, Failure> {
         let order = order_of(order)?;
         let Some(desk) = self.store()?.keys else {
             return Err(fail(
@@ -88,7 +89,7 @@ impl Service {
                 "the store of this manager is in memory, and not sealed. Nothing was changed",
             ));
         };
-        let looks = matches!(order, KeyOrder::Show | KeyOrder::UnlockKeyShow);
+        let (looks, shows) = (matches!(order, KeyOrder::Show), matches!(order, KeyOrder::UnlockKeyShow));
         let answer = blocking(move || {
             desk.order(&order).map_err(|refusal| match refusal {
                 Refusal::Refused(why) => fail(api::Code::Refused, why),
@@ -99,8 +100,10 @@ impl Service {
             })
         })
         .await?;
-        if !looks {
-            tracing::info!(kind = answer.report.kind, key = answer.report.id, "the keys of the store were changed");
+        if shows {
+            tracing::info!(by = %asker, key = answer.report.id, "the unlock key of the store is shown");
+        } else if !looks {
+            tracing::info!(by = %asker, kind = answer.report.kind, key = answer.report.id, "the keys of the store were changed");
         }
         let secret = answer.secret.map(|secret| secret.to_string()).unwrap_or_default();
         let json = json(&answer.report)?;

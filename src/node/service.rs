@@ -24,6 +24,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use super::authorize::Allowed;
 use super::barrier::Barrier;
 use super::ca::ShownBy;
 use super::facts::Facts;
@@ -125,6 +126,15 @@ fn unknown_kind() -> api::Response {
     )
 }
 
+fn stopping() -> api::Response {
+    failure(api::Code::Stopping, "this manager is stopping. Nothing was done; ask another one")
+}
+
+/// Until when a request that came just now is answered.
+pub(super) fn until(request: &api::Request) -> Instant {
+    Instant::now() + Duration::from_millis(request.deadline_ms).min(Duration::from_secs(600))
+}
+
 /// A failed response.
 pub(super) fn failure(code: api::Code, message: impl Into<String>) -> api::Response {
     api::Response { kind: Some(response::Kind::Error(fail(code, message))) }
@@ -164,42 +174,57 @@ impl Service {
     /// Answers one request of whoever has called; always within its deadline.
     pub(super) async fn called(&self, caller: &Caller, request: api::Request, place: &mut Place) -> api::Response {
         let Some(kind) = &request.kind else { return unknown_kind() };
-        match self.identify(caller, kind).await {
-            Ok(asker) => self.call(asker, request, place).await,
+        let Ok(_under_way) = self.under_way.try_acquire() else { return stopping() };
+        // Who it is may have to be looked for in the cluster: that is a part of the request, and of its time.
+        let until = until(&request);
+        match self.identify(caller, kind, until).await {
+            Ok(asker) => self.call_until(asker, request, until, place).await,
             Err(error) => api::Response { kind: Some(response::Kind::Error(error)) },
         }
     }
 
     /// What another manager passes on is answered as if whoever asked it had asked here. Nobody else passes on.
-    async fn taken_out(&self, asker: Asker, request: api::Request) -> Result<(Asker, api::Request), Failure> {
+    async fn taken_out(
+        &self,
+        asker: Asker,
+        request: api::Request,
+        until: Instant,
+    ) -> Result<(Asker, api::Request), Failure> {
         let Some(request::Kind::PassedOn(passed)) = request.kind else { return Ok((asker, request)) };
         authorize::check(&asker, &request::Kind::PassedOn(api::PassedOn::default()))?;
         let malformed = || fail(api::Code::Invalid, "what was passed on cannot be read. Nothing was done");
         let spoken_for = passed.behalf.as_ref().and_then(Asker::spoken_for).ok_or_else(malformed)?;
         let inner = api::Request::decode(passed.request).map_err(|_error| malformed())?;
-        self.stands(spoken_for.who).await?;
+        self.stands(spoken_for.who, until).await?;
         // A deadline of its own would be by another clock.
         Ok((spoken_for, api::Request { deadline_ms: request.deadline_ms, ..inner }))
     }
 
     /// Answers one request; always within its deadline. A read's answer has found its place when this returns.
     pub(crate) async fn call(&self, asker: Asker, request: api::Request, place: &mut Place) -> api::Response {
-        let (asker, request) = match self.taken_out(asker, request).await {
+        let Ok(_under_way) = self.under_way.try_acquire() else { return stopping() };
+        let until = until(&request);
+        self.call_until(asker, request, until, place).await
+    }
+
+    /// The same for one that is counted as under way.
+    async fn call_until(
+        &self,
+        asker: Asker,
+        request: api::Request,
+        until: Instant,
+        place: &mut Place,
+    ) -> api::Response {
+        let (asker, request) = match self.taken_out(asker, request, until).await {
             Ok(taken_out) => taken_out,
             Err(error) => return api::Response { kind: Some(response::Kind::Error(error)) },
-        };
-        let Ok(_under_way) = self.under_way.try_acquire() else {
-            return failure(api::Code::Stopping, "this manager is stopping. Nothing was done; ask another one");
         };
         let Some(kind) = request.kind else { return unknown_kind() };
         let (row, began) = (authorize::row(&kind), Instant::now());
         let asker = Asker { of: authorize::KINDS.get(row).copied().unwrap_or_default(), ..asker };
         let span = trace::request(&self.facts.name, asker.of, asker.who);
         let answer = match authorize::check(&asker, &kind) {
-            Ok(()) => {
-                let patience = Duration::from_millis(request.deadline_ms).min(Duration::from_secs(600));
-                self.answer(&asker, kind, began + patience, place).instrument(span.clone()).await
-            }
+            Ok(()) => self.answer(&asker, kind, until, place).instrument(span.clone()).await,
             Err(denied) => Err(denied),
         };
         let ended = answer.as_ref().map_or_else(|error| asked::ended(error.code()), |_done| Ended::Done);
@@ -284,19 +309,19 @@ impl Service {
             request::Kind::MemberStatus(_) => {
                 Ok(response::Kind::Status(api::StatusDone { json: json(&self.member_report().await?)? }))
             }
-            request::Kind::TokenShow(show) => self.token_show(&show.role, until).await,
+            request::Kind::TokenShow(show) => self.token_show(asker, &show.role, until).await,
             request::Kind::TokenRotate(rotate) => self.token_rotate(asker, rotate, until).await,
             request::Kind::TokenCreate(create) => self.token_create(asker, create, until).await,
             request::Kind::TokenList(_) => self.token_list(until).await,
             request::Kind::TokenRevoke(revoke) => self.token_revoke(asker, revoke, until).await,
             request::Kind::KeyringShow(_) => self.keyring_show(until).await,
-            request::Kind::KeyringRotate(rotate) => self.keyring_rotate(rotate.active, until).await,
+            request::Kind::KeyringRotate(rotate) => self.keyring_rotate(asker, rotate.active, until).await,
             request::Kind::ObjectCreate(create) => self.object_create(asker, create, until).await,
             request::Kind::ObjectList(list) => self.object_list(list, until).await,
             request::Kind::ObjectInspect(inspect) => self.object_inspect(&inspect.kind, &inspect.name, until).await,
             request::Kind::ObjectUpdate(update) => self.object_update(asker, update, until).await,
             request::Kind::ObjectRemove(remove) => self.object_remove(asker, remove, until).await,
-            request::Kind::SecretReveal(reveal) => self.secret_reveal(&reveal.name, until).await,
+            request::Kind::SecretReveal(reveal) => self.secret_reveal(asker, &reveal.name, until).await,
             request::Kind::ConfigRead(read) => self.config_read(&read.name, until).await,
             request::Kind::NodeList(_) => document(&self.node_list().await?),
             request::Kind::NodeInspect(inspect) => self.node_inspect(asker, &inspect.node, until).await,
@@ -311,7 +336,7 @@ impl Service {
             request::Kind::Transfer(transfer) => {
                 self.transfer(asker, transfer, until).await.map(response::Kind::Transfer)
             }
-            request::Kind::KeyOrder(order) => self.key_order(order).await,
+            request::Kind::KeyOrder(order) => self.key_order(asker, order).await,
             request::Kind::Unlock(_) => Err(fail(api::Code::Refused, "this manager is not locked. Nothing was done")),
             request::Kind::Check(asked) => document(&self.check(asker, asked).await?),
             request::Kind::Standing(_) => Ok(response::Kind::Standing(self.standing())),
@@ -338,7 +363,7 @@ impl Service {
                     None => None,
                 };
                 if let Some(asker) = &behalf {
-                    self.stands(asker.who).await?;
+                    self.stands(asker.who, until).await?;
                 }
                 authorize::command(behalf.as_ref(), &command)?;
                 let result = self.router.execute(command, Origin::Forwarded, until).await?;
@@ -361,10 +386,32 @@ impl Service {
         user::qualify(&mut txn);
         let txn = authorize::within(asker, txn)?;
         check_txn(&txn).map_err(|refusal| refused(&refusal))?;
+        if txn.only_reads() {
+            let mut result = self.look(txn, until).await?;
+            user::strip_result(&mut result);
+            return Ok(result);
+        }
         let command = Command::from(CommandKind::Request(Request { txn: Some(txn.into_inner()), ..request }));
         let mut result = self.router.execute_for(asker, command, until).await?;
         user::strip_result(&mut result);
         Ok(result)
+    }
+
+    /// A transaction that cannot write is a read: linearizable, and no entry of the log, so that who may only look adds nothing to it.
+    async fn look(&self, txn: Allowed<Txn>, until: Instant) -> Result<TxnResult, Failure> {
+        self.router.read_index(until).await?;
+        // The quorum that has confirmed the read follows the leader of this term.
+        let (reader, term) = (self.store()?.reader, self.status.borrow().term);
+        let looking = blocking(move || {
+            let looked = read::transaction(&*reader.view(), &txn, term).map_err(|error| broken(&error))?;
+            looked.map_err(|refusal| refused(&refusal))
+        });
+        tokio::time::timeout_at(until, looking).await.unwrap_or_else(|_elapsed| {
+            Err(fail(
+                api::Code::Deadline,
+                "this manager's disk did not answer a read in time. Nothing was done; ask another manager",
+            ))
+        })
     }
 
     /// How old this manager's state may be: every write that was acknowledged longer ago is in it. `None` while nothing is
@@ -428,6 +475,7 @@ impl Service {
                 return Err(error);
             }
         };
+        tracing::info!(by = %asker, to = self.name_of(leader), "leadership was handed over");
         Ok(api::TransferDone { leader: leader.0, name: self.name_of(leader) })
     }
 
@@ -459,15 +507,21 @@ impl Service {
     }
 
     /// Who has called, by the records.
-    pub(super) async fn identify(&self, caller: &Caller, kind: &request::Kind) -> Result<Asker, Failure> {
+    pub(super) async fn identify(
+        &self,
+        caller: &Caller,
+        kind: &request::Kind,
+        until: Instant,
+    ) -> Result<Asker, Failure> {
         let who = match (caller.plane, caller.role) {
             (Plane::Local, _) => return Ok(self.local_asker(Some(kind))),
             (Plane::Peer, _) => {
-                self.member(caller, kind).await?;
+                self.member(caller, kind, until).await?;
                 Who::Manager
             }
             (Plane::Client, CertRole::Operator) => {
-                let who = self.operator_asker(caller.node_id, &caller.key_digest).await?;
+                let who = self.operator_asker(caller.node_id, &caller.key_digest, until).await?;
+                self.heard_lately(kind)?;
                 self.operator_shows(caller.node_id, caller.issuer);
                 return Ok(Asker::here(who));
             }
@@ -484,7 +538,7 @@ impl Service {
 
     /// Whether who is on the plane of peers is a manager of this cluster by its record, as it is known here or as it was
     /// acknowledged anywhere: a connection outlives a removal, and a certificate does, too.
-    async fn member(&self, caller: &Caller, kind: &request::Kind) -> Result<(), Failure> {
+    async fn member(&self, caller: &Caller, kind: &request::Kind, until: Instant) -> Result<(), Failure> {
         let fits = |record: &NodeRecord| {
             !record.compromised
                 && record.key_digest == caller.key_digest.as_slice()
@@ -502,7 +556,7 @@ impl Service {
                 return Ok(());
             }
         }
-        self.router.read_index(Instant::now() + PATIENCE).await?;
+        self.router.read_index(until.min(Instant::now() + PATIENCE)).await?;
         let (reader, id) = (self.store()?.reader, caller.node_id);
         let found = blocking(move || read::node(&*reader.view(), id).map_err(|error| broken(&error))).await?;
         if found.as_ref().is_some_and(fits) { Ok(()) } else { Err(no_member()) }
@@ -514,6 +568,10 @@ impl Service {
         records.by_raft_id(id).map_or_else(|| format!("raft id {id}"), display_name)
     }
 }
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;
 
 fn no_member() -> Failure {
     let why = "the cluster has no record of this node under this identity: it was removed or demoted, or somebody else may have its keys. Nothing was done";

@@ -250,7 +250,12 @@ impl Service {
     }
 
     /// The standing token of a role.
-    pub(super) async fn token_show(&self, role: &str, until: Instant) -> Result<response::Kind, Failure> {
+    pub(super) async fn token_show(
+        &self,
+        asker: &Asker,
+        role: &str,
+        until: Instant,
+    ) -> Result<response::Kind, Failure> {
         let role = records::role_named(role)?;
         let tokens = self.tokens(until).await?;
         let standing = if role == Role::Manager { tokens.manager } else { tokens.worker };
@@ -260,6 +265,7 @@ impl Service {
                 format!("the cluster has no {} token; `quorate token rotate` makes one", role.name()),
             )
         })?;
+        tracing::info!(by = %asker, role = role.name(), "a join token is shown");
         Ok(response::Kind::Token(api::TokenDone { token: self.revealed(standing.secret).await? }))
     }
 
@@ -291,7 +297,7 @@ impl Service {
         let plan =
             move |view: &dyn StateRead, barrier: &Barrier| Ok(Some(Txn::of(standing(view, barrier, role, &sealed)?)));
         self.once_planned(asker, asked.once, Arc::new(plan), until).await?;
-        tracing::info!(role = role.name(), "the join token was rotated");
+        tracing::info!(by = %asker, role = role.name(), "the join token was rotated");
         Ok(response::Kind::Token(api::TokenDone { token: self.revealed(secret).await.map_err(already_settled)? }))
     }
 
@@ -322,7 +328,7 @@ impl Service {
             Some(Err(error)) => return Err(broken(&records::corrupt("join token", error))),
             None => token,
         };
-        tracing::info!(id = token.id, role = role.name(), "a join token was made");
+        tracing::info!(by = %asker, id = token.id, role = role.name(), "a join token was made");
         document(&NewToken { token: self.revealed(secret).await.map_err(already_settled)?, info: token.info(now) })
     }
 
@@ -364,7 +370,7 @@ impl Service {
             )),
         };
         self.once(asker, asked.once, planned, until).await?;
-        tracing::info!(id = asked.id, "a join token was revoked");
+        tracing::info!(by = %asker, id = asked.id, "a join token was revoked");
         document(&())
     }
 }

@@ -158,6 +158,7 @@ impl Service {
             let _followed = tokio::time::timeout(FOLLOW, following.wait_for(|now| now.revision > revision)).await;
             let version = self.records.borrow().cluster.version;
             tracing::info!(
+                by = %asker,
                 version,
                 "the upgrade is finished: the cluster's version has risen, and there is no way back"
             );

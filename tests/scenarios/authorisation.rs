@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use quorate::{Client, Error, Identity};
+use quorate::{Client, Error, Identity, operation};
 use quorate_core::command::{Command, CommandKind, LeaseOrder, LeaseOrderKind, Request};
 use quorate_core::id::{Lineage, NodeId, RaftId, StoreId};
 use quorate_core::keyspace::Section;
@@ -346,6 +346,7 @@ fn knock(directory: &Path, address: &str, raft_id: RaftId) -> Endpoint {
         support: Support::THIS,
         software: "test".into(),
         advertise: inspected.advertise,
+        successions: Vec::new(),
     };
     let mute = Arc::new(Mute(hello));
     let config = EndpointConfig {
@@ -487,6 +488,23 @@ async fn one_that_may_only_look_looks_everywhere_and_changes_nothing_through_any
     assert!(made.info.read_only && made.info.stands);
     let path = cluster.path("viewer.id");
     made.identity.write(&path).unwrap();
+    // A transaction of it that cannot write is a read, and adds nothing to the log: to that of the cluster, of any manager
+    let address = [cluster.node(1).address().to_string()];
+    let viewer = Client::connect(address, Identity::load(&path).unwrap()).await.unwrap();
+    let applied = async || cluster.any().status().await.managers.iter().map(|manager| manager.applied).max().unwrap();
+    let before = applied().await;
+    for _ in 0..200 {
+        let there = quorate::compare::exists("k");
+        let looked = viewer.kv().txn().when(there).then(operation::get("k")).or_else(operation::get("none"));
+        let looked = looked.await.unwrap();
+        assert!(looked.succeeded && looked.results[0][0].value == Bytes::from_static(b"v"), "{looked:?}");
+    }
+    let after = applied().await;
+    assert!(after < before + 100, "from {before} to {after}");
+    // one that may write, if only in a branch that is not taken, is none.
+    let put = operation::put("k", "w");
+    let denied = viewer.kv().txn().then(operation::get("k")).or_else(put).await.unwrap_err();
+    assert!(matches!(denied, Error::Denied(_)), "{denied}");
     for index in 0..3 {
         // When it asks the leader, or another one which passes it on
         let managers = [cluster.node(index).address().to_string()];
@@ -521,6 +539,108 @@ async fn one_that_may_only_look_looks_everywhere_and_changes_nothing_through_any
     assert_eq!(entry.value, Bytes::from_static(b"v"));
     // The record of a node is no key: nothing is under its name.
     assert!(writer.kv().get(NodeRecord::key(NodeId::from_bytes([0; 16]))).await.unwrap().is_none());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_worker_loses_the_connections_that_it_has() {
+    // Given a worker, and somebody who has connected with its identity to each of the managers
+    let cluster = Cluster::of(3).await;
+    let worker = cluster.worker("w1").await;
+    let identity = || Identity::load(&cluster.path("w1").join("node.id")).unwrap();
+    let mut held = Vec::new();
+    for index in 0..3 {
+        let connection = client(identity(), &cluster.node(index).address().to_string()).await.unwrap();
+        // An answer shows that it was taken in.
+        assert_eq!(verdict(&Door::Client(connection.clone()).ask(Kind::Status(api::Status {})).await), 'y');
+        held.push(connection);
+    }
+    // and an operator, whom it does not concern
+    let operator = client(cluster.operator(), &cluster.node(0).address().to_string()).await.unwrap();
+    // When the worker is removed
+    cluster.any().client().nodes().remove("w1").forced().await.unwrap();
+    // Then each of them is cut, and says why.
+    for connection in held {
+        let why = tokio::time::timeout(crate::support::BUDGET, connection.closed()).await.expect("it is cut");
+        assert_eq!(why, Down::Refused(Refused::Removed));
+    }
+    assert_eq!(verdict(&Door::Client(operator).ask(Kind::Status(api::Status {})).await), 'y');
+    worker.stopped().await;
+    cluster.stop().await;
+}
+
+/// A log in memory.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_done_to_the_cluster_is_in_the_log_with_who_asked_for_it() {
+    let log = Log::default();
+    let writer = log.clone();
+    tracing_subscriber::fmt().json().with_max_level(tracing::Level::INFO).with_writer(move || writer.clone()).init();
+    // Given an operator from elsewhere, at a manager that does not lead
+    let cluster = Cluster::of(3).await;
+    cluster.lead_by(0).await;
+    let worker = cluster.worker("w1").await;
+    let client = cluster.outside(&[1]).await;
+    let who = format!("operator {}", cluster.operator().subject().node_id);
+    // When it does one of each
+    client.operators().issue("viewer").read_only().await.unwrap();
+    client.operators().revoke("viewer").await.unwrap();
+    let role = quorate::membership::Role::Worker;
+    client.tokens().show(role).await.unwrap();
+    client.tokens().rotate(role).await.unwrap();
+    let made = client.tokens().create(role).await.unwrap();
+    client.tokens().revoke(&made.info.id).await.unwrap();
+    client.secrets().create("s", "x").await.unwrap();
+    client.secrets().reveal("s").await.unwrap();
+    client.secrets().remove("s").await.unwrap();
+    client.keyring().rotate().await.unwrap();
+    client.nodes().update("w1").label("zone", "a").await.unwrap();
+    client.policy().set().max_voters(3).await.unwrap();
+    client.nodes().remove("w1").forced().await.unwrap();
+    client.transfer_leadership(None).await.unwrap();
+    // and somebody on a manager's own machine
+    cluster.node(0).client().tokens().show(role).await.unwrap();
+    // Then each has its line, with who it was.
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let by = |message: &str| {
+        let found = lines.iter().filter(|line| line["fields"]["message"] == message);
+        found.map(|line| line["fields"]["by"].as_str().unwrap_or("nobody").to_owned()).collect::<Vec<_>>()
+    };
+    for message in [
+        "an operator's identity was issued",
+        "an operator's identity was revoked",
+        "the join token was rotated",
+        "a join token was made",
+        "a join token was revoked",
+        "made",
+        "a secret is shown to an operator",
+        "removed",
+        "another barrier key was asked for",
+        "what is said of a node was changed",
+        "the cluster's policy was changed",
+        "a node is being removed",
+        "leadership was handed over",
+    ] {
+        assert!(by(message).contains(&who), "{message}: {:?}", by(message));
+        assert!(!by(message).contains(&"nobody".to_owned()), "{message}");
+    }
+    let shown = by("a join token is shown");
+    assert!(shown.contains(&who) && shown.contains(&"this machine".to_owned()), "{shown:?}");
+    worker.stopped().await;
     cluster.stop().await;
 }
 

@@ -202,7 +202,8 @@ async fn the_managers_of_then_are_asked_first_and_fenced_when_they_meet_the_rest
     assert_eq!((status.voters, status.managers.len(), status.generation), (1, 3, 2), "{status:?}");
     assert!(status.managers.iter().any(|manager| manager.name == "m2" && manager.seat == "voter"), "{status:?}");
     assert_eq!(report.name, "m2");
-    for index in [0, 2] {
+    // The old m2 among them: its record is another one's now, and where it was is not forgotten.
+    for index in [0, 1, 2] {
         meets_its_end(&cluster, index).await;
         is_fenced(&mut cluster, index).await;
     }
@@ -218,6 +219,59 @@ async fn the_managers_of_then_are_asked_first_and_fenced_when_they_meet_the_rest
     meets_its_end(&alive, 0).await;
     is_fenced(&mut alive, 0).await;
     node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_restores_of_one_backup_have_no_number_in_common() {
+    let cluster = Cluster::founded().await;
+    let (seal, key) = keys();
+    let file = cluster.path("b");
+    take(&cluster.any().client(), &seal, &file).await;
+    // When one backup is restored twice
+    let mut begun = Vec::new();
+    for name in ["one", "other"] {
+        let directory = cluster.path(name);
+        let report = restoring(&file, &key, &directory).despite_peers(true).await.unwrap();
+        let found = inspect(&directory).unwrap();
+        begun.push((report.raft_id, report.first_revision, found.term));
+    }
+    // Then raft ids, revisions and fencing tokens of the two are far apart: by the clock, and by what was drawn.
+    let ((raft, revision, term), (raft2, revision2, term2)) = (begun[0], begun[1]);
+    for (one, other) in [(raft, raft2), (revision, revision2), (term, term2)] {
+        assert!(one != other && one > 1 << 50 && other > 1 << 50, "{one} {other}");
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_somebody_else_made_for_the_same_recipient_is_refused_by_its_ca() {
+    // Given a backup for a recipient, and what it said of the cluster's CA
+    let ours = Cluster::founded().await;
+    let (seal, key) = keys();
+    let file = ours.path("b");
+    let taken = ours.any().client().backup(&seal).await.unwrap().save(&file, false).await.unwrap();
+    assert_eq!(verify(&file, &key).unwrap().info.ca, taken.ca);
+    let pinned = key.clone().of_ca(&taken.ca.to_uppercase()).unwrap();
+    assert_eq!(verify(&file, &pinned).unwrap().info.ca, taken.ca);
+    // When somebody who knows the recipient puts a cluster of their own in its place
+    let theirs = Cluster::founded().await;
+    let forged = ours.path("forged");
+    take(&theirs.any().client(), &seal, &forged).await;
+    assert!(verify(&forged, &key).is_ok(), "the key alone does not tell");
+    // Then it is refused, looked at and restored
+    let refused = verify(&forged, &pinned).unwrap_err();
+    assert!(matches!(refused, BackupError::OtherCa { .. }), "{refused}");
+    says(&refused, &[&taken.ca, "somebody else made it"]);
+    let directory = ours.path("restored");
+    let refused = restoring(&forged, &pinned, &directory).await.unwrap_err();
+    assert!(matches!(refused, StartError::Backup(_)), "{refused}");
+    says(&refused, &[&taken.ca, "Nothing was written"]);
+    assert!(!directory.exists());
+    // and what is no hash at all is said to be none.
+    assert!(matches!(key.of_ca("QRT-1"), Err(BackupError::Key(_))));
+    theirs.stop().await;
+    restoring(&file, &pinned, &directory).despite_peers(true).await.unwrap();
+    ours.stop().await;
 }
 
 /// A manager of then is started until it has met the restored one.

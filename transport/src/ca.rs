@@ -164,6 +164,10 @@ impl ClusterCa {
         &self.certificate
     }
 
+    pub(crate) const fn key(&self) -> &KeyPair {
+        &self.key
+    }
+
     /// What certificates that it signs name as their issuer.
     pub fn issuer_id(&self) -> IssuerId {
         subject_id(&self.certificate)

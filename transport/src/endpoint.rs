@@ -154,7 +154,7 @@ pub(crate) struct Shared {
     client_answers: Arc<Answers>,
     peer_answers: Arc<Answers>,
     /// Who is connected on the client plane, by quinn's number of the connection.
-    callers: Mutex<HashMap<usize, (NodeId, quinn::Connection)>>,
+    callers: Mutex<HashMap<usize, (Caller, quinn::Connection)>>,
     pub(crate) runtime: tokio::runtime::Handle,
     tasks: Mutex<Option<JoinSet<()>>>,
     closed: watch::Sender<bool>,
@@ -196,9 +196,9 @@ impl Shared {
         if of_a_peer { &self.peer_answers } else { &self.client_answers }
     }
 
-    /// The gate's word, and the news of a newer incarnation where there are some.
+    /// The gate's word, and what is said of a newer incarnation where something is.
     pub(crate) fn judge(&self, ours: &Hello, caller: &Caller, theirs: &Hello) -> Result<(), Refused> {
-        if hello::proves_newer(ours, caller.role, theirs) {
+        if hello::tells_newer(ours, caller.role, theirs) {
             self.handler.lineage_newer(theirs);
         }
         let mut caller = caller.clone();
@@ -324,11 +324,22 @@ impl Endpoint {
     /// gate has to refuse it by then, or it comes back.
     pub fn disconnect(&self, node: NodeId, reason: &Refused) {
         let callers = self.shared.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, connection) in callers.values().filter(|(caller, _)| *caller == node) {
+        for (_, connection) in callers.values().filter(|(caller, _)| caller.node_id == node) {
             greet::close(connection, reason);
         }
         drop(callers);
         self.peers().disconnect_node(node, reason);
+    }
+
+    /// Closes every connection of the client plane whose caller `judge` refuses, and tells it why: connections outlive the records that
+    /// they were taken by. The gate has to refuse it by then, or it comes back. `judge` must not wait.
+    pub fn review(&self, judge: impl Fn(&Caller) -> Option<Refused>) {
+        let callers = self.shared.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        for (caller, connection) in callers.values() {
+            if let Some(reason) = judge(caller) {
+                greet::close(connection, &reason);
+            }
+        }
     }
 
     /// Closes every connection whose other end has shown a certificate that `concerns` says yes to. Who may come back does so at
@@ -473,7 +484,7 @@ async fn serve(shared: Arc<Shared>, incoming: quinn::Incoming, permit: OwnedSema
         greet::close(&connection, &Refused::Busy("it serves as many clients as it can".to_owned()));
         return;
     };
-    let (number, caller) = (connection.stable_id(), (greeted.caller.node_id, connection.clone()));
+    let (number, caller) = (connection.stable_id(), (greeted.caller.clone(), connection.clone()));
     shared.callers.lock().unwrap_or_else(PoisonError::into_inner).insert(number, caller);
     let _forget = Forget { shared: &shared, number };
     streams::accept_streams(shared.clone(), connection, greeted, None).await;

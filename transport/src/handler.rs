@@ -255,7 +255,8 @@ pub trait Handler: Send + Sync + 'static {
     /// A newcomer asks to join, or a node to have its certificate renewed ([`JoinRequest::renewal`]); of who it is only the
     /// signature of its request is proven. Compare its secret in constant time ([`crate::TokenSecret::matches`]).
     fn join(&self, source: SocketAddr, request: JoinRequest, reply: oneshot::Sender<JoinReply>);
-    /// A manager of this cluster showed a lineage that continues ours: this node is of an older incarnation.
+    /// Who has a manager's certificate of this cluster showed a lineage that continues ours: if what stands for it counts
+    /// ([`crate::word`]), this node is of an older incarnation.
     fn lineage_newer(&self, hello: &Hello);
     /// A task without which the endpoint is of no use has panicked; `task` says what it did, in words after "that".
     fn failed(&self, task: &'static str) {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 use quorate_core::id::{ClusterId, Lineage, LineageOrder, NodeId, RaftId, StoreId};
 use quorate_core::membership::upgrade::{Support, Unfit};
+use quorate_core::succession::{SUCCESSIONS_MAX, Succession};
 
 use crate::ca::CertRole;
 use crate::handler::{Caller, Plane};
@@ -40,6 +41,8 @@ pub struct Hello {
     pub software: String,
     /// Where the speaker wants to be reached, `host:port`; may be empty.
     pub advertise: String,
+    /// Who began each of the newest incarnations of the lineage, for those who are of an older one.
+    pub successions: Vec<Succession>,
 }
 
 impl Hello {
@@ -56,6 +59,7 @@ impl Hello {
             support: Support { oldest: 0, newest: 0 },
             software: software.to_owned(),
             advertise: String::new(),
+            successions: Vec::new(),
         }
     }
 
@@ -73,6 +77,7 @@ impl Hello {
             software: self.software.clone(),
             advertise: self.advertise.clone(),
             instance,
+            successions: self.successions.iter().map(|word| word.encode_to_vec().into()).collect(),
         }
     }
 
@@ -90,6 +95,13 @@ impl Hello {
             support: Support { oldest: wire.command_version_min, newest: wire.command_version },
             software: wire.software,
             advertise: wire.advertise,
+            // One that cannot be read stands for nothing; no more are kept than are ever made.
+            successions: wire
+                .successions
+                .into_iter()
+                .take(SUCCESSIONS_MAX)
+                .filter_map(|word| Succession::decode(word).ok())
+                .collect(),
         })
     }
 }
@@ -199,7 +211,7 @@ fn superseded(ours: &Lineage, theirs: &Lineage) -> String {
         )
     } else {
         format!(
-            "the cluster was recovered: the refusing side is of generation {} and steps aside for generation {}; use that one's managers",
+            "the two are of different generations of the cluster: the refusing side is of generation {}, the refused side of generation {}; use that one's managers",
             ours.generation(),
             theirs.generation()
         )
@@ -406,8 +418,9 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// Whether this hello proves that a newer incarnation exists: only a manager's certificate counts.
-pub(crate) fn proves_newer(ours: &Hello, role: CertRole, theirs: &Hello) -> bool {
+/// Whether this hello says that a newer incarnation exists. What that is worth, the node weighs by the words that come with it; of
+/// others than managers it is not even heard.
+pub(crate) fn tells_newer(ours: &Hello, role: CertRole, theirs: &Hello) -> bool {
     role == CertRole::Manager
         && theirs.cluster_id == ours.cluster_id
         && ours.lineage.compare(&theirs.lineage) == LineageOrder::Older

@@ -7,6 +7,7 @@
 //! | module | what |
 //! |---|---|
 //! | `ca`, `identity`, `token`, `tls` | who is who |
+//! | `word` | who stands for a new incarnation |
 //! | `frame`, `hello`, `greet` | the first words, and the form of all others |
 //! | `endpoint`, `peers`, `lanes`, `snapshot`, `request`, `session`, `feed` | the node's port |
 //! | `dial`, `client`, `join`, `dialback`, `rate`, `local` | the ways in |
@@ -47,6 +48,7 @@ mod streams;
 mod text;
 mod tls;
 mod token;
+pub mod word;
 
 /// Generated from `proto/wire.proto`.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, reason = "generated code")]

@@ -94,6 +94,11 @@ impl CaHash {
         Self(Sha256::digest(certificate.as_ref()).into())
     }
 
+    /// The hash with these bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -102,6 +107,15 @@ impl CaHash {
     /// Reads what is displayed back.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         base32().decode(text.as_bytes()).ok()?.try_into().ok().map(Self)
+    }
+}
+
+/// Reads the printed form: 52 symbols, as between the dashes of a join token.
+impl TryFrom<&str> for CaHash {
+    type Error = ParseTokenError;
+
+    fn try_from(text: &str) -> Result<Self, Self::Error> {
+        part("CA hash", Some(text.trim()), HASH_SYMBOLS).map(Self)
     }
 }
 

@@ -24,6 +24,7 @@ pub const DISK_PATIENCE_TICKS_MIN: u64 = 2 * ELECTION_TICKS as u64;
 const _: () = assert!(HEARTBEAT_TICKS * 3 < ELECTION_TICKS);
 const _: () = assert!(ELECTION_TICKS < ELECTION_TICKS_MIN && ELECTION_TICKS_MIN < ELECTION_TICKS_MAX);
 const _: () = assert!(LEASE_PERCENT < 100);
+const _: () = assert!(crate::succession::CLAIM_TICKS == 50 * ELECTION_TICKS as u64);
 const _: () = assert!(LOST_AFTER_TICKS_MIN == 10 * ELECTION_TICKS as u64);
 const _: () = assert!(DISK_PATIENCE_TICKS_MIN > ELECTION_TICKS_MAX as u64);
 

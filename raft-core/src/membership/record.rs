@@ -146,6 +146,10 @@ pub struct NodeRecord {
     /// gone. Never taken back.
     #[prost(bool, tag = "141")]
     pub compromised: bool,
+    /// Where the disk was reached that had this record before a restore gave it to another one: should it be there still, it is to
+    /// hear of the restore.
+    #[prost(string, repeated, tag = "165")]
+    pub left_at: Vec<String>,
 }
 
 impl NodeRecord {

@@ -9,7 +9,7 @@
 //! - *state*: the configuration {self} under the next number, and the *recovery* record with the longer lineage. From
 //!   then on every configuration entry of the older lineage is void, also those between the applied and the commit
 //!   index. The cluster's own record still holds the old lineage, because entries of the tail may still write it.
-//! - *log*: one entry behind the last one, `Recovered`, under a term that is 2^32 above the last. Nothing is dropped and
+//! - *log*: one entry behind the last one, `Recovered`, under a term that is at least 2^32 above the last. Nothing is dropped and
 //!   nothing is rewritten: what lies above the commit index may have been acknowledged by the managers that are lost.
 //! - *hard state*: that term, a vote for itself, and the commit index on the new entry.
 
@@ -33,7 +33,8 @@ use crate::membership::record::NodeRecord;
 use crate::mutants::{Mutant, on};
 use crate::ports::{Boot, LogBatch, LogReader, RecoveryWrite, StateRead, StoreError};
 use crate::state::contract::{ApplyError, StateStatus};
-use crate::state::{COUNTER_JUMP, beginning, found_record, read, scan_hash};
+use crate::state::{Jump, beginning, found_record, read, scan_hash};
+use crate::succession::Succession;
 
 /// Bytes of log read at once.
 const READ_BYTES: u64 = 16 << 20;
@@ -51,8 +52,19 @@ pub struct Survivor<'a> {
     pub node: NodeRecord,
     /// Where it is to be reached from now on; empty: as recorded.
     pub addresses: Vec<String>,
-    /// The id of the new incarnation, drawn by the caller.
-    pub incarnation: LineageId,
+    /// What the caller has drawn for the new incarnation.
+    pub incarnation: Incarnation,
+}
+
+/// What tells an incarnation from all others: nothing of it follows from the disk that it begins on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Incarnation {
+    /// Its random id.
+    pub id: LineageId,
+    /// Where its counters begin, by the clock and by entropy.
+    pub jump: Jump,
+    /// Who began it, signed, for those who are left behind.
+    pub succession: Succession,
 }
 
 /// Why a disk cannot be recovered from. Nothing was changed.
@@ -250,7 +262,7 @@ fn work_out(
         node: found_record(recorded, id, node),
         addresses,
         lineage,
-        incarnation: *incarnation,
+        incarnation,
         term: boot.hard_state.term,
         last: boot.last,
         tail,
@@ -269,7 +281,7 @@ struct Ending<'a> {
     addresses: &'a [String],
     /// The lineage that ends, and the id that is added to it.
     lineage: Lineage,
-    incarnation: LineageId,
+    incarnation: &'a Incarnation,
     /// The newest term, and the last entry.
     term: Term,
     last: LogIndex,
@@ -283,7 +295,8 @@ impl Ending<'_> {
     fn work_out(self) -> Result<Outcome, RecoveryError> {
         let Self { state, status, own, node, addresses, mut lineage, incarnation, term, last, mut tail, keyring } =
             self;
-        lineage.0.push(incarnation);
+        lineage.0.push(incarnation.id);
+        let (floor, scatter) = incarnation.jump.parts();
         let mut burnt: BTreeSet<RaftId> = status.configuration.members().into_iter().collect();
         burnt.extend(tail.iter().flat_map(configurations::raft_ids));
         burnt.remove(&own);
@@ -293,8 +306,10 @@ impl Ending<'_> {
             node: node.to_bytes(),
             addresses: addresses.to_vec(),
             burnt: burnt.into_iter().map(|id| id.0).collect(),
+            floor,
+            scatter,
         };
-        let term = Term(term.0.saturating_add(COUNTER_JUMP));
+        let term = Term(incarnation.jump.counter(term.0));
         let last = if on(Mutant::RecoveryDropsTail) {
             tail.clear();
             status.applied
@@ -309,7 +324,7 @@ impl Ending<'_> {
             data: Batch::new(vec![Command::from(CommandKind::Recovered(command))]).to_bytes(),
             context: Bytes::new(),
         };
-        let writes = beginning(&**state, own, &lineage, keyring.as_ref())?;
+        let writes = beginning(&**state, own, &lineage, &incarnation.succession, keyring.as_ref())?;
         tail.push(entry.clone());
         let done = rehearsal::rehearse(Arc::clone(state), writes.clone(), &tail)?;
         let alone = Configuration { voters: vec![own], ..Configuration::default() };

@@ -8,15 +8,15 @@
 use std::sync::Arc;
 
 use crate::consensus::io::Records;
-use crate::id::{LineageId, LogIndex, RaftId};
+use crate::id::{LogIndex, RaftId};
 use crate::keyring::KeyringRecord;
 use crate::log::{HardState, LogStart};
 use crate::membership::record::{NodeRecord, Role};
 use crate::ports::{LogReset, StateRead};
 use crate::state::contract::StateStatus;
-use crate::state::{COUNTER_JUMP, read, scan_hash};
+use crate::state::{read, scan_hash};
 
-use super::{Ending, Outcome, RecoveryError, damaged};
+use super::{Ending, Incarnation, Outcome, RecoveryError, damaged};
 
 /// A backup's state in an otherwise empty store, and who is to go on with it.
 #[derive(Clone)]
@@ -26,8 +26,8 @@ pub struct Restored {
     /// The new manager: node id, name, store id, addresses, key digest, versions. Where its node id is one of the backup, that
     /// node's labels and availability stay.
     pub node: NodeRecord,
-    /// The id of the new incarnation, drawn by the caller.
-    pub incarnation: LineageId,
+    /// What the caller has drawn for the new incarnation.
+    pub incarnation: Incarnation,
     /// Every key of the state's keyring, with a copy for the new manager; the counts in it do not matter.
     pub keyring: KeyringRecord,
 }
@@ -61,8 +61,8 @@ pub fn restore(restored: &Restored) -> Result<Restoration, RecoveryError> {
         return damaged("the state does not have the hash that it says of itself");
     }
     let records = Records::read(&**state)?;
-    // Above all that the managers who went on after the backup can have given out.
-    let own = RaftId(records.cluster.next_raft_id.saturating_add(COUNTER_JUMP));
+    // Above all that the managers who went on after the backup can have given out, and another than in any other restore of it.
+    let own = RaftId(incarnation.jump.counter(records.cluster.next_raft_id));
     let id = node.node_id().unwrap_or_default();
     let before = records.nodes.get(id);
     let record = NodeRecord {
@@ -79,7 +79,7 @@ pub fn restore(restored: &Restored) -> Result<Restoration, RecoveryError> {
         node: record,
         addresses: &node.addresses,
         lineage: records.lineage(),
-        incarnation: *incarnation,
+        incarnation,
         term: status.applied_term,
         last: status.applied,
         tail: Vec::new(),

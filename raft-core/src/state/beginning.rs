@@ -14,6 +14,7 @@ use crate::state::hash::Lanes;
 use crate::state::layout;
 use crate::state::read;
 use crate::state::stored::{StoredConfiguration, StoredRecovery, decode};
+use crate::succession::{SUCCESSIONS_MAX, Succession};
 
 /// Who `node` is, for the survivor's record.
 pub(crate) fn found_record(now: Option<&NodeRecord>, id: NodeId, template: &NodeRecord) -> NodeRecord {
@@ -23,8 +24,8 @@ pub(crate) fn found_record(now: Option<&NodeRecord>, id: NodeId, template: &Node
     found
 }
 
-/// The records that begin a recovery: the configuration {`own`} under the next number, and the longer lineage; of a backup on
-/// another disk also the keyring, with the copies that were made for it. The state hash follows them.
+/// The records that begin a recovery: the configuration {`own`} under the next number, and the longer lineage with the
+/// word of who began it; of a backup on another disk also the keyring, with the copies that were made for it. The state hash follows them.
 ///
 /// # Errors
 /// Those of the store; `Corrupt` for a record that cannot be read.
@@ -32,6 +33,7 @@ pub(crate) fn beginning(
     view: &dyn StateRead,
     own: RaftId,
     lineage: &Lineage,
+    succession: &Succession,
     keyring: Option<&KeyringRecord>,
 ) -> StoreResult<WriteSet> {
     let status = read::status(view)?;
@@ -42,7 +44,10 @@ pub(crate) fn beginning(
         Some(bytes) => decode::<StoredRecovery>(layout::SYSTEM_RECOVERY, &bytes)?,
         None => StoredRecovery::default(),
     };
-    let recovery = StoredRecovery { begun: lineage.to_bytes().into(), configuration_number: number, ..before };
+    let mut recovery = StoredRecovery { begun: lineage.to_bytes().into(), configuration_number: number, ..before };
+    recovery.successions.push(succession.clone());
+    let old = recovery.successions.len().saturating_sub(SUCCESSIONS_MAX);
+    recovery.successions.drain(..old);
     let mut lanes = Lanes::from_digest(&status.hash);
     let mut writes = WriteSet::default();
     let begun = [

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::id::{LeaseId, Lineage, LogIndex, Revision, Term};
 use crate::limits::LEASE_TTL_MS_MIN;
 use crate::log::Configuration;
+use crate::succession::Succession;
 use crate::txn::TxnResult;
 use crate::watch::Unit;
 
@@ -357,4 +358,6 @@ pub struct RecoveryStatus {
     pub index: LogIndex,
     /// The number of the configuration that the last one, begun or done, put in force without an entry.
     pub configuration_number: u64,
+    /// Who began each of the newest incarnations, for those who are of an older one.
+    pub successions: Vec<Succession>,
 }

@@ -20,6 +20,7 @@ use crate::ports::{StateRead, StoreError, StoreResult, Visit, WriteSet};
 use crate::state::contract::Refusal;
 use crate::state::hash::Lanes;
 use crate::state::layout::{self, Record, be64, corrupt};
+use crate::state::recovered::Jump;
 use crate::state::stored::{Counter, decode};
 
 /// The format byte in front of a lease.
@@ -142,9 +143,9 @@ impl Leases {
         Ok(lease)
     }
 
-    /// Ids up to `further` beyond the last one are as good as given out: somebody who is lost may have given them.
-    pub(crate) fn jump(&mut self, further: u64, lanes: &mut Lanes) {
-        self.give_out(LeaseId(self.last.0.saturating_add(further)), lanes);
+    /// Ids up to where the counter goes on are as good as given out: somebody who is lost may have given them.
+    pub(crate) fn jump(&mut self, jump: Jump, lanes: &mut Lanes) {
+        self.give_out(LeaseId(jump.counter(self.last.0)), lanes);
     }
 
     fn give_out(&mut self, last: LeaseId, lanes: &mut Lanes) {

@@ -31,7 +31,7 @@ use crate::state::hash::Lanes;
 use crate::state::layout::{self, Record};
 use crate::state::leases::{Attached, Leases};
 use crate::state::read;
-use crate::state::recovered::{self, COUNTER_JUMP, REVISION_JUMP};
+use crate::state::recovered::{self, Jump};
 use crate::state::references;
 use crate::state::replay::{Ledger, ReplayTable, Standing};
 use crate::state::stored::{
@@ -606,7 +606,8 @@ impl Memory {
             return Ok(Outcome::Refused(Refusal::Malformed { what }));
         }
         let kept = self.status.revision;
-        let revision = Revision(kept.0.saturating_add(REVISION_JUMP));
+        let jump = Jump::of(command);
+        let revision = Revision(jump.revision(kept.0));
         let present = Present { store, overlay: &round.overlay, leases: &self.leases };
         let changes = match recovered::changes(present, command, revision.0)? {
             Ok(changes) => changes,
@@ -615,7 +616,7 @@ impl Memory {
         self.status.revision = revision;
         self.record(revision, changes, round);
         self.rotate_keyring(round);
-        self.leases.jump(COUNTER_JUMP, &mut self.lanes);
+        self.leases.jump(jump, &mut self.lanes);
         round.recovered = true;
         self.compact(store, &Compact { revision: revision.0 }, round)?;
         self.recovery = StoredRecovery {
@@ -623,7 +624,7 @@ impl Memory {
             kept_revision: kept.0,
             first_revision: revision.0,
             index: entry.index.0,
-            configuration_number: self.recovery.configuration_number,
+            ..std::mem::take(&mut self.recovery)
         };
         let record = self.recovery.encode_to_vec().into();
         replace(&mut self.lanes, &mut self.recovery_lanes, layout::SYSTEM_RECOVERY, record, round);

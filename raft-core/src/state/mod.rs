@@ -79,5 +79,5 @@ pub use hash::scan_hash;
 pub use layout::live_range;
 pub use leases::LeaseRecord;
 pub use machine::Machine;
-pub use recovered::{COUNTER_JUMP, REVISION_JUMP};
+pub use recovered::{COUNTER_JUMP, Jump, REVISION_JUMP};
 pub use snapshot::{SNAPSHOT_VERSION, SnapshotError, SnapshotReader, SnapshotWriter};

@@ -16,16 +16,17 @@ use crate::membership::removed::Removed;
 use crate::membership::trust::TrustRecord;
 use crate::membership::work::{AssignmentRecord, LivenessRecord, ReportRecord};
 use crate::ports::{StateRead, StoreError, StoreResult, Visit};
-use crate::state::check::check_range;
+use crate::state::check::{check_range, malformed};
 use crate::state::contract::{RecoveryStatus, Refusal, StateStatus, StoreUsage};
+use crate::state::execute::{Executed, Pending, Present, execute};
 use crate::state::layout::{self, Record, RecordView, corrupt};
-use crate::state::leases::LeaseRecord;
+use crate::state::leases::{LeaseRecord, Leases};
 use crate::state::page::Page;
 use crate::state::ranges::Reading;
 use crate::state::replay::silent;
 use crate::state::stored::{Counter, Event, Progress, StoredConfiguration, StoredRecovery, decode, digest};
 use crate::state::usage::{Usage, quota_of};
-use crate::txn::{KeyValue, Range, RangeResult};
+use crate::txn::{KeyValue, Range, RangeResult, Txn, TxnResult};
 
 /// Why a read has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -92,6 +93,26 @@ pub fn recounted_usage(view: &dyn StateRead) -> StoreResult<StoreUsage> {
     let usage = Usage::recount(view)?;
     let history = usage.history.saturating_sub(usage.compacted);
     Ok(StoreUsage { live: usage.live, history, ..self::usage(view)? })
+}
+
+/// What a transaction comes to on `view` that only reads ([`Txn::only_reads`]), as it would in an entry of `term` right behind it. One
+/// that may write is refused.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub fn transaction(view: &dyn StateRead, txn: &Txn, term: Term) -> StoreResult<Result<TxnResult, Refusal>> {
+    if !txn.only_reads() {
+        return Ok(Err(malformed("transaction that writes, where one was asked for that only reads")));
+    }
+    let revision = status(view)?.revision.0;
+    let present = Present { store: view, overlay: &Pending::new(), leases: &Leases::default() };
+    let executed = execute(present, txn, term.0, revision + 1)?;
+    Ok(executed.map(|Executed { succeeded, results, .. }| TxnResult {
+        succeeded,
+        revision,
+        results,
+        ..TxnResult::default()
+    }))
 }
 
 /// The last force-new-cluster of `view`.

@@ -20,10 +20,57 @@ use crate::state::layout;
 use crate::state::read::removed_key;
 use crate::state::stored::decode;
 
-/// How far the revision jumps: further than any lost manager can have written.
+/// How far the revision jumps at least: further than any lost manager can have written.
 pub const REVISION_JUMP: u64 = 1_000_000_000_000;
-/// How far terms and raft ids jump.
+/// How far terms, raft ids and lease ids jump at least.
 pub const COUNTER_JUMP: u64 = 1 << 32;
+/// So many numbers belong to each second of the clock.
+const PER_SECOND_BITS: u32 = 20;
+/// Within so many, the entropy says where.
+const SCATTER: u64 = 1 << 24;
+/// A clock beyond this, in the year 2242, counts as it: the numbers stay below 2^53, which every JSON reader can hold.
+const SECONDS_MAX: u64 = (1 << 33) - (1 << 14);
+
+/// Where the counters of an incarnation begin. Two that were made of one backup begin with the same numbers behind them: the
+/// clock, and entropy, keep apart what they hand out. The later one begins above all that the earlier one can have come to, at up to a
+/// million numbers in each second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Jump {
+    /// No counter begins below.
+    floor: u64,
+    /// What is added on top.
+    scatter: u64,
+}
+
+impl Jump {
+    /// By a clock, in seconds since 1970, and random bits.
+    pub fn drawn(unix_seconds: u64, entropy: u64) -> Self {
+        Self { floor: unix_seconds.min(SECONDS_MAX) << PER_SECOND_BITS, scatter: entropy % SCATTER }
+    }
+
+    /// As the log entry carries it.
+    pub(crate) const fn of(command: &Recovered) -> Self {
+        Self { floor: command.floor, scatter: command.scatter }
+    }
+
+    pub(crate) const fn parts(self) -> (u64, u64) {
+        (self.floor, self.scatter)
+    }
+
+    fn beyond(self, now: u64, least: u64) -> u64 {
+        now.saturating_add(least).max(self.floor).saturating_add(self.scatter)
+    }
+
+    /// Where a term, a raft id or a lease id goes on that is at `now`.
+    pub fn counter(self, now: u64) -> u64 {
+        self.beyond(now, COUNTER_JUMP)
+    }
+
+    /// Where the revision does.
+    pub fn revision(self, now: u64) -> u64 {
+        self.beyond(now, REVISION_JUMP)
+    }
+}
 
 /// Every node as it is now, by its full key.
 fn nodes(present: Present<'_>) -> StoreResult<BTreeMap<Bytes, NodeRecord>> {
@@ -42,6 +89,9 @@ fn nodes(present: Present<'_>) -> StoreResult<BTreeMap<Bytes, NodeRecord>> {
 fn survivor(now: Option<&NodeRecord>, found: NodeRecord, command: &Recovered) -> NodeRecord {
     let same_disk = now.filter(|now| now.key_digest == found.key_digest);
     let mut own = same_disk.cloned().unwrap_or_else(|| found.clone());
+    if let (Some(before), None) = (now, same_disk) {
+        own.left_at.clone_from(&before.addresses);
+    }
     own.raft_id = command.raft_id;
     own.store_id = found.store_id;
     own.role = Role::Manager.into();
@@ -77,7 +127,7 @@ pub(crate) fn changes(
     };
     let mut cluster: ClusterRecord = decode(&cluster_key, record.view().value)?;
     cluster.lineage.clone_from(&command.lineage);
-    cluster.next_raft_id = cluster.next_raft_id.max(command.raft_id + 1).saturating_add(COUNTER_JUMP);
+    cluster.next_raft_id = Jump::of(command).counter(cluster.next_raft_id.max(command.raft_id + 1));
 
     let own_key = NodeRecord::key(own_id);
     let all = nodes(present)?;

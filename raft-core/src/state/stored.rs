@@ -11,6 +11,7 @@ use crate::log::Configuration;
 use crate::ports::{StateRead, StoreResult, Visit, WriteSet};
 use crate::state::contract::{Outcome, RecoveryStatus, Refusal, StateStatus};
 use crate::state::layout::{self, Record, corrupt};
+use crate::succession::Succession;
 use crate::txn::TxnResult;
 
 /// Reads a record, or says which one is damaged.
@@ -96,6 +97,9 @@ pub(crate) struct StoredRecovery {
     /// The number of the configuration that the last recovery, begun or done, put in force without an entry.
     #[prost(uint64, tag = "5")]
     pub(crate) configuration_number: u64,
+    /// Who began each of the newest incarnations, oldest first.
+    #[prost(message, repeated, tag = "6")]
+    pub(crate) successions: Vec<Succession>,
 }
 
 impl StoredRecovery {
@@ -112,6 +116,7 @@ impl StoredRecovery {
             first_revision: Revision(self.first_revision),
             index: LogIndex(self.index),
             configuration_number: self.configuration_number,
+            successions: self.successions.clone(),
         })
     }
 }

@@ -65,12 +65,16 @@ what is wrong.
 
 Example:
   quorate backup verify monday.quorate --key backup.key
-  quorate backup verify monday.quorate --passphrase-file phrase --json")]
+  quorate backup verify monday.quorate --passphrase-file phrase --json
+  quorate backup verify monday.quorate --key backup.key --ca HASH     (HASH: what `quorate backup` printed)")]
     Verify {
         /// The backup
         file: PathBuf,
         #[command(flatten)]
         opens: Opens,
+        /// Only good if it is of the cluster whose CA has this hash, as `quorate backup` printed it
+        #[arg(long, value_name = "HASH")]
+        ca: Option<String>,
     },
     /// Print a fresh key for backups: keep it away from them and from the cluster
     #[command(after_help = "\
@@ -98,6 +102,9 @@ pub(crate) struct Restore {
     /// A file with the passphrase of the backup in its first line
     #[arg(long, value_name = "FILE")]
     pub(crate) backup_passphrase_file: Option<PathBuf>,
+    /// Only a backup of the cluster whose CA has this hash, as `quorate backup` printed it
+    #[arg(long, value_name = "HASH")]
+    pub(crate) ca: Option<String>,
     /// Where the new manager listens (UDP), for example 10.0.0.1:4701 or [::]:4701
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<String>,

@@ -30,12 +30,13 @@ pub(crate) async fn run(backup: Backup, global: &Global, output: Output) -> Resu
             output.note(&format!("recipient: {}", pair.recipient()));
             Ok(())
         }
-        Some(BackupVerb::Verify { file, opens }) => {
+        Some(BackupVerb::Verify { file, opens, ca }) => {
             let key = match (&opens.key, &opens.passphrase_file) {
                 (Some(path), _) => BackupKey::file(path)?,
                 (None, Some(path)) => BackupKey::passphrase_file(path)?,
                 (None, None) => return Err(Failure::usage("say what opens it: --key FILE or --passphrase-file FILE")),
             };
+            let key = pinned(key, ca.as_deref())?;
             let path = file.clone();
             let read = tokio::task::spawn_blocking(move || verify(&path, &key)).await;
             let read = read.map_err(|error| Failure::local(error.to_string()))?;
@@ -46,6 +47,14 @@ pub(crate) async fn run(backup: Backup, global: &Global, output: Output) -> Resu
             output.line(&render(&contents, &file, output))
         }
     }
+}
+
+/// The key, for a backup of that cluster only where its CA was named.
+fn pinned(key: BackupKey, ca: Option<&str>) -> Result<BackupKey, Failure> {
+    Ok(match ca {
+        Some(ca) => key.of_ca(ca)?,
+        None => key,
+    })
 }
 
 fn document(value: &impl serde::Serialize) -> Result<serde_json::Value, Failure> {
@@ -93,6 +102,7 @@ async fn take(take: Take, global: &Global, output: Output) -> Result<(), Failure
             .note(&format!("it was taken without a quorum: what was acknowledged in the last {age} ms may be missing")),
         None => output.note("it was taken without a quorum, and the manager does not know how old what it has is"),
     }
+    output.note(&format!("ca {}: note it elsewhere, and give it as --ca to `backup verify` and `restore`; a file that somebody else made does not have it", info.ca));
     output.note("nobody opens it without the key: prove that yours does, with `quorate backup verify`");
     Ok(())
 }
@@ -107,6 +117,7 @@ fn render(contents: &BackupContents, file: &Path, output: Output) -> String {
     );
     let _infallible =
         writeln!(page, "cluster {}  generation {}  version {}", info.cluster_id, info.generation, info.cluster_version);
+    let _infallible = writeln!(page, "ca      {}  (is it the one that you know?)", info.ca);
     let _infallible = writeln!(
         page,
         "taken   {} s after 1970 from {} ({}), revision {}, log index {}",
@@ -151,6 +162,7 @@ pub(crate) async fn restore(wish: Restore, global: &Global, output: Output) -> R
             return Err(Failure::usage("say what opens it: --backup-key FILE or --backup-passphrase-file FILE"));
         }
     };
+    let key = pinned(key, wish.ca.as_deref())?;
     let mut restore = restored(&wish.file, key, directory).keys(wish.keys.keys()?).despite_peers(wish.despite_peers);
     if let Some(listen) = wish.listen {
         restore = restore.listen(listen);

@@ -249,6 +249,7 @@ impl From<BackupError> for Failure {
             BackupError::Key(_) => return Self::usage(error.to_string()),
             BackupError::NotABackup(_)
             | BackupError::WrongKey(_)
+            | BackupError::OtherCa { .. }
             | BackupError::Short { .. }
             | BackupError::Damaged(_)
             | _ => "backup",

@@ -289,7 +289,7 @@ impl Service {
         };
         let (id, changed) = self.settle(asker, &node, once, planned.await, until).await?;
         if changed {
-            tracing::info!(node, role = role.name(), forced, "a node's desired role was changed");
+            tracing::info!(by = %asker, node, role = role.name(), forced, "a node's desired role was changed");
         }
         document(&self.outcome(id, changed).await.map_err(already_settled)?)
     }
@@ -309,6 +309,7 @@ impl Service {
         let planned = planned.await;
         let (id, changed) = self.settle(asker, &update.node, update.once, planned, until).await?;
         if changed {
+            tracing::info!(by = %asker, node = update.node, "what is said of a node was changed");
             // It was applied where the leader is: the answer shows it, too.
             self.router.read_index(until).await.map_err(already_settled)?;
         }
@@ -389,7 +390,7 @@ impl Service {
         };
         let (id, changed) = self.settled(&wished, &node)?;
         if changed {
-            tracing::info!(node, forced, leaving, "a node is being removed");
+            tracing::info!(by = %asker, node, forced, leaving, "a node is being removed");
         }
         match self.outcome(id, changed).await {
             // What was wished for is done already.

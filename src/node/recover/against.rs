@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 
 use quorate_core::id::{Lineage, LineageOrder, LogIndex, NodeId, RaftId, Term};
 use quorate_core::membership::quorum::Quorum;
+use quorate_core::succession::weigh as weigh_word;
 
 use super::Opened;
 use crate::node::asking::Answer;
-use crate::node::fence::FenceRecord;
+use crate::node::fence::{self, FenceRecord};
 use crate::node::service::display_name;
 use crate::node::stop::StartError;
 use crate::recovery::{AskedManager, RecoveryReport};
@@ -84,6 +85,13 @@ pub(super) fn against(
     reasons.into_iter().next().map(|(_, against)| against)
 }
 
+/// Whether somebody stands for the newer incarnation. Nobody leads here: what the CA's key has signed is enough.
+fn is_believed(opened: &Opened, hello: &quorate_transport::Hello) -> bool {
+    let records = &opened.recovery.records;
+    fence::checked(&opened.recovery.findings.lineage, hello, &opened.identity)
+        .is_some_and(|checked| weigh_word(&records.nodes, &records.removed, &checked).fences(u64::MAX))
+}
+
 /// What one manager that runs means for the recovery: in words, and as a reason against it with its weight.
 fn weigh(
     opened: &Opened,
@@ -99,8 +107,15 @@ fn weigh(
     match found.lineage.compare(&theirs) {
         LineageOrder::Older => {
             let hello = quorate_transport::Hello { lineage: theirs.clone(), ..hello.clone() };
-            let fence = FenceRecord::of(&hello, "");
             let generation = theirs.generation();
+            if !is_believed(opened, &hello) {
+                let error = StartError::ClusterAlive(format!(
+                    "manager {name} says that it is of generation {generation}, this directory of generation {}, and shows nothing for it that counts here: either the cluster was recovered elsewhere, or that node lies. Nothing was changed; look at it with `quorate status`. To recover all the same: --despite-peers",
+                    found.lineage.generation()
+                ));
+                return (format!("says that it is of generation {generation}, unproven"), Some((2, refused(error))));
+            }
+            let fence = FenceRecord::of(&hello, "");
             let error = StartError::Superseded(format!(
                 "manager {name} is of generation {generation}, this directory of generation {}: the cluster was recovered elsewhere already, and a second recovery would be another cluster. Next: come back to it with `quorate join --replace --token TOKEN --manager {}`",
                 found.lineage.generation(),

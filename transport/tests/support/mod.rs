@@ -68,6 +68,7 @@ impl TestCluster {
             support: Support { oldest: 1, newest: 1 },
             software: "test".into(),
             advertise: String::new(),
+            successions: Vec::new(),
         }
     }
 

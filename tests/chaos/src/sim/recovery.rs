@@ -19,7 +19,7 @@ use quorate_core::id::{Lineage, LineageId, LineageOrder, RaftId};
 use quorate_core::log::LogEntry;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
 use quorate_core::ports::StateRead;
-use quorate_core::recovery::{Findings, RecoveryError, Survivor, Verdict, plan};
+use quorate_core::recovery::{Findings, Incarnation, RecoveryError, Survivor, Verdict, plan};
 use quorate_core::state::read;
 use quorate_core::testing::Fault;
 use quorate_core::txn::{Put, Range, Txn};
@@ -158,7 +158,7 @@ impl World {
                 ..NodeRecord::default()
             },
             addresses: Vec::new(),
-            incarnation: LineageId::from_bytes([100 + generation; 16]),
+            incarnation: Incarnation { id: LineageId::from_bytes([100 + generation; 16]), ..Incarnation::default() },
         };
         let recovery = match plan(&survivor) {
             Ok(recovery) => recovery,
