@@ -423,6 +423,31 @@ fn a_page_of_which_little_counts_is_thinned_and_clients_that_only_had_the_last_w
 }
 
 #[test]
+fn a_client_whose_last_word_left_with_a_thinned_page_does_not_fall_back_on_an_older_one() {
+    // Given a client with an outcome of an older entry that counts, and in a later one of many requests one that does not
+    let mut member = Member::founded();
+    member.done(request(2, 2, 0, txn([put("older", "v")])));
+    let all = (1..=9).map(|client| request(client, 1, 0, txn([put("k", "v")])));
+    member.try_run(all.collect()).unwrap();
+    member.run(request(2, 1, 1, txn([])));
+    for client in 3..=9 {
+        member.done(request(client, 2, 1, txn([put("k", "v")])));
+    }
+    // When the later entry's page is thinned, on one member that goes on and on one that is opened anew afterwards,
+    for n in 0..1_010_u64 {
+        member.done(request(99, n + 1, n, txn([put("n", n.to_string())])));
+    }
+    let mut again = restored(&member.store);
+    assert!(again.done(request(2, 2, 1, txn([]))).replayed && member.done(request(2, 2, 1, txn([]))).replayed);
+    // then both let go of the older entry's page at the same time.
+    for member in [&mut member, &mut again] {
+        member.run(request(2, 3, 2, txn([put("k", "v")])));
+        member.check();
+    }
+    assert_eq!(member.store.map(), again.store.map());
+}
+
+#[test]
 fn a_client_whose_last_word_left_with_a_thinned_page_uses_that_page_no_more() {
     // Given an entry of which one client's outcome still counts, and of another client only the last word
     let mut member = Member::founded();

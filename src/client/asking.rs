@@ -44,7 +44,7 @@ impl From<Error> for Failed {
 }
 
 /// Whether a request can leave something behind that nobody has heard of.
-const fn changes_something(kind: &api::request::Kind) -> bool {
+pub(crate) const fn changes_something(kind: &api::request::Kind) -> bool {
     use api::request::Kind;
     match kind {
         Kind::Write(_)
@@ -141,13 +141,16 @@ impl Client {
                     if matches!(error.code(), api::Code::Conflict) {
                         return Err(Failed::Overtaken(Error::from_wire(error)));
                     }
+                    let settled = error.settled;
                     let error = Error::from_wire(error);
-                    if open && matches!(error, Error::Version(_)) {
-                        // It speaks of this attempt only.
-                        let what = "an attempt before may have been done, and the one after it is not allowed yet";
-                        return Err(Error::Unknown(format!("{what}. Read to find out")).into());
-                    }
                     if !(repeatable && (error.is_retryable() || may_be_done)) {
+                        if open && !settled {
+                            // It speaks of this attempt only.
+                            return Err(Error::Unknown(format!(
+                                "an attempt before may have been done, and the one after it was refused. Read to find out. Last: {error}"
+                            ))
+                            .into());
+                        }
                         return Err(error.into());
                     }
                     open |= may_be_done && changes;

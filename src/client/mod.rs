@@ -55,6 +55,8 @@ use quorate_core::user;
 use quorate_transport::{Network, api};
 use tokio::time::Instant;
 
+#[cfg(feature = "manager")]
+pub(crate) use asking::changes_something;
 pub use assignments::{AssignedItem, AssignmentApi, AssignmentOutcome, AssignmentTxn, ItemReport};
 #[cfg(feature = "manager")]
 pub use backup::{Backup, BackupBuilder};

@@ -365,7 +365,13 @@ impl Watch {
         if self.avoid.len() >= self.client.shared.way.managers() {
             self.avoid.clear();
         }
-        match self.client.shared.way.feed(request, patience, &self.avoid).await {
+        let feed = self.client.shared.way.feed(request, patience, &self.avoid);
+        // Others may be dialling before it: each of them takes its time, and this one has no more than its own.
+        let Ok(fed) = tokio::time::timeout(left, feed).await else {
+            self.in_trouble(Error::Unavailable(format!("no manager answered within {} s", left.as_secs_f32())));
+            return Ok(());
+        };
+        match fed {
             Ok(feeding) => self.feed = Some(Open { feeding, stands: None, asked: Instant::now() }),
             Err(error) => {
                 self.round.unreachable(&error.unreachable);

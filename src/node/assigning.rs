@@ -38,7 +38,7 @@ impl Service {
     ) -> Result<api::AssignmentsWriteDone, Failure> {
         let (request, mut txn) = requested(request)?;
         let given = assign::check(&txn).map_err(|refusal| refused(&refusal))?;
-        self.check_given(&given).await?;
+        self.check_given(&given, until).await?;
         for node in given.keys() {
             // A node that is removed meanwhile gets nothing: the transaction does not succeed then.
             txn.compares.push(Compare::new(NodeRecord::key(*node), Relation::NotEqual, Operand::Version(0)));
@@ -51,18 +51,20 @@ impl Service {
     }
 
     /// Says early and in words what would otherwise only not succeed, or grow without bound.
-    async fn check_given(&self, given: &Given) -> Result<(), Failure> {
+    async fn check_given(&self, given: &Given, until: Instant) -> Result<(), Failure> {
         if given.is_empty() {
             return Ok(());
         }
+        // A node may have joined, and items may have gone, that this manager has not heard of.
+        self.router.read_index(until).await?;
         let (reader, asked) = (self.store()?.reader, given.clone());
         let found = blocking(move || look(&reader, asked)).await?;
-        for (node, (known, items)) in found {
+        for Seen { node, known, items, more } in found {
             if !known {
                 let message = format!("the cluster has no node {node}; `status` lists them. Nothing was changed");
                 return Err(fail(api::Code::NotFound, message));
             }
-            let after = items + given.get(&node).copied().unwrap_or(0);
+            let after = items + more;
             if after > ITEMS_MAX {
                 let message = format!(
                     "node {node} has {items} items, with these {after}: at most ITEMS_MAX = {ITEMS_MAX} are given to a node. Nothing was changed"
@@ -136,16 +138,29 @@ fn page(reader: &Arc<dyn StateReader>, range: &Range) -> Result<quorate_core::tx
     })
 }
 
-/// A node, whether it is known, and how many items it has.
-type Seen = (NodeId, (bool, u64));
+/// A node that is given items.
+struct Seen {
+    node: NodeId,
+    known: bool,
+    /// How many it has.
+    items: u64,
+    /// How many of those given it does not have yet.
+    more: u64,
+}
 
 fn look(reader: &Arc<dyn StateReader>, given: Given) -> Result<Vec<Seen>, Failure> {
+    let count = |key: Bytes, end: Bytes| {
+        Ok::<_, Failure>(page(reader, &Range { key, end, count_only: true, ..Range::default() })?.count)
+    };
     let mut found = Vec::with_capacity(given.len());
-    for node in given.into_keys() {
+    for (node, keys) in given {
         let known = read::node(&*reader.view(), node).map_err(|error| broken(&error))?.is_some();
         let (key, end) = AssignmentRecord::range(node);
-        let items = page(reader, &Range { key, end, count_only: true, ..Range::default() })?.count;
-        found.push((node, (known, items)));
+        let (items, mut more) = (count(key, end)?, 0);
+        for key in keys {
+            more += 1_u64.saturating_sub(count(key, Bytes::new())?);
+        }
+        found.push(Seen { node, known, items, more });
     }
     Ok(found)
 }

@@ -78,7 +78,7 @@ impl Looking {
             another
         };
         if another {
-            let looker = Looker { line: Arc::clone(&self.line), over: false };
+            let looker = Looker::new(&self.line);
             tokio::task::spawn_blocking(move || looker.work(&*reader));
         }
         let failed = |_dropped| (Place::default(), Err(fail(api::Code::Internal, "a reader failed")));
@@ -101,7 +101,16 @@ fn placed(mut result: RangeResult, applied: LogIndex, place: &mut Place) -> Resu
 /// One thread's turn.
 struct Looker {
     line: Arc<Mutex<Line>>,
+    /// Those whom it looks for now. Here, so that they are told of its end after the line knows of it: who asks again finds
+    /// nobody looking.
+    some: VecDeque<Asked>,
     over: bool,
+}
+
+impl Looker {
+    fn new(line: &Arc<Mutex<Line>>) -> Self {
+        Self { line: Arc::clone(line), some: VecDeque::with_capacity(AT_ONCE), over: false }
+    }
 }
 
 impl Drop for Looker {
@@ -121,7 +130,6 @@ impl Drop for Looker {
 impl Looker {
     /// Answers until nobody waits.
     fn work(mut self, reader: &dyn StateReader) {
-        let mut some = Vec::with_capacity(AT_ONCE);
         loop {
             {
                 let mut line = locked(&self.line);
@@ -133,14 +141,14 @@ impl Looker {
                     return;
                 }
                 let count = line.asked.len().min(AT_ONCE);
-                some.extend(line.asked.drain(..count).filter(|asked| !asked.answer.is_closed()));
+                self.some.extend(line.asked.drain(..count).filter(|asked| !asked.answer.is_closed()));
             }
-            if some.is_empty() {
+            if self.some.is_empty() {
                 continue;
             }
             let view = reader.view();
             let status = read::status(&*view);
-            for Asked { range, mut place, answer } in some.drain(..) {
+            while let Some(Asked { range, mut place, answer }) = self.some.pop_front() {
                 let found = match &status {
                     Ok(status) => read::key_now(&*view, &range, status.revision)
                         .map(|result| placed(result, status.applied, &mut place))
@@ -201,7 +209,7 @@ mod tests {
         }
         // When the last one does not wait any more, and somebody looks
         drop(waiting.pop());
-        Looker { line: Arc::clone(&looking.line), over: false }.work(&*reader);
+        Looker::new(&looking.line).work(&*reader);
         // Then all are answered, from one view
         for one in waiting {
             assert_eq!(one.await.unwrap().unwrap(), api::ReadDone::default());

@@ -14,7 +14,7 @@ use quorate_transport::api;
 use tokio::time::Instant;
 
 use super::gate::Asker;
-use super::router::{Failure, fail};
+use super::router::{Failure, fail, settled};
 use super::service::Service;
 
 /// What a wish came to.
@@ -96,6 +96,6 @@ impl Service {
         }
         let command = Command::from(CommandKind::Request(request));
         let done = self.router.execute_for(asker, command, until).await?;
-        if done.succeeded { Ok(Wished::Done(done.results)) } else { otherwise }
+        if done.succeeded { Ok(Wished::Done(done.results)) } else { otherwise.map_err(settled) }
     }
 }

@@ -226,7 +226,7 @@ const fn not_made(code: api::Code) -> bool {
 /// the outcome is unknown. What the state machine answered settles it, whichever attempt it was.
 fn overshadowed(error: Failure, open: Option<Failure>) -> Failure {
     match open {
-        Some(earlier) if not_made(error.code()) => {
+        Some(earlier) if !error.settled || not_made(error.code()) => {
             // The later reason promises that nothing was done: only the earlier one may be told.
             fail(api::Code::Unknown, format!("{}; the attempt after it found nobody who could tell", earlier.message))
         }
@@ -237,8 +237,13 @@ fn overshadowed(error: Failure, open: Option<Failure>) -> Failure {
 fn settle(outcome: Outcome) -> Result<TxnResult, Failure> {
     match outcome {
         Outcome::Done(done) => Ok(done),
-        Outcome::Refused(refusal) => Err(refused(&refusal)),
+        Outcome::Refused(refusal) => Err(settled(refused(&refusal))),
     }
+}
+
+/// What the state machine has answered, or what was settled in it before it is told.
+pub(super) fn settled(failure: Failure) -> Failure {
+    api::Error { settled: true, ..failure }
 }
 
 pub(super) fn refused(refusal: &Refusal) -> Failure {
@@ -308,6 +313,6 @@ mod tests {
         let version = || fail(api::Code::Version, "nothing was changed");
         assert_eq!(overshadowed(version(), open()).code(), api::Code::Unknown);
         assert_eq!(overshadowed(version(), None).code(), api::Code::Version);
-        assert_eq!(overshadowed(fail(api::Code::Fenced, "fenced"), open()).code(), api::Code::Fenced);
+        assert_eq!(overshadowed(settled(fail(api::Code::Fenced, "fenced")), open()).code(), api::Code::Fenced);
     }
 }

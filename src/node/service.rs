@@ -42,6 +42,7 @@ use super::router::{Failure, Router, fail, refused};
 use super::watching::Watches;
 use super::workers::Workers;
 use super::{applier, asked, authorize, trace};
+use crate::client::changes_something;
 use crate::keys::Desk;
 use crate::metrics::{Ended, Meters};
 
@@ -100,6 +101,8 @@ pub(crate) struct Service {
 
 /// Requests under way at most; far beyond what connections can bring.
 const UNDER_WAY_MAX: u32 = 1 << 24;
+/// What comes of a request is known by its deadline, as far as it can be: whoever is not done so much later is held up by the disk.
+const OVERDUE: Duration = Duration::from_millis(500);
 
 pub(super) const fn under_way() -> Semaphore {
     Semaphore::const_new(UNDER_WAY_MAX as usize)
@@ -224,7 +227,11 @@ impl Service {
         let asker = Asker { of: authorize::KINDS.get(row).copied().unwrap_or_default(), ..asker };
         let span = trace::request(&self.facts.name, asker.of, asker.who);
         let answer = match authorize::check(&asker, &kind) {
-            Ok(()) => self.answer(&asker, kind, until, place).instrument(span.clone()).await,
+            Ok(()) => {
+                let changes = changes_something(&kind);
+                let answer = self.answer(&asker, kind, until, place).instrument(span.clone());
+                tokio::time::timeout_at(until + OVERDUE, answer).await.unwrap_or_else(|_elapsed| Err(overdue(changes)))
+            }
             Err(denied) => Err(denied),
         };
         let ended = answer.as_ref().map_or_else(|error| asked::ended(error.code()), |_done| Ended::Done);
@@ -576,6 +583,14 @@ mod tests;
 fn no_member() -> Failure {
     let why = "the cluster has no record of this node under this identity: it was removed or demoted, or somebody else may have its keys. Nothing was done";
     fail(api::Code::Denied, why)
+}
+
+/// Of a request that something of this machine holds up, the disk most likely.
+fn overdue(changes: bool) -> Failure {
+    if changes {
+        return fail(api::Code::Unknown, "no outcome within the deadline: it may or may not be done");
+    }
+    fail(api::Code::Deadline, "this manager could not read within the deadline: look at its disk, or ask another one")
 }
 
 /// A node's name, or its id when it has none.

@@ -86,3 +86,34 @@ async fn to_look_for_an_operator_is_a_part_of_its_request() {
     assert_eq!(ask(10_000).await.code(), api::Code::Stopping);
     node.shutdown().await;
 }
+
+#[test]
+fn a_request_is_answered_although_the_disk_answers_nobody() {
+    // (All reads of the disk on one thread.)
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).max_blocking_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        // Given a manager of which a read hangs
+        let root = tempfile::tempdir().unwrap();
+        let (node, service) = manager(&root.path().join("m1")).await;
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let hangs = tokio::task::spawn_blocking(move || held.recv());
+        // when it is asked something that has to be read, then that is said once the deadline is over;
+        let create = api::ObjectCreate { kind: "config".into(), name: "c".into(), ..api::ObjectCreate::default() };
+        for (kind, code) in [
+            (Kind::PolicyShow(api::PolicyShow {}), api::Code::Deadline),
+            // of what may have been done, that it may have been.
+            (Kind::ObjectCreate(create), api::Code::Unknown),
+        ] {
+            let request = api::Request { deadline_ms: 100, kind: Some(kind) };
+            let mut place = Place::default();
+            let answer = service.call(Asker::here(Who::Local), request, &mut place);
+            let answer = tokio::time::timeout(Duration::from_secs(60), answer).await.expect("an answer");
+            let Some(response::Kind::Error(error)) = answer.kind else { panic!("nothing was read") };
+            assert_eq!(error.code(), code, "{}", error.message);
+        }
+        drop(release);
+        let _released = hangs.await.unwrap();
+        node.shutdown().await;
+    });
+}

@@ -232,3 +232,27 @@ async fn a_manager_has_items_too() {
     reported(&client, node, "a", "running").await;
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_has_all_the_items_it_may_have_gets_them_anew_and_no_more() {
+    // Given a worker with as many items as there may be,
+    let cluster = Cluster::founded().await;
+    let worker = cluster.worker("w1").await;
+    let (work, id) = (cluster.any().client().assignments(), worker.id());
+    let all: Vec<String> = (0..4096).map(|n| format!("item.{n}")).collect();
+    for some in all.chunks(128) {
+        let txn = some.iter().fold(work.txn(), |txn, item| txn.set(&id, item, "v"));
+        assert!(txn.await.unwrap().succeeded);
+    }
+    // then each can be written anew,
+    assert!(work.set(&id, "item.7", "v2").await.unwrap().succeeded);
+    // one more is refused,
+    let refused = work.set(&id, "one more", "v").await.unwrap_err();
+    assert!(matches!(refused, Error::Invalid(_)), "{refused}");
+    says(&refused, &["ITEMS_MAX", "4096", "Nothing was changed"]);
+    // and finds room once one has gone.
+    work.remove(&id, "item.7").await.unwrap();
+    assert!(work.set(&id, "one more", "v").await.unwrap().succeeded);
+    worker.shutdown().await;
+    cluster.stop().await;
+}

@@ -264,7 +264,10 @@ impl ReplayTable {
             if client.record.pass(index, &request) {
                 drop_up_to(&mut client.outcomes, request.low_water);
             }
-            client.page = index;
+            // Its own record has a later word otherwise.
+            if index >= client.stored.last_index {
+                client.page = index;
+            }
             // Bytes of its own: what is kept must not keep the whole page in memory.
             let bytes = Bytes::copy_from_slice(&request.outcome);
             client.outcomes.insert(request.sequence, Kept { bytes, page: index });
@@ -318,7 +321,11 @@ impl ReplayTable {
         Ok(match settled {
             Some(outcome) => {
                 // No page will say that it was here.
+                let before = std::mem::take(&mut client.page);
                 store(client, id.client, ledger.lanes, &mut self.dirty);
+                if before > 0 {
+                    self.pages.release(before, index.0, ledger);
+                }
                 Standing::Settled(outcome)
             }
             None => Standing::New(id),
@@ -389,7 +396,11 @@ impl ReplayTable {
     pub(crate) fn let_pass(&mut self, id: RequestId, ledger: &mut Ledger<'_>) {
         let Some(client) = self.clients.get_mut(&id.client) else { return };
         // No page will say that it was here.
+        let (before, index) = (std::mem::take(&mut client.page), client.record.last_index);
         store(client, id.client, ledger.lanes, &mut self.dirty);
+        if before > 0 {
+            self.pages.release(before, index, ledger);
+        }
     }
 
     /// The entry at `index` is done: its page is written, unless nothing of it counts any more.

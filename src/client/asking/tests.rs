@@ -15,6 +15,8 @@ use crate::error::{Error, Outcome};
 #[derive(Debug, Clone, Copy)]
 enum Does {
     Say(api::Code),
+    /// The same, as the state machine's word.
+    Settle(api::Code),
     /// A write or a read is done.
     Serve,
     /// No connection comes about.
@@ -22,7 +24,7 @@ enum Does {
     /// It takes the request and does not answer.
     Swallow,
 }
-use Does::{Refuse, Say, Serve, Swallow};
+use Does::{Refuse, Say, Serve, Settle, Swallow};
 
 /// Managers that do what is written for them, attempt by attempt, and the last of it for ever.
 struct Script {
@@ -54,9 +56,10 @@ impl Script {
             }
             self.asked.lock().unwrap().push(manager);
             let kind = match does {
-                Say(code) => api::response::Kind::Error(api::Error {
+                Say(code) | Settle(code) => api::response::Kind::Error(api::Error {
                     code: code.into(),
                     message: format!("manager {manager}: {}", code.as_str_name()),
+                    settled: matches!(does, Settle(_)),
                     ..api::Error::default()
                 }),
                 Serve if writes => api::response::Kind::Write(api::WriteDone::default()),
@@ -213,15 +216,20 @@ async fn with_an_attempt_open_nobody_says_that_a_write_was_not_done() {
 }
 
 #[tokio::test]
-async fn a_version_that_is_not_enabled_says_nothing_of_an_attempt_before() {
-    // Given a manager that took the write and died, then another leader's version does not settle what became of it.
-    let version = Say(api::Code::Version);
-    let cluster = managers(&[&[Swallow, Refuse], &[version], &[version]]);
-    let unknown = cluster.put().await.unwrap_err();
-    assert_eq!(unknown.outcome(), Outcome::Unknown, "{unknown}");
-    // With nothing open it was not done.
-    let refused = managers(&[&[version]]).put().await.unwrap_err();
-    assert!(matches!(refused, Error::Version(_)), "{refused}");
+async fn a_refusal_of_one_attempt_says_nothing_of_an_attempt_before() {
+    use api::Code::{Denied, Fenced, Invalid, NotFound, Refused, Version};
+    for code in [Version, Denied, Invalid, NotFound, Refused, Fenced] {
+        // Given a manager that took the write and died, then what another one refuses does not settle what became of it.
+        let cluster = managers(&[&[Swallow, Refuse], &[Say(code)], &[Say(code)]]);
+        let unknown = cluster.put().await.unwrap_err();
+        assert_eq!(unknown.outcome(), Outcome::Unknown, "{unknown}");
+        // With nothing open it was not done,
+        let refused = managers(&[&[Say(code)]]).put().await.unwrap_err();
+        assert_eq!(refused.outcome(), Outcome::NotDone, "{refused}");
+        // nor was it when the state machine says so.
+        let settled = managers(&[&[Swallow, Refuse], &[Settle(code)], &[Settle(code)]]).put().await.unwrap_err();
+        assert_eq!(settled.outcome(), Outcome::NotDone, "{settled}");
+    }
 }
 
 #[tokio::test]
