@@ -135,7 +135,7 @@ mod tests {
     use super::*;
     use crate::id::{LineageId, RaftId};
     use crate::membership::record::{NodeRecord, Role};
-    use crate::membership::removed;
+    use crate::membership::removed::{self, Gone};
 
     fn lineage(ids: &[u8]) -> Lineage {
         Lineage(ids.iter().map(|id| LineageId::from_bytes([*id; 16])).collect())
@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(weight(known(), &by_member(2)), Weight::Proven);
         // One that was removed, one that nobody has heard of, another key, no signature: nothing of it.
         let mut gone = Removed::default();
-        gone.set(RaftId(2), Some(&removed::mark(NodeId::from_bytes([2; 16]))));
+        gone.set(RaftId(2), Some(&removed::mark(Gone::Removed, NodeId::from_bytes([2; 16]))));
         for nodes in [&known()[..1], &known()] {
             assert_eq!(weigh(&nodes.iter().cloned().collect(), &gone, &by_member(2)), Weight::Unfounded);
         }

@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use quorate_core::consensus::io::Records;
 use quorate_core::id::{NodeId, RaftId};
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
-use quorate_core::membership::removed;
+use quorate_core::membership::removed::{self, Gone};
 use quorate_core::membership::trust::TrustRecord;
 use quorate_core::membership::work::{AssignmentRecord, LivenessRecord, ReportRecord, forget};
 use quorate_core::state::read;
@@ -40,7 +40,7 @@ fn operation() -> impl Strategy<Value = Op> {
         0 => deleted(NodeRecord::key(node(n))),
         1 => written(
             read::removed_key(RaftId(u64::from(n))),
-            if value.is_multiple_of(2) { removed::mark(node(n)) } else { Bytes::from_static(b"why") },
+            if value.is_multiple_of(2) { removed::mark(Gone::Removed, node(n)) } else { Bytes::from_static(b"why") },
         ),
         2 => deleted(read::removed_key(RaftId(u64::from(n)))),
         3 => {

@@ -225,6 +225,27 @@ pub(super) async fn standings(
     answers
 }
 
+/// Whether somebody runs there who does not take this node for a member: by its records, or, since the CA was replaced while this
+/// node was away, by its certificate.
+const fn disowns(error: &ConnectError) -> bool {
+    match error {
+        ConnectError::Refused { refused, .. } => {
+            matches!(refused, Refused::Removed | Refused::NotAMember | Refused::StoreReplaced)
+        }
+        ConnectError::Certificate { .. } | ConnectError::NotAccepted { .. } => true,
+        ConnectError::OwnCertificate(_)
+        | ConnectError::PortClosed(_)
+        | ConnectError::Unreachable { .. }
+        | ConnectError::Timeout { .. }
+        | ConnectError::Resolve { .. }
+        | ConnectError::WrongProtocol(_)
+        | ConnectError::Broken { .. }
+        | ConnectError::Local(_)
+        | ConnectError::NoAddress
+        | ConnectError::All(_) => false,
+    }
+}
+
 async fn standing(identity: Arc<Identity>, id: NodeId, addresses: &[String]) -> Answer {
     let subject = identity.subject();
     // Without a lineage of its own: who only asks must not fence anybody.
@@ -232,12 +253,8 @@ async fn standing(identity: Arc<Identity>, id: NodeId, addresses: &[String]) -> 
     let connection = match Connector::connect(addresses, Arc::clone(&identity), hello, PATIENCE).await {
         Ok(connection) => connection,
         Err(error) => {
-            let disowned = matches!(
-                error.root(),
-                ConnectError::Refused { refused: Refused::Removed | Refused::NotAMember | Refused::StoreReplaced, .. }
-            );
             let why = error.to_string();
-            return if disowned { Answer::Disowned(why) } else { Answer::Silent(why) };
+            return if disowns(error.root()) { Answer::Disowned(why) } else { Answer::Silent(why) };
         }
     };
     let theirs = connection.remote_hello().clone();

@@ -57,12 +57,13 @@ impl NodeGate {
             return Ok(());
         }
         // A raft id that this member has not heard of is newer than its own state, and so may everything be that it knows of the node.
-        // The node's certificate outlives what it was, though, and any raft id can be claimed with that: whose record says something
-        // else, or was removed, gets in once another manager has the same record of it.
+        // A node's certificate outlives what it was, though, and any raft id can be claimed with that: so it gets in once a manager
+        // that is known has the same record of it. Who can ask none of these yet takes a node of which it has never heard.
         let newer = hello.raft_id.0 >= records.cluster.next_raft_id;
         let vouched = || newer && self.strangers.is_vouched_for(hello.raft_id, caller.node_id);
         let Some(record) = records.nodes.get(caller.node_id) else {
-            let unheard_of = newer && !records.removed.contains_node(caller.node_id);
+            let unheard_of =
+                newer && !self.strangers.may_be_asked_for() && !records.removed.contains_node(caller.node_id);
             return if unheard_of || vouched() { Ok(()) } else { Err(Refused::NotAMember) };
         };
         if record.compromised {

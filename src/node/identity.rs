@@ -33,6 +33,9 @@ use super::stop::{StartError, StopReason};
 const EVERY: Duration = Duration::from_millis(500);
 /// Between two looks at the clock while the certificate holds.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(60);
+/// For so long nobody of whom this node has a record may be connected before what others say of it is believed: somebody who was
+/// removed while it was away is in its records, and may say anything.
+const ALONE: Duration = Duration::from_secs(3);
 /// How long a quorum may take to say that what is known here is what there is.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -43,6 +46,7 @@ pub(super) async fn keep_identity(
     mut records: watch::Receiver<Arc<Records>>,
     ending: Ending,
 ) {
+    let mut alone_since = Instant::now();
     let reason = loop {
         if let Ok(Err(_stopped)) = tokio::time::timeout(EVERY, records.changed()).await {
             return;
@@ -56,6 +60,13 @@ pub(super) async fn keep_identity(
         // Thrown out: nobody talks to it any more, nor says that its raft id is gone.
         if !recovering && current.by_raft_id(facts.raft()).is_some_and(|own| own.compromised) {
             break StopReason::Removed;
+        }
+        let connected = peers.connected();
+        if current.nodes.members().any(|node| connected.iter().any(|(id, _)| node.raft() == Some(*id))) {
+            alone_since = Instant::now();
+        }
+        if alone_since.elapsed() < ALONE {
+            continue;
         }
         // The managers that were known at the start, and those that are recorded now.
         let known = facts.managers.iter().map(|manager| RaftId(manager.raft_id));

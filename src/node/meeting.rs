@@ -54,16 +54,18 @@ pub(super) async fn run(service: Arc<Service>, met: watch::Sender<Arc<Met>>, str
         }
         let connected = service.peers.connected();
         let own = service.facts.raft();
-        let missing: Vec<RaftId> = {
+        // Only those are asked of whom there is a record: who was let in without one vouches for nobody.
+        let (known, missing): (Vec<RaftId>, Vec<RaftId>) = {
             let records = service.records.borrow();
             strangers.forget(|id, node| records.nodes.get(node).is_some_and(|record| record.raft() == Some(id)));
             let others = records.nodes.members().filter_map(|node| node.raft()).filter(|id| *id != own);
-            others.filter(|id| !connected.contains(id)).collect()
+            others.partition(|id| connected.contains(id))
         };
+        strangers.set_company(!known.is_empty());
         if missing.is_empty() && !strangers.wait() {
             continue;
         }
-        for peer in connected {
+        for peer in known {
             for api::Known { raft_id, node_id, addresses } in ask(&service, peer).await {
                 let id = RaftId(raft_id);
                 if let Some(node) = NodeId::from_slice(&node_id) {

@@ -7,6 +7,7 @@
 //! [`super::meeting`].
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use quorate_core::id::{NodeId, RaftId};
@@ -16,7 +17,11 @@ const REMEMBERED: usize = 32;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Strangers(Mutex<VecDeque<Stranger>>);
+pub(super) struct Strangers {
+    called: Mutex<VecDeque<Stranger>>,
+    /// Whether a manager that is known is connected, and so can be asked.
+    company: AtomicBool,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stranger {
@@ -27,7 +32,7 @@ struct Stranger {
 
 impl Strangers {
     fn locked(&self) -> std::sync::MutexGuard<'_, VecDeque<Stranger>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.called.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a manager of the cluster has said that this raft id is that node's. Who is not vouched for is asked about.
@@ -36,11 +41,23 @@ impl Strangers {
         if let Some(known) = all.iter().find(|known| (known.raft_id, known.node) == (raft_id, node)) {
             return known.vouched;
         }
+        // One place for each node: whoever calls under many raft ids pushes out nobody else.
+        all.retain(|known| known.node != node);
         if all.len() == REMEMBERED {
             all.pop_front();
         }
         all.push_back(Stranger { raft_id, node, vouched: false });
         false
+    }
+
+    /// Whether there is a known manager that can be asked for a word.
+    pub(super) fn may_be_asked_for(&self) -> bool {
+        self.company.load(Ordering::Relaxed)
+    }
+
+    /// Whether a manager that is known is connected now.
+    pub(super) fn set_company(&self, company: bool) {
+        self.company.store(company, Ordering::Relaxed);
     }
 
     /// Whether somebody waits for a word.
@@ -75,13 +92,19 @@ mod tests {
         // When there is a word about the one who has, then it holds for no other raft id and no other node.
         strangers.vouch(RaftId(5), node);
         assert!(strangers.is_vouched_for(RaftId(5), node) && !strangers.wait());
-        assert!(!strangers.is_vouched_for(RaftId(6), node) && !strangers.is_vouched_for(RaftId(5), other));
+        assert!(!strangers.is_vouched_for(RaftId(5), other));
+        // Whoever calls under many raft ids pushes out nobody else.
+        for id in 0..100 {
+            assert!(!strangers.is_vouched_for(RaftId(id), other));
+        }
+        assert!(strangers.is_vouched_for(RaftId(5), node));
+        assert!(!strangers.is_vouched_for(RaftId(6), node), "a word holds for one raft id");
         // Those whose record is here are forgotten.
         strangers.forget(|_, known| known == node);
         assert_eq!(strangers.locked().len(), 1);
         // A crowd pushes out the oldest.
         for id in 0..100 {
-            strangers.is_vouched_for(RaftId(id), other);
+            strangers.is_vouched_for(RaftId(5), NodeId::from_bytes([id; 16]));
         }
         assert_eq!(strangers.locked().len(), REMEMBERED);
     }

@@ -101,6 +101,7 @@ pub enum CaError {
 pub struct ClusterCa {
     cluster: ClusterId,
     certificate: CertificateDer<'static>,
+    not_before: u64,
     not_after: u64,
     key: KeyPair,
 }
@@ -146,7 +147,8 @@ impl ClusterCa {
             return Err(bad("the key is not the certificate's"));
         }
         let not_after = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-        Ok(Self { cluster, certificate: CertificateDer::from(certificate_der.to_vec()), not_after, key })
+        let not_before = u64::try_from(parsed.validity().not_before.timestamp()).unwrap_or(0);
+        Ok(Self { cluster, certificate: CertificateDer::from(certificate_der.to_vec()), not_before, not_after, key })
     }
 
     /// Certificate (DER) and key (PKCS#8 DER, wiped when dropped), to be sealed and stored.
@@ -191,6 +193,8 @@ impl ClusterCa {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.serial_number = Some(serial()?);
         set_validity(&mut params, now, ROOT_VALIDITY, self.not_after);
+        // From when this root holds: it says no more than that, and whoever's clock is behind that of this machine must not be shut out.
+        params.not_before = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(self.not_before);
         let signer = self.key.signer().map_err(signing)?;
         let issuer = Issuer::from_ca_cert_der(&self.certificate, &*signer).map_err(signing)?;
         let certificate = params.signed_by(&*public, &issuer).map_err(signing)?;

@@ -1,6 +1,6 @@
-//! Raft ids that were taken from their nodes for ever, and the managers among those that were removed.
+//! Raft ids that were taken from their nodes for ever, and which nodes these were.
 //!
-//! Owns the form of the mark of a removed manager, and what is known of all marks. Never reads or writes the state: `state::read`
+//! Owns the form of the mark, and what is known of all marks. Never reads or writes the state: `state::read`
 //! does, and `settle` writes marks. Called by the applier, which keeps it up to date, and by whoever has to turn somebody away.
 
 use std::collections::BTreeMap;
@@ -9,20 +9,41 @@ use bytes::Bytes;
 
 use crate::id::{NodeId, RaftId};
 
-/// The word before the node's id.
-const REMOVED: &str = "removed ";
+/// Why a raft id was taken from its node for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    /// The node was removed.
+    Removed,
+    /// It went on as a worker.
+    Demoted,
+    /// A recovery left it behind.
+    Lost,
+}
 
-/// The mark at the raft id of a manager that was removed. Its certificate outlives it, and any raft id can be claimed with that, so
-/// the node is turned away by its own id.
-pub fn mark(node: NodeId) -> Bytes {
-    format!("{REMOVED}{node}").into()
+impl Gone {
+    const ALL: [Self; 3] = [Self::Removed, Self::Demoted, Self::Lost];
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Removed => "removed",
+            Self::Demoted => "demoted",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// The mark at the raft id of a manager that is none any more. Its certificate outlives it, and any raft id can be claimed with that,
+/// so the node is turned away by its own id, also when its record goes later.
+pub fn mark(why: Gone, node: NodeId) -> Bytes {
+    format!("{} {node}", why.word()).into()
 }
 
 fn marked(mark: &[u8]) -> Option<NodeId> {
-    std::str::from_utf8(mark).ok()?.strip_prefix(REMOVED)?.parse().ok()
+    let (why, node) = std::str::from_utf8(mark).ok()?.split_once(' ')?;
+    Gone::ALL.iter().any(|gone| gone.word() == why).then(|| node.parse().ok()).flatten()
 }
 
-/// All marks: each raft id, with the node where that was removed together with it.
+/// All marks: each raft id, with the node that it was taken from where the mark says so.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Removed(BTreeMap<RaftId, Option<NodeId>>);
 
@@ -32,7 +53,7 @@ impl Removed {
         self.0.contains_key(id)
     }
 
-    /// Whether this node was removed while it was a manager.
+    /// Whether this node was a manager once under a raft id that was taken from it: it may have a record and another raft id by now.
     pub fn contains_node(&self, node: NodeId) -> bool {
         self.0.values().any(|removed| *removed == Some(node))
     }

@@ -12,7 +12,7 @@ use crate::id::{NodeId, RaftId};
 use crate::keyspace::Section;
 use crate::log::Configuration;
 use crate::membership::record::{NodeRecord, Role};
-use crate::membership::removed;
+use crate::membership::removed::{self, Gone};
 use crate::membership::work::AssignmentRecord;
 use crate::state::read::removed_key;
 use crate::txn::{Compare, Delete, Op, Operand, Put, Relation, Txn};
@@ -105,9 +105,6 @@ fn unchanged(node: &NodeRecord, id: NodeId) -> Compare {
     Compare::new(NodeRecord::key(id), Relation::Equal, Operand::Value(node.to_bytes()))
 }
 
-/// The mark at the raft id of a manager that went on as a worker.
-const DEMOTED: Bytes = Bytes::from_static(b"demoted");
-
 fn burn(id: RaftId, mark: Bytes) -> Op {
     Put { key: removed_key(id), value: mark, ..Put::default() }.into()
 }
@@ -115,7 +112,7 @@ fn burn(id: RaftId, mark: Bytes) -> Op {
 fn change(node: &NodeRecord, why: Settled, record: &NodeRecord, burnt: Option<RaftId>) -> Option<RecordChange> {
     let id = node.node_id()?;
     let put = Put { key: NodeRecord::key(id), value: record.to_bytes(), ..Put::default() }.into();
-    let burn = burnt.map(|id| burn(id, DEMOTED));
+    let burn = burnt.map(|raft_id| burn(raft_id, removed::mark(Gone::Demoted, id)));
     let then = std::iter::once(put).chain(burn).collect();
     Some(RecordChange { node: id, why, txn: Txn { compares: vec![unchanged(node, id)], then, ..Txn::default() } })
 }
@@ -128,7 +125,7 @@ fn remove(node: &NodeRecord) -> Option<RecordChange> {
     // What its items refer to must not be in use for ever.
     let (key, end) = AssignmentRecord::range(id);
     let deletes = deletes.into_iter().chain([Delete { key, end, previous: false }.into()]);
-    let burn = node.raft().map(|raft_id| burn(raft_id, removed::mark(id)));
+    let burn = node.raft().map(|raft_id| burn(raft_id, removed::mark(Gone::Removed, id)));
     let then = deletes.into_iter().chain(burn).collect();
     let txn = Txn { compares: vec![unchanged(node, id)], then, ..Txn::default() };
     Some(RecordChange { node: id, why: Settled::Removed, txn })
@@ -168,7 +165,7 @@ mod tests {
         let record = NodeRecord { role: Role::Worker.into(), raft_id: 0, store_id: Bytes::new(), ..manager(2, 0) };
         let expected: [Op; 2] = [
             Put { key: NodeRecord::key(node.node_id().unwrap()), value: record.to_bytes(), ..Put::default() }.into(),
-            burn(RaftId(2), DEMOTED),
+            burn(RaftId(2), removed::mark(Gone::Demoted, node.node_id().unwrap())),
         ];
         assert_eq!(txn.then, expected);
         assert_eq!(txn.compares, [unchanged(&node, node.node_id().unwrap())]);
@@ -183,7 +180,7 @@ mod tests {
         assert_eq!(settled(&node, &[1, 7]), None);
         let (why, txn) = settled(&node, &[1]).unwrap();
         assert_eq!((why, txn.then.len()), (Settled::Removed, 5));
-        assert_eq!(txn.then.last(), Some(&burn(RaftId(7), removed::mark(node.node_id().unwrap()))));
+        assert_eq!(txn.then.last(), Some(&burn(RaftId(7), removed::mark(Gone::Removed, node.node_id().unwrap()))));
         // A worker has none to burn
         let worker = NodeRecord { role: Role::Worker.into(), raft_id: 0, ..node };
         assert_eq!(settled(&worker, &[1]).map(|(why, txn)| (why, txn.then.len())), Some((Settled::Removed, 4)));

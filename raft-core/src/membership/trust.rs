@@ -131,13 +131,15 @@ impl TrustRecord {
         let mut authorities = vec![root, cross];
         authorities.extend(self.authorities.iter().cloned());
         let spread_ms = (nodes as u64).saturating_mul(1_000) / RENEWALS_PER_SECOND;
+        // Whoever renews last has half of the time yet.
+        let longest = deadline_s.saturating_mul(1_000) / 2;
         Ok(Self {
             authorities,
             issuer,
             serial: self.serial + 1,
             started: now.max(1),
             deadline: now.saturating_add(deadline_s),
-            spread_ms: spread_ms.max(SPREAD_MS_MIN),
+            spread_ms: spread_ms.max(SPREAD_MS_MIN).min(longest),
         })
     }
 

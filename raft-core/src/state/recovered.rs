@@ -3,15 +3,16 @@
 //! Owns who is lost, which raft ids are burnt, and how far the counters jump. Never decides whether the act counts: the
 //! machine knows which recovery was begun ([`super::beginning`]). Called by the machine at apply.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message as _;
 
 use crate::command::Recovered;
-use crate::id::RaftId;
+use crate::id::{NodeId, RaftId};
 use crate::keyspace::Section;
 use crate::membership::record::{ClusterRecord, NodeRecord, Role};
+use crate::membership::removed::{self, Gone};
 use crate::ports::{StoreResult, Visit};
 use crate::state::check::malformed;
 use crate::state::contract::Refusal;
@@ -131,11 +132,11 @@ pub(crate) fn changes(
 
     let own_key = NodeRecord::key(own_id);
     let all = nodes(present)?;
-    let mut burnt: BTreeSet<u64> = command.burnt.iter().copied().collect();
+    let mut burnt: BTreeMap<u64, Option<NodeId>> = command.burnt.iter().map(|id| (*id, None)).collect();
     let mut records: BTreeMap<Bytes, Option<Bytes>> = BTreeMap::new();
     records.insert(cluster_key, Some(cluster.to_bytes()));
     for (key, node) in &all {
-        burnt.extend([node.raft_id, node.replaces]);
+        burnt.extend([node.raft_id, node.replaces].map(|id| (id, node.node_id())));
         if *key != own_key && node.raft_id != 0 {
             records.insert(key.clone(), Some(left_behind(node).to_bytes()));
         }
@@ -144,10 +145,11 @@ pub(crate) fn changes(
     if all.get(&own_key) != Some(&own) {
         records.insert(own_key, Some(own.to_bytes()));
     }
-    for id in burnt.into_iter().filter(|id| *id != 0 && *id != command.raft_id) {
+    for (id, node) in burnt.into_iter().filter(|(id, _)| *id != 0 && *id != command.raft_id) {
         let key = removed_key(RaftId(id));
         if present.get(&layout::current_key(&key))?.is_none() {
-            records.insert(key, Some(Bytes::from_static(b"lost")));
+            let mark = node.map_or(Bytes::from_static(b"lost"), |node| removed::mark(Gone::Lost, node));
+            records.insert(key, Some(mark));
         }
     }
     // The log may have burnt the survivor's own id; it is the same store, and nobody else has the id.
