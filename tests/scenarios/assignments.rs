@@ -240,7 +240,7 @@ async fn a_node_that_has_all_the_items_it_may_have_gets_them_anew_and_no_more() 
     let worker = cluster.worker("w1").await;
     let (work, id) = (cluster.any().client().assignments(), worker.id());
     let all: Vec<String> = (0..4096).map(|n| format!("item.{n}")).collect();
-    for some in all.chunks(128) {
+    for some in all.chunks(100) {
         let txn = some.iter().fold(work.txn(), |txn, item| txn.set(&id, item, "v"));
         assert!(txn.await.unwrap().succeeded);
     }

@@ -8,7 +8,7 @@ const VERBS: &[(&[&str], &str)] = &[
     (&["swarm", "init"], INIT),
     (&["swarm", "join-token"], TOKEN),
     (&["swarm", "join"], JOIN),
-    (&["swarm", "ca"], NO_CA),
+    (&["swarm", "ca"], "quorate ca status, or quorate ca rotate"),
     (&["swarm", "leave"], "quorate leave --data-dir DIR"),
     (&["swarm", "unlock"], "quorate unlock --data-dir DIR"),
     (&["swarm", "unlock-key"], UNLOCK_KEY),
@@ -141,7 +141,6 @@ const VERBS: &[(&[&str], &str)] = &[
     (&["rejoin"], REPLACE),
     (&["force-new-cluster"], RECOVER),
     (&["lock-key"], UNLOCK_KEY),
-    (&["ca"], NO_CA),
 ];
 
 /// Options that others call otherwise; whether theirs has a value.
@@ -233,7 +232,6 @@ const WATCH: &str = "quorate kv watch KEY, or quorate kv watch --prefix PREFIX";
 const BACKUP: &str = "quorate backup FILE --recipient KEY, sealed; quorate kv export for keys and values in clear";
 const RESTORE: &str = "quorate restore FILE --backup-key KEYFILE --data-dir DIR";
 const UNLOCK_KEY: &str = "quorate unlock-key show --data-dir DIR, or quorate autolock on --data-dir DIR";
-const NO_CA: &str = "nothing to do: the cluster's CA is made by quorate init and cannot be rotated in this version";
 
 /// Our answer to a command line with these arguments (without the program's name), when there is one. `unknown` is the
 /// argument that could not be parsed, when it was one.
