@@ -294,4 +294,20 @@ mod tests {
             assert!(!says_enough(&error), "{error}");
         }
     }
+
+    #[test]
+    fn who_runs_and_does_not_take_this_node_for_a_member_is_not_silent() {
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let refused = |refused| ConnectError::Refused { address, refused, ours: false };
+        // By the records, or since the CA was replaced while this node was away,
+        let theirs = ConnectError::NotAccepted { address, why: "of another CA".into() };
+        for error in [refused(Refused::Removed), refused(Refused::NotAMember), theirs] {
+            assert!(disowns(&error), "{error}");
+        }
+        // and whoever does not answer is.
+        for error in [ConnectError::PortClosed(address), ConnectError::NoAddress, refused(Refused::Busy("full".into()))]
+        {
+            assert!(!disowns(&error), "{error}");
+        }
+    }
 }
