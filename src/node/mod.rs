@@ -201,6 +201,7 @@ pub(crate) use ground::Ground;
 pub(crate) use memory_disk::MemoryDisk;
 #[cfg(feature = "manager")]
 pub(crate) use metering::size as size_of;
+#[cfg(feature = "manager")]
 pub(crate) use records::ca as cluster_ca;
 pub(crate) use supervisor::{Current, Runtime};
 

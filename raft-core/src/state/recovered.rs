@@ -54,6 +54,7 @@ impl Jump {
         Self { floor: command.floor, scatter: command.scatter }
     }
 
+    #[cfg(feature = "consensus")]
     pub(crate) const fn parts(self) -> (u64, u64) {
         (self.floor, self.scatter)
     }
