@@ -422,26 +422,47 @@ fn a_page_of_which_little_counts_is_thinned_and_clients_that_only_had_the_last_w
     assert_eq!(member.store.map(), again.store.map());
 }
 
-#[test]
-fn a_client_whose_last_word_left_with_a_thinned_page_does_not_fall_back_on_an_older_one() {
-    // Given a client with an outcome of an older entry that counts, and in a later one of many requests one that does not
-    let mut member = Member::founded();
-    member.done(request(2, 2, 0, txn([put("older", "v")])));
+/// One entry with the first requests of nine clients: the first one's outcome counts, the second one has confirmed its own, and
+/// the others have gone on.
+fn fills_a_page_that_little_counts_of(member: &mut Member) {
     let all = (1..=9).map(|client| request(client, 1, 0, txn([put("k", "v")])));
     member.try_run(all.collect()).unwrap();
     member.run(request(2, 1, 1, txn([])));
     for client in 3..=9 {
         member.done(request(client, 2, 1, txn([put("k", "v")])));
     }
-    // When the later entry's page is thinned, on one member that goes on and on one that is opened anew afterwards,
+}
+
+/// Lets the pages until now be thinned; a member that is opened with what the first one has then.
+fn thinned_and_opened_anew(member: &mut Member) -> Member {
     for n in 0..1_010_u64 {
         member.done(request(99, n + 1, n, txn([put("n", n.to_string())])));
     }
-    let mut again = restored(&member.store);
-    assert!(again.done(request(2, 2, 1, txn([]))).replayed && member.done(request(2, 2, 1, txn([]))).replayed);
-    // then both let go of the older entry's page at the same time.
+    restored(&member.store)
+}
+
+#[test]
+fn a_client_whose_last_word_left_with_a_thinned_page_does_not_fall_back_on_an_older_one() {
+    // Given a client with an outcome of an older entry that counts, and in a later one of many requests one that does not
+    let mut member = Member::founded();
+    member
+        .try_run(vec![request(2, 2, 0, txn([put("older", "v")])), request(20, 1, 0, txn([put("older", "v")]))])
+        .unwrap();
+    fills_a_page_that_little_counts_of(&mut member);
+    // When the later entry's page is thinned, on one member that goes on and on one that is opened anew afterwards,
+    let mut again = thinned_and_opened_anew(&mut member);
+    // then both thin the older entry's page, once another client has gone on,
     for member in [&mut member, &mut again] {
-        member.run(request(2, 3, 2, txn([put("k", "v")])));
+        member.done(request(20, 2, 1, txn([put("k", "v")])));
+        for n in 1_010..2_030_u64 {
+            member.done(request(99, n + 1, n, txn([put("n", n.to_string())])));
+        }
+    }
+    assert_eq!(member.store.map(), again.store.map());
+    // and let go of it at the same time.
+    for member in [&mut member, &mut again] {
+        assert!(member.done(request(2, 2, 1, txn([]))).replayed);
+        member.run(request(2, 2, 2, txn([])));
         member.check();
     }
     assert_eq!(member.store.map(), again.store.map());
@@ -451,17 +472,9 @@ fn a_client_whose_last_word_left_with_a_thinned_page_does_not_fall_back_on_an_ol
 fn a_client_whose_last_word_left_with_a_thinned_page_uses_that_page_no_more() {
     // Given an entry of which one client's outcome still counts, and of another client only the last word
     let mut member = Member::founded();
-    let all = (1..=9).map(|client| request(client, 1, 0, txn([put("k", "v")])));
-    member.try_run(all.collect()).unwrap();
-    member.run(request(2, 1, 1, txn([])));
-    for client in 3..=9 {
-        member.done(request(client, 2, 1, txn([put("k", "v")])));
-    }
+    fills_a_page_that_little_counts_of(&mut member);
     // When its page is thinned, on one member that goes on and on one that is opened anew afterwards
-    for n in 0..1_010_u64 {
-        member.done(request(99, n + 1, n, txn([put("n", n.to_string())])));
-    }
-    let mut again = restored(&member.store);
+    let mut again = thinned_and_opened_anew(&mut member);
     // Then what both of them do next counts alike: the one goes on, and the other one raises its mark over its outcome
     for member in [&mut member, &mut again] {
         member.done(request(2, 2, 1, txn([put("k", "v")])));

@@ -2,9 +2,9 @@
 //!
 //! Owns the stop of a node whose raft id is no longer its own: its store was replaced under its old identity (design
 //! section 4, rule 4), so that its votes and its log are gone, or the raft id was taken from it for ever, because it was
-//! demoted or removed, or it is thrown out because somebody else may have its keys. Owns the renewal of a manager's certificate, which it signs itself with the CA key out of its own
-//! state: nobody is asked and nothing is written to the log. Never stops a node for what it refuses others. Called by the
-//! running node.
+//! demoted or removed, or it is thrown out because somebody else may have its keys. Owns the renewal of a manager's certificate,
+//! which it signs itself with the CA key out of its own state: nobody is asked and nothing is written to the log. Never stops a
+//! node for what it refuses others. Called by the running node.
 
 use std::path::PathBuf;
 use std::sync::Arc;
