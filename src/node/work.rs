@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use prost::Message as _;
-use quorate_core::id::{Lineage, LineageOrder};
-use quorate_core::membership::work::{REPORT_BYTES_MAX, STATUS_BYTES_MAX};
+use quorate_core::id::Lineage;
+use quorate_core::membership::work::{REPORT_BYTES_MAX, STATUS_BYTES_MAX, takes};
 use quorate_transport::session_api::{self, Part};
 use tokio::sync::watch;
 
@@ -172,11 +172,7 @@ impl Set {
 
     /// Whether something told by `lineage` at `revision` may replace this.
     pub(crate) fn admits(&self, lineage: &Lineage, revision: u64) -> bool {
-        match self.lineage.compare(lineage) {
-            LineageOrder::Equal => !self.known || revision >= self.revision,
-            LineageOrder::Older => true,
-            LineageOrder::Newer | LineageOrder::Forked => false,
-        }
+        takes(self.known.then_some((&self.lineage, self.revision)), (lineage, revision))
     }
 
     fn to_bytes(&self) -> Vec<u8> {
