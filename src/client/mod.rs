@@ -97,7 +97,7 @@ pub(crate) use remote::REMOVED_MARK;
 pub(crate) use remote::SOFTWARE;
 use scope::Scope;
 use sequence::{OpenRequest, Sequences};
-pub(crate) use way::{Answered, CallError, Feeding, Way};
+pub(crate) use way::{Answered, CallError, Feeding, Unanswered, Way};
 use way::{Fed, Reply};
 
 /// How long a new client waits to learn its birth.
