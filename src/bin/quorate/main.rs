@@ -7,6 +7,7 @@ mod admin;
 mod args;
 mod args_backup;
 mod args_bench;
+mod args_global;
 mod args_keys;
 mod args_kv;
 mod args_lease;
