@@ -334,13 +334,15 @@ impl World {
             return Ok(());
         }
         for _ in 0..2 {
-            self.run_for(CALM + 2_000 * MILLIS)?;
             if let Some(leader) = self.leader() {
                 self.transfer(leader, None)?;
             }
+            self.run_for(CALM + 2_000 * MILLIS)?;
         }
-        let right = self.run_until_seen(60_000 * MILLIS, |world| world.worker_misjudged().is_none())?;
-        let detail = self.worker_misjudged();
+        let right = self.run_until_seen(60_000 * MILLIS, |world| {
+            world.is_settled().is_none() && world.worker_misjudged().is_none()
+        })?;
+        let detail = self.worker_misjudged().or_else(|| self.is_settled());
         self.expect(right, "workers_are_known", || detail.unwrap_or_default())
     }
 
