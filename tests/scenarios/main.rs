@@ -21,6 +21,7 @@ mod between;
 mod certificates;
 mod crashes;
 mod data;
+mod delivery;
 mod disks;
 mod examples;
 mod growth;
