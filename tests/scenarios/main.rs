@@ -14,6 +14,7 @@
 #![allow(clippy::duplicate_mod, reason = "each example is a program of its own, and all of them have the same support")]
 
 mod assignments;
+mod audit;
 mod authorisation;
 mod authorities;
 mod backups;
@@ -23,6 +24,7 @@ mod crashes;
 mod data;
 mod delivery;
 mod disks;
+mod doors;
 mod examples;
 mod growth;
 mod handles;
@@ -43,6 +45,7 @@ mod quorum;
 mod reads;
 mod recovery;
 mod refusals;
+mod removed;
 mod requests;
 mod roles;
 mod scopes;
