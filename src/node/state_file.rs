@@ -162,7 +162,10 @@ fn as_manager(layout: &Layout, file: &StateFile) -> Result<Settled, StartError> 
 #[cfg(feature = "manager")]
 fn forget_work(layout: &Layout) -> Result<(), StartError> {
     super::work::forget(layout).map_err(|error| {
-        StartError::Disk(format!("the items of the time as a worker, in {}, cannot be removed: {error}", layout.root().display()))
+        StartError::Disk(format!(
+            "the items of the time as a worker, in {}, cannot be removed: {error}",
+            layout.root().display()
+        ))
     })
 }
 

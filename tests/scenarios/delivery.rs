@@ -126,10 +126,10 @@ async fn what_a_manager_is_to_run_itself_lies_on_no_disk_in_clear_also_once_a_wo
     let (word, _) = canary();
     let cluster = Cluster::of(3).await;
     let client = cluster.any().client();
-    client.configs().create("conf", word.as_str()).await.unwrap();
+    client.configs().create("conf", word.clone()).await.unwrap();
     let worker = cluster.worker("w1").await;
     for name in ["m3", "w1"] {
-        client.assignments().set(name, "web", word.as_str()).config("conf").await.unwrap();
+        client.assignments().set(name, "web", word.clone()).config("conf").await.unwrap();
     }
     complete(cluster.node(2)).await;
     complete(&worker).await;

@@ -147,7 +147,10 @@ mod tests {
         parts.take(&work, gone()).await.unwrap();
         assert_eq!(work.current().data, Data::default());
         let objects = vec![object(true, "db", "hunter2")];
-        parts.take(&work, Part { complete: true, objects, items: vec![item("b", &["db"], &[])], ..part(6) }).await.unwrap();
+        parts
+            .take(&work, Part { complete: true, objects, items: vec![item("b", &["db"], &[])], ..part(6) })
+            .await
+            .unwrap();
         assert_ne!(work.current().data, Data::default());
         parts.take(&work, Part { complete: true, ..part(7) }).await.unwrap();
         assert_eq!(work.current().data, Data::default());
