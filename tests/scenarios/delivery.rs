@@ -135,7 +135,7 @@ async fn what_a_manager_is_to_run_itself_lies_on_no_disk_in_clear_also_once_a_wo
     complete(&worker).await;
     // then the worker keeps them on its disk, and no manager does.
     let (directory, kept) = (cluster.path("w1"), cluster.path("w1").join("assignments"));
-    assert_eq!(files_with(&directory, word.as_bytes()), [kept.clone()]);
+    assert_eq!(files_with(&directory, word.as_bytes()), std::slice::from_ref(&kept));
     let directories: Vec<PathBuf> = cluster.members.iter().map(|member| member.directory.clone()).collect();
     let of_managers = || directories.iter().flat_map(|each| files_with(each, word.as_bytes())).collect::<Vec<_>>();
     assert_eq!(of_managers(), Vec::<PathBuf>::new());
