@@ -44,6 +44,7 @@ mod recovery;
 mod refusals;
 mod requests;
 mod roles;
+mod rotations;
 mod scopes;
 mod sealing;
 mod secrets;
