@@ -9,7 +9,7 @@ use quorate_transport::api;
 use tokio::time::Instant;
 
 use super::round::Round;
-use super::{Answered, Client};
+use super::{Answered, Client, Unanswered};
 use crate::config;
 use crate::error::{Error, Result};
 
@@ -168,7 +168,7 @@ impl Client {
                     return Err(Error::Internal(what.into()).into());
                 }
                 Err(error) => {
-                    open |= error.unknown && changes;
+                    open |= error.left == Unanswered::Unknown && changes;
                     if open && !repeatable {
                         return Err(Error::Unknown(format!(
                             "{}: whether it was done is unknown, ask for the status",
@@ -176,13 +176,14 @@ impl Client {
                         ))
                         .into());
                     }
-                    busy = error.busy;
+                    busy = error.left == Unanswered::Busy;
                     if busy {
                         round.restart();
                         last = Some(Error::Overloaded(error.message));
                     } else {
                         round.unreachable(&error.unreachable);
-                        if !round.is_grave() {
+                        let says_more = last.is_some() && error.left == Unanswered::OutOfTime;
+                        if !round.is_grave() && !says_more {
                             last = Some(Error::Unavailable(error.message));
                         }
                     }

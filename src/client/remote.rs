@@ -19,7 +19,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use super::papers::Papers;
-use super::{Answered, CallError, Fed, Feeding, Reply, Way};
+use super::{Answered, CallError, Fed, Feeding, Reply, Unanswered, Way};
 use crate::config;
 use crate::error::{Error, Result};
 
@@ -182,7 +182,7 @@ impl Remote {
                 Ok((number, made))
             }
             Err(error) => {
-                let error = CallError { unknown: false, busy: false, message: error.to_string(), unreachable: wanted };
+                let error = CallError { unreachable: wanted, ..CallError::not_taken(error.to_string()) };
                 current.failed = Some(FailedDial { ended: Instant::now(), error: error.clone() });
                 Err(error)
             }
@@ -210,12 +210,10 @@ impl Remote {
             in_turn(self.managers.len(), number).into_iter().filter(|manager| !without.contains(manager)).collect();
         let connector =
             Connector { stream_window: FEED_WINDOW, keep_alive: FEED_ALIVE, idle: FEED_IDLE, ..self.connector() };
-        let made = self.dial(&wanted, patience, &connector).await.map_err(|error| CallError {
-            unknown: false,
-            busy: false,
-            message: error.to_string(),
-            unreachable: wanted,
-        })?;
+        let made = self
+            .dial(&wanted, patience, &connector)
+            .await
+            .map_err(|error| CallError { unreachable: wanted, ..CallError::not_taken(error.to_string()) })?;
         let made = Arc::new(made);
         feeding.push(Arc::downgrade(&made));
         Ok(made)
@@ -249,24 +247,18 @@ fn refused(error: &ConnectError) -> Error {
 }
 
 fn decode(by: usize, body: Bytes) -> std::result::Result<Answered, CallError> {
-    let response = api::Response::decode(body).map_err(|error| CallError {
-        unknown: true,
-        busy: false,
-        message: format!("the manager's answer cannot be read: {error}"),
-        unreachable: Vec::new(),
-    })?;
+    let response = api::Response::decode(body)
+        .map_err(|error| CallError::unanswered(format!("the manager's answer cannot be read: {error}")))?;
     Ok(Answered { by, response })
 }
 
 impl From<RequestError> for CallError {
     fn from(error: RequestError) -> Self {
-        let unknown = error.may_have_executed();
         // What it means for the outcome depends on the request: the client says it.
         match error {
-            RequestError::NotSent(message) | RequestError::Unknown(message) => {
-                Self { unknown, ..Self::not_taken(message) }
-            }
-            RequestError::Unread => Self { unknown, ..Self::not_taken(error.to_string()) },
+            RequestError::NotSent(message) => Self::not_taken(message),
+            RequestError::Unknown(message) => Self::unanswered(message),
+            RequestError::Unread => Self::unanswered(error.to_string()),
             RequestError::Busy => Self::busy(),
         }
     }
@@ -302,11 +294,9 @@ impl Way for Remote {
             // A dial may take longer than an attempt, and never longer than the caller waits; others may be dialling.
             let left = Duration::from_millis(request.deadline_ms);
             let dialled = tokio::time::timeout(left, self.connection(patience.max(config::ATTEMPT * 4), without));
-            let (number, InUse { manager, connection }) = dialled.await.map_err(|_elapsed| CallError {
-                unknown: false,
-                busy: false,
-                message: format!("no manager could be reached within {} ms", left.as_millis()),
-                unreachable: Vec::new(),
+            let (number, InUse { manager, connection }) = dialled.await.map_err(|_elapsed| {
+                let message = format!("no manager could be reached within {} ms", left.as_millis());
+                CallError::new(Unanswered::OutOfTime, message)
             })??;
             let several = self.managers.len() > 1;
             let (short, body) = (is_short(&request), request.encode_to_vec().into());
@@ -352,8 +342,7 @@ impl Way for Remote {
     fn feed<'a>(&'a self, request: api::Request, patience: Duration, without: &'a BTreeSet<usize>) -> Fed<'a> {
         Box::pin(async move {
             let over = self.room_for_a_feed(patience, without).await?;
-            let lost =
-                |message: String| CallError { unknown: false, busy: false, message, unreachable: vec![over.manager] };
+            let lost = |message: String| CallError { unreachable: vec![over.manager], ..CallError::not_taken(message) };
             // Opening waits without a word when as many streams are open as may be.
             match tokio::time::timeout(patience, over.connection.feed(request.encode_to_vec().into())).await {
                 Ok(Ok(receiver)) => Ok(Feeding { by: over.manager, receiver, _over: Some(over) }),
@@ -415,7 +404,7 @@ impl Way for Local {
     fn feed<'a>(&'a self, request: api::Request, patience: Duration, _without: &'a BTreeSet<usize>) -> Fed<'a> {
         Box::pin(async move {
             let asked = self.connection.feed(request.encode_to_vec().into());
-            let lost = |message: String| CallError { unknown: false, busy: false, message, unreachable: vec![0] };
+            let lost = |message: String| CallError { unreachable: vec![0], ..CallError::not_taken(message) };
             match tokio::time::timeout(patience, asked).await {
                 Ok(Ok(receiver)) => Ok(Feeding { by: 0, receiver, _over: None }),
                 Ok(Err(down)) => Err(lost(down.to_string())),

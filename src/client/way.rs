@@ -33,28 +33,47 @@ pub(crate) struct Answered {
     pub(crate) response: api::Response,
 }
 
+/// What a single attempt without an answer has left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unanswered {
+    /// No manager has taken the request.
+    NotTaken,
+    /// The same, and only because the manager has too much under way.
+    Busy,
+    /// The same, and only because the caller's time ended: what attempts before were told says more.
+    OutOfTime,
+    /// A manager may have it.
+    Unknown,
+}
+
 /// Why a single attempt has no answer.
 #[derive(Debug, Clone)]
 pub(crate) struct CallError {
-    /// The request may have reached a manager.
-    pub(crate) unknown: bool,
-    /// The manager has too much under way to take it.
-    pub(crate) busy: bool,
+    pub(crate) left: Unanswered,
     pub(crate) message: String,
     /// The managers, by their numbers, to which no connection came about.
     pub(crate) unreachable: Vec<usize>,
 }
 
 impl CallError {
+    pub(crate) fn new(left: Unanswered, message: impl Into<String>) -> Self {
+        Self { left, message: message.into(), unreachable: Vec::new() }
+    }
+
     /// A manager, or the way to it, did not take the request: nothing was done.
     pub(crate) fn not_taken(message: impl Into<String>) -> Self {
-        Self { unknown: false, busy: false, message: message.into(), unreachable: Vec::new() }
+        Self::new(Unanswered::NotTaken, message)
     }
 
     /// The manager has too much under way: nothing was done.
     pub(crate) fn busy() -> Self {
         let message = "the manager has too much under way. Nothing was done; try again a little later";
-        Self { busy: true, ..Self::not_taken(message) }
+        Self::new(Unanswered::Busy, message)
+    }
+
+    /// It was asked, and did not answer.
+    pub(crate) fn unanswered(message: impl Into<String>) -> Self {
+        Self::new(Unanswered::Unknown, message)
     }
 }
 
@@ -63,11 +82,6 @@ impl CallError {
     /// The only manager that there is could not be asked.
     pub(crate) fn not_sent(message: impl Into<String>) -> Self {
         Self { unreachable: vec![0], ..Self::not_taken(message) }
-    }
-
-    /// It was asked, and did not answer.
-    pub(crate) fn unanswered(message: impl Into<String>) -> Self {
-        Self { unknown: true, busy: false, message: message.into(), unreachable: Vec::new() }
     }
 }
 

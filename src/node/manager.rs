@@ -101,12 +101,8 @@ impl Manager {
         let asked = self.runtime.spawn(async move { service.router.execute(command, Origin::Here, until).await });
         match asked.await {
             Ok(Ok(done)) => Ok(done.succeeded),
-            Ok(Err(error)) => {
-                Err(CallError { unknown: false, busy: false, message: error.message, unreachable: Vec::new() })
-            }
-            Err(error) => {
-                Err(CallError { unknown: true, busy: false, message: error.to_string(), unreachable: Vec::new() })
-            }
+            Ok(Err(error)) => Err(CallError::not_taken(error.message)),
+            Err(error) => Err(CallError::unanswered(error.to_string())),
         }
     }
 

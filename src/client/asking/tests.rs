@@ -8,7 +8,7 @@ use quorate_core::id::ClientId;
 use quorate_transport::api;
 use tokio::time::Instant;
 
-use crate::client::{Answered, CallError, Client, Fed, Reply, Way};
+use crate::client::{Answered, CallError, Client, Fed, Reply, Unanswered, Way};
 use crate::error::{Error, Outcome};
 
 /// What a manager does with one attempt.
@@ -23,8 +23,10 @@ enum Does {
     Refuse,
     /// It takes the request and does not answer.
     Swallow,
+    /// Its connection is not there yet when the caller's time ends.
+    Linger,
 }
-use Does::{Refuse, Say, Serve, Settle, Swallow};
+use Does::{Linger, Refuse, Say, Serve, Settle, Swallow};
 
 /// Managers that do what is written for them, attempt by attempt, and the last of it for ever.
 struct Script {
@@ -66,12 +68,15 @@ impl Script {
                 Serve | Refuse => api::response::Kind::Read(api::ReadDone::default()),
                 Swallow => {
                     let message = format!("manager {manager} did not answer");
-                    return Err(CallError { unknown: true, busy: false, message, unreachable: Vec::new() });
+                    return Err(CallError::unanswered(message));
+                }
+                Linger => {
+                    return Err(CallError::new(Unanswered::OutOfTime, "nobody could be reached in the time left"));
                 }
             };
             return Ok(Answered { by: manager, response: api::Response { kind: Some(kind) } });
         }
-        Err(CallError { unknown: false, busy: false, message: "nobody can be reached".into(), unreachable: wanted })
+        Err(CallError { unreachable: wanted, ..CallError::not_taken("nobody can be reached") })
     }
 }
 
@@ -89,8 +94,10 @@ impl Way for Script {
         let writes = matches!(request.kind, Some(api::request::Kind::Write(_)));
         let answer = self.answer(without, writes);
         Box::pin(async move {
-            if matches!(&answer, Err(error) if error.unknown) {
-                tokio::time::sleep(patience).await;
+            match answer.as_ref().map_err(|error| error.left) {
+                Err(Unanswered::Unknown) => tokio::time::sleep(patience).await,
+                Err(Unanswered::OutOfTime) => tokio::time::sleep(Duration::from_millis(request.deadline_ms)).await,
+                Err(Unanswered::NotTaken | Unanswered::Busy) | Ok(_) => {}
             }
             answer
         })
@@ -178,6 +185,17 @@ async fn who_cannot_be_reached_counts_once_somebody_has_said_so() {
     let refused = cluster.put().await.unwrap_err();
     assert!(matches!(refused, Error::Unavailable(_)), "{refused}");
     assert!(cluster.at_the_deadline());
+}
+
+#[tokio::test]
+async fn who_runs_out_of_time_is_told_what_the_attempts_before_met() {
+    let cluster = managers(&[&[Refuse, Linger]]).hasty();
+    let refused = cluster.put().await.unwrap_err();
+    assert!(matches!(&refused, Error::Unavailable(why) if why.contains("nobody can be reached")), "{refused}");
+    // With nothing before it, the last one's is all there is.
+    let cluster = managers(&[&[Linger]]).hasty();
+    let refused = cluster.put().await.unwrap_err();
+    assert!(matches!(&refused, Error::Unavailable(why) if why.contains("in the time left")), "{refused}");
 }
 
 #[tokio::test]

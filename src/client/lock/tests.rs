@@ -84,7 +84,7 @@ impl Way for Manager {
             if self.stuck {
                 tokio::time::sleep(patience).await;
                 let message = "no answer".to_owned();
-                return Err(CallError { unknown: true, busy: false, message, unreachable: Vec::new() });
+                return Err(CallError::unanswered(message));
             }
             let is_write = matches!(request.kind, Some(request::Kind::Write(_)));
             let kind = Some(self.answer(request).await);

@@ -17,7 +17,7 @@ use quorate_transport::{
 use tokio::sync::{oneshot, watch};
 
 use super::Link;
-use crate::client::SOFTWARE;
+use crate::client::{SOFTWARE, Unanswered};
 use crate::node::state_file::StateFile;
 use crate::node::work::Work;
 
@@ -60,7 +60,7 @@ async fn answer(file: StateFile, link: watch::Receiver<Link>, work: Work, body: 
     let patience = Duration::from_millis(request.deadline_ms).min(Duration::from_secs(600));
     match super::ask(link, request, patience).await {
         Ok(response) => response,
-        Err(error) if error.unknown => failed(api::Code::Unknown, error.message),
+        Err(error) if error.left == Unanswered::Unknown => failed(api::Code::Unknown, error.message),
         Err(error) => failed(api::Code::Deadline, error.message),
     }
 }
