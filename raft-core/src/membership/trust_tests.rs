@@ -37,7 +37,7 @@ fn second(deadline_s: u64) -> TrustRecord {
 
 /// So long after it began.
 fn after(passed_s: u64) -> Moment {
-    Moment { passed_s, unix_s: 100 + passed_s }
+    Moment { passed_s, unix_s: passed_s.saturating_add(100) }
 }
 
 #[test]

@@ -202,11 +202,12 @@ impl Rotations {
             let ahead =
                 *self.clocks.entry(id).or_insert_with(|| if self.rng.chance(500) { 0 } else { self.rng.next() });
             world.clock_says(id, ahead.saturating_add(world.now / SECOND))?;
-            let first = || Held { issuer: self.latest.issuer.clone(), authorities: self.latest.authorities.clone() };
-            self.held.entry(id).or_insert_with(first);
+            let now = || Held { issuer: self.latest.issuer.clone(), authorities: self.latest.authorities.clone() };
+            self.held.entry(id).or_insert_with(now);
             if self.left_behind.contains(&id) && (self.calm || self.rng.chance(20)) {
                 // Somebody gives it a token, which names the root of now.
                 self.left_behind.remove(&id);
+                self.held.insert(id, now());
                 self.done.left_behind += 1;
             }
             let stays = self.left_behind.contains(&id) || (self.away.contains(&id) && !self.calm);
