@@ -6,8 +6,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
-use crate::id::NodeId;
+use crate::id::{Lineage, LineageOrder, NodeId};
 use crate::keyspace::{Section, prefix_end};
+use crate::mutants::{Mutant, on};
 use crate::txn::{Delete, Op};
 
 /// Longest id of an item, bytes.
@@ -80,6 +81,17 @@ impl AssignmentRecord {
     /// As stored.
     pub fn to_bytes(&self) -> Bytes {
         self.encode_to_vec().into()
+    }
+}
+
+/// Whether a worker takes a set of items told by an incarnation as of a revision of its state, given where the one stands that it
+/// has: never anything older, nor what another recovery of the cluster says. A newer incarnation counts from wherever it stands.
+pub fn takes(have: Option<(&Lineage, u64)>, told: (&Lineage, u64)) -> bool {
+    let (Some((ours, at)), (theirs, revision)) = (have, told) else { return true };
+    match ours.compare(theirs) {
+        LineageOrder::Equal => revision >= at || on(Mutant::OlderSetTaken),
+        LineageOrder::Older => true,
+        LineageOrder::Newer | LineageOrder::Forked => false,
     }
 }
 
