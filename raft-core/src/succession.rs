@@ -216,7 +216,7 @@ mod tests {
         // Whoever may choose what is signed for the one cannot make it say the other.
         assert!(stands.starts_with(b"quorate backup 1\0"));
         assert!(Succession::default().signed(cluster(1)).starts_with(b"quorate succession 1\0"));
-        assert!(![&OF_A_BACKUP[..], OF_A_LINEAGE].iter().any(|purpose| purpose[..purpose.len() - 1].contains(&0)));
+        assert!(![OF_A_BACKUP, OF_A_LINEAGE].iter().any(|purpose| purpose[..purpose.len() - 1].contains(&0)));
         for other in [
             voucher(cluster(2), member(1), b"key"),
             voucher(cluster(1), member(2), b"key"),
