@@ -182,7 +182,9 @@ impl Remote {
                 Ok((number, made))
             }
             Err(error) => {
-                let error = CallError { unreachable: wanted, ..CallError::not_taken(error.to_string()) };
+                let all = wanted.len() == self.managers.len();
+                let left = if all && error.is_revoked() { Unanswered::Revoked } else { Unanswered::NotTaken };
+                let error = CallError { unreachable: wanted, ..CallError::new(left, error.to_string()) };
                 current.failed = Some(FailedDial { ended: Instant::now(), error: error.clone() });
                 Err(error)
             }
