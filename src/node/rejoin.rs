@@ -142,7 +142,7 @@ fn refused(error: api::Error) -> StartError {
 /// What lies where the fresh store is to be.
 enum Old {
     /// A fresh one, whose making was stopped.
-    Begun(Facts),
+    Begun(Box<Facts>),
     /// Nothing.
     Gone,
     /// One that is of no use any more.
@@ -241,7 +241,7 @@ impl NodeBuilder {
                     .not_by_certificate("holds a sound store: there is nothing to replace by its certificate alone"))
             }
             Ok(Some(facts)) if facts.node() == identity.subject().node_id && facts.raft_id == 0 => {
-                Ok((identity, Old::Begun(facts)))
+                Ok((identity, Old::Begun(Box::new(facts))))
             }
             Ok(None) => Ok((identity, Old::Gone)),
             // Damaged, or a preparation of something else.
@@ -253,7 +253,7 @@ impl NodeBuilder {
     fn fresh_store(&self, identity: &Identity, old: Old) -> Result<Facts, StartError> {
         let layout = self.layout();
         match old {
-            Old::Begun(facts) => return Ok(facts),
+            Old::Begun(facts) => return Ok(*facts),
             Old::Gone => {}
             Old::Spent => {
                 // Time has passed since it was looked at.
