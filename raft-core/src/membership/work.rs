@@ -13,7 +13,7 @@ use crate::txn::{Delete, Op};
 
 /// Longest id of an item, bytes.
 pub const ITEM_ID_BYTES_MAX: usize = 255;
-/// Most items of one node.
+/// Most items of one node; refused at apply, so that no two writes exceed it together.
 pub const ITEMS_MAX: u64 = 4_096;
 /// Largest payload of an item, bytes: what is left of a value beside the names it refers to.
 pub const ITEM_BYTES_MAX: usize = 1_000 * 1024;
@@ -59,6 +59,16 @@ impl AssignmentRecord {
         let from = Section::Assignment.key(node.as_bytes());
         let to = prefix_end(&from);
         (from, to)
+    }
+
+    /// Where it is kept how many items `node` has, for as long as it has any: 8 bytes, big endian. Beside the references of its items,
+    /// none of which begins so.
+    pub fn count_key(node: NodeId) -> Bytes {
+        let mut key = BytesMut::with_capacity(18);
+        key.put_u8(Section::Reference as u8);
+        key.put_u8(Section::Assignment as u8);
+        key.put_slice(node.as_bytes());
+        key.freeze()
     }
 
     /// The node and the item that a full key names; `None` when it is no key of an item.

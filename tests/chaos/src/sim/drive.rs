@@ -257,7 +257,7 @@ impl World {
                 }
                 Ok(())
             }
-            Answer::ReadAt(index) => self.settle(id, ticket, Reply::ReadAt(index)),
+            Answer::ReadAt { index, .. } => self.settle(id, ticket, Reply::ReadAt(index)),
             Answer::Renewed { ttl_ms } => self.settle(id, ticket, Reply::Renewed { ttl_ms }),
             Answer::LeaseGone => self.settle(id, ticket, Reply::LeaseGone),
             Answer::LeaseTimes(left) => self.settle(id, ticket, Reply::LeaseTimes(left)),
