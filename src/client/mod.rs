@@ -10,6 +10,7 @@ mod assignments;
 mod backup;
 mod ca;
 mod codec;
+mod dials;
 mod election;
 #[cfg(feature = "worker")]
 mod in_process;
@@ -140,6 +141,8 @@ impl Client {
     /// Connects from outside, over QUIC, to whichever of the managers answers first.
     ///
     /// `managers` are `host:port`; the identity is what `init` wrote as `operator.id`. Works on any tokio runtime.
+    ///
+    /// Cancel safe: dropped half-way, it leaves no connection behind.
     ///
     /// # Errors
     /// `Unavailable` when no manager could be reached, naming each one and why; `Denied` when one refuses the identity.

@@ -13,6 +13,7 @@ use quorate_core::consensus::config::Config;
 use quorate_core::consensus::io::{Input, Records, StopCause};
 use quorate_core::consensus::pace::TICK_NANOS_MIN;
 use quorate_core::consensus::{Consensus, Start as MachineStart};
+use quorate_core::membership::admission::Strangers;
 use quorate_core::membership::plan::SeatTimes;
 use quorate_core::membership::upgrade::Support;
 use quorate_core::ports::{LogReader, LogWriter, MetaStore, OpenStore, Staging, StateReader, StoreResult};
@@ -48,7 +49,7 @@ use super::report::Digests;
 use super::router::Router;
 use super::service::{self, Service, StoreAccess};
 use super::stop::{StartError, StopReason};
-use super::strangers::Strangers;
+use super::syncs::Syncs;
 use super::tasks::{Call, ConsensusTask, Hands};
 use super::watching::{self, Watches};
 use super::work::Work;
@@ -244,7 +245,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let watches = Arc::new(Watches::new(state.status().revision));
 
     let incarnations = Arc::new(Incarnations::default());
-    let strangers = Arc::new(Strangers::default());
+    let strangers = Arc::new(Mutex::new(Strangers::default()));
     let gate: Arc<dyn Gate> = Arc::new(NodeGate {
         facts: facts.clone(),
         records: records.clone(),
@@ -272,8 +273,9 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
 
     let meters = Arc::new(Meters::new(&facts.display_name()));
     let space = Arc::new(Space::default());
-    let (log_reports, log_meters) = (reports_in.clone(), Arc::clone(&meters));
-    parts.start("quorate-log", Drives::Nothing, log_writer::run(store.log, log_jobs, log_reports, log_meters))?;
+    let syncs = Arc::new(Syncs::default());
+    let (log_reports, measures) = (reports_in.clone(), (Arc::clone(&meters), Arc::clone(&syncs)));
+    parts.start("quorate-log", Drives::Nothing, log_writer::run(store.log, log_jobs, log_reports, measures))?;
     let full = Arc::new(AtomicBool::new(false));
     let applier = Applier {
         machine: state,
@@ -323,6 +325,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         who: Mutex::new(endpoint.identity()),
         udp_buffers: endpoint.udp_buffers(),
         space: Arc::clone(&space),
+        syncs,
         clock: began,
         seat_times,
     });

@@ -319,7 +319,7 @@ enum RefusalKind {
 }
 
 /// The limits a stored refusal may name.
-const LIMITS: [&str; 13] = [
+const LIMITS: [&str; 16] = [
     "KEY_BYTES_MAX",
     "VALUE_BYTES_MAX",
     "RECORD_BYTES_MAX",
@@ -333,6 +333,9 @@ const LIMITS: [&str; 13] = [
     "LEASES_MAX",
     "LEASE_KEYS_MAX",
     "ENTRY_BYTES_MAX",
+    "DELETE_BYTES_MAX",
+    "LEASE_BYTES_MAX",
+    "ITEMS_MAX",
 ];
 
 impl StoredOutcome {
