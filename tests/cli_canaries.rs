@@ -45,21 +45,43 @@ impl Canary {
             ("as it is", data.clone()),
             ("hex", HEXLOWER.encode(&data).into_bytes()),
             ("upper hex", HEXUPPER.encode(&data).into_bytes()),
-            // Without the last group: what follows in the same text changes it.
-            ("base64", BASE64.encode(&data[..data.len() / 3 * 3]).into_bytes()),
-            ("url base64", BASE64URL_NOPAD.encode(&data[..data.len() / 3 * 3]).into_bytes()),
             ("utf-16", utf16(u16::to_le_bytes)),
             ("utf-16, the other way", utf16(u16::to_be_bytes)),
             ("listed", listed.trim_matches(['[', ']']).as_bytes().to_vec()),
             ("a list in JSON", listed.trim_matches(['[', ']']).replace(' ', "").into_bytes()),
             ("escaped", data.escape_ascii().to_string().into_bytes()),
         ];
+        // As it is cut into groups where it begins, and where it begins inside of one; without the groups that are half of it: what
+        // stands beside it in the same text changes them.
+        let cuts =
+            [("base64", "url base64"), ("base64, 1 on", "url base64, 1 on"), ("base64, 2 on", "url base64, 2 on")];
+        for (at, (name, url)) in cuts.into_iter().enumerate() {
+            let whole = &data[at..at + (data.len() - at) / 3 * 3];
+            forms.push((name, BASE64.encode(whole).into_bytes()));
+            forms.push((url, BASE64URL_NOPAD.encode(whole).into_bytes()));
+        }
         if String::from_utf8(data.clone()).is_ok() {
             let json = serde_json::to_string(&text).unwrap();
             forms.push(("text in JSON", json.trim_matches('"').as_bytes().to_vec()));
             forms.push(("as Rust prints it", format!("{text:?}").trim_matches('"').as_bytes().to_vec()));
         }
         Self { data, forms }
+    }
+
+    /// The forms that a text can have, of those that are one: what a log holds.
+    fn only_printable(canaries: &[Self]) -> Vec<Self> {
+        let text = |(name, form): &(&'static str, Vec<u8>)| {
+            let printable = std::str::from_utf8(form).is_ok_and(|form| !form.contains('\0'));
+            printable.then(|| (*name, form.clone()))
+        };
+        let of =
+            |canary: &Self| Self { data: canary.data.clone(), forms: canary.forms.iter().filter_map(text).collect() };
+        canaries.iter().map(of).collect()
+    }
+
+    /// These, one after the other.
+    fn printable(canaries: &[Self]) -> Vec<u8> {
+        Self::only_printable(canaries).iter().flat_map(Self::planted).collect()
     }
 
     /// All forms, one after the other: what every search must find.
@@ -189,7 +211,38 @@ fn page(http: SocketAddr, path: &str) -> Vec<u8> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
+    assert!(bytes.starts_with(b"HTTP/1.1 200"), "{path}: {}", String::from_utf8_lossy(&bytes));
     bytes
+}
+
+/// A command that is given something on stdin, told to log all it can: what it says on stderr, and that it ends so.
+fn told_on_stderr(words: &[&str], input: &[u8], exit: i32) -> Vec<u8> {
+    let mut child = Command::new(PROGRAM)
+        .args(words)
+        .env("QUORATE_LOG", "trace")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let said = child.wait_with_output().unwrap();
+    assert_eq!(said.status.code(), Some(exit), "{words:?}: {}", String::from_utf8_lossy(&said.stderr));
+    said.stderr
+}
+
+/// Waits until the node in this directory says that it has this item.
+fn has_item(node: &Node, item: &str) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    eventually("the node has its item", || {
+        let report = runtime.block_on(async { quorate::Client::local(node.dir()).await?.node_report().await });
+        report.is_ok_and(|report| report.items.iter().any(|has| has == item)).then_some(())
+    });
+}
+
+/// What each node has logged since it was started last.
+fn logs(nodes: &[Node]) -> BTreeMap<String, Vec<u8>> {
+    nodes.iter().map(|node| (format!("log of {}", node.dir()), node.log().into_bytes())).collect()
 }
 
 /// A child that is gone when the test ends.
@@ -214,9 +267,9 @@ fn planted_secrets_are_found_nowhere_but_where_they_belong() {
         .map(|(at, byte)| byte.wrapping_mul(37).wrapping_add(u8::try_from(at).unwrap().wrapping_mul(91)))
         .collect();
     let canaries = [Canary::new(mixed), Canary::new(format!("{random}\"\\\n\tä🙂{random}").into_bytes())];
-    // Given three managers that log everything, two of them behind wires that are listened to, and two workers
+    // Given three managers that log everything, behind wires that are listened to, and two workers
     let trace = ["run", "--log", "trace"];
-    let listens = [free_port(), free_port()];
+    let listens = [free_port(), free_port(), free_port()];
     let wires = listens.map(Tap::new);
     let http = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let directory = |name: &str| place.path().join(name);
@@ -225,18 +278,14 @@ fn planted_secrets_are_found_nowhere_but_where_they_belong() {
     quorate(&["init", "--data-dir", &first, "--listen", &listen, "--advertise", &fronts[0], "--name", "n1"]).exits(0);
     let mut nodes = vec![Node::of(n1)];
     nodes[0].run_with(&[&trace[..], &["--http", &http.to_string()]].concat());
-    let token = nodes[0].token("manager");
-    let (second, listen) = (directory("n2").to_str().unwrap().to_owned(), listens[1].to_string());
-    let joining = ["join", "--data-dir", &second, "--listen", &listen, "--advertise", &fronts[1], "--name", "n2"];
-    quorate(&[&joining[..], &["--token", &token, "--manager", &fronts[0]]].concat()).exits(0);
-    nodes.push(Node::of(directory("n2")));
-    nodes[1].run_with(&trace);
-    let token = nodes[0].token("manager");
-    let third = directory("n3").to_str().unwrap().to_owned();
-    let joining = ["join", "--data-dir", &third, "--listen", "127.0.0.1:0", "--name", "n3"];
-    quorate(&[&joining[..], &["--token", &token, "--manager", &fronts[0]]].concat()).exits(0);
-    nodes.push(Node::of(directory("n3")));
-    nodes[2].run_with(&trace);
+    for (at, name) in [(1, "n2"), (2, "n3")] {
+        let token = nodes[0].token("manager");
+        let (path, listen) = (directory(name).to_str().unwrap().to_owned(), listens[at].to_string());
+        let joining = ["join", "--data-dir", &path, "--listen", &listen, "--advertise", &fronts[at], "--name", name];
+        quorate(&[&joining[..], &["--token", &token, "--manager", &fronts[0]]].concat()).exits(0);
+        nodes.push(Node::of(directory(name)));
+        nodes[at].run_with(&trace);
+    }
     eventually("three voters", || (nodes[0].status()["voters"] == 3).then_some(()));
     for name in ["w1", "w2"] {
         let token = nodes[0].token("worker");
@@ -266,39 +315,41 @@ fn planted_secrets_are_found_nowhere_but_where_they_belong() {
     }
     far(&["assign", "set", "w1", "job", "payload", "--secret", "bytes", "--secret", "text"]).exits(0);
     far(&["assign", "set", "w2", "job", "payload"]).exits(0);
+    // A manager is to run something, too
+    far(&["assign", "set", "n2", "job", "payload", "--secret", "bytes", "--secret", "text"]).exits(0);
+    for node in [&nodes[1], &nodes[3], &nodes[4]] {
+        has_item(node, "job");
+    }
     let watching = ["kv", "watch", "--prefix", "", "--from-revision", "1", "--data-dir", nodes[1].dir()];
     let watched = directory("watched");
     let mut watch = Command::new(PROGRAM);
     watch.args(watching).stdout(std::fs::File::create(&watched).unwrap()).stderr(Stdio::null());
     let _watch = Gone(watch.spawn().unwrap());
     far(&["kv", "put", "seen", "by the watch"]).exits(0);
-    for words in [
-        &["secret", "ls", "--json"][..],
-        &["secret", "inspect", "text"],
-        &["secret", "update", "text", "--label-add", "a=b"],
-        &["secret", "rm", "text"],
-        &["assign", "ls", "w1", "--json"],
-        &["node", "ls", "--json"],
-        &["keyring", "rotate"],
-        &["keyring", "show", "--json"],
-        &["policy", "show", "--json"],
-        &["status", "--json"],
+    for (words, exit) in [
+        (&["secret", "ls", "--json"][..], 0),
+        (&["secret", "inspect", "text"][..], 0),
+        (&["secret", "update", "text", "--label-add", "a=b"][..], 0),
+        (&["secret", "rm", "text"][..], 1),
+        (&["assign", "ls", "w1", "--json"][..], 0),
+        (&["node", "ls", "--json"][..], 0),
+        (&["keyring", "rotate"][..], 0),
+        (&["keyring", "show", "--json"][..], 0),
+        (&["policy", "show", "--json"][..], 0),
+        (&["status", "--json"][..], 0),
     ] {
-        let said = far(words);
+        let said = far(words).exits(exit);
         answers.insert(words.join(" "), [said.stdout.as_bytes(), said.stderr.as_bytes()].concat());
     }
-    let refused = Command::new(PROGRAM)
-        .args(["secret", "create", "text", "-", "--data-dir", nodes[1].dir()])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .and_then(|mut child| {
-            child.stdin.take().unwrap().write_all(&canaries[1].data)?;
-            child.wait_with_output()
-        })
-        .unwrap();
-    assert_eq!(refused.status.code(), Some(1));
-    answers.insert("a refused create".into(), refused.stderr);
+    for (words, exit) in [
+        (&["secret", "create", "text", "-"][..], 1),
+        (&["secret", "create", "again", "-"][..], 0),
+        (&["secret", "rotate", "again", "-"][..], 0),
+        (&["secret", "inspect", "again", "--reveal"][..], 0),
+    ] {
+        let local = [words, &["--data-dir", nodes[1].dir()]].concat();
+        answers.insert(format!("stderr of {}", words.join(" ")), told_on_stderr(&local, &canaries[1].data, exit));
+    }
     on(&nodes[1], &["key", "rotate"]).exits(0);
     let backup = directory("backup");
     let key = quorate(&["backup", "new-key", "--json"]).exits(0).json();
@@ -306,6 +357,8 @@ fn planted_secrets_are_found_nowhere_but_where_they_belong() {
     far(&["backup", backup.to_str().unwrap(), "--recipient", recipient]).exits(0);
     // A manager that was away gets what it missed, and one is killed
     nodes[2].kill();
+    // (Its log begins anew with it.)
+    let earlier = nodes[2].log().into_bytes();
     for n in 0..20 {
         far(&["kv", "put", "more", &n.to_string()]).exits(0);
     }
@@ -336,11 +389,11 @@ fn planted_secrets_are_found_nowhere_but_where_they_belong() {
         places.iter().map(|(place, bytes)| (place.clone(), [bytes.as_slice(), &planted].concat())).collect()
     };
     searched("answers", &canaries, &answers, &and_planted(&answers));
-    let logs = |nodes: &[Node]| -> BTreeMap<String, Vec<u8>> {
-        nodes.iter().map(|node| (format!("log of {}", node.dir()), node.log().into_bytes())).collect()
-    };
-    let said = logs(&nodes);
-    assert!(said.values().take(2).all(|log| holds(log, b"TRACE")), "nothing was traced");
+    let mut said = logs(&nodes);
+    said.insert("the earlier log of n3".into(), earlier);
+    for (of, log) in &said {
+        assert!(holds(log, b"TRACE"), "{of} traces nothing");
+    }
     let heard = |wires: &[Tap]| -> BTreeMap<String, Vec<u8>> {
         wires.iter().map(|wire| (format!("the wire at {}", wire.front), wire.heard())).collect()
     };
@@ -368,7 +421,17 @@ fn planted_secrets_are_found_nowhere_but_where_they_belong() {
     for node in &mut nodes {
         node.kill();
     }
-    searched("logs at trace", &canaries, &said, &and_planted(&said));
+    // What they say in the end is among it; and what is written into them is read.
+    for (of, log) in logs(&nodes) {
+        said.insert(format!("{of}, to its end"), log);
+    }
+    for node in &nodes {
+        let mut log = std::fs::OpenOptions::new().append(true).open(node.directory.with_extension("log")).unwrap();
+        log.write_all(&Canary::printable(&canaries)).unwrap();
+    }
+    let printable = Canary::only_printable(&canaries);
+    searched("logs at trace", &printable, &said, &logs(&nodes));
+    searched("logs at trace, in any form", &canaries, &said, &and_planted(&said));
     let mut stopped = all_files(&directories);
     stopped.insert("the backup".into(), std::fs::read(&backup).unwrap());
     for directory in &directories {
@@ -390,15 +453,22 @@ fn a_process_that_breaks_leaves_no_core_dump() {
         command.args([&["-c", shell, program], words].concat()).current_dir(directory).stdin(Stdio::null());
         Gone(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap())
     };
+    let canary = Canary::new(Key::generate().unwrap().to_text()[6..54].as_bytes().to_vec());
+    let word = String::from_utf8(canary.data.clone()).unwrap();
     let (control, cores) = (place.path().join("control"), place.path().join("cores"));
     for directory in [&control, &cores] {
         std::fs::create_dir(directory).unwrap();
     }
-    let mut sleeper = raised("sleep", &["600"], &control);
+    // One of which holds a word, and the other has it as a secret
+    let assigned = format!("CANARY={word}");
+    let mut sleeper = raised("env", &[&assigned[..], "sleep", "600"], &control);
     let mut running = raised(PROGRAM, &["run", "--data-dir", node.dir()], &cores);
     let mut ready = [0; 6];
     running.0.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
     assert_eq!(&ready, b"ready:");
+    let words = ["secret", "create", "db", "-", "--data-dir", node.dir()];
+    told_on_stderr(&words, &canary.data, 0);
+    assert_eq!(on(&node, &["secret", "inspect", "db", "--reveal"]).exits(0).stdout, word);
     let limits = |pid: u32| {
         let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
         let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
@@ -418,8 +488,19 @@ fn a_process_that_breaks_leaves_no_core_dump() {
     // When both are told to break
     let (broken, control_broken) = (abort(&mut running.0), abort(&mut sleeper.0));
     assert_eq!((broken.signal(), control_broken.signal()), (Some(6), Some(6)));
-    // Then the manager has dumped nothing, where the control did (if this system lets anybody dump)
+    // Then the manager has dumped nothing,
     assert!(!broken.core_dumped());
     assert_eq!(std::fs::read_dir(&cores).unwrap().count(), 0);
-    println!("the control dumped its core: {}", control_broken.core_dumped());
+    // where the control did, and its core holds the word: where this system lets anybody dump into its directory.
+    let dumped = all_files(&[control]);
+    if dumped.is_empty() {
+        println!("SKIP the control: this system writes no core there (dumped: {})", control_broken.core_dumped());
+        return;
+    }
+    let held = found(&[canary], &dumped);
+    assert!(
+        held.iter().any(|held| held.ends_with(": as it is")),
+        "the control's core does not hold its word: {held:?}"
+    );
+    println!("the control dumped its core, which holds its word");
 }

@@ -23,7 +23,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         "api.v1.BackupPart.part",
         "api.v1.ObjectCreate",
         "api.v1.ObjectDataDone",
+        "api.v1.TokenRotate",
+        "api.v1.TokenCreate",
+        "api.v1.TokenDone",
+        "api.v1.Compromised",
+        // The request in it may be any of these.
+        "api.v1.PassedOn",
         "session.v1.Object",
+        "wire.v1.JoinRequest",
     ]
     .map(|name| format!(".quorate.{name}"));
     prost_build::Config::new().bytes(["."]).skip_debug(secrets).compile_fds(descriptors)?;

@@ -24,7 +24,10 @@ impl Service {
     /// What this manager says of its machine and, for an operator, of the ways to the others.
     pub(super) async fn check(&self, asker: &Asker, asked: api::Check) -> Result<ManagerCheck, Failure> {
         if asked.paths && !matches!(asker.who, Who::Operator(_) | Who::Local) {
-            return Err(fail(api::Code::Denied, "only an operator may have the ways between managers looked at"));
+            return Err(fail(
+                api::Code::Denied,
+                "only an operator may have the ways between managers looked at. Nothing was done",
+            ));
         }
         let mut check = self.own_check();
         if let Who::Node(node) = asker.who

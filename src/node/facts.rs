@@ -139,9 +139,7 @@ impl Facts {
         // From a slice: each field has bytes of its own then, and none keeps the whole.
         let decoded = decode(&stored).map(|mut decoded| {
             let facts = facts(&mut decoded);
-            let plain = std::mem::take(&mut facts.sealing);
-            facts.sealing = wiped(Zeroizing::new(plain.to_vec()));
-            wipe(plain);
+            facts.sealing = kept_wiped(std::mem::take(&mut facts.sealing));
             decoded
         });
         wipe(stored);
@@ -202,6 +200,13 @@ impl Facts {
     pub(crate) const fn sealing_key(&self) -> Bytes {
         Bytes::new()
     }
+}
+
+/// The same bytes in memory that is wiped; where they were is wiped, too, unless somebody else holds them.
+pub(crate) fn kept_wiped(plain: Bytes) -> Bytes {
+    let kept = wiped(Zeroizing::new(plain.to_vec()));
+    wipe(plain);
+    kept
 }
 
 /// Wipes bytes that nobody else holds.

@@ -10,12 +10,13 @@ use bytes::Bytes;
 use quorate_core::id::{NodeId, StoreId};
 use quorate_core::membership::upgrade::Support;
 use quorate_transport::{JoinError, JoinRefused, JoinRequest, JoinToken, Joined, KeyPair};
+use zeroize::Zeroizing;
 
 use super::builder::{NodeBuilder, Prepared, off_thread, random, random_seed};
 use super::departed::departed;
 use super::dialback::ListenWhileJoining;
 use super::directory::{check_address, resolve};
-use super::facts::{Facts, KnownManager, Layout, Stage};
+use super::facts::{Facts, KnownManager, Layout, Stage, wiped};
 use super::files;
 use super::state_file::{Settled, StateFile, settle};
 use super::stop::StartError;
@@ -223,7 +224,7 @@ impl NodeBuilder {
                 sealing,
                 ..Facts::default()
             };
-            StateFile { facts, joining_key: Bytes::copy_from_slice(key.pkcs8_der()), ..StateFile::default() }
+            StateFile { facts, joining_key: wiped(Zeroizing::new(key.pkcs8_der().to_vec())), ..StateFile::default() }
         };
         made.directories = files::make_directory(layout.root())
             .map_err(|error| StartError::Disk(format!("{}: {error}", layout.root().display())))?;

@@ -13,12 +13,13 @@ use quorate_transport::{
     CertRole, Identity, JoinError, JoinRefused, JoinReply, JoinRequest, JoinToken, NodeStanding, StandingRecord,
 };
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
 use super::builder::{NodeBuilder, Prepared, off_thread, random, random_seed};
 use super::departed;
 use super::directory::{explained, look_into};
 use super::enrolling::certify;
-use super::facts::{Facts, Stage};
+use super::facts::{Facts, Stage, wiped};
 use super::fence::FenceRecord;
 use super::founding::prepared;
 use super::joining::words;
@@ -337,7 +338,7 @@ impl NodeBuilder {
         };
         let file = StateFile {
             facts,
-            joining_key: Bytes::copy_from_slice(identity.key().pkcs8_der()),
+            joining_key: wiped(Zeroizing::new(identity.key().pkcs8_der().to_vec())),
             ..StateFile::default()
         };
         file.save(&layout)?;

@@ -12,12 +12,13 @@ use quorate_core::id::{NodeId, StoreId};
 use quorate_transport::{Identity, KeyPair};
 use zeroize::Zeroizing;
 
-use super::facts::{Facts, Layout};
+use super::facts::{Facts, Layout, kept_wiped};
 use super::files::{self, FileError};
 use super::stop::StartError;
 
 /// The file's content. Field numbers are for ever.
 #[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
 pub(crate) struct StateFile {
     /// As they will lie in the store, should the node be a manager one day. The store id is drawn before anybody hears of it,
     /// and empty when there never will be one, or it was never asked for; with a raft id the node is a manager once this
@@ -36,6 +37,13 @@ pub(crate) struct StateFile {
     /// What else is trusted.
     #[prost(bytes = "bytes", repeated, tag = "5")]
     pub(crate) authorities: Vec<Bytes>,
+}
+
+/// Without the key in it.
+impl std::fmt::Debug for StateFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StateFile").field("facts", &self.facts).finish_non_exhaustive()
+    }
 }
 
 /// What a directory is to be run as.
@@ -70,7 +78,8 @@ impl StateFile {
             Err(error @ FileError::Damaged(_)) => return Err(damaged(error.to_string())),
         };
         let file = Facts::decoded(bytes, |plain| Self::decode(plain), |file| &mut file.facts);
-        let file = file.map_err(|error| damaged(error.to_string()))?;
+        let mut file = file.map_err(|error| damaged(error.to_string()))?;
+        file.joining_key = kept_wiped(std::mem::take(&mut file.joining_key));
         let whole = NodeId::from_slice(&file.facts.node_id).is_some() && file.facts.seed.len() == 32;
         if whole { Ok(Some(file)) } else { Err(damaged("an id in it has the wrong length".into())) }
     }
@@ -181,4 +190,23 @@ pub(super) fn not_a_manager(layout: &Layout) -> StartError {
         "{} holds a manager, and this program was built without the `manager` feature. Nothing was changed; run it with a program that has it",
         layout.root().display()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_that_is_kept_for_joining_is_printed_nowhere_and_in_memory_that_is_wiped_only() {
+        let place = tempfile::tempdir().unwrap();
+        let layout = Layout::new(place.path());
+        let id = Bytes::from_static(&[1; 16]);
+        let facts = Facts { node_id: id, seed: Bytes::from(vec![7; 32]), ..Facts::default() };
+        let file = StateFile { facts, joining_key: Bytes::from_static(b"swordfish"), ..StateFile::default() };
+        assert!(!format!("{file:?}").contains("swordfish"));
+        file.save(&layout).unwrap();
+        let read = StateFile::load(&layout).unwrap().unwrap();
+        assert!(read.joining_key == "swordfish" && !format!("{read:?}").contains("swordfish"));
+        assert!(read.joining_key.try_into_mut().is_err(), "it is in plain memory");
+    }
 }

@@ -27,6 +27,10 @@ const EXPECTED: &[(&str, &str)] = &[
     ("write", "y....y."),
     ("write that only reads", "yy...y."),
     ("write, reads and deletes nested", "y....y."),
+    ("write, answers with what was there", "y....y."),
+    ("write, attaches to a lease", "y....y."),
+    ("lease_write, takes back", "y....y."),
+    ("check, paths", "y....y."),
     ("read", "yy...y."),
     ("watch", "yy...y."),
     ("backup", "y....y."),
@@ -176,6 +180,8 @@ fn requests(about: &str) -> Vec<(&'static str, Kind)> {
         ..Txn::default()
     };
     let nested = Kind::Write(api::Write { request: requested(Some(nested), None), reads: true });
+    let lease = Put { lease: 99, ..put() };
+    let take_back = LeaseOrder { kind: Some(LeaseOrderKind::Revoke(99)), fence: None };
     let item = Txn::of(Put { key: Section::User.key(b"item"), ..Put::default() });
     // Changes nothing: its condition never holds.
     let idle = Txn { compares: vec![Compare::mod_revision(ClusterRecord::key(), u64::MAX)], ..Txn::default() };
@@ -253,6 +259,11 @@ fn requests(about: &str) -> Vec<(&'static str, Kind)> {
     let mut requests: Vec<(&'static str, Kind)> = kinds.into_iter().map(|kind| (word(&kind), kind)).collect();
     requests.push(("write that only reads", written(vec![range().into()])));
     requests.push(("write, reads and deletes nested", nested));
+    requests.push(("write, answers with what was there", written(vec![Put { previous: true, ..put() }.into()])));
+    requests.push(("write, attaches to a lease", written(vec![lease.into()])));
+    let take_back = api::LeaseWrite { request: requested(None, Some(take_back)) };
+    requests.push(("lease_write, takes back", Kind::LeaseWrite(take_back)));
+    requests.push(("check, paths", Kind::Check(api::Check { paths: true, back: false })));
     requests
 }
 
@@ -264,6 +275,8 @@ async fn every_request_is_answered_to_whom_it_is_meant_for_and_denied_to_everybo
     let worker = cluster.worker("w1").await;
     let operators = cluster.any().client().operators();
     let reader = operators.issue("viewer").read_only().await.unwrap();
+    let path = cluster.path("viewer.id");
+    reader.identity.write(&path).unwrap();
     let address = cluster.node(0).address().to_string();
     cluster.kill(2).await;
     let node = || Identity::load(&cluster.path("w1").join("node.id")).unwrap();
@@ -297,7 +310,26 @@ async fn every_request_is_answered_to_whom_it_is_meant_for_and_denied_to_everybo
         }
         assert_eq!(seen.len(), WHO.len(), "{what}");
     }
-    // which has a line for each that the guide has, and the guide is compared with the code.
+    // and so it is through a manager that does not lead, where what it passes on is judged once more.
+    let address = cluster.node(1).address().to_string();
+    let local = LocalConnection::connect(&cluster.members[1].directory).await.unwrap();
+    let through = [
+        (0, Door::Client(client(cluster.operator(), &address).await.unwrap()), "m1"),
+        (1, Door::Client(client(Identity::load(&path).unwrap(), &address).await.unwrap()), "m1"),
+        (3, Door::Client(client(node(), &address).await.unwrap()), "w1"),
+        (4, Door::Client(client(node(), &address).await.unwrap()), "m1"),
+        (5, Door::Local(local), "m1"),
+    ];
+    for (column, door, about) in &through {
+        for (what, kind) in requests(about) {
+            let (_, expected) = EXPECTED.iter().find(|(listed, _)| *listed == what).unwrap();
+            let expected = expected.chars().nth(*column).unwrap();
+            let seen = verdict(&door.ask(kind).await);
+            assert!(expected == '?' || seen == expected, "`{what}` by {} through m2: {seen}", WHO[*column]);
+        }
+    }
+    drop(through);
+    // The table has a line for each that the guide has, and the guide is compared with the code.
     let guide = include_str!("../../docs/guide/who-may-what.md");
     let words: Vec<&str> = guide.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
     let listed: Vec<&str> = EXPECTED

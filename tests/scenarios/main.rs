@@ -19,6 +19,7 @@ mod authorisation;
 mod authorities;
 mod backups;
 mod between;
+mod borders;
 mod certificates;
 mod crashes;
 mod data;

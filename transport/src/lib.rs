@@ -55,6 +55,13 @@ pub mod word;
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, reason = "generated code")]
 mod proto {
     include!(concat!(env!("OUT_DIR"), "/quorate.wire.v1.rs"));
+
+    /// The secret of a token is never printed.
+    impl std::fmt::Debug for JoinRequest {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.debug_struct("JoinRequest").field("name", &self.name).finish_non_exhaustive()
+        }
+    }
 }
 
 /// What a worker and its manager tell each other in a session, generated from `proto/session.proto`. Their meaning is
@@ -85,6 +92,7 @@ pub mod api {
         })+ };
     }
     unprinted!(KeyOrder, key_order::Order, KeyOrderDone, Unlock, ObjectCreate, ObjectDataDone);
+    unprinted!(TokenRotate, TokenCreate, TokenDone, Compromised, PassedOn);
 }
 
 pub use answers::Place;
@@ -113,3 +121,44 @@ pub use socket::{BindError, UdpBuffers};
 pub use standing::{NodeStanding, StandingRecord, standing};
 pub use tls::TlsError;
 pub use token::{CaHash, JoinToken, ParseTokenError, TokenDigest, TokenSecret};
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::{api, proto, session_api};
+
+    #[test]
+    fn what_may_hold_a_secret_is_never_printed() {
+        // Given one of each message with a secret in it
+        let (word, data) = ("swordfish", Bytes::from_static(b"swordfish"));
+        let compromised = api::Compromised { manager_secret: data.clone(), worker_secret: data.clone(), deadline_s: 1 };
+        let remove = api::NodeRemove { compromised: Some(compromised.clone()), ..api::NodeRemove::default() };
+        let create = api::ObjectCreate { data: data.clone(), ..api::ObjectCreate::default() };
+        let join = proto::JoinRequest { secret: data.clone(), ..proto::JoinRequest::default() };
+        let object = session_api::Object { data: data.clone(), ..session_api::Object::default() };
+        let part = session_api::Part { objects: vec![object], ..session_api::Part::default() };
+        let rotate = api::TokenRotate { secret: data.clone(), ..api::TokenRotate::default() };
+        let asked = api::Request { kind: Some(api::request::Kind::TokenRotate(rotate.clone())), ..Default::default() };
+        let printed = [
+            format!("{rotate:?}{asked:?}"),
+            format!("{:?}", api::TokenCreate { secret: data.clone(), ..api::TokenCreate::default() }),
+            format!("{:?}", api::TokenDone { token: word.into() }),
+            format!("{compromised:?}{remove:?}"),
+            format!("{:?}", api::PassedOn { request: data.clone(), ..api::PassedOn::default() }),
+            format!("{:?}", api::Unlock { key: word.into() }),
+            format!("{create:?}"),
+            format!("{:?}", api::ObjectDataDone { data: data.clone(), ..api::ObjectDataDone::default() }),
+            format!("{join:?}"),
+            format!("{part:?}"),
+        ];
+        // Then none of them shows it, and what is none is shown
+        let shows =
+            |printed: &String| printed.contains(word) || printed.contains(&format!("{:?}", data.to_vec())[1..9]);
+        for printed in &printed {
+            assert!(!shows(printed), "{printed}");
+        }
+        let control = api::OperatorIssue { csr: data.clone(), ..api::OperatorIssue::default() };
+        assert!(shows(&format!("{control:?}")));
+    }
+}
