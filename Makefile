@@ -77,7 +77,7 @@ unit:
 		cargo nextest run $(SELECTION); \
 	else \
 		echo "cargo-nextest is not installed: running cargo test instead"; \
-		cargo test $(SELECTION) --lib --bins --tests --example cluster; \
+		cargo test $(SELECTION) --no-fail-fast --lib --bins --tests --example cluster; \
 	fi
 
 doc-test:

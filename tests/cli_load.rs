@@ -1,5 +1,6 @@
 //! Managers in processes of their own under more than they can do: overload, starvation, members and watchers that stand
-//! still, large values. `make test-long` gives each its full length; without it each is short, and says the same.
+//! still, large values. Each runs alone (`.config/nextest.toml`). `make test-long` gives each its full length, and compares rates and
+//! room on disk, which a few seconds say nothing about; without it what must hold at any length is judged all the same.
 //!
 //! No assertion depends on how fast the machine is: what it can do is measured first, in the same run.
 #![cfg(feature = "cli")]
@@ -20,13 +21,9 @@ const MIB: u64 = 1 << 20;
 /// The longest election timeout on the `wan` timing: 30 ticks of 150 ms.
 const ELECTION: Duration = Duration::from_millis(4_500);
 
-/// Whether they are wanted.
-fn wanted() -> bool {
-    let wanted = std::env::var_os("QUORATE_LONG_LOADS").is_some();
-    if !wanted {
-        eprintln!("passed over: a long load, which make test-long runs");
-    }
-    wanted
+/// Whether each has its full length.
+fn long() -> bool {
+    std::env::var_os("QUORATE_LONG_LOADS").is_some()
 }
 
 fn bench(nodes: &[Node], arguments: &[&str]) -> Value {
@@ -38,6 +35,10 @@ fn bench(nodes: &[Node], arguments: &[&str]) -> Value {
     // Overloaded on purpose, some requests may fail; what was done is in the figures all the same.
     let said = quorate(&[&["bench", "put"], arguments, &to].concat());
     serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"))
+}
+
+fn nothing_failed() -> Value {
+    serde_json::json!({ "refused": 0, "unknown": 0 })
 }
 
 fn seconds(time: Duration) -> String {
@@ -91,51 +92,43 @@ impl Drop for Busy {
 
 #[test]
 fn five_times_too_much_costs_no_leader_and_the_rate_is_back_within_ten_election_timeouts() {
-    if !wanted() {
-        return;
-    }
     let place = tempfile::tempdir().unwrap();
     let nodes = managers(place.path(), 3);
     // (Clients and managers share this machine's cores, and nothing says who gets them: elections take seconds here.)
     on(&nodes[0], &["policy", "set", "--timing", "wan"]).exits(0);
-    // Given what three managers can do on this machine, and half of that as the rate that they serve
-    let time = seconds(Duration::from_secs(15));
-    let capacity = bench(&nodes, &["--clients", "200", "--duration", &time])["rate"].as_f64().unwrap();
-    let rate = (capacity / 2.0).max(1.0).to_string();
-    let served = || {
-        let shape = ["--clients", "200", "--warm-up", "0", "--duration", "4s", "--rate", &rate];
-        bench(&nodes, &shape)["rate"].as_f64().unwrap()
+    // Given what three managers can do on this machine
+    let served = |time: u64| {
+        let shape = ["--clients", "200", "--warm-up", "0", "--duration", &seconds(Duration::from_secs(time))];
+        let figures = bench(&nodes, &shape);
+        assert_eq!(figures["failed"], nothing_failed(), "{figures}");
+        figures["rate"].as_f64().unwrap()
     };
-    let before = served();
+    let before = served(if long() { 15 } else { 4 });
     let led = leadership(&nodes);
-    // when five times what they can do is asked of them, without waiting for answers,
-    let overload = Duration::from_secs(60);
-    let (time, wanted) = (seconds(overload), (capacity * 5.0).to_string());
+    // when five times that is asked of them, without waiting for answers,
+    let overload = Duration::from_secs(if long() { 60 } else { 8 });
+    let (time, wanted) = (seconds(overload), (before * 5.0).to_string());
     let shape = ["--clients", "20000", "--conns", "40", "--warm-up", "0", "--duration", &time, "--rate", &wanted];
     let flood = bench(&nodes, &shape);
-    // then within ten election timeouts they serve the rate that they served before,
+    // then they serve again, all that they are asked, and within ten election timeouts as much as they could before,
     let until = Instant::now() + ELECTION * 10;
     let after = loop {
-        let after = served();
-        if after >= before * 0.9 || Instant::now() >= until {
+        let after = served(4);
+        if !long() || after >= before * 0.9 || Instant::now() >= until {
             break after;
         }
     };
     eprintln!(
-        "capacity {capacity:.0}/s; served {before:.0}/s before and {after:.0}/s after {overload:?} at {wanted}/s, of which {}/s \
-         were served, failed {}",
+        "served {before:.0}/s before and {after:.0}/s after {overload:?} at {wanted}/s, of which {}/s were served, failed {}",
         flood["rate"], flood["failed"]
     );
-    assert!(after >= before * 0.9, "{after} a second after it, {before} before");
+    assert!(!long() || after >= before * 0.9, "{after} a second after it, {before} before");
     // under the same leader.
     assert_eq!(leadership(&nodes), led);
 }
 
 #[test]
 fn two_busy_loops_for_each_core_cost_no_leader() {
-    if !wanted() {
-        return;
-    }
     let place = tempfile::tempdir().unwrap();
     let nodes = managers(place.path(), 3);
     // Given a leader, on a machine that has more to do than it can
@@ -143,20 +136,17 @@ fn two_busy_loops_for_each_core_cost_no_leader() {
     let led = leadership(&nodes);
     let _busy = Busy::loops(cores * 2);
     // when managers serve a little beside it,
-    let time = Duration::from_secs(600);
+    let time = Duration::from_secs(if long() { 600 } else { 15 });
     let shape = ["--clients", "10", "--rate", "20", "--warm-up", "0", "--duration", &seconds(time)];
     let figures = bench(&nodes, &shape);
     // then nobody else leads, and all of it is done.
     eprintln!("{time:?} beside {} busy loops: {} done, {}", cores * 2, figures["requests"], figures["latency_us"]);
     assert_eq!(leadership(&nodes), led);
-    assert_eq!(figures["failed"], serde_json::json!({ "refused": 0, "unknown": 0 }), "{figures}");
+    assert_eq!(figures["failed"], nothing_failed(), "{figures}");
 }
 
 #[test]
 fn a_dead_manager_and_a_watcher_that_stands_still_cost_neither_memory_nor_disk() {
-    if !wanted() {
-        return;
-    }
     let place = tempfile::tempdir().unwrap();
     let mut nodes = managers(place.path(), 3);
     on(&nodes[0], &["policy", "set", "--history-revisions", "100"]).exits(0);
@@ -176,7 +166,7 @@ fn a_dead_manager_and_a_watcher_that_stands_still_cost_neither_memory_nor_disk()
         let figures = bench(&nodes[..2], &[&shape[..], &[total]].concat());
         (figures["requests"].as_u64().unwrap(), memory(&nodes[0], "VmRSS"), on_disk(&nodes[0].directory))
     };
-    let total = "40000";
+    let total = if long() { "40000" } else { "6000" };
     let (first, memory_before, disk_before) = load(&nodes, total);
     let (second, memory_after, disk_after) = load(&nodes, total);
     eprintln!(
@@ -186,23 +176,21 @@ fn a_dead_manager_and_a_watcher_that_stands_still_cost_neither_memory_nor_disk()
         disk_before / MIB,
         disk_after / MIB
     );
-    // then the second half of it takes no more room than the first.
+    // then the second half of it takes no more room than the first: of the short form's 375 MiB, too, the watcher's share or the
+    // dead manager's would show in memory. (On the disk the first half may leave the window of the log still to be filled.)
     assert!(memory_after <= memory_before + 128 * MIB, "{memory_before} and {memory_after} bytes");
-    assert!(disk_after <= disk_before + 512 * MIB, "{disk_before} and {disk_after} bytes");
+    assert!(!long() || disk_after <= disk_before + 512 * MIB, "{disk_before} and {disk_after} bytes");
     watcher.signal("CONT");
 }
 
 #[test]
 fn a_hundred_clients_with_values_of_a_mebibyte_take_bounded_memory() {
-    if !wanted() {
-        return;
-    }
     let place = tempfile::tempdir().unwrap();
     let nodes = managers(place.path(), 3);
     // (As above: what is judged here is memory, and that the leader is not lost for want of a core.)
     on(&nodes[0], &["policy", "set", "--history-revisions", "20", "--timing", "wan"]).exits(0);
     let led = leadership(&nodes);
-    let total = "3000";
+    let total = if long() { "3000" } else { "400" };
     let shape = ["--clients", "100", "--conns", "100", "--val-size", "1048576", "--key-space-size", "50"];
     let figures = bench(&nodes, &[&shape[..], &["--warm-up", "0", "--timeout", "120s", "--total", total]].concat());
     let most: Vec<u64> = nodes.iter().map(|node| memory(node, "VmHWM") / MIB).collect();

@@ -11,6 +11,8 @@ mod applier;
 #[cfg(feature = "manager")]
 mod asked;
 #[cfg(feature = "manager")]
+mod askers;
+#[cfg(feature = "manager")]
 mod asking;
 #[cfg(feature = "manager")]
 mod assigning;
@@ -57,6 +59,7 @@ mod housekeeping;
 mod identity;
 #[cfg(feature = "manager")]
 mod inspect;
+mod items;
 #[cfg(feature = "manager")]
 mod joining;
 #[cfg(feature = "manager")]
@@ -131,6 +134,8 @@ mod sealing;
 #[cfg(feature = "manager")]
 mod service;
 #[cfg(feature = "manager")]
+mod session_table;
+#[cfg(feature = "manager")]
 mod sessions;
 #[cfg(feature = "manager")]
 mod snapshots;
@@ -145,6 +150,8 @@ mod tasks;
 mod tokens;
 #[cfg(feature = "manager")]
 mod trace;
+#[cfg(feature = "manager")]
+mod transfers;
 #[cfg(feature = "manager")]
 mod transition;
 #[cfg(feature = "manager")]
@@ -177,6 +184,7 @@ pub use dump::{DumpedRecord, dump};
 pub use fence::{Fenced, fenced, fenced_with};
 #[cfg(feature = "manager")]
 pub use inspect::{Inspection, inspect, inspect_with};
+pub use items::Item;
 #[cfg(feature = "manager")]
 pub use lead::Lead;
 pub use lock::runner;
@@ -185,7 +193,7 @@ pub use recover::Recover;
 #[cfg(feature = "manager")]
 pub use restore::{Restore, RestoreReport, restore};
 pub use stop::{StartError, StopReason};
-pub use work::{AssignmentEvent, Assignments, Item};
+pub use work::{AssignmentEvent, Assignments};
 #[cfg(feature = "testing")]
 pub use worker::{SharedSocket, WorkerSession};
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::{Command, CommandKind, Request};
-use quorate_core::consensus::io::{Origin, RaftRole, Records, Status};
+use quorate_core::consensus::io::{Origin, Records, Status};
 use quorate_core::id::RaftId;
 use quorate_core::membership::plan::SeatTimes;
 use quorate_core::membership::record::NodeRecord;
@@ -19,7 +19,7 @@ use quorate_core::state::{check_txn, read};
 use quorate_core::txn::{Txn, TxnResult};
 use quorate_core::user;
 use quorate_transport::api::{self, request, response};
-use quorate_transport::{Caller, CertRole, Identity, Place, Plane, UdpBuffers};
+use quorate_transport::{Caller, Identity, Place, UdpBuffers};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tracing::Instrument as _;
@@ -32,7 +32,6 @@ use super::fence::Incarnations;
 use super::gate::{Asker, Who};
 use super::keepers::Space;
 use super::looking::Looking;
-use super::operators::PATIENCE;
 use super::reach::Reach;
 use super::readiness::Pulse;
 use super::reading::Past;
@@ -440,149 +439,11 @@ impl Service {
         ticks.saturating_mul(self.status.borrow().tick.0) / 1_000_000
     }
 
-    async fn transfer(
-        &self,
-        asker: &Asker,
-        asked: api::Transfer,
-        until: Instant,
-    ) -> Result<api::TransferDone, Failure> {
-        let target = if asked.to.is_empty() { None } else { Some(self.manager_named(&asked.to)?) };
-        let status = self.status.borrow().clone();
-        if asked.term != 0 && asked.term < status.term.0 {
-            return Err(fail(
-                api::Code::Fenced,
-                format!(
-                    "the leadership of term {} is over, term {} has begun. Nothing was changed",
-                    asked.term, status.term
-                ),
-            ));
-        }
-        if asked.term > status.term.0 && status.role == Some(RaftRole::Leader) {
-            return Err(fail(
-                api::Code::NoLeader,
-                "this manager has not heard of that leadership yet. Nothing was changed",
-            ));
-        }
-        let leader = match self.router.transfer(target, until).await {
-            Ok(leader) => leader,
-            Err(error) if matches!(error.code(), api::Code::NotLeader) && error.leader != 0 && !asker.passed_on => {
-                return self.transfer_elsewhere(asker, RaftId(error.leader), asked, until).await;
-            }
-            Err(error) if matches!(error.code(), api::Code::NotLeader) => {
-                return Err(fail(
-                    api::Code::NoLeader,
-                    "no manager leads right now: there is no leadership to hand over. Nothing was changed; `quorate status` says what is missing",
-                ));
-            }
-            Err(mut error) => {
-                // People know a manager by its name.
-                if let Some(id) = target {
-                    error.message = error.message.replace(&format!("manager {id} "), &format!("{} ", self.name_of(id)));
-                }
-                return Err(error);
-            }
-        };
-        tracing::info!(by = %asker, to = self.name_of(leader), "leadership was handed over");
-        Ok(api::TransferDone { leader: leader.0, name: self.name_of(leader) })
-    }
-
-    async fn transfer_elsewhere(
-        &self,
-        asker: &Asker,
-        leader: RaftId,
-        asked: api::Transfer,
-        until: Instant,
-    ) -> Result<api::TransferDone, Failure> {
-        let patience = until.saturating_duration_since(Instant::now());
-        let deadline_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-        let kind = asker.pass_on(request::Kind::Transfer(asked), deadline_ms);
-        let body = api::Request { deadline_ms, kind: Some(kind) }.encode_to_vec().into();
-        let unknown = |why: String| fail(api::Code::Unknown, format!("{why}; ask `status` who leads"));
-        let answer = self.peers.request(leader, body, patience).await.map_err(|error| unknown(error.to_string()))?;
-        match api::Response::decode(answer).map(|response| response.kind) {
-            Ok(Some(response::Kind::Transfer(done))) => Ok(done),
-            Ok(Some(response::Kind::Error(error))) => Err(error),
-            Ok(_) => Err(fail(api::Code::Internal, "the leader answered something else than was asked")),
-            Err(error) => Err(unknown(error.to_string())),
-        }
-    }
-
-    /// Who asks on this node's own socket, or in its own process: an operator, but it is the node itself that leaves.
-    pub(crate) fn local_asker(&self, kind: Option<&request::Kind>) -> Asker {
-        let leaves = matches!(kind, Some(request::Kind::NodeLeave(_)));
-        Asker::here(if leaves { Who::Node(self.facts.node()) } else { Who::Local })
-    }
-
-    /// Who has called, by the records.
-    pub(super) async fn identify(
-        &self,
-        caller: &Caller,
-        kind: &request::Kind,
-        until: Instant,
-    ) -> Result<Asker, Failure> {
-        let who = match (caller.plane, caller.role) {
-            (Plane::Local, _) => return Ok(self.local_asker(Some(kind))),
-            (Plane::Peer, _) => {
-                self.member(caller, kind, until).await?;
-                Who::Manager
-            }
-            (Plane::Client, CertRole::Operator) => {
-                let who = self.operator_asker(caller.node_id, &caller.key_digest, until).await?;
-                self.heard_lately(kind)?;
-                self.operator_shows(caller.node_id, caller.issuer);
-                return Ok(Asker::here(who));
-            }
-            (Plane::Client, CertRole::Manager | CertRole::Worker) | (Plane::Join, _) => {
-                // Its connections are closed when this is known here; a request may be faster.
-                if self.records.borrow().nodes.get(caller.node_id).is_some_and(|record| record.compromised) {
-                    return Err(no_member());
-                }
-                Who::Node(caller.node_id)
-            }
-        };
-        Ok(Asker::here(who))
-    }
-
-    /// Whether who is on the plane of peers is a manager of this cluster by its record, as it is known here or as it was
-    /// acknowledged anywhere: a connection outlives a removal, and a certificate does, too.
-    async fn member(&self, caller: &Caller, kind: &request::Kind, until: Instant) -> Result<(), Failure> {
-        let fits = |record: &NodeRecord| {
-            !record.compromised
-                && record.key_digest == caller.key_digest.as_slice()
-                && record.raft().is_some()
-                && record.raft() == caller.raft_id
-        };
-        {
-            let records = self.records.borrow();
-            if records.nodes.is_empty() {
-                // A newcomer, who knows nobody yet, leads nothing: nobody who means well passes anything on to it.
-                let acts = matches!(kind, request::Kind::Command(_) | request::Kind::PassedOn(_));
-                return if acts { Err(no_member()) } else { Ok(()) };
-            }
-            if records.nodes.get(caller.node_id).is_some_and(fits) {
-                return Ok(());
-            }
-        }
-        self.router.read_index(until.min(Instant::now() + PATIENCE)).await?;
-        let (reader, id) = (self.store()?.reader, caller.node_id);
-        let found = blocking(move || read::node(&*reader.view(), id).map_err(|error| broken(&error))).await?;
-        if found.as_ref().is_some_and(fits) { Ok(()) } else { Err(no_member()) }
-    }
-
     /// What people call the manager with this raft id.
     pub(super) fn name_of(&self, id: RaftId) -> String {
         let records = self.records.borrow();
         records.by_raft_id(id).map_or_else(|| format!("raft id {id}"), display_name)
     }
-}
-
-#[cfg(test)]
-#[path = "service_tests.rs"]
-mod tests;
-
-fn no_member() -> Failure {
-    let why = "the cluster has no record of this node under this identity: it was removed or demoted, or somebody else may have its keys. Nothing was done";
-    fail(api::Code::Denied, why)
 }
 
 /// Of a request that something of this machine holds up, the disk most likely.

@@ -13,11 +13,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::changes::Changes;
 use super::gate::Who;
+use super::items::{Item, Set};
 use super::presence::{self, Judged, Told};
 use super::reports::{self, Said, Settled};
 use super::service::{Service, blocking, broken, display_name};
-use super::sessions::{ClusterNews, Fresh, SessionTable, see, to_item};
-use super::work::{Item, Set, Work};
+use super::session_table::SessionTable;
+use super::sessions::{ClusterNews, Fresh, see, to_item};
+use super::work::Work;
 use crate::status::{NodeReport, NodeRole};
 
 /// This manager's own statuses are said at most so often.

@@ -1,28 +1,21 @@
 //! Who may ask what: every kind of request, sent over the wire by everybody there is, against a table that is written here.
 
-use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
 use quorate::{Client, Error, Identity, operation};
 use quorate_core::command::{Command, CommandKind, LeaseOrder, LeaseOrderKind, Request};
-use quorate_core::id::{Lineage, NodeId, RaftId, StoreId};
+use quorate_core::id::{NodeId, RaftId};
 use quorate_core::keyspace::Section;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord};
-use quorate_core::membership::upgrade::Support;
 use quorate_core::txn::{Compare, Delete, Op, Put, Range, Txn};
 use quorate_core::watch::WatchStart;
+use quorate_transport::LocalConnection;
 use quorate_transport::api::{self, request::Kind, response};
-use quorate_transport::{
-    Answer, Caller, ConnectError, Connection, Connector, Down, Endpoint, EndpointConfig, EndpointOptions, Feed, Gate,
-    Handler, Hello, IncomingSnapshot, JoinReply, JoinRequest, Lane, LocalConnection, PROTOCOL_MAX, PROTOCOL_MIN,
-    PeerAddress, Plane, Refused,
-};
 
-use crate::support::{Cluster, eventually, says};
+use crate::doors::{Door, client, peer, verdict};
+use crate::support::{Cluster, says};
 
 /// Who asks. In this order stand the columns of the table.
 const WHO: [&str; 7] =
@@ -263,113 +256,6 @@ fn requests(about: &str) -> Vec<(&'static str, Kind)> {
     requests
 }
 
-/// A way to ask.
-enum Door {
-    Client(Connection),
-    Local(LocalConnection),
-    Peer(Endpoint, RaftId),
-}
-
-impl Door {
-    async fn ask(&self, kind: Kind) -> response::Kind {
-        self.try_ask(kind).await.expect("an answer")
-    }
-
-    /// None when the connection is not there any more.
-    async fn try_ask(&self, kind: Kind) -> Option<response::Kind> {
-        let patience = Duration::from_secs(20);
-        let request = api::Request { deadline_ms: 10_000, kind: Some(kind) };
-        let body: Bytes = request.encode_to_vec().into();
-        let answer = match self {
-            Self::Client(connection) => connection.request(body, patience).await,
-            Self::Local(connection) => connection.request(body, patience).await,
-            Self::Peer(endpoint, peer) => endpoint.peers().request(*peer, body, patience).await,
-        };
-        let answer = api::Response::decode(answer.ok()?).unwrap();
-        Some(answer.kind.expect("a kind that is known here"))
-    }
-}
-
-async fn client(identity: Identity, address: &str) -> Result<Connection, ConnectError> {
-    let subject = *identity.subject();
-    let hello = Hello::client(subject.cluster, subject.node_id, Lineage::default(), "test");
-    let timeout = Duration::from_secs(10);
-    Connector::default().connect_to(&[address.to_owned()], Arc::new(identity), hello, timeout).await
-}
-
-/// A manager that does nothing but ask.
-struct Mute(Hello);
-
-impl Gate for Mute {
-    fn admit(&self, _plane: Plane, _caller: &Caller, _hello: &Hello) -> Result<(), Refused> {
-        Ok(())
-    }
-
-    fn hello(&self) -> Hello {
-        self.0.clone()
-    }
-}
-
-impl Handler for Mute {
-    fn message(&self, _from: RaftId, _lane: Lane, _body: Bytes) {}
-    fn peer_up(&self, _peer: RaftId) {}
-    fn peer_down(&self, _peer: RaftId, _reason: Down) {}
-    fn snapshot(&self, _from: RaftId, incoming: IncomingSnapshot) {
-        let _ = incoming.done.send(Err("not here".into()));
-    }
-    fn request(&self, _caller: Caller, _body: Bytes, _reply: Answer) {}
-    fn feed(&self, _caller: Caller, _body: Bytes, _feed: Feed) {}
-    fn join(&self, _source: SocketAddr, _request: JoinRequest, _reply: tokio::sync::oneshot::Sender<JoinReply>) {}
-    fn lineage_newer(&self, _hello: &Hello) {}
-}
-
-/// The peer plane, with the identity of a manager that is not running, to the manager with raft id 1.
-async fn peer(directory: &Path, address: &str) -> Endpoint {
-    let endpoint = knock(directory, address, RaftId(quorate::inspect(directory).unwrap().raft_id));
-    eventually("the peer plane is there", || async { (!endpoint.peers().connected().is_empty()).then_some(()) }).await;
-    endpoint
-}
-
-/// The same on its way, claiming this raft id.
-fn knock(directory: &Path, address: &str, raft_id: RaftId) -> Endpoint {
-    let inspected = quorate::inspect(directory).unwrap();
-    let identity = Arc::new(Identity::load(&directory.join("node.id")).unwrap());
-    let lineage = inspected.lineage.iter().map(|id| id.parse().unwrap()).collect();
-    let hello = Hello {
-        cluster_id: identity.subject().cluster,
-        lineage: Lineage(lineage),
-        node_id: identity.subject().node_id,
-        raft_id,
-        store_id: Some(inspected.store_id.parse::<StoreId>().unwrap()),
-        protocol_min: PROTOCOL_MIN,
-        protocol_max: PROTOCOL_MAX,
-        support: Support::THIS,
-        software: "test".into(),
-        advertise: inspected.advertise,
-        successions: Vec::new(),
-    };
-    let mute = Arc::new(Mute(hello));
-    let config = EndpointConfig {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        identity,
-        seed: [7; 32],
-        gate: mute.clone(),
-        handler: mute,
-        options: EndpointOptions::default(),
-    };
-    let endpoint = Endpoint::bind(config).unwrap();
-    endpoint.set_peers(vec![PeerAddress { raft_id: RaftId(1), node_id: None, addresses: vec![address.to_owned()] }]);
-    endpoint
-}
-
-fn verdict(answer: &response::Kind) -> char {
-    match answer {
-        response::Kind::Error(error) if error.code() == api::Code::Denied => '.',
-        response::Kind::Error(error) if error.message.contains("a worker keeps no sealed store") => 'r',
-        _ => 'y',
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_is_answered_to_whom_it_is_meant_for_and_denied_to_everybody_else() {
     // Given three managers of which one is off, a worker, an operator, and one that may only look.
@@ -453,31 +339,6 @@ async fn every_request_is_answered_to_whom_it_is_meant_for_and_denied_to_everybo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_removed_node_and_an_operator_of_another_cluster_get_no_connection() {
-    let cluster = Cluster::founded().await;
-    let other = Cluster::founded().await;
-    let address = cluster.any().address().to_string();
-    // An operator of another cluster is told so,
-    let refused = Client::connect([address.clone()], other.operator()).await.unwrap_err();
-    assert!(matches!(refused, Error::Denied(_)), "{refused}");
-    // and a node that was removed.
-    let worker = cluster.worker("w1").await;
-    let identity = Identity::load(&cluster.path("w1").join("node.id")).unwrap();
-    assert!(client(Identity::load(&cluster.path("w1").join("node.id")).unwrap(), &address).await.is_ok());
-    cluster.any().client().nodes().remove("w1").forced().await.unwrap();
-    eventually("it is gone", || async {
-        let gone = client(Identity::load(&cluster.path("w1").join("node.id")).ok()?, &address).await.err()?;
-        says(&gone, &["no such member"]);
-        Some(())
-    })
-    .await;
-    drop(identity);
-    worker.stopped().await;
-    other.stop().await;
-    cluster.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_may_only_look_looks_everywhere_and_changes_nothing_through_any_manager() {
     // Given three managers and something to look at
     let cluster = Cluster::of(3).await;
@@ -539,161 +400,5 @@ async fn one_that_may_only_look_looks_everywhere_and_changes_nothing_through_any
     assert_eq!(entry.value, Bytes::from_static(b"v"));
     // The record of a node is no key: nothing is under its name.
     assert!(writer.kv().get(NodeRecord::key(NodeId::from_bytes([0; 16]))).await.unwrap().is_none());
-    cluster.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_removed_worker_loses_the_connections_that_it_has() {
-    // Given a worker, and somebody who has connected with its identity to each of the managers
-    let cluster = Cluster::of(3).await;
-    let worker = cluster.worker("w1").await;
-    let identity = || Identity::load(&cluster.path("w1").join("node.id")).unwrap();
-    let mut held = Vec::new();
-    for index in 0..3 {
-        let connection = client(identity(), &cluster.node(index).address().to_string()).await.unwrap();
-        // An answer shows that it was taken in.
-        assert_eq!(verdict(&Door::Client(connection.clone()).ask(Kind::Status(api::Status {})).await), 'y');
-        held.push(connection);
-    }
-    // and an operator, whom it does not concern
-    let operator = client(cluster.operator(), &cluster.node(0).address().to_string()).await.unwrap();
-    // When the worker is removed
-    cluster.any().client().nodes().remove("w1").forced().await.unwrap();
-    // Then each of them is cut, and says why.
-    for connection in held {
-        let why = tokio::time::timeout(crate::support::BUDGET, connection.closed()).await.expect("it is cut");
-        assert_eq!(why, Down::Refused(Refused::Removed));
-    }
-    assert_eq!(verdict(&Door::Client(operator).ask(Kind::Status(api::Status {})).await), 'y');
-    worker.stopped().await;
-    cluster.stop().await;
-}
-
-/// A log in memory.
-#[derive(Clone, Default)]
-struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_done_to_the_cluster_is_in_the_log_with_who_asked_for_it() {
-    let log = Log::default();
-    let writer = log.clone();
-    tracing_subscriber::fmt().json().with_max_level(tracing::Level::INFO).with_writer(move || writer.clone()).init();
-    // Given an operator from elsewhere, at a manager that does not lead
-    let cluster = Cluster::of(3).await;
-    cluster.lead_by(0).await;
-    let worker = cluster.worker("w1").await;
-    let client = cluster.outside(&[1]).await;
-    let who = format!("operator {}", cluster.operator().subject().node_id);
-    // When it does one of each
-    client.operators().issue("viewer").read_only().await.unwrap();
-    client.operators().revoke("viewer").await.unwrap();
-    let role = quorate::membership::Role::Worker;
-    client.tokens().show(role).await.unwrap();
-    client.tokens().rotate(role).await.unwrap();
-    let made = client.tokens().create(role).await.unwrap();
-    client.tokens().revoke(&made.info.id).await.unwrap();
-    client.secrets().create("s", "x").await.unwrap();
-    client.secrets().reveal("s").await.unwrap();
-    client.secrets().remove("s").await.unwrap();
-    client.keyring().rotate().await.unwrap();
-    client.nodes().update("w1").label("zone", "a").await.unwrap();
-    client.policy().set().max_voters(3).await.unwrap();
-    client.nodes().remove("w1").forced().await.unwrap();
-    eventually("leadership moves", || async { client.transfer_leadership(None).await.ok() }).await;
-    // and somebody on a manager's own machine
-    cluster.node(0).client().tokens().show(role).await.unwrap();
-    // Then each has its line, with who it was.
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    let lines: Vec<serde_json::Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    let by = |message: &str| {
-        let found = lines.iter().filter(|line| line["fields"]["message"] == message);
-        found.map(|line| line["fields"]["by"].as_str().unwrap_or("nobody").to_owned()).collect::<Vec<_>>()
-    };
-    for message in [
-        "an operator's identity was issued",
-        "an operator's identity was revoked",
-        "the join token was rotated",
-        "a join token was made",
-        "a join token was revoked",
-        "made",
-        "a secret is shown to an operator",
-        "removed",
-        "another barrier key was asked for",
-        "what is said of a node was changed",
-        "the cluster's policy was changed",
-        "a node is being removed",
-        "leadership was handed over",
-    ] {
-        assert!(by(message).contains(&who), "{message}: {:?}", by(message));
-        assert!(!by(message).contains(&"nobody".to_owned()), "{message}");
-    }
-    let shown = by("a join token is shown");
-    assert!(shown.contains(&who) && shown.contains(&"this machine".to_owned()), "{shown:?}");
-    worker.stopped().await;
-    cluster.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_removed_manager_speaks_for_nobody_and_gets_in_under_no_raft_id() {
-    // Given the identity of a manager, which may pass on what an operator asks,
-    let mut cluster = Cluster::of(3).await;
-    cluster.lead_by(0).await;
-    let address = cluster.node(0).address().to_string();
-    cluster.kill(2).await;
-    let directory = cluster.members[2].directory.clone();
-    let operator = Bytes::copy_from_slice(cluster.operator().subject().node_id.as_bytes());
-    let inner = api::Request { deadline_ms: 5_000, kind: Some(Kind::TokenList(api::TokenList {})) };
-    let passed = || {
-        let behalf = api::Behalf { role: "operator".into(), id: operator.clone(), of: "token_list".into() };
-        Kind::PassedOn(api::PassedOn { behalf: Some(behalf), request: inner.encode_to_vec().into() })
-    };
-    let door = Door::Peer(peer(&directory, &address).await, RaftId(1));
-    assert_eq!(verdict(&door.ask(passed()).await), 'y');
-    // when that manager is removed
-    cluster.any().client().nodes().remove("m3").forced().await.unwrap();
-    // then nothing of it is taken on the connection that it had,
-    let denied = || async { door.try_ask(passed()).await.is_none_or(|answer| verdict(&answer) == '.').then_some(()) };
-    eventually("its record is gone", denied).await;
-    // and no other one is accepted: not under a raft id that is still to be given to somebody, nor under its old one.
-    let own = quorate::inspect(&directory).unwrap().raft_id;
-    for raft_id in [u64::MAX, 4, own] {
-        let endpoint = knock(&directory, &address, RaftId(raft_id));
-        let refused = || async { endpoint.peers().last_failure(RaftId(1)) };
-        let why = eventually("it is refused", refused).await;
-        // (One that came back with a token may be told so by a member that lags: it is to try again, not to give up.)
-        let expected = if raft_id == own { Refused::Removed } else { Refused::NotAMember };
-        assert!(matches!(&why, ConnectError::Refused { refused, .. } if *refused == expected), "as {raft_id}: {why:?}");
-        assert!(endpoint.peers().connected().is_empty());
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_manager_that_was_demoted_before_it_was_removed_gets_in_under_no_raft_id_either() {
-    // Given the identity of a manager that was demoted first, so that its record named no raft id when it was removed
-    let mut cluster = Cluster::of(4).await;
-    let address = cluster.node(0).address().to_string();
-    cluster.kill(3).await;
-    let directory = cluster.members[3].directory.clone();
-    let nodes = cluster.any().client().nodes();
-    nodes.demote("m4").await.unwrap();
-    nodes.remove("m4").forced().await.unwrap();
-    // when it calls a manager under a raft id that nobody has had yet, then it is refused: nobody who is known vouches for it.
-    for raft_id in [u64::MAX, 9] {
-        let endpoint = knock(&directory, &address, RaftId(raft_id));
-        let why = eventually("it is refused", || async { endpoint.peers().last_failure(RaftId(1)) }).await;
-        assert!(matches!(why, ConnectError::Refused { refused: Refused::NotAMember, .. }), "as {raft_id}: {why:?}");
-        assert!(endpoint.peers().connected().is_empty());
-    }
     cluster.stop().await;
 }

@@ -14,6 +14,7 @@
 #![allow(clippy::duplicate_mod, reason = "each example is a program of its own, and all of them have the same support")]
 
 mod assignments;
+mod audit;
 mod authorisation;
 mod authorities;
 mod backups;
@@ -22,6 +23,7 @@ mod certificates;
 mod crashes;
 mod data;
 mod disks;
+mod doors;
 mod examples;
 mod growth;
 mod handles;
@@ -42,6 +44,7 @@ mod quorum;
 mod reads;
 mod recovery;
 mod refusals;
+mod removed;
 mod requests;
 mod roles;
 mod scopes;

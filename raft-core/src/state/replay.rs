@@ -11,9 +11,12 @@
 //! before it; what it stands at is that record and what the later pages say of it. A page of which little counts after many
 //! entries is thinned: written anew with what counts. All of this follows from the log alone and is the same on every member.
 
+mod client;
+mod page;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 use prost::Message;
 
 use crate::command::{Request, SilentClient};
@@ -25,58 +28,13 @@ use crate::mutants::{Mutant, on};
 use crate::ports::{StateRead, StoreError, StoreResult, Visit, WriteSet};
 use crate::state::contract::{Outcome, Refusal};
 use crate::state::hash::Lanes;
-use crate::state::layout::{self, be64, corrupt};
+use crate::state::layout::{self, corrupt};
 use crate::state::stored::{Counter, ReplayPage, ReplayedRequest, StoredOutcome, decode};
 use crate::txn::TxnResult;
 
-/// The format byte in front of a client's record.
-const CLIENT_FORMAT: u8 = 1;
-/// Format byte and three counters.
-const CLIENT_BYTES: usize = 1 + 3 * 8;
-
-/// What is known of a client besides its outcomes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct ClientRecord {
-    /// Outcomes at and below it are gone.
-    pub(crate) low_water: u64,
-    /// The log index of its last request.
-    pub(crate) last_index: u64,
-    /// The log index of its first request.
-    pub(crate) first_index: u64,
-}
-
-impl ClientRecord {
-    fn to_array(self) -> [u8; CLIENT_BYTES] {
-        let mut bytes = [0; CLIENT_BYTES];
-        let mut into = bytes.as_mut_slice();
-        into.put_u8(CLIENT_FORMAT);
-        into.put_u64(self.low_water);
-        into.put_u64(self.last_index);
-        into.put_u64(self.first_index);
-        bytes
-    }
-
-    /// What a request in a page at `index` says of its client; whether the mark rose.
-    fn pass(&mut self, index: u64, request: &ReplayedRequest) -> bool {
-        self.last_index = self.last_index.max(index);
-        let rises = request.low_water > self.low_water;
-        if rises {
-            self.low_water = request.low_water;
-        }
-        rises
-    }
-
-    /// Reads a stored client.
-    pub(crate) fn parse(stored: &[u8], bytes: &[u8]) -> StoreResult<Self> {
-        let read = || {
-            if bytes.len() != CLIENT_BYTES || bytes.first() != Some(&CLIENT_FORMAT) {
-                return None;
-            }
-            Some(Self { low_water: be64(bytes, 1)?, last_index: be64(bytes, 9)?, first_index: be64(bytes, 17)? })
-        };
-        read().ok_or_else(|| corrupt(stored, "no client of a known format"))
-    }
-}
+pub(crate) use client::ClientRecord;
+pub(crate) use page::Ledger;
+use page::{Page, Pages, each_request};
 
 #[derive(Debug, Default)]
 struct Client {
@@ -110,36 +68,6 @@ const THINNED_AFTER: u64 = 1_000;
 /// Pages thinned with one entry at most.
 const THINNED_AT_ONCE: usize = 4;
 
-/// A page as the table counts it.
-#[derive(Debug, Default)]
-struct Page {
-    /// Outcomes in it that count, and clients of whom it is the last word.
-    uses: u64,
-    /// Whose requests are in it as it is stored.
-    requests: Vec<(ClientId, u64)>,
-    /// What it adds to the state hash; nothing while it is being filled.
-    lanes: Lanes,
-}
-
-impl Page {
-    /// Little of it counts: each request that does is used once or twice.
-    fn is_thin(&self) -> bool {
-        self.uses * 2 <= self.requests.len() as u64
-    }
-
-    /// Stores it with these requests.
-    fn write(&mut self, index: u64, page: &ReplayPage, ledger: &mut Ledger<'_>) {
-        let named =
-            page.requests.iter().filter_map(|request| Some((ClientId::from_slice(&request.client)?, request.sequence)));
-        self.requests = named.collect();
-        let (key, bytes) = (layout::replay_key(index), Bytes::from(page.encode_to_vec()));
-        ledger.lanes.remove(self.lanes);
-        self.lanes = Lanes::of(&key, &bytes);
-        ledger.lanes.add(self.lanes);
-        ledger.writes.put(key, bytes);
-    }
-}
-
 /// What a request is, before it is applied.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Standing {
@@ -161,46 +89,6 @@ pub(crate) struct ReplayTable {
     /// The highest first index of any client expired.
     floor: u64,
     dirty: Vec<ClientId>,
-}
-
-/// The pages.
-#[derive(Debug, Default)]
-struct Pages {
-    /// Those that still count, by log index.
-    by_index: BTreeMap<u64, Page>,
-    /// Those of them of which little counts.
-    thin: BTreeSet<u64>,
-}
-
-impl Pages {
-    fn used(&mut self, index: u64) {
-        self.by_index.entry(index).or_default().uses += 1;
-    }
-
-    /// One use less of a page; it goes with the last one, unless it is the one that is being filled.
-    fn release(&mut self, index: u64, filling: u64, ledger: &mut Ledger<'_>) {
-        let Some(page) = self.by_index.get_mut(&index) else { return };
-        page.uses = page.uses.saturating_sub(1);
-        if index == filling {
-            return;
-        }
-        if page.uses == 0 {
-            ledger.lanes.remove(page.lanes);
-            ledger.writes.delete(layout::replay_key(index));
-            self.by_index.remove(&index);
-            self.thin.remove(&index);
-        } else if page.is_thin() {
-            self.thin.insert(index);
-        }
-    }
-}
-
-/// What a change of the table changes besides it.
-pub(crate) struct Ledger<'a> {
-    /// The state hash.
-    pub(crate) lanes: &'a mut Lanes,
-    /// The round's writes.
-    pub(crate) writes: &'a mut WriteSet,
 }
 
 impl ReplayTable {
@@ -522,17 +410,6 @@ fn room(bytes: u64) -> Result<(), Refusal> {
 fn drop_up_to(outcomes: &mut BTreeMap<u64, Kept>, low_water: u64) -> BTreeMap<u64, Kept> {
     let above = low_water.checked_add(1).map(|first| outcomes.split_off(&first));
     std::mem::replace(outcomes, above.unwrap_or_default())
-}
-
-/// Visits the requests of a stored page; answers its log index.
-fn each_request(key: &[u8], value: &[u8], visit: &mut dyn FnMut(u64, ClientId, ReplayedRequest)) -> StoreResult<u64> {
-    let index = layout::parse_replay_key(key).ok_or_else(|| corrupt(key, "no key of this table"))?;
-    let page = ReplayPage::decode(Bytes::copy_from_slice(value)).map_err(|error| corrupt(key, error.to_string()))?;
-    for request in page.requests {
-        let id = ClientId::from_slice(&request.client).ok_or_else(|| corrupt(key, "request of no client"))?;
-        visit(index, id, request);
-    }
-    Ok(index)
 }
 
 /// Clients whose last request is at or below `until`, at most `max` of them, as a view has them.

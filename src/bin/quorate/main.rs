@@ -8,6 +8,7 @@ mod args;
 mod args_backup;
 mod args_bench;
 mod args_ca;
+mod args_global;
 mod args_keys;
 mod args_kv;
 mod args_lease;

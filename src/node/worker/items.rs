@@ -11,7 +11,8 @@ use quorate_transport::SessionSender;
 use quorate_transport::session_api::{Part, up};
 use tokio::sync::watch;
 
-use crate::node::work::{Data, Item, Set, Work};
+use crate::node::items::{Data, Item, Set};
+use crate::node::work::Work;
 
 /// Statuses are sent at most so often.
 const STATUSES_EVERY: Duration = Duration::from_millis(200);

@@ -1,9 +1,13 @@
 //! Who somebody is that calls, on a real manager: by the records, and within the request's time.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use quorate_core::id::NodeId;
+use quorate_core::id::{NodeId, RaftId};
 use quorate_transport::api::request::Kind;
+use quorate_transport::api::response;
+use quorate_transport::{Identity, Place};
 
 use super::super::{Node, Runtime};
 use super::*;
