@@ -179,6 +179,7 @@ mod tests {
         let told: Vec<&str> = guide.iter().map(|(name, _)| name.as_str()).collect();
         let defaults = constants(include_str!("config.rs"));
         let limits: Vec<_> = constants(include_str!("../raft-core/src/limits.rs")).collect();
+        let names = limits.clone();
         // What a default takes over from a limit is told once, as a limit.
         let defaults = defaults.filter(|name| !limits.contains(name));
         let mut all: Vec<&str> = defaults.chain(limits.iter().copied()).collect();
@@ -188,6 +189,7 @@ mod tests {
         assert_eq!(listed, all, "docs/guide/limits-and-defaults.md has each of them once");
 
         use quorate_core::limits;
+        assert_eq!(names, limits::NAMES, "a refusal that was kept finds its limit's name again");
         let size = |size: usize| u64::try_from(size).unwrap();
         let values = [
             ("PORT", count(u64::from(PORT))),
@@ -252,6 +254,21 @@ mod tests {
             ("REPLAY_RECORD_BYTES", count(limits::REPLAY_RECORD_BYTES)),
             ("HASHES_KEPT", count(size(limits::HASHES_KEPT))),
             ("SNAPSHOT_CHUNK_BYTES", bytes(size(limits::SNAPSHOT_CHUNK_BYTES))),
+            ("WAITING_MAX", count(size(limits::WAITING_MAX))),
+            ("WAITING_BYTES_MAX", bytes(size(limits::WAITING_BYTES_MAX))),
+            ("BACKUPS_MAX", count(size(limits::BACKUPS_MAX))),
+            ("HISTORY_REVISIONS_MAX", count(limits::HISTORY_REVISIONS_MAX)),
+            ("OPERATORS_MAX", count(size(limits::OPERATORS_MAX))),
+            ("TOKENS_MAX", count(size(limits::TOKENS_MAX))),
+            ("LABELS_MAX", count(size(limits::LABELS_MAX))),
+            ("LABEL_KEY_BYTES_MAX", count(size(limits::LABEL_KEY_BYTES_MAX))),
+            ("LABEL_VALUE_BYTES_MAX", bytes(size(limits::LABEL_VALUE_BYTES_MAX))),
+            ("ITEM_ID_BYTES_MAX", count(size(limits::ITEM_ID_BYTES_MAX))),
+            ("ITEMS_MAX", count(limits::ITEMS_MAX)),
+            ("ITEM_BYTES_MAX", bytes(size(limits::ITEM_BYTES_MAX))),
+            ("ITEM_REFERENCES_MAX", count(size(limits::ITEM_REFERENCES_MAX))),
+            ("STATUS_BYTES_MAX", bytes(size(limits::STATUS_BYTES_MAX))),
+            ("REPORT_BYTES_MAX", bytes(size(limits::REPORT_BYTES_MAX))),
         ];
         assert_eq!(values.len(), all.len(), "each of them is compared");
         for (name, value) in values {

@@ -248,7 +248,6 @@ async fn a_node_that_has_all_the_items_it_may_have_gets_them_anew_and_no_more() 
     assert!(work.set(&id, "item.7", "v2").await.unwrap().succeeded);
     // one more is refused,
     let refused = work.set(&id, "one more", "v").await.unwrap_err();
-    assert!(matches!(refused, Error::Invalid(_)), "{refused}");
     says(&refused, &["ITEMS_MAX", "4096", "Nothing was changed"]);
     // and finds room once one has gone.
     work.remove(&id, "item.7").await.unwrap();

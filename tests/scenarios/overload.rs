@@ -55,6 +55,49 @@ async fn add(client: &Client) -> Result<(), Error> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_finds_no_place_to_wait_is_refused_by_the_limits_name_and_done_once_there_is_room() {
+    // Given a follower at which two requests may wait, and which cannot get rid of any: the others are gone
+    let mut cluster = Cluster::of(3).await;
+    let index = (cluster.leader().await + 1) % 3;
+    cluster.kill(index).await;
+    let node = cluster.builder_of(index).waiting_max(2).start(quorate::Start::Open).await.unwrap();
+    cluster.members[index].node = Some(node);
+    cluster.settled(3).await;
+    let client = cluster.outside(&[index]).await;
+    add(&client).await.unwrap();
+    let others = cluster.others(index);
+    for other in &others {
+        cluster.kill(*other).await;
+    }
+    // When more than two are asked of it at once, before it knows that nobody leads any more
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..20 {
+        let client = client.with_deadline(Duration::from_millis(250));
+        tasks.spawn(async move { client.kv().put(format!("refused/{number}"), "x").await });
+    }
+    let mut refused = 0;
+    while let Some(ended) = tasks.join_next().await {
+        let error = ended.unwrap().unwrap_err();
+        if let Error::Overloaded { limit: Some(limit), .. } = &error {
+            // Then some of them are told which limit it was, that nothing was done, and that it is worth another attempt,
+            assert_eq!((limit.name.as_str(), limit.bound, limit.actual), ("WAITING_MAX", 2, 3), "{error}");
+            assert!(error.is_retryable() && error.outcome() == Outcome::NotDone, "{error}");
+            assert!(error.to_string().contains("WAITING_MAX"), "{error}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0, "nobody was refused for want of room");
+    // and once the others are back all goes on.
+    for other in others {
+        cluster.restart(other).await;
+    }
+    cluster.settled(3).await;
+    add(&client.with_deadline(BUDGET)).await.unwrap();
+    cluster.agrees().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_writes_than_may_wait_cost_no_leader_and_none_is_lost_or_done_twice() {
     let cluster = Cluster::unhurried(3, Duration::from_millis(100)).await;
     let before = leadership(&cluster).await;
