@@ -27,6 +27,11 @@ fn value(number: usize) -> String {
     format!("value {number} {}", "v".repeat(number * 7))
 }
 
+/// One that is kept apart from the small ones.
+fn large() -> String {
+    "large value ".repeat(1_000)
+}
+
 /// A manager with what the checks below look for, stopped in order.
 fn bless() {
     let place = tempfile::Builder::new().prefix("quorate-fixture").tempdir().unwrap();
@@ -52,6 +57,16 @@ fn bless() {
     on(&first, &["node", "update", "w1", "--label-add", "zone=b"]).exits(0);
     on(&first, &["policy", "set", "--lost-after", "45s", "--max-voters", "7"]).exits(0);
     on(&first, &["assign", "set", "w1", "web.1", "an item"]).exits(0);
+    on(&first, &["kv", "put", "large", &large()]).exits(0);
+    let data = place.path().join("data");
+    std::fs::write(&data, "data of an object").unwrap();
+    for kind in ["config", "secret"] {
+        on(&first, &[kind, "create", &format!("a-{kind}"), data.to_str().unwrap()]).exits(0);
+    }
+    let identity = place.path().join("ann.id");
+    on(&first, &["operator", "issue", "--name", "ann", "--read-only", "--out", identity.to_str().unwrap()]).exits(0);
+    on(&first, &["token", "create", "--role", "worker", "--ttl", "never", "--uses", "3"]).exits(0);
+    on(&first, &["keyring", "rotate"]).exits(0);
     assert_eq!((second.terminate(), first.terminate()), (Some(0), Some(0)));
     let packed = Command::new("tar")
         .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--exclude=quorate.sock*", "-czf"])
@@ -101,6 +116,18 @@ fn check(node: &Node, marker: &str) {
     assert_eq!(worker["labels"]["zone"], "b", "{worker}");
     let items = on(node, &["assign", "ls", "w1", "--json"]).exits(0).stdout;
     assert!(items.contains("web.1"), "{items}");
+    // what is large,
+    assert_eq!(on(node, &["kv", "get", "large"]).exits(0).stdout, large());
+    // configs and secrets, which the keyring opens,
+    let config = on(node, &["config", "inspect", "a-config"]).exits(0).stdout;
+    assert!(config.contains("data of an object"), "{config}");
+    assert_eq!(on(node, &["secret", "inspect", "a-secret", "--reveal"]).exits(0).stdout, "data of an object");
+    // who may come in,
+    let operators = on(node, &["operator", "ls", "--json"]).exits(0).json();
+    let ann = operators["operators"].as_array().unwrap().iter().find(|one| one["name"] == "ann").unwrap().clone();
+    assert_eq!(ann["read_only"], true, "{ann}");
+    let tokens = on(node, &["token", "ls", "--json"]).exits(0).json();
+    assert_eq!(tokens["tokens"].as_array().unwrap().len(), 3, "{tokens}");
     // and settings are there, and writes are taken and kept.
     let policy = on(node, &["policy", "show", "--json"]).exits(0).json();
     assert_eq!((&policy["lost_after_ms"], &policy["max_voters"]), (&45_000.into(), &7.into()), "{policy}");

@@ -108,9 +108,12 @@ fn is_alive(pid: &str) -> bool {
 fn a_command_under_a_lock_ends_with_the_process_that_holds_it_and_with_the_lock() {
     let place = tempfile::tempdir().unwrap();
     let node = &managers(place.path(), 1)[0];
+    let temporary = place.path().join("temporary");
+    std::fs::create_dir(&temporary).unwrap();
     let under = |script: &str| {
         // Nothing here waits for a lease to run out.
-        Beside::start(&["--data-dir", node.dir(), "lock", "job", "--ttl", "1h", "--", "sh", "-c", script])
+        let command = ["--data-dir", node.dir(), "lock", "job", "--ttl", "1h", "--", "sh", "-c", script];
+        Beside::start_with_temporary(&temporary, &command)
     };
     let words = |line: String| -> Vec<String> { line.split(' ').map(str::to_owned).collect() };
     let all_gone = |pids: &[String]| {
@@ -150,10 +153,11 @@ fn a_command_under_a_lock_ends_with_the_process_that_holds_it_and_with_the_lock(
     assert_eq!(waiting.ends(), Some(1));
     assert_eq!(leases(), 1);
 
-    // When the process that holds it is killed, then the whole group ends all the same
+    // When the process that holds it is killed, then the whole group ends all the same, and leaves nothing behind.
     held.signal("KILL");
     held.ends();
     all_gone(&said[..2]);
+    eventually("its socket is gone", || std::fs::read_dir(&temporary).unwrap().next().is_none().then_some(()));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::story::Story;
 use crate::watching::{LOOK, PATIENCE};
 
 /// The item that is given both, and says what it was given without showing it.
-const WITH: &str = "cksum < \"$QUORATE_SECRETS/db-password\"; cat \"$QUORATE_SECRETS/motd\"; sleep 600";
+const WITH: &str = "echo \"$QUORATE_SECRETS\" > with.1.place; cksum < \"$QUORATE_SECRETS/db-password\"; cat \"$QUORATE_SECRETS/motd\"; sleep 600";
 /// The item of the other worker.
 const WITHOUT: &str = "ls \"$QUORATE_SECRETS/db-password\" 2>/dev/null || echo nothing; sleep 600";
 /// The file in which both lie readable: where the first two scans find nothing, this one must.
@@ -58,6 +58,12 @@ impl Demo {
         if !refused.contains("w1") {
             return Err(format!("the refusal does not say who uses the secret: {refused}"));
         }
+        let place = directory.join("with.1.place");
+        let given = std::fs::read_to_string(&place).map_err(|error| format!("{}: {error}", place.display()))?;
+        let given = PathBuf::from(given.trim());
+        if !given.join("db-password").exists() {
+            return Err(format!("{} does not hold what the item has read", given.display()));
+        }
         // They go with their items: the story goes on with the items that it had.
         for (worker, item) in [("w1", "with.1"), ("w2", "without.1")] {
             processes.quorate(story, &["assign", "rm", worker, item, "--data-dir", "n1"])?;
@@ -65,8 +71,12 @@ impl Demo {
         for name in ["password", "welcome"] {
             std::fs::remove_file(directory.join(name)).map_err(|error| format!("cannot remove {name}: {error}"))?;
         }
+        gone(&given)?;
+        story.say(&format!("with the item {} is gone", given.display()));
         // What the item has printed is the config.
-        std::fs::remove_file(directory.join("with.1.out")).map_err(|error| error.to_string())?;
+        for name in ["with.1.out", "with.1.place"] {
+            std::fs::remove_file(directory.join(name)).map_err(|error| format!("cannot remove {name}: {error}"))?;
+        }
         Ok((secret, config))
     }
 
@@ -78,6 +88,10 @@ impl Demo {
         let place = processes.directory();
         let leader = self.until("n1", |status| status.leader.clone())?;
         let locked = names.iter().find(|name| **name != leader).copied().ok_or("nobody follows")?;
+        // What a manager is to run itself is in its memory only.
+        let given = ["--secret", "db-password", "--config", "motd", "--data-dir", "n1"];
+        processes.quorate(story, &[&["assign", "set", locked, "held.1", "held"][..], &given].concat())?;
+        self.has_item(locked, "held.1")?;
         processes.quorate(story, &["node", "update", locked, "--pause-replacement", "5m", "--data-dir", "n1"])?;
         let key = processes.quorate(story, &["autolock", "on", "--data-dir", locked])?;
         let key = key.trim();
@@ -117,12 +131,44 @@ impl Demo {
         story.say(&processes.quorate(story, &["status", "--data-dir", locked])?);
         story.say(&processes.quorate_from(story, &["unlock", "--data-dir", locked], &file)?);
         processes.wait_ready(story, locked, pid)?;
+        // It has its item again, out of its own state.
+        self.has_item(locked, "held.1")?;
+        processes.quorate(story, &["assign", "rm", locked, "held.1", "--data-dir", "n1"])?;
         // So that the story can go on without anybody to type.
         processes.quorate(story, &["autolock", "off", "--data-dir", locked])?;
         processes.quorate(story, &["node", "update", locked, "--pause-replacement", "off", "--data-dir", "n1"])?;
         std::fs::remove_file(&file).map_err(|error| error.to_string())?;
         self.until_all_are_there("n1", names.len(), crate::watching::seats(names.len()))
     }
+}
+
+impl Demo {
+    /// Waits until the node of this name has this item.
+    fn has_item(&self, name: &str, item: &str) -> Told<()> {
+        let until = Instant::now() + PATIENCE;
+        self.runtime.block_on(async {
+            let client = self.client(name).await?;
+            while !client.node_report().await.is_ok_and(|report| report.items.iter().any(|has| has == item)) {
+                if Instant::now() > until {
+                    return Err(format!("{name} does not say that it has the item {item}"));
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Waits until there is nothing of this name.
+fn gone(path: &Path) -> Told<()> {
+    let until = Instant::now() + PATIENCE;
+    while path.exists() {
+        if Instant::now() > until {
+            return Err(format!("{} is still there", path.display()));
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(())
 }
 
 fn is_locked(status: &str) -> bool {

@@ -26,6 +26,29 @@ pub const COMMAND_VERSION: u32 = if cfg!(feature = "next-version") { 2 } else { 
 /// The oldest cluster version that this build supports: in a cluster below it this build may not take part.
 pub const COMMAND_VERSION_MIN: u32 = 1;
 
+/// Why what was sent is not taken for what it says it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unread {
+    /// It is none of it.
+    #[error("it cannot be read: {0}")]
+    Malformed(String),
+    /// It says more than this build knows.
+    #[error("it holds what this quorate does not know: whoever sent it runs a newer one")]
+    Newer,
+}
+
+/// Reads what is to go into the log from whoever sent it, whole or not at all: a field that this build does not know would be
+/// dropped in silence on its way there, and something else be done than was asked for.
+///
+/// # Errors
+/// It cannot be read, or not all of it.
+pub fn whole<M: Message + Default>(bytes: Bytes) -> Result<M, Unread> {
+    let length = bytes.len();
+    let read = M::decode(bytes).map_err(|error| Unread::Malformed(error.to_string()))?;
+    // Every build writes a field once and in the same way: what is known comes to the same length, at every depth.
+    if read.encoded_len() == length { Ok(read) } else { Err(Unread::Newer) }
+}
+
 /// One entry's payload.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Batch {
@@ -279,5 +302,65 @@ impl Batch {
     /// The payload of a log entry.
     pub fn to_bytes(&self) -> Bytes {
         self.encode_to_vec().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::txn::{Compare, Delete, Put, Range};
+
+    /// A put of a later build, with a field more.
+    #[derive(Clone, PartialEq, Message)]
+    struct LaterPut {
+        #[prost(bytes = "bytes", tag = "1")]
+        key: Bytes,
+        #[prost(bytes = "bytes", tag = "2")]
+        value: Bytes,
+        #[prost(uint64, tag = "200")]
+        later: u64,
+    }
+
+    fn command(put: Vec<u8>) -> Vec<u8> {
+        // Put in operation in transaction in request in command, each with the tag that it has.
+        let inside = |tag: u8, body: Vec<u8>| {
+            let mut field = vec![tag << 3 | 2];
+            prost::encoding::encode_varint(body.len() as u64, &mut field);
+            [field, body].concat()
+        };
+        [1, 2, 4, 1].into_iter().fold(put, |body, tag| inside(tag, body))
+    }
+
+    #[test]
+    fn what_is_known_is_read_whole_and_what_says_more_is_not_read_in_part() {
+        let every = Txn {
+            compares: vec![Compare::absent("k"), Compare::mod_revision("k", 300)],
+            then: vec![
+                Put { key: "k".into(), lease: 7, previous: true, ..Put::default() }.into(),
+                Delete { key: "a".into(), end: "b".into(), ..Delete::default() }.into(),
+                Range { key: "k".into(), count_only: true, ..Range::default() }.into(),
+            ],
+            fence: Some(0),
+            ..Txn::default()
+        };
+        let request =
+            Request { client: vec![1; 16].into(), sequence: 1, txn: Some(every.clone()), ..Request::default() };
+        let expired = ExpireLeases { term: 2, leases: vec![1, 200, 40_000] };
+        for kind in [CommandKind::Request(request), CommandKind::System(every), CommandKind::ExpireLeases(expired)] {
+            let command = Command::from(kind);
+            assert_eq!(whole(command.encode_to_vec().into()), Ok(command));
+        }
+        // Given a put with a field that this build does not know, deep inside
+        let later = |later| LaterPut { key: "k".into(), value: "v".into(), later }.encode_to_vec();
+        let known = whole::<Command>(command(later(0)).into()).unwrap();
+        assert!(matches!(known.kind, Some(CommandKind::Request(_))));
+        // Then it is not what a decoder makes of it.
+        let bytes = Bytes::from(command(later(9)));
+        assert_eq!(Command::decode(bytes.clone()), Ok(known));
+        assert_eq!(whole::<Command>(bytes), Err(Unread::Newer));
+        // Nor is a command of an unknown kind one of none.
+        let unknown = Bytes::from_static(&[0x8a, 0x7d, 1, 0]);
+        assert_eq!(whole::<Command>(unknown), Err(Unread::Newer));
+        assert!(matches!(whole::<Command>(Bytes::from_static(b"\xff")), Err(Unread::Malformed(_))));
     }
 }

@@ -28,7 +28,7 @@ pub enum Section {
     Config = b'g',
     /// Secrets, by name.
     Secret = b's',
-    /// Which items refer to which secrets and configs; follows the items by itself.
+    /// Which items refer to which secrets and configs, and how many items each node has; follows the items by itself.
     Reference = b'f',
     /// What users store.
     User = b'u',

@@ -103,7 +103,7 @@ pub const LABEL_KEY_BYTES_MAX: usize = 255;
 pub const LABEL_VALUE_BYTES_MAX: usize = 1024;
 /// Longest id of an item of work, bytes.
 pub const ITEM_ID_BYTES_MAX: usize = 255;
-/// Most items of one node.
+/// Most items of one node; refused at apply, so that no two writes exceed it together.
 pub const ITEMS_MAX: u64 = 4_096;
 /// Largest payload of an item, bytes: what is left of a value beside the names it refers to.
 pub const ITEM_BYTES_MAX: usize = 1_000 * 1024;

@@ -85,12 +85,16 @@ pub enum Mutant {
     RenewalWithoutQuorum = 39,
     /// Of a client only the outcome of its newest request is kept.
     ReplayKeepsNewest = 40,
+    /// A worker takes what a manager tells that is behind it.
+    OlderSetTaken = 41,
     /// Of a batch that the power cut in two what can be read is taken.
     TornIsTaken = 42,
     /// What is read is not compared with its checksum.
     RotIsRead = 43,
     /// A damaged entry is taken for the torn end of the log.
     RotIsATear = 44,
+    /// Of a worker that a new leader has not been told of yet it says that it is down.
+    SilenceIsAbsence = 45,
 }
 
 impl Mutant {
@@ -105,7 +109,7 @@ impl Mutant {
         Self::FailedSyncRetried, Self::SilentTruncation, Self::FixedTimeout, Self::StuckDiskLeads, Self::HashOrder,
         Self::Canary, Self::CommitApart, Self::TwoJournals, Self::IncarnationIsACounter, Self::DamagedRefilled,
         Self::LeaveFromOutside, Self::UnknownSkipped, Self::RenewalWithoutQuorum, Self::ReplayKeepsNewest,
-        Self::TornIsTaken, Self::RotIsRead, Self::RotIsATear,
+        Self::OlderSetTaken, Self::TornIsTaken, Self::RotIsRead, Self::RotIsATear, Self::SilenceIsAbsence,
     ];
 
     /// Its number in the catalogue.

@@ -11,7 +11,7 @@ mod common;
 
 use bytes::Bytes;
 use common::*;
-use quorate_core::id::NodeId;
+use quorate_core::id::{NodeId, Term};
 use quorate_core::keyspace::Section;
 use quorate_core::limits::*;
 use quorate_core::membership::record::NodeRecord;
@@ -134,6 +134,33 @@ fn a_key_written_often_since_reads_at_every_revision_and_so_do_deleted_ones() {
         let whole: Vec<_> = read(&member, &all(at)).entries.into_iter().map(|kv| kv.value).collect();
         assert_eq!(whole, expected.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>(), "at {at}");
     }
+}
+
+#[test]
+fn a_fenced_read_is_refused_where_the_view_is_of_a_later_leadership_than_the_one_that_confirmed_it() {
+    // Given a state in which leadership 4 has written, and then leadership 5
+    let mut member = Member::founded();
+    let mut views = Vec::new();
+    for (index, term) in [(2, 4), (3, 5)] {
+        let mut entry = entry(index, vec![system(txn([put("a", term.to_string())]))]);
+        entry.term = Term(term);
+        member.machine.apply(&[entry]).unwrap();
+        views.push(member.store.view());
+    }
+    let read = |view: usize, token, confirmed| {
+        let looks = Txn { fence: Some(token), ..Txn::of(one("a", 0)) };
+        let looked = read::transaction(&*views[view], &looks, Term(confirmed)).unwrap();
+        looked.map(|done| done.results.len())
+    };
+    // When the holder of token 4 reads with a confirmation of its own leadership, then it sees what was written up to its end,
+    assert_eq!(read(0, 4, 4), Ok(1));
+    // and nothing of its successor, also where the confirmation is older than the view:
+    assert_eq!(read(1, 4, 4), Err(Refusal::Fenced { token: 4, term: 5 }));
+    // nor what a quorum of the successor has confirmed, though the view is of before.
+    assert_eq!(read(0, 4, 5), Err(Refusal::Fenced { token: 4, term: 5 }));
+    assert_eq!(read(1, 5, 5), Ok(1));
+    // A token that is ahead of what has confirmed the read is refused as one of a write is.
+    assert_eq!(read(1, 6, 5), Err(Refusal::Fenced { token: 6, term: 5 }));
 }
 
 #[test]

@@ -16,12 +16,14 @@ use common::*;
 use proptest::prelude::*;
 use quorate_core::consensus::io::Records;
 use quorate_core::id::{NodeId, RaftId};
+use quorate_core::limits::TXN_OPERATIONS_MAX;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
 use quorate_core::membership::removed::{self, Gone};
 use quorate_core::membership::trust::TrustRecord;
-use quorate_core::membership::work::{AssignmentRecord, LivenessRecord, ReportRecord, forget};
+use quorate_core::membership::work::{AssignmentRecord, ITEMS_MAX, LivenessRecord, ReportRecord, forget};
+use quorate_core::state::contract::{Outcome, Refusal};
 use quorate_core::state::read;
-use quorate_core::txn::{Delete, Op, Put};
+use quorate_core::txn::{Delete, Op, Put, Range};
 
 fn node(n: u8) -> NodeId {
     NodeId::from_bytes([n; 16])
@@ -103,7 +105,8 @@ fn what_is_kept_for_workers_is_told_and_is_no_record_to_decide_from() {
     let item = |id: &str| AssignmentRecord::key(node(1), id);
     let payload = AssignmentRecord { payload: Bytes::from_static(b"run"), ..AssignmentRecord::default() };
     let both = vec![written(item("a"), payload.to_bytes()), written(item("b"), payload.to_bytes())];
-    assert_eq!(changed(&mut member, both), (false, vec![item("a"), item("b")]));
+    let count = AssignmentRecord::count_key(node(1));
+    assert_eq!(changed(&mut member, both), (false, vec![item("a"), item("b"), count.clone()]));
     let report = ReportRecord { instance: 1, sequence: 2, items: Vec::new() };
     assert_eq!(
         changed(&mut member, vec![written(ReportRecord::key(node(1)), report.to_bytes())]),
@@ -121,7 +124,50 @@ fn what_is_kept_for_workers_is_told_and_is_no_record_to_decide_from() {
     let others = AssignmentRecord::key(node(2), "a");
     changed(&mut member, vec![written(others, payload.to_bytes())]);
     let (_, gone) = changed(&mut member, forget(node(1)));
-    assert_eq!(gone, [item("a"), item("b"), ReportRecord::key(node(1))]);
+    assert_eq!(gone, [item("a"), item("b"), ReportRecord::key(node(1)), count]);
     assert_eq!(read::assignments(&*member.store.view(), node(1)).unwrap(), []);
     assert_eq!(read::assignments(&*member.store.view(), node(2)).unwrap().len(), 1);
+}
+
+#[test]
+fn no_two_writes_together_give_a_node_more_items_than_it_may_have() {
+    let item =
+        |n: u64| written(AssignmentRecord::key(node(1), &format!("item.{n}")), AssignmentRecord::default().to_bytes());
+    let counted = |member: &Member, n: u8| {
+        let range = Range { key: AssignmentRecord::count_key(node(n)), ..Range::default() };
+        let found = read::range(&*member.store.view(), &range).unwrap().entries.pop();
+        found.map(|count| u64::from_be_bytes(count.value[..].try_into().unwrap()))
+    };
+    // Given a node with one item less than it may have, and another one that has none
+    let mut member = Member::founded();
+    for some in (1..ITEMS_MAX).collect::<Vec<_>>().chunks(TXN_OPERATIONS_MAX) {
+        member.done(system(txn(some.iter().map(|n| item(*n)))));
+    }
+    assert_eq!((counted(&member, 1), counted(&member, 2)), (Some(ITEMS_MAX - 1), None));
+    // When two are written at the same time, each by somebody who has seen that there is room
+    let outcomes = member.try_run(vec![system(txn([item(5_000)])), system(txn([item(5_001)]))]).unwrap();
+    // Then one of them is.
+    let [Outcome::Done(_), Outcome::Refused(Refusal::Limit { what, limit: "ITEMS_MAX", max: ITEMS_MAX, actual })] =
+        &outcomes[..]
+    else {
+        panic!("{outcomes:?}")
+    };
+    assert!(what.contains(&node(1).to_string()) && *actual == ITEMS_MAX + 1, "{what} {actual}");
+    // Those that are there are written anew, and one goes in place of another.
+    let gone = |n: u64| deleted(AssignmentRecord::key(node(1), &format!("item.{n}")));
+    member.done(system(txn([item(1), item(5_000)])));
+    member.done(system(txn([gone(1), item(5_001)])));
+    assert!(matches!(member.refused(system(txn([gone(2), item(1), item(2_000_000)]))), Refusal::Limit { .. }));
+    assert_eq!(counted(&member, 1), Some(ITEMS_MAX));
+    member.check();
+    // A build that did not count has left nothing but the items: they are counted then.
+    member.store.tamper(|map| map.retain(|key, _| !key.ends_with(&AssignmentRecord::count_key(node(1)))));
+    member.reopen();
+    assert!(matches!(member.refused(system(txn([item(1)]))), Refusal::Limit { actual, .. } if actual == ITEMS_MAX + 1));
+    member.done(system(txn([gone(2), gone(3)])));
+    assert_eq!(counted(&member, 1), Some(ITEMS_MAX - 2));
+    // With the last one the count goes.
+    let (key, end) = AssignmentRecord::range(node(1));
+    member.done(system(txn([Delete { key, end, previous: false }.into()])));
+    assert_eq!(counted(&member, 1), None);
 }

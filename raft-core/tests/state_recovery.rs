@@ -19,6 +19,7 @@ use quorate_core::state::contract::{Outcome as Applied, Refusal};
 use quorate_core::state::read::{self, ReadError, removed_key};
 use quorate_core::state::{COUNTER_JUMP, Machine, REVISION_JUMP};
 use quorate_core::txn::{Delete, Put, Range, Txn};
+use quorate_core::watch::{Filter, Hub, HubLimits, Round, Taken, WatchStart};
 
 /// A log in memory.
 struct Log(Vec<LogEntry>);
@@ -232,6 +233,32 @@ fn the_history_begins_anew_and_an_older_revision_is_told_what_was_kept() {
 }
 
 #[test]
+fn a_watch_that_waits_for_a_revision_which_only_lost_managers_had_made_is_told_so() {
+    // Given a watch from the future at a survivor, of a revision that others had made and acknowledged
+    let mut member = three();
+    let (kept, waited_for) = (member.revision(), member.revision() + 1_000);
+    let filter = Filter::new(&WatchStart { key: key("k"), ..WatchStart::default() }).unwrap();
+    let mut hub = Hub::new(kept, HubLimits::default());
+    let waits = hub.open(filter.clone(), Some(waited_for)).unwrap();
+    assert!(matches!(hub.take(waits), Taken::Tell(_)));
+    assert_eq!(hub.take(waits), Taken::Wait);
+    // When the cluster is recovered from that survivor
+    let mut worked = None;
+    survivor(&member, Vec::new(), |survivor| worked = Some(worked_out(survivor)));
+    finished(&mut member, Vec::new(), &worked.unwrap());
+    hub.applied(Round { revision: member.revision(), units: None });
+    // Then it does not wait for another revision of that number, nor does one that begins now: they are told what was kept
+    let begins = hub.open(filter.clone(), Some(waited_for)).unwrap();
+    assert!(matches!(hub.take(begins), Taken::Tell(_)));
+    for watch in [waits, begins] {
+        let Taken::Read { from, upto } = hub.take(watch) else { panic!("there is something to be told") };
+        assert_eq!(from, waited_for);
+        let told = quorate_core::watch::read(&*member.store.view(), &filter, from, upto).unwrap_err();
+        assert_eq!(told, ReadError::Refused(Refusal::NewGeneration { asked: from, kept_revision: kept }));
+    }
+}
+
+#[test]
 fn what_the_tail_writes_about_managers_and_lineage_does_not_outlive_the_recovery() {
     let mut member = three();
     // Given a tail that adds a manager, removes the survivor, burns its raft id, and writes the old lineage back
@@ -353,6 +380,20 @@ fn a_disk_that_contradicts_itself_is_refused() {
     // Nothing at all
     let error = refused(&|survivor, _| survivor.state = common::Store::default().view());
     assert_eq!(error, RecoveryError::NoState);
+}
+
+#[test]
+fn no_generation_begins_on_a_node_that_was_thrown_out() {
+    let thrown_out = || write_node(&NodeRecord { compromised: true, ..own() });
+    // Given a node that was thrown out, because somebody else may have its keys, as it has heard by what it has applied
+    let mut heard = three();
+    heard.done(thrown_out());
+    survivor(&heard, vec![], |disk| assert_eq!(plan(disk), Err(RecoveryError::ThrownOut)));
+    // or by what its log holds above that: it would stop at its first start in any case
+    survivor(&three(), vec![thrown_out()], |disk| assert_eq!(plan(disk), Err(RecoveryError::ThrownOut)));
+    // Another one that was thrown out is in nobody's way.
+    let other = write_node(&NodeRecord { compromised: true, ..node(2) });
+    survivor(&three(), vec![other], |disk| assert_eq!(worked_out(disk).lineage.0.last(), Some(&INCARNATION)));
 }
 
 #[test]

@@ -483,3 +483,24 @@ fn a_client_whose_last_word_left_with_a_thinned_page_uses_that_page_no_more() {
     }
     assert_eq!(member.store.map(), again.store.map());
 }
+
+#[test]
+fn a_client_that_asked_again_in_the_entry_of_its_request_has_its_last_word_in_that_page() {
+    // Given an entry with a request and its own retry, and those of two others who go on, on a member that is opened anew afterwards
+    let mut member = Member::founded();
+    let first = |client| request(client, 1, 0, txn([put("k", "v")]));
+    member.try_run(vec![first(1), first(1), first(2), first(3)]).unwrap();
+    let mut again = restored(&member.store);
+    for member in [&mut member, &mut again] {
+        for client in 2..=3 {
+            member.done(request(client, 2, 1, txn([put("k", "v")])));
+        }
+        // When so many entries have passed that a page of which little counts is thinned
+        for n in 0..1_010_u64 {
+            member.done(request(99, n + 1, n, txn([put("n", n.to_string())])));
+        }
+        member.check();
+    }
+    // Then it counts for both alike.
+    assert_eq!(member.store.map(), again.store.map());
+}

@@ -10,6 +10,7 @@ mod assignments;
 mod backup;
 mod ca;
 mod codec;
+mod dials;
 mod election;
 #[cfg(feature = "worker")]
 mod in_process;

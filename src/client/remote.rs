@@ -5,8 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,9 +14,9 @@ use quorate_core::id::{Lineage, LineageOrder};
 use quorate_transport::{
     ConnectError, Connection, Connector, Hello, Identity, LocalConnection, LocalError, Network, RequestError, api,
 };
-use tokio::sync::{Mutex, watch};
-use tokio::time::Instant;
+use tokio::sync::watch;
 
+use super::dials::{Dial, Dials, Looked, Waiting};
 use super::papers::Papers;
 use super::{Answered, CallError, Fed, Feeding, Reply, Unanswered, Way};
 use crate::config;
@@ -31,12 +30,20 @@ pub(crate) const SOFTWARE: &str = if cfg!(feature = "next-version") {
 };
 
 /// The connection in use.
+#[derive(Default)]
 struct Current {
     /// Bumped with every new connection and kept when one is left: of many callers that fail together one replaces it,
     /// and the next dial begins at the next manager.
     number: u64,
     connection: Option<InUse>,
-    failed: Option<FailedDial>,
+}
+
+/// The connections that feeds travel on, for as long as there are feeds on them.
+#[derive(Default)]
+struct Feeds {
+    open: Vec<Weak<InUse>>,
+    /// Bumped with every dial: each begins at another manager, since what is watched is told by all alike.
+    dialled: u64,
 }
 
 #[derive(Clone)]
@@ -46,24 +53,16 @@ struct InUse {
     connection: Connection,
 }
 
-/// The last dial that came to nothing. Whoever waited for its turn meanwhile learns from it instead of dialling again.
-struct FailedDial {
-    ended: Instant,
-    error: CallError,
-}
-
 /// Over QUIC.
 pub(super) struct Remote {
     managers: Vec<String>,
     papers: Papers,
     network: Network,
-    current: Mutex<Current>,
+    current: Dials<Current>,
     /// The longest lineage that a manager has shown: managers of a shorter one are refused from then on.
-    lineage: std::sync::Mutex<Lineage>,
+    lineage: Mutex<Lineage>,
     generation: watch::Sender<u64>,
-    /// The connections that feeds travel on, for as long as there are feeds on them.
-    feeding: Mutex<Vec<Weak<InUse>>>,
-    feeds_dialled: AtomicU64,
+    feeds: Dials<Feeds>,
 }
 
 /// Feeds on one connection at most: a manager lets a client open 1,024 streams at once.
@@ -81,22 +80,18 @@ impl Remote {
         for manager in &managers {
             config::check_address(manager).map_err(Error::Invalid)?;
         }
-        let current = Mutex::new(Current { number: 0, connection: None, failed: None });
-        let (lineage, generation) = (std::sync::Mutex::default(), watch::Sender::new(0));
-        let feeding = Mutex::default();
         let remote = Self {
             managers,
             papers: Papers::new(identity),
             network,
-            current,
-            lineage,
-            generation,
-            feeding,
-            feeds_dialled: AtomicU64::new(0),
+            current: Dials::new(Current::default()),
+            lineage: Mutex::default(),
+            generation: watch::Sender::new(0),
+            feeds: Dials::new(Feeds::default()),
         };
         let everybody: Vec<usize> = (0..remote.managers.len()).collect();
         let first = remote.dial(&everybody, timeout, &remote.connector()).await.map_err(|error| refused(&error))?;
-        remote.current.lock().await.connection = Some(first);
+        remote.current.note(|current| current.connection = Some(first));
         Ok(remote)
     }
 
@@ -137,7 +132,7 @@ impl Remote {
         Ok(connection)
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Lineage> {
+    fn known(&self) -> MutexGuard<'_, Lineage> {
         self.lineage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -156,36 +151,39 @@ impl Remote {
         }
     }
 
+    /// The managers that may be dialled, in the order for the connection with this number.
+    fn allowed(&self, number: u64, without: &BTreeSet<usize>) -> Vec<usize> {
+        in_turn(self.managers.len(), number).into_iter().filter(|manager| !without.contains(manager)).collect()
+    }
+
+    /// The connection that requests share, with its number.
     async fn connection(
         &self,
         patience: Duration,
         without: &BTreeSet<usize>,
     ) -> std::result::Result<(u64, InUse), CallError> {
-        let asked = Instant::now();
-        let mut current = self.current.lock().await;
         let usable = |known: &&InUse| !known.connection.is_closed() && !without.contains(&known.manager);
-        if let Some(known) = current.connection.as_ref().filter(usable) {
-            return Ok((current.number, known.clone()));
-        }
-        let number = current.number + 1;
-        let wanted: Vec<usize> =
-            in_turn(self.managers.len(), number).into_iter().filter(|manager| !without.contains(manager)).collect();
-        if let Some(failed) = &current.failed
-            && failed.ended >= asked
-            && wanted.iter().all(|manager| failed.error.unreachable.contains(manager))
-        {
-            return Err(failed.error.clone());
-        }
-        match self.dial(&wanted, patience, &self.connector()).await {
-            Ok(made) => {
-                *current = Current { number, connection: Some(made.clone()), failed: None };
-                Ok((number, made))
-            }
-            Err(error) => {
-                let error = CallError { unreachable: wanted, ..CallError::not_taken(error.to_string()) };
-                current.failed = Some(FailedDial { ended: Instant::now(), error: error.clone() });
-                Err(error)
-            }
+        loop {
+            let looked = self.current.look(
+                |current| Some((current.number, current.connection.as_ref().filter(usable)?.clone())),
+                |to| to.iter().all(|manager| !without.contains(manager)),
+                |current| self.allowed(current.number + 1, without),
+            );
+            let dial = match looked {
+                Looked::Found(found) => return Ok(found),
+                Looked::Wait(waiting) => {
+                    self.outwaited(waiting, without).await?;
+                    continue;
+                }
+                Looked::Dial(dial) => dial,
+            };
+            return match self.dial(dial.to(), patience, &self.connector()).await {
+                Ok(made) => Ok(dial.done(|current| {
+                    *current = Current { number: current.number + 1, connection: Some(made.clone()) };
+                    (current.number, made)
+                })),
+                Err(error) => Err(came_to_nothing(dial, &error)),
+            };
         }
     }
 
@@ -195,38 +193,68 @@ impl Remote {
         patience: Duration,
         without: &BTreeSet<usize>,
     ) -> std::result::Result<Arc<InUse>, CallError> {
-        let mut feeding = self.feeding.lock().await;
-        feeding.retain(|known| known.upgrade().is_some_and(|known| !known.connection.is_closed()));
-        let room = |known: &Weak<InUse>| known.strong_count() < FEEDS_PER_CONNECTION;
         let usable = |known: Arc<InUse>| (!without.contains(&known.manager)).then_some(known);
-        if let Some(known) =
-            feeding.iter().filter(|known| room(known)).find_map(|known| known.upgrade().and_then(usable))
-        {
-            return Ok(known);
+        loop {
+            let looked = self.feeds.look(
+                |Feeds { open, .. }| {
+                    open.retain(|known| known.upgrade().is_some_and(|known| !known.connection.is_closed()));
+                    let roomy = open.iter().filter(|known| known.strong_count() < FEEDS_PER_CONNECTION);
+                    roomy.filter_map(Weak::upgrade).find_map(usable)
+                },
+                |to| to.iter().all(|manager| !without.contains(manager)),
+                |feeds| {
+                    let to = self.allowed(feeds.dialled, without);
+                    feeds.dialled += 1;
+                    to
+                },
+            );
+            let dial = match looked {
+                Looked::Found(known) => return Ok(known),
+                Looked::Wait(waiting) => {
+                    self.outwaited(waiting, without).await?;
+                    continue;
+                }
+                Looked::Dial(dial) => dial,
+            };
+            let connector =
+                Connector { stream_window: FEED_WINDOW, keep_alive: FEED_ALIVE, idle: FEED_IDLE, ..self.connector() };
+            return match self.dial(dial.to(), patience, &connector).await {
+                Ok(made) => {
+                    let made = Arc::new(made);
+                    dial.done(|feeds| feeds.open.push(Arc::downgrade(&made)));
+                    Ok(made)
+                }
+                Err(error) => Err(came_to_nothing(dial, &error)),
+            };
         }
-        // Each begins at another manager: what is watched is told by all alike.
-        let number = self.feeds_dialled.fetch_add(1, Ordering::Relaxed);
-        let wanted: Vec<usize> =
-            in_turn(self.managers.len(), number).into_iter().filter(|manager| !without.contains(manager)).collect();
-        let connector =
-            Connector { stream_window: FEED_WINDOW, keep_alive: FEED_ALIVE, idle: FEED_IDLE, ..self.connector() };
-        let made = self
-            .dial(&wanted, patience, &connector)
-            .await
-            .map_err(|error| CallError { unreachable: wanted, ..CallError::not_taken(error.to_string()) })?;
-        let made = Arc::new(made);
-        feeding.push(Arc::downgrade(&made));
-        Ok(made)
+    }
+
+    /// Somebody else's dial has ended: it is looked again, unless it has tried everybody that this caller would dial.
+    async fn outwaited(&self, waiting: Waiting, without: &BTreeSet<usize>) -> std::result::Result<(), CallError> {
+        match waiting.failure().await {
+            Some(error) if self.allowed(0, without).iter().all(|manager| error.unreachable.contains(manager)) => {
+                Err(error)
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// The connection with this number did not serve: the next call dials another. Requests that are still under way on
     /// it may end there: it closes with the last of them.
-    async fn leave(&self, number: u64) {
-        let mut current = self.current.lock().await;
-        if current.number == number {
-            current.connection = None;
-        }
+    fn leave(&self, number: u64) {
+        self.current.note(|current| {
+            if current.number == number {
+                current.connection = None;
+            }
+        });
     }
+}
+
+/// What the caller of a dial is told, and all who waited for it.
+fn came_to_nothing<S>(dial: Dial<'_, S>, error: &ConnectError) -> CallError {
+    let error = CallError { unreachable: dial.to().to_vec(), ..CallError::not_taken(error.to_string()) };
+    dial.failed(&error);
+    error
 }
 
 /// The managers in the order in which they are tried for the connection with this number: each begins at another.
@@ -318,7 +346,7 @@ impl Way for Remote {
                 Ok(body) => {
                     let answered = decode(manager, body)?;
                     if several && is_better_elsewhere(&answered.response) {
-                        self.leave(number).await;
+                        self.leave(number);
                     }
                     Ok(answered)
                 }
@@ -331,7 +359,7 @@ impl Way for Remote {
                         RequestError::Unknown(_) | RequestError::Unread => false,
                     };
                     if connection.is_closed() || (several && !busy) {
-                        self.leave(number).await;
+                        self.leave(number);
                     }
                     Err(error.into())
                 }

@@ -146,7 +146,8 @@ impl WatchBuilder {
     /// From this revision on; 0, the default: what comes after everything that was acknowledged before the watch began.
     ///
     /// It may lie in the past, down to the oldest that is not compacted; to go on from a read at revision R, it is R + 1.
-    /// It may lie in the future: nothing comes before that revision is made, not even a bookmark.
+    /// It may lie in the future: nothing comes before that revision is made, not even a bookmark. One that was made before a recovery
+    /// by managers that are lost is not waited for: the watch is told `NewGeneration`.
     pub const fn from_revision(mut self, revision: u64) -> Self {
         self.start.from = revision;
         self
@@ -346,7 +347,7 @@ impl Watch {
 
     /// Asks a manager to go on from where this watch is.
     async fn ask(&mut self) -> Result<()> {
-        let deadline = self.client.deadline;
+        let (deadline, asked) = (self.client.deadline, Instant::now());
         let mut left = deadline;
         if let Some(trouble) = &self.trouble {
             left = deadline.saturating_sub(trouble.since.elapsed());
@@ -368,7 +369,7 @@ impl Watch {
         let feed = self.client.shared.way.feed(request, patience, &self.avoid);
         // Others may be dialling before it: each of them takes its time, and this one has no more than its own.
         let Ok(fed) = tokio::time::timeout(left, feed).await else {
-            self.in_trouble(Error::Unavailable(format!("no manager answered within {} s", left.as_secs_f32())));
+            self.in_trouble(asked, Error::Unavailable(format!("no manager answered within {} s", left.as_secs_f32())));
             return Ok(());
         };
         match fed {
@@ -376,7 +377,7 @@ impl Watch {
             Err(error) => {
                 self.round.unreachable(&error.unreachable);
                 self.avoid.extend(error.unreachable);
-                self.in_trouble(Error::Unavailable(error.message));
+                self.in_trouble(asked, Error::Unavailable(error.message));
             }
         }
         Ok(())
@@ -461,19 +462,27 @@ impl Watch {
     /// The feed is of no further use; its manager is tried last.
     fn lost(&mut self, error: Error) {
         self.follower.ended();
+        let mut since = Instant::now();
         if let Some(open) = self.feed.take() {
+            if open.stands.is_none() {
+                since = open.asked;
+            }
             self.avoid.insert(open.feeding.by);
             if open.stands.is_some_and(|since| since.elapsed() >= LASTED) {
                 self.trouble = None;
                 self.pause = Duration::ZERO;
             }
         }
-        self.in_trouble(error);
+        self.in_trouble(since, error);
     }
 
-    fn in_trouble(&mut self, last: Error) {
-        let since = self.trouble.take().map_or_else(Instant::now, |trouble| trouble.since);
+    /// What was begun at `since` came to nothing; the first of such beginnings counts.
+    fn in_trouble(&mut self, since: Instant, last: Error) {
+        let since = self.trouble.take().map_or(since, |trouble| trouble.since);
         self.trouble = Some(Trouble { since, last });
         self.pause = (self.pause * 2).clamp(PAUSE, PAUSE_MAX);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use quorate_core::command::{Command, CommandKind};
 use quorate_core::consensus::io::{Origin, Records};
-use quorate_core::id::{NodeId, RaftId, StoreId};
+use quorate_core::id::{Lineage, LineageOrder, NodeId, RaftId, StoreId};
 use quorate_core::membership::record::{NodeRecord, Role};
 use quorate_core::membership::upgrade::Support;
 use quorate_core::txn::Txn;
@@ -152,6 +152,7 @@ impl Service {
 
     /// Says who a node of the cluster is now, with a certificate that says so. Writes nothing of a node.
     pub(super) async fn renew(&self, request: &JoinRequest, until: Instant) -> Result<JoinReply, JoinRefused> {
+        self.of_its_generation(&request.lineage)?;
         self.router.read_index(until).await.map_err(words)?;
         let seen = self.seen(request.node_id).await.map_err(words)?;
         let Some((record, _)) = &seen.node else { return self.renew_operator(request, &seen, until).await };
@@ -183,6 +184,22 @@ impl Service {
         }
         let address = record.addresses.first().cloned().unwrap_or_default();
         Ok(self.joined(&seen, (request.node_id, RaftId(record.raft_id)), &certificate, &address))
+    }
+
+    /// Whether this manager is of the incarnation of the cluster that a node knows, or of a later one: else it may not have heard of the
+    /// node, and "it is no member" would stop it.
+    fn of_its_generation(&self, theirs: &Lineage) -> Result<(), JoinRefused> {
+        let ours = self.lineage();
+        let what = match ours.compare(theirs) {
+            LineageOrder::Equal | LineageOrder::Newer => return Ok(()),
+            LineageOrder::Older => "that one has ended this one",
+            LineageOrder::Forked => "the two are of different recoveries",
+        };
+        Err(JoinRefused::Superseded(format!(
+            "this manager is of generation {}, the node of generation {}: {what}",
+            ours.generation(),
+            theirs.generation()
+        )))
     }
 
     /// Where this manager has met others: what their hellos said over connections that stand, else their records.

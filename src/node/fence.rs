@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
+use quorate_core::consensus::io::Records;
 use quorate_core::id::{Lineage, LineageOrder, NodeId};
 use quorate_core::ports::{MetaStore, StoreError, StoreResult};
 use quorate_core::succession::{Checked, Weight, step, weigh};
@@ -39,18 +40,27 @@ pub(crate) struct FenceRecord {
     /// The manager that showed it.
     #[prost(bytes = "bytes", tag = "2")]
     by: Bytes,
-    /// Where that one is reached.
+    /// Where that one says that it is reached: its own word, that of anybody with a manager's certificate.
     #[prost(string, tag = "3")]
     address: String,
+    /// Where it is by the records of the incarnation that was ended; empty: they do not know it.
+    #[prost(string, tag = "4")]
+    known: String,
 }
 
 impl FenceRecord {
     /// Under which name [`FenceRecord::read`]'s argument lies.
     pub(crate) const NAME: &'static str = NAME;
 
-    pub(super) fn of(hello: &Hello, address: &str) -> Self {
-        let address = if hello.advertise.is_empty() { address.to_owned() } else { hello.advertise.clone() };
-        Self { lineage: hello.lineage.to_bytes().into(), by: Bytes::copy_from_slice(hello.node_id.as_bytes()), address }
+    /// Shown by this hello to who has these records.
+    pub(super) fn of(hello: &Hello, records: &Records) -> Self {
+        let known = records.nodes.get(hello.node_id).and_then(|node| node.addresses.first());
+        Self {
+            lineage: hello.lineage.to_bytes().into(),
+            by: Bytes::copy_from_slice(hello.node_id.as_bytes()),
+            address: hello.advertise.clone(),
+            known: known.cloned().unwrap_or_default(),
+        }
     }
 
     pub(crate) fn read(stored: Option<Bytes>) -> StoreResult<Option<Self>> {
@@ -63,6 +73,11 @@ impl FenceRecord {
         meta.put(&[(NAME, self.encode_to_vec().into())])
     }
 
+    /// Where the manager that showed it is by the records.
+    pub(super) fn known_address(&self) -> Option<&str> {
+        Some(self.known.as_str()).filter(|known| !known.is_empty())
+    }
+
     /// How many incarnations the cluster has had.
     pub(crate) fn generation(&self) -> u64 {
         Lineage::from_slice(&self.lineage).unwrap_or_default().generation()
@@ -71,11 +86,19 @@ impl FenceRecord {
     /// What happened, what was not harmed, what to do.
     pub(super) fn words(&self, generation: u64, directory: &Path) -> String {
         let by = NodeId::from_slice(&self.by).unwrap_or_default();
-        let at = if self.address.is_empty() { String::new() } else { format!(" at {}", self.address) };
-        let manager = if self.address.is_empty() { "HOST:PORT" } else { &self.address };
         let directory = directory.display();
+        let known = self.known_address();
+        let at = known.map(|known| format!(" at {known}")).unwrap_or_default();
+        // A token is shown to whoever is at the address: nobody is sent to one that only the other side claims.
+        let manager = known.unwrap_or("HOST:PORT");
+        let whose = match &self.address {
+            claimed if claimed.is_empty() || Some(claimed.as_str()) == known => String::new(),
+            claimed => format!(
+                ". (That manager says, unproven, that it is reached at {claimed}; give the token only to one that you know.)"
+            ),
+        };
         format!(
-            "the cluster was recovered elsewhere: manager {by}{at} is of generation {}, this directory of generation {generation}. It is fenced: it never votes or serves again. Nothing in it was changed, and what only it holds can still be read with `quorate inspect`. Next: come back to the cluster with a fresh store (this one is moved aside, not deleted): quorate join --replace --token TOKEN --manager {manager} --data-dir {directory}",
+            "the cluster was recovered elsewhere: manager {by}{at} is of generation {}, this directory of generation {generation}. It is fenced: it never votes or serves again. Nothing in it was changed, and what only it holds can still be read with `quorate inspect`. Next: come back to the cluster with a fresh store (this one is moved aside, not deleted): quorate join --replace --token TOKEN --manager {manager} --data-dir {directory}{whose}",
             self.generation()
         )
     }
@@ -132,7 +155,7 @@ pub struct Fenced {
     pub generation: u64,
     /// The newer incarnation.
     pub by_generation: u64,
-    /// Where a manager of it was met; may be empty.
+    /// Where the manager of it that was met says that it is reached; its own word, and may be empty.
     pub by_address: String,
     /// What happened and what to do.
     pub message: String,
@@ -223,7 +246,7 @@ impl Fencing {
         let (by, theirs) = (hello.node_id, hello.lineage.generation());
         let checked = checked(&ours, hello, &service.identity());
         let weight = checked.map_or(Weight::Unfounded, |checked| service.weigh(&checked));
-        let fence = FenceRecord::of(hello, "");
+        let fence = FenceRecord::of(hello, &service.records.borrow());
         match (weight, checked) {
             (Weight::Proven, _) => self.superseded(&ours, fence, runtime),
             (Weight::Claimed, Some(checked)) => {
@@ -295,9 +318,41 @@ mod on_real_nodes;
 
 #[cfg(test)]
 mod tests {
-    use quorate_core::id::LineageId;
+    use quorate_core::id::{LineageId, RaftId};
+    use quorate_core::membership::record::{NodeRecord, Role};
 
     use super::*;
+
+    #[test]
+    fn a_fence_sends_nobody_to_an_address_that_only_the_other_side_claims() {
+        let (known, stranger) = (NodeId::from_bytes([2; 16]), NodeId::from_bytes([3; 16]));
+        let record = NodeRecord {
+            id: Bytes::copy_from_slice(known.as_bytes()),
+            role: Role::Manager.into(),
+            raft_id: 2,
+            addresses: vec!["10.0.0.2:4701".to_owned()],
+            ..NodeRecord::default()
+        };
+        let records = Records { nodes: [record].into_iter().collect(), ..Records::default() };
+        let words = |by: NodeId, claimed: &str| {
+            let hello = Hello::client(Default::default(), by, Lineage::default(), "test");
+            let hello = Hello { raft_id: RaftId(9), advertise: claimed.to_owned(), ..hello };
+            FenceRecord::of(&hello, &records).words(1, Path::new("/data"))
+        };
+        let command = |at: &str| format!("--token TOKEN --manager {at} --data-dir /data");
+        // One that the records know is where they say, whatever it says itself, and that is marked as what it is;
+        for (claimed, marked) in [("", false), ("10.0.0.2:4701", false), ("6.6.6.6:4701", true)] {
+            let words = words(known, claimed);
+            assert!(words.contains(&command("10.0.0.2:4701")), "{words}");
+            assert_eq!(words.contains("says, unproven, that it is reached at 6.6.6.6:4701"), marked, "{words}");
+        }
+        // of one that they do not know nothing is known.
+        for (claimed, marked) in [("", false), ("6.6.6.6:4701", true)] {
+            let words = words(stranger, claimed);
+            assert!(words.contains(&command("HOST:PORT")), "{words}");
+            assert_eq!(words.contains("says, unproven, that it is reached at 6.6.6.6:4701"), marked, "{words}");
+        }
+    }
 
     #[test]
     fn another_recovery_is_told_until_it_was_not_met_for_a_while() {

@@ -28,9 +28,10 @@ pub(crate) enum FileError {
 /// Replaces the file: after a crash there is the old one or the new one, whole. Only its owner can read it.
 pub(crate) fn replace(path: &Path, payload: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or_else(|| Path::new("."));
-    let mut name = path.file_name().ok_or_else(|| io::Error::other("the path names no file"))?.to_owned();
-    name.push(".new");
-    let draft = directory.join(name);
+    if path.file_name().is_none() {
+        return Err(io::Error::other("the path names no file"));
+    }
+    let draft = draft_of(path);
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     file.write_all(MAGIC)?;
     file.write_all(blake3::hash(payload).as_bytes())?;
@@ -38,6 +39,13 @@ pub(crate) fn replace(path: &Path, payload: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     std::fs::rename(&draft, path)?;
     File::open(directory)?.sync_all()
+}
+
+/// Where the file is written before it takes its name; a crash may leave it.
+pub(crate) fn draft_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
 }
 
 /// What was written last; `None` when there is no such file.

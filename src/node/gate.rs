@@ -4,12 +4,13 @@
 //! full are dropped, raft sends them again. Called on the endpoint's tasks.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::consensus::io::{Input, Records};
 use quorate_core::id::{Lineage, NodeId, RaftId};
+use quorate_core::membership::admission::{Calling, Strangers, TurnedAway, admit};
 use quorate_core::membership::operators::Standing;
 use quorate_core::membership::upgrade::Support;
 use quorate_transport::{
@@ -22,7 +23,6 @@ use super::facts::Facts;
 use super::fence::{Fencing, Incarnations};
 use super::ground::Tasks;
 use super::service::{Service, until};
-use super::strangers::Strangers;
 use super::tasks::Call;
 use super::{authorize, sessions, snapshots};
 use crate::client::SOFTWARE;
@@ -32,7 +32,8 @@ pub(super) struct NodeGate {
     pub(super) facts: Facts,
     pub(super) records: watch::Receiver<Arc<Records>>,
     pub(super) incarnations: Arc<Incarnations>,
-    pub(super) strangers: Arc<Strangers>,
+    /// Those who have called and are not known here yet.
+    pub(super) strangers: Arc<Mutex<Strangers>>,
     /// What operators' times are judged by.
     pub(super) clock: Clock,
 }
@@ -45,44 +46,21 @@ impl NodeGate {
     }
 
     fn admit_peer(&self, records: &Records, caller: &Caller, hello: &Hello) -> Result<(), Refused> {
-        if hello.raft_id == RaftId(0) {
-            return Err(Refused::NotAMember);
-        }
-        if records.removed.contains(&hello.raft_id) {
-            return Err(Refused::Removed);
-        }
-        hello.support.check(records.cluster.version).map_err(Refused::ClusterVersion)?;
-        if records.nodes.is_empty() {
-            // A newcomer knows nobody yet: a manager's certificate of this cluster is what it can check.
-            return Ok(());
-        }
-        // A raft id that this member has not heard of is newer than its own state, and so may everything be that it knows of the node.
-        // A node's certificate outlives what it was, though, and any raft id can be claimed with that: so it gets in once a manager
-        // that is known has the same record of it. Who can ask none of these yet takes a node of which it has never heard.
-        let newer = hello.raft_id.0 >= records.cluster.next_raft_id;
-        let vouched = || newer && self.strangers.is_vouched_for(hello.raft_id, caller.node_id);
-        let Some(record) = records.nodes.get(caller.node_id) else {
-            let unheard_of =
-                newer && !self.strangers.may_be_asked_for() && !records.removed.contains_node(caller.node_id);
-            return if unheard_of || vouched() { Ok(()) } else { Err(Refused::NotAMember) };
+        let calling = Calling {
+            node: caller.node_id,
+            key_digest: caller.key_digest,
+            raft_id: hello.raft_id,
+            store_id: hello.store_id,
+            support: hello.support,
         };
-        if record.compromised {
-            // Not "removed": whoever dials it and refuses it here must not take that for a word about itself.
-            return Err(Refused::NotAMember);
-        }
-        if record.raft() != Some(hello.raft_id) && vouched() {
-            return Ok(());
-        }
-        if record.key_digest != caller.key_digest.as_slice() {
-            return Err(Refused::WrongNode("its key is not the one that it joined with".into()));
-        }
-        if record.raft() != Some(hello.raft_id) {
-            return Err(Refused::NotAMember);
-        }
-        match record.store() {
-            Some(bound) if hello.store_id != Some(bound) => Err(Refused::StoreReplaced),
-            Some(_) | None => Ok(()),
-        }
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        admit(records, &mut strangers, &calling).map_err(|turned_away| match turned_away {
+            TurnedAway::NotAMember => Refused::NotAMember,
+            TurnedAway::Removed => Refused::Removed,
+            TurnedAway::Unfit(unfit) => Refused::ClusterVersion(unfit),
+            TurnedAway::OtherKey => Refused::WrongNode("its key is not the one that it joined with".into()),
+            TurnedAway::StoreReplaced => Refused::StoreReplaced,
+        })
     }
 
     /// One that was issued a moment ago may not be known here yet: it is looked for when it asks for something.

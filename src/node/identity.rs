@@ -2,7 +2,8 @@
 //!
 //! Owns the stop of a node whose raft id is no longer its own: its store was replaced under its old identity (design
 //! section 4, rule 4), so that its votes and its log are gone, or the raft id was taken from it for ever, because it was
-//! demoted or removed, or it is thrown out because somebody else may have its keys. Owns the renewal of a manager's certificate,
+//! demoted or removed, or it is thrown out because somebody else may have its keys. Whether that is believed of who says it is decided
+//! in [`quorate_core::membership::hearsay`]. Owns the renewal of a manager's certificate,
 //! which it signs itself with the CA key out of its own state: nobody is asked and nothing is written to the log. Never stops a
 //! node for what it refuses others. Called by the running node.
 
@@ -10,8 +11,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_core::consensus::io::Records;
+use quorate_core::consensus::io::{Nanos, Records};
 use quorate_core::id::RaftId;
+use quorate_core::membership::hearsay::{Hearsay, NoMore, Own, Said};
 use quorate_core::membership::trust::TrustRecord;
 use quorate_core::membership::upgrade::{Support, Unfit};
 use quorate_core::ports::StateRead;
@@ -33,9 +35,6 @@ use super::stop::{StartError, StopReason};
 const EVERY: Duration = Duration::from_millis(500);
 /// Between two looks at the clock while the certificate holds.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(60);
-/// For so long nobody of whom this node has a record may be connected before what others say of it is believed: somebody who was
-/// removed while it was away is in its records, and may say anything.
-const ALONE: Duration = Duration::from_secs(3);
 /// How long a quorum may take to say that what is known here is what there is.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -46,59 +45,72 @@ pub(super) async fn keep_identity(
     mut records: watch::Receiver<Arc<Records>>,
     ending: Ending,
 ) {
-    let mut alone_since = Instant::now();
+    let began = Instant::now();
+    let now = || Nanos(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    let own = Own { raft_id: facts.raft(), store_id: facts.store(), support: Support::THIS };
+    let mut hearsay = Hearsay::new(own, now());
     let reason = loop {
         if let Ok(Err(_stopped)) = tokio::time::timeout(EVERY, records.changed()).await {
             return;
         }
         let current = records.borrow_and_update().clone();
-        // What the log burnt before a recovery from this very store is taken back by the end of that recovery.
-        let recovering = current.recovery.begun.is_some();
-        if !recovering && current.removed.contains(&facts.raft()) {
-            break StopReason::Removed;
-        }
-        // Thrown out: nobody talks to it any more, nor says that its raft id is gone.
-        if !recovering && current.by_raft_id(facts.raft()).is_some_and(|own| own.compromised) {
-            break StopReason::Removed;
-        }
-        let connected = peers.connected();
-        if current.nodes.members().any(|node| connected.iter().any(|(id, _)| node.raft() == Some(*id))) {
-            alone_since = Instant::now();
-        }
-        if alone_since.elapsed() < ALONE {
-            continue;
+        hearsay.connected(now(), &current, peers.connected().into_iter().map(|(id, _)| id));
+        if let Some(why) = hearsay.by_the_records(&current) {
+            break stopped(why, &facts, "its own records");
         }
         // The managers that were known at the start, and those that are recorded now.
         let known = facts.managers.iter().map(|manager| RaftId(manager.raft_id));
         let known = known.chain(current.nodes.members().filter_map(|node| node.raft()));
-        let refused = known.filter_map(|peer| peers.last_failure(peer)).find_map(|error| {
+        let believed = known.filter_map(|peer| peers.last_failure(peer)).find_map(|error| {
             // What this node thinks of another one says nothing about itself.
             let ConnectError::Refused { address, refused, ours: false } = error.root() else { return None };
-            if matches!(refused, Refused::Removed) {
-                // Taken for ever, whatever this store has heard of it so far.
-                return Some(StopReason::Removed);
-            }
-            if let Refused::ClusterVersion(Unfit::TooOld { cluster, .. } | Unfit::TooNew { cluster, .. }) = refused {
-                // Both have to find that it does not fit.
-                let unfit = Support::THIS.check(*cluster).err()?;
-                return Some(StopReason::NeedsVersion(format!(
-                    "the manager at {address} does not take this one: {unfit}"
-                )));
-            }
-            // The state that is read here came to this very store: whoever was refused, it was not this node.
-            let replaced = matches!(refused, Refused::StoreReplaced) && !bound(&facts, &current);
-            replaced.then(|| {
-                StopReason::IdentityRefused(format!(
-                    "the manager at {address} knows raft id {} with another store: this directory was wiped, and what this node had promised is gone with it. It never votes again under that identity. Nothing was harmed. Next: move the directory aside and join again with `quorate join`",
-                    facts.raft_id
-                ))
-            })
+            let why = hearsay.believe(now(), &current, said(refused)?)?;
+            Some(stopped(why, &facts, &format!("the manager at {address}")))
         });
-        if let Some(reason) = refused {
+        if let Some(reason) = believed {
             break reason;
         }
     };
     ending.stop(reason);
+}
+
+/// What a refusal says about who is refused; most say nothing that lasts.
+const fn said(refused: &Refused) -> Option<Said> {
+    match refused {
+        Refused::Removed => Some(Said::Removed),
+        Refused::ClusterVersion(Unfit::TooOld { cluster, .. } | Unfit::TooNew { cluster, .. }) => {
+            Some(Said::Version(*cluster))
+        }
+        Refused::StoreReplaced => Some(Said::StoreReplaced),
+        Refused::WrongCluster { .. }
+        | Refused::Superseded { .. }
+        | Refused::Forked { .. }
+        | Refused::NotAMember
+        | Refused::WrongNode(_)
+        | Refused::NoCertificate
+        | Refused::WrongRole { .. }
+        | Refused::Revoked
+        | Refused::VersionTooOld { .. }
+        | Refused::VersionTooNew { .. }
+        | Refused::Locked
+        | Refused::Fenced
+        | Refused::Duplicate
+        | Refused::Busy(_)
+        | Refused::Malformed
+        | Refused::Other(_) => None,
+    }
+}
+
+/// Why this node stops, by whom it was found out.
+fn stopped(why: NoMore, facts: &Facts, by: &str) -> StopReason {
+    match why {
+        NoMore::Removed => StopReason::Removed,
+        NoMore::Unfit(unfit) => StopReason::NeedsVersion(format!("{by} does not take this one: {unfit}")),
+        NoMore::StoreReplaced => StopReason::IdentityRefused(format!(
+            "{by} knows raft id {} with another store: this directory was wiped, and what this node had promised is gone with it. It never votes again under that identity. Nothing was harmed. Next: move the directory aside and join again with `quorate join`",
+            facts.raft_id
+        )),
+    }
 }
 
 /// A new certificate for a node whose own has run out, or was made by a clock that was far ahead; none where it holds, or
@@ -220,9 +232,4 @@ pub(super) async fn keep_certificate(service: Arc<Service>, endpoint: Endpoint, 
             Err(error) => tracing::warn!(%error, "the renewed certificate is not used; it is tried again"),
         }
     }
-}
-
-/// Whether this store's own records bind this raft id to this store.
-fn bound(facts: &Facts, records: &Records) -> bool {
-    records.by_raft_id(facts.raft()).is_some_and(|node| node.store() == Some(facts.store()))
 }

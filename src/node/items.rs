@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message as _;
-use quorate_core::id::{Lineage, LineageOrder};
+use quorate_core::id::Lineage;
+use quorate_core::membership::work::takes;
 use quorate_transport::session_api::{self, Part};
 
 use crate::objects::SecretBytes;
@@ -138,11 +139,7 @@ impl Set {
 
     /// Whether something told by `lineage` at `revision` may replace this.
     pub(crate) fn admits(&self, lineage: &Lineage, revision: u64) -> bool {
-        match self.lineage.compare(lineage) {
-            LineageOrder::Equal => !self.known || revision >= self.revision,
-            LineageOrder::Older => true,
-            LineageOrder::Newer | LineageOrder::Forked => false,
-        }
+        takes(self.known.then_some((&self.lineage, self.revision)), (lineage, revision))
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::forwarding::Errand;
 use super::gate::Asker;
 use super::router::{Failure, Router, fail, refused, rejected};
-use super::service::{Service, blocking, broken};
+use super::service::{Service, blocking, broken, whole};
 use super::tasks::{Call, Reply};
 
 /// One more renewal does no harm, so it is asked for as often as it takes.
@@ -94,10 +94,9 @@ impl Router {
 }
 
 /// A request with an order for a lease.
-fn ordered(request: &[u8]) -> Result<Request, Failure> {
+fn ordered(request: Bytes) -> Result<Request, Failure> {
     let invalid = |what: &str| fail(api::Code::Invalid, format!("{what}. Nothing was changed"));
-    let request =
-        Request::decode(request).map_err(|error| invalid(&format!("the order for a lease cannot be read: {error}")))?;
+    let request: Request = whole(request, "the order for a lease")?;
     if request.id().is_none() || request.sequence == 0 {
         return Err(invalid("the order for a lease carries no request id"));
     }
@@ -117,7 +116,7 @@ impl Service {
     pub(super) async fn lease_write(
         &self,
         asker: &Asker,
-        request: &[u8],
+        request: Bytes,
         until: Instant,
     ) -> Result<response::Kind, Failure> {
         let command = Command::from(CommandKind::Request(ordered(request)?));

@@ -3,21 +3,21 @@
 //! Owns the addresses that other managers have met each other at. When all managers of a cluster have moved, one hint joins
 //! them one by one to a first one, and that one has met them all: what it knows from their own hellos is asked for until
 //! nobody is missing. No address told here is trusted: whoever answers at one proves by its certificate who it is. What is taken on
-//! trust is which raft id a node has, of which this manager has an older record or none ([`super::strangers`]).
+//! trust is which raft id a node has, of which this manager has an older record or none ([`quorate_core::membership::admission`]).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prost::Message as _;
 use quorate_core::id::{NodeId, RaftId};
+use quorate_core::membership::admission::Strangers;
 use quorate_transport::PeerAddress;
 use quorate_transport::api::{self, request, response};
 use tokio::sync::watch;
 
 use super::facts::KnownManager;
 use super::service::Service;
-use super::strangers::Strangers;
 
 /// How often it is looked whether somebody is missing.
 const EVERY: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ pub(super) fn peers(known: &[KnownManager], met: &Met, hints: &[String]) -> Vec<
 }
 
 /// Runs until the node stops.
-pub(super) async fn run(service: Arc<Service>, met: watch::Sender<Arc<Met>>, strangers: Arc<Strangers>) {
+pub(super) async fn run(service: Arc<Service>, met: watch::Sender<Arc<Met>>, strangers: Arc<Mutex<Strangers>>) {
     loop {
         tokio::time::sleep(EVERY).await;
         if service.is_closed() {
@@ -57,19 +57,23 @@ pub(super) async fn run(service: Arc<Service>, met: watch::Sender<Arc<Met>>, str
         // Only those are asked of whom there is a record: who was let in without one vouches for nobody.
         let (known, missing): (Vec<RaftId>, Vec<RaftId>) = {
             let records = service.records.borrow();
-            strangers.forget(|id, node| records.nodes.get(node).is_some_and(|record| record.raft() == Some(id)));
+            locked(&strangers).forget_known(&records);
             let others = records.nodes.members().filter_map(|node| node.raft()).filter(|id| *id != own);
             others.partition(|id| connected.contains(id))
         };
-        strangers.set_company(!known.is_empty());
-        if missing.is_empty() && !strangers.wait() {
+        let wait = {
+            let mut strangers = locked(&strangers);
+            strangers.set_company(!known.is_empty());
+            strangers.wait()
+        };
+        if missing.is_empty() && !wait {
             continue;
         }
         for peer in known {
             for api::Known { raft_id, node_id, addresses } in ask(&service, peer).await {
                 let id = RaftId(raft_id);
                 if let Some(node) = NodeId::from_slice(&node_id) {
-                    strangers.vouch(id, node);
+                    locked(&strangers).vouch(id, node);
                 }
                 if missing.contains(&id) {
                     note(&met, id, addresses);
@@ -77,6 +81,10 @@ pub(super) async fn run(service: Arc<Service>, met: watch::Sender<Arc<Met>>, str
             }
         }
     }
+}
+
+fn locked(strangers: &Mutex<Strangers>) -> MutexGuard<'_, Strangers> {
+    strangers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn note(met: &watch::Sender<Arc<Met>>, id: RaftId, addresses: Vec<String>) {

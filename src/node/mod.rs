@@ -141,8 +141,6 @@ mod sessions;
 mod snapshots;
 mod state_file;
 mod stop;
-#[cfg(feature = "manager")]
-mod strangers;
 mod supervisor;
 #[cfg(feature = "manager")]
 mod tasks;

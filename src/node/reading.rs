@@ -70,6 +70,20 @@ impl Begun {
     }
 }
 
+/// A look at the store that takes no longer than its request has: unlike a write that is held up, one that is not done by then is
+/// known to be done nowhere.
+pub(super) async fn in_time<T>(
+    until: Instant,
+    looking: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::time::timeout_at(until, looking).await.unwrap_or_else(|_elapsed| {
+        Err(fail(
+            api::Code::Deadline,
+            "this manager's disk did not answer a read in time. Nothing was done; ask another manager",
+        ))
+    })
+}
+
 /// Why a range was not read.
 pub(super) fn unread(error: &ReadError) -> Failure {
     match error {
@@ -135,13 +149,7 @@ impl Service {
     ) -> Result<Result<api::ReadDone, usize>, Failure> {
         let reader = self.store()?.reader;
         if looking::is_short(&range) {
-            let looked = tokio::time::timeout_at(until, self.looking.one(reader, range, place)).await;
-            return looked.unwrap_or_else(|_elapsed| {
-                Err(fail(
-                    api::Code::Deadline,
-                    "this manager's disk did not answer a read in time. Nothing was done; ask another manager",
-                ))
-            });
+            return in_time(until, self.looking.one(reader, range, place)).await;
         }
         self.past.read(reader, range, until, place).await
     }

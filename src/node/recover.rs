@@ -255,6 +255,9 @@ impl Recover {
             RecoveryError::NoState | RecoveryError::Removed(_) => StartError::Directory(format!(
                 "{directory} cannot be recovered from: {error}. Nothing was changed; choose the directory of another manager"
             )),
+            RecoveryError::ThrownOut => StartError::Directory(format!(
+                "{directory} cannot be recovered from: {error}. Nothing was changed; recover from a manager that stayed. If all their disks are gone for good, restore a backup (`quorate restore`); what this directory holds besides secrets can still be read with `quorate inspect --dump`"
+            )),
         })?;
         Ok(Opened { facts, identity, recovery, state: None, meta: None })
     }

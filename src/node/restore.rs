@@ -428,6 +428,7 @@ impl Restore {
             error @ (RecoveryError::NoState
             | RecoveryError::Damaged(_)
             | RecoveryError::Removed(_)
+            | RecoveryError::ThrownOut
             | RecoveryError::Store(_)) => self.refused(BackupError::Damaged(error.to_string())),
         }
     }

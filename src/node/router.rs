@@ -9,7 +9,7 @@ use std::sync::Arc;
 use prost::Message as _;
 use quorate_core::command::{Command, CommandKind};
 use quorate_core::consensus::io::{Answer, Origin, Rejection, Status};
-use quorate_core::id::{LogIndex, RaftId};
+use quorate_core::id::{LogIndex, RaftId, Term};
 use quorate_core::limits::Met;
 use quorate_core::state::contract::{Outcome, Refusal};
 use quorate_core::txn::TxnResult;
@@ -173,23 +173,24 @@ impl Router {
         answer
     }
 
-    /// An index such that a read at or above it is linearizable from here on; it is applied on this manager.
-    pub(super) async fn read_index(&self, until: Instant) -> Result<LogIndex, Failure> {
+    /// From here on a read of what is applied on this manager is linearizable; answers the term of the leadership whose quorum says
+    /// so.
+    pub(super) async fn read_index(&self, until: Instant) -> Result<Term, Failure> {
         let began = Instant::now();
         let answer = self.confirmed(until).await;
         if began.elapsed() > self.election() {
             self.meters.slow_read_indexes.increment(1);
         }
         match &answer {
-            Ok(index) => trace::confirmed(*index),
+            Ok((index, _)) => trace::confirmed(*index),
             Err(_) => self.meters.read_indexes_failed.increment(1),
         }
-        answer
+        answer.map(|(_, term)| term)
     }
 
-    async fn confirmed(&self, until: Instant) -> Result<LogIndex, Failure> {
+    async fn confirmed(&self, until: Instant) -> Result<(LogIndex, Term), Failure> {
         match self.ask(until, |reply| Call::Read { reply }).await {
-            Ok(Reply::Answer(Answer::ReadAt(index))) => Ok(index),
+            Ok(Reply::Answer(Answer::ReadAt { index, term })) => Ok((index, term)),
             Ok(Reply::Answer(Answer::Refused(rejection))) => Err(rejected(&rejection)),
             Ok(_) => Err(fail(api::Code::Internal, "a read was answered as something else")),
             // A read changes nothing: there is nothing unknown about it.

@@ -13,6 +13,7 @@ use quorate_core::consensus::config::Config;
 use quorate_core::consensus::io::{Input, Records, StopCause};
 use quorate_core::consensus::pace::TICK_NANOS_MIN;
 use quorate_core::consensus::{Consensus, Start as MachineStart};
+use quorate_core::membership::admission::Strangers;
 use quorate_core::membership::plan::SeatTimes;
 use quorate_core::membership::upgrade::Support;
 use quorate_core::ports::{LogReader, LogWriter, MetaStore, OpenStore, Staging, StateReader, StoreResult};
@@ -48,7 +49,6 @@ use super::report::Digests;
 use super::router::Router;
 use super::service::{self, Service, StoreAccess};
 use super::stop::{StartError, StopReason};
-use super::strangers::Strangers;
 use super::tasks::{Call, ConsensusTask, Hands};
 use super::watching::{self, Watches};
 use super::work::Work;
@@ -246,7 +246,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let watches = Arc::new(Watches::new(state.status().revision));
 
     let incarnations = Arc::new(Incarnations::default());
-    let strangers = Arc::new(Strangers::default());
+    let strangers = Arc::new(Mutex::new(Strangers::default()));
     let gate: Arc<dyn Gate> = Arc::new(NodeGate {
         facts: facts.clone(),
         records: records.clone(),

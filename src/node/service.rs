@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use quorate_core::command::{Command, CommandKind, Request};
+use quorate_core::command::{self, Command, CommandKind, Request, Unread};
 use quorate_core::consensus::io::{Origin, Records, Status};
 use quorate_core::id::RaftId;
 use quorate_core::membership::plan::SeatTimes;
@@ -34,14 +34,14 @@ use super::keepers::Space;
 use super::looking::Looking;
 use super::reach::Reach;
 use super::readiness::Pulse;
-use super::reading::Past;
+use super::reading::{Past, in_time};
 use super::renewal::Terms;
 use super::report::Digests;
 use super::router::{Failure, Router, fail, refused};
 use super::watching::Watches;
 use super::workers::Workers;
 use super::{applier, asked, authorize, trace};
-use crate::client::changes_something;
+use crate::client::{SOFTWARE, changes_something};
 use crate::keys::Desk;
 use crate::metrics::{Ended, Meters};
 
@@ -107,11 +107,24 @@ pub(super) const fn under_way() -> Semaphore {
     Semaphore::const_new(UNDER_WAY_MAX as usize)
 }
 
+/// What is to go into the log, as it was sent: nothing of it is dropped.
+pub(super) fn whole<M: prost::Message + Default>(bytes: Bytes, what: &str) -> Result<M, Failure> {
+    command::whole(bytes).map_err(|unread| match unread {
+        Unread::Malformed(why) => {
+            fail(api::Code::Invalid, format!("{what} cannot be read: {why}. Nothing was changed"))
+        }
+        Unread::Newer => fail(
+            api::Code::Version,
+            format!(
+                "{what} holds what this manager ({SOFTWARE}) does not know: whoever sent it runs a newer quorate. Nothing was changed; finish the upgrade first (`quorate upgrade status` says what is left to do)"
+            ),
+        ),
+    })
+}
+
 /// A client's request with a request id, and the transaction out of it.
 pub(super) fn requested(request: Bytes) -> Result<(Request, Txn), Failure> {
-    let mut request = Request::decode(request).map_err(|error| {
-        fail(api::Code::Invalid, format!("the transaction cannot be read: {error}. Nothing was changed"))
-    })?;
+    let mut request: Request = whole(request, "the transaction")?;
     if request.id().is_none() || request.sequence == 0 {
         return Err(fail(api::Code::Invalid, "the transaction carries no request id. Nothing was changed"));
     }
@@ -346,7 +359,7 @@ impl Service {
             request::Kind::Unlock(_) => Err(fail(api::Code::Refused, "this manager is not locked. Nothing was done")),
             request::Kind::Check(asked) => document(&self.check(asker, asked).await?),
             request::Kind::Standing(_) => Ok(response::Kind::Standing(self.standing())),
-            request::Kind::LeaseWrite(write) => self.lease_write(asker, &write.request, until).await,
+            request::Kind::LeaseWrite(write) => self.lease_write(asker, write.request, until).await,
             request::Kind::LeaseKeepAlive(renewal) => self.lease_keep_alive(asker, renewal.lease, until).await,
             request::Kind::LeaseList(list) => self.lease_list(asker, list, until).await,
             request::Kind::LeaseShow(show) => self.lease_show(asker, show, until).await,
@@ -359,9 +372,7 @@ impl Service {
                 Err(fail(api::Code::Invalid, "what was passed on is passed on no further. Nothing was done"))
             }
             request::Kind::Command(api::Command { command, behalf }) => {
-                let command = Command::decode(command).map_err(|error| {
-                    fail(api::Code::Invalid, format!("the forwarded command cannot be read: {error}"))
-                })?;
+                let command: Command = whole(command, "the command that was passed on")?;
                 let behalf = match &behalf {
                     Some(behalf) => Some(Asker::spoken_for(behalf).ok_or_else(|| {
                         fail(api::Code::Invalid, "a command was passed on for nobody that there is. Nothing was done")
@@ -405,19 +416,13 @@ impl Service {
 
     /// A transaction that cannot write is a read: linearizable, and no entry of the log, so that who may only look adds nothing to it.
     async fn look(&self, txn: Allowed<Txn>, until: Instant) -> Result<TxnResult, Failure> {
-        self.router.read_index(until).await?;
-        // The quorum that has confirmed the read follows the leader of this term.
-        let (reader, term) = (self.store()?.reader, self.status.borrow().term);
+        let term = self.router.read_index(until).await?;
+        let reader = self.store()?.reader;
         let looking = blocking(move || {
             let looked = read::transaction(&*reader.view(), &txn, term).map_err(|error| broken(&error))?;
             looked.map_err(|refusal| refused(&refusal))
         });
-        tokio::time::timeout_at(until, looking).await.unwrap_or_else(|_elapsed| {
-            Err(fail(
-                api::Code::Deadline,
-                "this manager's disk did not answer a read in time. Nothing was done; ask another manager",
-            ))
-        })
+        in_time(until, looking).await
     }
 
     /// How old this manager's state may be: every write that was acknowledged longer ago is in it. `None` while nothing is
@@ -480,3 +485,7 @@ pub(super) async fn blocking<T: Send + 'static>(
         .await
         .unwrap_or_else(|error| Err(fail(api::Code::Internal, format!("a reader failed: {error}"))))
 }
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;

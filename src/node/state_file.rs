@@ -99,7 +99,13 @@ impl StateFile {
 /// Makes true what the file says was decided, and says what the directory is to be run as. Cut off anywhere, it is run
 /// again with the same end.
 pub(crate) fn settle(layout: &Layout) -> Result<Settled, StartError> {
-    let Some(mut file) = StateFile::load(layout)? else { return Ok(Settled::Store) };
+    let Some(mut file) = StateFile::load(layout)? else {
+        #[cfg(feature = "manager")]
+        if layout.has_store() {
+            forget_work(layout)?;
+        }
+        return Ok(Settled::Store);
+    };
     if !file.facts.is_ready() {
         return Ok(Settled::HalfJoined);
     }
@@ -146,8 +152,21 @@ fn as_manager(layout: &Layout, file: &StateFile) -> Result<Settled, StartError> 
     let store = super::directory::open_store(layout)?;
     file.facts.save(&*store.meta)?;
     drop(store);
+    // First: as long as this file is here, all of it is done again.
+    forget_work(layout)?;
     StateFile::remove(layout)?;
     Ok(Settled::Store)
+}
+
+/// A manager's files hold no item in clear.
+#[cfg(feature = "manager")]
+fn forget_work(layout: &Layout) -> Result<(), StartError> {
+    super::work::forget(layout).map_err(|error| {
+        StartError::Disk(format!(
+            "the items of the time as a worker, in {}, cannot be removed: {error}",
+            layout.root().display()
+        ))
+    })
 }
 
 #[cfg(not(feature = "manager"))]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::id::StoreId;
+use quorate_core::membership::hearsay::{self, After};
 use quorate_core::state::read;
 use quorate_transport::api::{request, response};
 use quorate_transport::{Connection, Identity, JoinError, JoinRefused, KeyPair, api};
@@ -95,8 +96,8 @@ async fn save(layout: &Layout, file: &StateFile) -> Result<(), String> {
     off_thread(move || file.save(&layout)).await.map_err(|error| error.to_string())
 }
 
-/// The managers say that this manager's raft id is none any more. Asks what the node is now, until somebody tells; when it
-/// returns without a reason to stop, the file says what the node is.
+/// Somebody says that this manager's raft id is none any more. Asks what the node is now, until a quorum's word for it comes; when it
+/// returns without a reason to stop, the directory says what the node is.
 ///
 /// Cancel safe: asked again it comes to the same.
 pub(super) async fn after_removal(builder: &NodeBuilder) -> Option<StopReason> {
@@ -137,20 +138,31 @@ async fn ask(builder: &NodeBuilder) -> Result<Option<StopReason>, String> {
     let managers: Vec<String> =
         facts.managers.iter().flat_map(|manager| &manager.addresses).chain(&builder.hints).cloned().collect();
     let (clock, network) = (builder.certificates.clock, &builder.ground.network);
-    let joined = match ask_standing(&identity, Some(facts.store()), &managers, clock, network).await {
-        Ok(joined) => joined,
-        Err(JoinError::Refused(JoinRefused::NotAMember)) => return Ok(Some(StopReason::Removed)),
-        Err(JoinError::Refused(refused @ JoinRefused::AlreadyKnown(_))) => {
-            return Ok(Some(StopReason::IdentityRefused(refused.to_string())));
+    let joined =
+        match ask_standing(&identity, Some(facts.store()), facts.lineage_list(), &managers, clock, network).await {
+            Ok(joined) => joined,
+            Err(JoinError::Refused(JoinRefused::NotAMember)) => return Ok(Some(StopReason::Removed)),
+            Err(JoinError::Refused(refused @ JoinRefused::AlreadyKnown(_))) => {
+                return Ok(Some(StopReason::IdentityRefused(refused.to_string())));
+            }
+            Err(error) => return Err(error.to_string()),
+        };
+    match hearsay::after_removal(facts.raft(), joined.raft_id) {
+        After::Worker => {}
+        After::Manager => {
+            tracing::warn!(
+                raft_id = facts.raft_id,
+                "somebody said that the raft id of this manager was taken from it, and the cluster says that it was not: it goes on as the manager that it is"
+            );
+            return Ok(None);
         }
-        Err(error) => return Err(error.to_string()),
-    };
-    if joined.raft_id.0 != 0 {
-        let why = format!(
-            "the cluster knows this node under raft id {}, and this directory is the one of raft id {}: a copy or a later store is in use elsewhere. Nothing was harmed. Next: move the directory aside and join again with `quorate join`",
-            joined.raft_id, facts.raft_id
-        );
-        return Ok(Some(StopReason::IdentityRefused(why)));
+        After::Elsewhere => {
+            let why = format!(
+                "the cluster knows this node under raft id {}, and this directory is the one of raft id {}: a copy or a later store is in use elsewhere. Nothing was harmed. Next: move the directory aside and join again with `quorate join`",
+                joined.raft_id, facts.raft_id
+            );
+            return Ok(Some(StopReason::IdentityRefused(why)));
+        }
     }
     // What was of the time as a manager stays behind: the managers say anew what counts of it.
     let kept = Facts { raft_id: 0, store_id: Bytes::new(), sealing: Bytes::new(), ..facts.clone() };
@@ -162,4 +174,43 @@ async fn ask(builder: &NodeBuilder) -> Result<Option<StopReason>, String> {
     off_thread(move || file.save(&layout)).await.map_err(|error: StartError| error.to_string())?;
     tracing::info!("this node was demoted: it goes on as a worker, without its log");
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::node::Node;
+    use crate::status::NodeRole;
+    use crate::{Start, inspect};
+
+    fn builder(directory: &Path) -> NodeBuilder {
+        Node::builder(directory).listen("127.0.0.1:0").tick(Duration::from_millis(10))
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_manager_that_was_lied_to_is_told_by_the_others_that_it_still_is_one() {
+        // Given two managers, of which the second has stopped because somebody said that its raft id was gone
+        let root = tempfile::tempdir().unwrap();
+        let first = builder(&root.path().join("m1")).name("m1").start(Start::OpenOrInit).await.unwrap();
+        first.ready().await.unwrap();
+        let token = first.client().join_token("manager").await.unwrap();
+        let start = Start::OpenOrJoin { token, managers: vec![first.address().to_string()] };
+        let directory = root.path().join("m2");
+        let second = builder(&directory).name("m2").start(start).await.unwrap();
+        second.ready().await.unwrap();
+        second.shutdown().await;
+        let raft_id = inspect(&directory).unwrap().raft_id;
+        // When it asks what it is now
+        let asked = tokio::time::timeout(Duration::from_secs(60), after_removal(&builder(&directory))).await.unwrap();
+        // Then it is the manager that it was, and starts as one.
+        assert_eq!(asked, None);
+        let second = builder(&directory).start(Start::Open).await.unwrap();
+        second.ready().await.unwrap();
+        assert_eq!(second.role(), NodeRole::Manager);
+        second.shutdown().await;
+        assert_eq!(inspect(&directory).unwrap().raft_id, raft_id);
+        first.shutdown().await;
+    }
 }

@@ -1,11 +1,13 @@
 //! What this node is to run, and how it says it goes: the embedder's side of assignments.
 //!
 //! Owns the set of items in force here and the statuses that the embedder gave, for as long as the node lives, whatever
-//! its role is at the moment. The newest complete set is on disk before anybody acts on it, and is there again after a
-//! restart without any manager, marked stale. Fed by the session of a worker, or by a manager's own state; never asks.
+//! its role is at the moment. A worker's newest complete set is on disk before anybody acts on it, and is there again after
+//! a restart without any manager, marked stale. A manager's is in memory only: its own state gives it again, and has it
+//! sealed, while this file is in clear. Fed by the session of a worker, or by a manager's own state; never asks.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -64,8 +66,22 @@ impl Statuses {
     }
 }
 
+fn kept_in(layout: &Layout) -> PathBuf {
+    layout.root().join("assignments")
+}
+
+/// Takes what was kept off the disk for good, with a draft that a crash left: the node is a manager now. Blocks.
+#[cfg(feature = "manager")]
+pub(super) fn forget(layout: &Layout) -> std::io::Result<()> {
+    let path = kept_in(layout);
+    files::remove(&files::draft_of(&path))?;
+    files::remove(&path)
+}
+
 struct Inner {
     path: PathBuf,
+    /// The set in force is on disk, but for its revision.
+    kept: AtomicBool,
     set: watch::Sender<Arc<Set>>,
     statuses: watch::Sender<Arc<Statuses>>,
     /// Orders this process's reports after those of earlier ones; `None` until somebody has told what those were.
@@ -81,7 +97,7 @@ pub(crate) struct Work(Arc<Inner>);
 impl Work {
     /// With what the directory kept. Blocks. What cannot be read is as good as nothing: managers tell it again.
     pub(crate) fn open(layout: &Layout) -> Self {
-        let path = layout.root().join("assignments");
+        let path = kept_in(layout);
         let kept = match files::read(&path) {
             Ok(bytes) => bytes.and_then(Set::from_bytes),
             Err(error) => {
@@ -89,9 +105,10 @@ impl Work {
                 None
             }
         };
+        let is_kept = AtomicBool::new(kept.is_some());
         let set = watch::Sender::new(Arc::new(kept.unwrap_or_default()));
         let (statuses, ended) = (watch::Sender::default(), watch::Sender::new(false));
-        Self(Arc::new(Inner { path, set, statuses, instance: Mutex::new(None), ended }))
+        Self(Arc::new(Inner { path, kept: is_kept, set, statuses, instance: Mutex::new(None), ended }))
     }
 
     /// The set in force.
@@ -99,17 +116,15 @@ impl Work {
         self.0.set.borrow().clone()
     }
 
-    /// Puts a set in force: on disk first. One feeder at a time. A set that cannot be kept is in force all the same: what is
-    /// to run must not wait for a disk.
+    /// Puts a worker's set in force: on disk first. One feeder at a time. A set that cannot be kept is in force all the same:
+    /// what is to run must not wait for a disk.
     pub(crate) async fn put(&self, set: Set) {
-        let before = self.current();
-        if *before == set {
+        let (before, kept) = (self.current(), self.0.kept.load(Ordering::Relaxed));
+        if kept && *before == set {
             return;
         }
-        let same = before.known && before.to_bytes_without_revision() == set.to_bytes_without_revision();
-        let set = Arc::new(set);
         // A revision alone is not worth a write: what is on disk is a true set of a little earlier.
-        if !same {
+        if !(kept && before.known && before.to_bytes_without_revision() == set.to_bytes_without_revision()) {
             let (path, bytes) = (self.0.path.clone(), set.to_bytes());
             let written = tokio::task::spawn_blocking(move || files::replace(&path, &bytes)).await;
             match written {
@@ -119,7 +134,23 @@ impl Work {
                 }
                 Err(error) => tracing::error!(%error, "the thread that keeps the assignments failed"),
             }
+            // Tried once for each set: a disk that is full is not asked at every word of a manager.
+            self.0.kept.store(true, Ordering::Relaxed);
         }
+        self.in_force(set);
+    }
+
+    /// Puts a manager's set in force, in memory only. One feeder at a time.
+    #[cfg(feature = "manager")]
+    pub(crate) fn hold(&self, set: Set) {
+        self.0.kept.store(false, Ordering::Relaxed);
+        if *self.current() != set {
+            self.in_force(set);
+        }
+    }
+
+    fn in_force(&self, set: Set) {
+        let set = Arc::new(set);
         self.0.set.send_replace(Arc::clone(&set));
         self.0.statuses.send_if_modified(|statuses| {
             let gone = statuses.items.keys().any(|id| !set.items.contains_key(id));
@@ -366,6 +397,29 @@ mod tests {
         drop(work);
         std::fs::write(place.path().join("assignments"), b"garbage").unwrap();
         assert!(!Work::open(&layout).current().known);
+    }
+
+    #[tokio::test]
+    async fn a_manager_keeps_its_set_in_memory_and_a_worker_again_keeps_it_on_disk() {
+        let place = tempfile::tempdir().unwrap();
+        let (layout, path) = (Layout::new(place.path()), place.path().join("assignments"));
+        let work = Work::open(&layout);
+        // Given a worker's set, which is on disk, and a draft of a write that was cut off
+        work.put(set(5, &[item("a", 3)])).await;
+        std::fs::write(files::draft_of(&path), b"run").unwrap();
+        // When the node becomes a manager, then both go, what it is to run is in force still,
+        forget(&layout).unwrap();
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+        assert_eq!(work.current().items.len(), 1);
+        // and what its state says comes into force without a file.
+        let mut stream = work.events();
+        assert!(matches!(stream.next().await, Some(AssignmentEvent::Complete { .. })));
+        work.hold(set(6, &[item("a", 3), item("b", 6)]));
+        assert!(matches!(stream.next().await, Some(AssignmentEvent::Changed { added, .. }) if added == [item("b", 6)]));
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+        // When it is a worker again and is told that nothing has changed, then that is on disk.
+        work.put(set(6, &[item("a", 3), item("b", 6)])).await;
+        assert_eq!(Work::open(&layout).current().items.len(), 2);
     }
 
     #[test]

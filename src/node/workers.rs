@@ -132,7 +132,7 @@ async fn own_items(service: Arc<Service>) {
                 for Fresh { name, revision, data: fresh } in seen.fresh {
                     data.put(name, revision, &fresh);
                 }
-                work.put(Set::told(seen.lineage, seen.revision, items, data)).await;
+                work.hold(Set::told(seen.lineage, seen.revision, items, data));
             }
             work.instance(seen.reported);
         }

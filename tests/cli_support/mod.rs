@@ -97,8 +97,16 @@ pub struct Beside {
 
 impl Beside {
     pub fn start(arguments: &[&str]) -> Self {
-        let mut child =
-            command(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        Self::of(&mut command(arguments))
+    }
+
+    /// The same, with a directory for what is temporary of its own.
+    pub fn start_with_temporary(temporary: &Path, arguments: &[&str]) -> Self {
+        Self::of(command(arguments).env("TMPDIR", temporary))
+    }
+
+    fn of(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {

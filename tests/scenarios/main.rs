@@ -22,6 +22,7 @@ mod between;
 mod certificates;
 mod crashes;
 mod data;
+mod delivery;
 mod disks;
 mod doors;
 mod examples;

@@ -1,6 +1,6 @@
 //! Force-new-cluster: managers lost for good, and what becomes of those that come back.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use quorate::recovery::RecoveryReport;
 use quorate::status::{ClusterStatus, Health};
@@ -11,18 +11,26 @@ use crate::support::{BUDGET, Cluster, eventually, says};
 /// Writes acknowledged before the managers are lost.
 pub const WRITES: usize = 30;
 
+/// What lies at `n/NUMBER`; some of it is large.
+fn value(number: usize) -> String {
+    format!("v{number}").repeat(if number.is_multiple_of(10) { 2_000 } else { 1 })
+}
+
 pub async fn write(client: &Client, keys: std::ops::Range<usize>) {
     for number in keys {
-        client.kv().put(format!("n/{number}"), format!("v{number}")).await.unwrap();
+        client.kv().put(format!("n/{number}"), value(number)).await.unwrap();
     }
 }
 
 pub async fn holds(client: &Client, count: usize) {
     let client = client.with_deadline(BUDGET);
     let entries = client.kv().prefix("n/").all().await.unwrap();
-    let found: BTreeSet<Vec<u8>> = entries.iter().map(|entry| entry.key.to_vec()).collect();
+    let found: BTreeMap<Vec<u8>, Vec<u8>> =
+        entries.iter().map(|entry| (entry.key.to_vec(), entry.value.to_vec())).collect();
     for number in 0..count {
-        assert!(found.contains(format!("n/{number}").as_bytes()), "n/{number} was acknowledged and is gone");
+        let there = found.get(format!("n/{number}").as_bytes());
+        let there = there.unwrap_or_else(|| panic!("n/{number} was acknowledged and is gone"));
+        assert_eq!(there.as_slice(), value(number).as_bytes(), "n/{number}");
     }
 }
 

@@ -384,7 +384,12 @@ pub fn says(error: &impl std::fmt::Display, words: &[&str]) {
 
 /// A connection to one member with an operator's identity, for bytes that no client would send.
 pub async fn raw(cluster: &Cluster, index: usize) -> quorate_transport::Connection {
-    let identity = Arc::new(cluster.operator());
+    raw_as(cluster, index, cluster.operator()).await
+}
+
+/// The same with anybody's.
+pub async fn raw_as(cluster: &Cluster, index: usize, identity: Identity) -> quorate_transport::Connection {
+    let identity = Arc::new(identity);
     let subject = identity.subject();
     let hello = quorate_transport::Hello::client(subject.cluster, subject.node_id, Lineage::default(), "scenario");
     let address = [cluster.node(index).address().to_string()];

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
-use quorate_core::id::{ClusterId, Lineage, NodeId, RaftId, StoreId};
+use quorate_core::id::{ClusterId, Lineage, LineageOrder, NodeId, RaftId, StoreId};
 use quorate_core::membership::upgrade::Support;
 use rustls_pki_types::CertificateDer;
 
@@ -61,6 +61,8 @@ pub struct JoinRequest {
     pub in_place: bool,
     /// It only asks how the cluster counts on it, with the same proof; see [`crate::standing()`].
     pub standing: bool,
+    /// Of a renewal: the incarnations of the cluster that the node knows. A manager of one that was ended says nothing of it.
+    pub lineage: Lineage,
 }
 
 impl JoinRequest {
@@ -82,6 +84,7 @@ impl JoinRequest {
             renewal: false,
             in_place: false,
             standing: false,
+            lineage: Lineage::default(),
         }
     }
 
@@ -109,6 +112,7 @@ impl JoinRequest {
             renewal: self.renewal,
             in_place: self.in_place,
             standing: self.standing,
+            lineage: self.lineage.to_bytes().into(),
         }
     }
 
@@ -130,6 +134,7 @@ impl JoinRequest {
             renewal: wire.renewal,
             in_place: wire.in_place,
             standing: wire.standing,
+            lineage: Lineage::from_slice(&wire.lineage)?,
         })
     }
 }
@@ -203,6 +208,9 @@ pub enum JoinRefused {
     /// No record of this node, though it says that it is one of the cluster.
     #[error("the cluster has no record of this node: it was removed; to come back it joins with a token")]
     NotAMember,
+    /// The manager is of an incarnation of the cluster that was ended, or of another recovery: it says nothing of who is a member.
+    #[error("the manager is of another generation of the cluster: {0}")]
+    Superseded(String),
     /// Too many attempts from this source.
     #[error("too many attempts from this address; wait a few seconds")]
     RateLimited,
@@ -228,6 +236,7 @@ impl JoinRefused {
             Self::NoLeader => (Kind::JoinRefusedNoLeader, ""),
             Self::AlreadyKnown(text) => (Kind::JoinRefusedAlreadyKnown, text.as_str()),
             Self::NotAMember => (Kind::JoinRefusedNotAMember, ""),
+            Self::Superseded(text) => (Kind::JoinRefusedSuperseded, text.as_str()),
             Self::RateLimited => (Kind::JoinRefusedRateLimited, ""),
             Self::Malformed(text) => (Kind::JoinRefusedMalformed, text.as_str()),
             Self::Other(text) => (Kind::JoinRefusedOther, text.as_str()),
@@ -248,6 +257,7 @@ impl JoinRefused {
             Kind::JoinRefusedNoLeader => Self::NoLeader,
             Kind::JoinRefusedAlreadyKnown => Self::AlreadyKnown(wire.text),
             Kind::JoinRefusedNotAMember => Self::NotAMember,
+            Kind::JoinRefusedSuperseded => Self::Superseded(wire.text),
             Kind::JoinRefusedRateLimited => Self::RateLimited,
             Kind::JoinRefusedMalformed => Self::Malformed(wire.text),
             Kind::JoinRefusedOther => Self::Other(wire.text),
@@ -365,7 +375,8 @@ pub async fn join(
 }
 
 /// Asks for a new certificate for the role that the node has now, by a request that the key in its record has signed. Works
-/// when the node's certificate has expired, and when its role has changed. Checks as [`join`] does.
+/// when the node's certificate has expired, and when its role has changed. Checks as [`join`] does, and takes no word of a manager
+/// that is of an older incarnation than the request's lineage, or of another recovery: it asks the next.
 ///
 /// Cancel safe.
 ///
@@ -390,26 +401,54 @@ async fn joined(
     clock: Clock,
     network: &Network,
 ) -> Result<Joined, JoinError> {
-    match ask(addresses, pinned, request, timeout, clock, network).await? {
-        JoinReply::Joined(joined) => accept_reply(&pinned, *joined, clock),
-        JoinReply::Refused(refused) => Err(JoinError::Refused(refused)),
-        JoinReply::Standing(_) => {
-            Err(JoinError::BadReply("it says how the node stands, which was not asked".to_owned()))
+    let deadline = tokio::time::Instant::now() + timeout;
+    let mut left = addresses.to_vec();
+    loop {
+        let patience = deadline.saturating_duration_since(tokio::time::Instant::now());
+        let (place, reply) = ask(&left, pinned, &request, patience, clock, network).await?;
+        let error = match reply {
+            JoinReply::Joined(joined) => match is_current(&request.lineage, &joined.lineage) {
+                Ok(()) => return accept_reply(&pinned, *joined, clock),
+                Err(error) => error,
+            },
+            JoinReply::Refused(refused @ JoinRefused::Superseded(_)) => JoinError::Refused(refused),
+            JoinReply::Refused(refused) => return Err(JoinError::Refused(refused)),
+            JoinReply::Standing(_) => {
+                return Err(JoinError::BadReply("it says how the node stands, which was not asked".to_owned()));
+            }
+        };
+        // That one cannot tell; the others may.
+        if place < left.len() {
+            left.remove(place);
+        }
+        if left.is_empty() {
+            return Err(error);
         }
     }
 }
 
-/// Connects to the first that answers and holds this CA, and asks.
+/// Whether what a manager of `theirs` says counts for who knows `ours`.
+fn is_current(ours: &Lineage, theirs: &Lineage) -> Result<(), JoinError> {
+    let what = match ours.compare(theirs) {
+        LineageOrder::Equal | LineageOrder::Older => return Ok(()),
+        LineageOrder::Newer => "of a generation of the cluster that was ended",
+        LineageOrder::Forked => "of another recovery of the cluster",
+    };
+    let (ours, theirs) = (ours.generation(), theirs.generation());
+    Err(JoinError::BadReply(format!("it is {what}: it is of generation {theirs}, this node of generation {ours}")))
+}
+
+/// Connects to the first that answers and holds this CA, and asks; with the answer comes the place of its address.
 pub(crate) async fn ask(
     addresses: &[String],
     pinned: CaHash,
-    request: JoinRequest,
+    request: &JoinRequest,
     timeout: Duration,
     clock: Clock,
     network: &Network,
-) -> Result<JoinReply, JoinError> {
+) -> Result<(usize, JoinReply), JoinError> {
     let deadline = tokio::time::Instant::now() + timeout;
-    let (_, dialled) = dial::race(addresses, timeout, dial::STAGGER, |address| {
+    let (place, dialled) = dial::race(addresses, timeout, dial::STAGGER, |address| {
         let network = network.clone();
         async move { dial::fresh(&network, address, timeout, |verdict| tls::join_client(pinned, clock, verdict)).await }
     })
@@ -443,7 +482,7 @@ pub(crate) async fn ask(
     connection.close(crate::codes::DONE.into(), b"");
     // The close frame is on its way; waiting for its three round trips would only delay the caller.
     drop(endpoint);
-    reply
+    reply.map(|reply| (place, reply))
 }
 
 fn join_failure(error: &quinn::ConnectionError, address: SocketAddr) -> JoinError {
@@ -474,7 +513,24 @@ fn accept_reply(pinned: &CaHash, joined: Joined, clock: Clock) -> Result<Joined,
 
 #[cfg(test)]
 mod tests {
+    use quorate_core::id::LineageId;
+
     use super::*;
+
+    #[test]
+    fn only_a_manager_of_the_same_or_a_later_incarnation_is_taken_at_its_word() {
+        let lineage = |ids: &[u8]| Lineage(ids.iter().map(|id| LineageId::from_bytes([*id; 16])).collect());
+        let ours = lineage(&[1, 2]);
+        for theirs in [lineage(&[1, 2]), lineage(&[1, 2, 3])] {
+            assert_eq!(is_current(&ours, &theirs), Ok(()));
+        }
+        for (theirs, what) in [(lineage(&[1]), "was ended"), (lineage(&[1, 3, 4]), "another recovery")] {
+            let refused = is_current(&ours, &theirs).unwrap_err();
+            assert!(matches!(&refused, JoinError::BadReply(why) if why.contains(what)), "{refused}");
+        }
+        // Who is new knows none yet.
+        assert_eq!(is_current(&Lineage::default(), &ours), Ok(()));
+    }
 
     #[test]
     fn replies_survive_the_wire() {
@@ -499,6 +555,7 @@ mod tests {
             JoinReply::Refused(JoinRefused::Unreachable("10.0.0.9:4701".into())),
             JoinReply::Refused(JoinRefused::NoLeader),
             JoinReply::Refused(JoinRefused::NotAMember),
+            JoinReply::Refused(JoinRefused::Superseded("generation 1 was ended".into())),
             JoinReply::Standing(NodeStanding { lineage: Lineage::default(), record: None }),
         ] {
             assert_eq!(JoinReply::from_wire(reply.to_wire()), Some(reply));

@@ -133,6 +133,19 @@ impl Registry {
         heard
     }
 
+    /// What a dial of this peer came to, told by whoever was woken by `by`. It counts for nothing where it was given up meanwhile (its
+    /// task may be in the middle of a step when it is told to end), nor where the peer is connected by now.
+    fn failed(&self, peer: RaftId, by: &Arc<Notify>, error: ConnectError) {
+        let dials = locked(&self.dials);
+        if dials.get(&peer).is_some_and(|dial| Arc::ptr_eq(&dial.wake, by)) {
+            // Held while it is looked: a connection that comes is live before it takes the failure away.
+            let mut failures = locked(&self.failures);
+            if !self.is_live(peer) {
+                failures.insert(peer, error);
+            }
+        }
+    }
+
     fn wake(&self, peer: RaftId) {
         if let Some(dial) = locked(&self.dials).get(&peer) {
             dial.wake.notify_one();
@@ -182,8 +195,10 @@ impl Peers {
         for (id, target) in wanted {
             if let Some(dial) = dials.get_mut(&id) {
                 if dial.target != target {
-                    // The running attempt has the old addresses; a new task starts with the new ones.
+                    // The running attempt has the old addresses; a new task starts with the new ones. What was met at those says
+                    // nothing of this peer any more.
                     dial.task.abort();
+                    locked(&registry.failures).remove(&id);
                 } else {
                     continue;
                 }
@@ -500,5 +515,40 @@ async fn accept_lanes(shared: Arc<Shared>, connection: quinn::Connection, from: 
             move || heard.now(),
             move |body| handler.message(from, lane, body),
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dial_that_was_given_up_leaves_no_failure_behind() {
+        let registry = Registry::default();
+        let (peer, failed) = (RaftId(2), || ConnectError::NoAddress);
+        let dial = |wake: &Arc<Notify>| Dial {
+            target: PeerAddress { raft_id: peer, node_id: None, addresses: Vec::new() },
+            wake: Arc::clone(wake),
+            nudged: Arc::default(),
+            task: tokio::spawn(std::future::pending::<()>()).abort_handle(),
+        };
+        let known = || locked(&registry.failures).contains_key(&peer);
+        let (first, second) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        // Given a peer that is dialled: what comes of it is known
+        locked(&registry.dials).insert(peer, dial(&first));
+        registry.failed(peer, &first, failed());
+        assert!(known());
+        // When its address changes while the dial ends, then what was met at the old one is not taken for the peer's word;
+        locked(&registry.failures).clear();
+        locked(&registry.dials).insert(peer, dial(&second));
+        registry.failed(peer, &first, failed());
+        assert!(!known());
+        registry.failed(peer, &second, failed());
+        assert!(known());
+        // nor is anything when the peer has left.
+        locked(&registry.failures).clear();
+        registry.stop();
+        registry.failed(peer, &second, failed());
+        assert!(!known());
     }
 }

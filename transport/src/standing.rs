@@ -71,10 +71,10 @@ pub async fn standing(
     network: &Network,
 ) -> Result<NodeStanding, JoinError> {
     let request = JoinRequest { renewal: false, standing: true, ..JoinRequest::renewal(csr, node, clock) };
-    match join::ask(addresses, ca, request, timeout, clock, network).await? {
-        JoinReply::Standing(standing) => Ok(standing),
-        JoinReply::Refused(refused) => Err(JoinError::Refused(refused)),
-        JoinReply::Joined(_) => Err(JoinError::BadReply("it takes in who only asked".to_owned())),
+    match join::ask(addresses, ca, &request, timeout, clock, network).await? {
+        (_, JoinReply::Standing(standing)) => Ok(standing),
+        (_, JoinReply::Refused(refused)) => Err(JoinError::Refused(refused)),
+        (_, JoinReply::Joined(_)) => Err(JoinError::BadReply("it takes in who only asked".to_owned())),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Owns both files' form. A row that is measured again takes its old place; what else stands in RESULTS.md stays. Called by `main`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -158,32 +159,36 @@ impl Figures {
         }
     }
 
-    /// Machine, versions and disk of what was measured last.
-    fn circumstances(&self) -> String {
-        let when = |entry: &&Value| entry["environment"]["measured"].as_str().unwrap_or_default().to_owned();
-        let Some(last) = self.0.iter().max_by_key(when) else { return String::new() };
-        let environment = &last["environment"];
-        let word = |name: &str| environment[name].as_str().unwrap_or("unknown");
-        let disk = environment["disk"].as_array().into_iter().flatten().map(|disk| {
-            let (writers, figure) = (&disk["writers"], |name: &str| disk[name].as_f64().unwrap_or_default());
+    /// A line for each run that a row is of: when, of which commit, by which command, and what the disk could do then.
+    fn runs(&self) -> String {
+        let of = |entry: &Value| {
+            let environment = &entry["environment"];
+            let word = |name: &str| environment[name].as_str().unwrap_or("unknown").to_owned();
+            let disk = environment["disk"].as_array().into_iter().flatten().map(|disk| {
+                let (writers, figure) = (&disk["writers"], |name: &str| disk[name].as_f64().unwrap_or_default());
+                format!(
+                    "with {writers} at a time p50 {:.0} us, p99 {:.0} us, {:.0}/s",
+                    figure("p50_us"),
+                    figure("p99_us"),
+                    figure("per_second")
+                )
+            });
             format!(
-                "with {writers} at a time p50 {:.0} us, p99 {:.0} us, {:.0}/s",
-                figure("p50_us"),
-                figure("p99_us"),
-                figure("per_second")
+                "- {}, {}: `{}`; {}; {}; {}. fdatasync of 512 appended bytes: {}.\n",
+                word("measured"),
+                word("commit"),
+                entry["command"].as_str().unwrap_or("unknown").trim(),
+                word("machine"),
+                word("quorate"),
+                word("etcd"),
+                disk.collect::<Vec<_>>().join("; ")
             )
-        });
-        format!(
-            "{}; {}; {}. fdatasync of 512 appended bytes on this disk: {}.\n",
-            word("machine"),
-            word("quorate"),
-            word("etcd"),
-            disk.collect::<Vec<_>>().join("; ")
-        )
+        };
+        self.0.iter().map(of).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     fn page(&self) -> String {
-        let mut page = format!("{HEADING}\n{}\n", self.circumstances());
+        let mut page = format!("{HEADING}\nThe runs:\n\n{}\n", self.runs());
         page.push_str(
             "| row | quorate | etcd | unit | ratio | p50 ms | p99 ms | syncs/s | cpu us, members | cpu us, client | rounds, quorate | rounds, etcd | when |\n\
              |---|---:|---:|---|---:|---:|---:|---:|---:|---:|---|---|---|\n",
@@ -305,6 +310,19 @@ mod tests {
         ];
         assert!(names.map(place).is_sorted() && place("leader killed p99") < ROWS.len(), "{:?}", names.map(place));
         assert_eq!(place("something else"), ROWS.len());
+    }
+
+    #[test]
+    fn every_run_that_a_row_is_of_is_named_once_with_its_command_and_disk() {
+        let row = |row: &str, measured: &str| {
+            let disk = json!([{ "writers": 1, "p50_us": 5.0, "p99_us": 9.0, "per_second": 100.0 }]);
+            let environment = json!({ "measured": measured, "commit": "abc", "disk": disk });
+            json!({ "row": row, "command": "make bench ROUNDS=2", "environment": environment })
+        };
+        let runs = Figures(vec![row("a", "1 May"), row("b", "2 May"), row("c", "1 May")]).runs();
+        assert_eq!(runs.lines().count(), 2, "{runs}");
+        let first = "- 1 May, abc: `make bench ROUNDS=2`; ";
+        assert!(runs.starts_with(first) && runs.contains("with 1 at a time p50 5 us, p99 9 us, 100/s"), "{runs}");
     }
 
     #[test]

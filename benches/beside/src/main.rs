@@ -66,6 +66,9 @@ const HIQLITE: &str = "hiqlite";
 #[derive(Debug, Parser)]
 #[command(about = "Measures three quorate managers beside three etcd members")]
 struct Options {
+    /// Measure nothing: write the page and the picture anew from results.json.
+    #[arg(long)]
+    pages: bool,
     /// Rows to measure, by their names, comma separated; without it all.
     #[arg(long, value_delimiter = ',')]
     rows: Vec<String>,
@@ -88,7 +91,7 @@ struct Options {
     #[arg(long, value_enum, default_value_t = Targets::All)]
     targets: Targets,
     /// The `quorate` binary.
-    #[arg(long)]
+    #[arg(long, default_value = "quorate")]
     binary: PathBuf,
     /// The program of `benches/inside`; by default the one among the examples beside the binary.
     #[arg(long)]
@@ -137,6 +140,9 @@ fn main() -> ExitCode {
 async fn run(options: &Options) -> Told<()> {
     let rows = rows::chosen(&options.rows)?;
     let mut figures = Figures::load(&options.results)?;
+    if options.pages {
+        return figures.save(&options.results);
+    }
     let environment = environment(options)?;
     say(&format!("{}; disk: {}", environment.machine, environment.disk_in_words()));
     let loads: Vec<_> = rows
@@ -240,9 +246,15 @@ fn environment(options: &Options) -> Told<Environment> {
         } else {
             " and changes"
         };
+    let commit = git(&["rev-parse", "--short", "HEAD"]);
+    if commit.is_empty() {
+        let why =
+            "this program was built in a place that is not there any more, and nobody could say what was measured";
+        return Err(format!("{} is in no git repository: {why}. Build it again (make bench)", repository.display()));
+    }
     Ok(Environment {
         measured: machine::first_line(Command::new("date").args(["-u", "+%F %H:%M"])),
-        commit: format!("{}{changed}", git(&["rev-parse", "--short", "HEAD"])),
+        commit: format!("{commit}{changed}"),
         quorate: machine::first_line(Command::new(&options.binary).arg("--version")),
         etcd: machine::first_line(Command::new(&options.etcd).arg("--version")),
         machine: machine::machine(),

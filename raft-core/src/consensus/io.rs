@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::command::Command;
-use crate::id::{LeaseId, Lineage, LogIndex, RaftId, Revision};
+use crate::id::{LeaseId, Lineage, LogIndex, RaftId, Revision, Term};
 use crate::keyring::KeyringRecord;
 use crate::log::LogEntry;
 use crate::membership::nodes::Nodes;
@@ -292,7 +292,12 @@ pub enum Answer {
     /// Send the request to this manager.
     Forward(RaftId),
     /// Read from a state that has at least this index; it is applied here already.
-    ReadAt(LogIndex),
+    ReadAt {
+        /// The index.
+        index: LogIndex,
+        /// The term of the leadership whose quorum has confirmed the read; what a fencing token is compared with.
+        term: Term,
+    },
     /// The lease goes on for its whole time to live from when this was asked, at least; milliseconds.
     Renewed {
         /// Its time to live.

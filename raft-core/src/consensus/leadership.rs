@@ -270,7 +270,8 @@ impl Consensus {
         }
         let no_op_is_missing = !self.raw.raft.commit_to_current_term();
         if self.is_leader() && (on(Mutant::LocalReads) || on(Mutant::ReadsBeforeNoOp) && no_op_is_missing) {
-            self.effects.push(Effect::Answer { ticket, answer: Answer::ReadAt(self.applied) });
+            let (index, term) = (self.applied, Term(self.raw.raft.term));
+            self.effects.push(Effect::Answer { ticket, answer: Answer::ReadAt { index, term } });
             return;
         }
         self.reads.ask(Caller::Reader(ticket));
@@ -329,8 +330,9 @@ impl Consensus {
     }
 
     pub(super) fn on_read_state(&mut self, state: &ReadState) {
-        if let Some((sent, tick_nanos, remotes)) = self.reads.confirm(&state.request_ctx, LogIndex(state.index)) {
-            self.freshness.confirmed(LogIndex(state.index), sent);
+        let (index, term) = (LogIndex(state.index), Term(self.raw.raft.term));
+        if let Some((sent, tick_nanos, remotes)) = self.reads.confirm(&state.request_ctx, index, term) {
+            self.freshness.confirmed(index, sent);
             if self.is_leader() && self.leadership.term == self.raw.raft.term {
                 let until = Nanos(sent.0 + lease_nanos(tick_nanos));
                 self.leadership.confirmed = self.leadership.confirmed.max(Some(until));
@@ -344,9 +346,11 @@ impl Consensus {
 
     pub(super) fn release_reads(&mut self) {
         self.freshness.applied(self.applied);
-        for (caller, index) in self.reads.release(self.applied) {
+        for (caller, index, term) in self.reads.release(self.applied) {
             match caller {
-                Caller::Reader(ticket) => self.effects.push(Effect::Answer { ticket, answer: Answer::ReadAt(index) }),
+                Caller::Reader(ticket) => {
+                    self.effects.push(Effect::Answer { ticket, answer: Answer::ReadAt { index, term } });
+                }
                 Caller::Holder(ticket, lease) => self.renew(ticket, lease),
             }
         }

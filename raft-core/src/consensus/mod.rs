@@ -368,6 +368,11 @@ impl Consensus {
         self.stop(StopCause::Invariant { name, detail });
     }
 
+    /// The term that it is in.
+    pub fn term(&self) -> crate::id::Term {
+        crate::id::Term(self.raw.raft.term)
+    }
+
     /// What others may see, as it is now.
     pub fn status(&self) -> Status {
         Status {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::freshness::ASK_TICKS;
 use super::io::{Nanos, Ticket};
-use crate::id::{LeaseId, LogIndex, RaftId};
+use crate::id::{LeaseId, LogIndex, RaftId, Term};
 use crate::mutants::{Mutant, on};
 
 /// Rounds in flight at most: reads that arrive meanwhile gather for the next one.
@@ -61,8 +61,9 @@ pub(super) struct Reads {
     waiting: Vec<Caller>,
     remotes: Vec<Remote>,
     rounds: BTreeMap<u64, Round>,
-    /// Answered by the quorum, waiting for the applier: by index.
-    confirmed: BTreeMap<u64, Vec<Caller>>,
+    /// Answered by the quorum, waiting for the applier: by index, and by the term of that quorum. A later leadership may begin
+    /// before they are answered; it did not confirm them.
+    confirmed: BTreeMap<(LogIndex, Term), Vec<Caller>>,
 }
 
 impl Reads {
@@ -119,10 +120,9 @@ impl Reads {
         context
     }
 
-    /// A round came back from the quorum: when it was sent, in ticks of which length those who answered count, and who else
-    /// is to be told. `None` when it is not ours or was
-    /// given up.
-    pub(super) fn confirm(&mut self, context: &[u8], index: LogIndex) -> Option<(Nanos, u64, Vec<Remote>)> {
+    /// A round came back from the quorum of `term`: when it was sent, in ticks of which length those who answered count, and who
+    /// else is to be told. `None` when it is not ours or was given up.
+    pub(super) fn confirm(&mut self, context: &[u8], index: LogIndex, term: Term) -> Option<(Nanos, u64, Vec<Remote>)> {
         let (id, rest) = context.split_first_chunk::<8>()?;
         let (nonce, rest) = rest.split_first_chunk::<8>()?;
         let (number, _) = rest.split_first_chunk::<8>()?;
@@ -132,7 +132,7 @@ impl Reads {
         }
         let round = self.rounds.remove(&number)?;
         if !round.callers.is_empty() {
-            self.confirmed.entry(index.0).or_default().extend(round.callers);
+            self.confirmed.entry((index, term)).or_default().extend(round.callers);
         }
         Some((round.sent, round.tick_nanos, round.remotes))
     }
@@ -188,13 +188,13 @@ impl Reads {
         })
     }
 
-    /// Everybody whose index is applied.
-    pub(super) fn release(&mut self, applied: LogIndex) -> Vec<(Caller, LogIndex)> {
-        let later = self.confirmed.split_off(&(applied.0 + 1));
+    /// Everybody whose index is applied, with the index and the term of the quorum that confirmed it.
+    pub(super) fn release(&mut self, applied: LogIndex) -> Vec<(Caller, LogIndex, Term)> {
+        let later = self.confirmed.split_off(&(applied.next(), Term(0)));
         let ready = std::mem::replace(&mut self.confirmed, later);
         ready
             .into_iter()
-            .flat_map(|(index, callers)| callers.into_iter().map(move |caller| (caller, LogIndex(index))))
+            .flat_map(|((index, term), callers)| callers.into_iter().map(move |caller| (caller, index, term)))
             .collect()
     }
 
@@ -205,5 +205,28 @@ impl Reads {
             Caller::Reader(ticket) | Caller::Holder(ticket, _) => ticket,
         }));
         tickets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_is_of_the_term_whose_quorum_confirmed_it_whoever_leads_when_it_is_answered() {
+        // Given two readers whose rounds came back, one in term 5 and one in term 6, and an applier that is behind
+        let mut reads = Reads::new(RaftId(1), 7);
+        for (reader, term) in [(1, 5), (2, 6)] {
+            reads.ask(Caller::Reader(Ticket(reader)));
+            let context = reads.start(Nanos(0), 0, false, 1);
+            assert!(reads.confirm(&context, LogIndex(10), Term(term)).is_some());
+            // When leadership changes after each
+            assert_eq!(reads.restart(), []);
+        }
+        assert_eq!(reads.release(LogIndex(9)), []);
+        // Then each is told of its own.
+        let told = [(1, 5), (2, 6)].map(|(reader, term)| (Caller::Reader(Ticket(reader)), LogIndex(10), Term(term)));
+        assert_eq!(reads.release(LogIndex(10)), told);
+        assert_eq!(reads.pending(), 0);
     }
 }

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::{NodeId, RaftId};
 use crate::membership::work::Presence;
+use crate::mutants::{Mutant, on};
 
 /// The times that count, milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,7 +196,7 @@ impl Ledger {
     ) -> Decision {
         self.advance(now);
         self.expire();
-        let complete = self.is_complete(managers);
+        let complete = self.is_complete(managers) || on(Mutant::SilenceIsAbsence);
         if complete {
             self.complete_since.get_or_insert(self.clock);
         }
@@ -232,6 +233,7 @@ impl Ledger {
                     (trace.since + self.timing.grace + notice).max(began)
                 }
                 // Told by nobody so far: it may have been with a manager that died before this leader began.
+                None if on(Mutant::SilenceIsAbsence) => began,
                 None => began + self.timing.grace + if everybody { 0 } else { self.timing.notice },
             };
             if self.clock >= down_at {

@@ -6,8 +6,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
-use crate::id::NodeId;
+use crate::id::{Lineage, LineageOrder, NodeId};
 use crate::keyspace::{Section, prefix_end};
+use crate::mutants::{Mutant, on};
 use crate::txn::{Delete, Op};
 
 pub use crate::limits::{
@@ -51,6 +52,16 @@ impl AssignmentRecord {
         (from, to)
     }
 
+    /// Where it is kept how many items `node` has, for as long as it has any: 8 bytes, big endian. Beside the references of its items,
+    /// none of which begins so.
+    pub fn count_key(node: NodeId) -> Bytes {
+        let mut key = BytesMut::with_capacity(18);
+        key.put_u8(Section::Reference as u8);
+        key.put_u8(Section::Assignment as u8);
+        key.put_slice(node.as_bytes());
+        key.freeze()
+    }
+
     /// The node and the item that a full key names; `None` when it is no key of an item.
     pub fn parse(full: &Bytes) -> Option<(NodeId, Bytes)> {
         let key = Section::Assignment.strip(full)?;
@@ -61,6 +72,17 @@ impl AssignmentRecord {
     /// As stored.
     pub fn to_bytes(&self) -> Bytes {
         self.encode_to_vec().into()
+    }
+}
+
+/// Whether a worker takes a set of items told by an incarnation as of a revision of its state, given where the one stands that it
+/// has: never anything older, nor what another recovery of the cluster says. A newer incarnation counts from wherever it stands.
+pub fn takes(have: Option<(&Lineage, u64)>, told: (&Lineage, u64)) -> bool {
+    let (Some((ours, at)), (theirs, revision)) = (have, told) else { return true };
+    match ours.compare(theirs) {
+        LineageOrder::Equal => revision >= at || on(Mutant::OlderSetTaken),
+        LineageOrder::Older => true,
+        LineageOrder::Newer | LineageOrder::Forked => false,
     }
 }
 

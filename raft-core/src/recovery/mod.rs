@@ -79,6 +79,11 @@ pub enum RecoveryError {
     /// The cluster had removed this manager.
     #[error("the cluster had taken raft id {0} from this node: it was removed, or came back with another store")]
     Removed(RaftId),
+    /// The cluster had thrown this node out: somebody else may have its keys.
+    #[error(
+        "the cluster had thrown this node out, because somebody else may have its keys: it has lost its copies of the keys that open secrets, and no generation that goes on from it would run"
+    )]
+    ThrownOut,
     /// The log holds what only a newer quorate understands.
     #[error("{0}")]
     NeedsVersion(String),
@@ -220,6 +225,9 @@ pub fn plan(survivor: &Survivor<'_>) -> Result<Recovery, RecoveryError> {
     if records.removed.contains(&own) || moved_on {
         return Err(RecoveryError::Removed(own));
     }
+    if recorded.is_some_and(|record| record.compromised) {
+        return Err(RecoveryError::ThrownOut);
+    }
     let listed = configurations::list(&status, &records.recovery, &lineage, &entries);
     let pending: Vec<_> = listed.into_iter().filter(|entry| entry.index > status.applied).collect();
     let findings = Findings {
@@ -330,6 +338,10 @@ impl Ending<'_> {
         let alone = Configuration { voters: vec![own], ..Configuration::default() };
         if done.status.configuration != alone || done.records.recovery.begun.is_some() || done.status.applied != index {
             return damaged("applied to a copy, its log does not lead to this manager alone");
+        }
+        // Its log may say so above what is applied, and nothing of that is dropped.
+        if done.records.by_raft_id(own).is_some_and(|own| own.compromised) {
+            return Err(RecoveryError::ThrownOut);
         }
         Ok(Outcome {
             write: RecoveryWrite {

@@ -95,8 +95,9 @@ pub fn recounted_usage(view: &dyn StateRead) -> StoreResult<StoreUsage> {
     Ok(StoreUsage { live: usage.live, history, ..self::usage(view)? })
 }
 
-/// What a transaction comes to on `view` that only reads ([`Txn::only_reads`]), as it would in an entry of `term` right behind it. One
-/// that may write is refused.
+/// What a transaction comes to on `view` that only reads ([`Txn::only_reads`]), as it would in an entry right behind it, of the term
+/// whose quorum has confirmed the read ([`crate::consensus::io::Answer::ReadAt`]): a fencing token is that of this term, and no
+/// leadership after it has written what the view shows. One that may write is refused.
 ///
 /// # Errors
 /// Those of the store; `Corrupt` for a record that cannot be read.
@@ -104,9 +105,10 @@ pub fn transaction(view: &dyn StateRead, txn: &Txn, term: Term) -> StoreResult<R
     if !txn.only_reads() {
         return Ok(Err(malformed("transaction that writes, where one was asked for that only reads")));
     }
-    let revision = status(view)?.revision.0;
+    let StateStatus { applied_term, revision: Revision(revision), .. } = status(view)?;
     let present = Present { store: view, overlay: &Pending::new(), leases: &Leases::default() };
-    let executed = execute(present, txn, term.0, revision + 1)?;
+    // The view may be younger than the confirmation: terms only rise in a log, and what stands behind this view has at least its own.
+    let executed = execute(present, txn, term.max(applied_term).0, revision + 1)?;
     Ok(executed.map(|Executed { succeeded, results, .. }| TxnResult {
         succeeded,
         revision,

@@ -1,16 +1,17 @@
-//! Which items refer to which secrets and configs, kept in step with the items.
+//! Which items refer to which secrets and configs, and how many items a node has, kept in step with the items.
 //!
-//! Owns the index, which follows every change of an item in the same revision, and the two refusals that keep it true: an item
-//! refers only to what is there, and what is referred to is not removed. Never decides who may write. Called by the machine at
-//! apply, for every transaction.
+//! Owns the index and the counts, which follow every change of an item in the same revision, and the refusals that keep them true: an
+//! item refers only to what is there, what is referred to is not removed, and no node has more than [`ITEMS_MAX`]. Never decides who
+//! may write. Called by the machine at apply, for every transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use prost::Message as _;
 
+use crate::id::NodeId;
 use crate::keyspace::Section;
-use crate::membership::work::AssignmentRecord;
+use crate::membership::work::{AssignmentRecord, ITEMS_MAX};
 use crate::objects::{ObjectKind, Reference};
 use crate::ports::{StoreResult, Visit};
 use crate::state::contract::Refusal;
@@ -39,7 +40,7 @@ fn describe(kind: ObjectKind, name: &str) -> String {
     format!("{} `{name}`", kind.word())
 }
 
-/// The changes of the index that follow from these changes; `Err` inside when they would break it.
+/// The changes of the index and of the counts that follow from these changes; `Err` inside when they would break them.
 pub(crate) fn follow(
     present: Present<'_>,
     changes: &[Change],
@@ -54,11 +55,18 @@ pub(crate) fn follow(
     // By key: whether it is there after the transaction.
     let mut index: BTreeMap<Reference, bool> = BTreeMap::new();
     let mut objects: BTreeMap<&Bytes, bool> = BTreeMap::new();
+    // By node: items that come, and items that go.
+    let mut items: BTreeMap<NodeId, (u64, u64)> = BTreeMap::new();
     for Change { key, old, new, .. } in changes {
         if is_of(key, Section::Assignment) {
             let (before, after) = (referred(key, old.as_ref()), referred(key, new.as_ref()));
             index.extend(before.difference(&after).map(|reference| (reference.clone(), false)));
             index.extend(after.difference(&before).map(|reference| (reference.clone(), true)));
+            if let Some((node, _)) = AssignmentRecord::parse(key) {
+                let (come, go) = items.entry(node).or_default();
+                *come += u64::from(old.is_none() && new.is_some());
+                *go += u64::from(old.is_some() && new.is_none());
+            }
         } else if is_of(key, Section::Secret) || is_of(key, Section::Config) {
             objects.insert(key, new.is_some());
         }
@@ -82,7 +90,39 @@ pub(crate) fn follow(
     }
     let follow =
         |(reference, there): (Reference, bool)| present.change(reference.key(), there.then_some(&b""[..]), revision);
-    index.into_iter().map(follow).collect::<StoreResult<_>>().map(Ok)
+    let mut followed: Vec<Change> = index.into_iter().map(follow).collect::<StoreResult<_>>()?;
+    for (node, (come, go)) in items.into_iter().filter(|(_, (come, go))| come != go) {
+        let count = (count(present, node)? + come).saturating_sub(go);
+        if come > go && count > ITEMS_MAX {
+            let what = format!("the set of items of node {node}");
+            return Ok(Err(Refusal::Limit { what, limit: "ITEMS_MAX", max: ITEMS_MAX, actual: count }));
+        }
+        let value = count.to_be_bytes();
+        followed.push(present.change(
+            AssignmentRecord::count_key(node),
+            (count > 0).then_some(&value[..]),
+            revision,
+        )?);
+    }
+    Ok(Ok(followed))
+}
+
+/// How many items a node has before the transaction.
+fn count(present: Present<'_>, node: NodeId) -> StoreResult<u64> {
+    let stored = layout::current_key(&AssignmentRecord::count_key(node));
+    if let Some(record) = present.get(&stored)? {
+        let count = <[u8; 8]>::try_from(record.view().value).map(u64::from_be_bytes);
+        return count.map_err(|_length| layout::corrupt(&stored, "a count that is none"));
+    }
+    // None, or they were written by a build that did not count: then this one begins.
+    let (from, to) = AssignmentRecord::range(node);
+    let mut count = 0;
+    let (from, to) = (layout::current_key(&from), layout::current_key(&to));
+    present.scan(&from, &to, &Pending::new(), &mut |_, _| {
+        count += 1;
+        Visit::More
+    })?;
+    Ok(count)
 }
 
 /// Who refers to it after the transaction; `None`: nobody.

@@ -208,12 +208,7 @@ impl ReplayTable {
         };
         Ok(match settled {
             Some(outcome) => {
-                // No page will say that it was here.
-                let before = std::mem::take(&mut client.page);
-                store(client, id.client, ledger.lanes, &mut self.dirty);
-                if before > 0 {
-                    self.pages.release(before, index.0, ledger);
-                }
+                self.note_in_record(id.client, index.0, ledger);
                 Standing::Settled(outcome)
             }
             None => Standing::New(id),
@@ -282,10 +277,16 @@ impl ReplayTable {
 
     /// Keeps nothing of a request that was just admitted, and did nothing: another copy of it may yet count.
     pub(crate) fn let_pass(&mut self, id: RequestId, ledger: &mut Ledger<'_>) {
-        let Some(client) = self.clients.get_mut(&id.client) else { return };
-        // No page will say that it was here.
-        let (before, index) = (std::mem::take(&mut client.page), client.record.last_index);
-        store(client, id.client, ledger.lanes, &mut self.dirty);
+        let Some(index) = self.clients.get(&id.client).map(|client| client.record.last_index) else { return };
+        self.note_in_record(id.client, index, ledger);
+    }
+
+    /// No page will say that the client spoke in the entry at `index`, unless the one that is being filled says it already: whoever
+    /// reads the table from the store takes that one for its last page, and so it must be here.
+    fn note_in_record(&mut self, id: ClientId, index: u64, ledger: &mut Ledger<'_>) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let before = if client.page == index { 0 } else { std::mem::take(&mut client.page) };
+        store(client, id, ledger.lanes, &mut self.dirty);
         if before > 0 {
             self.pages.release(before, index, ledger);
         }

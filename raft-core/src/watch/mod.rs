@@ -16,7 +16,9 @@
 //!   and then where revisions pass that are not the watcher's.
 //!
 //! A start above what a manager has applied waits there: nothing below the start is told, and no bookmark comes before the
-//! start is applied. A start that no manager has reached is the same thing: a watch from the future.
+//! start is applied. A start that no manager has reached is the same thing: a watch from the future. It is not refused, because
+//! nobody can tell it from one that other managers have reached already. It skips nothing unseen either: every revision of a
+//! generation is below all those of the next, so that a start that only lost managers had reached is told `NewGeneration`.
 //!
 //! # Its way
 //! A watch is *live* when everything applied is in its queue; *behind* when it has to read from the store (it starts in the

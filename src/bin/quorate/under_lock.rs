@@ -32,7 +32,6 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Telling {
     listener: UnixListener,
-    directory: PathBuf,
     path: PathBuf,
 }
 
@@ -42,7 +41,7 @@ impl Telling {
         std::fs::DirBuilder::new().mode(0o700).create(&directory)?;
         let path = directory.join("held");
         match UnixListener::bind(&path) {
-            Ok(listener) => Ok(Self { listener, directory, path }),
+            Ok(listener) => Ok(Self { listener, path }),
             Err(error) => {
                 let _ = std::fs::remove_dir(&directory);
                 Err(error)
@@ -74,8 +73,15 @@ impl Telling {
 
 impl Drop for Telling {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-        let _ = std::fs::remove_dir(&self.directory);
+        sweep(&self.path);
+    }
+}
+
+/// Takes away the socket and its directory: the holder does, or who outlives it. (A directory with anything else in it stays.)
+fn sweep(path: &Path) {
+    let _ = std::fs::remove_file(path);
+    if let Some(directory) = path.parent() {
+        let _ = std::fs::remove_dir(directory);
     }
 }
 
@@ -153,13 +159,17 @@ pub(crate) async fn supervise(wanted: UnderLock) -> Result<ExitCode, Failure> {
     let group = rustix::process::getpgrp();
     // The holder acts when two graces are left of the lease, and this one at half a grace after that, if it has not.
     let (late, last) = (grace + grace / 2, grace / 2);
+    let left_behind = telling.clone();
     let mut asking =
         Asking { path: telling, every: grace / ASKS_PER_GRACE, pause: Duration::ZERO, stream: None, holds: None };
     // Of a holder that stands still before it has answered once nobody knows when the command has to end.
     while asking.holds.is_none() {
         tokio::select! {
             () = asking.ask() => {}
-            () = &mut orphaned => return Err(Failure::local("the process that holds the lock is gone. Nothing was run")),
+            () = &mut orphaned => {
+                sweep(&left_behind);
+                return Err(Failure::local("the process that holds the lock is gone. Nothing was run"));
+            }
             _ = signals.next() => {
                 return Err(Failure::refused("interrupted", "interrupted before the command began. Nothing was run"));
             }
@@ -178,6 +188,7 @@ pub(crate) async fn supervise(wanted: UnderLock) -> Result<ExitCode, Failure> {
                     .map_err(|error| Failure::local(format!("the command cannot be waited for: {error}")));
             }
             () = &mut orphaned => {
+                sweep(&left_behind);
                 send(group, Signal::TERM);
                 let _late = timeout(grace, child.wait()).await;
                 kill(group);

@@ -115,11 +115,11 @@ fn weigh(
                 ));
                 return (format!("says that it is of generation {generation}, unproven"), Some((2, refused(error))));
             }
-            let fence = FenceRecord::of(&hello, "");
+            let fence = FenceRecord::of(&hello, &opened.recovery.records);
             let error = StartError::Superseded(format!(
                 "manager {name} is of generation {generation}, this directory of generation {}: the cluster was recovered elsewhere already, and a second recovery would be another cluster. Next: come back to it with `quorate join --replace --token TOKEN --manager {}`",
                 found.lineage.generation(),
-                if hello.advertise.is_empty() { "HOST:PORT" } else { &hello.advertise }
+                fence.known_address().unwrap_or("HOST:PORT")
             ));
             let against = Against { error, fence: Some(fence), final_: true };
             return (format!("runs, of the newer generation {generation}"), Some((3, against)));

@@ -94,3 +94,65 @@ impl Parts {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use quorate_core::id::LineageId;
+    use quorate_transport::session_api::{self, Object, ObjectName};
+
+    use super::*;
+    use crate::node::facts::Layout;
+
+    fn name(secret: bool, name: &str) -> ObjectName {
+        ObjectName { secret, name: name.to_owned() }
+    }
+
+    fn object(secret: bool, of: &str, data: &'static str) -> Object {
+        Object { name: Some(name(secret, of)), revision: 1, data: data.into() }
+    }
+
+    /// As a manager tells it at this revision; the last part.
+    fn part(revision: u64) -> Part {
+        let lineage = Lineage(vec![LineageId::from_bytes([1; 16])]);
+        Part { lineage: lineage.to_bytes().into(), revision, last: true, ..Part::default() }
+    }
+
+    fn item(id: &str, secrets: &[&str], configs: &[&str]) -> session_api::Item {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let (secrets, configs) = (names(secrets), names(configs));
+        session_api::Item { id: id.into(), revision: 1, payload: "run".into(), secrets, configs }
+    }
+
+    #[tokio::test]
+    async fn what_is_withdrawn_is_here_no_more_and_what_is_not_stays() {
+        let place = tempfile::tempdir().unwrap();
+        let (work, mut parts) = (Work::open(&Layout::new(place.path())), Parts::default());
+        // Given two items with what they refer to, told in two parts
+        let objects = vec![object(true, "db", "hunter2"), object(false, "db", "listen 80")];
+        parts.take(&work, Part { complete: true, last: false, objects, ..part(3) }).await.unwrap();
+        assert!(!work.current().known, "nothing counts before the last part");
+        let items = vec![item("a", &["db", "other"], &["db"]), item("b", &["db"], &[])];
+        let objects = vec![object(true, "other", "swordfish")];
+        parts.take(&work, Part { complete: true, items, objects, ..part(3) }).await.unwrap();
+        assert_eq!(work.current().data.revisions().len(), 3);
+        // When one goes with what nobody else refers to, then that is gone from memory,
+        let withdrawn = vec![name(true, "other"), name(false, "db")];
+        let removed = vec!["a".to_owned()];
+        parts.take(&work, Part { removed, withdrawn, ..part(4) }).await.unwrap();
+        let left: Vec<_> = work.current().data.revisions().into_keys().collect();
+        assert_eq!(left, [(true, "db".to_owned())]);
+        assert_eq!(work.current().items["b"].secret("db").unwrap().expose(), b"hunter2");
+        // and with the last item all of it, as when a complete set no longer has it.
+        let gone = || Part { removed: vec!["b".into()], withdrawn: vec![name(true, "db")], ..part(5) };
+        parts.take(&work, gone()).await.unwrap();
+        assert_eq!(work.current().data, Data::default());
+        let objects = vec![object(true, "db", "hunter2")];
+        parts
+            .take(&work, Part { complete: true, objects, items: vec![item("b", &["db"], &[])], ..part(6) })
+            .await
+            .unwrap();
+        assert_ne!(work.current().data, Data::default());
+        parts.take(&work, Part { complete: true, ..part(7) }).await.unwrap();
+        assert_eq!(work.current().data, Data::default());
+    }
+}

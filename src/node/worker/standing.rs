@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use quorate_core::id::StoreId;
+use quorate_core::id::{Lineage, StoreId};
 use quorate_transport::{Clock, Identity, JoinError, JoinRefused, JoinRequest, Joined, KeyPair, Network, Refused};
 
 use crate::client::SOFTWARE;
@@ -84,8 +84,8 @@ impl Papers {
     pub(super) fn question(&mut self, file: &StateFile, managers: Vec<String>) -> impl Future<Output = Answer> + use<> {
         self.due = self.clock.now() + renewal::pause(self.identity.subject());
         let (identity, store, clock) = (Arc::clone(&self.identity), file.store(), self.clock);
-        let network = self.network.clone();
-        async move { ask_standing(&identity, store, &managers, clock, &network).await }
+        let (lineage, network) = (file.facts.lineage_list(), self.network.clone());
+        async move { ask_standing(&identity, store, lineage, &managers, clock, &network).await }
     }
 
     /// Makes the answer true: on disk first, then for every connection from now on. Those that exist stay.
@@ -123,10 +123,12 @@ impl Papers {
     }
 }
 
-/// What the managers say of the node whose key this is; `store` is the one it has or will have as a manager.
+/// What the managers say of the node whose key this is; `store` is the one it has or will have as a manager. Those of an incarnation
+/// of the cluster that `lineage` has ended say nothing: they do not know who has joined since, and may not even know the node.
 pub(in crate::node) async fn ask_standing(
     identity: &Identity,
     store: Option<StoreId>,
+    lineage: Lineage,
     managers: &[String],
     clock: Clock,
     network: &Network,
@@ -138,6 +140,7 @@ pub(in crate::node) async fn ask_standing(
     request.store_id = store;
     request.support = SUPPORT;
     request.software = SOFTWARE.to_owned();
+    request.lineage = lineage;
     quorate_transport::renew(managers, identity.ca_hash(), request, RENEW, clock, network).await.map(Box::new)
 }
 

@@ -115,10 +115,11 @@ pub const CATALOGUE: &[Entry] = &[
     of(38, Mutant::UnknownSkipped, Where::Seeds(Profile::Upgrade), 20, "an unknown command is skipped"),
     of(39, Mutant::RenewalWithoutQuorum, Where::Seeds(Profile::Leases), 400, "a renewal is answered without a quorum"),
     of(40, Mutant::ReplayKeepsNewest, SWARM, 50, "of a client only the newest outcome is kept"),
-    without(41, Where::NotApplicable("what a worker takes is decided in its session (src/node/work.rs), above the core: the scenarios with real workers look for it"), "a worker accepts an older set"),
+    of(41, Mutant::OlderSetTaken, SWARM, 100, "a worker takes an older set"),
     of(42, Mutant::TornIsTaken, DISK, 200, "of a batch that the power cut in two what can be read is taken"),
     of(43, Mutant::RotIsRead, DISK, 200, "what is read is not compared with its checksum"),
     of(44, Mutant::RotIsATear, DISK, 200, "a damaged entry is taken for the torn end of the log"),
+    of(45, Mutant::SilenceIsAbsence, SWARM, 100, "a worker that a new leader has not been told of yet is taken for gone"),
 ];
 
 impl Entry {

@@ -72,10 +72,11 @@ impl Search {
 
     fn knobs(&mut self) {
         let quiet = SimConfig::quiet(self.best.config.seed, self.best.config.members);
-        let calmer: [fn(&mut SimConfig, &SimConfig); 16] = [
+        let calmer: [fn(&mut SimConfig, &SimConfig); 17] = [
             |config, _| config.watchers = 0,
             |config, _| config.holders = 0,
             |config, _| config.registers = 0,
+            |config, _| config.sessions = 0,
             |config, _| config.scribble_every = 0,
             |config, _| config.clients = 0,
             |config, _| config.clients = 1,

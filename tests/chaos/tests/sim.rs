@@ -25,7 +25,7 @@ fn drawn(seed: u64, profile: Profile) -> SimConfig {
         let words: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().collect();
         words.len() == 3 && words[0] == seed.to_string() && words[1] == profile.name() && words[2] == "early"
     });
-    if early { SimConfig { rot: false, frozen: false, ..config } } else { config }
+    if early { SimConfig { rot: false, frozen: false, sessions: 0, ..config } } else { config }
 }
 
 fn profile_named(name: &str) -> Profile {
@@ -102,6 +102,28 @@ fn secrets_are_sealed_and_keys_replaced_under_every_fault() {
     assert!(sum.acks > 0 && sum.replaced > 0 && sum.snapshots_installed > 0, "{sum:?}");
     assert!(sum.barrier_keys > 3 * seeds.len() as u64, "keys were replaced: {sum:?}");
     assert!(sum.stale_keys > 0, "somebody sealed with a key that had gone: {sum:?}");
+}
+
+#[test]
+fn workers_are_known_and_never_go_back_under_every_fault() {
+    let mut sum = Report::default();
+    // Given seeds in which nobody becomes a manager, and workers that die, come back and move on
+    let seeds: Vec<u64> = (1..).filter(|seed| !SimConfig::draw(*seed, Profile::Swarm).churn).take(12).collect();
+    for seed in seeds {
+        let config = SimConfig { sessions: 4, ..SimConfig::draw(seed, Profile::Swarm) };
+        match run_config(config) {
+            Ok(report) => sum.add(&report),
+            Err(violation) => panic!("{violation}"),
+        }
+    }
+    // Then what is held against every seed was there to be broken.
+    for (what, count) in [
+        ("workers down", sum.workers_down),
+        ("workers that were told what is older", sum.workers_ahead),
+        ("elections", sum.elections),
+    ] {
+        assert!(count > 0, "no {what}: {sum:?}");
+    }
 }
 
 #[test]

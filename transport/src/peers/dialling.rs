@@ -51,7 +51,7 @@ pub(super) async fn dial_loop(shared: Arc<Shared>, target: PeerAddress, wake: Ar
             }
             Err(error) => {
                 tracing::debug!(peer = %id, %error, "dialling a manager failed");
-                locked(&shared.registry.failures).insert(id, error);
+                shared.registry.failed(id, &wake, error);
             }
         }
         // Half to all of the time, at random: managers that lost each other do not come back in step.

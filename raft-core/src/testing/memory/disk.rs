@@ -123,7 +123,7 @@ impl Image {
 
     pub(super) fn apply_log(&mut self, batch: &LogBatch) {
         if let Some(first) = batch.entries.first() {
-            if !on(Mutant::SuffixStays) {
+            if self.last() >= first.index && !on(Mutant::SuffixStays) {
                 self.log.split_off(&first.index.0);
             }
             self.log.extend(batch.entries.iter().map(|entry| (entry.index.0, entry.clone())));

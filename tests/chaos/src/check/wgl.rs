@@ -6,6 +6,7 @@
 //! nothing is known say nothing. Never decides beyond its limit. Called by [`super::check`].
 
 use std::collections::{BTreeMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use super::{Finding, Limit, Verdict};
 use crate::history::{Action, Answer, Operation, Outcome};
@@ -192,13 +193,38 @@ impl List {
     }
 }
 
+/// A quick hash for sets of numbers that nobody chooses with ill intent.
+#[derive(Default)]
+struct Mix(u64);
+
+impl Hasher for Mix {
+    fn write(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        words.iter().for_each(|word| self.write_u64(u64::from_le_bytes(*word)));
+        rest.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+    }
+
+    fn write_u32(&mut self, word: u32) {
+        self.write_u64(u64::from(word));
+    }
+
+    fn finish(&self) -> u64 {
+        // The table looks at the highest bits and at the lowest.
+        self.0 ^ (self.0 >> 32)
+    }
+}
+
 /// Judges one key; of a failure the operation whose answer could not be explained.
 fn one_key(history: &[Operation], indices: &[usize], limit: Limit) -> (Verdict, Option<usize>) {
     let items = items(history, indices);
     let mut must = items.iter().filter(|item| item.end != u64::MAX).count();
     let mut list = List::new(&items);
     let mut taken = vec![0_u64; items.len().div_ceil(64)];
-    let mut tried = HashSet::<(Vec<u64>, u32)>::new();
+    let mut tried = HashSet::<(Vec<u64>, u32), BuildHasherDefault<Mix>>::default();
     let mut lifted: Vec<(usize, usize, u32)> = Vec::new();
     let (mut value, mut place, mut steps) = (0, list.after(0), 0_u64);
     // The furthest return that the search came to.

@@ -192,13 +192,7 @@ impl World {
                 return self.replace(RaftId(id));
             }
             Act::Rot { id, log, nth } => self.rot(RaftId(id), log, nth),
-            Act::Record => {
-                if let Some(record) = self.unrecorded.first().cloned()
-                    && self.write_record(&record)?
-                {
-                    self.unrecorded.remove(0);
-                }
-            }
+            Act::Record => return plain(self.record_somebody()),
             Act::Hang { id, apply, lasts } => {
                 self.report.disk_hangs += 1;
                 self.schedule(self.now + lasts, Event::DiskWell { id: RaftId(id) });

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::acts::Timed;
 use super::config::SimConfig;
 use super::holders::Held;
-use super::trace::Violation;
+use super::trace::{Trace, Violation, Words};
 use super::watcher::Facts;
 use super::wire::{APPEND, Header, VOTE, VOTE_GIVEN};
 use quorate_core::consensus::io::{RaftRole, Status};
@@ -87,7 +87,7 @@ impl DurableLog {
 #[derive(Default, Clone)]
 pub(super) struct Checks {
     leaders: BTreeMap<u64, RaftId>,
-    committed: BTreeMap<u64, (u64, [u8; 32])>,
+    committed: BTreeMap<u64, (u64, u64)>,
     /// By the term of who handed it over: the newest entry, committed in that term at the latest.
     committed_in: BTreeMap<u64, u64>,
     configurations: BTreeMap<u64, Configuration>,
@@ -122,16 +122,15 @@ pub(super) struct Checks {
     pub(super) newest_revision: u64,
 }
 
-fn digest(entry: &Committed) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
+/// An entry in one number, for every member that is handed it.
+fn print_of(entry: &Committed) -> u64 {
+    let mut print = Trace::new(Words::None);
     match &entry.payload {
-        Payload::Empty => hasher.update(b"e"),
-        Payload::Commands { data, .. } => hasher.update(b"c").update(data),
-        Payload::Configuration { result, number } => {
-            hasher.update(b"g").update(format!("{result:?}").as_bytes()).update(&number.to_be_bytes())
-        }
-    };
-    *hasher.finalize().as_bytes()
+        Payload::Empty => print.bytes(b"e"),
+        Payload::Commands { data, .. } => print.bytes(data),
+        Payload::Configuration { result, number } => print.bytes(format!("{result:?}{number}").as_bytes()),
+    }
+    print.hash()
 }
 
 impl Checks {
@@ -300,7 +299,7 @@ impl Checks {
     pub(super) fn committed(&mut self, id: RaftId, term: u64, entry: &Committed) -> Check {
         let newest = self.committed_in.entry(term).or_default();
         *newest = entry.index.0.max(*newest);
-        let this = (entry.term.0, digest(entry));
+        let this = (entry.term.0, print_of(entry));
         if let Some(first) = self.committed.insert(entry.index.0, this)
             && first != this
         {

@@ -186,6 +186,8 @@ pub struct SimConfig {
     pub recoveries: u64,
     /// Clients that read, write, swap and remove a few keys, one operation at a time; what they are told is judged.
     pub registers: u64,
+    /// Workers with sessions.
+    pub sessions: u64,
     /// At a power cut the batch after those that survive may be on the disk in part.
     pub torn: bool,
     /// A bit turns in a record that was synced: at most one in a run, while losing that store is survived.
@@ -251,6 +253,7 @@ impl SimConfig {
             clogs: false,
             recoveries: 0,
             registers: 0,
+            sessions: 0,
             torn: false,
             rot: false,
             frozen: false,
@@ -381,6 +384,12 @@ impl SimConfig {
             rot: worn.chance(300) && disk && drawn.recoveries == 0,
             // Which core can live is only known while nobody comes or goes.
             frozen: worn.chance(250) && !calm && !churn && !drawn.upgrades,
+            // Who is a worker does not change with them.
+            sessions: if worn.chance(400) && swarm && !churn && !drawn.upgrades && drawn.recoveries == 0 {
+                worn.between(2, 6)
+            } else {
+                0
+            },
             ..drawn
         };
         if !churn {

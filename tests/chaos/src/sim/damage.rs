@@ -3,17 +3,15 @@
 //! Owns the draw of the record, and the operator's answer: from a damaged store no node is started again; it comes back with an
 //! empty one, under a new raft id. At most one store in a run, and only while losing it is survived. Called by the world.
 
-use bytes::Bytes;
-
 use super::acts::Act;
 use super::check::broken;
 use super::config::ELECTION;
 use super::event::Event;
-use super::world::{Step, World, node_id};
+use super::world::{Step, World};
 use quorate_core::consensus::io::Input;
 use quorate_core::id::RaftId;
 use quorate_core::keyspace::Section;
-use quorate_core::membership::record::{NodeRecord, Role};
+use quorate_core::membership::record::NodeRecord;
 use quorate_core::mutants::{Mutant, on};
 use quorate_core::ports::StoreError;
 use quorate_core::state::live_range;
@@ -117,16 +115,7 @@ impl World {
             return self.start(target);
         }
         let fresh = RaftId(self.next_raft_id);
-        let record = NodeRecord {
-            id: Bytes::copy_from_slice(node_id(node).as_bytes()),
-            name: format!("n{node}"),
-            role: Role::Manager.into(),
-            raft_id: fresh.0,
-            replaces: target.0,
-            command_version: quorate_core::command::COMMAND_VERSION,
-            ..NodeRecord::default()
-        };
-        let record = self.with_sealing_key(record);
+        let record = NodeRecord { replaces: target.0, ..self.node_record(node, fresh) };
         self.next_raft_id += 1;
         self.crash(target, usize::MAX);
         if let Some(member) = self.members.get_mut(&target) {

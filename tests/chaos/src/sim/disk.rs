@@ -3,18 +3,18 @@
 //! Owns the latencies of the disk, and what is synced when. Called by the world when a job ends, and for each effect that
 //! brings a new one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::asks::Reply;
-use super::check::broken;
+use super::check::{Broken, broken};
 use super::config::MILLIS;
 use super::event::Event;
 use super::member::Job;
 use super::world::{Step, World};
 use quorate_core::consensus::io::{Input, Records, Ticket};
 use quorate_core::id::{LogIndex, RaftId};
-use quorate_core::ports::{LogReset, StagedId, StoreError};
+use quorate_core::ports::{LogReset, StagedId, StoreError, Visit};
 use quorate_core::state::contract::{ApplyError, Committed, Outcome, Refusal};
 use quorate_core::state::read;
 use quorate_core::testing::Rng;
@@ -143,6 +143,8 @@ impl World {
             }
         };
         let status = process.machine.status().clone();
+        // Beside the keys of users nothing names a key, and nobody has a seat.
+        let system_changed = applied.records_changed || !applied.changed.is_empty();
         self.watched(id, &applied)?;
         self.controllers_watch(&applied)?;
         let Some(process) = self.process(id) else { return Ok(()) };
@@ -154,8 +156,10 @@ impl World {
         } else {
             None
         };
-        self.checks_of(id).applied(id, &status)?;
-        self.keys_are_right(id)?;
+        self.checks_of(id).applied(id, &status).map_err(|broken| self.with_differences(id, broken))?;
+        if system_changed {
+            self.keys_are_right(id)?;
+        }
         self.versions_applied(id, entries, records.as_deref())?;
         self.leases_changed(id, &applied.leases)?;
         self.trace.line(self.now, || format!("{id} applied {}", status.applied));
@@ -215,9 +219,46 @@ impl World {
             self.marks.hit("snapshot installed", "joint");
         }
         self.watched_install(id, status.revision.0);
-        self.checks_of(id).applied(id, &status)?;
+        self.checks_of(id).applied(id, &status).map_err(|broken| self.with_differences(id, broken))?;
         self.keys_are_right(id)?;
         self.trace.line(self.now, || format!("{id} installed {}", status.applied));
         self.input(id, vec![Input::Installed { status, records, leases }])
+    }
+
+    /// Where the state of `id` differs from that of whoever is closest to it, for people: some of it may have come since.
+    fn with_differences(&self, id: RaftId, broken: Broken) -> Broken {
+        let applied = |id: &RaftId| Some(self.members.get(id)?.process.as_ref()?.machine.status().applied.0);
+        let Some(own) = applied(&id) else { return broken };
+        let others =
+            self.ids().into_iter().filter(|other| *other != id && self.incarnation(*other) == self.incarnation(id));
+        let nearest = others.filter_map(|other| Some((applied(&other)?.abs_diff(own), other))).min();
+        let Some((_, other)) = nearest else { return broken };
+        let (ours, theirs) = (self.records_of(id), self.records_of(other));
+        let keys: BTreeSet<&Vec<u8>> = ours.keys().chain(theirs.keys()).collect();
+        let differ = keys.into_iter().filter(|key| ours.get(*key) != theirs.get(*key)).take(8);
+        let words: Vec<String> = differ
+            .map(|key| {
+                let value = |of: &BTreeMap<Vec<u8>, Vec<u8>>| {
+                    of.get(key).map_or_else(|| "nothing".to_owned(), |value| value.escape_ascii().to_string())
+                };
+                format!("{}: {} and {}", key.escape_ascii(), value(&ours), value(&theirs))
+            })
+            .collect();
+        let at = applied(&other).unwrap_or(0);
+        Broken {
+            detail: format!("{}; beside {other}, which has applied {at}: {}", broken.detail, words.join(", ")),
+            ..broken
+        }
+    }
+
+    fn records_of(&self, id: RaftId) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let mut records = BTreeMap::new();
+        if let Some(view) = self.view(id) {
+            let _what_can_be_read = view.scan(&[], &[], &mut |key, value| {
+                records.insert(key.to_vec(), value.to_vec());
+                Visit::More
+            });
+        }
+        records
     }
 }

@@ -67,7 +67,7 @@ impl World {
     }
 
     /// Whether the network loses what is sent now.
-    fn loses(&mut self, from: RaftId, to: RaftId) -> bool {
+    pub(super) fn loses(&mut self, from: RaftId, to: RaftId) -> bool {
         let loss = self.config.loss;
         self.link(from, to).chance(loss)
     }
@@ -108,7 +108,7 @@ impl World {
             Effect::Apply { entries, waiters } => {
                 let span = (entries.first().map(|entry| entry.index.0), entries.last().map(|entry| entry.index.0));
                 self.trace.line(self.now, || format!("{id} hands over {span:?} waiters {}", waiters.len()));
-                let term = self.process(id).map_or(0, |process| process.consensus.status().term.0);
+                let term = self.process(id).map_or(0, |process| process.consensus.term().0);
                 for entry in &entries {
                     self.checks_of(id).committed(id, term, entry)?;
                 }
@@ -239,6 +239,7 @@ impl World {
         process.last_tick += ticks * length;
         let next = process.last_tick + length;
         self.schedule(next, Event::Tick { id, boot });
+        self.weigh_claim(id);
         self.input(id, vec![Input::Tick(u32::try_from(ticks).unwrap_or(u32::MAX))])
     }
 
@@ -256,7 +257,7 @@ impl World {
                 }
                 Ok(())
             }
-            Answer::ReadAt(index) => self.settle(id, ticket, Reply::ReadAt(index)),
+            Answer::ReadAt { index, .. } => self.settle(id, ticket, Reply::ReadAt(index)),
             Answer::Renewed { ttl_ms } => self.settle(id, ticket, Reply::Renewed { ttl_ms }),
             Answer::LeaseGone => self.settle(id, ticket, Reply::LeaseGone),
             Answer::LeaseTimes(left) => self.settle(id, ticket, Reply::LeaseTimes(left)),
@@ -338,6 +339,18 @@ impl World {
             Event::Client { client, slot } => self.client(client, slot),
             Event::Holder { holder } => self.holder(holder),
             Event::Register { index } => self.register(index),
+            Event::Agent { index } => self.agent_looks(index),
+            Event::Tells { id, boot } if self.is_current(id, boot) => self.tells(id, boot),
+            Event::Told { from, to, boot, report }
+                if !self.cut.contains(&(from, to)) && self.may_talk(self.incarnation(from), self.incarnation(to)) =>
+            {
+                self.told(from, to, boot, *report)
+            }
+            Event::Noted { id, boot, serial, noted } if self.is_current(id, boot) => {
+                self.noted(id, boot, serial, noted);
+                Ok(())
+            }
+            Event::Judges { id, boot } if self.is_current(id, boot) => self.judges(id, boot),
             Event::Nemesis => self.strike(),
             Event::DiskTrouble => self.trouble_a_disk(),
             Event::Rot => self.rot_somewhere(),
@@ -378,6 +391,10 @@ impl World {
             | Event::Fetched { .. }
             | Event::Connections { .. }
             | Event::Unreachable { .. }
+            | Event::Tells { .. }
+            | Event::Told { .. }
+            | Event::Noted { .. }
+            | Event::Judges { .. }
             | Event::Reply { .. } => Ok(()),
         }
     }

@@ -8,6 +8,7 @@ use super::asks::Reply;
 use quorate_core::consensus::io::Ticket;
 use quorate_core::id::RaftId;
 use quorate_core::log::LogEntry;
+use quorate_core::membership::liveness::Report;
 use quorate_core::ports::StagedId;
 
 /// Something that happens at a moment. `boot` names the process it was scheduled for.
@@ -29,6 +30,11 @@ pub(super) enum Event {
     Client { client: u64, slot: u64 },
     Holder { holder: u64 },
     Register { index: usize },
+    Agent { index: usize },
+    Tells { id: RaftId, boot: u64 },
+    Told { from: RaftId, to: RaftId, boot: u64, report: Box<Report> },
+    Noted { id: RaftId, boot: u64, serial: u64, noted: bool },
+    Judges { id: RaftId, boot: u64 },
     Nemesis,
     DiskTrouble,
     Rot,
@@ -58,11 +64,15 @@ impl Event {
             | Self::Fetched { id, .. }
             | Self::Connections { id, .. }
             | Self::DiskWell { id }
+            | Self::Tells { id, .. }
+            | Self::Noted { id, .. }
+            | Self::Judges { id, .. }
             | Self::Unreachable { id, .. } => Some(*id),
             Self::Deliver { to, .. }
             | Self::Snapshot { to, .. }
             | Self::Staged { to, .. }
             | Self::Forwarded { to, .. }
+            | Self::Told { to, .. }
             | Self::Reply { to, .. } => Some(*to),
             Self::SnapshotReport { at, .. } => Some(*at),
             Self::Restart { .. }
@@ -70,6 +80,7 @@ impl Event {
             | Self::Client { .. }
             | Self::Holder { .. }
             | Self::Register { .. }
+            | Self::Agent { .. }
             | Self::Nemesis
             | Self::DiskTrouble
             | Self::Rot

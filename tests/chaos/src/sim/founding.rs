@@ -12,20 +12,12 @@ use super::secrets;
 use super::world::{Step, World, node_id};
 use quorate_core::id::{ClusterId, Lineage, RaftId};
 use quorate_core::keyring::KeyringRecord;
-use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
+use quorate_core::membership::record::{ClusterRecord, NodeRecord};
 use quorate_core::state::{Founding, found};
 
 impl World {
     pub(super) fn found(&mut self) -> Step {
-        let record = |node: u64| NodeRecord {
-            id: Bytes::copy_from_slice(node_id(node).as_bytes()),
-            name: format!("n{node}"),
-            role: Role::Manager.into(),
-            raft_id: node,
-            command_version: self.config.version(),
-            sealing_key: if self.config.secrets { secrets::sealing_key(node) } else { Bytes::new() },
-            ..NodeRecord::default()
-        };
+        let record = |node: u64| self.node_record(node, RaftId(node));
         let recorded = self.config.recorded.clamp(1, self.config.members);
         let founding = Founding {
             cluster: ClusterRecord {
@@ -83,6 +75,7 @@ impl World {
         if self.config.secrets {
             self.begin_secrets();
         }
+        self.begin_sessions();
         if self.config.churn {
             self.let_workers_enrol();
         }

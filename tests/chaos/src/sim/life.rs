@@ -118,12 +118,14 @@ impl World {
             connected: BTreeSet::new(),
             staged: false,
             asked: false,
+            claim: None,
             hub: super::watchers::hub(revision),
             woken: BTreeSet::new(),
         });
         let first_tick = self.now + phase + member.tick();
         self.trace.line(self.now, || format!("{id} starts, boot {boot}"));
         self.schedule(first_tick, Event::Tick { id, boot });
+        self.sessions_start(id, boot);
         self.connections_changed();
         // A node looks at its disk before it does anything else.
         self.look_at_space(id)

@@ -77,6 +77,8 @@ pub const REQUIRED: &[Mark] = &[
     ("configuration", "seven voters"),
     ("lease", "expired"),
     ("lease", "revoked"),
+    ("worker", "down"),
+    ("worker", "told what is older"),
     ("watch", "cut"),
     ("watch", "compacted"),
 ];
@@ -179,6 +181,8 @@ impl World {
             ("old entries fetched", "any", report.fetches),
             ("lease", "expired", report.expired),
             ("lease", "revoked", report.revoked),
+            ("worker", "down", report.workers_down),
+            ("worker", "told what is older", report.workers_ahead),
             ("watch", "cut", report.watches_cut),
             ("watch", "compacted", report.watches_compacted),
             ("crash", "loses unsynced", report.lost_batches),

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::check::DurableLog;
+use super::recovery::Claim;
 use quorate_core::consensus::Consensus;
 use quorate_core::consensus::io::{Status, Ticket};
 use quorate_core::id::{LogIndex, RaftId};
@@ -76,6 +77,8 @@ pub(super) struct Process {
     pub(super) staged: bool,
     /// Every manager it knows was asked for its lineage.
     pub(super) asked: bool,
+    /// What it was shown of a newer incarnation and does not believe yet.
+    pub(super) claim: Option<Claim>,
     pub(super) hub: Hub,
     /// Watches whose tasks are to look.
     pub(super) woken: BTreeSet<WatchId>,

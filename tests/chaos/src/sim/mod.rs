@@ -36,6 +36,7 @@ mod operator;
 mod recovery;
 mod registers;
 mod secrets;
+mod sessions;
 mod stream;
 mod trace;
 mod upgrades;
@@ -56,12 +57,17 @@ pub use trace::{Report, Violation};
 pub use watchers::WatchBug;
 pub use world::{Run, World};
 
+use std::collections::BTreeSet;
+
 use check::{broken, keys};
 use quorate_core::consensus::io::RaftRole;
 use quorate_core::id::RaftId;
 use quorate_core::mutants::{Mutant, on};
+use quorate_core::ports::{StateRead, Visit};
 use quorate_core::state::read;
+use quorate_core::succession::CLAIM_TICKS;
 use quorate_core::txn::Range;
+use trace::{Trace, Words};
 use world::Step;
 
 /// Runs a seed: growth and faults under load, then peace, then the audit.
@@ -126,7 +132,7 @@ impl World {
         self.only_a_core_lives()?;
         self.make_peace().map_err(|broken| self.violation(broken))?;
         let settled =
-            self.run_until(60_000 * MILLIS, |world| world.is_settled().is_none() && world.clients_are_idle())?;
+            self.run_until_seen(60_000 * MILLIS, |world| world.is_settled().is_none() && world.clients_are_idle())?;
         if !settled {
             let why = self.is_settled().unwrap_or_else(|| "a client still waits".to_owned());
             return Err(self.violation(check::Broken { invariant: "converges_after_peace", detail: why }));
@@ -138,14 +144,15 @@ impl World {
         if self.config.upgrades {
             self.finish_in_peace()?;
         }
-        let kept = self.run_until(60_000 * MILLIS, |world| world.keys_at_rest().is_none())?;
+        let kept = self.run_until_seen(60_000 * MILLIS, |world| world.keys_at_rest().is_none())?;
         if !kept {
             let detail = self.keys_at_rest().unwrap_or_default();
             return Err(self.violation(check::Broken { invariant: "keys_come_to_rest", detail }));
         }
+        self.workers_are_known()?;
         self.leases_end()?;
         self.use_it()?;
-        let told = self.run_until(60_000 * MILLIS, |world| world.watchers_wait().is_none())?;
+        let told = self.run_until_seen(60_000 * MILLIS, |world| world.watchers_wait().is_none())?;
         if !told {
             let detail = self.watchers_wait().unwrap_or_default();
             return Err(self.violation(check::Broken { invariant: "watch_is_told_in_the_end", detail }));
@@ -184,8 +191,8 @@ impl World {
 
     /// The seats become what they are to be, and then stay so.
     fn come_to_rest(&mut self) -> Run {
-        let rested =
-            self.run_until(120_000 * MILLIS, |world| world.is_settled().is_none() && world.is_at_rest().is_none())?;
+        let rested = self
+            .run_until_seen(120_000 * MILLIS, |world| world.is_settled().is_none() && world.is_at_rest().is_none())?;
         if !rested {
             let detail = format!("{:?}, {:?}", self.is_settled(), self.is_at_rest());
             return Err(self.violation(check::Broken { invariant: "comes_to_rest", detail }));
@@ -215,8 +222,10 @@ impl World {
         if newest == 0 {
             return Ok(());
         }
-        self.run_for(2000 * MILLIS)?;
-        let old = self.ids().into_iter().find(|id| self.is_up(*id) && self.incarnation(*id) < newest);
+        let old = |world: &Self| world.ids().into_iter().find(|id| world.is_up(*id) && world.incarnation(*id) < newest);
+        // Who has never heard of the survivor believes it once it has had no leader for long.
+        self.run_until_seen(2 * CLAIM_TICKS * TICK, |world| old(world).is_none())?;
+        let old = old(self);
         self.expect(old.is_none(), "old_incarnations_are_fenced", || format!("{old:?} goes on beside the newer one"))
     }
 
@@ -254,6 +263,7 @@ impl World {
     /// What an incarnation must still have of the one that it ended is what its survivor held.
     fn audit(&self) -> Step {
         let mut hash = None;
+        let mut searched = BTreeSet::new();
         for id in self.ids().into_iter().filter(|id| self.is_member(*id)) {
             let Some(process) = self.members.get(&id).and_then(|member| member.process.as_ref()) else { continue };
             let view = process.reader.view();
@@ -262,6 +272,10 @@ impl World {
             if first != (status.applied, status.hash) {
                 return broken("equal_state", format!("{id} differs at the end, applied {}", status.applied));
             }
+            // What holds of one store holds of all that are equal to it, record by record.
+            if !searched.insert((self.incarnation(id), print_of(&*view))) {
+                continue;
+            }
             if quorate_core::state::scan_hash(&*view).ok() != Some(status.hash) {
                 return broken("equal_state", format!("the hash that {id} keeps is not that of its state"));
             }
@@ -269,7 +283,7 @@ impl World {
                 return broken("equal_state", format!("what {id} says that it holds is not what it holds"));
             }
             let found = |key| {
-                read::range(&*view, &Range { key, ..Range::default() })
+                read::key_now(&*view, &Range { key, ..Range::default() }, status.revision)
                     .ok()
                     .and_then(|range| range.entries.first().map(|entry| (entry.version, entry.mod_revision)))
             };
@@ -299,4 +313,15 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// All records of a store in one number; of one that cannot be read, those up to there.
+fn print_of(view: &dyn StateRead) -> u64 {
+    let mut print = Trace::new(Words::None);
+    let _unreadable_is_found_by_who_searches_it = view.scan(&[], &[], &mut |key, value| {
+        print.bytes(key);
+        print.bytes(value);
+        Visit::More
+    });
+    print.hash()
 }

@@ -7,11 +7,7 @@ use super::acts::Act;
 use super::config::{ELECTION, MILLIS};
 use super::event::Event;
 use super::world::{Step, World};
-use quorate_core::command::{Command, CommandKind};
-use quorate_core::consensus::io::Ticket;
 use quorate_core::id::RaftId;
-use quorate_core::membership::record::{ClusterRecord, NodeRecord};
-use quorate_core::txn::{Compare, Op, Operand, Put, Relation, Txn};
 
 impl World {
     /// One fault, and the time of the next.
@@ -178,23 +174,6 @@ impl World {
             }
         }
         Act::Cut { links, lasts: self.nemesis.between(ELECTION / 10, 5 * ELECTION) }
-    }
-
-    /// Asks the leader for a node record; says whether there was one to ask.
-    pub(super) fn write_record(&mut self, record: &NodeRecord) -> Step<bool> {
-        let (Some(leader), Some(id)) = (self.leader(), record.node_id()) else { return Ok(false) };
-        let Some(cluster) = self.leader_records().map(|records| records.cluster) else { return Ok(false) };
-        // As a node joins: the cluster is what it was when its program was looked at, or the operator asks again.
-        let is_current = record.command_version >= cluster.version;
-        let unchanged = Compare::new(ClusterRecord::key(), Relation::Equal, Operand::Value(cluster.to_bytes()));
-        let put: Op = Put { key: NodeRecord::key(id), value: record.to_bytes(), ..Put::default() }.into();
-        let txn = Txn { compares: vec![unchanged], then: vec![put], ..Txn::default() };
-        if !is_current {
-            return Ok(false);
-        }
-        let command: Command = CommandKind::System(txn).into();
-        let asked = self.command(leader, command);
-        asked.map(|_: Ticket| true).map_err(|violation| violation.broken())
     }
 
     /// No more faults: everything works, everybody is up.

@@ -17,6 +17,7 @@ use quorate_core::keyspace::Section;
 use quorate_core::membership::plan::{SeatPolicy, SeatTimes, SeatView, plan, stand_in};
 use quorate_core::membership::record::{ClusterRecord, Label, NodeRecord, Role};
 use quorate_core::membership::settle::settle;
+use quorate_core::membership::upgrade::Support;
 use quorate_core::membership::wish::{Wish, WishRefused, check};
 use quorate_core::txn::{Compare, Op, Operand, Put, Relation, Txn};
 
@@ -76,13 +77,8 @@ impl World {
     /// A broken invariant.
     pub fn edit(&mut self, node: u64, edit: impl FnOnce(&mut NodeRecord)) -> Run<Option<Ticket>> {
         let (Some(records), id) = (self.leader_records(), node_id(node)) else { return Ok(None) };
-        let known = records.nodes.iter().find(|record| record.node_id() == Some(id));
-        let mut record = known.cloned().unwrap_or_else(|| NodeRecord {
-            id: Bytes::copy_from_slice(id.as_bytes()),
-            name: format!("n{node}"),
-            command_version: quorate_core::command::COMMAND_VERSION.max(records.cluster.version),
-            ..NodeRecord::default()
-        });
+        let known = records.nodes.get(id);
+        let mut record = known.cloned().unwrap_or_else(|| self.node_record(node, RaftId(0)));
         edit(&mut record);
         if record.sealing_key.is_empty() {
             record = self.with_sealing_key(record);
@@ -92,8 +88,42 @@ impl World {
         {
             self.checks_of(leader).forced = true;
         }
-        let key = NodeRecord::key(id);
-        self.replace_value(key, known.map(NodeRecord::to_bytes), record.to_bytes())
+        if self.config.upgrades && record.raft_id != known.map_or(0, |known| known.raft_id) {
+            // Whoever gets a raft id says what its binary knows.
+            record.command_version = self.knows(RaftId(record.raft_id));
+        }
+        let was = known.map(NodeRecord::to_bytes);
+        let mut txn = replacing(NodeRecord::key(id), was, record.to_bytes());
+        self.claim(&mut txn, &records.cluster, known, &record);
+        self.ask_leader(txn)
+    }
+
+    /// The record of a node that has just joined, with this raft id; 0 is a worker's.
+    pub(super) fn node_record(&self, node: u64, id: RaftId) -> NodeRecord {
+        let role = if id.0 == 0 { Role::Worker } else { Role::Manager };
+        let record = NodeRecord {
+            id: Bytes::copy_from_slice(node_id(node).as_bytes()),
+            name: format!("n{node}"),
+            role: role.into(),
+            raft_id: id.0,
+            command_version: self.knows(id),
+            key_digest: super::recovery::key_of(node),
+            ..NodeRecord::default()
+        };
+        self.with_sealing_key(record)
+    }
+
+    /// Adds what every transaction does that gives a raft id out: the counter rises, and is as it was when the node's binary was
+    /// looked at. So it and the finish of an upgrade, which is judged by all who have a raft id, make each other void. Without
+    /// upgrades nothing is judged so, and ids are the world's.
+    fn claim(&self, txn: &mut Txn, cluster: &ClusterRecord, was: Option<&NodeRecord>, record: &NodeRecord) {
+        if !self.config.upgrades || record.raft_id == 0 || was.is_some_and(|was| was.raft_id == record.raft_id) {
+            return;
+        }
+        let raised = ClusterRecord { next_raft_id: cluster.next_raft_id.max(record.raft_id) + 1, ..cluster.clone() };
+        let counter = replacing(ClusterRecord::key(), Some(cluster.to_bytes()), raised.to_bytes());
+        txn.compares.extend(counter.compares);
+        txn.then.extend(counter.then);
     }
 
     /// Writes the cluster's record anew.
@@ -104,18 +134,45 @@ impl World {
         let Some(records) = self.leader_records() else { return Ok(None) };
         let mut record = records.cluster.clone();
         edit(&mut record);
-        self.replace_value(ClusterRecord::key(), Some(records.cluster.to_bytes()), record.to_bytes())
+        self.ask_leader(replacing(ClusterRecord::key(), Some(records.cluster.to_bytes()), record.to_bytes()))
     }
 
-    fn replace_value(&mut self, key: Bytes, was: Option<Bytes>, value: Bytes) -> Run<Option<Ticket>> {
+    fn ask_leader(&mut self, txn: Txn) -> Run<Option<Ticket>> {
         let Some(leader) = self.leader() else { return Ok(None) };
-        let unchanged = was.map_or_else(
-            || Compare::absent(key.clone()),
-            |was| Compare::new(key.clone(), Relation::Equal, Operand::Value(was)),
-        );
-        let put: Op = Put { key, value, ..Put::default() }.into();
-        let txn = Txn { compares: vec![unchanged], then: vec![put], ..Txn::default() };
         self.command(leader, Command::from(CommandKind::System(txn))).map(Some)
+    }
+
+    /// Asks the leader for the record of a node that joins, or comes back; says whether there was one to ask, and the node may
+    /// join.
+    pub(super) fn write_record(&mut self, record: &NodeRecord) -> Run<bool> {
+        let (Some(records), Some(id)) = (self.leader_records(), record.node_id()) else { return Ok(false) };
+        let record = NodeRecord { command_version: self.knows(RaftId(record.raft_id)), ..record.clone() };
+        if Support::of(&record).check(records.cluster.version).is_err() {
+            return Ok(false);
+        }
+        let put: Op = Put { key: NodeRecord::key(id), value: record.to_bytes(), ..Put::default() }.into();
+        let mut txn = Txn { then: vec![put], ..Txn::default() };
+        self.claim(&mut txn, &records.cluster, records.nodes.get(id), &record);
+        self.ask_leader(txn).map(|asked| asked.is_some())
+    }
+
+    /// One of the managers that run and have no record yet is asked for.
+    pub(super) fn record_somebody(&mut self) -> Run {
+        let Some(records) = self.leader_records() else { return Ok(()) };
+        if self.config.upgrades {
+            // Who was let in, or sent away again, since it was asked for.
+            let settled = |id: RaftId| records.by_raft_id(id).is_some() || records.removed.contains(&id);
+            self.unrecorded.retain(|waiting| !waiting.raft().is_some_and(settled));
+        }
+        let Some(record) = self.unrecorded.first().cloned() else { return Ok(()) };
+        let asked = self.write_record(&record)?;
+        if self.config.upgrades {
+            // Somebody else may be faster with the counter, or its binary be too old: asked again after the others.
+            self.unrecorded.rotate_left(1);
+        } else if asked {
+            self.unrecorded.remove(0);
+        }
+        Ok(())
     }
 
     /// A node joins as a worker; an eligible one may be promoted for a lost voter.
@@ -141,9 +198,12 @@ impl World {
         self.operator.next_node += 1;
         let (node, id) = (self.operator.next_node, RaftId(self.next_raft_id));
         self.next_raft_id += 1;
-        self.edit(node, |record| (record.role, record.raft_id) = (Role::Manager.into(), id.0))?;
         let newcomer = self.newcomer(node, id);
         self.members.insert(id, newcomer);
+        self.edit(node, |record| (record.role, record.raft_id) = (Role::Manager.into(), id.0))?;
+        if self.config.upgrades && self.faults {
+            self.unrecorded.push(self.node_record(node, id));
+        }
         self.start(id).map_err(|broken| self.violation(broken))?;
         Ok(id)
     }
@@ -309,6 +369,15 @@ impl World {
             quorate_core::state::read::range(&*view, &range).is_ok_and(|found| !found.entries.is_empty())
         })
     }
+}
+
+/// One record anew, if it is as it was; none: if it is not there.
+fn replacing(key: Bytes, was: Option<Bytes>, value: Bytes) -> Txn {
+    let unchanged = was.map_or_else(
+        || Compare::absent(key.clone()),
+        |was| Compare::new(key.clone(), Relation::Equal, Operand::Value(was)),
+    );
+    Txn { compares: vec![unchanged], ..Txn::of(Put { key, value, ..Put::default() }) }
 }
 
 /// The number of a simulated node.

@@ -1,8 +1,9 @@
 //! Force-new-cluster in the simulated cluster: a survivor's disk is recovered, and incarnations that meet fence the old one.
 //!
 //! Owns what a node's `recover` does to a disk, and what its hello does between incarnations: two members of different
-//! lineages exchange nothing, and the one with the shorter lineage writes a fence record and stops for good. Called by
-//! directed scenarios, and by the world when connections change.
+//! lineages exchange nothing, and the one with the shorter lineage is shown the words for the longer one, which it weighs by the
+//! very code of a node ([`quorate_core::succession`]); once they count it writes a fence record and stops for good. Called by directed
+//! scenarios, and by the world when connections change and at each tick.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,12 +16,13 @@ use super::world::{Run, World, node_id};
 use quorate_core::command::{Batch, Command, CommandKind};
 use quorate_core::consensus::configurations::{self, ConfigurationEntry};
 use quorate_core::consensus::io::{RaftRole, Records, Ticket};
-use quorate_core::id::{Lineage, LineageId, LineageOrder, RaftId};
+use quorate_core::id::{Lineage, LineageId, LineageOrder, NodeId, RaftId};
 use quorate_core::log::LogEntry;
-use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
+use quorate_core::membership::record::{ClusterRecord, NodeRecord};
 use quorate_core::ports::StateRead;
 use quorate_core::recovery::{Findings, Incarnation, RecoveryError, Survivor, Verdict, plan};
 use quorate_core::state::read;
+use quorate_core::succession::{Checked, Succession, Weight, step, weigh};
 use quorate_core::testing::Fault;
 use quorate_core::txn::{Put, Range, Txn};
 
@@ -45,6 +47,43 @@ pub enum Recovering {
     },
     /// The disk cannot be recovered from.
     Refused(RecoveryError),
+}
+
+/// What a member was shown of a newer incarnation.
+#[derive(Debug, Clone)]
+pub(super) struct Claim {
+    checked: Checked,
+    /// Of that incarnation.
+    lineage: Bytes,
+}
+
+/// The key of a node. Its digest, which records have, is itself here: what is signed with a key is not played.
+pub(super) fn key_of(node: u64) -> Bytes {
+    let mut key = [7; 32];
+    key[..8].copy_from_slice(&node.to_be_bytes());
+    Bytes::copy_from_slice(&key)
+}
+
+/// The survivor's word for what it begins, with its own signature and the CA's.
+fn word(node: u64, lineage: &Lineage) -> Succession {
+    Succession {
+        lineage: lineage.to_bytes().into(),
+        member: Bytes::copy_from_slice(node_id(node).as_bytes()),
+        member_key: key_of(node),
+        signature: Bytes::from_static(b"the node's"),
+        ca_signature: Bytes::from_static(b"the CA's"),
+        ..Succession::default()
+    }
+}
+
+/// What holds of a word: whatever is signed holds.
+fn checked(word: &Succession) -> Option<Checked> {
+    Some(Checked {
+        member: NodeId::from_slice(&word.member)?,
+        key_digest: word.member_key.as_ref().try_into().ok()?,
+        by_member: !word.signature.is_empty(),
+        by_ca: !word.ca_signature.is_empty(),
+    })
 }
 
 /// The writes of simulated clients that a disk holds: in its state, or in the log above it.
@@ -87,11 +126,11 @@ impl World {
             }
     }
 
-    fn lineage(&self, id: RaftId) -> Lineage {
+    pub(super) fn lineage(&self, id: RaftId) -> Lineage {
         self.incarnations.get(self.incarnation(id)).cloned().unwrap_or_default()
     }
 
-    /// Hellos: of two members that reach each other, the one of an older incarnation is fenced.
+    /// Hellos: of two members that reach each other, the one of an older incarnation is shown the newer one.
     pub(super) fn meet(&mut self, id: RaftId) {
         if !self.is_up(id) {
             return;
@@ -105,18 +144,43 @@ impl World {
         for other in others {
             match ours.compare(&self.lineage(other)) {
                 LineageOrder::Equal | LineageOrder::Forked => {}
-                LineageOrder::Older => return self.fence(id, other),
-                LineageOrder::Newer => self.fence(other, id),
+                LineageOrder::Older => self.shown(id, other),
+                LineageOrder::Newer => self.shown(other, id),
+            }
+            if !self.is_up(id) {
+                return;
             }
         }
     }
 
+    /// `old` hears of the incarnation of `newer`, with the words that stand for it.
+    fn shown(&mut self, old: RaftId, newer: RaftId) {
+        let words = self.records(newer).map(|records| records.recovery.successions).unwrap_or_default();
+        let (ours, theirs) = (self.lineage(old), self.lineage(newer));
+        let Some(checked) = step(&ours, &theirs, &words).and_then(checked) else { return };
+        if let Some(process) = self.process(old) {
+            process.claim = Some(Claim { checked, lineage: theirs.to_bytes().into() });
+        }
+        self.weigh_claim(old);
+    }
+
+    /// What `id` was shown is weighed, by its own records and by how long it has had no leader.
+    pub(super) fn weigh_claim(&mut self, id: RaftId) {
+        let Some(process) = self.members.get(&id).and_then(|member| member.process.as_ref()) else { return };
+        let Some(Claim { checked, lineage }) = process.claim.clone() else { return };
+        let Ok(records) = Records::read(&*process.reader.view()) else { return };
+        let weight = weigh(&records.nodes, &records.removed, &checked);
+        if weight.fences(process.consensus.status().leaderless_ticks) {
+            self.report.claimed += u64::from(weight == Weight::Claimed);
+            self.fence(id, lineage);
+        }
+    }
+
     /// The record first, synced; then the end.
-    fn fence(&mut self, old: RaftId, newer: RaftId) {
-        let lineage: Bytes = self.lineage(newer).to_bytes().into();
+    fn fence(&mut self, old: RaftId, lineage: Bytes) {
         let Some(process) = self.process(old) else { return };
         if process.meta.put(&[(FENCE, lineage)]).is_ok() {
-            self.trace.line(self.now, || format!("{old} is fenced by {newer}"));
+            self.trace.line(self.now, || format!("{old} is fenced"));
         }
         self.crash(old, usize::MAX);
     }
@@ -145,20 +209,16 @@ impl World {
         };
         let view = open.state.reader().view();
         let generation = u8::try_from(self.incarnations.len()).unwrap_or(u8::MAX);
+        let begun = LineageId::from_bytes([100 + generation; 16]);
+        let mut lineage = Records::read(&*view).map(|records| records.lineage()).unwrap_or_default();
+        lineage.0.push(begun);
         let survivor = Survivor {
             boot: &open.boot,
             state: view.clone(),
             log: &*open.log_reader,
-            node: NodeRecord {
-                id: Bytes::copy_from_slice(node_id(member.node).as_bytes()),
-                name: format!("n{}", member.node),
-                role: Role::Manager.into(),
-                raft_id: id.0,
-                sealing_key: if self.config.secrets { super::secrets::sealing_key(id.0) } else { Bytes::new() },
-                ..NodeRecord::default()
-            },
+            node: self.node_record(member.node, id),
             addresses: Vec::new(),
-            incarnation: Incarnation { id: LineageId::from_bytes([100 + generation; 16]), ..Incarnation::default() },
+            incarnation: Incarnation { id: begun, succession: word(member.node, &lineage), ..Incarnation::default() },
         };
         let recovery = match plan(&survivor) {
             Ok(recovery) => recovery,
@@ -299,15 +359,7 @@ impl World {
         let records = self.records(leader).unwrap_or_default();
         let node = 1 + self.members.values().map(|member| member.node).max().unwrap_or(0);
         let fresh = RaftId(records.cluster.next_raft_id);
-        let record = NodeRecord {
-            id: Bytes::copy_from_slice(node_id(node).as_bytes()),
-            name: format!("n{node}"),
-            role: Role::Manager.into(),
-            raft_id: fresh.0,
-            command_version: quorate_core::command::COMMAND_VERSION,
-            ..NodeRecord::default()
-        };
-        let record = self.with_sealing_key(record);
+        let record = self.node_record(node, fresh);
         let cluster = ClusterRecord { next_raft_id: fresh.0 + 1, ..records.cluster };
         let put = |key, value| Put { key, value, ..Put::default() }.into();
         let txn = Txn {

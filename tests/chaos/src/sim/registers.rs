@@ -24,7 +24,7 @@ use quorate_core::txn::{Compare, Delete, Op, OpResultKind, Operand, Put, Range, 
 /// Registers: few, so that they are fought for.
 const KEYS: u64 = 4;
 /// Steps of the search for each key; what takes more is counted, and judged by revisions alone.
-const STEPS: u64 = 400_000;
+const STEPS: u64 = 200_000;
 
 /// A client with one operation at a time.
 pub(super) struct Register {

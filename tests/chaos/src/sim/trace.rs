@@ -158,6 +158,11 @@ pub struct Report {
     /// Operations on registers that were recorded and judged, and those that the search could not judge.
     pub judged: u64,
     pub unjudged: u64,
+    /// Workers that a leader took for gone, and sessions that ended because the manager was behind its worker.
+    pub workers_down: u64,
+    pub workers_ahead: u64,
+    /// Members that stopped for a newer incarnation which only the CA's key stands for.
+    pub claimed: u64,
     /// Faults, wishes and everything else that was done.
     pub acts: u64,
     /// What was met.
@@ -189,6 +194,9 @@ impl Report {
             (&mut self.fetches, other.fetches),
             (&mut self.crashes, other.crashes),
             (&mut self.lost_batches, other.lost_batches),
+            (&mut self.workers_down, other.workers_down),
+            (&mut self.workers_ahead, other.workers_ahead),
+            (&mut self.claimed, other.claimed),
             (&mut self.torn, other.torn),
             (&mut self.rotten, other.rotten),
             (&mut self.damage_found, other.damage_found),

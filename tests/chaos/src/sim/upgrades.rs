@@ -16,8 +16,13 @@ use prost::Message as _;
 use quorate_core::command::{Batch, Command, CommandKind, Request};
 use quorate_core::consensus::io::{Records, Ticket};
 use quorate_core::id::{LogIndex, RaftId};
+use quorate_core::keyspace::Section;
+use quorate_core::membership::nodes::Nodes;
+use quorate_core::membership::record::{ClusterRecord, NodeRecord};
 use quorate_core::membership::upgrade::{HeldBack, Support, counts, finish};
 use quorate_core::state::contract::{ApplyError, Committed, Payload};
+use quorate_core::state::read::{self, ReadError};
+use quorate_core::txn::Range;
 
 /// The older version of a run with upgrades.
 pub(super) const OLD: u32 = 1;
@@ -33,6 +38,12 @@ impl World {
             member.knows = NEW;
         }
         member
+    }
+
+    /// The newest version that the binary of `id` knows; of a node without a raft id, what it would come with.
+    pub(super) fn knows(&self, id: RaftId) -> u32 {
+        let otherwise = if self.config.upgrades { NEW } else { self.config.version() };
+        self.members.get(&id).map_or(otherwise, |member| member.knows)
     }
 
     /// The binary of `id` is replaced by one that knows versions up to `knows`: in force when its process starts again.
@@ -182,6 +193,9 @@ impl World {
 
     /// `id` has applied these entries.
     pub(super) fn versions_applied(&mut self, id: RaftId, entries: &[Committed], records: Option<&Records>) -> Step {
+        if !self.config.upgrades {
+            return Ok(());
+        }
         let knows = self.members.get(&id).map_or(0, |member| member.knows);
         let newest = entries.iter().map(Self::needs).max().unwrap_or(0);
         if newest > knows {
@@ -196,16 +210,41 @@ impl World {
         let Some(records) = records else { return Ok(()) };
         if records.cluster.version > self.enabled {
             let version = records.cluster.version;
-            let lacks = |node: &&quorate_core::membership::record::NodeRecord| {
-                counts(node) && Support::of(node).check(version).is_err()
-            };
-            if let Some(node) = records.nodes.members().find(lacks) {
-                let detail = format!("version {version}, and {} supports {}", node.name, node.command_version);
-                return broken("version_rises_when_all_support_it", detail);
+            let lacks = |node: &&NodeRecord| counts(node) && Support::of(node).check(version).is_err();
+            match self.nodes_at_the_rise(id, version) {
+                Ok((raised, nodes)) => {
+                    if let Some(node) = nodes.members().find(lacks) {
+                        let supports = node.command_version;
+                        let detail =
+                            format!("version {version} since revision {raised}, and {} supports {supports}", node.name);
+                        return broken("version_rises_when_all_support_it", detail);
+                    }
+                }
+                Err(error) => return broken("records_can_be_read", format!("{id}: {error}")),
             }
             self.enabled = version;
         }
         Ok(())
+    }
+
+    /// The revision that raised the cluster's version to `version`, and the nodes as they were at it: who writes later in the same
+    /// round, as a manager does that has just gone back to its older binary, took part in nothing that was judged.
+    fn nodes_at_the_rise(&self, id: RaftId, version: u32) -> Result<(u64, Nodes), ReadError> {
+        let Some(view) = self.view(id) else { return Ok((0, Nodes::default())) };
+        let mut raised = 0;
+        loop {
+            let key = ClusterRecord::key();
+            let found = read::range(&*view, &Range { key, revision: raised, ..Range::default() })?;
+            let Some(entry) = found.entries.first() else { break };
+            if ClusterRecord::decode(entry.value.clone()).is_ok_and(|cluster| cluster.version < version) {
+                break;
+            }
+            // It may have been written again since.
+            raised = entry.mod_revision - 1;
+        }
+        let (key, end) = (Section::Node.key(b""), Section::Node.end());
+        let found = read::range(&*view, &Range { key, end, revision: raised + 1, ..Range::default() })?;
+        Ok((raised + 1, found.entries.into_iter().filter_map(|entry| NodeRecord::decode(entry.value).ok()).collect()))
     }
 
     /// `id` did not go on: it stands right before what it does not know, and what it had of the round counts.
@@ -217,7 +256,7 @@ impl World {
             ApplyError::ClusterNeedsVersion { .. } => applied >= before,
             ApplyError::Store(_) | ApplyError::Broken { .. } => return Ok(()),
         };
-        let stored = quorate_core::state::read::status(&*process.reader.view()).map(|status| status.applied);
+        let stored = read::status(&*process.reader.view()).map(|status| status.applied);
         if !stands || stored != Ok(applied) {
             return broken(
                 "unknown_commands_stop_there",

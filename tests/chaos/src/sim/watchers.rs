@@ -85,7 +85,12 @@ impl World {
         let Some(mut watcher) = self.watchers.get_mut(index).map(std::mem::take) else { return Ok(()) };
         let looked = self.look(&mut watcher);
         // After peace everybody reads on, or nobody could say whether something is missing.
-        let pace = if self.faults { watcher.pace } else { 5 * MILLIS };
+        let sleeps = watcher.at.as_ref().is_some_and(|standing| standing.sleeps);
+        let pace = match (self.faults, sleeps) {
+            (true, _) => watcher.pace,
+            (false, true) => 25 * MILLIS,
+            (false, false) => 5 * MILLIS,
+        };
         if let Some(place) = self.watchers.get_mut(index) {
             *place = watcher;
         }

@@ -9,7 +9,7 @@ use super::acts::Timed;
 use super::asks::Ask;
 use super::check::{Broken, Checks};
 use super::clients::Client;
-use super::config::{MILLIS, SimConfig};
+use super::config::{MILLIS, SimConfig, TICK};
 use super::controllers::Controllers;
 use super::event::Event;
 use super::holders::Holder;
@@ -18,6 +18,7 @@ use super::member::Member;
 use super::network::Hold;
 use super::operator::Operator;
 use super::registers::Register;
+use super::sessions::Sessions;
 use super::trace::{Report, Trace, Violation, Words};
 use super::watcher::Watcher;
 use crate::history::Operation;
@@ -91,6 +92,7 @@ pub struct World {
     /// The newest cluster version that any member has seen in force.
     pub(super) enabled: u32,
     pub(super) watchers: Vec<Watcher>,
+    pub(super) sessions: Sessions,
     pub(super) operator: Operator,
     pub(super) doom: Option<Doom>,
     pub(super) faults: bool,
@@ -102,6 +104,9 @@ pub struct World {
     /// The one store that is damaged in a run is.
     pub(super) damaged: bool,
 }
+
+/// How often it is looked at what is seen from all members at once.
+const LOOK: u64 = TICK;
 
 impl World {
     /// Founds a cluster of one, starts it, and starts the other members with empty stores.
@@ -162,6 +167,7 @@ impl World {
             sealing: Rng::stream(seed, 14),
             enabled: config.version(),
             watchers: (0..config.watchers).map(|_| Watcher::new()).collect(),
+            sessions: Sessions::new(seed),
             operator: Operator::after(config.members),
             doom: None,
             faults: config.fault_every > 0,
@@ -214,6 +220,20 @@ impl World {
                 self.now = end;
                 return Ok(done(self));
             }
+        }
+    }
+
+    /// As [`World::run_until`], for what costs more to see than an event does: it is looked at every so often.
+    pub(super) fn run_until_seen(&mut self, nanos: u64, mut done: impl FnMut(&Self) -> bool) -> Run<bool> {
+        let end = self.now + nanos;
+        loop {
+            if done(self) {
+                return Ok(true);
+            }
+            if self.now >= end {
+                return Ok(false);
+            }
+            self.run_for(LOOK.min(end - self.now))?;
         }
     }
 

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "every test file uses its own part of this")]
 
 pub mod seats;
+pub mod survivors;
 
 use quorate_chaos::sim::{ELECTION, MILLIS, Reply, SimConfig, Violation, World};
 use quorate_core::id::RaftId;
