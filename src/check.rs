@@ -44,10 +44,35 @@ pub struct ManagerCheck {
     pub certificate_seconds: i64,
     /// Free bytes beside its store; null where that cannot be told.
     pub free_bytes: Option<u64>,
+    /// The newest syncs of its log, at most 1,024 of them; null before the first.
+    pub log_syncs: Option<SyncTimes>,
     /// The ways to the other managers; empty unless asked for.
     pub paths: Vec<PathCheck>,
     /// The way back to the manager that asked; null when none did.
     pub back: Option<Way>,
+}
+
+/// How long syncs took.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct SyncTimes {
+    /// How many were measured.
+    pub syncs: usize,
+    /// The middle one, milliseconds.
+    pub p50_ms: f64,
+    /// All but one in a hundred were as fast, milliseconds.
+    pub p99_ms: f64,
+    /// The slowest, milliseconds.
+    pub max_ms: f64,
+}
+
+#[cfg(feature = "manager")]
+impl SyncTimes {
+    pub(crate) fn of(mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        let at = |part: usize| times.get((times.len() * part / 100).min(times.len().saturating_sub(1)));
+        let of = |part| at(part).map_or(0.0, |time| time.as_secs_f64() * 1e3);
+        Self { syncs: times.len(), p50_ms: of(50), p99_ms: of(99), max_ms: of(100) }
+    }
 }
 
 /// From one manager to another, and back.
@@ -208,14 +233,8 @@ pub async fn look_at(manager: &str, identity: impl Into<Arc<Identity>>, patience
 #[cfg(feature = "manager")]
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct DiskCheck {
-    /// Synced writes of 4 KiB that were measured.
-    pub syncs: usize,
-    /// The middle one, milliseconds.
-    pub p50_ms: f64,
-    /// All but one in a hundred were as fast, milliseconds.
-    pub p99_ms: f64,
-    /// The slowest, milliseconds.
-    pub max_ms: f64,
+    /// Synced writes of 4 KiB.
+    pub times: SyncTimes,
     /// Free bytes.
     pub free_bytes: u64,
 }
@@ -244,14 +263,10 @@ pub fn disk(directory: &Path) -> std::io::Result<DiskCheck> {
         if let Err(error) = written.and_then(|()| file.sync_data()) {
             break Err(error);
         }
-        times.push(one.elapsed().as_secs_f64() * 1e3);
+        times.push(one.elapsed());
     };
     drop(file);
     let removed = std::fs::remove_file(&path);
     measured.and(removed)?;
-    times.sort_by(f64::total_cmp);
-    let at = |part: usize| times.get((times.len() * part / 100).min(times.len().saturating_sub(1)));
-    let of = |part| at(part).copied().unwrap_or_default();
-    let free_bytes = quorate_storage::free_space(directory)?;
-    Ok(DiskCheck { syncs: times.len(), p50_ms: of(50), p99_ms: of(99), max_ms: of(100), free_bytes })
+    Ok(DiskCheck { times: SyncTimes::of(times), free_bytes: quorate_storage::free_space(directory)? })
 }

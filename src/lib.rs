@@ -96,3 +96,54 @@ pub mod guide {
     #[doc = include_str!("../docs/guide/testing-your-controller.md")]
     pub struct TestingYourController;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    /// The pages of a directory below this one's, by their paths from here.
+    fn pages(directory: &str) -> Vec<PathBuf> {
+        let found = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(directory)).unwrap();
+        let names = found.map(|entry| Path::new(directory).join(entry.unwrap().file_name()));
+        names.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
+    }
+
+    fn text(page: &Path) -> String {
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap()
+    }
+
+    /// What the fences of a page say of what they hold: every other one begins something.
+    fn languages(text: &str) -> impl Iterator<Item = &str> {
+        text.lines().filter_map(|line| line.trim_start().strip_prefix("```")).step_by(2)
+    }
+
+    #[test]
+    fn every_page_with_rust_is_compiled_and_every_chapter_of_the_guide_is_listed() {
+        let here = include_str!("lib.rs");
+        let contents = text(Path::new("docs/guide/README.md"));
+        let mut compiled = 0;
+        for page in [pages("docs/guide"), pages("docs"), vec!["README.md".into()]].concat() {
+            let text = text(&page);
+            let is_chapter = page.starts_with("docs/guide");
+            let has_rust = languages(&text).any(|language| {
+                // (What says nothing is Rust to who compiles it; elsewhere than in the guide it is what is typed or said.)
+                language.starts_with("rust") || (is_chapter && language.is_empty())
+            });
+            if has_rust {
+                compiled += 1;
+                let included = format!("include_str!(\"../{}\")", page.display());
+                assert!(
+                    here.contains(&included),
+                    "{} has Rust that nobody compiles: src/lib.rs has no {included}",
+                    page.display()
+                );
+            }
+            let name = page.file_name().unwrap().to_str().unwrap();
+            assert!(
+                !is_chapter || name == "README.md" || contents.contains(&format!("({name})")),
+                "{name} is not listed"
+            );
+        }
+        assert!(compiled > 10, "{compiled}");
+    }
+}

@@ -250,6 +250,10 @@ table! {
             "Snapshots received here and not wanted.";
         sessions: Gauge Count "quorate_sessions"
             "Workers that have their session with this manager.";
+        watches: Gauge Count "quorate_watches"
+            "Watches that this manager serves.";
+        watches_cut: Counter Count "quorate_watches_cut_total"
+            "Watches that were cut because they took what they were told too slowly; they go on from the store, and miss nothing.";
         requests_under_way: Gauge Count "quorate_requests_under_way"
             "Requests that this manager has not answered yet.";
         request_bytes: Gauge Bytes "quorate_request_bytes_under_way"

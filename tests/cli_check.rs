@@ -51,6 +51,9 @@ fn a_manager_looks_at_its_machine_and_at_the_ways_to_and_from_the_others() {
     let said = agrees(on(&nodes[0], &["check", "--json"]));
     // Then disk and space are measured, and nothing is left of it
     assert!(what(&about(&said, "disk")[0]).contains("p99"), "{said:?}");
+    // as are the newest syncs of the manager's own log,
+    let own = &about(&said, "disk")[1];
+    assert!(what(own).contains("newest syncs of n1's log: p50 ") && what(own).contains("p99"), "{own}");
     assert!(about(&said, "space").len() == 2 && about(&said, "udp buffers").len() == 1);
     assert!(
         !std::fs::read_dir(&nodes[0].directory)
@@ -88,6 +91,14 @@ fn a_manager_looks_at_its_machine_and_at_the_ways_to_and_from_the_others() {
     let from_here: Vec<&Value> = paths.iter().filter(|path| what(path).starts_with("from here")).collect();
     assert_eq!(from_here.iter().filter(|path| path["ok"] == true).count(), 2, "{from_here:?}");
     assert_eq!(from_here.iter().filter(|path| path["ok"] == false).count(), 1, "{from_here:?}");
+    // and what its own log's disk does, which cannot be measured from elsewhere.
+    for name in ["n1", "n2"] {
+        let words = format!("newest syncs of {name}'s log: p50 ");
+        let disks = about(&said, "disk");
+        let disk = disks.iter().find(|disk| what(disk).contains(&words)).unwrap_or_else(|| panic!("{disks:?}"));
+        let syncs: u64 = what(disk).split(' ').next().unwrap().parse().unwrap();
+        assert!(syncs > 0, "{disk}");
+    }
     // For people it is a line each
     let said = on(&nodes[0], &["check"]).exits(1).complains(&["attention"]);
     assert!(said.stdout.lines().all(|line| line.starts_with("ok    ") || line.starts_with("look  ")), "{said:?}");

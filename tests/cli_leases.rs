@@ -5,6 +5,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stderr,
     missing_docs,
     unreachable_pub,
     reason = "tests"
@@ -15,8 +16,9 @@ mod cli_support;
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use cli_support::{Beside, Node, Said, eventually, managers, on};
 
@@ -269,4 +271,71 @@ fn a_lone_manager_that_was_stopped_lets_holders_renew_before_it_ends_anything() 
     // When it goes on, then its holder, who could not renew it meanwhile, has its whole time to do so
     signal(node, "CONT");
     on(node, &["lease", "keep-alive", &lease, "--once"]).exits(0);
+}
+
+/// The library that stands before the wall clock, where it is installed.
+fn clock_library() -> Option<PathBuf> {
+    let places = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib", "/usr/local/lib"];
+    let files = places.iter().map(|place| Path::new(place).join("faketime/libfaketimeMT.so.1"));
+    files.into_iter().find(|file| file.exists())
+}
+
+/// Where it is read by how many seconds a node's wall clock is ahead; its monotonic clock is the machine's.
+fn wall_clock(node: &Node) -> PathBuf {
+    node.directory.with_extension("clock")
+}
+
+/// Sets a node's wall clock, and waits until the node says that it is so.
+fn set_wall_clock(node: &Node, ahead: i64) {
+    std::fs::write(wall_clock(node), format!("{ahead:+}\n")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let client = runtime.block_on(quorate::Client::local(&node.directory)).unwrap();
+    eventually("the node's wall clock is set", || {
+        let theirs = i64::try_from(runtime.block_on(client.check()).unwrap().unix_ms).unwrap();
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let off = theirs - i64::try_from(since.as_millis()).unwrap() - ahead * 1_000;
+        (off.abs() < 60_000).then_some(())
+    });
+}
+
+#[test]
+fn a_leader_whose_wall_clock_jumps_by_an_hour_ends_no_lease_early_and_each_in_its_time() {
+    const HOUR: i64 = 3_600;
+    let Some(library) = clock_library() else {
+        eprintln!("skipped: libfaketime is not installed (apt-get install faketime)");
+        return;
+    };
+    // Given managers whose wall clocks can be set
+    let place = tempfile::tempdir().unwrap();
+    let mut nodes = managers(place.path(), 3);
+    for node in &mut nodes {
+        assert_eq!(node.terminate(), Some(0));
+        let stamp = wall_clock(node);
+        std::fs::write(&stamp, "+0\n").unwrap();
+        node.environment = vec![
+            ("LD_PRELOAD", library.clone()),
+            ("FAKETIME_TIMESTAMP_FILE", stamp),
+            ("FAKETIME_NO_CACHE", "1".into()),
+            ("DONT_FAKE_MONOTONIC", "1".into()),
+        ];
+        node.run();
+        eventually("all are well", || (node.status()["health"] == "ok").then_some(()));
+    }
+    for ahead in [HOUR, -HOUR] {
+        // when that of the leader jumps just after a lease was renewed there,
+        let (leader, other) = leader_and_other(&nodes);
+        let lease = granted(&on(other, &["lease", "grant", "--ttl", "5s"]).exits(0));
+        on(other, &["kv", "put", "held", "x", "--lease", &lease]).exits(0);
+        let sent = Instant::now();
+        on(other, &["lease", "keep-alive", &lease, "--once"]).exits(0);
+        set_wall_clock(leader, ahead);
+        // then the lease lasts as long as was said, and no hour more or less.
+        eventually("the lease ends", || {
+            let got = on(other, &["kv", "get", "held", "--timeout", "20s"]);
+            (got.exit == Some(1)).then_some(())
+        });
+        let lasted = sent.elapsed();
+        assert!(lasted >= Duration::from_secs(5), "{ahead:+} s: {lasted:?}");
+        set_wall_clock(leader, 0);
+    }
 }

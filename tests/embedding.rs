@@ -316,6 +316,30 @@ async fn a_watch_moves_on_when_its_manager_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_quiet_watch_hears_within_seconds_up_to_where_it_was_told_everything() {
+    // Given a watch of a key that nobody writes, on each manager
+    let cluster = Cluster::start(3).await.unwrap();
+    let mut quiet = Vec::new();
+    for manager in 1..=3 {
+        quiet.push(cluster.client_of(manager).unwrap().kv().watch("quiet").await.unwrap());
+    }
+    // When others are written
+    let revision = cluster.client().kv().put("other", "x").await.unwrap().revision;
+    cluster.settled().await.unwrap();
+    // Then it is told, between changes of its own, that there was nothing for it
+    let until = tokio::time::Instant::now() + Duration::from_secs(6);
+    for watch in &mut quiet {
+        loop {
+            let told = tokio::time::timeout_at(until, watch.next()).await.expect("a bookmark comes").unwrap();
+            assert!(matches!(told, Watched::Bookmark(_)), "{told:?}");
+            if watch.next_revision() > revision {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lock_goes_to_who_waits_when_its_holder_is_gone() {
     let cluster = Cluster::start(3).await.unwrap();
     let holder = others(&cluster, cluster.leader().await.unwrap())[0];

@@ -2,7 +2,15 @@
 //!
 //! A process has one recorder: all tests of this one share it, and name their nodes apart.
 #![cfg(feature = "cli")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    missing_docs,
+    reason = "tests"
+)]
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -11,7 +19,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use quorate::{Client, Error, Identity, Node, Start};
+use quorate::{Client, Error, Identity, Node, Start, Watch, Watched};
 use tokio::time::{Instant, sleep};
 
 /// Series by name and labels, as they are scraped.
@@ -188,4 +196,64 @@ async fn reads_of_the_past_end_when_nobody_waits_for_them_any_more() {
     let done = Figures::now(recorder).with("quorate_requests_total", labels);
     assert!(done < READS as f64, "{done} were done");
     node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_is_not_read_is_cut_and_loses_nothing() {
+    let recorder = &*RECORDER;
+    let place = tempfile::tempdir().unwrap();
+    // Given two watches, over QUIC and in process, and a third that is read
+    let node = builder(place.path(), "watched").start(Start::OpenOrInit).await.unwrap();
+    node.ready().await.unwrap();
+    let connect = async || {
+        let operator = Identity::load(&place.path().join("watched/operator.id")).unwrap();
+        Client::connect([node.address().to_string()], operator).await.unwrap()
+    };
+    let mut stuck = connect().await.kv().watch("big").await.unwrap();
+    let mut here = node.client().kv().watch("big").await.unwrap();
+    let mut read = connect().await.kv().watch("big").await.unwrap();
+    let figure = |name: &str| Figures::now(recorder).of("watched", name);
+    eventually("they are counted", async || (figure("quorate_watches") == 3.0).then_some(())).await;
+    let reading = tokio::spawn(async move {
+        let told = follow(&mut read, 40).await;
+        (told, read)
+    });
+    // When far more is written than any queue or window holds, and nobody reads the two
+    let mut written = Vec::new();
+    for number in 0..40u8 {
+        let done = node.client().kv().put("big", vec![number; 1 << 20]).await.unwrap();
+        written.push((done.revision, number));
+    }
+    // Then they are cut,
+    eventually("they are cut", async || (figure("quorate_watches_cut_total") >= 2.0).then_some(())).await;
+    let cuts = figure("quorate_watches_cut_total");
+    // and still everything comes, in order and once, from the store.
+    for watch in [&mut stuck, &mut here] {
+        assert_eq!(follow(watch, 40).await, written);
+    }
+    let (told, read) = reading.await.unwrap();
+    assert_eq!(told, written);
+    assert!(cuts >= 2.0, "{cuts}");
+    drop((stuck, here, read));
+    eventually("none is left", async || (figure("quorate_watches") == 0.0).then_some(())).await;
+    node.shutdown().await;
+}
+
+/// So many revisions of a watch: each with the byte that its value is full of.
+async fn follow(watch: &mut Watch, count: usize) -> Vec<(u64, u8)> {
+    let mut told = Vec::new();
+    while told.len() < count {
+        let next = tokio::time::timeout(Duration::from_secs(60), watch.next()).await.expect("something is told");
+        match next {
+            Ok(Watched::Changes(changes)) => {
+                let value = &changes.changes[0].entry.as_ref().unwrap().value;
+                assert!(value.len() == 1 << 20 && value.iter().all(|byte| *byte == value[0]));
+                told.push((changes.revision, value[0]));
+            }
+            Ok(_) => {}
+            Err(error) if error.is_retryable() => {}
+            Err(error) => panic!("the watch is over: {error}"),
+        }
+    }
+    told
 }

@@ -54,7 +54,8 @@ impl Election {
 
     /// Campaigns with this value, and waits until elected, however long it takes.
     ///
-    /// Dropping the future ends the candidacy, in the background.
+    /// Cancel safe: dropping the future ends the candidacy, in the background; a lease of which its managers have not told yet
+    /// ends after its time.
     ///
     /// # Errors
     /// `LeaseNotFound` when its lease could not be kept alive meanwhile: campaign again. See [`Error`].
@@ -157,6 +158,8 @@ impl std::ops::Deref for Leading {
 
 impl Leading {
     /// Says something else of itself, without an election.
+    ///
+    /// Dropped half-way, it may or may not have been said; [`Election::leader`] tells.
     ///
     /// # Errors
     /// `Refused` when it leads no more. See [`Error`].

@@ -142,6 +142,8 @@ impl Client {
     ///
     /// `managers` are `host:port`; the identity is what `init` wrote as `operator.id`. Works on any tokio runtime.
     ///
+    /// Cancel safe: dropped half-way, it leaves no connection behind.
+    ///
     /// # Errors
     /// `Unavailable` when no manager could be reached, naming each one and why; `Denied` when one refuses the identity.
     pub async fn connect<S: Into<String>>(managers: impl IntoIterator<Item = S>, identity: Identity) -> Result<Self> {

@@ -18,13 +18,14 @@ use quorate_transport::api::{backup_part, request, response};
 use quorate_transport::{CaHash, Down, Feed, FeedSender, api, word};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::gate::Asker;
 use super::router::{Failure, fail, limited};
 use super::service::{Service, blocking, broken};
 use super::snapshots::{Chunks, Unread};
 use super::tokens::unix_now;
-use super::{asked, authorize, records, watching};
+use super::{asked, authorize, records, trace, watching};
 use crate::client::SOFTWARE;
 use crate::metrics::Ended;
 
@@ -61,14 +62,28 @@ fn part(part: backup_part::Part) -> Vec<Bytes> {
 impl Service {
     /// Answers a feed, until it ends.
     pub(super) async fn feed(&self, asker: Result<Asker, Failure>, request: api::Request, feed: Feed) {
+        let began = Instant::now();
         let deadline = Duration::from_millis(request.deadline_ms).min(Duration::from_secs(600));
-        match request.kind {
-            Some(request::Kind::Backup(wish)) => self.serve_backup(asker, wish, Instant::now() + deadline, feed).await,
-            Some(_) | None => watching::serve(self, asker, request, feed).await,
-        }
+        let kind = request.kind.as_ref().and_then(|kind| authorize::KINDS.get(authorize::row(kind)).copied());
+        let who = asker.as_ref().map_or(trace::NEWCOMER, |asker| asker.who.word());
+        let span = trace::request(&self.facts.name, kind.unwrap_or_default(), who);
+        let answering = async {
+            match request.kind {
+                Some(request::Kind::Backup(wish)) => self.serve_backup(asker, wish, began + deadline, feed).await,
+                Some(_) | None => watching::serve(self, asker, request, feed).await,
+            }
+        };
+        let ended = answering.instrument(span.clone()).await;
+        trace::answered(&span, ended, began.elapsed());
     }
 
-    async fn serve_backup(&self, asker: Result<Asker, Failure>, wish: api::Backup, until: Instant, feed: Feed) {
+    async fn serve_backup(
+        &self,
+        asker: Result<Asker, Failure>,
+        wish: api::Backup,
+        until: Instant,
+        feed: Feed,
+    ) -> Ended {
         let Feed { mut sender, asker: mut listening } = feed;
         let began = Instant::now();
         let row = authorize::row(&request::Kind::Backup(api::Backup::default()));
@@ -99,11 +114,12 @@ impl Service {
             }
             Err(Over::Gone(why)) => {
                 tracing::info!(by, why, "a backup was given up by who asked for it");
-                return;
+                return ended;
             }
         };
         let word = api::Response { kind: Some(word) }.encode_to_vec();
         let _ = tokio::time::timeout(LAST_WORD, sender.finish(word.into())).await;
+        ended
     }
 
     /// How many pieces were told, and of which revision.

@@ -51,6 +51,7 @@ impl Service {
             #[expect(clippy::cast_possible_truncation, reason = "seconds of a certificate's life")]
             certificate_seconds: self.certificate_seconds() as i64,
             free_bytes: self.space.free(),
+            log_syncs: self.syncs.times(),
             paths: Vec::new(),
             back: None,
         }

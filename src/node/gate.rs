@@ -14,18 +14,21 @@ use quorate_core::membership::admission::{Calling, Strangers, TurnedAway, admit}
 use quorate_core::membership::operators::Standing;
 use quorate_core::membership::upgrade::Support;
 use quorate_transport::{
-    Answer, Caller, CertRole, Clock, Down, Feed, Gate, Handler, Hello, IncomingSnapshot, JoinReply, JoinRequest, Lane,
-    PROTOCOL_MAX, PROTOCOL_MIN, Plane, Refused, Session, api,
+    Answer, Caller, CertRole, Clock, Down, Feed, Gate, Handler, Hello, IncomingSnapshot, JoinRefused, JoinReply,
+    JoinRequest, Lane, PROTOCOL_MAX, PROTOCOL_MIN, Plane, Refused, Session, api,
 };
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::facts::Facts;
 use super::fence::{Fencing, Incarnations};
 use super::ground::Tasks;
 use super::service::{Service, until};
 use super::tasks::Call;
-use super::{authorize, sessions, snapshots};
+use super::{authorize, sessions, snapshots, trace};
 use crate::client::SOFTWARE;
+use crate::metrics::Ended;
 
 /// The node's word on connections.
 pub(super) struct NodeGate {
@@ -215,7 +218,7 @@ impl Handler for NodeHandler {
         let Some(service) = self.service.upgrade() else { return };
         self.runtime.spawn(async move {
             // Without an answer the newcomer knows that nothing is known.
-            if let Some(answer) = service.join(source, request).await {
+            if let Some(answer) = joined(&service, source, request).await {
                 let _ = reply.send(answer);
             }
         });
@@ -223,7 +226,11 @@ impl Handler for NodeHandler {
 
     fn session(&self, caller: Caller, session: Session) {
         let Some(service) = self.service.upgrade() else { return };
-        self.runtime.spawn(sessions::serve(service, caller, session));
+        let (span, began) = (trace::request(&service.facts.name, "session", "node"), Instant::now());
+        self.runtime.spawn(async move {
+            sessions::serve(service, caller, session).instrument(span.clone()).await;
+            trace::answered(&span, Ended::Done, began.elapsed());
+        });
     }
 
     fn feed(&self, caller: Caller, body: Bytes, feed: Feed) {
@@ -252,6 +259,25 @@ impl Handler for NodeHandler {
             self.fencing.shown(&service, hello, &self.runtime);
         }
     }
+}
+
+/// What a stranger, or a node whose certificate may have run out, is answered on the join plane.
+async fn joined(service: &Service, source: SocketAddr, request: JoinRequest) -> Option<JoinReply> {
+    let kind = match (request.renewal, request.standing) {
+        (true, _) => "renewal",
+        (false, true) => "standing",
+        (false, false) => "join",
+    };
+    let (span, began) = (trace::request(&service.facts.name, kind, trace::NEWCOMER), Instant::now());
+    let answer = service.join(source, request).instrument(span.clone()).await;
+    let ended = match &answer {
+        Some(JoinReply::Joined(_) | JoinReply::Standing(_)) => Ended::Done,
+        Some(JoinReply::Refused(JoinRefused::NoLeader)) => Ended::Unavailable,
+        Some(JoinReply::Refused(_)) => Ended::Refused,
+        None => Ended::Unknown,
+    };
+    trace::answered(&span, ended, began.elapsed());
+    answer
 }
 
 /// Who asks.

@@ -10,6 +10,7 @@ use quorate_core::consensus::io::Input;
 use quorate_core::ports::{LogBatch, LogWriter};
 use tokio::sync::mpsc;
 
+use super::syncs::Syncs;
 use crate::metrics::Meters;
 
 /// Groups above this many bytes are written in parts, so that one sync never waits for a whole backlog.
@@ -25,7 +26,7 @@ pub(super) async fn run(
     mut log: Box<dyn LogWriter>,
     mut inbox: mpsc::Receiver<Job>,
     reports: mpsc::Sender<Input>,
-    meters: Arc<Meters>,
+    (meters, syncs): (Arc<Meters>, Arc<Syncs>),
 ) {
     while let Some(first) = inbox.recv().await {
         let mut number = first.number;
@@ -40,7 +41,9 @@ pub(super) async fn run(
         }
         let began = Instant::now();
         let written = log.write(&group, true);
-        meters.log_fsync.record(began.elapsed());
+        let took = began.elapsed();
+        meters.log_fsync.record(took);
+        syncs.note(took);
         meters.log_bytes.increment(bytes as u64);
         meters.log_entries.increment(group.iter().map(|batch| batch.entries.len() as u64).sum());
         let failed = written.is_err();

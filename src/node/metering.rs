@@ -76,6 +76,8 @@ fn look(service: &Service, status: &Status) {
     meters.snapshots_failed.absolute(status.snapshots.failed);
     meters.snapshots_installed.absolute(status.snapshots.installed);
     meters.snapshots_refused.absolute(status.snapshots.refused);
+    meters.watches.set(service.watches.count() as f64);
+    meters.watches_cut.absolute(service.watches.cuts());
     meters.sessions.set(service.workers.table.count() as f64);
     meters.requests_under_way.set(service.requests_under_way() as f64);
     meters.request_bytes.set(service.peers.request_bytes() as f64);

@@ -143,6 +143,8 @@ mod state_file;
 mod stop;
 mod supervisor;
 #[cfg(feature = "manager")]
+mod syncs;
+#[cfg(feature = "manager")]
 mod tasks;
 #[cfg(feature = "manager")]
 mod tokens;
@@ -432,6 +434,16 @@ impl Node {
         match current {
             Some(Runtime::Manager(manager)) => manager.service.records.borrow().nodes.iter().cloned().collect(),
             Some(Runtime::Worker(_)) | None => Vec::new(),
+        }
+    }
+
+    /// For tests: how many watches a manager serves; none on a worker.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    pub fn watches(&self) -> usize {
+        match &*self.inner.current.borrow() {
+            Some(Runtime::Manager(manager)) => manager.service.watches.count(),
+            Some(Runtime::Worker(_)) | None => 0,
         }
     }
 

@@ -49,6 +49,7 @@ use super::report::Digests;
 use super::router::Router;
 use super::service::{self, Service, StoreAccess};
 use super::stop::{StartError, StopReason};
+use super::syncs::Syncs;
 use super::tasks::{Call, ConsensusTask, Hands};
 use super::watching::{self, Watches};
 use super::work::Work;
@@ -274,8 +275,9 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
 
     let meters = Arc::new(Meters::new(&facts.display_name()));
     let space = Arc::new(Space::default());
-    let (log_reports, log_meters) = (reports_in.clone(), Arc::clone(&meters));
-    parts.start("quorate-log", Drives::Nothing, log_writer::run(store.log, log_jobs, log_reports, log_meters))?;
+    let syncs = Arc::new(Syncs::default());
+    let (log_reports, measures) = (reports_in.clone(), (Arc::clone(&meters), Arc::clone(&syncs)));
+    parts.start("quorate-log", Drives::Nothing, log_writer::run(store.log, log_jobs, log_reports, measures))?;
     let full = Arc::new(AtomicBool::new(false));
     let applier = Applier {
         machine: state,
@@ -325,6 +327,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         who: Mutex::new(endpoint.identity()),
         udp_buffers: endpoint.udp_buffers(),
         space: Arc::clone(&space),
+        syncs,
         clock: began,
         seat_times,
     });

@@ -38,6 +38,7 @@ use super::reading::{Past, in_time};
 use super::renewal::Terms;
 use super::report::Digests;
 use super::router::{Failure, Router, fail, refused};
+use super::syncs::Syncs;
 use super::watching::Watches;
 use super::workers::Workers;
 use super::{applier, asked, authorize, trace};
@@ -96,6 +97,7 @@ pub(crate) struct Service {
     pub(super) who: Mutex<Arc<Identity>>,
     pub(super) udp_buffers: UdpBuffers,
     pub(super) space: Arc<Space>,
+    pub(super) syncs: Arc<Syncs>,
 }
 
 /// Requests under way at most; far beyond what connections can bring.
@@ -237,7 +239,7 @@ impl Service {
         let Some(kind) = request.kind else { return unknown_kind() };
         let (row, began) = (authorize::row(&kind), Instant::now());
         let asker = Asker { of: authorize::KINDS.get(row).copied().unwrap_or_default(), ..asker };
-        let span = trace::request(&self.facts.name, asker.of, asker.who);
+        let span = trace::request(&self.facts.name, asker.of, asker.who.word());
         let answer = match authorize::check(&asker, &kind) {
             Ok(()) => {
                 let changes = changes_something(&kind);

@@ -254,3 +254,59 @@ impl From<StoreError> for StartError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Whether a service manager is to start it again by itself.
+    fn is_worth_a_restart(reason: &StopReason) -> bool {
+        match reason {
+            StopReason::DiskFailed(_) => true,
+            StopReason::Asked
+            | StopReason::Removed
+            | StopReason::Superseded(_)
+            | StopReason::Damaged(_)
+            | StopReason::IdentityRefused(_)
+            | StopReason::NeedsVersion(_)
+            | StopReason::Bug(_) => false,
+        }
+    }
+
+    #[test]
+    fn the_unit_of_systemd_restarts_what_is_worth_it_and_nothing_else() {
+        let why = String::new;
+        let stopped = [
+            StopReason::Asked,
+            StopReason::Removed,
+            StopReason::Superseded(why()),
+            StopReason::Damaged(why()),
+            StopReason::DiskFailed(why()),
+            StopReason::IdentityRefused(why()),
+            StopReason::NeedsVersion(why()),
+            StopReason::Bug(why()),
+        ];
+        // A start that was refused, or was asked for wrongly, comes to the same again; one that reached nobody may not.
+        let not_started = [
+            StartError::Invalid(why()),
+            StartError::Refused(why()),
+            StartError::Superseded(why()),
+            StartError::Damaged(why()),
+            StartError::NeedsVersion(why()),
+        ];
+        let codes = stopped.iter().filter(|reason| !is_worth_a_restart(reason)).map(StopReason::exit_code);
+        let codes = codes.chain(not_started.iter().map(StartError::exit_code)).filter(|code| *code != 0);
+        let wanted: BTreeSet<u8> = codes.collect();
+        for error in [StartError::Disk(why()), StartError::Unavailable(why()), StartError::Unknown(why())] {
+            assert!(!wanted.contains(&error.exit_code()), "{error:?} may pass by itself");
+        }
+        let unit = include_str!("../../contrib/quorate.service");
+        assert!(unit.lines().any(|line| line == "Restart=on-failure"));
+        let listed = unit.lines().find_map(|line| line.strip_prefix("RestartPreventExitStatus=")).unwrap();
+        let listed: BTreeSet<u8> = listed.split(' ').map(|code| code.parse().unwrap()).collect();
+        assert_eq!(listed, wanted);
+        assert!(!wanted.contains(&StopReason::DiskFailed(why()).exit_code()));
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! Owns the span `request` with its fields, and the names of both: docs/tracing.md lists them. The client's request id is in
 //! the span on every manager that the request passes, so that one search over all their logs shows its way. At level
-//! `debug`: where nobody listens, a request pays for a branch. Never decides anything. Called by the service and the router.
+//! `debug`: where nobody listens, a request pays for a branch. Never decides anything. Called by the service, the gate and the router.
 
 use quorate_core::command::{Command, CommandKind, Request};
 use quorate_core::id::{LogIndex, RaftId};
@@ -10,16 +10,18 @@ use quorate_core::state::contract::Outcome;
 use tracing::Span;
 use tracing::field::{Empty, display};
 
-use super::gate::Who;
 use crate::metrics::Ended;
 
+/// Who asks, of a node that the cluster does not know yet, or takes for a stranger until it has shown who it is.
+pub(super) const NEWCOMER: &str = "newcomer";
+
 /// The span of a request that has just come to this manager; what is learned of it later is filled in.
-pub(super) fn request(node: &str, kind: &'static str, who: Who) -> Span {
+pub(super) fn request(node: &str, kind: &'static str, asker: &'static str) -> Span {
     tracing::debug_span!(
         "request",
         node,
         kind,
-        asker = who.word(),
+        asker,
         client = Empty,
         sequence = Empty,
         leader = Empty,
@@ -80,7 +82,12 @@ pub(super) fn applied(index: LogIndex, outcome: &Outcome) {
     tracing::debug!(%index, "applied");
 }
 
-/// It is answered.
+/// It is answered for as long as the asker listens: it was taken in.
+pub(super) fn opened() {
+    tracing::debug!("opened");
+}
+
+/// It is answered, or, where the answer goes on for as long as the asker listens, over.
 pub(super) fn answered(span: &Span, ended: Ended, took: std::time::Duration) {
     if span.is_disabled() {
         return;

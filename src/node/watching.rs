@@ -24,10 +24,11 @@ use quorate_transport::{Down, Feed, FeedSender, api};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use super::authorize;
 use super::gate::Asker;
 use super::router::{Failure, fail, limited, refused};
 use super::service::{Service, blocking, broken};
+use super::{asked, authorize, trace};
+use crate::metrics::Ended;
 
 /// How often it is looked whether this manager is still in touch with a quorum.
 const LOOK: Duration = Duration::from_secs(1);
@@ -95,9 +96,19 @@ impl Watches {
         done
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// How many were cut because they did not take what they were told.
+    pub(super) fn cuts(&self) -> u64 {
+        self.inner().hub.cuts()
+    }
+
     /// Whether anybody watches: only then what is applied need be gathered.
     pub(super) fn are_any(&self) -> bool {
-        self.count.load(Ordering::Acquire) > 0
+        self.count() > 0
     }
 
     /// A round was applied; `gathered` says whether it holds what its revisions did. Told by the applier only.
@@ -216,18 +227,25 @@ fn last_word(end: End) -> Failure {
     }
 }
 
-/// Serves one watch until it ends.
-pub(super) async fn serve(service: &Service, asker: Result<Asker, Failure>, request: api::Request, feed: Feed) {
+/// Serves one watch until it ends; how it did.
+pub(super) async fn serve(
+    service: &Service,
+    asker: Result<Asker, Failure>,
+    request: api::Request,
+    feed: Feed,
+) -> Ended {
     let Feed { mut sender, asker: mut listening } = feed;
     let over = tokio::select! {
         over = watch(service, asker, request, &mut sender) => over,
         () = listening.gone() => Over::Gone,
     };
-    if let Over::Said(error) = over {
-        tracing::debug!(why = error.message, "a watch ends");
-        let word = api::Response { kind: Some(response::Kind::Error(error)) }.encode_to_vec();
-        let _ = timeout(LAST_WORD, sender.finish(word.into())).await;
-    }
+    // A watch is over when its asker has heard enough: nothing is missing then.
+    let Over::Said(error) = over else { return Ended::Done };
+    tracing::debug!(why = error.message, "a watch ends");
+    let ended = asked::ended(error.code());
+    let word = api::Response { kind: Some(response::Kind::Error(error)) }.encode_to_vec();
+    let _ = timeout(LAST_WORD, sender.finish(word.into())).await;
+    ended
 }
 
 async fn watch(
@@ -238,6 +256,7 @@ async fn watch(
 ) -> Over {
     match begin(service, asker, request).await {
         Ok((registration, bell, filter)) => {
+            trace::opened();
             let told = tell(service, registration.id, &bell, &filter, sender).await;
             told.err().unwrap_or(Over::Gone)
         }
@@ -303,7 +322,10 @@ async fn tell(
                     Err(_elapsed) => {
                         if place.is_some() {
                             // With too many of them it goes: what it is being told is in the store, and it may come again.
-                            let Ok(among_the_slow) = watches.slow.try_acquire() else { return Err(Over::Gone) };
+                            let Ok(among_the_slow) = watches.slow.try_acquire() else {
+                                watches.with(|hub| hub.cut_off(id));
+                                return Err(Over::Gone);
+                            };
                             place = Some(among_the_slow);
                         }
                         sending.await?;

@@ -39,6 +39,8 @@ impl Cluster {
     /// The machine of this manager has power again, and what is on its disk is started. It answers once the manager
     /// listens; [`caught_up`](Self::caught_up) and [`settled`](Self::settled) wait for more.
     ///
+    /// Cancel safe: dropped half-way, the machine has power and nothing runs on it; restart it again.
+    ///
     /// # Errors
     /// `Invalid` when there is no such manager, or it is running; `Unavailable` with the reason when it cannot be started.
     pub async fn restart(&self, manager: usize) -> Result<()> {
@@ -50,6 +52,8 @@ impl Cluster {
     }
 
     /// Kills whoever leads and waits until somebody else does; says who was killed.
+    ///
+    /// Not cancel safe: dropped while it waits, somebody was killed all the same, and it is not said who.
     ///
     /// # Errors
     /// `NoLeader` when nobody led within a minute, before or after.

@@ -192,6 +192,8 @@ pub struct Node {
     pub directory: PathBuf,
     /// Which binary it is run with.
     pub program: String,
+    /// What it is run with besides.
+    pub environment: Vec<(&'static str, PathBuf)>,
     pub address: String,
     child: Option<Child>,
     pub ready: String,
@@ -237,7 +239,8 @@ impl Node {
     }
 
     fn at(directory: PathBuf, address: String) -> Self {
-        Self { directory, program: PROGRAM.to_owned(), address, child: None, ready: String::new() }
+        let (program, environment) = (PROGRAM.to_owned(), Vec::new());
+        Self { directory, program, environment, address, child: None, ready: String::new() }
     }
 
     /// A directory that was prepared otherwise.
@@ -271,6 +274,7 @@ impl Node {
     pub fn start(&mut self, words: &[&str]) -> mpsc::Receiver<String> {
         let log = std::fs::File::create(self.directory.with_extension("log")).unwrap();
         let mut child = command_of(&self.program, &[words, &["--data-dir", self.dir()]].concat())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)

@@ -11,8 +11,14 @@ use crate::wires::Wires;
 
 /// Three managers that reach each other over wires that can be cut.
 pub async fn wired() -> (Cluster, Wires) {
+    wired_with_window(10_000).await
+}
+
+/// The same, and so many entries of the log are kept for who is away.
+pub async fn wired_with_window(log_window: u64) -> (Cluster, Wires) {
     let wires = Wires::new(3).await;
     let mut cluster = Cluster::empty();
+    cluster.log_window = log_window;
     for index in 0..3 {
         let name = format!("m{}", index + 1);
         let directory = cluster.path(&name);

@@ -68,6 +68,23 @@ async fn a_write_through_a_follower_is_found_on_both_managers_by_its_request_id(
     assert_eq!((here["node"].as_str(), here["asker"].as_str()), (Some("m1"), Some("manager")));
     assert_eq!((here["revision"].as_u64(), here["outcome"].as_str()), (Some(revision), Some("done")));
     assert!(here["index"].as_u64().unwrap() > 0, "{here}");
+    // When it watches until it has heard enough, then so do the spans of the watch, and those of the sessions and joins of others
+    let mut watch = client.kv().watch("k").from_revision(revision).await.unwrap();
+    assert_eq!(crate::watch::changes(&mut watch).await.revision, revision);
+    drop(watch);
+    let worker = cluster.worker("w1").await;
+    worker.shutdown().await;
+    for (kind, asker, node) in
+        [("watch", "operator", Some("m2")), ("join", "newcomer", None), ("session", "node", None)]
+    {
+        let span = eventually("it has told of its end", || async {
+            let mut spans = log.answered().into_iter();
+            spans.find(|span| span["kind"] == kind && node.is_none_or(|node| span["node"] == node))
+        })
+        .await;
+        assert_eq!((span["asker"].as_str(), span["outcome"].as_str()), (Some(asker), Some("done")), "{span}");
+        assert!(span["micros"].as_u64().unwrap() > 0, "{span}");
+    }
     // And the read's, up to where a quorum confirmed it
     let mut spans = log.answered().into_iter();
     let read = spans.find(|span| span["node"] == "m2" && span["kind"] == "read" && !span["read_index"].is_null());

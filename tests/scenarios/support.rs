@@ -47,7 +47,7 @@ pub struct Member {
 pub struct Cluster {
     pub members: Vec<Member>,
     root: TempDir,
-    log_window: u64,
+    pub log_window: u64,
     tick: Duration,
     /// Of members that start from now on; the library's own where nothing is said.
     pub space_marks: Option<(u64, u64)>,

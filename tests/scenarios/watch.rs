@@ -7,6 +7,7 @@ use quorate::{Change, Changes, Client, Error, Watch, Watched, operation};
 use quorate_transport::frame::FrameKind;
 
 use crate::between::GoBetween;
+use crate::partition::wired_with_window;
 use crate::support::{BUDGET, Cluster, eventually, says};
 
 /// The next revision that concerns the watch; bookmarks are passed over.
@@ -64,6 +65,22 @@ async fn follows_all(watch: &mut Watch, revisions: &[u64]) {
         let changes = changes(watch).await;
         assert_eq!(changes.revision, *revision);
     }
+}
+
+/// Up to this revision there was nothing for it.
+async fn told_nothing_up_to(watch: &mut Watch, revision: u64) {
+    let hears = async {
+        loop {
+            match watch.next().await {
+                Ok(Watched::Changes(changes)) => panic!("it is told of {changes:?}"),
+                Ok(Watched::Bookmark(upto)) if upto >= revision => return,
+                Ok(_) => {}
+                Err(error) if error.is_retryable() => {}
+                Err(error) => panic!("the watch is over: {error}"),
+            }
+        }
+    };
+    tokio::time::timeout(BUDGET, hears).await.expect("a bookmark comes");
 }
 
 async fn write(client: &Client, key: &str, count: usize) -> Vec<u64> {
@@ -231,58 +248,29 @@ async fn a_watch_moves_on_when_its_manager_stops_or_loses_its_quorum() {
     cluster.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_is_installed_under_a_watch_and_nothing_is_skipped_or_told_again() {
-    // Given a member that was away for longer than the log reaches back
-    let mut cluster = Cluster::grown(3, 16).await;
+    // Given managers that keep little of the log for who is away, and a watch of one of them, which is told what there is
+    let (cluster, wires) = wired_with_window(16).await;
     let away = cluster.others(cluster.leader().await)[0];
     let client = cluster.outside(&cluster.others(away)).await;
     let before = write(&client, "k", 5).await;
-    eventually("the member has them", || async {
-        let kv = cluster.node(away).client().kv();
-        let seen = kv.prefix("k").serializable().await.unwrap().revision;
-        (seen >= before[4]).then_some(())
-    })
-    .await;
-    cluster.kill(away).await;
-    let missed = write(&client, "k", 200).await;
-    let settled = cluster.others(away);
-    eventually("the log is cut", || async {
-        let status = cluster.node(settled[0]).status().await;
-        (status.revision > missed[100]).then_some(())
-    })
-    .await;
-    // When it is back and is watched at once, from what it has, while the snapshot comes
-    cluster.restart(away).await;
     let mut watch = cluster.outside(&[away]).await.kv().watch("k").from_revision(before[2]).await.unwrap();
-    let mut after = write(&client, "k", 5).await;
-    // Then everything is told, in order and once
-    let mut all = [&before[2..], &missed].concat();
-    all.append(&mut after);
-    follows_all(&mut watch, &all).await;
-    cluster.stop().await;
-}
-
-#[tokio::test]
-async fn a_watch_that_is_not_read_is_cut_and_loses_nothing() {
-    let cluster = Cluster::founded().await;
-    let client = cluster.outside(&[0]).await;
-    let mut stuck = cluster.outside(&[0]).await.kv().watch("big").await.unwrap();
-    let mut here = cluster.any().client().kv().watch("big").await.unwrap();
-    // When far more is written than any queue or window holds, and nobody reads
-    let mut revisions = Vec::new();
-    for number in 0..40u8 {
-        revisions.push(client.kv().put("big", vec![number; 1 << 20]).await.unwrap().revision);
-    }
-    // Then everything comes, in order and once, from the store
-    for watch in [&mut stuck, &mut here] {
-        for (number, revision) in (0u8..).zip(&revisions) {
-            let changes = changes(watch).await;
-            assert_eq!(changes.revision, *revision);
-            let value = &changes.changes[0].entry.as_ref().unwrap().value;
-            assert!(value.len() == 1 << 20 && value.iter().all(|byte| *byte == number));
-        }
-    }
+    follows_all(&mut watch, &before[2..]).await;
+    let name = cluster.node(away).name();
+    let installed = async || {
+        let status = cluster.node(away).status().await;
+        status.managers.iter().find(|manager| manager.name == name).unwrap().snapshots.installed
+    };
+    let earlier = installed().await;
+    // when that manager is cut off from the others for longer than the log reaches back, and more than is on its way to it,
+    wires.cut(&[away]);
+    let missed = write(&client, "k", 400).await;
+    wires.heal();
+    eventually("it gets a snapshot", async || (installed().await > earlier).then_some(())).await;
+    let after = write(&client, "k", 5).await;
+    // then everything is told, in order and once.
+    follows_all(&mut watch, &[missed, after].concat()).await;
     cluster.stop().await;
 }
 
@@ -405,14 +393,22 @@ async fn ten_thousand_watches_on_one_manager() {
     }
     let first = client.kv().put("w/17", "x").await.unwrap().revision;
     let second = client.kv().put("w/9999", "y").await.unwrap().revision;
-    // Then those concerned are told, and nobody else
+    // Then those concerned are told
     follows_all(&mut watches[17], &[first]).await;
     follows_all(&mut watches[9_999], &[second]).await;
     for number in (0..WATCHES).step_by(100) {
         follows_all(&mut watches[number], &[first, second]).await;
     }
+    // and nobody else: the others only hear that they were told everything.
+    for (number, watch) in watches.iter_mut().enumerate() {
+        if number % 100 != 0 && number != 17 && number != 9_999 {
+            told_nothing_up_to(watch, second).await;
+        }
+    }
     // And when all end, nothing is left of them
+    assert_eq!(cluster.any().watches(), WATCHES);
     drop(watches);
+    eventually("none is left", async || (cluster.any().watches() == 0).then_some(())).await;
     cluster.stop().await;
 }
 

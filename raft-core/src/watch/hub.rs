@@ -138,6 +138,7 @@ pub struct Hub {
     held: BTreeMap<u64, Held>,
     held_bytes: usize,
     woken: Vec<WatchId>,
+    cuts: u64,
 }
 
 impl Hub {
@@ -152,6 +153,7 @@ impl Hub {
             held: BTreeMap::new(),
             held_bytes: 0,
             woken: Vec::new(),
+            cuts: 0,
         }
     }
 
@@ -168,6 +170,11 @@ impl Hub {
     /// Bytes that wait for somebody or are on their way.
     pub const fn held_bytes(&self) -> usize {
         self.held_bytes
+    }
+
+    /// How many were cut, since there is this hub.
+    pub const fn cuts(&self) -> u64 {
+        self.cuts
     }
 
     /// The tasks to wake since this was last asked.
@@ -270,6 +277,11 @@ impl Hub {
         let mut taken = Taken::Ended(End::Stopping);
         self.with(id, |hub, watch| taken = hub.take_of(watch));
         taken
+    }
+
+    /// It takes what it is told more slowly than its manager can bear: it goes on from the store, here or elsewhere.
+    pub fn cut_off(&mut self, id: WatchId) {
+        self.with(id, |hub, watch| hub.cut(id, watch));
     }
 
     /// Whether the watch has an end that its task was not told yet: it may be in the middle of sending.
@@ -395,6 +407,9 @@ impl Hub {
     }
 
     fn cut(&mut self, id: WatchId, watch: &mut Watch) {
+        if watch.end.is_none() {
+            self.cuts += 1;
+        }
         let resume = watch.taken + 1;
         self.end(id, watch, End::Cut { resume });
     }

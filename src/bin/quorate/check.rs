@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use quorate::check::{DiskCheck, Looked, ManagerCheck, Way, disk, look_at};
+use quorate::check::{DiskCheck, Looked, ManagerCheck, SyncTimes, Way, disk, look_at};
 use quorate::status::{KeyReport, NodeReport, NodeRole, span};
 use quorate::{Client, Identity};
 use serde_json::{Value, json};
@@ -198,11 +198,15 @@ fn of_certificate(lines: &mut Lines, directory: &Path) {
         Ok(identity) => {
             let until = UNIX_EPOCH + Duration::from_secs(identity.subject().not_after);
             let left = until.duration_since(SystemTime::now()).unwrap_or_default();
-            let what = format!("of the node in {}: {} left", directory.display(), span(whole(left)));
-            lines.say("certificate", left > CERTIFICATE, what, "start the node: it has it renewed");
+            let whose = format!("of the node in {}:", directory.display());
+            of_life(lines, &whose, left, "start the node: it has it renewed");
         }
         Err(error) => lines.say("certificate", false, error.to_string(), "run this as the user who owns the directory"),
     }
+}
+
+fn of_life(lines: &mut Lines, whose: &str, left: Duration, next: &str) {
+    lines.say("certificate", left > CERTIFICATE, format!("{whose} {} left", span(whole(left))), next);
 }
 
 /// A manager, looked at from here.
@@ -214,17 +218,15 @@ fn there(lines: &mut Lines, looked: &Looked) {
     versions(lines, check);
 }
 
-fn of_disk(lines: &mut Lines, directory: &Path, disk: &DiskCheck) {
-    let what = format!(
-        "{} syncs of 4 KiB in {}: p50 {:.2} ms, p99 {:.2} ms, longest {:.2} ms",
-        disk.syncs,
-        directory.display(),
-        disk.p50_ms,
-        disk.p99_ms,
-        disk.max_ms
-    );
+fn of_syncs(lines: &mut Lines, what: &str, times: &SyncTimes) {
+    let SyncTimes { syncs, p50_ms, p99_ms, max_ms } = times;
+    let what = format!("{syncs} {what}: p50 {p50_ms:.2} ms, p99 {p99_ms:.2} ms, longest {max_ms:.2} ms");
     let next = "every write waits for it, and 10 ms is what a manager needs: give it a faster disk, or one of its own";
-    lines.say("disk", disk.p99_ms <= SYNC_P99_MS, what, next);
+    lines.say("disk", *p99_ms <= SYNC_P99_MS, what, next);
+}
+
+fn of_disk(lines: &mut Lines, directory: &Path, disk: &DiskCheck) {
+    of_syncs(lines, &format!("syncs of 4 KiB in {}", directory.display()), &disk.times);
     of_space(lines, &directory.display().to_string(), disk.free_bytes);
 }
 
@@ -235,6 +237,9 @@ fn of_space(lines: &mut Lines, where_: &str, free: u64) {
 
 fn of_manager(lines: &mut Lines, check: &ManagerCheck) {
     let name = &check.name;
+    if let Some(times) = &check.log_syncs {
+        of_syncs(lines, &format!("newest syncs of {name}'s log"), times);
+    }
     if let Some(free) = check.free_bytes {
         of_space(lines, &format!("beside {name}'s store"), free);
     }
@@ -248,13 +253,8 @@ fn of_manager(lines: &mut Lines, check: &ManagerCheck) {
     let next = "under load packets may be dropped: sysctl -w net.core.rmem_max=4194304 net.core.wmem_max=4194304, and start it again";
     lines.say("udp buffers", got >= UDP_BYTES, what, next);
     let left = Duration::from_secs(u64::try_from(check.certificate_seconds).unwrap_or(0));
-    let what = format!("{name}'s has {} left", span(whole(left)));
-    lines.say(
-        "certificate",
-        left > CERTIFICATE,
-        what,
-        "its log says why it is not renewed; starting a manager again makes it a new one",
-    );
+    let next = "its log says why it is not renewed; starting a manager again makes it a new one";
+    of_life(lines, &format!("{name}'s has"), left, next);
     for path in &check.paths {
         of_way(lines, &format!("from {name} to {} {}", path.to, path.address), Some(&path.there));
         // One that is not there cannot be asked for the way back.
@@ -315,5 +315,90 @@ fn bytes(count: u64) -> String {
         0..1_048_576 => format!("{} KiB", count >> 10),
         1_048_576..1_073_741_824 => format!("{} MiB", count >> 20),
         _ => format!("{} GiB", count >> 30),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate::check::{PathCheck, Seen};
+
+    use super::*;
+
+    /// The one line that comes of it: whether it is well, what it says, and what to do.
+    fn said(look: impl FnOnce(&mut Lines)) -> (bool, String, Option<String>) {
+        let mut lines = Lines::default();
+        look(&mut lines);
+        assert_eq!(lines.0.len(), 1);
+        let line = lines.0.remove(0);
+        (line.next.is_none(), line.what, line.next)
+    }
+
+    #[test]
+    fn a_clock_may_be_a_minute_off_and_no_more() {
+        for (offset, well, words) in [
+            (0, true, "ahead of"),
+            (60_000, true, "1m ahead of this machine's"),
+            (60_001, false, "ahead of"),
+            (-60_000, true, "1m behind this machine's"),
+            (-60_001, false, "behind"),
+            (i64::MIN, false, "behind"),
+        ] {
+            let (is_well, what, next) = said(|lines| of_clock(lines, "n1", "this machine's", offset));
+            assert_eq!(is_well, well, "{offset}: {what}");
+            assert!(what.starts_with("n1's is ") && what.contains(words), "{offset}: {what}");
+            assert_eq!(next.is_some_and(|next| next.contains("NTP")), !well);
+        }
+    }
+
+    #[test]
+    fn syncs_may_take_ten_milliseconds_one_in_a_hundred_more() {
+        for (p99_ms, well) in [(10.0, true), (10.01, false)] {
+            let times = SyncTimes { syncs: 300, p50_ms: 1.5, p99_ms, max_ms: 99.0 };
+            let (is_well, what, _) = said(|lines| of_syncs(lines, "syncs", &times));
+            assert_eq!(is_well, well, "{what}");
+            assert_eq!(what, format!("300 syncs: p50 1.50 ms, p99 {p99_ms:.2} ms, longest 99.00 ms"));
+        }
+    }
+
+    #[test]
+    fn a_certificate_with_two_weeks_left_was_not_renewed_for_long() {
+        for (left, well) in
+            [(CERTIFICATE, false), (CERTIFICATE + Duration::from_millis(1), true), (Duration::ZERO, false)]
+        {
+            let (is_well, what, next) = said(|lines| of_life(lines, "n1's has", left, "renew it"));
+            assert_eq!(is_well, well, "{what}");
+            assert_eq!(next.as_deref(), (!well).then_some("renew it"));
+        }
+    }
+
+    #[test]
+    fn a_way_is_open_or_it_is_said_why_not() {
+        let open = Way { failure: String::new(), rtt_ms: 0.26, mtu: 1_452 };
+        let (well, what, _) = said(|lines| of_way(lines, "from n1 to n2", Some(&open)));
+        assert!(well && what == "from n1 to n2: 0.3 ms there and back, packets of 1452 bytes", "{what}");
+        let shut = Way { failure: "nothing listens".into(), ..Way::default() };
+        let (well, what, next) = said(|lines| of_way(lines, "from n1 to n2", Some(&shut)));
+        assert!(!well && what == "from n1 to n2: nothing listens", "{what}");
+        assert!(next.is_some_and(|next| next.contains("let UDP through")));
+        let (well, what, _) = said(|lines| of_way(lines, "from n1 to n2", None));
+        assert!(!well && what.contains("could not be asked"), "{what}");
+    }
+
+    #[test]
+    fn managers_run_the_same_software_or_it_is_said_which_do_not() {
+        let other = |to: &str, version: Option<&str>| PathCheck {
+            to: to.into(),
+            other: version.map(|version| Seen { version: version.into(), ..Seen::default() }),
+            ..PathCheck::default()
+        };
+        let check = |paths| ManagerCheck { name: "n1".into(), version: "1.0".into(), paths, ..ManagerCheck::default() };
+        // One that could not be asked is of no version.
+        let same = check(vec![other("n2", Some("1.0")), other("n3", None)]);
+        let (well, what, _) = said(|lines| versions(lines, &same));
+        assert!(well && what.contains("n1 runs 1.0, and so do"), "{what}");
+        let newer = check(vec![other("n2", Some("1.0")), other("n3", Some("1.1"))]);
+        let (well, what, next) = said(|lines| versions(lines, &newer));
+        assert!(!well && what == "n1 runs 1.0, but n3 1.1", "{what}");
+        assert!(next.is_some_and(|next| next.contains("upgrade status")));
     }
 }
