@@ -268,12 +268,14 @@ pub struct CaInfo {
     pub serial: u64,
     /// A rotation is under way.
     pub rotating: bool,
-    /// Since when, seconds since 1970; 0: none is.
+    /// Since when, seconds since 1970 by the clock of the manager that began it; 0: none is.
     pub started_unix: u64,
-    /// When at the latest the older roots are trusted no more, seconds since 1970; 0: no rotation is under way.
-    pub deadline_unix: u64,
-    /// Seconds until then by the clock of the manager that answered.
+    /// After how many seconds the older roots are trusted no more, at the latest; `None`: no rotation is under way. Counted while
+    /// somebody leads, and up to a minute more than there is.
     pub deadline_in_s: Option<u64>,
+    /// Another rotation begins when this one is over: as many were under way within each other as may be when a node was thrown out
+    /// that may be in other hands.
+    pub another_follows: bool,
     /// The hashes of all roots that are trusted now.
     pub trusted: Vec<String>,
     /// Nodes and operators that count.

@@ -112,3 +112,50 @@ fn a_node_in_other_hands_is_removed_with_all_that_it_knew_or_nothing_is_changed(
         now().iter().zip(&before).all(|(now, before)| now != before).then_some(())
     });
 }
+
+#[test]
+fn a_backup_of_another_ca_than_the_one_that_was_named_is_neither_verified_nor_restored() {
+    // Given a backup, and one that was taken after the CA was replaced
+    let place = tempfile::tempdir().unwrap();
+    let mut nodes = managers(place.path(), 1);
+    let path = |name: &str| place.path().join(name).display().to_string();
+    let made = quorate(&["backup", "new-key", "--json"]).exits(0).json();
+    std::fs::write(path("key"), made["key_file"].as_str().unwrap()).unwrap();
+    let take = |name: &str| {
+        let recipient = made["recipient"].as_str().unwrap();
+        let said = on(&nodes[0], &["backup", &path(name), "--recipient", recipient, "--json"]).exits(0).json();
+        let ca = said["info"]["ca"].as_str().unwrap().to_owned();
+        assert_eq!(on(&nodes[0], &["ca", "status", "--json"]).exits(0).json()["root"].as_str(), Some(ca.as_str()));
+        ca
+    };
+    let first = take("first");
+    on(&nodes[0], &["ca", "rotate"]).exits(0);
+    let second = take("second");
+    assert_ne!(first, second);
+    nodes[0].kill();
+    let verify = |file: &str, more: &[&str]| {
+        quorate(&[&["backup", "verify", &path(file), "--key", &path("key")], more].concat())
+    };
+    let restore = |file: &str, to: &str, ca: &str| {
+        let (file, to, key) = (path(file), path(to), path("key"));
+        let words = ["restore", &file, "--backup-key", &key, "--data-dir", &to, "--listen", "127.0.0.1:0", "--ca", ca];
+        quorate(&words)
+    };
+    // When the CA of the other one is named, then it is refused, looked at and restored, and nothing is written
+    for (file, found, asked) in [("first", &first, &second), ("second", &second, &first)] {
+        let said = verify(file, &["--ca", asked, "--json"]).exits(1).json();
+        assert_eq!(said["error"]["kind"].as_str(), Some("backup"), "{said}");
+        verify(file, &["--ca", asked]).exits(1).complains(&[found, asked, "somebody else made it"]);
+        restore(file, "never", asked).exits(1).complains(&[found, asked, "Nothing was written"]);
+        assert!(!place.path().join("never").exists());
+    }
+    // With none it is taken for what it is, and what is no hash is a usage error.
+    assert_eq!(verify("second", &["--json"]).exits(0).json()["info"]["ca"].as_str(), Some(second.as_str()));
+    verify("second", &["--ca", "QRT-1"]).exits(2).complains(&["no hash of a CA"]);
+    restore("second", "never", "QRT-1").exits(2);
+    assert!(!place.path().join("never").exists());
+    // Its own is taken, in whatever case it is written.
+    assert!(verify("second", &["--ca", &second.to_uppercase()]).exits(0).stdout.contains(&second));
+    restore("second", "restored", &second).exits(0);
+    assert!(place.path().join("restored").join("store").is_dir());
+}

@@ -209,6 +209,24 @@ mod tests {
     }
 
     #[test]
+    fn what_was_signed_for_one_purpose_cluster_or_manager_serves_no_other() {
+        let cluster = |n: u8| ClusterId::from_bytes([n; 16]);
+        let member = |n: u8| NodeId::from_bytes([n; 16]);
+        let stands = voucher(cluster(1), member(1), b"key");
+        // Whoever may choose what is signed for the one cannot make it say the other.
+        assert!(stands.starts_with(b"quorate backup 1\0"));
+        assert!(Succession::default().signed(cluster(1)).starts_with(b"quorate succession 1\0"));
+        assert!(![OF_A_BACKUP, OF_A_LINEAGE].iter().any(|purpose| purpose[..purpose.len() - 1].contains(&0)));
+        for other in [
+            voucher(cluster(2), member(1), b"key"),
+            voucher(cluster(1), member(2), b"key"),
+            voucher(cluster(1), member(1), b"yek"),
+        ] {
+            assert_ne!(stands, other);
+        }
+    }
+
+    #[test]
     fn what_is_signed_holds_every_part_and_its_length() {
         let cluster = ClusterId::from_bytes([1; 16]);
         let word = |member: &'static [u8], key: &'static [u8]| Succession {
@@ -218,5 +236,18 @@ mod tests {
         };
         assert_ne!(word(b"ab", b"c").signed(cluster), word(b"a", b"bc").signed(cluster));
         assert_ne!(word(b"ab", b"c").signed(cluster), word(b"ab", b"c").signed(ClusterId::from_bytes([2; 16])));
+        // Each part, and neither signature.
+        let part = Bytes::from_static(b"x");
+        let none = Succession::default().signed(cluster);
+        for other in [
+            Succession { lineage: part.clone(), ..Succession::default() },
+            Succession { member: part.clone(), ..Succession::default() },
+            Succession { member_key: part.clone(), ..Succession::default() },
+            Succession { backup_key: part.clone(), ..Succession::default() },
+        ] {
+            assert_ne!(other.signed(cluster), none, "{other:?}");
+        }
+        let signed = Succession { signature: part.clone(), ca_signature: part, ..Succession::default() };
+        assert_eq!(signed.signed(cluster), none);
     }
 }

@@ -19,7 +19,7 @@ use quorate_core::id::{NodeId, RaftId};
 use quorate_core::limits::TXN_OPERATIONS_MAX;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
 use quorate_core::membership::removed::{self, Gone};
-use quorate_core::membership::trust::TrustRecord;
+use quorate_core::membership::trust::{TrustRecord, TrustTime};
 use quorate_core::membership::work::{AssignmentRecord, ITEMS_MAX, LivenessRecord, ReportRecord, forget};
 use quorate_core::state::contract::{Outcome, Refusal};
 use quorate_core::state::read;
@@ -51,6 +51,8 @@ fn operation() -> impl Strategy<Value = Op> {
         }
         6 => match n {
             0 => deleted(TrustRecord::key()),
+            1 => written(TrustTime::key(), TrustTime { serial: 1, passed_s: value.into() }.to_bytes()),
+            2 => deleted(TrustTime::key()),
             _ => {
                 let trust = TrustRecord { serial: value.into(), ..TrustRecord::default() };
                 written(TrustRecord::key(), trust.to_bytes())
@@ -88,6 +90,7 @@ proptest! {
                 prop_assert_eq!(&followed.removed, &fresh.removed);
                 prop_assert_eq!(&followed.cluster, &fresh.cluster);
                 prop_assert_eq!(&followed.trust, &fresh.trust);
+                prop_assert_eq!(&followed.trust_time, &fresh.trust_time);
             }
         }
     }

@@ -176,6 +176,17 @@ impl Client {
                         ))
                         .into());
                     }
+                    if error.left == Unanswered::Revoked {
+                        return Err(if open {
+                            Error::Unknown(format!(
+                                "an attempt before may have been done, and nobody will say. Last: {}",
+                                error.message
+                            ))
+                        } else {
+                            Error::Denied(format!("{}. Nothing was done", error.message))
+                        }
+                        .into());
+                    }
                     busy = error.left == Unanswered::Busy;
                     if busy {
                         round.restart();

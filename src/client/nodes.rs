@@ -86,7 +86,10 @@ impl Nodes {
     /// Takes a node out of the cluster that somebody else may have the keys of, whether it is there or not: no manager talks to it
     /// from then on, and that is not taken back. In the same write every join token is replaced, a manager loses its copies of
     /// the barrier's keys, of which the active one is then replaced, and a rotation of the CA begins ([`super::Ca::rotate`]),
-    /// which ends at `deadline` at the latest.
+    /// which ends at `deadline` at the latest. Never refused for rotations that are under way: where no further one fits into those,
+    /// they end at `deadline` at the latest, and it begins then ([`CaInfo::another_follows`]).
+    ///
+    /// [`CaInfo::another_follows`]: crate::membership::CaInfo::another_follows
     pub fn remove_compromised(&self, node: impl Into<String>, deadline: Duration) -> NodeChange {
         NodeChange { compromised: Some(deadline), ..NodeChange::new(self, Wish::Remove, node.into()).forced() }
     }

@@ -182,7 +182,7 @@ impl Remote {
                     *current = Current { number: current.number + 1, connection: Some(made.clone()) };
                     (current.number, made)
                 })),
-                Err(error) => Err(came_to_nothing(dial, &error)),
+                Err(error) => Err(self.came_to_nothing(dial, &error)),
             };
         }
     }
@@ -224,7 +224,7 @@ impl Remote {
                     dial.done(|feeds| feeds.open.push(Arc::downgrade(&made)));
                     Ok(made)
                 }
-                Err(error) => Err(came_to_nothing(dial, &error)),
+                Err(error) => Err(self.came_to_nothing(dial, &error)),
             };
         }
     }
@@ -239,6 +239,15 @@ impl Remote {
         }
     }
 
+    /// What the caller of a dial is told, and all who waited for it.
+    fn came_to_nothing<S>(&self, dial: Dial<'_, S>, error: &ConnectError) -> CallError {
+        let all = dial.to().len() == self.managers.len();
+        let left = if all && error.is_revoked() { Unanswered::Revoked } else { Unanswered::NotTaken };
+        let error = CallError { unreachable: dial.to().to_vec(), ..CallError::new(left, error.to_string()) };
+        dial.failed(&error);
+        error
+    }
+
     /// The connection with this number did not serve: the next call dials another. Requests that are still under way on
     /// it may end there: it closes with the last of them.
     fn leave(&self, number: u64) {
@@ -248,13 +257,6 @@ impl Remote {
             }
         });
     }
-}
-
-/// What the caller of a dial is told, and all who waited for it.
-fn came_to_nothing<S>(dial: Dial<'_, S>, error: &ConnectError) -> CallError {
-    let error = CallError { unreachable: dial.to().to_vec(), ..CallError::not_taken(error.to_string()) };
-    dial.failed(&error);
-    error
 }
 
 /// The managers in the order in which they are tried for the connection with this number: each begins at another.

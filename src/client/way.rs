@@ -42,6 +42,8 @@ pub(crate) enum Unanswered {
     Busy,
     /// The same, and only because the caller's time ended: what attempts before were told says more.
     OutOfTime,
+    /// The same, and none will: each of them says that the caller's identity was taken back.
+    Revoked,
     /// A manager may have it.
     Unknown,
 }

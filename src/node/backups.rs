@@ -85,6 +85,8 @@ impl Service {
         feed: Feed,
     ) -> Ended {
         let Feed { mut sender, asker: mut listening } = feed;
+        // A part of a backup is worth nothing: whoever is to come back under another CA does so when it has all of it.
+        let hold = sender.hold();
         let began = Instant::now();
         let row = authorize::row(&request::Kind::Backup(api::Backup::default()));
         let by = asker.as_ref().map_or_else(|_unknown| "nobody that is known".to_owned(), ToString::to_string);
@@ -119,6 +121,9 @@ impl Service {
         };
         let word = api::Response { kind: Some(word) }.encode_to_vec();
         let _ = tokio::time::timeout(LAST_WORD, sender.finish(word.into())).await;
+        // It is told, and not heard yet: a connection that is closed takes that with it.
+        let _ = tokio::time::timeout(LAST_WORD, listening.gone()).await;
+        drop(hold);
         ended
     }
 

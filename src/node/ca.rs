@@ -1,8 +1,8 @@
 //! The cluster's CA on a manager: what is trusted, and the replacement of the root by another.
 //!
-//! Owns how a rotation begins (one transaction, from any manager), that the leader ends it, and that nobody stays connected by a
-//! certificate that nobody trusts any more. When it is over is decided by [`quorate_core::membership::trust`], by records alone: a leader
-//! that dies leaves nothing behind. Who has renewed is noted where the new certificate is shown, so that nobody is left with an
+//! Owns how a rotation begins (one transaction, from any manager), that one which stands in line begins when its turn has come, and
+//! that nobody stays connected by a certificate that nobody trusts any more. When it is over is decided by
+//! [`quorate_core::membership::trust`], by records alone, and the consensus machine ends it: a leader that dies leaves nothing behind. Who has renewed is noted where the new certificate is shown, so that nobody is left with an
 //! old one because an answer was lost: by the manager of a worker's session, by a manager of itself, and for an operator by
 //! whom it asks. The new root's key is sealed before it is in any command. Called by the service and by the running node.
 
@@ -12,12 +12,13 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use quorate_core::command::{Command, CommandKind};
-use quorate_core::consensus::io::{Origin, RaftRole, Records};
+use quorate_core::consensus::io::{Input, Origin, RaftRole, Records};
 use quorate_core::id::NodeId;
 use quorate_core::membership::operators::OperatorRecord;
 use quorate_core::membership::record::NodeRecord;
-use quorate_core::membership::trust::{RotationRefused, TrustRecord, Waited};
+use quorate_core::membership::trust::{RotationRefused, TrustRecord, TrustTime, Waited};
 use quorate_core::ports::{StateRead, StoreResult};
+use quorate_core::state::read;
 use quorate_core::txn::{Compare, Operand, Put, Relation, Txn};
 use quorate_transport::api::{self, response};
 use quorate_transport::{CaHash, CertRole, ClusterCa, Endpoint, IssuerId, Refused};
@@ -30,11 +31,12 @@ use super::once::already_settled;
 use super::records;
 use super::router::{Failure, fail, refused_by};
 use super::service::{Service, blocking, broken, display_name, document};
+use super::tasks::Call;
 use crate::membership::{CaInfo, CaWaits, Rule};
 
-/// Between two looks of the leader at a rotation.
+/// How often the machine is told what the clock says while a rotation goes on.
 const LOOK: Duration = Duration::from_millis(500);
-/// How long the end of a rotation may take to be written; it is looked at again anyway.
+/// How long what is written about a rotation may take; it is looked at again anyway.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How long an answer waits for what it began to be known here.
 const FOLLOW: Duration = Duration::from_secs(2);
@@ -45,6 +47,7 @@ const NAMED_MAX: usize = 200;
 struct Seen {
     root: Bytes,
     trust: TrustRecord,
+    time: TrustTime,
 }
 
 fn refused(refused: RotationRefused) -> Failure {
@@ -63,6 +66,24 @@ pub(super) struct Begin {
     /// This manager's clock.
     pub(super) now: SystemTime,
     pub(super) deadline_s: u64,
+}
+
+/// The same for what bears no refusal: where no further rotation fits into those that are under way, it stands in line.
+pub(super) fn rotation_in_any_case(view: &dyn StateRead, barrier: &Barrier, begin: Begin) -> Result<Txn, Failure> {
+    let seen = || -> StoreResult<_> {
+        let revision = records::value(view, TrustRecord::key())?.map_or(0, |(_, revision)| revision);
+        Ok((records::trust(view)?, read::trust_time(view)?, revision))
+    };
+    let (trust, time, revision) = seen().map_err(|error| broken(&error))?;
+    if trust.has_room() {
+        return rotation(view, barrier, begin);
+    }
+    let line = trust.with_next(&time, begin.deadline_s).map_err(refused)?;
+    Ok(Txn {
+        compares: vec![Compare::mod_revision(TrustRecord::key(), revision)],
+        then: vec![Put { key: TrustRecord::key(), value: line.to_bytes(), ..Put::default() }.into()],
+        ..Txn::default()
+    })
 }
 
 /// What makes another root the one that signs, and both trusted: its key sealed with the active key of `view`.
@@ -110,7 +131,7 @@ impl Service {
             let view = reader.view();
             let seen = || -> StoreResult<_> {
                 let Some(root) = records::ca_certificate(&*view)? else { return Ok(None) };
-                Ok(Some(Seen { root, trust: records::trust(&*view)? }))
+                Ok(Some(Seen { root, trust: records::trust(&*view)?, time: read::trust_time(&*view)? }))
             };
             seen().map_err(|error| broken(&error))
         })
@@ -165,6 +186,22 @@ impl Service {
         is_waited(&records.trust, &record.issuer, &issuer).then(|| (record.clone(), noted()))
     }
 
+    /// Begins the rotation that stood in line, where its turn has come; whether it did.
+    async fn begin_next(&self) -> Result<bool, Failure> {
+        let (reader, barrier) = (self.store()?.reader, Arc::clone(&self.barrier));
+        let begin = self.begin_rotation(0);
+        let planned = blocking(move || {
+            let view = reader.view();
+            // A view that is older or newer than what was seen: the plan holds for that one alone.
+            let due = records::trust(&*view).map_err(|error| broken(&error))?.next_due();
+            due.map(|deadline_s| rotation(&*view, &barrier, Begin { deadline_s, ..begin })).transpose()
+        })
+        .await?;
+        let Some(txn) = planned else { return Ok(false) };
+        let command = Command::from(CommandKind::System(txn));
+        Ok(self.router.execute(command, Origin::Here, Instant::now() + PATIENCE).await?.succeeded)
+    }
+
     /// Writes a record in the place of what it was; says in the log only that it is not done yet.
     async fn replace_record(&self, key: Bytes, was: Bytes, is: Bytes) -> bool {
         let same = Compare::new(key.clone(), Relation::Equal, Operand::Value(was));
@@ -191,8 +228,8 @@ fn info(seen: &Seen, records: &Records, now: u64) -> CaInfo {
         serial: trust.serial,
         rotating: trust.is_rotating(),
         started_unix: trust.started,
-        deadline_unix: trust.deadline,
-        deadline_in_s: trust.is_rotating().then(|| trust.deadline.saturating_sub(now)),
+        deadline_in_s: trust.is_rotating().then(|| trust.left_s(&seen.time)),
+        another_follows: trust.next_s != 0,
         trusted: trust.authorities.iter().filter(|der| is_root(der)).map(hash).collect(),
         all: progress.all,
         renewed: progress.all - waiting,
@@ -246,27 +283,28 @@ pub(super) async fn keep_shown(service: Arc<Service>, mut shown: mpsc::Receiver<
     }
 }
 
-/// The leader ends a rotation when it is over.
-pub(super) async fn keep_rotation(service: Arc<Service>) {
+/// Tells the machine what the clock says while a rotation goes on, which it ends where it leads; and begins the one that stands in
+/// line, where this manager leads.
+pub(super) async fn keep_rotation(service: Arc<Service>, inbox: mpsc::Sender<Call>) {
     let mut records = service.records.clone();
     loop {
-        let (leads, configuration) = {
-            let status = service.status.borrow();
-            (status.role == Some(RaftRole::Leader), status.configuration.clone())
-        };
-        let current = records.borrow_and_update().clone();
-        if leads
-            && let Some(ended) = current.trust.ended(
-                current.nodes.iter(),
-                current.operators.iter().map(|(_, operator)| operator),
-                &configuration,
-                service.operators_now(),
-            )
-            && service.replace_record(TrustRecord::key(), current.trust.to_bytes(), ended.to_bytes()).await
-        {
-            tracing::info!("the cluster's CA was replaced: the old one is trusted no more");
+        let trust = records.borrow_and_update().trust.clone();
+        if trust.is_rotating() {
+            let clock = Input::Clock { unix_s: service.operators_now() };
+            if inbox.send(Call::Input(clock)).await.is_err() {
+                return;
+            }
         }
-        let waits = if current.trust.is_rotating() { LOOK } else { PATIENCE };
+        let leads = service.status.borrow().role == Some(RaftRole::Leader);
+        if leads && trust.next_due().is_some() {
+            match service.begin_next().await {
+                Ok(true) => tracing::info!("the rotation of the cluster's CA that stood in line has begun"),
+                // Somebody was faster.
+                Ok(false) => {}
+                Err(error) => tracing::debug!(error = error.message, "the next rotation of the CA begins later"),
+            }
+        }
+        let waits = if trust.is_rotating() || trust.next_s != 0 { LOOK } else { PATIENCE };
         if let Ok(Err(_stopped)) = tokio::time::timeout(waits, records.changed()).await {
             return;
         }
@@ -280,14 +318,14 @@ fn is_waited(trust: &TrustRecord, noted: &[u8], shown: &[u8]) -> bool {
 
 /// This manager shows a certificate of another root from now on, or trusts other roots. Operators that came before a rotation
 /// began do not know of it, and ask anew for nothing while their connections stand: they are sent away once, come back, and meet the new
-/// root. When it is over, whoever has not renewed has no business here any more; everybody else stays connected, also by an
+/// root; who takes a backup, once that is done. When it is over, whoever has not renewed has no business here any more; everybody else stays connected, also by an
 /// older connection: that has shown the key which its record names.
 pub(super) fn send_away(endpoint: &Endpoint, records: &Records) {
     let trust = &records.trust;
     if trust.is_rotating() {
         let reason = Refused::Other("the cluster's CA is being replaced; come back at once".into());
         let is_old = |issuer: &IssuerId| trust.issuer != issuer.as_slice();
-        endpoint.disconnect_where(|of| of.role == CertRole::Operator && is_old(&of.issuer), &reason);
+        endpoint.send_away(|of| of.role == CertRole::Operator && is_old(&of.issuer), &reason);
         return;
     }
     let nodes = records.nodes.iter().filter(|node| node.issuer == trust.issuer).filter_map(NodeRecord::node_id);

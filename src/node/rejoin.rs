@@ -139,6 +139,16 @@ fn refused(error: api::Error) -> StartError {
     }
 }
 
+/// What lies where the fresh store is to be.
+enum Old {
+    /// A fresh one, whose making was stopped.
+    Begun(Box<Facts>),
+    /// Nothing.
+    Gone,
+    /// One that is of no use any more.
+    Spent,
+}
+
 impl NodeBuilder {
     /// Gives a manager whose store is damaged or gone a fresh one: the old store is moved aside (never deleted), and the
     /// node comes back under a new raft id by its own certificate. `managers` are `host:port` of the others.
@@ -156,14 +166,17 @@ impl NodeBuilder {
         }
         self.check().await?;
         let builder = self.clone();
-        let (facts, identity) = off_thread(move || builder.fresh_store()).await?;
+        let (identity, old) = off_thread(move || builder.store_to_replace()).await?;
         let identity = Arc::new(identity);
         let subject = identity.subject();
         let hello = Hello::client(subject.cluster, subject.node_id, Lineage::default(), SOFTWARE);
         let connection =
             Connector::connect(&managers, Arc::clone(&identity), hello, self.patience).await.map_err(|error| {
+                // Until a manager of the cluster has answered, everything is where it was.
                 if error.is_retryable() { unavailable(&error) } else { StartError::Refused(error.to_string()) }
             })?;
+        let (builder, own) = (self.clone(), Arc::clone(&identity));
+        let facts = off_thread(move || builder.fresh_store(&own, old)).await?;
         let kind = api::request::Kind::Rejoin(api::Rejoin {
             store_id: facts.store_id.clone(),
             advertise: self.advertise.clone().unwrap_or_default(),
@@ -189,8 +202,8 @@ impl NodeBuilder {
         off_thread(move || self.finish_rejoin(facts, done)).await
     }
 
-    /// Moves a damaged store aside and begins a fresh one with a store id of its own.
-    fn fresh_store(&self) -> Result<(Facts, Identity), StartError> {
+    /// What there is to replace, under which identity. Changes nothing.
+    fn store_to_replace(&self) -> Result<(Identity, Old), StartError> {
         let layout = self.layout();
         if let Some(file) = StateFile::load(&layout)? {
             let what = if file.facts.is_ready() { "is a worker's" } else { "was prepared only half" };
@@ -228,15 +241,27 @@ impl NodeBuilder {
                     .not_by_certificate("holds a sound store: there is nothing to replace by its certificate alone"))
             }
             Ok(Some(facts)) if facts.node() == identity.subject().node_id && facts.raft_id == 0 => {
-                Ok((facts, identity))
+                Ok((identity, Old::Begun(Box::new(facts))))
             }
-            Ok(None) => Ok((self.begin_fresh(&layout, &identity)?, identity)),
+            Ok(None) => Ok((identity, Old::Gone)),
             // Damaged, or a preparation of something else.
-            Ok(Some(_)) | Err(()) => {
+            Ok(Some(_)) | Err(()) => Ok((identity, Old::Spent)),
+        }
+    }
+
+    /// Moves a store that is of no use aside, and begins a fresh one with a store id of its own.
+    fn fresh_store(&self, identity: &Identity, old: Old) -> Result<Facts, StartError> {
+        let layout = self.layout();
+        match old {
+            Old::Begun(facts) => return Ok(*facts),
+            Old::Gone => {}
+            Old::Spent => {
+                // Time has passed since it was looked at.
+                self.nobody_waits_for_the_key()?;
                 self.move_store_aside(&layout)?;
-                Ok((self.begin_fresh(&layout, &identity)?, identity))
             }
         }
+        self.begin_fresh(&layout, identity)
     }
 
     /// A store that nobody can open is moved aside, as a damaged one is; but not from under a manager that waits to be unlocked.

@@ -422,7 +422,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         "renews the certificate",
         identity::keep_certificate(Arc::clone(&service), endpoint.clone(), builder.directory.clone()),
     );
-    ending.keep(&handle, "ends a rotation of the CA", ca::keep_rotation(Arc::clone(&service)));
+    ending.keep(&handle, "follows a rotation of the CA", ca::keep_rotation(Arc::clone(&service), inbox.clone()));
     ending.keep(&handle, "notes who has renewed", ca::keep_shown(Arc::clone(&service), newly_shown));
     ending.keep(
         &handle,

@@ -13,7 +13,7 @@ use crate::support::{Cluster, eventually, says};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-fn held(directory: &Path) -> Identity {
+pub fn held(directory: &Path) -> Identity {
     Identity::load(&directory.join("node.id")).expect("an identity")
 }
 
@@ -22,11 +22,11 @@ fn authorities(identity: &Identity) -> usize {
     identity.authorities().count()
 }
 
-async fn status(cluster: &Cluster) -> CaInfo {
+pub async fn status(cluster: &Cluster) -> CaInfo {
     cluster.any().client().ca().status().await.unwrap()
 }
 
-async fn ended(cluster: &Cluster) -> CaInfo {
+pub async fn ended(cluster: &Cluster) -> CaInfo {
     let until = tokio::time::Instant::now() + crate::support::BUDGET;
     loop {
         let info = status(cluster).await;
@@ -90,7 +90,7 @@ async fn load(cluster: &Cluster, stop: &Arc<AtomicBool>) -> Vec<JoinHandle<u64>>
 }
 
 /// The operator that founding made is used by nobody here: it would be waited for.
-async fn without_the_first_operator(cluster: &Cluster) {
+pub async fn without_the_first_operator(cluster: &Cluster) {
     cluster.any().client().operators().revoke("operator").await.unwrap();
 }
 

@@ -48,6 +48,7 @@ mod refusals;
 mod removed;
 mod requests;
 mod roles;
+mod rotations;
 mod scopes;
 mod sealing;
 mod secrets;

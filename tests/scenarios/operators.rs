@@ -37,7 +37,7 @@ async fn one_that_is_taken_back_is_disconnected_from_every_manager_and_not_taken
     // When it is taken back
     let revoked = operators.revoke("ann").await.unwrap();
     assert!(!revoked.stands && revoked.revoked_unix > 0);
-    // Then its watches end, and nothing that it asks is done, wherever it asks,
+    // Then its watches end, and nothing that it asks is done, wherever it asks: it is told so
     for (client, watch) in &mut clients {
         let ended = tokio::time::timeout(crate::support::BUDGET, async {
             loop {
@@ -47,7 +47,11 @@ async fn one_that_is_taken_back_is_disconnected_from_every_manager_and_not_taken
             }
         });
         let _ended: Error = ended.await.expect("the watch ends");
-        let refused = client.kv().put("a", "c").await.unwrap_err();
+        // at once, and not only when its time is over.
+        let patient = client.clone().with_deadline(crate::support::BUDGET * 2);
+        let refused = tokio::time::timeout(crate::support::BUDGET, patient.kv().put("a", "c")).await.expect("at once");
+        let refused = refused.unwrap_err();
+        assert!(matches!(refused, Error::Denied(_)), "{refused}");
         says(&refused, &["revoked"]);
     }
     // and it gets no connection any more.

@@ -106,6 +106,25 @@ impl ConnectError {
         if let Self::All(errors) = self { errors.first().map_or(self, Self::root) } else { self }
     }
 
+    /// Whether everybody who was asked says that this operator's identity was taken back: nobody ever takes that word back.
+    pub fn is_revoked(&self) -> bool {
+        match self {
+            Self::All(errors) => !errors.is_empty() && errors.iter().all(Self::is_revoked),
+            Self::Refused { refused, ours, .. } => matches!(refused, Refused::Revoked) && !ours,
+            Self::NoAddress
+            | Self::Resolve { .. }
+            | Self::PortClosed(_)
+            | Self::Unreachable { .. }
+            | Self::Timeout { .. }
+            | Self::OwnCertificate(_)
+            | Self::Certificate { .. }
+            | Self::NotAccepted { .. }
+            | Self::WrongProtocol(_)
+            | Self::Broken { .. }
+            | Self::Local(_) => false,
+        }
+    }
+
     /// Whether trying again later can help without anybody doing anything.
     pub fn is_retryable(&self) -> bool {
         matches!(

@@ -20,6 +20,7 @@ use crate::codes;
 use crate::greet::{self, GreetError};
 use crate::handler::{Caller, Gate, Handler, Plane};
 use crate::hello::{self, Hello, Refused};
+use crate::holds::Holds;
 use crate::identity::{Identity, Subject};
 use crate::join;
 use crate::lanes::QueueLimit;
@@ -155,6 +156,7 @@ pub(crate) struct Shared {
     peer_answers: Arc<Answers>,
     /// Who is connected on the client plane, by quinn's number of the connection.
     callers: Mutex<HashMap<usize, (Caller, quinn::Connection)>>,
+    pub(crate) holds: Arc<Holds>,
     pub(crate) runtime: tokio::runtime::Handle,
     tasks: Mutex<Option<JoinSet<()>>>,
     closed: watch::Sender<bool>,
@@ -240,7 +242,7 @@ impl Drop for Guard {
 /// A bound endpoint. Clone it; it stops when [`Endpoint::close`] is called or the last clone is dropped.
 #[derive(Clone)]
 pub struct Endpoint {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     _guard: Arc<Guard>,
 }
 
@@ -280,6 +282,7 @@ impl Endpoint {
             // Managers are few, and one asks for all of its clients.
             peer_answers: Answers::of(options.answer_bytes, options.answer_bytes, options.answer_deadline),
             callers: Mutex::default(),
+            holds: Arc::default(),
             runtime,
             tasks: Mutex::new(Some(JoinSet::new())),
             closed: watch::Sender::new(false),
@@ -346,15 +349,16 @@ impl Endpoint {
     /// once. Strangers on the join plane, who show none, are left alone.
     pub fn disconnect_where(&self, concerns: impl Fn(&Subject) -> bool, reason: &Refused) {
         let concerns = |connection: &quinn::Connection| greet::subject_of(connection).is_some_and(|of| concerns(&of));
-        // Certificates of thousands are not parsed while others wait to get in.
-        let callers: Vec<quinn::Connection> = {
-            let callers = self.shared.callers.lock().unwrap_or_else(PoisonError::into_inner);
-            callers.values().map(|(_, connection)| connection.clone()).collect()
-        };
-        for connection in callers.iter().filter(|connection| concerns(connection)) {
+        for connection in self.callers().iter().filter(|connection| concerns(connection)) {
             greet::close(connection, reason);
         }
         self.peers().disconnect_where(concerns, reason);
+    }
+
+    /// Who is connected on the client plane. Certificates of thousands are not parsed while others wait to get in.
+    pub(crate) fn callers(&self) -> Vec<quinn::Connection> {
+        let callers = self.shared.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        callers.values().map(|(_, connection)| connection.clone()).collect()
     }
 
     /// Who this endpoint is right now.

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use crate::codes;
 use crate::frame::{self, FEED_BYTES_MAX, FrameKind, REQUEST_BYTES_MAX};
 use crate::handler::{Caller, Down, Handler};
+use crate::holds::{Hold, Holds};
 use crate::lanes::{self, StreamKind};
 use crate::request;
 
@@ -57,7 +58,7 @@ pub struct FeedSender {
 
 #[derive(Debug)]
 enum Out {
-    Quic { connection: quinn::Connection, send: quinn::SendStream, cut: bool },
+    Quic { connection: quinn::Connection, send: quinn::SendStream, cut: bool, holds: Arc<Holds> },
     Local { send: OwnedWriteHalf, _slot: OwnedSemaphorePermit },
     Here(mpsc::Sender<Fed>),
 }
@@ -106,6 +107,7 @@ impl Feed {
 pub(crate) async fn serve(
     handler: Arc<dyn Handler>,
     connection: quinn::Connection,
+    holds: Arc<Holds>,
     caller: Caller,
     mut send: quinn::SendStream,
     mut receive: quinn::RecvStream,
@@ -116,7 +118,7 @@ pub(crate) async fn serve(
         request::refuse(&mut send, &mut receive, codes::STREAM_PROTOCOL);
         return;
     };
-    let sender = FeedSender { out: Out::Quic { connection, send, cut: false }, stall: STALL };
+    let sender = FeedSender { out: Out::Quic { connection, send, cut: false, holds }, stall: STALL };
     handler.feed(caller, body, Feed { sender, asker: Asker(In::Quic(receive)) });
 }
 
@@ -181,6 +183,17 @@ impl FeedSender {
         self
     }
 
+    /// Keeps the connection from being sent away ([`Endpoint::send_away`]) until this is dropped: for what is of no use unless it
+    /// comes to its end. Nothing else is kept off by it. Costs nothing within a process and over the Unix socket.
+    ///
+    /// [`Endpoint::send_away`]: crate::Endpoint::send_away
+    pub fn hold(&self) -> Hold {
+        match &self.out {
+            Out::Quic { connection, holds, .. } => Holds::hold(holds, connection),
+            Out::Local { .. } | Out::Here(_) => Hold::of_nothing(),
+        }
+    }
+
     /// Sends messages, each of them given in pieces; waits while the other side does not read.
     ///
     /// Not cancel safe: what was begun must be ended, so a future dropped half-way leaves a feed of no further use.
@@ -225,7 +238,7 @@ impl FeedSender {
     async fn write(&mut self, mut chunks: Vec<Bytes>) -> Result<(), Down> {
         let stall = self.stall;
         match &mut self.out {
-            Out::Quic { connection, send, cut } => {
+            Out::Quic { connection, send, cut, .. } => {
                 // Should this future be dropped: half a frame must not look finished.
                 *cut = true;
                 let mut rest = &mut chunks[..];

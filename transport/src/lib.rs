@@ -9,7 +9,7 @@
 //! | `ca`, `identity`, `token`, `tls` | who is who |
 //! | `word` | who stands for a new incarnation |
 //! | `frame`, `hello`, `greet` | the first words, and the form of all others |
-//! | `endpoint`, `peers`, `lanes`, `snapshot`, `request`, `session`, `feed` | the node's port |
+//! | `endpoint`, `peers`, `lanes`, `snapshot`, `request`, `session`, `feed`, `holds` | the node's port |
 //! | `dial`, `client`, `join`, `dialback`, `rate`, `local` | the ways in |
 //! | `network` | what carries datagrams: UDP, or memory in test clusters (`memory`) |
 //! | `socket`, `codes` | numbers |
@@ -29,6 +29,7 @@ mod feed;
 mod greet;
 mod handler;
 mod hello;
+mod holds;
 mod identity;
 mod join;
 mod lanes;
@@ -96,6 +97,7 @@ pub use endpoint::{Endpoint, EndpointConfig, EndpointOptions};
 pub use feed::{Asker, Fed, Feed, FeedReceiver, FeedSender};
 pub use handler::{Answer, Caller, Down, Gate, Handler, IncomingSnapshot, Lane, Plane, SnapshotPiece};
 pub use hello::{Hello, PROTOCOL_MAX, PROTOCOL_MIN, Refused};
+pub use holds::Hold;
 pub use identity::{CertificateProblem, Identity, IdentityError, KeyPair, Subject, trust_id};
 pub use join::{JoinError, JoinRefused, JoinReply, JoinRequest, Joined, ManagerAddress, join, renew};
 pub use lanes::{QueueLimit, SendError};

@@ -61,7 +61,7 @@ pub(crate) async fn accept_streams(
                     snapshot::receive(handler, from, send, receive).await;
                 }
                 (Ok(Ok(())), Some(StreamKind::Feed), None) => {
-                    feed::serve(handler, connection, caller, send, receive).await;
+                    feed::serve(handler, connection, Arc::clone(&shared.holds), caller, send, receive).await;
                 }
                 // A worker's, one per connection.
                 (Ok(Ok(())), Some(StreamKind::Session), None)

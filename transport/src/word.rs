@@ -227,6 +227,22 @@ mod tests {
             let checked = check_by(&word, CLUSTER, [ca.certificate()]);
             assert!(!checked.by_member && checked.by_ca, "{checked:?}");
         }
+        // Who knows the voucher, as everybody does who was shown the word, makes no other of it: only who has the backup signs with its key.
+        let changes: [Change; 3] = [
+            |word| word.lineage = lineage(&[1, 3]).to_bytes().into(),
+            |word| word.signature = Bytes::from_static(&[9; 64]),
+            |word| word.signature = Bytes::new(),
+        ];
+        for change in changes {
+            let mut changed = word.clone();
+            change(&mut changed);
+            assert!(!check_by(&changed, CLUSTER, [ca.certificate()]).by_member, "{changed:?}");
+        }
+        // Nor does the manager that told it, without the backup.
+        let mut own = word.clone();
+        own.lineage = lineage(&[1, 3]).to_bytes().into();
+        own.signature = sign(teller.key(), &own.signed(CLUSTER)).unwrap();
+        assert!(!check_by(&own, CLUSTER, [ca.certificate()]).by_member);
         // What stands for a backup stands for no recovery.
         let mut twisted = word;
         twisted.backup_key = Bytes::new();

@@ -84,6 +84,46 @@ async fn the_answering_end_hears_when_nobody_listens_any_more() {
 }
 
 #[tokio::test]
+async fn who_is_sent_away_first_hears_what_holds_its_connection_and_who_is_cut_off_does_not() {
+    let cluster = TestCluster::new(1);
+    let mut node = Setup::new(&cluster, 1).start();
+    // Given an operator with a feed of which a part is worth nothing, and one with nothing under way
+    let connection = client(&cluster, &node).await;
+    let (mut receiver, mut feed) = asked(&mut node, &connection).await;
+    let (hold, other) = (feed.sender.hold(), feed.sender.hold());
+    let free = client(&cluster, &node).await;
+    assert!(free.request(text("ok"), PATIENCE).await.is_ok());
+    let operators = |of: &Subject| of.role == CertRole::Operator;
+    let reason = Refused::Other("come back".into());
+    // When both are sent away, then the second goes at once,
+    node.endpoint.send_away(operators, &reason);
+    assert!(within("it is closed", free.request(text("ok"), PATIENCE)).await.is_err());
+    // and the first hears all of it, as long as anything holds its connection,
+    drop(other);
+    feed.sender.send(vec![vec![text("a")]]).await.unwrap();
+    assert_eq!(within("it comes", receiver.next()).await.unwrap(), message("a"));
+    feed.sender.finish(text("over")).await.unwrap();
+    assert_eq!(within("the last word", receiver.next()).await.unwrap(), Fed::End(text("over")));
+    drop(receiver);
+    within("it has heard all", feed.asker.gone()).await;
+    assert!(connection.request(text("ok"), PATIENCE).await.is_ok());
+    // and then goes.
+    drop(hold);
+    assert!(within("it is closed", connection.request(text("ok"), PATIENCE)).await.is_err());
+    // When somebody is cut off, nothing holds that up.
+    let connection = client(&cluster, &node).await;
+    let (_receiver, feed) = asked(&mut node, &connection).await;
+    let _hold = feed.sender.hold();
+    node.endpoint.disconnect_where(operators, &reason);
+    assert!(within("it is closed", connection.request(text("ok"), PATIENCE)).await.is_err());
+    // Nothing is kept of what was held: a connection that is held and then not goes on.
+    let connection = client(&cluster, &node).await;
+    let (_receiver, feed) = asked(&mut node, &connection).await;
+    drop(feed.sender.hold());
+    assert!(connection.request(text("ok"), PATIENCE).await.is_ok());
+}
+
+#[tokio::test]
 async fn an_asker_that_closes_its_half_wants_no_more() {
     let cluster = TestCluster::new(1);
     let directory = tempfile::tempdir().unwrap();

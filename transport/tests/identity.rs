@@ -95,6 +95,32 @@ fn a_ca_signs_for_its_own_cluster_only_and_not_beyond_its_own_life() {
 }
 
 #[test]
+fn a_cross_certificate_holds_whenever_the_root_holds_that_made_it() {
+    // Given a root that is years old, and one that follows it, made where the clock is a day ahead
+    let cluster = TestCluster::new(1);
+    let now = SystemTime::now() + Duration::from_secs(3 * 365 * 86_400 + 86_400);
+    let next = ClusterCa::create(cluster.id, now).unwrap();
+    // When the old one signs it across
+    let cross = cluster.ca.cross_sign(&next, now).unwrap();
+    let parsed = |der: &[u8]| {
+        let (_, certificate) = x509_parser::parse_x509_certificate(der).unwrap();
+        let validity = certificate.validity();
+        let names = (certificate.subject().as_raw().to_vec(), certificate.issuer().as_raw().to_vec());
+        (validity.not_before.timestamp(), validity.not_after.timestamp(), names)
+    };
+    // Then it holds from when the old one does, for whoever's clock is behind, and not for longer than that;
+    let (old_begins, old_ends, (old_name, _)) = parsed(cluster.ca.certificate());
+    let (begins, ends, names) = parsed(&cross);
+    assert_eq!((begins, ends), (old_begins, old_ends));
+    assert!(old_ends < parsed(next.certificate()).1, "the new one holds for longer");
+    // it is the word of the old one for the new one.
+    assert_eq!(names, (parsed(next.certificate()).2.0, old_name));
+    // Nobody signs for another cluster.
+    let other = TestCluster::new(2);
+    assert!(matches!(cluster.ca.cross_sign(&other.ca, now), Err(CaError::WrongCluster { .. })));
+}
+
+#[test]
 fn a_ca_survives_its_parts_and_refuses_parts_of_two_cas() {
     let one = TestCluster::new(1);
     let two = TestCluster::new(2);

@@ -15,7 +15,7 @@ use crate::membership::nodes::Nodes;
 use crate::membership::operators::Operators;
 use crate::membership::record::{ClusterRecord, NodeRecord};
 use crate::membership::removed::Removed;
-use crate::membership::trust::TrustRecord;
+use crate::membership::trust::{TrustRecord, TrustTime};
 use crate::ports::{LogBatch, LogReset, StagedId, StoreError};
 use crate::state::contract::{ApplyError, Committed, LeaseChange, RecoveryStatus, StateStatus};
 
@@ -52,6 +52,8 @@ pub struct Records {
     pub operators: Operators,
     /// Which CA is trusted.
     pub trust: TrustRecord,
+    /// How much of a rotation's time is over.
+    pub trust_time: TrustTime,
     /// The last force-new-cluster.
     pub recovery: RecoveryStatus,
     /// The barrier's keyring: who can open what is sealed. How often its keys were used may be a moment old.
@@ -187,6 +189,12 @@ pub enum Input {
     LineagesAsked,
     /// A message to this member was dropped.
     Unreachable(RaftId),
+    /// What the driver's wall clock says, while a rotation of the CA is under way. It may be wrong by any amount: nothing but the
+    /// ends of operators is measured by it.
+    Clock {
+        /// Seconds since 1970.
+        unix_s: u64,
+    },
     /// The driver has looked at the disk.
     Space {
         /// Bytes that can still be written to the file system of the store.

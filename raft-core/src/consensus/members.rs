@@ -167,6 +167,7 @@ impl Consensus {
     pub(super) fn note_records(&mut self) {
         self.members.roster = Roster::of(&self.records);
         self.members.unsettled = true;
+        self.rotation.look_again();
     }
 
     pub(super) fn tick_members(&mut self, missed: bool) {
@@ -256,17 +257,20 @@ impl Consensus {
         }
     }
 
-    /// One step towards what the records ask for, if one is due and nothing is in flight.
-    fn change_members(&mut self, policy: &SeatPolicy) {
+    /// Whether the leader's own changes may be made: of records and configuration that are in force.
+    pub(super) fn is_settled(&self) -> bool {
         // A log of an incarnation that was ended is cut before anybody may join: the cut is in no later batch than this.
         let cut =
             self.raw.store().start().index >= self.records.recovery.index && self.records.recovery.begun.is_none();
-        let settled = cut
-            && self.raw.raft.commit_to_current_term()
+        cut && self.raw.raft.commit_to_current_term()
             && !self.raw.raft.has_pending_conf()
             && !self.is_transferring()
-            && self.may_write();
-        if !settled {
+            && self.may_write()
+    }
+
+    /// One step towards what the records ask for, if one is due and nothing is in flight.
+    fn change_members(&mut self, policy: &SeatPolicy) {
+        if !self.is_settled() {
             return;
         }
         if self.configuration.is_joint() {

@@ -15,7 +15,7 @@
 //! [`config`] 1 and 11, `inbound` 8, `ready` 2, 3 and 5, `disk` the part of 4 that is no failure yet, `memlog` 5, `reads`
 //! 6 and 8, `leases` the leases of section 7, `freshness` 6, `seating` and [`guard`] 7, `leadership` 8 and 10, [`pace`] 8 and 11, `waiters` and `proposals`
 //! 9 and 12. Of section 5: `members` counts and asks the planner, `view` shows it what there is, `upkeep` brings the
-//! records in line, `copies` waits for the second disk.
+//! records in line, `copies` waits for the second disk. `rotation` ends a rotation of the CA.
 
 pub mod config;
 pub mod configurations;
@@ -40,6 +40,7 @@ mod reads;
 mod ready;
 mod records;
 mod rejection;
+mod rotation;
 mod seating;
 mod snapshots;
 mod status;
@@ -71,6 +72,7 @@ use members::Members;
 use memlog::MemLog;
 use pace::Pace;
 use reads::Reads;
+use rotation::Rotation;
 use snapshots::Installing;
 use view::Roster;
 use waiters::Waiters;
@@ -111,6 +113,7 @@ pub struct Consensus {
     transfer: Option<Transfer>,
     connected: BTreeSet<RaftId>,
     members: Members,
+    rotation: Rotation,
     copies: Copies,
     installing: Option<Installing>,
     snapshot_building: bool,
@@ -192,6 +195,7 @@ impl Consensus {
             leadership: Leadership::new(),
             leases: Leases::of(leases),
             members: Members::new(Roster::of(&records)),
+            rotation: Rotation::default(),
             copies: Copies::new(),
             pace: Pace::new(config.tick_nanos, records.cluster.tick_micros),
             config,
@@ -279,6 +283,7 @@ impl Consensus {
                 self.raw.report_unreachable(id.0);
             }
             Input::LineagesAsked => self.lineages_asked = true,
+            Input::Clock { unix_s } => self.rotation.clock(unix_s),
             Input::Space { free } => self.on_space(free),
             Input::Unreachable(id) => self.raw.report_unreachable(id.0),
             Input::StoreFailed(error) => self.stop(StopCause::Store(error)),
@@ -303,6 +308,7 @@ impl Consensus {
             self.tick_pace();
             self.tick_reads();
             self.tick_members(missed);
+            self.tick_rotation();
             self.make_room();
         }
         if missed {

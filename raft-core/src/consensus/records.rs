@@ -10,7 +10,7 @@ use crate::id::{NodeId, RaftId};
 use crate::keyspace::Section;
 use crate::membership::operators::OperatorRecord;
 use crate::membership::record::ClusterRecord;
-use crate::membership::trust::TrustRecord;
+use crate::membership::trust::{TrustRecord, TrustTime};
 use crate::ports::{StateRead, StoreResult};
 use crate::state::read;
 
@@ -26,6 +26,7 @@ impl Records {
             removed: read::removed(view)?,
             operators: read::operators(view)?,
             trust: read::trust(view)?.unwrap_or_default(),
+            trust_time: read::trust_time(view)?,
             recovery: read::recovery(view)?,
             keyring: read::keyring(view)?.into(),
             revision: read::status(view)?.revision,
@@ -57,6 +58,8 @@ impl Records {
                 }
             } else if *key == TrustRecord::key() {
                 records.trust = read::trust(view)?.unwrap_or_default();
+            } else if *key == TrustTime::key() {
+                records.trust_time = read::trust_time(view)?;
             } else if let Some(id) = OperatorRecord::parse(key) {
                 records.operators.set(id, read::operator(view, id)?);
             } else if let Some(id) = Section::Removed.strip(key).and_then(|id| <[u8; 8]>::try_from(&id[..]).ok()) {

@@ -12,6 +12,7 @@ use crate::id::LogIndex;
 use crate::membership::plan::{self, SeatPolicy, SeatView, Short};
 use crate::membership::record::NodeRecord;
 use crate::membership::settle::{self, RecordChange};
+use crate::txn::Txn;
 
 /// Records changed by one entry.
 const CHANGES_AT_ONCE: usize = 32;
@@ -64,12 +65,16 @@ impl Consensus {
         for change in &changes {
             tracing::info!(node = %change.node, why = %change.why, "node record changes");
         }
-        let commands = changes.into_iter().map(|change| Command::from(CommandKind::System(change.txn))).collect();
+        let Some(written) = self.append_own(changes.into_iter().map(|change| change.txn)) else { return false };
+        self.members.written = written;
+        true
+    }
+
+    /// Appends what the leader writes by itself as one entry, and says where it is; `None` where raft does not take it now.
+    pub(super) fn append_own(&mut self, txns: impl IntoIterator<Item = Txn>) -> Option<LogIndex> {
+        let commands = txns.into_iter().map(|txn| Command::from(CommandKind::System(txn))).collect();
         let taken = self.raw.propose(Vec::new(), Batch::new(commands).encode_to_vec()).is_ok();
         self.pin_timeout();
-        if taken {
-            self.members.written = LogIndex(self.raw.raft.raft_log.last_index());
-        }
-        taken
+        taken.then(|| LogIndex(self.raw.raft.raft_log.last_index()))
     }
 }

@@ -35,6 +35,11 @@ fn second(deadline_s: u64) -> TrustRecord {
     first().rotated((bytes(2), bytes(2)), bytes(12), 2, 100, deadline_s).unwrap()
 }
 
+/// So long after it began.
+fn after(passed_s: u64) -> Moment {
+    Moment { passed_s, unix_s: passed_s.saturating_add(100) }
+}
+
 #[test]
 fn a_rotation_ends_when_everybody_who_counts_has_been_seen_with_the_new_issuer() {
     let trust = second(50);
@@ -47,27 +52,59 @@ fn a_rotation_ends_when_everybody_who_counts_has_been_seen_with_the_new_issuer()
     let progress = trust.progress(&nodes, [&ann, &gone], 110);
     assert_eq!((progress.all, progress.waited), (3, vec![Waited::Node(&nodes[1])]));
     let one = voters(&[1]);
-    assert_eq!(trust.ended(&nodes, [&operator(1, 2)], &one, 110), None);
-    assert_eq!(trust.ended([&node(1, 2)], [&operator(1, 1)], &one, 110), None);
+    assert_eq!(trust.ended(&nodes, [&operator(1, 2)], &one, after(10)), None);
+    assert_eq!(trust.ended([&node(1, 2)], [&operator(1, 1)], &one, after(10)), None);
     // Who was left behind, taken back or thrown out is not.
     let taken = NodeRecord { compromised: true, ..node(8, 1) };
     // When all have, it is over: the old root and the way from it are trusted no more.
     let everybody = [&node(1, 2), &node(2, 2), &lost, &taken];
-    let ended = trust.ended(everybody, [&operator(1, 2), &gone], &one, 110).unwrap();
+    let ended = trust.ended(everybody, [&operator(1, 2), &gone], &one, after(10)).unwrap();
     assert!(!ended.is_rotating() && ended.authorities == [bytes(2)]);
     assert_eq!((ended.issuer.clone(), ended.serial), (bytes(2), 1));
-    assert_eq!(ended.ended([&node(1, 1)], [], &one, 999), None, "once");
+    assert_eq!(ended.ended([&node(1, 1)], [], &one, after(999)), None, "once");
 }
 
 #[test]
-fn the_deadline_ends_it_without_those_who_are_silent() {
+fn the_deadline_ends_it_without_those_who_are_silent_and_no_clock_does() {
     let trust = second(50);
     let (away, one) = ([manager(1, 2), node(2, 1)], voters(&[1]));
-    assert_eq!(trust.ended(&away, [], &one, 149), None);
-    assert_eq!(trust.ended(&away, [], &one, 150).unwrap().authorities, [bytes(2)]);
-    // Any leader finds the same, and a clock that is set back only makes it last.
-    assert_eq!(trust.ended(&away, [], &one, 0), None);
-    assert_eq!(first().ended(&away, [], &one, u64::MAX), None, "none is under way");
+    assert_eq!(trust.ended(&away, [], &one, after(49)), None);
+    assert_eq!(trust.ended(&away, [], &one, after(50)).unwrap().authorities, [bytes(2)]);
+    // Whatever the clock of who leads says: only time that has passed counts, and whoever began it may have had another clock.
+    for unix_s in [0, u64::MAX] {
+        assert_eq!(trust.ended(&away, [], &one, Moment { passed_s: 49, unix_s }), None);
+        assert!(trust.ended(&away, [], &one, Moment { passed_s: 50, unix_s }).is_some());
+    }
+    assert_eq!(first().ended(&away, [], &one, after(u64::MAX)), None, "none is under way");
+}
+
+#[test]
+fn what_has_passed_counts_for_that_rotation_only() {
+    let trust = second(50);
+    let time = TrustTime { serial: 1, passed_s: 20 };
+    assert_eq!((trust.passed_s(&time), trust.left_s(&time)), (20, 30));
+    let nested = trust.rotated((bytes(3), bytes(3)), bytes(23), 1, 120, 60).unwrap();
+    assert_eq!((nested.passed_s(&time), nested.left_s(&time)), (0, 60), "it has all of its time yet");
+    assert_eq!((first().passed_s(&time), first().left_s(&time)), (0, 0));
+    let ended = trust.ended([&node(1, 2)], [], &voters(&[1]), after(1)).unwrap();
+    assert_eq!((ended.passed_s(&time), ended.left_s(&time)), (0, 0));
+    // It is written down often enough that leaders who follow each other fast get on, and not too often.
+    let steps = [1, 64, 640, 7 * 86_400, 365 * 86_400].map(|deadline_s| second(deadline_s).step_s());
+    assert_eq!(steps, [1, 1, 10, 60, 60]);
+}
+
+#[test]
+fn an_operator_whose_end_a_clock_may_only_believe_to_have_come_is_waited_for() {
+    let trust = second(86_400);
+    let (nodes, one) = ([manager(1, 2)], voters(&[1]));
+    let ann = OperatorRecord { ends: 1_000_000, ..operator(1, 1) };
+    let at = |unix_s| trust.ended(&nodes, [&ann], &one, Moment { passed_s: 10, unix_s });
+    // By a clock that may be an hour ahead it is not over for her; an hour after her end it surely is.
+    for unix_s in [999_999, 1_000_000, 1_003_599] {
+        assert_eq!(at(unix_s), None, "{unix_s}");
+        assert_eq!(trust.progress(&nodes, [&ann], unix_s).waited.len(), 1);
+    }
+    assert!(at(1_003_600).is_some());
 }
 
 #[test]
@@ -77,7 +114,7 @@ fn no_deadline_ends_it_before_a_majority_of_the_voters_has_renewed() {
     let others = [manager(4, 2), manager(5, 2)];
     let ended = |second: NodeRecord, configuration: &Configuration| {
         let nodes = [manager(1, 2), second, manager(3, 1)];
-        trust.ended(nodes.iter().chain(&others), [], configuration, 999).is_some()
+        trust.ended(nodes.iter().chain(&others), [], configuration, after(999)).is_some()
     };
     let three = voters(&[1, 2, 3]);
     assert!(!ended(manager(2, 1), &three));
@@ -96,12 +133,12 @@ fn one_that_begins_within_another_waits_for_everybody_anew() {
     let third = second(50).rotated((bytes(3), bytes(3)), bytes(23), 4_000, 120, 60).unwrap();
     assert_eq!(third.authorities, [bytes(3), bytes(23), bytes(2), bytes(12), bytes(1)]);
     // (What would take 200 s is done in half of the time that there is.)
-    assert_eq!((third.serial, third.deadline, third.spread_ms), (2, 180, 30_000));
+    assert_eq!((third.serial, third.deadline_s, third.spread_ms), (2, 60, 30_000));
     let unhurried = second(50).rotated((bytes(3), bytes(3)), bytes(23), 4_000, 120, 600).unwrap();
     assert_eq!(unhurried.spread_ms, 200_000);
     let one = voters(&[1]);
-    assert_eq!(third.ended([&node(1, 2)], [], &one, 130), None);
-    assert_eq!(third.ended([&node(1, 3)], [], &one, 130).unwrap().authorities, [bytes(3)]);
+    assert_eq!(third.ended([&node(1, 2)], [], &one, after(10)), None);
+    assert_eq!(third.ended([&node(1, 3)], [], &one, after(10)).unwrap().authorities, [bytes(3)]);
     let mut nested = third;
     for n in 4..6 {
         nested = nested.rotated((bytes(n), bytes(n)), bytes(n + 100), 1, 120, 60).unwrap();
@@ -112,6 +149,36 @@ fn one_that_begins_within_another_waits_for_everybody_anew() {
         let refused = first().rotated((bytes(2), bytes(2)), bytes(12), 1, 1, deadline);
         assert_eq!(refused, Err(RotationRefused::Deadline));
     }
+}
+
+#[test]
+fn where_no_further_one_fits_the_next_stands_in_line_and_brings_the_deadline_nearer() {
+    // Given as many rotations within each other as there may be, of which 100 of 1,000 s are over
+    let mut full = first();
+    for n in 2..6 {
+        full = full.rotated((bytes(n), bytes(n)), bytes(n + 100), 40_000, 120, 1_000).unwrap();
+    }
+    let time = TrustTime { serial: 4, passed_s: 100 };
+    assert_eq!(full.rotated((bytes(7), bytes(7)), bytes(107), 1, 120, 60), Err(RotationRefused::TooMany));
+    assert_eq!(full.with_next(&time, 0), Err(RotationRefused::Deadline));
+    // When one stands in line, then nothing else is trusted, and nobody is trusted for longer: those under way are over in its time,
+    let line = full.with_next(&time, 60).unwrap();
+    assert_eq!((&line.authorities, &line.issuer, line.serial), (&full.authorities, &full.issuer, 4));
+    assert_eq!((line.left_s(&time), line.next_s, line.spread_ms), (60, 60, 30_000));
+    let later = full.with_next(&time, 5_000).unwrap();
+    assert_eq!((later.left_s(&time), later.next_s), (900, 5_000));
+    // one more joins it, with the nearer deadline,
+    assert_eq!(line.with_next(&time, 5_000), Ok(line.clone()));
+    assert_eq!(later.with_next(&time, 60).unwrap(), line);
+    // and its turn comes when they are over, not before, and once.
+    assert_eq!(line.next_due(), None);
+    let one = voters(&[1]);
+    assert_eq!(line.ended([&manager(1, 4)], [], &one, after(159)), None);
+    let ended = line.ended([&manager(1, 5)], [], &one, after(120)).unwrap();
+    assert_eq!((ended.next_due(), ended.authorities.len()), (Some(60), 1));
+    let begun = ended.rotated((bytes(7), bytes(7)), bytes(107), 1, 120, 60).unwrap();
+    assert_eq!((begun.next_s, begun.next_due(), begun.serial), (0, None, 5));
+    assert_eq!(first().next_due(), None);
 }
 
 /// What one of the model's nodes has: its certificate's issuer, and what it shows and trusts.
@@ -172,7 +239,7 @@ proptest! {
 
     #[test]
     fn whoever_takes_part_always_finds_a_way_to_the_others(events in prop::collection::vec(event(), 0..60)) {
-        let (mut trust, mut now, mut next) = (first(), 1_000, 2);
+        let (mut trust, mut passed_s, mut next) = (first(), 0, 2);
         let fresh = Held { issuer: 1, authorities: first().authorities, away: false, knows: first() };
         let mut held = vec![fresh; 4];
         // Who was away until a deadline is left behind, and has to join anew.
@@ -180,9 +247,9 @@ proptest! {
         for event in events {
             match event {
                 Event::Rotate => {
-                    let begun = trust.rotated((bytes(next), bytes(next)), bytes(100 + next), 4, now, 30);
+                    let begun = trust.rotated((bytes(next), bytes(next)), bytes(100 + next), 4, 1_000, 30);
                     if let Ok(begun) = begun {
-                        (trust, next) = (begun, next + 1);
+                        (trust, next, passed_s) = (begun, next + 1, 0);
                     }
                 }
                 Event::Renew(at) if !held[at].away && !left_behind.contains(&at) => {
@@ -191,18 +258,19 @@ proptest! {
                     held[at].authorities.clone_from(&trust.authorities);
                 }
                 Event::Toggle(at) => held[at].away = !held[at].away,
-                Event::Wait(seconds) => now += seconds,
+                Event::Wait(seconds) => passed_s += seconds,
                 Event::Renew(_) | Event::Look => {
                     // Three of the four vote.
                     let (ids, voters) = (1..=4_u8, voters(&[1, 2, 3]));
                     let records: Vec<NodeRecord> = ids.zip(&held).map(|(id, held)| manager(id, held.issuer)).collect();
-                    // Told twice, by two leaders that follow each other, it comes to the same.
-                    let ended = trust.ended(&records, [], &voters, now);
-                    prop_assert_eq!(&ended, &trust.ended(&records, [], &voters, now));
+                    // Told twice, by two leaders whose clocks differ as much as they can, it comes to the same.
+                    let ended = trust.ended(&records, [], &voters, Moment { passed_s, unix_s: 0 });
+                    let again = trust.ended(&records, [], &voters, Moment { passed_s, unix_s: u64::MAX });
+                    prop_assert_eq!(&ended, &again);
                     if let Some(ended) = ended {
                         let late = held.iter().enumerate().filter(|(_, held)| bytes(held.issuer) != trust.issuer);
                         let late: Vec<usize> = late.map(|(at, _)| at).collect();
-                        prop_assert!(late.is_empty() || now >= trust.deadline);
+                        prop_assert!(late.is_empty() || passed_s >= trust.deadline_s);
                         left_behind.extend(late);
                         prop_assert!((0..3).filter(|at| left_behind.contains(at)).count() <= 1, "the quorum is gone");
                         trust = ended;

@@ -67,3 +67,36 @@ pub(crate) fn beginning(
     writes.put(layout::META_PROGRESS, progress.encode_to_vec());
     Ok(writes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::Visit;
+
+    /// A state that holds nothing but what recoveries have left.
+    struct Only(StoredRecovery);
+
+    impl StateRead for Only {
+        fn get(&self, key: &[u8]) -> StoreResult<Option<Bytes>> {
+            Ok((key == layout::SYSTEM_RECOVERY).then(|| self.0.encode_to_vec().into()))
+        }
+
+        fn scan(&self, _: &[u8], _: &[u8], _: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> StoreResult<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn of_many_incarnations_the_newest_words_are_kept_the_oldest_first() {
+        // Given as many words as are kept
+        let word = |n: usize| Succession { lineage: n.to_string().into(), ..Succession::default() };
+        let successions = (0..SUCCESSIONS_MAX).map(word).collect();
+        let state = Only(StoredRecovery { successions, ..StoredRecovery::default() });
+        // When one more incarnation begins
+        let writes = beginning(&state, RaftId(1), &Lineage::default(), &word(SUCCESSIONS_MAX), None).unwrap();
+        // Then its word is the last one, and the first is forgotten.
+        let (_, record) = writes.writes.iter().find(|(key, _)| key[..] == *layout::SYSTEM_RECOVERY).unwrap();
+        let written = StoredRecovery::decode(record.clone().unwrap()).unwrap();
+        assert_eq!(written.successions, (1..=SUCCESSIONS_MAX).map(word).collect::<Vec<_>>());
+    }
+}

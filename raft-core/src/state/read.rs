@@ -13,7 +13,7 @@ use crate::keyspace::{Section, prefix_end};
 use crate::membership::operators::{OperatorRecord, Operators};
 use crate::membership::record::{ClusterRecord, NodeRecord};
 use crate::membership::removed::Removed;
-use crate::membership::trust::TrustRecord;
+use crate::membership::trust::{TrustRecord, TrustTime};
 use crate::membership::work::{AssignmentRecord, LivenessRecord, ReportRecord};
 use crate::ports::{StateRead, StoreError, StoreResult, Visit};
 use crate::state::check::{check_range, malformed};
@@ -353,6 +353,15 @@ pub fn nodes(view: &dyn StateRead) -> StoreResult<Vec<NodeRecord>> {
 pub fn trust(view: &dyn StateRead) -> StoreResult<Option<TrustRecord>> {
     let key = TrustRecord::key();
     live_value(view, &key)?.map(|value| decode(&key, &value)).transpose()
+}
+
+/// How much of a rotation's time is over; that of none where nothing was written down.
+///
+/// # Errors
+/// Those of the store; `Corrupt` for a record that cannot be read.
+pub fn trust_time(view: &dyn StateRead) -> StoreResult<TrustTime> {
+    let key = TrustTime::key();
+    Ok(live_value(view, &key)?.map(|value| decode(&key, &value)).transpose()?.unwrap_or_default())
 }
 
 /// One operator's record.

@@ -15,9 +15,10 @@ pub(crate) enum CaVerb {
     #[command(after_help = "\
 The new root signs from now on, and the old one signs it across, so that nodes find the way from one to the other. Nodes renew their
 certificates by themselves, a few in a second; an operator's identity file when it is used (copies of it elsewhere are not: give
-those out anew). Operators' connections are closed once, and come back: what is long under way, such as a backup, is begun again.
+those out anew). Operators' connections are closed once, and come back; one that takes a backup, when that is done.
 It ends when all have renewed, or at the deadline: a node that was away until then comes back with `join --replace --token TOKEN`
-and keeps what it has, an operator gets a new file (`operator issue`). Join tokens shown from now on name the new root; the older
+and keeps what it has, an operator gets a new file (`operator issue`). Of the deadline counts the time in which the cluster has a
+leader; what the clocks of managers say does not matter. Join tokens shown from now on name the new root; the older
 ones hold until the end.
 
 Example:

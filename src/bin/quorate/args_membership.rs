@@ -103,7 +103,8 @@ Example:
         #[arg(long)]
         force: bool,
         /// Somebody else may have its keys: cuts it off at once, replaces every join token, the CA and the barrier's key too,
-        /// and shows how far that is; never taken back
+        /// and shows how far that is; never taken back. Where no further rotation of the CA fits into those under way, it
+        /// stands in line, and is shown so
         #[arg(long)]
         compromised: bool,
         /// With --compromised: when the old CA ends also for those who have not renewed: 12h, 7d

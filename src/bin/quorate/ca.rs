@@ -36,7 +36,7 @@ pub(crate) async fn run(verb: CaVerb, global: &Global, output: Output) -> Result
 pub(crate) async fn followed(client: &Client, mut info: CaInfo, wait: Duration) -> Result<CaInfo, Failure> {
     let until = Instant::now() + wait;
     let progress = Progress::of(info.all as u64, "certificates renewed");
-    while info.rotating && Instant::now() < until {
+    while (info.rotating || info.another_follows) && Instant::now() < until {
         progress.at(info.renewed as u64);
         tokio::time::sleep(EVERY).await;
         info = client.ca().status().await?;
@@ -57,7 +57,8 @@ pub(crate) fn show(info: &CaInfo, output: Output) -> Result<(), Failure> {
 fn render(info: &CaInfo) -> String {
     let mut lines = vec![format!("root {} signs; replaced {} times", info.root, info.serial)];
     if !info.rotating {
-        lines.push("no rotation is under way: nothing else is trusted".into());
+        let follows = if info.another_follows { "; another one, which stood in line, begins in a moment" } else { "" };
+        lines.push(format!("no rotation is under way: nothing else is trusted{follows}"));
         return lines.join("\n");
     }
     let left = span(Duration::from_secs(info.deadline_in_s.unwrap_or_default()));
@@ -65,6 +66,11 @@ fn render(info: &CaInfo) -> String {
         "rotating: {} of {} have renewed; at the latest in {left} the older root is trusted no more",
         info.renewed, info.all
     ));
+    if info.another_follows {
+        lines.push(
+            "another rotation stands in line, for a node that was thrown out: it begins when these are over, and until then who has that node's disk may have the key of the root that signs".into(),
+        );
+    }
     let rows = info.waits_for.iter().map(|waits| vec![waits.name.clone(), waits.kind.clone()]).collect();
     if !info.waits_for.is_empty() {
         lines.push(table(&["NOT RENEWED YET", "KIND"], &[], rows));
@@ -92,6 +98,11 @@ mod tests {
         let rotating = CaInfo { rotating: true, deadline_in_s: Some(7_200), renewed: 2, waits_for, ..info };
         let text = render(&rotating);
         assert!(text.contains("2 of 5 have renewed; at the latest in 2h"), "{text}");
+        assert!(!text.contains("in line"), "{text}");
+        let full = CaInfo { another_follows: true, ..rotating };
+        assert!(render(&full).contains("another rotation stands in line"), "{}", render(&full));
+        let between = CaInfo { rotating: false, ..full };
+        assert!(render(&between).contains("begins in a moment"), "{}", render(&between));
         assert!(text.contains("w7") && text.contains("operator") && text.contains("and 1 more"), "{text}");
     }
 }

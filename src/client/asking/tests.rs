@@ -25,8 +25,10 @@ enum Does {
     Swallow,
     /// Its connection is not there yet when the caller's time ends.
     Linger,
+    /// It says, as all the others do, that the caller's identity was taken back.
+    Disown,
 }
-use Does::{Linger, Refuse, Say, Serve, Settle, Swallow};
+use Does::{Disown, Linger, Refuse, Say, Serve, Settle, Swallow};
 
 /// Managers that do what is written for them, attempt by attempt, and the last of it for ever.
 struct Script {
@@ -70,6 +72,7 @@ impl Script {
                     let message = format!("manager {manager} did not answer");
                     return Err(CallError::unanswered(message));
                 }
+                Disown => return Err(CallError::new(Unanswered::Revoked, "the identity was revoked")),
                 Linger => {
                     return Err(CallError::new(Unanswered::OutOfTime, "nobody could be reached in the time left"));
                 }
@@ -97,7 +100,7 @@ impl Way for Script {
             match answer.as_ref().map_err(|error| error.left) {
                 Err(Unanswered::Unknown) => tokio::time::sleep(patience).await,
                 Err(Unanswered::OutOfTime) => tokio::time::sleep(Duration::from_millis(request.deadline_ms)).await,
-                Err(Unanswered::NotTaken | Unanswered::Busy) | Ok(_) => {}
+                Err(Unanswered::NotTaken | Unanswered::Busy | Unanswered::Revoked) | Ok(_) => {}
             }
             answer
         })
@@ -196,6 +199,19 @@ async fn who_runs_out_of_time_is_told_what_the_attempts_before_met() {
     let cluster = managers(&[&[Linger]]).hasty();
     let refused = cluster.put().await.unwrap_err();
     assert!(matches!(&refused, Error::Unavailable(why) if why.contains("in the time left")), "{refused}");
+}
+
+#[tokio::test]
+async fn whose_identity_was_taken_back_is_told_at_once() {
+    let cluster = managers(&[&[Disown]]);
+    let denied = cluster.put().await.unwrap_err();
+    assert!(matches!(&denied, Error::Denied(why) if why.contains("revoked")), "{denied}");
+    assert!(cluster.at_once());
+    // What was sent before that may be done.
+    let cluster = managers(&[&[Swallow, Disown]]);
+    let unknown = cluster.put().await.unwrap_err();
+    assert!(matches!(&unknown, Error::Unknown(why) if why.contains("revoked")), "{unknown}");
+    assert!(cluster.at_once());
 }
 
 #[tokio::test]

@@ -56,6 +56,38 @@ fn secrets(directory: &Path) -> (Vec<u8>, Vec<Vec<u8>>) {
     (certificate, vec![key[16..48].to_vec(), token(Role::Manager), token(Role::Worker)])
 }
 
+/// The keys that a transaction compares by the revision that wrote them, and that are what they are in `view`.
+fn compared(view: &dyn StateRead, txn: &Txn) -> Vec<Bytes> {
+    let holds = |compare: &&Compare| {
+        let revision = records::value(view, compare.key.clone()).unwrap().map_or(0, |(_, revision)| revision);
+        **compare == Compare::mod_revision(compare.key.clone(), revision)
+    };
+    txn.compares.iter().filter(holds).map(|compare| compare.key.clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_rotations_that_begin_at_once_one_is_void() {
+    // Given a stopped manager's state, as two managers may see it at once
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("m1");
+    let builder = Node::builder(&directory).listen("127.0.0.1:0").name("m1");
+    let node = builder.start(Start::OpenOrInit).await.unwrap();
+    node.ready().await.unwrap();
+    node.shutdown().await;
+    let layout = Layout::new(&directory);
+    let store = look_into(&layout, &layout.store()).unwrap();
+    let facts = Facts::read(store.fact(Facts::NAME).unwrap()).unwrap().unwrap();
+    let (view, barrier) = (&*store.state, Barrier::of(&facts));
+    let begin = Begin { nodes: 1, now: SystemTime::now(), deadline_s: 60 };
+    // When one is worked out, then it holds for the root's key, and for what is trusted, as they are there: not after another one.
+    for txn in [rotation(view, &barrier, begin).unwrap(), rotation_in_any_case(view, &barrier, begin).unwrap()] {
+        assert_eq!(compared(view, &txn), [records::ca_key(), TrustRecord::key()]);
+        assert_eq!(txn.then.len(), 2);
+    }
+    let refused = rotation(view, &barrier, Begin { deadline_s: 0, ..begin }).unwrap_err();
+    assert!(refused.message.contains("Nothing was changed"), "{}", refused.message);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_key_of_a_new_root_is_in_clear_neither_in_the_log_nor_in_the_state() {
     // Given a manager whose CA is replaced twice, once together with everything that a node knew

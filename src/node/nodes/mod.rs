@@ -414,7 +414,8 @@ impl Service {
     ) -> Result<Wished, Failure> {
         let begin = self.begin_rotation(asked.deadline_s);
         let plan = move |view: &dyn StateRead, barrier: &Barrier| {
-            let (rotation, mut txn) = (ca::rotation(view, barrier, begin)?, removal.clone());
+            // Whoever is to be kept out is, however many rotations are under way.
+            let (rotation, mut txn) = (ca::rotation_in_any_case(view, barrier, begin)?, removal.clone());
             txn.compares.extend(rotation.compares);
             txn.then.extend(rotation.then);
             txn.then.extend(Self::all_replaced(view, barrier, &asked)?);

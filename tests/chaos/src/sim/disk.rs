@@ -138,6 +138,9 @@ impl World {
             Ok(applied) => applied,
             Err(ApplyError::Store(error)) => return self.input(id, vec![Input::StoreFailed(error)]),
             Err(error) => {
+                // What came before the entry that stopped it is applied, and watchers of its store may read it.
+                let salvaged = process.machine.salvage();
+                self.watched(id, &salvaged)?;
                 self.version_missing(id, &error, before)?;
                 return self.input(id, vec![Input::ApplyFailed(error)]);
             }

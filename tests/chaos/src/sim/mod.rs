@@ -35,6 +35,7 @@ mod network;
 mod operator;
 mod recovery;
 mod registers;
+mod rotations;
 mod secrets;
 mod sessions;
 mod stream;
@@ -51,6 +52,7 @@ pub use config::{ELECTION, MILLIS, Profile, SPACE_ENOUGH, SPACE_LOW, SimConfig, 
 pub use controllers::{Controller, Embedded, Everything, Promise, Seat, Told, Wish, run_controllers};
 pub use marks::{Mark, Marks, REQUIRED};
 pub use recovery::Recovering;
+pub use rotations::{Rotated, run_rotations};
 
 pub use network::{Hold, Passing};
 pub use trace::{Report, Violation};

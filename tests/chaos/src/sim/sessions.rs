@@ -130,9 +130,14 @@ impl World {
         }
         let moves = self.faults && self.sessions.rng.chance(60);
         if let Some((manager, boot)) = agent.at {
+            let ran = agent.runs.as_ref().map(|(_, _, written)| *written);
             if !self.is_current(manager, boot) {
                 agent.at = None;
-            } else if moves || !agent.alive || !self.takes_items(&mut agent, manager)? {
+            } else if moves
+                || !agent.alive
+                || !self.takes_items(&mut agent, manager)?
+                || self.moves_with_news(&agent, ran)
+            {
                 let now = self.now;
                 let table = self.sessions.table(manager, boot);
                 table.nodes.remove(&node_id(agent.node));
@@ -146,7 +151,10 @@ impl World {
         } else if agent.alive && agent.at.is_none() {
             let of_it = |id: &RaftId| self.status(*id).is_some_and(|status| status.leader.is_some());
             let up: Vec<RaftId> = self.ids().into_iter().filter(of_it).collect();
-            if let Some(manager) = self.sessions.rng.pick(&up) {
+            // What a session begins with is what its manager has.
+            if let Some(manager) = self.sessions.rng.pick(&up)
+                && self.takes_items(&mut agent, manager)?
+            {
                 let boot = self.members.get(&manager).map_or(0, |member| member.boot);
                 let table = self.sessions.table(manager, boot);
                 table.nodes.insert(node_id(agent.node));
@@ -161,6 +169,12 @@ impl World {
             *place = agent;
         }
         Ok(())
+    }
+
+    /// Right after it was told something new a worker may lose its manager: others have not heard of it yet.
+    fn moves_with_news(&mut self, agent: &Agent, ran: Option<u64>) -> bool {
+        let runs = agent.runs.as_ref().map(|(_, _, written)| *written);
+        runs != ran && self.faults && self.sessions.rng.chance(500)
     }
 
     /// Somebody writes what a worker is to run.
