@@ -48,6 +48,9 @@ pub const HISTORY_AGE: Duration = Duration::from_secs(3_600);
 /// disk stalls for a second or two now and then, and moving leadership then would help nobody; a request waits for 10 s,
 /// so that enough is left to be served elsewhere. At least two base election timeouts.
 pub const DISK_PATIENCE: Duration = Duration::from_secs(3);
+/// A disk that has had nothing to do for so long is asked for a sync of nothing, so that one that hangs is known before
+/// somebody's write waits for it: a few dozen bytes each time, and seldom enough to cost nothing.
+pub const DISK_PROBE: Duration = Duration::from_secs(2);
 /// Free bytes below which a manager takes no more entries: room for what is committed already, for 64 MiB of journal and
 /// the tables that RocksDB still has to write from memory and to compact, and for the few bytes of a term.
 pub const SPACE_LOW: u64 = 256 << 20;
@@ -179,6 +182,7 @@ mod tests {
         let told: Vec<&str> = guide.iter().map(|(name, _)| name.as_str()).collect();
         let defaults = constants(include_str!("config.rs"));
         let limits: Vec<_> = constants(include_str!("../raft-core/src/limits.rs")).collect();
+        let names = limits.clone();
         // What a default takes over from a limit is told once, as a limit.
         let defaults = defaults.filter(|name| !limits.contains(name));
         let mut all: Vec<&str> = defaults.chain(limits.iter().copied()).collect();
@@ -188,6 +192,7 @@ mod tests {
         assert_eq!(listed, all, "docs/guide/limits-and-defaults.md has each of them once");
 
         use quorate_core::limits;
+        assert_eq!(names, limits::NAMES, "a refusal that was kept finds its limit's name again");
         let size = |size: usize| u64::try_from(size).unwrap();
         let values = [
             ("PORT", count(u64::from(PORT))),
@@ -208,6 +213,7 @@ mod tests {
             ("HISTORY_AGE", time(HISTORY_AGE)),
             ("CLIENT_SILENCE", time(CLIENT_SILENCE)),
             ("DISK_PATIENCE", time(DISK_PATIENCE)),
+            ("DISK_PROBE", time(DISK_PROBE)),
             ("SPACE_LOW", bytes(SPACE_LOW)),
             ("SPACE_ENOUGH", bytes(SPACE_ENOUGH)),
             ("SPACE_EVERY", time(SPACE_EVERY)),
@@ -252,6 +258,21 @@ mod tests {
             ("REPLAY_RECORD_BYTES", count(limits::REPLAY_RECORD_BYTES)),
             ("HASHES_KEPT", count(size(limits::HASHES_KEPT))),
             ("SNAPSHOT_CHUNK_BYTES", bytes(size(limits::SNAPSHOT_CHUNK_BYTES))),
+            ("WAITING_MAX", count(size(limits::WAITING_MAX))),
+            ("WAITING_BYTES_MAX", bytes(size(limits::WAITING_BYTES_MAX))),
+            ("BACKUPS_MAX", count(size(limits::BACKUPS_MAX))),
+            ("HISTORY_REVISIONS_MAX", count(limits::HISTORY_REVISIONS_MAX)),
+            ("OPERATORS_MAX", count(size(limits::OPERATORS_MAX))),
+            ("TOKENS_MAX", count(size(limits::TOKENS_MAX))),
+            ("LABELS_MAX", count(size(limits::LABELS_MAX))),
+            ("LABEL_KEY_BYTES_MAX", count(size(limits::LABEL_KEY_BYTES_MAX))),
+            ("LABEL_VALUE_BYTES_MAX", bytes(size(limits::LABEL_VALUE_BYTES_MAX))),
+            ("ITEM_ID_BYTES_MAX", count(size(limits::ITEM_ID_BYTES_MAX))),
+            ("ITEMS_MAX", count(limits::ITEMS_MAX)),
+            ("ITEM_BYTES_MAX", bytes(size(limits::ITEM_BYTES_MAX))),
+            ("ITEM_REFERENCES_MAX", count(size(limits::ITEM_REFERENCES_MAX))),
+            ("STATUS_BYTES_MAX", bytes(size(limits::STATUS_BYTES_MAX))),
+            ("REPORT_BYTES_MAX", bytes(size(limits::REPORT_BYTES_MAX))),
         ];
         assert_eq!(values.len(), all.len(), "each of them is compared");
         for (name, value) in values {

@@ -3,6 +3,8 @@
 //! Owns the public error of requests. Every message says what happened, what was not harmed, and what to do next.
 
 use bytes::Bytes;
+use quorate_core::limits::Met;
+use quorate_core::state::contract::Refusal;
 use quorate_transport::api;
 
 use crate::membership::Rule;
@@ -19,13 +21,45 @@ pub enum Outcome {
 /// A result of a request.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// A limit that a request met: a row of the table of limits in the guide.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limit {
+    /// Its name in that table: `KEY_BYTES_MAX`.
+    pub name: String,
+    /// The number there: the most that is taken or, where the name ends in `_MIN`, the least.
+    pub bound: u64,
+    /// What was given, or what there would be; in the unit of the name: bytes, milliseconds, or how many.
+    pub actual: u64,
+}
+
+impl From<Met> for Limit {
+    fn from(met: Met) -> Self {
+        Self { name: met.name.to_owned(), bound: met.bound, actual: met.actual }
+    }
+}
+
+impl From<api::Limit> for Limit {
+    fn from(limit: api::Limit) -> Self {
+        Self { name: limit.name, bound: limit.bound, actual: limit.actual }
+    }
+}
+
 /// Why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The request itself is wrong: a limit, a key, a name. Not done. Change the request.
+    /// The request itself is wrong: a key, a name, a revision that is not yet. Not done. Change the request.
     #[error("{0}")]
     Invalid(String),
+    /// The request is over a limit. Not done. Make it smaller, or split it.
+    #[error("{message}")]
+    Limit {
+        /// Which, and by how much.
+        limit: Limit,
+        /// For people; it has the limit's name, too.
+        message: String,
+    },
     /// A rule of the store or of membership says no. Not done. The message names the way out.
     #[error("{0}")]
     Refused(String),
@@ -55,8 +89,13 @@ pub enum Error {
     #[error("{0}")]
     Unavailable(String),
     /// The managers have too much to do. Not done. Retryable a little later.
-    #[error("{0}")]
-    Overloaded(String),
+    #[error("{message}")]
+    Overloaded {
+        /// Which of their limits was met, where it was one.
+        limit: Option<Limit>,
+        /// For people.
+        message: String,
+    },
     /// The history at that revision is gone.
     #[error("{message}")]
     Compacted {
@@ -73,9 +112,14 @@ pub enum Error {
         /// For people.
         message: String,
     },
-    /// The store holds as much as the policy lets it. Not done; reads and deletes go on.
-    #[error("{0}")]
-    StoreFull(String),
+    /// The store holds as much as the policy lets it, or less by too little for this write. Not done; reads and deletes go on.
+    #[error("{message}")]
+    StoreFull {
+        /// The quota, and what the store would hold.
+        limit: Limit,
+        /// For people.
+        message: String,
+    },
     /// The leadership that the write was bound to is over. Not done.
     #[error("{0}")]
     Fenced(String),
@@ -124,14 +168,19 @@ impl Error {
     pub const fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::NoLeader(_) | Self::QuorumLost(_) | Self::ReadOnly(_) | Self::Unavailable(_) | Self::Overloaded(_)
+            Self::NoLeader(_)
+                | Self::QuorumLost(_)
+                | Self::ReadOnly(_)
+                | Self::Unavailable(_)
+                | Self::Overloaded { .. }
         )
     }
 
-    /// Whether the request may have been done.
-    pub const fn outcome(&self) -> Outcome {
+    /// The limit that the request met, where that is why it failed.
+    pub const fn limit(&self) -> Option<&Limit> {
         match self {
-            Self::Unknown(_) | Self::Internal(_) => Outcome::Unknown,
+            Self::Limit { limit, .. } | Self::StoreFull { limit, .. } => Some(limit),
+            Self::Overloaded { limit, .. } => limit.as_ref(),
             Self::Invalid(_)
             | Self::Refused(_)
             | Self::Membership { .. }
@@ -140,10 +189,36 @@ impl Error {
             | Self::QuorumLost(_)
             | Self::ReadOnly(_)
             | Self::Unavailable(_)
-            | Self::Overloaded(_)
             | Self::Compacted { .. }
             | Self::NewGeneration { .. }
-            | Self::StoreFull(_)
+            | Self::Fenced(_)
+            | Self::Unknown(_)
+            | Self::Version(_)
+            | Self::NotFound(_)
+            | Self::LeaseNotFound { .. }
+            | Self::Conflict { .. }
+            | Self::Decode { .. }
+            | Self::Internal(_) => None,
+        }
+    }
+
+    /// Whether the request may have been done.
+    pub const fn outcome(&self) -> Outcome {
+        match self {
+            Self::Unknown(_) | Self::Internal(_) => Outcome::Unknown,
+            Self::Invalid(_)
+            | Self::Limit { .. }
+            | Self::Refused(_)
+            | Self::Membership { .. }
+            | Self::Denied(_)
+            | Self::NoLeader(_)
+            | Self::QuorumLost(_)
+            | Self::ReadOnly(_)
+            | Self::Unavailable(_)
+            | Self::Overloaded { .. }
+            | Self::Compacted { .. }
+            | Self::NewGeneration { .. }
+            | Self::StoreFull { .. }
             | Self::Fenced(_)
             | Self::Version(_)
             | Self::LeaseNotFound { .. }
@@ -153,12 +228,30 @@ impl Error {
         }
     }
 
+    /// What the client itself refuses, as the managers would.
+    pub(crate) fn before_sending(refusal: &Refusal) -> Self {
+        let message = refusal.to_string();
+        match refusal.limit() {
+            Some(met) => Self::Limit { limit: met.into(), message },
+            None => Self::Invalid(message),
+        }
+    }
+
+    /// The managers have too much to do, and no limit of theirs has a name for it.
+    pub(crate) fn overloaded(message: impl Into<String>) -> Self {
+        Self::Overloaded { limit: None, message: message.into() }
+    }
+
     /// The error that a manager put on the wire.
     pub(crate) fn from_wire(error: api::Error) -> Self {
         let message = error.message.clone();
+        let limit = error.limit.clone().map(|limit| Limit::from(*limit));
         match error.code() {
             api::Code::Internal => Self::Internal(message),
-            api::Code::Invalid => Self::Invalid(message),
+            api::Code::Invalid => match limit {
+                Some(limit) => Self::Limit { limit, message },
+                None => Self::Invalid(message),
+            },
             api::Code::Refused => match Rule::from_word(&error.rule) {
                 Some(rule) => Self::Membership { rule, message },
                 None => Self::Refused(message),
@@ -166,13 +259,16 @@ impl Error {
             api::Code::Denied => Self::Denied(message),
             api::Code::NoLeader | api::Code::NotLeader => Self::NoLeader(message),
             api::Code::QuorumLost => Self::QuorumLost(message),
-            api::Code::Overloaded | api::Code::Conflict | api::Code::StaleKey => Self::Overloaded(message),
+            api::Code::Overloaded | api::Code::Conflict | api::Code::StaleKey => Self::Overloaded { limit, message },
             api::Code::ReadOnly => Self::ReadOnly(message),
             api::Code::Unknown | api::Code::Expired => Self::Unknown(message),
             api::Code::Stopping | api::Code::Deadline | api::Code::Cut => Self::Unavailable(message),
             api::Code::Compacted => Self::Compacted { oldest: error.oldest, message },
             api::Code::NewGeneration => Self::NewGeneration { kept_revision: error.kept_revision, message },
-            api::Code::StoreFull => Self::StoreFull(message),
+            api::Code::StoreFull => match limit {
+                Some(limit) => Self::StoreFull { limit, message },
+                None => Self::Refused(message),
+            },
             api::Code::Fenced => Self::Fenced(message),
             api::Code::Version => Self::Version(message),
             api::Code::NotFound => Self::NotFound(message),

@@ -36,7 +36,7 @@ pub use client::{
 };
 #[cfg(feature = "manager")]
 pub use client::{Backup, BackupBuilder};
-pub use error::{Error, Outcome, Result};
+pub use error::{Error, Limit, Outcome, Result};
 #[cfg(feature = "worker")]
 pub use node::{
     AssignmentEvent, Assignments, Departed, Item, Node, NodeBuilder, Prepared, Start, StartError, StopReason, departed,

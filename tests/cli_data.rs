@@ -145,6 +145,12 @@ fn nothing_is_written_of_an_input_that_cannot_be_imported_whole() {
     let cut = on(&node, &["kv", "export"]).exits(0).stdout.lines().next().unwrap().to_owned();
     import(&format!("{cut}\n{good}")).complains(&["the export was cut off", "Nothing was written"]);
     import("").complains(&["there is no key in it", "--allow-empty", "Nothing was written"]);
+    // What is too long only under the prefix, too: the good key before it is not written
+    let nearly = "k".repeat(4_090);
+    let under = ["kv", "import", "-", "--under", "etcd-long/", "--data-dir", node.dir()];
+    let input = format!("{good}{{\"key\":\"{nearly}\",\"value\":\"\"}}");
+    let refused = quorate_with_stdin(&under, input.as_bytes()).exits(1);
+    refused.complains(&["KEY_BYTES_MAX", "4100 bytes with the 10 of --under", "Nothing was written"]);
     assert_eq!(revision(&node), before);
     quorate_with_stdin(&["kv", "import", "-", "--allow-empty", "--data-dir", node.dir()], b"").exits(0);
     // At the limit it is taken

@@ -33,6 +33,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         "wire.v1.JoinRequest",
     ]
     .map(|name| format!(".quorate.{name}"));
-    prost_build::Config::new().bytes(["."]).skip_debug(secrets).compile_fds(descriptors)?;
+    let mut config = prost_build::Config::new();
+    // Few errors have one, and an error is what most functions may answer with.
+    config.bytes(["."]).skip_debug(secrets).boxed(".quorate.api.v1.Error.limit");
+    config.compile_fds(descriptors)?;
     Ok(())
 }

@@ -82,6 +82,104 @@ pub const WATCH_PREVIOUS_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const WATCH_PART_BYTES: usize = 256 * 1024;
 /// Largest snapshot chunk, bytes.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 1024 * 1024;
+/// Writes without an outcome at one manager, or reads and renewals without a quorum round, beyond which more are refused: a
+/// second's work of a fast cluster, so that who waits longer than that hears it at once.
+pub const WAITING_MAX: usize = 16_384;
+/// Bytes of the writes that wait for the log of one manager beyond which more are refused.
+pub const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Backups that one manager tells at the same time: each reads the whole store.
+pub const BACKUPS_MAX: usize = 2;
+/// Most revisions of the past that the policy may keep: as far as a recovery lets the revision jump.
+pub const HISTORY_REVISIONS_MAX: u64 = 1_000_000_000_000;
+/// Most operators kept, those that ended or were taken back among them.
+pub const OPERATORS_MAX: usize = 256;
+/// Most join tokens kept besides the standing ones, those that let nobody in any more among them.
+pub const TOKENS_MAX: usize = 256;
+/// Most labels of one node.
+pub const LABELS_MAX: usize = 64;
+/// Longest key of a node's label, bytes.
+pub const LABEL_KEY_BYTES_MAX: usize = 255;
+/// Longest value of a node's label, bytes.
+pub const LABEL_VALUE_BYTES_MAX: usize = 1024;
+/// Longest id of an item of work, bytes.
+pub const ITEM_ID_BYTES_MAX: usize = 255;
+/// Most items of one node; refused at apply, so that no two writes exceed it together.
+pub const ITEMS_MAX: u64 = 4_096;
+/// Largest payload of an item, bytes: what is left of a value beside the names it refers to.
+pub const ITEM_BYTES_MAX: usize = 1_000 * 1024;
+/// Most secrets and configs that one item may refer to.
+pub const ITEM_REFERENCES_MAX: usize = 64;
+/// Longest status of an item, bytes.
+pub const STATUS_BYTES_MAX: usize = 4 * 1024;
+/// All statuses of one node together with the ids of their items, bytes.
+pub const REPORT_BYTES_MAX: usize = 512 * 1024;
+
+/// All their names, by which a refusal that was kept is read again.
+pub static NAMES: [&str; 52] = [
+    "KEY_BYTES_MAX",
+    "VALUE_BYTES_MAX",
+    "TXN_BYTES_MAX",
+    "TXN_OPERATIONS_MAX",
+    "RANGE_LIMIT_MAX",
+    "RANGE_BYTES_MAX",
+    "REPLAY_PER_CLIENT_MAX",
+    "REPLAY_CLIENTS_MAX",
+    "REPLAY_OUTCOME_BYTES_MAX",
+    "REPLAY_BYTES_MAX",
+    "REPLAY_RECORD_BYTES",
+    "STORE_QUOTA_BYTES",
+    "STORE_QUOTA_BYTES_MIN",
+    "DELETE_KEYS_MAX",
+    "DELETE_BYTES_MAX",
+    "ENTRY_BYTES_MAX",
+    "LEASE_TTL_MS_MIN",
+    "LEASE_TTL_MS_MAX",
+    "LEASES_MAX",
+    "LEASE_KEYS_MAX",
+    "LEASE_BYTES_MAX",
+    "LEASE_PAGE_MAX",
+    "HASHES_KEPT",
+    "BARRIER_USES_MAX",
+    "OBJECT_NAME_BYTES_MAX",
+    "OBJECT_BYTES_MAX",
+    "OBJECT_LABEL_BYTES_MAX",
+    "RECORD_BYTES_MAX",
+    "NAME_BYTES_MAX",
+    "WATCHES_MAX",
+    "WATCH_QUEUE_CHANGES_MAX",
+    "WATCH_QUEUE_BYTES_MAX",
+    "WATCHES_BYTES_MAX",
+    "WATCH_UNIT_BYTES_MAX",
+    "WATCH_PREVIOUS_BYTES_MAX",
+    "WATCH_PART_BYTES",
+    "SNAPSHOT_CHUNK_BYTES",
+    "WAITING_MAX",
+    "WAITING_BYTES_MAX",
+    "BACKUPS_MAX",
+    "HISTORY_REVISIONS_MAX",
+    "OPERATORS_MAX",
+    "TOKENS_MAX",
+    "LABELS_MAX",
+    "LABEL_KEY_BYTES_MAX",
+    "LABEL_VALUE_BYTES_MAX",
+    "ITEM_ID_BYTES_MAX",
+    "ITEMS_MAX",
+    "ITEM_BYTES_MAX",
+    "ITEM_REFERENCES_MAX",
+    "STATUS_BYTES_MAX",
+    "REPORT_BYTES_MAX",
+];
+
+/// A limit that a request met, as whoever refuses it tells it beside the words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Met {
+    /// Which: the name of a constant of this file.
+    pub name: &'static str,
+    /// What it is: the most, or the least, that is taken.
+    pub bound: u64,
+    /// What was given, or what there would be.
+    pub actual: u64,
+}
 
 const _: () = assert!(VALUE_BYTES_MAX + KEY_BYTES_MAX < TXN_BYTES_MAX);
 const _: () = assert!((2 * TXN_BYTES_MAX) as u64 <= DELETE_BYTES_MAX);

@@ -104,8 +104,9 @@ pub fn is_object_name(name: &str) -> bool {
 /// Checks the name.
 ///
 /// # Errors
-/// `Malformed`.
+/// `Malformed`, `Limit`.
 pub fn check_name(kind: ObjectKind, name: &str) -> Result<(), Refusal> {
+    within(|| format!("the name of the {}", kind.word()), "OBJECT_NAME_BYTES_MAX", OBJECT_NAME_BYTES_MAX, name.len())?;
     if is_object_name(name) {
         return Ok(());
     }
@@ -121,15 +122,15 @@ pub fn check_name(kind: ObjectKind, name: &str) -> Result<(), Refusal> {
 /// # Errors
 /// `Limit`.
 pub fn check_data(kind: ObjectKind, bytes: usize) -> Result<(), Refusal> {
-    if bytes <= OBJECT_BYTES_MAX {
+    within(|| format!("the data of the {}", kind.word()), "OBJECT_BYTES_MAX", OBJECT_BYTES_MAX, bytes)
+}
+
+/// Refuses what is over a limit, by the limit's name.
+fn within(what: impl FnOnce() -> String, limit: &'static str, max: usize, actual: usize) -> Result<(), Refusal> {
+    if actual <= max {
         return Ok(());
     }
-    Err(Refusal::Limit {
-        what: format!("the data of the {}", kind.word()),
-        limit: "OBJECT_BYTES_MAX",
-        max: OBJECT_BYTES_MAX as u64,
-        actual: bytes as u64,
-    })
+    Err(Refusal::Limit { what: what(), limit, max: max as u64, actual: actual as u64 })
 }
 
 /// Checks labels.
@@ -147,15 +148,7 @@ pub fn check_labels(labels: &[Label]) -> Result<(), Refusal> {
         return Err(Refusal::Malformed { what });
     }
     let actual: usize = labels.iter().map(|label| label.key.len() + label.value.len() + 8).sum();
-    if actual <= OBJECT_LABEL_BYTES_MAX {
-        return Ok(());
-    }
-    Err(Refusal::Limit {
-        what: "the set of labels".to_owned(),
-        limit: "OBJECT_LABEL_BYTES_MAX",
-        max: OBJECT_LABEL_BYTES_MAX as u64,
-        actual: actual as u64,
-    })
+    within(|| "the set of labels".to_owned(), "OBJECT_LABEL_BYTES_MAX", OBJECT_LABEL_BYTES_MAX, actual)
 }
 
 /// One item refers to one secret or config. In the state it is a key without a value in [`Section::Reference`].

@@ -159,7 +159,7 @@ impl Client {
                     } else {
                         round.restart();
                     }
-                    busy = matches!(error, Error::Overloaded(_));
+                    busy = matches!(error, Error::Overloaded { .. });
                     last = Some(error);
                 }
                 Ok(Answered { response: api::Response { kind: Some(kind) }, .. }) => return Ok(kind),
@@ -190,7 +190,7 @@ impl Client {
                     busy = error.left == Unanswered::Busy;
                     if busy {
                         round.restart();
-                        last = Some(Error::Overloaded(error.message));
+                        last = Some(Error::overloaded(error.message));
                     } else {
                         round.unreachable(&error.unreachable);
                         let says_more = last.is_some() && error.left == Unanswered::OutOfTime;
@@ -222,9 +222,9 @@ impl Client {
             ));
         }
         match last {
-            Some(error @ (Error::NoLeader(_) | Error::QuorumLost(_) | Error::ReadOnly(_) | Error::Overloaded(_))) => {
-                error
-            }
+            Some(
+                error @ (Error::NoLeader(_) | Error::QuorumLost(_) | Error::ReadOnly(_) | Error::Overloaded { .. }),
+            ) => error,
             _ => Error::Unavailable(format!("not done within {seconds} s: {why}")),
         }
     }

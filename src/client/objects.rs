@@ -203,7 +203,7 @@ impl CreateObject {
     }
 
     fn check(&self) -> Result<()> {
-        let invalid = |refusal: quorate_core::state::contract::Refusal| Error::Invalid(refusal.to_string());
+        let invalid = |refusal: quorate_core::state::contract::Refusal| Error::before_sending(&refusal);
         check_name(self.kind, &self.name).map_err(invalid)?;
         check_data(self.kind, self.data.len()).map_err(invalid)?;
         let labels: Vec<Label> =

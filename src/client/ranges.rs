@@ -189,7 +189,7 @@ impl IntoFuture for RangeBuilder {
             self.client.scope.enter_range(&mut range)?;
             let mut full = range.clone();
             user::qualify_range(&mut full);
-            check_range(&full).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
+            check_range(&full).map_err(|refusal| Error::before_sending(&refusal))?;
             let range = range.encode_to_vec().into();
             let kind = api::request::Kind::Read(api::Read { range, serializable: self.serializable });
             let api::response::Kind::Read(done) = self.client.ask(kind).await? else { return Err(unexpected()) };

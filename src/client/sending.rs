@@ -26,7 +26,7 @@ impl Client {
         self.scope.enter_txn(&mut txn)?;
         let mut full = txn.clone();
         user::qualify(&mut full);
-        check_txn(&full).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
+        check_txn(&full).map_err(|refusal| Error::before_sending(&refusal))?;
         let reads = full.then.iter().chain(&full.or_else).any(answers_with_what_was_there);
         let mut result = self.write(txn, |request| api::request::Kind::Write(api::Write { request, reads })).await?;
         self.scope.leave_result(&mut result)?;
@@ -36,7 +36,7 @@ impl Client {
     /// Sends a transaction over assignments, its keys with their sections; applied once, however often it must be sent.
     pub(crate) async fn transact_work(&self, mut txn: Txn) -> Result<TxnResult> {
         txn.fence = txn.fence.or(self.fence.map(|term| term.0));
-        let refused = |refusal: quorate_core::state::contract::Refusal| Error::Invalid(refusal.to_string());
+        let refused = |refusal: quorate_core::state::contract::Refusal| Error::before_sending(&refusal);
         quorate_core::membership::assign::check(&txn).map_err(refused)?;
         check_txn(&txn).map_err(refused)?;
         self.write(txn, |request| api::request::Kind::AssignmentsWrite(api::AssignmentsWrite { request })).await
@@ -91,8 +91,8 @@ impl Client {
         loop {
             let opened = tokio::time::timeout_at(until, self.shared.sequences.open()).await;
             let open = opened.map_err(|_elapsed| {
-                Error::Overloaded(
-                    "this client has too many requests open: the oldest of them is not answered. Nothing was sent; try again, or use a second client".into(),
+                Error::overloaded(
+                    "this client has too many requests open: the oldest of them is not answered. Nothing was sent; try again, or use a second client",
                 )
             })?;
             match self.ask_noting(wrap(&open), until).await {

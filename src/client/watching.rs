@@ -203,7 +203,7 @@ impl IntoFuture for WatchBuilder {
             self.client.scope.enter_watch(&mut start)?;
             let mut full = start.clone();
             user::qualify_watch(&mut full);
-            Filter::new(&full).map_err(|refusal| Error::Invalid(refusal.to_string()))?;
+            Filter::new(&full).map_err(|refusal| Error::before_sending(&refusal))?;
             let follower = Follower::new(start.from);
             let mut watch = Watch {
                 client: self.client,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::keyring::SEALING_KEY_BYTES;
+use quorate_core::limits::{BACKUPS_MAX, Met};
 use quorate_core::ports::StoreResult;
 use quorate_core::state::read;
 use quorate_transport::api::{backup_part, request, response};
@@ -20,7 +21,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::gate::Asker;
-use super::router::{Failure, fail};
+use super::router::{Failure, fail, limited};
 use super::service::{Service, blocking, broken};
 use super::snapshots::{Chunks, Unread};
 use super::tokens::unix_now;
@@ -28,13 +29,11 @@ use super::{asked, authorize, records, trace, watching};
 use crate::client::SOFTWARE;
 use crate::metrics::Ended;
 
-/// Each holds the state as it was, and reads all of it.
-const AT_ONCE: usize = 2;
 /// How long the last word may take.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
 pub(super) const fn at_once() -> Semaphore {
-    Semaphore::const_new(AT_ONCE)
+    Semaphore::const_new(BACKUPS_MAX)
 }
 
 /// Why no more is told.
@@ -141,9 +140,12 @@ impl Service {
         let asker = asker?;
         authorize::check(&asker, &kind)?;
         let Ok(_turn) = self.backups.try_acquire() else {
-            let why =
-                format!("this manager tells {AT_ONCE} backups already. Nothing was done; ask another one, or later");
-            return Err(fail(api::Code::Overloaded, why).into());
+            let why = format!(
+                "this manager tells {BACKUPS_MAX} backups already, the limit `BACKUPS_MAX`. Nothing was done; ask another one, or later"
+            );
+            let max = BACKUPS_MAX as u64;
+            let met = Met { name: "BACKUPS_MAX", bound: max, actual: max + 1 };
+            return Err(limited(api::Code::Overloaded, met, why).into());
         };
         if to.len() != SEALING_KEY_BYTES {
             let why = "the backup is asked for without a key for the keyring: the client is of another version. Nothing was done";

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use quorate_core::limits::WAITING_MAX;
 use zeroize::Zeroizing;
 
 use super::directory::check_access;
@@ -76,6 +77,8 @@ pub struct NodeBuilder {
     pub(super) hints: Vec<String>,
     pub(super) tick: Duration,
     pub(super) log_window: u64,
+    pub(super) log_window_bytes: u64,
+    pub(super) waiting_max: usize,
     pub(super) stable: Duration,
     pub(super) times: Times,
     pub(super) patience: Duration,
@@ -123,6 +126,8 @@ impl NodeBuilder {
             hints: Vec::new(),
             tick: config::TICK_LAN,
             log_window: config::LOG_WINDOW_ENTRIES,
+            log_window_bytes: config::LOG_WINDOW_BYTES,
+            waiting_max: WAITING_MAX,
             stable: config::STABLE,
             times: Times::default(),
             patience: config::REQUEST_DEADLINE,
@@ -234,6 +239,20 @@ impl NodeBuilder {
     /// often.
     pub const fn log_window(mut self, entries: u64) -> Self {
         self.log_window = entries;
+        self
+    }
+
+    /// Bytes of log entries kept for members that lag. Default 256 MiB. Whichever window is full first, this one or
+    /// [`log_window`](Self::log_window), the oldest entries go. More costs disk and memory; less means snapshots more often.
+    pub const fn log_window_bytes(mut self, bytes: u64) -> Self {
+        self.log_window_bytes = bytes;
+        self
+    }
+
+    /// How many requests may wait at this manager before it refuses more of them as `WAITING_MAX`.
+    #[cfg(feature = "testing")]
+    pub const fn waiting_max(mut self, most: usize) -> Self {
+        self.waiting_max = most;
         self
     }
 

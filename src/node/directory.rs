@@ -22,7 +22,8 @@ impl NodeBuilder {
     pub(super) fn validate(&self) -> Result<(), StartError> {
         if self.name.len() > NAME_BYTES_MAX || self.name.chars().any(char::is_control) {
             return Err(StartError::Invalid(format!(
-                "the name must have at most {NAME_BYTES_MAX} bytes and no control characters. Nothing was changed"
+                "the name has {} bytes, or control characters; the limit `NAME_BYTES_MAX` is {NAME_BYTES_MAX}, and none of those are taken. Nothing was changed",
+                self.name.len()
             )));
         }
         if self.listen.is_some() {

@@ -133,7 +133,7 @@ impl Service {
         let address = reachable_address(&request.advertise, source)?;
         if request.name.len() > NAME_BYTES_MAX || request.name.chars().any(char::is_control) {
             return Err(JoinRefused::Malformed(format!(
-                "the name has {} bytes, or control characters; at most {NAME_BYTES_MAX} are taken, and none of those",
+                "the name has {} bytes, or control characters; the limit `NAME_BYTES_MAX` is {NAME_BYTES_MAX}, and none of those are taken",
                 request.name.len()
             )));
         }

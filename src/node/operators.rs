@@ -13,6 +13,7 @@ use prost::Message as _;
 use quorate_core::command::{Command, CommandKind};
 use quorate_core::consensus::io::{Origin, Records};
 use quorate_core::id::NodeId;
+use quorate_core::limits::{Met, NAME_BYTES_MAX};
 use quorate_core::membership::operators::{OperatorRecord, OperatorRefused, Operators, Standing};
 use quorate_core::membership::trust::TrustRecord;
 use quorate_core::state::read;
@@ -27,7 +28,7 @@ use super::joining::{Seen, words};
 use super::once::{self, already_settled};
 use super::records;
 use super::renewal::Terms;
-use super::router::{Failure, fail, refused_by};
+use super::router::{Failure, fail, limited, refused_by};
 use super::service::{Service, blocking, broken, document, json};
 use crate::config;
 use crate::membership::{OperatorInfo, Rule};
@@ -58,6 +59,10 @@ fn refused(refused: &OperatorRefused) -> Failure {
     let message = format!("{refused}. Nothing was changed; `quorate operator ls` lists them");
     match refused {
         OperatorRefused::BadName => fail(api::Code::Invalid, message),
+        OperatorRefused::NameTooLong(bytes) => {
+            let met = Met { name: "NAME_BYTES_MAX", bound: NAME_BYTES_MAX as u64, actual: *bytes as u64 };
+            limited(api::Code::Invalid, met, message)
+        }
         OperatorRefused::NameTaken(_) => refused_by(Rule::OperatorNameTaken, message),
         OperatorRefused::TooMany => refused_by(Rule::TooManyOperators, message),
         OperatorRefused::Unknown(_) => fail(api::Code::NotFound, message),

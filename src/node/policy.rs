@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use quorate_core::consensus::config::election_nanos;
-use quorate_core::limits::{STORE_QUOTA_BYTES, STORE_QUOTA_BYTES_MIN};
+use quorate_core::limits::{HISTORY_REVISIONS_MAX, STORE_QUOTA_BYTES, STORE_QUOTA_BYTES_MIN};
 use quorate_core::membership::record::ClusterRecord;
 use quorate_core::txn::{Compare, Txn};
 use quorate_transport::api::{self, request, response};
@@ -25,8 +25,6 @@ use crate::membership::{PolicyInfo, Rule};
 const LOST_AFTER_ELECTIONS: u64 = 10;
 /// Longest of the times, milliseconds.
 const TIME_MS_MAX: u64 = 24 * 3_600_000;
-/// Most revisions of the past: as far as a recovery lets the revision jump.
-const HISTORY_REVISIONS_MAX: u64 = 1_000_000_000_000;
 /// Shortest and longest tick that may be set, microseconds.
 const TICK_MICROS: std::ops::RangeInclusive<u64> = 5_000..=2_000_000;
 

@@ -10,6 +10,7 @@ use prost::Message as _;
 use quorate_core::command::{Command, CommandKind};
 use quorate_core::consensus::io::{Answer, Origin, Rejection, Status};
 use quorate_core::id::{LogIndex, RaftId, Term};
+use quorate_core::limits::Met;
 use quorate_core::state::contract::{Outcome, Refusal};
 use quorate_core::txn::TxnResult;
 use quorate_transport::api::{self, request, response};
@@ -29,6 +30,15 @@ pub(super) type Failure = api::Error;
 
 pub(super) fn fail(code: api::Code, message: impl Into<String>) -> Failure {
     api::Error { code: code.into(), message: message.into(), ..api::Error::default() }
+}
+
+/// A refusal for a limit, told by its name in `message`, too.
+pub(super) fn limited(code: api::Code, met: Met, message: impl Into<String>) -> Failure {
+    api::Error { limit: Some(to_wire(met)), ..fail(code, message) }
+}
+
+fn to_wire(met: Met) -> Box<api::Limit> {
+    Box::new(api::Limit { name: met.name.to_owned(), bound: met.bound, actual: met.actual })
 }
 
 /// A refusal by a rule of membership, told by its name.
@@ -273,7 +283,8 @@ pub(super) fn refused(refusal: &Refusal) -> Failure {
     let oldest = if let Refusal::Compacted { oldest, .. } = refusal { *oldest } else { 0 };
     let kept_revision = if let Refusal::NewGeneration { kept_revision, .. } = refusal { *kept_revision } else { 0 };
     let lease = if let Refusal::LeaseNotFound { lease } = refusal { *lease } else { 0 };
-    api::Error { oldest, kept_revision, lease, ..fail(code, refusal.to_string()) }
+    let limit = refusal.limit().map(to_wire);
+    api::Error { oldest, kept_revision, lease, limit, ..fail(code, refusal.to_string()) }
 }
 
 pub(super) fn rejected(rejection: &Rejection) -> Failure {
@@ -284,7 +295,9 @@ pub(super) fn rejected(rejection: &Rejection) -> Failure {
         Rejection::NotLeader { leader } => {
             api::Error { leader: leader.map_or(0, |leader| leader.0), ..fail(api::Code::NotLeader, message) }
         }
-        Rejection::Overloaded { .. } | Rejection::OverloadedBytes { .. } => fail(api::Code::Overloaded, message),
+        Rejection::Overloaded { .. } | Rejection::OverloadedBytes { .. } => {
+            api::Error { limit: rejection.limit().map(to_wire), ..fail(api::Code::Overloaded, message) }
+        }
         Rejection::ReadOnly { .. } => fail(api::Code::ReadOnly, message),
         Rejection::VersionNotEnabled { .. } => fail(api::Code::Version, message),
         Rejection::Transfer(_) => fail(api::Code::Refused, message),

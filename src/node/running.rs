@@ -191,11 +191,13 @@ fn settings(builder: &NodeBuilder, facts: &Facts) -> Result<Config, StartError> 
     let mut settings = Config::new(facts.raft(), config::random_u64().map_err(internal)?);
     settings.tick_nanos = u64::try_from(builder.tick.as_nanos()).unwrap_or(settings.tick_nanos).max(TICK_NANOS_MIN);
     settings.log_window_entries = builder.log_window.max(16);
-    settings.log_window_bytes = config::LOG_WINDOW_BYTES;
+    settings.log_window_bytes = builder.log_window_bytes;
+    settings.waiting_max = builder.waiting_max;
     let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     settings.ask_nanos = nanos(asking::PATIENCE);
     settings.seat_times.stable_ms = u64::try_from(builder.stable.as_millis()).unwrap_or(u64::MAX);
     settings.disk_patience_nanos = nanos(builder.disk_patience);
+    settings.disk_probe_nanos = nanos(config::DISK_PROBE);
     settings.space_low = builder.space_low;
     settings.space_enough = builder.space_enough.max(builder.space_low);
     Ok(settings)

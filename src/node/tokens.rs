@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::keyspace::{Section, prefix_end};
+use quorate_core::limits::TOKENS_MAX;
 use quorate_core::membership::record::Role;
 use quorate_core::ports::{StateRead, StoreResult};
 use quorate_core::state::read;
@@ -26,8 +27,6 @@ use super::router::{Failure, fail, refused_by};
 use super::service::{Service, blocking, broken, document};
 use crate::membership::{NewToken, Role as PublicRole, Rule, TokenInfo};
 
-/// Most tokens kept besides the standing ones.
-const TOKENS_MAX: usize = 256;
 /// Longest life of a token, seconds: what shall hold longer is the standing one.
 const TTL_S_MAX: u64 = 365 * 86_400;
 /// Most uses of a token.
@@ -225,7 +224,7 @@ impl Tokens {
             return Err(refused_by(
                 Rule::TooManyTokens,
                 format!(
-                    "there are {} join tokens that are valid, at most {TOKENS_MAX} are kept; `quorate token ls` lists them, revoke some (`quorate token revoke ID`). Nothing was changed",
+                    "there are {} join tokens that are valid, the limit `TOKENS_MAX` is {TOKENS_MAX}; `quorate token ls` lists them, revoke some (`quorate token revoke ID`). Nothing was changed",
                     self.made.len()
                 ),
             ));

@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::id::Revision;
+use quorate_core::limits::Met;
 use quorate_core::state::contract::{Applied, Refusal};
 use quorate_core::state::read::ReadError;
 use quorate_core::user;
@@ -24,7 +25,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use super::gate::Asker;
-use super::router::{Failure, fail, refused};
+use super::router::{Failure, fail, limited, refused};
 use super::service::{Service, blocking, broken};
 use super::{asked, authorize, trace};
 use crate::metrics::Ended;
@@ -155,9 +156,11 @@ impl Watches {
             return Err(last_word(end));
         }
         let id = inner.hub.open(filter, from).map_err(|full| {
-            let why =
-                format!("this manager serves {} watches, `WATCHES_MAX`; ask another one. Nothing was done", full.max);
-            fail(api::Code::Overloaded, why)
+            let max = full.max as u64;
+            let why = format!(
+                "this manager serves {max} watches, the limit `WATCHES_MAX`; ask another one. Nothing was done"
+            );
+            limited(api::Code::Overloaded, Met { name: "WATCHES_MAX", bound: max, actual: max + 1 }, why)
         })?;
         let bell = Arc::new(Notify::new());
         inner.bells.insert(id, Arc::clone(&bell));

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use quorate_core::membership::work::{REPORT_BYTES_MAX, STATUS_BYTES_MAX};
+use quorate_core::limits::{Met, REPORT_BYTES_MAX, STATUS_BYTES_MAX};
 use quorate_transport::session_api;
 use tokio::sync::watch;
 
@@ -166,10 +166,12 @@ impl Work {
     /// Notes the status of an item.
     pub(crate) fn report(&self, item: &str, status: Bytes) -> Result<()> {
         if status.len() > STATUS_BYTES_MAX {
-            return Err(Error::Invalid(format!(
-                "the status of {item} has {} bytes, at most {STATUS_BYTES_MAX} are taken. The status before stands",
+            let met = Met { name: "STATUS_BYTES_MAX", bound: STATUS_BYTES_MAX as u64, actual: status.len() as u64 };
+            let message = format!(
+                "the status of {item} has {} bytes, the limit `STATUS_BYTES_MAX` is {STATUS_BYTES_MAX}. The status before stands",
                 status.len()
-            )));
+            );
+            return Err(Error::Limit { limit: met.into(), message });
         }
         if !self.0.set.borrow().items.contains_key(item) {
             return Err(Error::NotFound(format!("{item} is no item of this node; its status was not noted")));
@@ -192,9 +194,13 @@ impl Work {
         });
         match refused {
             None => Ok(()),
-            Some(bytes) => Err(Error::Invalid(format!(
-                "with the status of {item} this node's statuses would have {bytes} bytes, at most {REPORT_BYTES_MAX} are taken. The status before stands"
-            ))),
+            Some(bytes) => {
+                let met = Met { name: "REPORT_BYTES_MAX", bound: REPORT_BYTES_MAX as u64, actual: bytes as u64 };
+                let message = format!(
+                    "with the status of {item} this node's statuses would have {bytes} bytes, the limit `REPORT_BYTES_MAX` is {REPORT_BYTES_MAX}. The status before stands"
+                );
+                Err(Error::Limit { limit: met.into(), message })
+            }
         }
     }
 
@@ -439,7 +445,9 @@ mod tests {
         let statuses = work.statuses();
         assert_eq!((statuses.borrow().sequence, statuses.borrow().items.len()), (2, 2));
         let long = Bytes::from(vec![0; STATUS_BYTES_MAX + 1]);
-        assert!(matches!(work.report("a", long), Err(Error::Invalid(_))));
+        let over = work.report("a", long).unwrap_err();
+        let limit = over.limit().map(|limit| (limit.name.as_str(), limit.bound, limit.actual));
+        assert_eq!(limit, Some(("STATUS_BYTES_MAX", 4_096, 4_097)), "{over}");
         work.put(set(6, &[item("b", 3)])).await;
         assert_eq!((statuses.borrow().sequence, statuses.borrow().items.len()), (3, 1));
         let many: Vec<Item> = (0..200).map(|n| item(&format!("{n:03}"), 7)).collect();

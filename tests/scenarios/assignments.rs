@@ -248,7 +248,8 @@ async fn a_node_that_has_all_the_items_it_may_have_gets_them_anew_and_no_more() 
     assert!(work.set(&id, "item.7", "v2").await.unwrap().succeeded);
     // one more is refused,
     let refused = work.set(&id, "one more", "v").await.unwrap_err();
-    assert!(matches!(refused, Error::Invalid(_)), "{refused}");
+    let limit = refused.limit().map(|limit| (limit.name.as_str(), limit.bound, limit.actual));
+    assert_eq!(limit, Some(("ITEMS_MAX", 4_096, 4_097)), "{refused}");
     says(&refused, &["ITEMS_MAX", "4096", "nothing was changed", &format!("items of node {id}")]);
     // and finds room once one has gone.
     work.remove(&id, "item.7").await.unwrap();

@@ -409,7 +409,8 @@ async fn a_backup_that_nobody_reads_holds_nobody_up_and_one_whose_manager_goes_l
         client.kv().put(format!("after/{n}"), "x").await.unwrap();
     }
     let busy = outside.backup(&seal).deadline(std::time::Duration::from_millis(300)).await.unwrap_err();
-    assert!(matches!(busy, Error::Overloaded(_)) && busy.is_retryable(), "{busy}");
+    assert!(matches!(busy, Error::Overloaded { .. }) && busy.is_retryable(), "{busy}");
+    assert_eq!(busy.limit().map(|limit| (limit.name.as_str(), limit.bound)), Some(("BACKUPS_MAX", 2)));
     let elsewhere = cluster.outside(&[1, 2]).await.backup(&seal).await.unwrap();
     assert_eq!(elsewhere.info().manager, cluster.node(2).name());
     drop(elsewhere);

@@ -1,6 +1,8 @@
 //! Reads and writes.
 
-use quorate::{Error, compare, operation};
+use quorate::config::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use quorate::{Error, Outcome, compare, operation};
+use quorate_core::limits::TXN_OPERATIONS_MAX;
 
 use crate::support::Cluster;
 
@@ -66,20 +68,32 @@ async fn compare_and_set_happens_once() {
     cluster.stop().await;
 }
 
+/// One more than this limit, said by its name, and by nobody asked to be sent again.
+fn over(error: &Error, name: &str, bound: usize) {
+    let limit = error.limit().map(|limit| (limit.name.as_str(), limit.bound, limit.actual));
+    assert_eq!(limit, Some((name, bound as u64, bound as u64 + 1)), "{error}");
+    assert!(matches!(error, Error::Limit { .. }) && error.to_string().contains(name), "{error}");
+    assert!(!error.is_retryable() && error.outcome() == Outcome::NotDone, "{error}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_over_a_limit_is_refused_by_its_name() {
     let cluster = Cluster::founded().await;
     let kv = cluster.any().client().kv();
-    let long = vec![b'k'; 5_000];
-    let refused = kv.put(long, "v").await.unwrap_err();
-    assert!(matches!(&refused, Error::Invalid(why) if why.contains("KEY_BYTES_MAX")), "{refused}");
-    let refused = kv.put("k", vec![0; 2 << 20]).await.unwrap_err();
-    assert!(matches!(&refused, Error::Invalid(why) if why.contains("VALUE_BYTES_MAX")), "{refused}");
-    let mut txn = kv.txn();
-    for number in 0..129 {
-        txn = txn.then(operation::put(format!("k{number}"), "v"));
-    }
-    let refused = txn.await.unwrap_err();
-    assert!(matches!(&refused, Error::Invalid(why) if why.contains("TXN_OPERATIONS_MAX")), "{refused}");
+    // Given what is just at each limit, which is taken
+    let (key, value) = (vec![b'k'; KEY_BYTES_MAX], vec![0; VALUE_BYTES_MAX]);
+    let writes =
+        |count: usize| (0..count).fold(kv.txn(), |txn, number| txn.then(operation::put(format!("k{number}"), "v")));
+    kv.put(key.clone(), value.clone()).await.unwrap();
+    assert!(writes(TXN_OPERATIONS_MAX).await.unwrap().succeeded);
+    let before = kv.get("k0").await.unwrap();
+    // Then one more of anything is refused with name, limit and number, and nothing is done
+    let longer = kv.put([&key[..], b"k"].concat(), "v").await.unwrap_err();
+    over(&longer, "KEY_BYTES_MAX", KEY_BYTES_MAX);
+    over(&kv.get([&key[..], b"k"].concat()).await.unwrap_err(), "KEY_BYTES_MAX", KEY_BYTES_MAX);
+    let larger = kv.put("k0", [&value[..], b"v"].concat()).await.unwrap_err();
+    over(&larger, "VALUE_BYTES_MAX", VALUE_BYTES_MAX);
+    over(&writes(TXN_OPERATIONS_MAX + 1).await.unwrap_err(), "TXN_OPERATIONS_MAX", TXN_OPERATIONS_MAX);
+    assert_eq!(kv.get("k0").await.unwrap(), before);
     cluster.stop().await;
 }

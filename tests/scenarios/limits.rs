@@ -24,8 +24,10 @@ async fn a_full_store_is_read_only_on_every_manager_until_room_is_made() {
         }
         assert!(taken < 20, "more fits than may be held");
     };
-    assert!(matches!(refused, Error::StoreFull(_)) && !refused.is_retryable(), "{refused}");
+    assert!(matches!(refused, Error::StoreFull { .. }) && !refused.is_retryable(), "{refused}");
     assert!(refused.to_string().contains("STORE_QUOTA_BYTES"), "{refused}");
+    let limit = refused.limit().unwrap();
+    assert!(limit.name == "STORE_QUOTA_BYTES" && limit.bound == 16 << 20 && limit.actual > limit.bound, "{limit:?}");
     assert_eq!(taken, 15, "fifteen values of 1 MiB and their history fit, sixteen do not");
     // Then every manager says so, and what to do.
     for index in 0..3 {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use quorate::{Client, Error, Outcome};
 
+use crate::stalls::Hanging;
 use crate::support::{BUDGET, Cluster, eventually};
 use crate::watch::changes;
 
@@ -52,6 +53,43 @@ async fn a_hundred_clients_with_values_of_a_mebibyte_are_all_served_under_one_le
 /// Adds one to a counter: the version of a key counts its puts.
 async fn add(client: &Client) -> Result<(), Error> {
     client.kv().put("counter", "x").await.map(|_| ())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_finds_no_place_to_wait_is_refused_by_the_limits_name_and_done_once_there_is_room() {
+    // Given a manager at which two writes may wait, and whose disk lets none of them be done
+    let mut cluster = Cluster::founded().await;
+    let disk = Hanging::default();
+    cluster.kill(0).await;
+    let builder = cluster.builder_of(0).waiting_max(2).store_probe(disk.probe());
+    cluster.members[0].node = Some(builder.disk_patience(BUDGET).start(quorate::Start::Open).await.unwrap());
+    cluster.settled(1).await;
+    let client = cluster.outside(&[0]).await;
+    add(&client).await.unwrap();
+    disk.hold(true);
+    // When more are asked of it at once
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..20 {
+        let client = client.with_deadline(Duration::from_millis(500));
+        tasks.spawn(async move { client.kv().put(format!("refused/{number}"), "x").await });
+    }
+    let mut refused = 0;
+    while let Some(ended) = tasks.join_next().await {
+        let error = ended.unwrap().unwrap_err();
+        if let Error::Overloaded { limit: Some(limit), .. } = &error {
+            // Then those that find no place are told which limit it was, that nothing was done, and that another try is worth it,
+            assert_eq!((limit.name.as_str(), limit.bound, limit.actual), ("WAITING_MAX", 2, 3), "{error}");
+            assert!(error.is_retryable() && error.outcome() == Outcome::NotDone, "{error}");
+            assert!(error.to_string().contains("WAITING_MAX"), "{error}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0, "nobody was refused for want of room");
+    // and once the disk answers all goes on.
+    disk.hold(false);
+    add(&client.with_deadline(BUDGET)).await.unwrap();
+    assert_eq!(client.kv().get("counter").await.unwrap().unwrap().version, 2);
+    cluster.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

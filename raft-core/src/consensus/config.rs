@@ -4,6 +4,7 @@
 //! the crate is compiled. Called by whoever makes a machine.
 
 use crate::id::RaftId;
+use crate::limits::{WAITING_BYTES_MAX, WAITING_MAX};
 use crate::membership::plan::{LOST_AFTER_TICKS_MIN, SeatTimes};
 
 /// Ticks between heartbeats.
@@ -51,7 +52,7 @@ pub struct Config {
     pub uncommitted_bytes_max: u64,
     /// Bytes handed to the applier at once.
     pub apply_bytes_max: u64,
-    /// Requests waiting for the log; beyond it they are refused as `Overloaded`.
+    /// Requests waiting for the log, or for a quorum round; beyond it they are refused as `Overloaded`.
     pub waiting_max: usize,
     /// Bytes of commands waiting for the log; beyond it they are refused as `OverloadedBytes`. One that is larger waits
     /// alone.
@@ -71,6 +72,8 @@ pub struct Config {
     /// Time for which the disk may leave work unanswered, nanoseconds, [`DISK_PATIENCE_TICKS_MIN`] at least; after it this
     /// member neither leads nor votes until the disk answers.
     pub disk_patience_nanos: u64,
+    /// Time for which the disk has had nothing to do, nanoseconds, after which it is asked for a sync of nothing.
+    pub disk_probe_nanos: u64,
     /// Free bytes below which this member appends nothing and neither leads nor votes; 0 is no such mark.
     pub space_low: u64,
     /// Free bytes from which it goes on.
@@ -91,14 +94,15 @@ impl Config {
             inflight_messages_max: 256,
             uncommitted_bytes_max: 32 << 20,
             apply_bytes_max: 8 << 20,
-            waiting_max: 16_384,
-            waiting_bytes_max: 64 << 20,
+            waiting_max: WAITING_MAX,
+            waiting_bytes_max: WAITING_BYTES_MAX,
             entry_bytes_max: 1 << 20,
             unpersisted_max: 2,
             seat_times: SeatTimes::DEFAULT,
             caught_up_entries: 256,
             ask_nanos: 2_000_000_000,
             disk_patience_nanos: 3_000_000_000,
+            disk_probe_nanos: 2_000_000_000,
             space_low: 0,
             space_enough: 0,
         }

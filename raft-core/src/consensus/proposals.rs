@@ -73,7 +73,7 @@ impl Consensus {
         }
         let (bytes, max) = (command.encoded_len(), self.config.waiting_bytes_max);
         if self.queue.bytes > 0 && self.queue.bytes + bytes > max {
-            self.refuse(ticket, Rejection::OverloadedBytes { waiting: self.queue.bytes, max });
+            self.refuse(ticket, Rejection::OverloadedBytes { waiting: self.queue.bytes + bytes, max });
             return;
         }
         if !self.is_leader() && self.no_leader_is_old_news() {

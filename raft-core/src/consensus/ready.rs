@@ -66,7 +66,8 @@ impl Consensus {
         self.release();
         while !self.stopped && self.installing.as_ref().is_none_or(|i| !i.is_running()) && self.raw.has_ready() {
             let has_snapshot = self.raw.snap().is_some_and(|snapshot| !snapshot.is_empty());
-            if has_snapshot && (!self.unpersisted.is_empty() || self.applied != self.handed) {
+            let writes = !self.unpersisted.is_empty() || self.disk.is_probed();
+            if has_snapshot && (writes || self.applied != self.handed) {
                 // Both threads drain first; their reports bring us back here.
                 return;
             }
@@ -184,7 +185,7 @@ impl Consensus {
     }
 
     pub(super) fn on_persisted(&mut self, number: u64) {
-        self.log_answered();
+        self.log_answered(number);
         while self.unpersisted.front().is_some_and(|front| front.number <= number) {
             if let Some(done) = self.unpersisted.pop_front() {
                 self.durable_term = done.term;

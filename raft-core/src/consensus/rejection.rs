@@ -3,6 +3,7 @@
 //! Owns the reasons and their words for people. Called by the machine, and by whoever tells a caller.
 
 use crate::id::RaftId;
+use crate::limits::Met;
 
 /// Why the machine did not take a request. Nothing was changed by it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +49,7 @@ pub enum Rejection {
     Replaced,
     /// Too much waits already.
     #[error(
-        "{waiting} requests wait for this leader, the limit is {max}. Nothing was changed; try again a little later"
+        "{waiting} requests wait at this manager, the limit `WAITING_MAX` is {max}. Nothing was changed; try again a little later"
     )]
     Overloaded {
         /// How many wait.
@@ -56,12 +57,12 @@ pub enum Rejection {
         /// The limit.
         max: usize,
     },
-    /// Too many bytes wait already.
+    /// Too many bytes would wait.
     #[error(
-        "requests of {waiting} bytes wait for this leader, the limit is {max}. Nothing was changed; try again a little later"
+        "requests of {waiting} bytes would wait at this manager, the limit `WAITING_BYTES_MAX` is {max}. Nothing was changed; try again a little later"
     )]
     OverloadedBytes {
-        /// How many wait.
+        /// How many would.
         waiting: usize,
         /// The limit.
         max: usize,
@@ -91,6 +92,28 @@ pub enum Rejection {
     /// The member is stopping.
     #[error("this manager is stopping. Nothing was changed; ask another one")]
     Stopping,
+}
+
+impl Rejection {
+    /// The limit that was met, where it is one.
+    pub const fn limit(&self) -> Option<Met> {
+        match self {
+            Self::Overloaded { waiting, max } => {
+                Some(Met { name: "WAITING_MAX", bound: *max as u64, actual: *waiting as u64 + 1 })
+            }
+            Self::OverloadedBytes { waiting, max } => {
+                Some(Met { name: "WAITING_BYTES_MAX", bound: *max as u64, actual: *waiting as u64 })
+            }
+            Self::NoLeader { .. }
+            | Self::QuorumLost { .. }
+            | Self::NotLeader { .. }
+            | Self::Replaced
+            | Self::ReadOnly { .. }
+            | Self::VersionNotEnabled { .. }
+            | Self::Transfer(_)
+            | Self::Stopping => None,
+        }
+    }
 }
 
 fn managers(ids: &[RaftId]) -> String {

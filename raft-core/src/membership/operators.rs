@@ -11,10 +11,8 @@ use prost::Message;
 
 use crate::id::NodeId;
 use crate::keyspace::Section;
-use crate::limits::NAME_BYTES_MAX;
+use crate::limits::{NAME_BYTES_MAX, OPERATORS_MAX};
 
-/// Most operators kept, those that ended or were taken back among them.
-pub const OPERATORS_MAX: usize = 256;
 /// Where they lie in [`Section::Identity`].
 const PLACE: &[u8] = b"operator/";
 
@@ -102,14 +100,19 @@ impl OperatorRecord {
 /// Why an operator is not made, or not taken back. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OperatorRefused {
-    /// The name is empty, too long, or holds what no terminal should be sent.
-    #[error("the name of an operator has 1 to {NAME_BYTES_MAX} bytes, and no control characters")]
+    /// The name is empty, or holds what no terminal should be sent.
+    #[error("the name of an operator has at least one byte, and no control characters")]
     BadName,
+    /// The name is too long.
+    #[error("the name has {0} bytes, the limit `NAME_BYTES_MAX` is {NAME_BYTES_MAX}")]
+    NameTooLong(usize),
     /// Somebody has it.
     #[error("there is an operator `{0}` already; choose another name, or take that one back first")]
     NameTaken(String),
     /// They are all in use.
-    #[error("there are {OPERATORS_MAX} operators that stand; take some back first")]
+    #[error(
+        "there are {OPERATORS_MAX} operators that stand, as many as there may be (`OPERATORS_MAX`); take some back first"
+    )]
     TooMany,
     /// Nobody has this name.
     #[error("there is no operator `{0}` that stands")]
@@ -150,7 +153,10 @@ impl Operators {
     /// # Errors
     /// Why not.
     pub fn room_for(&self, id: NodeId, name: &str, now: u64) -> Result<Vec<NodeId>, OperatorRefused> {
-        if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        if name.len() > NAME_BYTES_MAX {
+            return Err(OperatorRefused::NameTooLong(name.len()));
+        }
+        if name.is_empty() || name.chars().any(char::is_control) {
             return Err(OperatorRefused::BadName);
         }
         let stands = |record: &OperatorRecord| record.standing(now) == Standing::Stands;
@@ -217,9 +223,14 @@ mod tests {
         let gone: Operators = [OperatorRecord { revoked: 4, ..ann }].into_iter().collect();
         assert_eq!(gone.room_for(id(2), "ann", 5), Ok(vec![]));
         assert_eq!(gone.named("ann", 5), Err(OperatorRefused::Unknown("ann".into())));
-        for name in ["", "a\nb", &"x".repeat(NAME_BYTES_MAX + 1)] {
+        for name in ["", "a\nb"] {
             assert_eq!(operators.room_for(id(2), name, 5), Err(OperatorRefused::BadName), "{name:?}");
         }
+        let longest = "x".repeat(NAME_BYTES_MAX);
+        assert_eq!(operators.room_for(id(2), &longest, 5), Ok(vec![]));
+        let refused = operators.room_for(id(2), &(longest + "x"), 5).unwrap_err();
+        assert_eq!(refused, OperatorRefused::NameTooLong(NAME_BYTES_MAX + 1));
+        assert!(refused.to_string().contains("`NAME_BYTES_MAX` is 255"), "{refused}");
     }
 
     #[test]

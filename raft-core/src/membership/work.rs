@@ -1,6 +1,6 @@
 //! What nodes are to run, how they say it goes, and whether they are there: the records beside a node's own.
 //!
-//! Owns their keys, limits and encoding; field numbers are for ever. An item's payload and a status are opaque. Called by
+//! Owns their keys and encoding; field numbers are for ever. An item's payload and a status are opaque. Called by
 //! the managers' handlers, and by whoever removes a node, which takes all of them with it.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -11,18 +11,9 @@ use crate::keyspace::{Section, prefix_end};
 use crate::mutants::{Mutant, on};
 use crate::txn::{Delete, Op};
 
-/// Longest id of an item, bytes.
-pub const ITEM_ID_BYTES_MAX: usize = 255;
-/// Most items of one node; refused at apply, so that no two writes exceed it together.
-pub const ITEMS_MAX: u64 = 4_096;
-/// Largest payload of an item, bytes: what is left of a value beside the names it refers to.
-pub const ITEM_BYTES_MAX: usize = 1_000 * 1024;
-/// Most secrets and configs that one item may refer to.
-pub const ITEM_REFERENCES_MAX: usize = 64;
-/// Longest status of an item, bytes.
-pub const STATUS_BYTES_MAX: usize = 4 * 1024;
-/// All statuses of one node together with the ids of their items, bytes.
-pub const REPORT_BYTES_MAX: usize = 512 * 1024;
+pub use crate::limits::{
+    ITEM_BYTES_MAX, ITEM_ID_BYTES_MAX, ITEM_REFERENCES_MAX, ITEMS_MAX, REPORT_BYTES_MAX, STATUS_BYTES_MAX,
+};
 
 /// One item of work, under its node and its id in [`Section::Assignment`].
 #[derive(Clone, PartialEq, prost::Message)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::id::{LeaseId, Lineage, LogIndex, Revision, Term};
-use crate::limits::LEASE_TTL_MS_MIN;
+use crate::limits::{LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, Met};
 use crate::log::Configuration;
 use crate::succession::Succession;
 use crate::txn::TxnResult;
@@ -215,6 +215,37 @@ impl Refusal {
             | Self::InUse { .. }
             | Self::NoSuchObject { .. }
             | Self::Malformed { .. } => true,
+        }
+    }
+
+    /// The limit that was met, where it is one.
+    pub const fn limit(&self) -> Option<Met> {
+        match self {
+            Self::Limit { limit, max, actual, .. } => Some(Met { name: limit, bound: *max, actual: *actual }),
+            Self::ReplayFull { kept, max } => {
+                Some(Met { name: "REPLAY_PER_CLIENT_MAX", bound: *max, actual: kept.saturating_add(1) })
+            }
+            Self::StoreFull { used, quota, wanted } => {
+                Some(Met { name: "STORE_QUOTA_BYTES", bound: *quota, actual: used.saturating_add(*wanted) })
+            }
+            Self::LeaseTtl { asked_ms } if *asked_ms < LEASE_TTL_MS_MIN => {
+                Some(Met { name: "LEASE_TTL_MS_MIN", bound: LEASE_TTL_MS_MIN, actual: *asked_ms })
+            }
+            Self::LeaseTtl { asked_ms } => {
+                Some(Met { name: "LEASE_TTL_MS_MAX", bound: LEASE_TTL_MS_MAX, actual: *asked_ms })
+            }
+            Self::EmptyKey
+            | Self::DuplicateKey { .. }
+            | Self::Compacted { .. }
+            | Self::FutureRevision { .. }
+            | Self::NewGeneration { .. }
+            | Self::Fenced { .. }
+            | Self::RequestExpired { .. }
+            | Self::LeaseNotFound { .. }
+            | Self::StaleKey { .. }
+            | Self::InUse { .. }
+            | Self::NoSuchObject { .. }
+            | Self::Malformed { .. } => None,
         }
     }
 

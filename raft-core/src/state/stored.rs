@@ -7,6 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
 use crate::id::{Lineage, LogIndex, RaftId, Revision, Term};
+use crate::limits::NAMES;
 use crate::log::Configuration;
 use crate::ports::{StateRead, StoreResult, Visit, WriteSet};
 use crate::state::contract::{Outcome, RecoveryStatus, Refusal, StateStatus};
@@ -318,26 +319,6 @@ enum RefusalKind {
     NoSuchObject = 132,
 }
 
-/// The limits a stored refusal may name.
-const LIMITS: [&str; 16] = [
-    "KEY_BYTES_MAX",
-    "VALUE_BYTES_MAX",
-    "RECORD_BYTES_MAX",
-    "TXN_BYTES_MAX",
-    "TXN_OPERATIONS_MAX",
-    "DELETE_KEYS_MAX",
-    "RANGE_BYTES_MAX",
-    "REPLAY_PER_CLIENT_MAX",
-    "REPLAY_CLIENTS_MAX",
-    "REPLAY_BYTES_MAX",
-    "LEASES_MAX",
-    "LEASE_KEYS_MAX",
-    "ENTRY_BYTES_MAX",
-    "DELETE_BYTES_MAX",
-    "LEASE_BYTES_MAX",
-    "ITEMS_MAX",
-];
-
 impl StoredOutcome {
     /// What a transaction did, encoded without copying its answers into a message first: every request comes here.
     pub(crate) fn encode_done(result: &TxnResult) -> Bytes {
@@ -406,7 +387,7 @@ impl StoredRefusal {
             RefusalKind::Limit => Refusal::Limit {
                 what,
                 // A name that only another version knows is still a refusal, and no reason to stop.
-                limit: LIMITS.into_iter().find(|name| *name == limit).unwrap_or("limit of another version"),
+                limit: NAMES.into_iter().find(|name| *name == limit).unwrap_or("limit of another version"),
                 max: first,
                 actual: second,
             },
@@ -453,7 +434,7 @@ mod tests {
             Refusal::Malformed { what: text() },
             Refusal::StoreFull { used: 1, quota: 2, wanted: 3 },
         ];
-        all.extend(LIMITS.map(|limit| Refusal::Limit { what: text(), limit, max: 1, actual: 2 }));
+        all.extend(NAMES.map(|limit| Refusal::Limit { what: text(), limit, max: 1, actual: 2 }));
         for refusal in all {
             let read: StoredOutcome = decode(b"test", &StoredOutcome::encode_refused(&refusal)).unwrap();
             assert_eq!(read.outcome(), Some(Outcome::Refused(refusal)));

@@ -163,15 +163,16 @@ impl From<Error> for Failure {
         // `Error` grows with the library; what is not known here is a plain refusal unless it says otherwise.
         let kind = match &error {
             Error::Invalid(_) => "invalid",
+            Error::Limit { .. } => "limit",
             Error::Denied(_) => "denied",
             Error::NoLeader(_) => "no_leader",
             Error::QuorumLost(_) => "quorum_lost",
             Error::ReadOnly(_) => "read_only",
             Error::Unavailable(_) => "unavailable",
-            Error::Overloaded(_) => "overloaded",
+            Error::Overloaded { .. } => "overloaded",
             Error::Compacted { .. } => "compacted",
             Error::NewGeneration { .. } => "new_generation",
-            Error::StoreFull(_) => "store_full",
+            Error::StoreFull { .. } => "store_full",
             Error::Fenced(_) => "fenced",
             Error::Unknown(_) => "unknown",
             Error::Version(_) => "version",
@@ -187,7 +188,9 @@ impl From<Error> for Failure {
             Outcome::NotDone if error.is_retryable() => exit::UNAVAILABLE,
             Outcome::NotDone => exit::REFUSED,
         };
-        let extra = if let Error::Compacted { oldest, .. } = &error {
+        let extra = if let Some(limit) = error.limit() {
+            Some(json!({ "limit": { "name": limit.name, "bound": limit.bound, "actual": limit.actual } }))
+        } else if let Error::Compacted { oldest, .. } = &error {
             Some(json!({ "oldest": oldest }))
         } else if let Error::Membership { rule, .. } = &error {
             Some(json!({ "rule": rule.word() }))

@@ -1,19 +1,14 @@
 //! What operators may say about a node.
 //!
-//! Owns the limits of labels and which of them are quorate's own. Pure. Called by `node update`.
+//! Owns what a label may be and which of them are quorate's own. Pure. Called by `node update`.
 
+use quorate_core::limits::{LABEL_KEY_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX, Met};
 use quorate_core::membership::record::{LABEL_LEADER, LABEL_MANAGER, NodeRecord};
 use quorate_transport::api;
 
 use crate::membership::Rule;
-use crate::node::router::{Failure, fail, refused_by};
+use crate::node::router::{Failure, fail, limited, refused_by};
 
-/// Most labels of one node.
-const LABELS_MAX: usize = 64;
-/// Longest key, bytes.
-const KEY_BYTES_MAX: usize = 255;
-/// Longest value, bytes.
-const VALUE_BYTES_MAX: usize = 1024;
 /// Keys that begin so are quorate's own.
 const OWN: &str = "quorate.";
 
@@ -28,28 +23,26 @@ pub(super) fn apply(node: &mut NodeRecord, update: &api::NodeUpdate) -> Result<(
         check_value(&label.key, &label.value)?;
         node.set_label(&label.key, Some(label.value.clone()));
     }
-    if node.labels.len() > LABELS_MAX {
-        return Err(fail(
-            api::Code::Invalid,
-            format!(
-                "the node would have {} labels, at most {LABELS_MAX} are allowed. Nothing was changed",
-                node.labels.len()
-            ),
-        ));
+    within("the set of labels that the node would have", "items", node.labels.len(), "LABELS_MAX", LABELS_MAX)
+}
+
+/// Refuses what is over a limit, by the limit's name.
+fn within(what: &str, of: &str, actual: usize, name: &'static str, max: usize) -> Result<(), Failure> {
+    if actual <= max {
+        return Ok(());
     }
-    Ok(())
+    let why = format!("{what} has {actual} {of}, the limit `{name}` is {max}. Nothing was changed");
+    Err(limited(api::Code::Invalid, Met { name, bound: max as u64, actual: actual as u64 }, why))
 }
 
 fn check_key(key: &str) -> Result<(), Failure> {
     let shown: String = key.chars().take(40).collect();
-    if key.is_empty()
-        || key.len() > KEY_BYTES_MAX
-        || key.chars().any(|c| c.is_control() || c.is_whitespace() || c == '=')
-    {
+    within(&format!("the key `{shown}` of a label"), "bytes", key.len(), "LABEL_KEY_BYTES_MAX", LABEL_KEY_BYTES_MAX)?;
+    if key.is_empty() || key.chars().any(|c| c.is_control() || c.is_whitespace() || c == '=') {
         return Err(fail(
             api::Code::Invalid,
             format!(
-                "`{shown}` is no label: a key has 1 to {KEY_BYTES_MAX} bytes, no `=` and no spaces. Nothing was changed"
+                "`{shown}` is no label: a key has 1 to {LABEL_KEY_BYTES_MAX} bytes, no `=` and no spaces. Nothing was changed"
             ),
         ));
     }
@@ -66,13 +59,11 @@ fn check_key(key: &str) -> Result<(), Failure> {
 }
 
 fn check_value(key: &str, value: &str) -> Result<(), Failure> {
-    if value.len() > VALUE_BYTES_MAX || value.chars().any(char::is_control) {
-        return Err(fail(
-            api::Code::Invalid,
-            format!(
-                "the value of label `{key}` must have at most {VALUE_BYTES_MAX} bytes and no control characters. Nothing was changed"
-            ),
-        ));
+    let what = || format!("the value of label `{key}`");
+    within(&what(), "bytes", value.len(), "LABEL_VALUE_BYTES_MAX", LABEL_VALUE_BYTES_MAX)?;
+    if value.chars().any(char::is_control) {
+        let why = format!("{} must have no control characters. Nothing was changed", what());
+        return Err(fail(api::Code::Invalid, why));
     }
     // Anything else would look as if it had an effect.
     let own = [LABEL_MANAGER, LABEL_LEADER].into_iter().find(|(own, _)| *own == key);
@@ -125,13 +116,31 @@ mod tests {
 
     #[test]
     fn what_is_no_label_is_refused() {
-        let long = "k".repeat(KEY_BYTES_MAX + 1);
-        for key in ["", "a=b", "a b", "a\n", long.as_str()] {
+        for key in ["", "a=b", "a b", "a\n"] {
             assert_eq!(updated(&[(key, "v")], &[]).unwrap_err().code(), api::Code::Invalid, "{key:?}");
         }
-        assert!(updated(&[("k", &"v".repeat(VALUE_BYTES_MAX + 1))], &[]).is_err());
-        let many: Vec<String> = (0..=LABELS_MAX).map(|number| format!("k{number}")).collect();
+        assert_eq!(updated(&[("k", "a\nb")], &[]).unwrap_err().code(), api::Code::Invalid);
+    }
+
+    #[test]
+    fn each_limit_is_told_by_its_name_and_holds_from_both_sides() {
+        let refused = |add: &[(&str, &str)], name: &str, bound: usize| {
+            let failure = updated(add, &[]).unwrap_err();
+            let (bound, actual) = (bound as u64, bound as u64 + 1);
+            let limit = api::Limit { name: name.into(), bound, actual };
+            assert_eq!(failure.limit.as_deref(), Some(&limit), "{}", failure.message);
+            assert!(failure.code() == api::Code::Invalid && failure.message.contains(name), "{}", failure.message);
+        };
+        let key = "k".repeat(LABEL_KEY_BYTES_MAX);
+        assert!(updated(&[(&key, "v")], &[]).is_ok());
+        refused(&[(&(key + "k"), "v")], "LABEL_KEY_BYTES_MAX", LABEL_KEY_BYTES_MAX);
+        let value = "v".repeat(LABEL_VALUE_BYTES_MAX);
+        assert!(updated(&[("k", &value)], &[]).is_ok());
+        refused(&[("k", &(value + "v"))], "LABEL_VALUE_BYTES_MAX", LABEL_VALUE_BYTES_MAX);
+        // The node has one before
+        let many: Vec<String> = (0..LABELS_MAX).map(|number| format!("k{number}")).collect();
         let many: Vec<(&str, &str)> = many.iter().map(|key| (key.as_str(), "v")).collect();
-        assert!(updated(&many, &[]).unwrap_err().message.contains("64"));
+        assert!(updated(&many[1..], &[]).is_ok());
+        refused(&many, "LABELS_MAX", LABELS_MAX);
     }
 }

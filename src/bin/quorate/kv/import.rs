@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use quorate::{Client, Entry, compare, operation};
 use serde_json::{Value, json};
 
-use super::input::{Found, Source, check, keys, wrong};
+use super::input::{Found, Source, keys, placed, wrong};
 use crate::args::Global;
 use crate::args_kv::Import;
 use crate::failure::Failure;
@@ -38,9 +38,10 @@ impl Tally {
 
 pub(super) async fn import(import: Import, global: &Global, output: Output) -> Result<(), Failure> {
     let source = Source::open(&import.from)?;
-    let (source, found) = off_thread(move || {
-        let found = checked(&source)?;
-        Ok((source, found))
+    let under = import.under.into_bytes();
+    let (source, under, found) = off_thread(move || {
+        let found = checked(&source, &under)?;
+        Ok((source, under, found))
     })
     .await?;
     if found.etcd > 0 && found.keys > 1 && found.empty == found.keys && !import.empty_values {
@@ -62,7 +63,6 @@ pub(super) async fn import(import: Import, global: &Global, output: Output) -> R
     let progress = Progress::of(found.keys, "keys");
     let mut importing = Importing { client, keep: import.keep, dry_run: import.dry_run, tally: Tally::default() };
     let (batches, mut taking) = tokio::sync::mpsc::channel::<Vec<Pair>>(4);
-    let under = import.under.into_bytes();
     let reading = tokio::task::spawn_blocking(move || batched(&source, &under, &batches));
     let mut failed = None;
     while let Some(batch) = taking.recv().await {
@@ -117,11 +117,11 @@ async fn off_thread<T: Send + 'static>(
 }
 
 /// Everything that can be refused is, before anything is written.
-fn checked(source: &Source) -> Result<Found, Failure> {
+fn checked(source: &Source, under: &[u8]) -> Result<Found, Failure> {
     let mut refused = Vec::new();
     let mut count = 0_u64;
     let found = source.read(|key, value| {
-        if let Err(why) = check(&key, &value) {
+        if let Err(why) = placed(under, &key, &value) {
             count += 1;
             if refused.len() < 5 {
                 refused.push(why);
@@ -146,7 +146,7 @@ fn batched(source: &Source, under: &[u8], batches: &tokio::sync::mpsc::Sender<Ve
     let gone = || Failure::local("the import has ended");
     source.read(|key, value| {
         let key = [under, &key].concat();
-        if let Err(why) = check(&key, &value) {
+        if let Err(why) = placed(under, &key, &value) {
             return Err(wrong(format!("{why} (with --under)")));
         }
         let size = key.len() + value.len();

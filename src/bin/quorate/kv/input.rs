@@ -121,19 +121,23 @@ fn either(text: Option<String>, encoded: Option<String>, at: u64, what: &str) ->
     }
 }
 
-/// What the store would refuse, told by the limit's name before anything is written.
-pub(super) fn check(key: &[u8], value: &[u8]) -> Result<(), String> {
-    let over = |what: &str, is: usize, limit: &str, max: usize| {
-        Err(format!("the {what} of `{}` has {is} bytes, the limit `{limit}` is {max}", preview(key, 60)))
-    };
+/// The key as it is to stand in the store, under the prefix; or what the store would refuse, told by the limit's name before
+/// anything is written.
+pub(super) fn placed(under: &[u8], key: &[u8], value: &[u8]) -> Result<Vec<u8>, String> {
     if key.is_empty() {
-        Err("a key is empty".to_owned())
-    } else if key.len() > KEY_BYTES_MAX {
-        over("key", key.len(), "KEY_BYTES_MAX", KEY_BYTES_MAX)
+        return Err("a key is empty".to_owned());
+    }
+    let whole = [under, key].concat();
+    let over = |what: &str, is: String, limit: &str, max: usize| {
+        Err(format!("the {what} of `{}` has {is}, the limit `{limit}` is {max}", preview(&whole, 60)))
+    };
+    if whole.len() > KEY_BYTES_MAX {
+        let with = if under.is_empty() { String::new() } else { format!(" with the {} of --under", under.len()) };
+        over("key", format!("{} bytes{with}", whole.len()), "KEY_BYTES_MAX", KEY_BYTES_MAX)
     } else if value.len() > VALUE_BYTES_MAX {
-        over("value", value.len(), "VALUE_BYTES_MAX", VALUE_BYTES_MAX)
+        over("value", format!("{} bytes", value.len()), "VALUE_BYTES_MAX", VALUE_BYTES_MAX)
     } else {
-        Ok(())
+        Ok(whole)
     }
 }
 
@@ -252,9 +256,13 @@ mod tests {
     #[test]
     fn a_limit_is_told_by_its_name_from_both_sides() {
         let (key, value) = (vec![b'k'; KEY_BYTES_MAX], vec![b'v'; VALUE_BYTES_MAX]);
-        assert_eq!(check(&key, &value), Ok(()));
-        assert!(check(&[&key[..], b"k"].concat(), b"").unwrap_err().contains("KEY_BYTES_MAX"));
-        assert!(check(b"k", &[&value[..], b"v"].concat()).unwrap_err().contains("VALUE_BYTES_MAX"));
-        assert!(check(b"", b"").is_err());
+        assert_eq!(placed(b"", &key, &value), Ok(key.clone()));
+        assert!(placed(b"", &[&key[..], b"k"].concat(), b"").unwrap_err().contains("KEY_BYTES_MAX"));
+        assert!(placed(b"", b"k", &[&value[..], b"v"].concat()).unwrap_err().contains("VALUE_BYTES_MAX"));
+        assert!(placed(b"under/", b"", b"").is_err());
+        // The prefix counts
+        assert_eq!(placed(b"u/", &key[2..], b"").map(|key| key.len()), Ok(KEY_BYTES_MAX));
+        let over = placed(b"u/", &key[1..], b"").unwrap_err();
+        assert!(over.contains("4097 bytes with the 2 of --under") && over.contains("KEY_BYTES_MAX"), "{over}");
     }
 }
