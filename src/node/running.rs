@@ -197,7 +197,6 @@ fn settings(builder: &NodeBuilder, facts: &Facts) -> Result<Config, StartError> 
     settings.ask_nanos = nanos(asking::PATIENCE);
     settings.seat_times.stable_ms = u64::try_from(builder.stable.as_millis()).unwrap_or(u64::MAX);
     settings.disk_patience_nanos = nanos(builder.disk_patience);
-    settings.disk_probe_nanos = nanos(config::DISK_PROBE);
     settings.space_low = builder.space_low;
     settings.space_enough = builder.space_enough.max(builder.space_low);
     Ok(settings)

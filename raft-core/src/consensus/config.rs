@@ -72,8 +72,6 @@ pub struct Config {
     /// Time for which the disk may leave work unanswered, nanoseconds, [`DISK_PATIENCE_TICKS_MIN`] at least; after it this
     /// member neither leads nor votes until the disk answers.
     pub disk_patience_nanos: u64,
-    /// Time for which the disk has had nothing to do, nanoseconds, after which it is asked for a sync of nothing.
-    pub disk_probe_nanos: u64,
     /// Free bytes below which this member appends nothing and neither leads nor votes; 0 is no such mark.
     pub space_low: u64,
     /// Free bytes from which it goes on.
@@ -102,7 +100,6 @@ impl Config {
             caught_up_entries: 256,
             ask_nanos: 2_000_000_000,
             disk_patience_nanos: 3_000_000_000,
-            disk_probe_nanos: 2_000_000_000,
             space_low: 0,
             space_enough: 0,
         }

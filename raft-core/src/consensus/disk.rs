@@ -4,10 +4,6 @@
 //! campaigns nor votes, hands leadership to a voter that can write, and goes on by itself when it can write again. Never
 //! touches a disk: the reports of the log writer and the applier, and the driver's looks at the free space, are inputs.
 //!
-//! A disk that has nothing to do is asked for a sync of nothing now and then, so that one that hangs is noticed before
-//! something is to be written. Nothing waits for such a probe, so that on a disk that is only slow an idle cluster is as
-//! quick as ever.
-//!
 //! A failed write is final and somebody else's business; here nothing has failed. A sync that does not return is counted
 //! in ticks, from the last sign of life: of those that a process slept through only a few count, so that it blames no disk
 //! for its own sleep. Nothing is said by a follower before what it wrote is on disk, so a voter that is heard has a disk that answers. Whoever is
@@ -24,7 +20,6 @@ use super::pace::Rescale;
 use crate::id::RaftId;
 use crate::membership::quorum::Quorum;
 use crate::mutants::{Mutant, on};
-use crate::ports::LogBatch;
 
 /// Stands in the priority of a heartbeat answer, where raft itself writes and reads nothing: no entries, please.
 const LOW_ON_SPACE: i64 = -1;
@@ -38,12 +33,6 @@ pub(super) struct Disk {
     log_since: Option<u64>,
     /// The same of the applier, which installs snapshots too.
     apply_since: Option<u64>,
-    /// The tick of the log writer's last report,
-    answered: u64,
-    /// and the number that it told.
-    reached: u64,
-    /// It was asked for a sync of nothing, and has not said that it is done.
-    probing: bool,
     stalled: bool,
     /// Free bytes, while they are too few.
     low: Option<u64>,
@@ -63,16 +52,10 @@ impl Disk {
     pub(super) fn rescale(&mut self, to: Rescale) {
         self.log_since = self.log_since.map(|since| to.past(since));
         self.apply_since = self.apply_since.map(|since| to.past(since));
-        self.answered = to.past(self.answered);
     }
 
     pub(super) const fn low_space(&self) -> Option<u64> {
         self.low
-    }
-
-    /// Whether the log writer is at a sync of nothing.
-    pub(super) const fn is_probed(&self) -> bool {
-        self.probing
     }
 
     fn silent_ticks(&self, tick: u64) -> u64 {
@@ -110,29 +93,14 @@ impl Consensus {
 
     /// Counts how long the disk has been silent.
     pub(super) fn tick_disk(&mut self) {
-        self.probe_disk();
         let count = |since: Option<u64>, waits: bool| if waits { since.or(Some(self.tick)) } else { None };
-        self.disk.log_since = count(self.disk.log_since, self.disk.probing || !self.unpersisted.is_empty());
+        self.disk.log_since = count(self.disk.log_since, !self.unpersisted.is_empty());
         let applies = !self.backlog.is_empty() || self.installing.is_some();
         self.disk.apply_since = count(self.disk.apply_since, applies);
         self.judge_disk();
     }
 
-    /// Asks a disk that has had nothing to do whether it is there. Not while a snapshot is about to replace the log, and not
-    /// without space: a write that fails for want of it is final.
-    fn probe_disk(&mut self) {
-        let busy = self.disk.probing || !self.unpersisted.is_empty() || self.installing.is_some();
-        let every = self.config.disk_probe_nanos.div_ceil(self.tick_nanos().max(1));
-        if !busy && self.disk.low.is_none() && self.tick - self.disk.answered >= every {
-            self.disk.probing = true;
-            self.effects.push(Effect::Persist { number: self.disk.reached, batch: LogBatch::default() });
-        }
-    }
-
-    pub(super) fn log_answered(&mut self, number: u64) {
-        self.disk.probing = false;
-        self.disk.answered = self.tick;
-        self.disk.reached = self.disk.reached.max(number);
+    pub(super) fn log_answered(&mut self) {
         self.disk.log_since = None;
         self.judge_disk();
     }

@@ -227,8 +227,7 @@ pub enum Effect {
         /// An encoded raft message.
         body: Bytes,
     },
-    /// Write, in the order of the numbers; report [`Input::Persisted`] once durable. One sync serves all that wait. An empty
-    /// batch, with the number that was reported last, asks for the sync alone: whether the disk is there.
+    /// Write, in the order of the numbers; report [`Input::Persisted`] once durable. One sync serves all that wait.
     Persist {
         /// Ascending.
         number: u64,

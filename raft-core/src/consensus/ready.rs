@@ -66,8 +66,7 @@ impl Consensus {
         self.release();
         while !self.stopped && self.installing.as_ref().is_none_or(|i| !i.is_running()) && self.raw.has_ready() {
             let has_snapshot = self.raw.snap().is_some_and(|snapshot| !snapshot.is_empty());
-            let writes = !self.unpersisted.is_empty() || self.disk.is_probed();
-            if has_snapshot && (writes || self.applied != self.handed) {
+            if has_snapshot && (!self.unpersisted.is_empty() || self.applied != self.handed) {
                 // Both threads drain first; their reports bring us back here.
                 return;
             }
@@ -185,7 +184,7 @@ impl Consensus {
     }
 
     pub(super) fn on_persisted(&mut self, number: u64) {
-        self.log_answered(number);
+        self.log_answered();
         while self.unpersisted.front().is_some_and(|front| front.number <= number) {
             if let Some(done) = self.unpersisted.pop_front() {
                 self.durable_term = done.term;
