@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+#[cfg(feature = "manager")]
 use quorate_core::limits::WAITING_MAX;
 use zeroize::Zeroizing;
 
@@ -78,6 +79,7 @@ pub struct NodeBuilder {
     pub(super) tick: Duration,
     pub(super) log_window: u64,
     pub(super) log_window_bytes: u64,
+    #[cfg(feature = "manager")]
     pub(super) waiting_max: usize,
     pub(super) stable: Duration,
     pub(super) times: Times,
@@ -98,7 +100,7 @@ pub struct NodeBuilder {
     pub(super) probe: Probe,
     #[cfg(feature = "manager")]
     keys: Keys,
-    #[cfg(all(feature = "testing", feature = "manager"))]
+    #[cfg(feature = "testing")]
     pub(super) unsealed: bool,
     pub(super) certificates: Terms,
     pub(super) ground: Ground,
@@ -127,6 +129,7 @@ impl NodeBuilder {
             tick: config::TICK_LAN,
             log_window: config::LOG_WINDOW_ENTRIES,
             log_window_bytes: config::LOG_WINDOW_BYTES,
+            #[cfg(feature = "manager")]
             waiting_max: WAITING_MAX,
             stable: config::STABLE,
             times: Times::default(),
@@ -145,7 +148,7 @@ impl NodeBuilder {
             probe: Probe::default(),
             #[cfg(feature = "manager")]
             keys: Keys::default(),
-            #[cfg(all(feature = "testing", feature = "manager"))]
+            #[cfg(feature = "testing")]
             unsealed: false,
             certificates: Terms::default(),
             ground: Ground::default(),
@@ -196,7 +199,7 @@ impl NodeBuilder {
     }
 
     /// Keeps the records of the store as they are, to measure what sealing costs.
-    #[cfg(all(feature = "testing", feature = "manager"))]
+    #[cfg(feature = "testing")]
     pub const fn unsealed(mut self) -> Self {
         self.unsealed = true;
         self
@@ -287,7 +290,7 @@ impl NodeBuilder {
 
     /// Calls `probe` at named points of what the store does, on the thread that does it: where it does not return, the
     /// disk does not answer.
-    #[cfg(all(feature = "testing", feature = "manager"))]
+    #[cfg(feature = "testing")]
     pub fn store_probe(mut self, probe: Arc<dyn Fn(&'static str) + Send + Sync>) -> Self {
         self.probe = Probe(Some(probe));
         self
@@ -302,7 +305,7 @@ impl NodeBuilder {
 
     /// How long the certificates hold that this node makes as a manager: its own, and those of nodes that join or renew
     /// through it.
-    #[cfg(all(feature = "testing", feature = "manager"))]
+    #[cfg(feature = "testing")]
     pub const fn certificate_life(mut self, life: Duration) -> Self {
         self.certificates.life = life;
         self
