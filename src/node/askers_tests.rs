@@ -1,7 +1,5 @@
 //! Who somebody is that calls, on a real manager: by the records, and within the request's time.
 
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_core::id::{NodeId, RaftId};
@@ -9,17 +7,9 @@ use quorate_transport::api::request::Kind;
 use quorate_transport::api::response;
 use quorate_transport::{Identity, Place};
 
-use super::super::{Node, Runtime};
+use super::super::service::tests::manager;
 use super::*;
-use crate::Start;
-
-async fn manager(directory: &Path) -> (Node, Arc<Service>) {
-    let node = Node::builder(directory).listen("127.0.0.1:0").name("m1").start(Start::OpenOrInit).await.unwrap();
-    node.ready().await.unwrap();
-    let Some(Runtime::Manager(manager)) = node.inner.current.borrow().clone() else { panic!("it is a manager") };
-    let service = Arc::clone(&manager.service);
-    (node, service)
-}
+use crate::{Node, Start};
 
 fn caller(plane: Plane, role: CertRole, node_id: NodeId, raft_id: Option<RaftId>, key_digest: [u8; 32]) -> Caller {
     Caller { plane, role, node_id, raft_id, address: None, key_digest, issuer: [0; 8] }

@@ -490,4 +490,4 @@ pub(super) async fn blocking<T: Send + 'static>(
 
 #[cfg(test)]
 #[path = "service_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -10,7 +10,8 @@ use super::super::{Node, Runtime};
 use super::*;
 use crate::Start;
 
-async fn manager(directory: &Path) -> (Node, Arc<Service>) {
+/// One that leads a cluster of its own.
+pub(in crate::node) async fn manager(directory: &Path) -> (Node, Arc<Service>) {
     let node = Node::builder(directory).listen("127.0.0.1:0").name("m1").start(Start::OpenOrInit).await.unwrap();
     node.ready().await.unwrap();
     let Some(Runtime::Manager(manager)) = node.inner.current.borrow().clone() else { panic!("it is a manager") };
