@@ -179,7 +179,7 @@ impl Client {
                     if error.left == Unanswered::Revoked {
                         return Err(if open {
                             Error::Unknown(format!(
-                                "an attempt before may have been done, and nobody will say. Last: {}",
+                                "an attempt before may have been done, and no manager answers this identity any more. Read with another one to find out. Last: {}",
                                 error.message
                             ))
                         } else {
