@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::args::duration_up_to;
+use crate::args::duration;
 
 /// A new config or secret.
 #[derive(Debug, Args)]
@@ -177,5 +177,5 @@ fn wait(text: &str) -> Result<Duration, String> {
     if matches!(text, "0" | "0s") {
         return Ok(Duration::ZERO);
     }
-    duration_up_to(text, Duration::from_secs(86_400), "one day")
+    duration(text)
 }
