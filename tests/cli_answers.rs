@@ -149,7 +149,7 @@ fn with_json_every_command_writes_one_document_a_line_and_an_error_last() {
     let (none, restored) = ([].as_slice(), file("restored"));
     let new = ["--data-dir", restored.as_str()];
     // The words, where they go, what they write, and how they end
-    let rows: Vec<(&str, &[&str], &[&str], Writes, i32)> = vec![
+    let rows: &[(&str, &[&str], &[&str], Writes, i32)] = &[
         ("init", &[], &there, One, 1),
         ("join", &["--token", "x", "--manager", "127.0.0.1:1"], &there, One, 1),
         ("run", &[], &here, Lines, 1),
@@ -249,7 +249,7 @@ fn with_json_every_command_writes_one_document_a_line_and_an_error_last() {
         ("completions", &["fish"], none, One, 0),
         ("man", &[&man], none, One, 0),
     ];
-    for (words, arguments, to, writes, exit) in &rows {
+    for &(words, arguments, to, writes, exit) in rows {
         // Options before the words that end with a command of somebody else's
         let line: Vec<&str> = ["--json"].into_iter().chain(words.split(' ')).chain(arguments.iter().copied()).collect();
         let line = match line.iter().position(|word| *word == "--") {
@@ -257,16 +257,16 @@ fn with_json_every_command_writes_one_document_a_line_and_an_error_last() {
             None => [&line[..], to].concat(),
         };
         let said = quorate(&line);
-        assert_eq!(said.exit, Some(*exit), "{line:?}: {said:?}");
+        assert_eq!(said.exit, Some(exit), "{line:?}: {said:?}");
         let documents: Vec<Value> = said
             .stdout
             .lines()
             .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{words}: {error}: {said:?}")))
             .collect();
-        assert!(*writes == Lines || documents.len() == 1, "{line:?}: {said:?}");
+        assert!(writes == Lines || documents.len() == 1, "{line:?}: {said:?}");
         let errors = documents.iter().filter(|document| document.get("error").is_some()).count();
-        assert_eq!(errors, usize::from(*exit != 0), "{line:?}: {said:?}");
-        if *exit != 0 {
+        assert_eq!(errors, usize::from(exit != 0), "{line:?}: {said:?}");
+        if exit != 0 {
             let error = &documents.last().unwrap()["error"];
             for field in ["kind", "message", "outcome"] {
                 assert!(error[field].as_str().is_some_and(|text| !text.is_empty()), "{line:?}: {error}");

@@ -193,7 +193,7 @@ fn a_dry_run_asks_no_more_often_than_an_import() {
     let large: String = (0..60).map(|n| line(n, &value)).collect();
     let half: String = (60..420).map(|n| line(n, "small")).collect();
     let import = |input: &str, more: &[&str]| {
-        let words = [&["kv", "import", "-", "--json", "--data-dir", node.dir()], more].concat();
+        let words = [&["kv", "import", "-", "--json", "--data-dir", node.dir()][..], more].concat();
         quorate_with_stdin(&words, input.as_bytes()).exits(0).json()
     };
     import(&(large + &half), &[]);

@@ -12,6 +12,8 @@ use crate::output::colored;
 
 /// Stands before the examples, which go on to the end.
 const BEFORE: &str = "Example:\n";
+/// A line of the source that is as long as this has no room for a further word.
+const FULL: usize = 105;
 /// A blank that no line is broken at, until it is shown.
 const KEPT: char = '\u{a0}';
 
@@ -28,9 +30,23 @@ fn unbroken(command: clap::Command) -> clap::Command {
 
 fn kept(help: &str) -> String {
     match help.rsplit_once(BEFORE) {
-        Some((words, examples)) => format!("{words}{BEFORE}{}", examples.replace(' ', &KEPT.to_string())),
-        None => help.to_owned(),
+        Some((words, examples)) => format!("{}{BEFORE}{}", joined(words), examples.replace(' ', &KEPT.to_string())),
+        None => joined(help),
     }
+}
+
+/// A line of the source goes on in the next one where it ends for lack of room: the terminal decides where it breaks.
+fn joined(words: &str) -> String {
+    let (mut whole, mut full) = (String::with_capacity(words.len()), false);
+    for line in words.split_inclusive('\n') {
+        if full && !line.starts_with([' ', '\n']) {
+            whole.truncate(whole.trim_end().len());
+            whole.push(' ');
+        }
+        whole.push_str(line);
+        full = line.chars().count() >= FULL;
+    }
+    whole
 }
 
 /// What clap has to say, help or an error, where it belongs. That nobody reads it is no reason to fail.
@@ -153,6 +169,13 @@ mod tests {
         assert!(tried > 100, "{tried}");
         // And they are seen: one that was broken is not one.
         assert_eq!(commands("a 'b c' | quorate x > /d # e"), [vec!["a", "b c"], vec!["quorate", "x"], vec!["/d"]]);
+    }
+
+    #[test]
+    fn words_are_filled_and_what_is_a_line_of_its_own_stays_one() {
+        let long = "x".repeat(FULL);
+        assert_eq!(joined(&format!("{long}\nb\n\nshort\nc\n")), format!("{long} b\n\nshort\nc\n"));
+        assert_eq!(joined(&format!("{long}\n  put KEY\n")), format!("{long}\n  put KEY\n"));
     }
 
     #[test]
