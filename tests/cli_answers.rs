@@ -284,9 +284,9 @@ fn with_json_every_command_writes_one_document_a_line_and_an_error_last() {
 
 #[test]
 fn what_stands_behind_two_hyphens_is_not_ours() {
-    // Given a command that is run under a lock and has an option of its own that we have, too
-    let said = quorate(&["lock", "l", "--", "true", "--json"]).exits(2);
-    assert!(said.stdout.is_empty() && said.stderr.contains("which cluster?"), "{said:?}");
+    // Given a command that is run under a lock and has an option of its own that we have, too, and a mistake of ours
+    let said = quorate(&["lock", "l", "--wait", "soon", "--", "true", "--json"]).exits(2);
+    assert!(said.stdout.is_empty() && said.stderr.contains("`soon` is no time"), "{said:?}");
 }
 
 // ---- help

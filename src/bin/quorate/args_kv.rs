@@ -220,7 +220,7 @@ pub(crate) struct Del {
     #[arg(long, value_parser = given("a prefix"))]
     pub(crate) prefix: Option<String>,
     /// A part at a time, each at a revision of its own: for more keys than may go at once
-    #[arg(long, requires = "prefix")]
+    #[arg(long, requires = "prefix", conflicts_with = "key")]
     pub(crate) in_parts: bool,
 }
 

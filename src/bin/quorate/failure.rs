@@ -331,7 +331,7 @@ mod tests {
         ];
         assert!(of_run.iter().all(|reason| codes.contains(&reason.exit_code())));
         for (place, text) in TOLD {
-            let (_, told) = text.split_once("xit codes").unwrap();
+            let (_, told) = text.split_once("xit code").unwrap();
             let told: String = told.chars().take(2_000).collect();
             let numbers: Vec<u8> =
                 told.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect();
