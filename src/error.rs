@@ -332,9 +332,11 @@ impl Error {
 mod tests {
     use super::*;
 
+    type Row = (Error, &'static str, bool, Outcome, u8);
+
     /// One of each variant, with its word, whether it may be sent again unchanged, whether it may have been done, and the exit
     /// code of a command.
-    fn table() -> Vec<(Error, &'static str, bool, Outcome, u8)> {
+    fn table() -> Vec<Row> {
         use Outcome::{NotDone, Unknown};
         let (why, message) = (|| "x".to_owned(), || "x".to_owned());
         let limit = || Limit { name: "KEY_BYTES_MAX".into(), bound: 1, actual: 2 };

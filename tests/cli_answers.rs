@@ -127,6 +127,9 @@ enum Writes {
     Lines,
 }
 
+/// The words of a command, its arguments, where it goes, what it writes, and how it ends.
+type Row<'a> = (&'a str, &'a [&'a str], &'a [&'a str], Writes, i32);
+
 #[test]
 fn with_json_every_command_writes_one_document_a_line_and_an_error_last() {
     use Writes::{Lines, One};
@@ -148,8 +151,7 @@ fn with_json_every_command_writes_one_document_a_line_and_an_error_last() {
     let nowhere = ["--connect", "127.0.0.1:1", "--identity", identity.as_str(), "--timeout", "300ms"];
     let (none, restored) = ([].as_slice(), file("restored"));
     let new = ["--data-dir", restored.as_str()];
-    // The words, where they go, what they write, and how they end
-    let rows: &[(&str, &[&str], &[&str], Writes, i32)] = &[
+    let rows: &[Row<'_>] = &[
         ("init", &[], &there, One, 1),
         ("join", &["--token", "x", "--manager", "127.0.0.1:1"], &there, One, 1),
         ("run", &[], &here, Lines, 1),

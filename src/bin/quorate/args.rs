@@ -468,7 +468,7 @@ Example:
   quorate leader transfer --to n2 --data-dir /var/lib/quorate")]
     Transfer {
         /// To whom: name, node id or raft id
-        #[arg(long, value_name = "MANAGER")]
+        #[arg(long, value_name = "MANAGER", value_parser = given("the name of a manager"))]
         to: Option<String>,
     },
 }

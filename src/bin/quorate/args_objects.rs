@@ -84,7 +84,7 @@ Example:
 pub(crate) enum SecretVerb {
     /// Make a secret out of a file or stdin; it holds this data for ever
     #[command(after_help = "\
-The data is taken as it is, a newline at its end included. It is sealed before it is written anywhere.
+The data is taken as it is, a newline at its end included; that there is none is refused. It is sealed before it is written anywhere.
 
 Example:
   quorate secret create db-password ./password --label env=prod --data-dir /var/lib/quorate

@@ -139,7 +139,8 @@ async fn list(ls: Ls, global: &Global, output: Output) -> Result<(), Failure> {
     let old = if ls.serializable { format!(", {}", quorate::status::at_most(page.age)) } else { String::new() };
     output.note(&format!("{keys} at revision {}{old}", page.revision));
     if more {
-        let last = preview(&last, usize::MAX);
+        // In quotes, as a shell takes it.
+        let last = preview(&last, usize::MAX).replace('\'', "'\\''");
         output.note(&format!("there are more: go on with --after '{last}' --revision {}", page.revision));
     }
     Ok(())

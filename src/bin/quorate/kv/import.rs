@@ -163,6 +163,13 @@ fn batched(source: &Source, under: &[u8], batches: &tokio::sync::mpsc::Sender<Ve
     if batch.is_empty() { Ok(()) } else { batches.blocking_send(batch).map_err(|_closed| gone()) }
 }
 
+/// A key that gets its value, and whether it has another one.
+struct Write<'a> {
+    key: &'a [u8],
+    value: &'a [u8],
+    over: bool,
+}
+
 struct Importing {
     client: Client,
     keep: bool,
@@ -193,9 +200,9 @@ impl Importing {
         loop {
             let (tally, writes) = self.decided(batch, &present);
             let mut txn = self.client.kv().txn();
-            for (key, value, there) in &writes {
+            for Write { key, value, over } in &writes {
                 // What is to be kept may have come since it was looked for.
-                if self.keep && !there {
+                if self.keep && !over {
                     txn = txn.when(compare::absent(key.to_vec()));
                 }
                 txn = txn.then(operation::put(key.to_vec(), value.to_vec()));
@@ -208,8 +215,8 @@ impl Importing {
         }
     }
 
-    /// What becomes of each key, and what is to be written for that: key, value, and whether something is overwritten.
-    fn decided<'a>(&self, batch: &'a [Pair], present: &[Option<Entry>]) -> (Tally, Vec<(&'a [u8], &'a [u8], bool)>) {
+    /// What becomes of each key, and what is to be written for that.
+    fn decided<'a>(&self, batch: &'a [Pair], present: &[Option<Entry>]) -> (Tally, Vec<Write<'a>>) {
         let (mut tally, mut writes) = (self.tally, Vec::new());
         for ((key, value), present) in batch.iter().zip(present) {
             match present {
@@ -217,7 +224,7 @@ impl Importing {
                 Some(_) if self.keep => tally.kept += 1,
                 there => {
                     *(if there.is_some() { &mut tally.overwritten } else { &mut tally.written }) += 1;
-                    writes.push((&key[..], &value[..], there.is_some()));
+                    writes.push(Write { key, value, over: there.is_some() });
                 }
             }
         }
