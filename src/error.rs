@@ -79,8 +79,13 @@ pub enum Error {
     NoLeader(String),
     /// Fewer than a majority of the voters are reachable: every manager that the client knows says so or cannot be reached,
     /// and at least one says so. Told at once. Not done. Retryable once managers are back.
-    #[error("{0}")]
-    QuorumLost(String),
+    #[error("{message}")]
+    QuorumLost {
+        /// Names of the voters that the manager which said so last does not hear from.
+        missing: Vec<String>,
+        /// For people; it has the names, too.
+        message: String,
+    },
     /// Managers are low on disk space, so that no write would be replicated. Not done; reads go on. Retryable once there
     /// is space.
     #[error("{0}")]
@@ -169,7 +174,7 @@ impl Error {
         matches!(
             self,
             Self::NoLeader(_)
-                | Self::QuorumLost(_)
+                | Self::QuorumLost { .. }
                 | Self::ReadOnly(_)
                 | Self::Unavailable(_)
                 | Self::Overloaded { .. }
@@ -186,7 +191,7 @@ impl Error {
             | Self::Membership { .. }
             | Self::Denied(_)
             | Self::NoLeader(_)
-            | Self::QuorumLost(_)
+            | Self::QuorumLost { .. }
             | Self::ReadOnly(_)
             | Self::Unavailable(_)
             | Self::Compacted { .. }
@@ -212,7 +217,7 @@ impl Error {
             | Self::Membership { .. }
             | Self::Denied(_)
             | Self::NoLeader(_)
-            | Self::QuorumLost(_)
+            | Self::QuorumLost { .. }
             | Self::ReadOnly(_)
             | Self::Unavailable(_)
             | Self::Overloaded { .. }
@@ -258,7 +263,10 @@ impl Error {
             },
             api::Code::Denied => Self::Denied(message),
             api::Code::NoLeader | api::Code::NotLeader => Self::NoLeader(message),
-            api::Code::QuorumLost => Self::QuorumLost(message),
+            api::Code::QuorumLost => {
+                let missing = error.missing.map(|missing| missing.names).unwrap_or_default();
+                Self::QuorumLost { missing, message }
+            }
             api::Code::Overloaded | api::Code::Conflict | api::Code::StaleKey => Self::Overloaded { limit, message },
             api::Code::ReadOnly => Self::ReadOnly(message),
             api::Code::Unknown | api::Code::Expired => Self::Unknown(message),

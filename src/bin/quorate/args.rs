@@ -35,7 +35,7 @@ const VERSION: &str = if cfg!(feature = "next-version") {
 
 const EXIT: &str = "\
 Exit codes: 0 done; 1 refused; 2 usage; 3 unavailable, nothing was done, try again; 4 unknown outcome, read to find out.
-`run` exits 0 stopped as asked, 10 removed, 11 fenced, 12 store damaged or of a newer version, 13 disk failed, 14 identity refused.
+`run` exits 0 stopped as asked, 10 removed, 11 fenced, 12 store damaged, rolled back or of a newer version, 13 disk failed, 14 identity refused.
 With --json, stdout is one JSON document, also for an error: {\"error\":{\"kind\",\"message\",\"retryable\",\"outcome\"}}.
 
 Example:
@@ -76,7 +76,7 @@ Example:
     --token @token --manager 10.0.0.1:4701
   quorate run --data-dir /var/lib/quorate
   quorate join --data-dir /var/lib/quorate --name w1 --token @worker-token --manager 10.0.0.1:4701   # a worker
-  quorate join --replace --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # store damaged
+  quorate join --replace --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # store damaged or rolled back
   quorate join --replace --key-lost --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # its key is lost
   quorate join --replace --token @token --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # fenced, removed, or
                                             # away while the CA was replaced
@@ -90,7 +90,7 @@ Prints one line on stdout when ready: `ready: NAME ADDRESS raft id N voter|stand
 With --http ADDR it serves /metrics for Prometheus, /livez (it is at work; needs no quorum) and /readyz (it can serve; with
 ?verbose why not). A node keeps running when it is promoted or demoted. With --listen or --advertise it has moved, and tells the others.
 SIGTERM and SIGINT hand leadership over and stop cleanly.
-Exits 0 stopped as asked, 10 removed, 11 fenced, 12 store damaged or of a newer version, 13 disk failed, 14 identity refused.
+Exits 0 stopped as asked, 10 removed, 11 fenced, 12 store damaged, rolled back or of a newer version, 13 disk failed, 14 identity refused.
 --force-new-cluster=G ends generation G (`status` and `inspect` say it) and goes on from this directory alone; left behind
 in a unit file it does no harm: a directory beyond G just starts.
 
@@ -102,8 +102,8 @@ Example:
     /// Show health, what to do, and every manager; needs no quorum
     #[command(after_help = "\
 Answers from the manager asked, also without a quorum. Exits 0 whenever a manager answered; scripts read `health`.
-With --data-dir of a worker, the worker answers for itself: its session, its items. A stopped directory that was fenced, or
-whose node was removed, says so.
+With --data-dir of a worker, the worker answers for itself: its session, its items. A stopped directory that was fenced or
+rolled back, or whose node was removed, says so.
 
 Example:
   quorate status --data-dir /var/lib/quorate
@@ -273,12 +273,14 @@ Example:
     Leader(Leader),
     /// Read a stopped node's directory; changes nothing
     #[command(after_help = "\
-Opens the store read only and refuses while the node runs (then ask it with `status`).
+Opens the store read only and refuses while the node runs (then ask it with `status`). A store that was moved aside is read by its
+own path, DIR/store.old-1, with the key of DIR.
 --configurations prints every Raft configuration in the log and the one in force, both halves of joint ones.
 --dump prints every live record, one a line (with --json as JSON lines, values in base64): what the disk holds for who has its key.
 
 Example:
   quorate inspect --data-dir /var/lib/quorate --json
+  quorate inspect --data-dir /var/lib/quorate/store.old-1
   quorate inspect --configurations --data-dir /var/lib/quorate")]
     Inspect(Inspect),
     /// Put a load on a cluster and measure how it answers
@@ -306,7 +308,7 @@ nothing without --force. A backup that is interrupted leaves nothing.
 Example:
   (umask 077; quorate backup new-key > backup.key)     # once; keep it away from the cluster
   quorate backup monday.quorate --recipient age1... --data-dir /var/lib/quorate
-  quorate backup verify monday.quorate --key backup.key
+  quorate backup verify monday.quorate --backup-key backup.key
   quorate restore monday.quorate --backup-key backup.key --data-dir /var/lib/quorate --listen 10.0.0.1:4701 --name n1")]
     Backup(Backup),
     /// Make a cluster again of a backup, in an empty directory, when all managers are gone

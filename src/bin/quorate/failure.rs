@@ -106,9 +106,9 @@ impl Failure {
         Some(Self { message: messages, ..worst })
     }
 
-    /// Of this file.
-    pub(crate) fn about(mut self, file: &std::path::Path) -> Self {
-        self.message = format!("{}: {}", file.display(), self.message);
+    /// Of this file, or this node.
+    pub(crate) fn about(mut self, what: impl std::fmt::Display) -> Self {
+        self.message = format!("{what}: {}", self.message);
         self
     }
 
@@ -166,7 +166,7 @@ impl From<Error> for Failure {
             Error::Limit { .. } => "limit",
             Error::Denied(_) => "denied",
             Error::NoLeader(_) => "no_leader",
-            Error::QuorumLost(_) => "quorum_lost",
+            Error::QuorumLost { .. } => "quorum_lost",
             Error::ReadOnly(_) => "read_only",
             Error::Unavailable(_) => "unavailable",
             Error::Overloaded { .. } => "overloaded",
@@ -192,6 +192,8 @@ impl From<Error> for Failure {
             Some(json!({ "limit": { "name": limit.name, "bound": limit.bound, "actual": limit.actual } }))
         } else if let Error::Compacted { oldest, .. } = &error {
             Some(json!({ "oldest": oldest }))
+        } else if let Error::QuorumLost { missing, .. } = &error {
+            Some(json!({ "missing": missing }))
         } else if let Error::Membership { rule, .. } = &error {
             Some(json!({ "rule": rule.word() }))
         } else if let Error::LeaseNotFound { lease, .. } = &error {
@@ -230,6 +232,8 @@ impl From<StartError> for Failure {
             StartError::Internal(_) => "internal",
             StartError::ClusterAlive(_) => "cluster_alive",
             StartError::Superseded(_) => "superseded",
+            StartError::RolledBack(_) => "rolled_back",
+            StartError::Identity(_) => "identity",
             StartError::Forked(_) => "forked",
             StartError::Backup(_) => "backup",
             StartError::Refused(_) | _ => "refused",
@@ -272,7 +276,7 @@ mod tests {
             (Error::Refused("x".into()), 1),
             (Error::Denied("x".into()), 1),
             (Error::NoLeader("x".into()), 3),
-            (Error::QuorumLost("x".into()), 3),
+            (Error::QuorumLost { missing: vec!["n2".into()], message: "x".into() }, 3),
             (Error::Unavailable("x".into()), 3),
             (Error::Unknown("x".into()), 4),
         ] {
