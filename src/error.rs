@@ -79,8 +79,13 @@ pub enum Error {
     NoLeader(String),
     /// Fewer than a majority of the voters are reachable: every manager that the client knows says so or cannot be reached,
     /// and at least one says so. Told at once. Not done. Retryable once managers are back.
-    #[error("{0}")]
-    QuorumLost(String),
+    #[error("{message}")]
+    QuorumLost {
+        /// Names of the voters that the manager which said so last does not hear from.
+        missing: Vec<String>,
+        /// For people; it has the names, too.
+        message: String,
+    },
     /// Managers are low on disk space, so that no write would be replicated. Not done; reads go on. Retryable once there
     /// is space.
     #[error("{0}")]
@@ -168,7 +173,7 @@ impl Error {
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::NoLeader(_)
-            | Self::QuorumLost(_)
+            | Self::QuorumLost { .. }
             | Self::ReadOnly(_)
             | Self::Unavailable(_)
             | Self::Overloaded { .. } => true,
@@ -209,7 +214,7 @@ impl Error {
             Self::Refused(_) | Self::Membership { .. } => "refused",
             Self::Denied(_) => "denied",
             Self::NoLeader(_) => "no_leader",
-            Self::QuorumLost(_) => "quorum_lost",
+            Self::QuorumLost { .. } => "quorum_lost",
             Self::ReadOnly(_) => "read_only",
             Self::Unavailable(_) => "unavailable",
             Self::Overloaded { .. } => "overloaded",
@@ -237,7 +242,7 @@ impl Error {
             | Self::Membership { .. }
             | Self::Denied(_)
             | Self::NoLeader(_)
-            | Self::QuorumLost(_)
+            | Self::QuorumLost { .. }
             | Self::ReadOnly(_)
             | Self::Unavailable(_)
             | Self::Compacted { .. }
@@ -263,7 +268,7 @@ impl Error {
             | Self::Membership { .. }
             | Self::Denied(_)
             | Self::NoLeader(_)
-            | Self::QuorumLost(_)
+            | Self::QuorumLost { .. }
             | Self::ReadOnly(_)
             | Self::Unavailable(_)
             | Self::Overloaded { .. }
@@ -309,7 +314,10 @@ impl Error {
             },
             api::Code::Denied => Self::Denied(message),
             api::Code::NoLeader | api::Code::NotLeader => Self::NoLeader(message),
-            api::Code::QuorumLost => Self::QuorumLost(message),
+            api::Code::QuorumLost => {
+                let missing = error.missing.map(|missing| missing.names).unwrap_or_default();
+                Self::QuorumLost { missing, message }
+            }
             api::Code::Overloaded | api::Code::Conflict | api::Code::StaleKey => Self::Overloaded { limit, message },
             api::Code::ReadOnly => Self::ReadOnly(message),
             api::Code::Unknown | api::Code::Expired => Self::Unknown(message),
@@ -348,7 +356,7 @@ mod tests {
             (Error::Membership { rule: Rule::Ambiguous, message: message() }, "refused", false, NotDone, 1),
             (Error::Denied(why()), "denied", false, NotDone, 1),
             (Error::NoLeader(why()), "no_leader", true, NotDone, 3),
-            (Error::QuorumLost(why()), "quorum_lost", true, NotDone, 3),
+            (Error::QuorumLost { missing: Vec::new(), message: message() }, "quorum_lost", true, NotDone, 3),
             (Error::ReadOnly(why()), "read_only", true, NotDone, 3),
             (Error::Unavailable(why()), "unavailable", true, NotDone, 3),
             (Error::Overloaded { limit: Some(limit()), message: message() }, "overloaded", true, NotDone, 3),
@@ -375,7 +383,7 @@ mod tests {
             Error::Membership { .. } => 3,
             Error::Denied(_) => 4,
             Error::NoLeader(_) => 5,
-            Error::QuorumLost(_) => 6,
+            Error::QuorumLost { .. } => 6,
             Error::ReadOnly(_) => 7,
             Error::Unavailable(_) => 8,
             Error::Overloaded { .. } => 9,

@@ -29,7 +29,7 @@ pub struct ClusterStatus {
     /// How many voters may still be lost, and what would raise that, in words; empty when the quorum is lost.
     #[serde(default)]
     pub tolerance: String,
-    /// One of ok, degraded, single_copy, read_only, quorum_lost, fenced, removed.
+    /// One of ok, degraded, single_copy, read_only, quorum_lost, locked, fenced, removed, rolled_back.
     pub health: Health,
     /// What to do, line by line; empty when nothing is.
     pub advice: Vec<String>,
@@ -122,6 +122,8 @@ pub enum Health {
     Fenced,
     /// A stopped directory of a node that was removed from its cluster.
     Removed,
+    /// A stopped directory that was put back to an older state, or is a copy: it is never run again.
+    RolledBack,
 }
 
 impl Health {
@@ -136,6 +138,7 @@ impl Health {
             Self::Locked => "locked",
             Self::Fenced => "fenced",
             Self::Removed => "removed",
+            Self::RolledBack => "rolled_back",
         }
     }
 }

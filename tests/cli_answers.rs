@@ -233,7 +233,7 @@ fn with_json_every_command_writes_one_document_a_line_and_an_error_last() {
         ("bench lease", &[], &network, One, 0),
         ("backup", &[&backup, "--recipient", &recipient], &here, One, 0),
         ("backup new-key", &[], none, One, 0),
-        ("backup verify", &[&backup, "--key", &key], none, One, 1),
+        ("backup verify", &[&backup, "--backup-key", &key], none, One, 1),
         ("restore", &[&backup, "--backup-key", &key], &new, One, 1),
         ("recover", &["--dry-run"], &there, One, 0),
         ("recover", &["--dry-run"], &here, One, 1),

@@ -218,6 +218,11 @@ impl Service {
                 // A manager that nobody can dial would hold a seat without being any good for it. Others need not wait for
                 // that; what was seen before is old then.
                 drop(turn.take());
+                if let Some((known, _)) = seen.node.as_ref().filter(|(known, _)| !known.lost)
+                    && let Some(why) = self.runs_elsewhere(known, until).await
+                {
+                    return Err(JoinRefused::Other(why));
+                }
                 let dialled = self.peers.dial_back(&address, digest, DIAL_BACK).await;
                 dialled.map_err(|why| JoinRefused::Unreachable(format!("{why}. Nothing was changed")))?;
                 reached = true;

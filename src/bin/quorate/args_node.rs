@@ -61,14 +61,14 @@ pub(crate) struct Join {
     #[arg(long, value_name = "TOKEN|@FILE|-", required_unless_present = "replace")]
     pub(crate) token: Option<String>,
     /// Come back with a fresh store under a new raft id; the old store is moved aside, not deleted. Without --token, by the
-    /// node's own certificate, when the store is damaged or gone; with --token also when the cluster has left this node
+    /// node's own certificate, when the store is damaged, rolled back or gone; with --token also when the cluster has left this node
     /// behind: lost or fenced by a recovery, or removed (a worker, too). Name and address stay as recorded. With --token and --name on
     /// an empty directory: take the place of the worker of that name, whose disk is gone for good; its labels (but quorate.manager) and assignments
     /// stay, and the old disk is refused from then on
     #[arg(long, conflicts_with = "run")]
     pub(crate) replace: bool,
     /// With --replace: the key of the store is lost for good, so the store is moved aside as a damaged one is. What only it held
-    /// is gone; should the key be found, `store.old-N` is still there to be read
+    /// is gone; should the key be found, `quorate inspect --data-dir DIR/store.old-N` reads it
     #[arg(long, requires = "replace", conflicts_with = "name")]
     pub(crate) key_lost: bool,
     /// Managers of the cluster, comma separated; one that answers is enough

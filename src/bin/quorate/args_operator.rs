@@ -25,7 +25,8 @@ Example:
     /// Take an identity back: it counts nowhere any more, and its connections are closed
     #[command(after_help = "\
 Counts at once on every manager that is in touch with the others. The operator that `init` made is called `operator`. On a manager's
-own machine --data-dir works without any identity.
+own machine --data-dir works without any identity: also after the last one was taken back, or the one that this command shows (which is
+said then).
 
 Example:
   quorate operator revoke ann --data-dir /var/lib/quorate")]

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Global;
-use crate::args_backup::{Backup, BackupVerb, Restore, Take};
+use crate::args_backup::{Backup, BackupVerb, Opens, Restore, Take};
 use crate::failure::Failure;
 use crate::node::directory;
 use crate::output::{Output, Progress, Tone, table};
@@ -35,16 +35,11 @@ pub(crate) async fn run(backup: Backup, global: &Global, output: Output) -> Resu
             Ok(())
         }
         Some(BackupVerb::Verify { file, opens, ca }) => {
-            let key = match (&opens.key, &opens.passphrase_file) {
-                (Some(path), _) => BackupKey::file(path)?,
-                (None, Some(path)) => BackupKey::passphrase_file(path)?,
-                (None, None) => return Err(Failure::usage("say what opens it: --key FILE or --passphrase-file FILE")),
-            };
-            let key = pinned(key, ca.as_deref())?;
+            let key = pinned(opens.key()?, ca.as_deref())?;
             let path = file.clone();
             let read = tokio::task::spawn_blocking(move || verify(&path, &key)).await;
             let read = read.map_err(|error| Failure::local(error.to_string()))?;
-            let contents = read.map_err(|error| Failure::from(error).about(&file))?;
+            let contents = read.map_err(|error| Failure::from(error).about(file.display()))?;
             if output.json {
                 return output.document(&document(&contents)?);
             }
@@ -67,7 +62,7 @@ fn document(value: &impl serde::Serialize) -> Result<serde_json::Value, Failure>
 
 async fn take(take: Take, global: &Global, output: Output) -> Result<(), Failure> {
     let Some(file) = take.file else { return Err(Failure::usage("say which FILE is to be written")) };
-    let seal = match &take.passphrase_file {
+    let seal = match &take.backup_passphrase_file {
         Some(path) => BackupSeal::passphrase_file(path)?,
         None => BackupSeal::recipients(&take.recipients)?,
     };
@@ -161,16 +156,21 @@ fn render(contents: &BackupContents, file: &Path, output: Output) -> String {
     page.trim_end().to_owned()
 }
 
+impl Opens {
+    fn key(&self) -> Result<BackupKey, Failure> {
+        match (&self.backup_key, &self.backup_passphrase_file) {
+            (Some(path), _) => Ok(BackupKey::file(path)?),
+            (None, Some(path)) => Ok(BackupKey::passphrase_file(path)?),
+            (None, None) => {
+                Err(Failure::usage("say what opens it: --backup-key FILE or --backup-passphrase-file FILE"))
+            }
+        }
+    }
+}
+
 pub(crate) async fn restore(wish: Restore, global: &Global, output: Output) -> Result<(), Failure> {
     let directory = directory(global)?;
-    let key = match (&wish.backup_key, &wish.backup_passphrase_file) {
-        (Some(path), _) => BackupKey::file(path)?,
-        (None, Some(path)) => BackupKey::passphrase_file(path)?,
-        (None, None) => {
-            return Err(Failure::usage("say what opens it: --backup-key FILE or --backup-passphrase-file FILE"));
-        }
-    };
-    let key = pinned(key, wish.ca.as_deref())?;
+    let key = pinned(wish.opens.key()?, wish.ca.as_deref())?;
     let mut restore = restored(&wish.file, key, directory).keys(wish.keys.keys()?).despite_peers(wish.despite_peers);
     if let Some(listen) = wish.listen {
         restore = restore.listen(listen);

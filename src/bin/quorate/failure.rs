@@ -150,9 +150,9 @@ impl Failure {
         Some(Self { message: messages, ..worst })
     }
 
-    /// Of this file.
-    pub(crate) fn about(mut self, file: &std::path::Path) -> Self {
-        self.message = format!("{}: {}", file.display(), self.message);
+    /// Of this file, or this node.
+    pub(crate) fn about(mut self, what: impl std::fmt::Display) -> Self {
+        self.message = format!("{what}: {}", self.message);
         self
     }
 
@@ -205,6 +205,8 @@ impl From<Error> for Failure {
             Some(json!({ "limit": { "name": limit.name, "bound": limit.bound, "actual": limit.actual } }))
         } else if let Error::Compacted { oldest, .. } = &error {
             Some(json!({ "oldest": oldest }))
+        } else if let Error::QuorumLost { missing, .. } = &error {
+            Some(json!({ "missing": missing }))
         } else if let Error::Membership { rule, .. } = &error {
             Some(json!({ "rule": rule.word() }))
         } else if let Error::LeaseNotFound { lease, .. } = &error {
@@ -243,6 +245,8 @@ impl From<StartError> for Failure {
             StartError::Internal(_) => "internal",
             StartError::ClusterAlive(_) => "cluster_alive",
             StartError::Superseded(_) => "superseded",
+            StartError::RolledBack(_) => "rolled_back",
+            StartError::Identity(_) => "identity",
             StartError::Forked(_) => "forked",
             StartError::Backup(_) => "backup",
             StartError::Refused(_) | _ => "refused",
@@ -327,6 +331,7 @@ mod tests {
             StopReason::NeedsVersion(String::new()),
             StopReason::Bug(String::new()),
             StopReason::DiskFailed(String::new()),
+            StopReason::RolledBack(String::new()),
             StopReason::IdentityRefused(String::new()),
         ];
         assert!(of_run.iter().all(|reason| codes.contains(&reason.exit_code())));
