@@ -74,7 +74,7 @@ impl Alone {
                         });
                     }
                     Effect::BuildSnapshot { .. } => {
-                        inputs.push(Input::SnapshotBuilt { status: self.status.clone(), view: 1 });
+                        inputs.push(Input::SnapshotBuilt { status: self.status.clone(), bytes: 0, view: 1 });
                     }
                     Effect::SendSnapshot { to, .. } => inputs.push(Input::SnapshotSent { to, delivered: false }),
                     Effect::Fetch { number, .. } => inputs.push(Input::Fetched { number, entries: Vec::new() }),

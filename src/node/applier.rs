@@ -37,12 +37,20 @@ pub(super) enum Job {
         staged: StagedId,
         slot: Option<OwnedSemaphorePermit>,
     },
-    View(oneshot::Sender<(StateStatus, Arc<dyn StateRead>)>),
+    View(oneshot::Sender<View>),
     /// The slot bounds how many such questions wait.
     Hashes {
         reply: oneshot::Sender<Hashes>,
         slot: OwnedSemaphorePermit,
     },
+}
+
+/// A view for sending, with what it contains.
+pub(super) struct View {
+    pub(super) status: StateStatus,
+    /// Of its records and history.
+    pub(super) bytes: u64,
+    pub(super) view: Arc<dyn StateRead>,
 }
 
 /// Digests after the newest revisions, oldest first.
@@ -92,7 +100,8 @@ impl Applier {
                 Job::View(reply) => {
                     let view = self.machine.reader().view();
                     // Status and view are read together: nobody else writes.
-                    let _ = reply.send((self.machine.status().clone(), view));
+                    let (status, bytes) = (self.machine.status().clone(), self.machine.usage().used());
+                    let _ = reply.send(View { status, bytes, view });
                     None
                 }
                 Job::Hashes { reply, slot } => {

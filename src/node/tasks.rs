@@ -14,7 +14,7 @@ use quorate_core::consensus::Consensus;
 use quorate_core::consensus::io::{Answer, Effect, Input, Lane, Nanos, Origin, Records, Status, StopCause, Ticket};
 use quorate_core::id::{LeaseId, LogIndex, RaftId};
 use quorate_core::ports::{LogReader, StagedId, StateRead};
-use quorate_core::state::contract::{Outcome, StateStatus};
+use quorate_core::state::contract::Outcome;
 use quorate_transport::Peers;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -69,10 +69,7 @@ pub(super) enum Call {
         slot: OwnedSemaphorePermit,
     },
     /// A view for sending was made.
-    Built {
-        status: StateStatus,
-        view: Arc<dyn StateRead>,
-    },
+    Built(applier::View),
 }
 
 /// Everything the task hands effects to.
@@ -224,11 +221,11 @@ impl ConsensusTask {
                 self.slot = Some(slot);
                 Input::Staged { from, message, staged }
             }
-            Call::Built { status, view } => {
+            Call::Built(applier::View { status, bytes, view }) => {
                 let number = self.next_view;
                 self.next_view += 1;
                 self.views.insert(number, view);
-                Input::SnapshotBuilt { status, view: number }
+                Input::SnapshotBuilt { status, bytes, view: number }
             }
         }
     }
@@ -264,8 +261,8 @@ impl ConsensusTask {
                     let _ = self.hands.applier.send(applier::Job::View(reply)).await;
                     let inbox = self.hands.inbox.clone();
                     self.hands.runtime.spawn(async move {
-                        if let Ok((status, view)) = built.await {
-                            let _ = inbox.send(Call::Built { status, view }).await;
+                        if let Ok(view) = built.await {
+                            let _ = inbox.send(Call::Built(view)).await;
                         }
                     });
                 }

@@ -164,6 +164,8 @@ pub enum Input {
     SnapshotBuilt {
         /// What the view contains.
         status: StateStatus,
+        /// Bytes that it holds, live records and history: about what sending it costs.
+        bytes: u64,
         /// Names the view at the driver.
         view: u64,
     },

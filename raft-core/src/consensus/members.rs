@@ -13,6 +13,7 @@ use super::Consensus;
 use super::config::ELECTION_TICKS;
 use super::io::Progress;
 use super::pace::Rescale;
+use super::snapshots::Fed;
 use super::view::{self, Observed, Roster};
 use crate::id::{LogIndex, NodeId, RaftId};
 use crate::membership::plan::{self, SeatPolicy, SeatView};
@@ -58,6 +59,8 @@ pub(super) struct Members {
     let_pass: BTreeMap<RaftId, u32>,
     /// Records were changed by the entry at this index: until it is applied they are not looked at.
     pub(super) written: LogIndex,
+    /// Members that this leader has sent a snapshot and that have not caught up since.
+    pub(super) fed: BTreeMap<RaftId, Fed>,
     /// Records or configuration have changed: they may have to be brought in line.
     pub(super) unsettled: bool,
     pub(super) roster: Roster,

@@ -33,6 +33,7 @@ pub(super) struct Sendable {
     pub(super) index: u64,
     pub(super) term: u64,
     pub(super) configuration: Configuration,
+    pub(super) bytes: u64,
     pub(super) view: u64,
     /// The tick it was made.
     pub(super) built: u64,

@@ -274,7 +274,7 @@ impl Consensus {
                 self.on_installed(status, records);
             }
             Input::Staged { from, message, staged } => self.on_staged(from, &message, staged),
-            Input::SnapshotBuilt { status, view } => self.on_snapshot_built(status, view),
+            Input::SnapshotBuilt { status, bytes, view } => self.on_snapshot_built(status, bytes, view),
             Input::SnapshotSent { to, delivered } => self.on_snapshot_sent(to, delivered),
             Input::Fetched { number, entries } => self.on_fetched(number, entries),
             Input::PeerUp(id) => self.note_connected(id, true),

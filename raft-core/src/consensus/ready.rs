@@ -328,7 +328,7 @@ impl Consensus {
     }
 
     /// Forgets the log that nobody needs: never above what is applied, and not past a live follower that is only
-    /// somewhat behind.
+    /// somewhat behind, or was sent a snapshot and is catching up.
     fn consider_cut(&mut self) {
         let start = self.raw.store().start().index.0;
         let held = self.applied.0 - start;
@@ -348,6 +348,11 @@ impl Consensus {
                 .map(|(_, progress)| progress.matched)
                 .min();
             to = to.min(slowest.unwrap_or(to));
+        }
+        if self.is_leader()
+            && let Some(kept) = self.kept_for_fed()
+        {
+            to = to.min(kept);
         }
         self.leadership.pending_cut = self.raw.mut_store().cut(to);
     }

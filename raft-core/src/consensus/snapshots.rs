@@ -22,6 +22,18 @@ use crate::state::contract::StateStatus;
 /// Ticks for which a view is kept for further receivers.
 const VIEW_PATIENCE_TICKS: u64 = 5 * ELECTION_TICKS as u64;
 
+/// Ticks of silence after which a member that was sent a snapshot is not waited for any more.
+const FED_PATIENCE_TICKS: u64 = 10 * ELECTION_TICKS as u64;
+
+/// A member that was sent a snapshot, and has not caught up yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fed {
+    /// Where the snapshot ends: it needs the entries above.
+    from: u64,
+    /// About what sending it cost.
+    bytes: u64,
+}
+
 /// A snapshot between its arrival and its installation.
 pub(super) struct Installing {
     staged: StagedId,
@@ -51,7 +63,7 @@ impl Consensus {
         }
     }
 
-    pub(super) fn on_snapshot_built(&mut self, status: StateStatus, view: u64) {
+    pub(super) fn on_snapshot_built(&mut self, status: StateStatus, bytes: u64, view: u64) {
         self.snapshot_building = false;
         if !self.is_leader() {
             self.effects.push(Effect::DropSnapshot { view });
@@ -59,7 +71,7 @@ impl Consensus {
         }
         let index = status.applied;
         let (term, configuration) = (status.applied_term.0, status.configuration);
-        let built = Sendable { index: index.0, term, configuration, view, built: self.tick };
+        let built = Sendable { index: index.0, term, configuration, bytes, view, built: self.tick };
         if let Some(old) = self.raw.mut_store().set_sendable(Some(built)) {
             self.effects.push(Effect::DropSnapshot { view: old.view });
         }
@@ -70,7 +82,8 @@ impl Consensus {
             // Who is low on space has none for a snapshot.
             Some(_) if self.is_low_on_space(to) => self.raw.report_snapshot(to.0, SnapshotStatus::Failure),
             Some(sendable) if message.get_snapshot().get_metadata().index == sendable.index => {
-                let view = sendable.view;
+                let (view, fed) = (sendable.view, Fed { from: sendable.index, bytes: sendable.bytes });
+                self.members.fed.insert(to, fed);
                 self.effects.push(Effect::SendSnapshot { to, message: convert::message_bytes(message), view });
             }
             _ => self.raw.report_snapshot(to.0, SnapshotStatus::Failure),
@@ -83,9 +96,26 @@ impl Consensus {
             SnapshotStatus::Finish
         } else {
             self.counts.failed += 1;
+            self.members.fed.remove(&to);
             SnapshotStatus::Failure
         };
         self.raw.report_snapshot(to.0, status);
+    }
+
+    /// The entry above which the log is kept for members that were sent a snapshot: cut before they have caught up, it would
+    /// send them the next one, and so on for as long as enough is written. `None` when there is none, or when the log is
+    /// so long that the next one is no dearer.
+    pub(super) fn kept_for_fed(&mut self) -> Option<u64> {
+        let mut fed = std::mem::take(&mut self.members.fed);
+        fed.retain(|id, _| !self.is_caught_up(*id) && self.silent_ticks(*id) <= FED_PATIENCE_TICKS);
+        self.members.fed = fed;
+        let most = self.members.fed.values().map(|fed| fed.bytes).max()?;
+        let kept = self.raw.store().bytes() <= self.config.log_window_bytes.saturating_add(most);
+        let needs = |(id, fed): (&RaftId, &Fed)| {
+            let matched = self.raw.raft.prs().get(id.0).map_or(0, |progress| progress.matched);
+            fed.from.max(matched)
+        };
+        self.members.fed.iter().map(needs).min().filter(|_| kept)
     }
 
     /// A view that the log has left behind helps nobody, and one that nobody waits for pins old state: the next receiver

@@ -72,7 +72,7 @@ impl Search {
 
     fn knobs(&mut self) {
         let quiet = SimConfig::quiet(self.best.config.seed, self.best.config.members);
-        let calmer: [fn(&mut SimConfig, &SimConfig); 17] = [
+        let calmer: [fn(&mut SimConfig, &SimConfig); 18] = [
             |config, _| config.watchers = 0,
             |config, _| config.holders = 0,
             |config, _| config.registers = 0,
@@ -85,6 +85,7 @@ impl Search {
             |config, _| config.duplicates = 0,
             |config, _| config.drift = 0,
             |config, _| config.snapshot_failures = 0,
+            |config, quiet| config.snapshot_byte = quiet.snapshot_byte,
             |config, quiet| (config.delay_min, config.delay_max) = (quiet.delay_min, quiet.delay_max),
             |config, quiet| (config.sync_min, config.sync_max) = (quiet.sync_min, quiet.sync_max),
             |config, quiet| (config.apply_max, config.fetch_max) = (quiet.apply_max, quiet.fetch_max),

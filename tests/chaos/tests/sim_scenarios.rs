@@ -354,6 +354,46 @@ fn a_snapshot_waits_for_what_is_being_written_before_it() -> Test {
 }
 
 #[test]
+fn one_snapshot_is_enough_for_a_follower_however_much_is_written_while_it_is_on_its_way() -> Test {
+    // Given a follower that only a snapshot helps, which takes far longer than the log's window lasts
+    let mut world = grown(SimConfig { log_window: 8, snapshot_byte: 50_000, ..quiet(3) }, 3);
+    let leader = world.leader().unwrap();
+    let behind = followers(&world)[0];
+    world.isolate(behind);
+    let mut sequence = 0;
+    let mut write = |world: &mut World| -> Test {
+        sequence += 1;
+        let ticket = world.propose(leader, sequence)?;
+        assert!(world.run_until(1000 * MILLIS, |world| is_done(world.reply(ticket)))?);
+        Ok(())
+    };
+    for _ in 0..60 {
+        write(&mut world)?;
+    }
+    let sent = world.report().snapshots_sent;
+    let installed = world.status(behind).unwrap().snapshots.installed;
+    world.heal();
+    // When writes go on without a pause
+    let start = world.log_start(leader);
+    let mut meanwhile = 0;
+    while world.status(behind).unwrap().snapshots.installed == installed {
+        write(&mut world)?;
+        meanwhile += 1;
+    }
+    assert!(meanwhile > 4 * 8, "it has to take longer than the window lasts: {meanwhile} writes");
+    for _ in 0..60 {
+        write(&mut world)?;
+    }
+    // Then it needs no second one, and what was kept for it goes again
+    assert_eq!(world.report().snapshots_sent, sent + 1);
+    assert_eq!(world.status(behind).unwrap().snapshots.installed, installed + 1);
+    assert!(world.status(behind).unwrap().applied.0 + 8 >= world.status(leader).unwrap().applied.0);
+    let held = world.status(leader).unwrap().applied.0 - world.log_start(leader);
+    assert!(held <= 2 * 8 + 1 && world.log_start(leader) > start, "{held} entries are held");
+    Ok(())
+}
+
+#[test]
 fn a_follower_far_behind_catches_up_from_the_leaders_disk() -> Test {
     let mut world = grown(SimConfig { cache_bytes: 0, ..quiet(3) }, 3);
     let leader = world.leader().unwrap();

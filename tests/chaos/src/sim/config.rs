@@ -146,6 +146,8 @@ pub struct SimConfig {
     pub drift: u64,
     /// Snapshot streams that break.
     pub snapshot_failures: u64,
+    /// What a byte of a snapshot takes on its way, nanoseconds.
+    pub snapshot_byte: u64,
     pub log_window: u64,
     pub cache_bytes: u64,
     pub message_bytes: u64,
@@ -229,6 +231,7 @@ impl SimConfig {
             pauses: false,
             drift: 0,
             snapshot_failures: 0,
+            snapshot_byte: 20,
             log_window: 10_000,
             cache_bytes: 1 << 20,
             message_bytes: 64 << 10,
@@ -378,7 +381,9 @@ impl SimConfig {
         // Whoever founds anew has nobody left to come and go.
         let churn = churn && profile != Profile::Recovery;
         let mut worn = Rng::stream(seed, 21);
+        let mut streamed = Rng::stream(seed, 31);
         let drawn = Self {
+            snapshot_byte: if net && streamed.chance(300) { streamed.between(200, 5000) } else { 20 },
             torn: worn.chance(700) && (disk || member),
             // The disk that everything is founded anew from must not be the damaged one.
             rot: worn.chance(300) && disk && drawn.recoveries == 0,

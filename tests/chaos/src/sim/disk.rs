@@ -121,12 +121,15 @@ impl World {
             Job::Build => {
                 let Some(process) = self.process(id) else { return Ok(()) };
                 let view = process.reader.view();
-                let Ok(status) = read::status(&*view) else { return broken("a_view_can_be_read", id.to_string()) };
+                let (Ok(status), Ok(usage)) = (read::status(&*view), read::usage(&*view)) else {
+                    return broken("a_view_can_be_read", id.to_string());
+                };
+                let bytes = usage.used();
                 let number = process.next_view;
                 process.next_view += 1;
                 process.views.insert(number, view);
                 self.report.snapshots_built += 1;
-                self.input(id, vec![Input::SnapshotBuilt { status, view: number }])
+                self.input(id, vec![Input::SnapshotBuilt { status, bytes, view: number }])
             }
         }
     }

@@ -185,6 +185,7 @@ impl World {
         self.config.loss = 0;
         self.config.duplicates = 0;
         self.config.snapshot_failures = 0;
+        self.config.snapshot_byte = 20;
         // Impatient clients whose every retry is one more entry could keep the slowest settings behind for ever.
         self.config.patience = 10 * ELECTION;
         self.cut.clear();

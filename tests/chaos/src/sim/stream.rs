@@ -34,7 +34,7 @@ impl World {
         let failures = self.config.snapshot_failures;
         let breaks = self.link(from, to).chance(failures);
         self.trace.line(self.now, || format!("{from} streams {bytes} bytes to {to}, breaks: {breaks}"));
-        let at = self.now + self.link_takes(from, to) + bytes.saturating_mul(20);
+        let at = self.now + self.link_takes(from, to) + bytes.saturating_mul(self.config.snapshot_byte);
         self.schedule(at, Event::Snapshot { from, to, boot, message, chunks, breaks });
         Ok(())
     }
