@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use quorate_core::command::{Command, CommandKind};
-use quorate_core::consensus::io::{Input, Origin, RaftRole, Records};
+use quorate_core::consensus::io::{Input, RaftRole, Records};
 use quorate_core::id::NodeId;
 use quorate_core::membership::operators::OperatorRecord;
 use quorate_core::membership::record::NodeRecord;
@@ -199,7 +199,7 @@ impl Service {
         .await?;
         let Some(txn) = planned else { return Ok(false) };
         let command = Command::from(CommandKind::System(txn));
-        Ok(self.router.execute(command, Origin::Here, Instant::now() + PATIENCE).await?.succeeded)
+        Ok(self.router.execute(command, Instant::now() + PATIENCE).await?.succeeded)
     }
 
     /// Writes a record in the place of what it was; says in the log only that it is not done yet.
@@ -207,7 +207,7 @@ impl Service {
         let same = Compare::new(key.clone(), Relation::Equal, Operand::Value(was));
         let then = vec![Put { key, value: is, ..Put::default() }.into()];
         let command = Command::from(CommandKind::System(Txn { compares: vec![same], then, ..Txn::default() }));
-        match self.router.execute(command, Origin::Here, Instant::now() + PATIENCE).await {
+        match self.router.execute(command, Instant::now() + PATIENCE).await {
             Ok(done) => done.succeeded,
             Err(error) => {
                 tracing::debug!(error = error.message, "how far the CA's rotation is, is written down later");

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use quorate_core::command::{Command, CommandKind};
-use quorate_core::consensus::io::{Origin, Records};
+use quorate_core::consensus::io::Records;
 use quorate_core::id::{Lineage, LineageOrder, NodeId, RaftId, StoreId};
 use quorate_core::membership::record::{NodeRecord, Role};
 use quorate_core::membership::upgrade::Support;
@@ -128,7 +128,7 @@ impl Service {
             updated.addresses = vec![address.to_owned()];
             updated.hindrance.clear();
             raft_ids::write(&mut txn, node, &updated, *revision);
-            let done = self.router.execute(Command::from(CommandKind::System(txn)), Origin::Here, until).await?;
+            let done = self.router.execute(Command::from(CommandKind::System(txn)), until).await?;
             if done.succeeded {
                 tracing::info!(node = display_name(&updated), %raft_id, "a worker becomes a manager");
                 return Ok(answer(&seen, &updated, certificate));
@@ -145,7 +145,7 @@ impl Service {
         }
         let mut txn = Txn::default();
         raft_ids::write(&mut txn, node, &NodeRecord { hindrance: why.to_owned(), ..record.clone() }, revision);
-        if let Err(error) = self.router.execute(Command::from(CommandKind::System(txn)), Origin::Here, until).await {
+        if let Err(error) = self.router.execute(Command::from(CommandKind::System(txn)), until).await {
             tracing::debug!(error = error.message, "why a promotion waits is written down later");
         }
     }

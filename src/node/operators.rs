@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::{Command, CommandKind};
-use quorate_core::consensus::io::{Origin, Records};
+use quorate_core::consensus::io::Records;
 use quorate_core::id::NodeId;
 use quorate_core::limits::{Met, NAME_BYTES_MAX};
 use quorate_core::membership::operators::{OperatorRecord, OperatorRefused, Operators, Standing};
@@ -294,7 +294,7 @@ impl Service {
             then: vec![Put { key, value: renewed.to_bytes(), ..Put::default() }.into()],
             ..Txn::default()
         };
-        let done = self.router.execute(Command::from(CommandKind::System(txn)), Origin::Here, until).await;
+        let done = self.router.execute(Command::from(CommandKind::System(txn)), until).await;
         if !done.map_err(words)?.succeeded {
             let why = "the operator's record has changed meanwhile; try again";
             return Err(JoinRefused::Other(why.into()));

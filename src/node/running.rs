@@ -55,7 +55,8 @@ use super::watching::{self, Watches};
 use super::work::Work;
 use super::workers::{self, Workers};
 use super::{
-    asking, backups, barrier, ca, housekeeping, identity, keepers, locked, log_writer, metering, operators, sealing,
+    asking, backups, barrier, ca, housekeeping, identity, keepers, locked, log_writer, metering, operators, proving,
+    sealing,
 };
 use crate::config;
 use crate::keys::Desk;
@@ -243,6 +244,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let (applier_jobs_in, applier_jobs) = mpsc::channel(JOBS);
     let (reports_in, reports) = mpsc::channel(REPORTS);
     let reader: Arc<dyn StateReader> = state.reader();
+    let claimed = proving::Claimed { view: reader.view(), hash: state.status().hash };
     let watches = Arc::new(Watches::new(state.status().revision));
 
     let incarnations = Arc::new(Incarnations::default());
@@ -432,6 +434,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     ending.keep(&handle, "tells the log who leads", keepers::narrate(Arc::clone(&service), status.clone()));
     ending.keep(&handle, "clears away old history", housekeeping::run(Arc::clone(&service)));
     ending.keep(&handle, "seals records anew", sealing::keep(Arc::clone(&service)));
+    ending.keep(&handle, "compares the state with its hash", proving::run(claimed, status.clone(), ending.clone()));
     ending.keep(&handle, "keeps the barrier's keyring", barrier::keep(Arc::clone(&service)));
     ending.keep(&handle, "announces this node", keepers::keep_announced(Arc::clone(&service), status.clone()));
     ending.keep(

@@ -165,8 +165,10 @@ async fn the_secret_of_a_token_that_was_made_is_on_no_disk() {
     // hash, and the standing one is sealed by the barrier
     assert!(!opened_holds(&directory, made.secret().expose()));
     assert!(!opened_holds(&directory, rotated.secret().expose()));
-    // The control: such a search finds what is there.
+    // The controls: such searches find what is there.
     assert!(opened_holds(&directory, CONTROL));
+    std::fs::write(directory.join("store").join("control"), made.secret().expose()).unwrap();
+    assert!(holds(&directory, made.secret().expose()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

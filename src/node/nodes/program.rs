@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use prost::Message as _;
 use quorate_core::command::{Command, CommandKind};
-use quorate_core::consensus::io::Origin;
 use quorate_core::id::NodeId;
 use quorate_core::membership::record::NodeRecord;
 use quorate_core::membership::trust::TrustRecord;
@@ -60,7 +59,7 @@ impl Service {
             ..Txn::default()
         };
         let command = Command::from(CommandKind::System(txn));
-        if let Err(error) = self.router.execute(command, Origin::Here, Instant::now() + PATIENCE).await {
+        if let Err(error) = self.router.execute(command, Instant::now() + PATIENCE).await {
             tracing::debug!(%node, error = error.message, "the program of a worker is not noted yet");
         }
     }
