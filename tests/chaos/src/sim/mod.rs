@@ -59,6 +59,7 @@ pub use rotations::{Rotated, run_rotations};
 
 pub use network::{Hold, Passing};
 pub use trace::{Report, Violation};
+pub use upgrades::NEW as NEWER;
 pub use watchers::WatchBug;
 pub use world::{Run, World};
 

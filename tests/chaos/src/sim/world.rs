@@ -225,8 +225,11 @@ impl World {
         }
     }
 
-    /// As [`World::run_until`], for what costs more to see than an event does: it is looked at every so often.
-    pub(super) fn run_until_seen(&mut self, nanos: u64, mut done: impl FnMut(&Self) -> bool) -> Run<bool> {
+    /// As [`World::run_until`], for what costs more to see than an event does: it is looked at every tick.
+    ///
+    /// # Errors
+    /// The first broken invariant.
+    pub fn run_until_seen(&mut self, nanos: u64, mut done: impl FnMut(&Self) -> bool) -> Run<bool> {
         let end = self.now + nanos;
         loop {
             if done(self) {
