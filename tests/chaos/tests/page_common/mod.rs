@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The page needs nothing from any network, its script comes to its end, and all charts are drawn.
-pub fn drawn(page: &Path) {
+pub(crate) fn drawn(page: &Path) {
     let text = std::fs::read_to_string(page).unwrap();
     for word in ["http://", "https://", "src=", "<link", "@import"] {
         assert!(!text.contains(word), "the page asks for something: {word}");
