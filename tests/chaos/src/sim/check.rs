@@ -131,6 +131,11 @@ impl Checks {
         next
     }
 
+    /// Whether the entry of this index and term was handed to somebody's applier.
+    pub(super) fn is_committed(&self, index: u64, term: u64) -> bool {
+        self.committed.get(&index).is_some_and(|(committed, _)| *committed == term)
+    }
+
     /// The fencing tokens of the leaderships that were acted on.
     pub(super) fn tokens(&self) -> BTreeSet<u64> {
         self.fenced.keys().copied().collect()

@@ -184,6 +184,12 @@ impl World {
         self.trace.line(self.now, || format!("{id} stops: {cause}"));
         match cause {
             StopCause::Invariant { name, detail } => return broken(name, format!("{id} stopped itself: {detail}")),
+            StopCause::RolledBack { .. } => {
+                return broken("log_holds_what_it_acknowledged", format!("{id} stopped itself: {cause}"));
+            }
+            StopCause::Overruled { .. } => {
+                return broken("committed_entries_stay", format!("{id} stopped itself: {cause}"));
+            }
             StopCause::Store(StoreError::Corrupt { .. }) if self.is_rotten(id) => {
                 self.crash(id, usize::MAX);
                 return self.refuse(id);

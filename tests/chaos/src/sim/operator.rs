@@ -330,7 +330,9 @@ impl World {
         }
         let coming = view.managers.iter().find(|manager| {
             let voter = view.configuration.voters.contains(&manager.raft_id);
-            !manager.is_ready() && (manager.connected || (manager.stands_in && !voter))
+            // The leader has not heard of one that has just been given its raft id, and will.
+            let fresh = !view.configuration.contains(manager.raft_id) && self.is_up(manager.raft_id);
+            !manager.is_ready() && (manager.connected || fresh || (manager.stands_in && !voter))
         });
         if let Some(coming) = coming {
             return Some(format!("{} is on its way", coming.raft_id));

@@ -86,8 +86,8 @@ fn checked(word: &Succession) -> Option<Checked> {
     })
 }
 
-/// The writes of simulated clients that a disk holds: in its state, or in the log above it.
-fn held(view: &dyn StateRead, tail: &[LogEntry], asked: &BTreeSet<(u64, u64)>) -> BTreeSet<(u64, u64)> {
+/// The writes of simulated clients that a disk holds: in its state, or in what is committed of the log above it.
+fn held(view: &dyn StateRead, tail: &[&LogEntry], asked: &BTreeSet<(u64, u64)>) -> BTreeSet<(u64, u64)> {
     let there = |write: &(u64, u64)| {
         let key = keys(write.0, write.1).1;
         read::range(view, &Range { key, ..Range::default() }).is_ok_and(|found| !found.entries.is_empty())
@@ -232,7 +232,10 @@ impl World {
         let tail =
             open.log_reader.entries(findings.applied.next(), open.boot.last.next(), u64::MAX).unwrap_or_default();
         let checks = &self.checks[member.incarnation.min(self.checks.len() - 1)];
-        let held = held(&*view, &tail, &checks.attempted);
+        // A tail that was never committed may hold an earlier attempt of what others acknowledged, in an order of its own.
+        let committed: Vec<&LogEntry> =
+            tail.iter().filter(|entry| checks.is_committed(entry.index.0, entry.term.0)).collect();
+        let held = held(&*view, &committed, &checks.attempted);
         let revision = read::status(&*view).map_or(0, |status| status.revision.0);
         let mut next = checks.recovered(id, findings.applied.0, &held);
         next.forget_above(revision);
