@@ -255,7 +255,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let (applier_jobs_in, applier_jobs) = mpsc::channel(JOBS);
     let (reports_in, reports) = mpsc::channel(REPORTS);
     let reader: Arc<dyn StateReader> = state.reader();
-    let watches = Arc::new(Watches::new(state.status().revision));
+    let watches = Arc::new(Watches::new(state.status().revision, builder.watches_max));
 
     let incarnations = Arc::new(Incarnations::default());
     let strangers = Arc::new(Mutex::new(Strangers::default()));
