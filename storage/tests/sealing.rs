@@ -197,8 +197,11 @@ fn used() -> Disk {
     disk
 }
 
-/// One more entry, of a newer term, in the place of an older one; only a vote; only a fact.
-const WRITES: [(&str, fn(&mut OpenStore)); 5] = [
+/// A write, and what it is.
+type Write = (&'static str, fn(&mut OpenStore));
+
+/// One of each kind.
+const WRITES: [Write; 5] = [
     ("an entry over others", |open| {
         let hard_state = Some(HardState { term: Term(2), vote: RaftId(3), commit: LogIndex(4) });
         let entries = vec![LogEntry { term: Term(2), ..entry(5) }, LogEntry { term: Term(2), ..entry(6) }];
