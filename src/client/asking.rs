@@ -135,8 +135,12 @@ impl Client {
             match way.call(request, patience, round.asked()).await {
                 Ok(Answered { by, response: api::Response { kind: Some(api::response::Kind::Error(error)) } }) => {
                     let may_be_done = matches!(error.code(), api::Code::Unknown);
-                    if matches!(error.code(), api::Code::Expired) && !open {
-                        return Err(Failed::Forgotten(Error::from_wire(error)));
+                    if matches!(error.code(), api::Code::Expired) {
+                        return Err(if open {
+                            expired(&error.message).into()
+                        } else {
+                            Failed::Forgotten(Error::from_wire(error))
+                        });
                     }
                     if matches!(error.code(), api::Code::Conflict) {
                         return Err(Failed::Overtaken(Error::from_wire(error)));
@@ -154,7 +158,7 @@ impl Client {
                         return Err(error.into());
                     }
                     open |= may_be_done && changes;
-                    if matches!(error, Error::QuorumLost(_)) {
+                    if matches!(error, Error::QuorumLost { .. }) {
                         round.lost(by, error.clone());
                     } else {
                         round.restart();
@@ -223,11 +227,19 @@ impl Client {
         }
         match last {
             Some(
-                error @ (Error::NoLeader(_) | Error::QuorumLost(_) | Error::ReadOnly(_) | Error::Overloaded { .. }),
+                error @ (Error::NoLeader(_) | Error::QuorumLost { .. } | Error::ReadOnly(_) | Error::Overloaded { .. }),
             ) => error,
             _ => Error::Unavailable(format!("not done within {seconds} s: {why}")),
         }
     }
+}
+
+/// An attempt may have been done, and nobody can say any more.
+fn expired(last: &str) -> Error {
+    Error::Expired(format!(
+        "an attempt before may have been done, and the managers no longer keep what came of it: they forget a client that they have not heard from for {} min. It is not done from now on. Read what it was to change, and send it anew if it is not there. Last: {last}",
+        config::CLIENT_SILENCE.as_secs() / 60
+    ))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! is never seen here: who is to be an operator draws it, and sends a signing request. Called by the service, by the join plane
 //! and by the running node.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use prost::Message as _;
 use quorate_core::command::{Command, CommandKind};
 use quorate_core::consensus::io::{Origin, Records};
 use quorate_core::id::NodeId;
-use quorate_core::limits::{Met, NAME_BYTES_MAX};
+use quorate_core::limits::{Met, NAME_BYTES_MAX, OPERATORS_MAX};
 use quorate_core::membership::operators::{OperatorRecord, OperatorRefused, Operators, Standing};
 use quorate_core::membership::trust::TrustRecord;
 use quorate_core::state::read;
@@ -28,15 +28,17 @@ use super::joining::{Seen, words};
 use super::once::{self, already_settled};
 use super::records;
 use super::renewal::Terms;
-use super::router::{Failure, fail, limited, refused_by};
+use super::router::{Failure, fail, limited, over, refused_by};
 use super::service::{Service, blocking, broken, document, json};
 use crate::config;
-use crate::membership::{OperatorInfo, Rule};
+use crate::membership::{OperatorInfo, RevokedOperator, Rule};
 
 /// How long one that is not known here is looked for among what others have acknowledged.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks at whose time is over.
 const LOOK: Duration = Duration::from_secs(1);
+/// For so long one that has taken itself back keeps its connection, to hear the answer; nothing else that it asks is done.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Longest life of an operator that ends by itself, seconds.
 const TTL_S_MAX: u64 = 10 * 365 * 86_400;
 
@@ -64,7 +66,11 @@ fn refused(refused: &OperatorRefused) -> Failure {
             limited(api::Code::Invalid, met, message)
         }
         OperatorRefused::NameTaken(_) => refused_by(Rule::OperatorNameTaken, message),
-        OperatorRefused::TooMany => refused_by(Rule::TooManyOperators, message),
+        OperatorRefused::TooMany => {
+            let most = OPERATORS_MAX as u64;
+            let met = Met { name: "OPERATORS_MAX", bound: most, actual: most + 1 };
+            over(met, refused_by(Rule::TooManyOperators, message))
+        }
         OperatorRefused::Unknown(_) => fail(api::Code::NotFound, message),
     }
 }
@@ -239,7 +245,11 @@ impl Service {
         until: Instant,
     ) -> Result<response::Kind, Failure> {
         let (Signing { operators, .. }, now) = (self.operators(until).await?, self.operators_now());
+        let own = |record: &OperatorRecord| matches!(asker.who, Who::Operator(id) if record.node_id() == Some(id));
         let planned = operators.named(&asked.name, now).map_err(|why| refused(&why)).map(|record| {
+            if let Some(id) = record.node_id().filter(|_| own(record)) {
+                self.parting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Instant::now() + FAREWELL);
+            }
             let revoked = OperatorRecord { revoked: now.max(1), ..record.clone() };
             let key = OperatorRecord::key(record.node_id().unwrap_or_default());
             let mut txn = once::write(key.clone(), revoked.to_bytes(), false);
@@ -254,7 +264,17 @@ impl Service {
         let record = wished.written().and_then(|written| OperatorRecord::decode(written.value.clone()).ok());
         let record = record.unwrap_or_default();
         tracing::info!(by = %asker, name = record.name, "an operator's identity was revoked");
-        document(&info(&record, now)).map_err(already_settled)
+        let others = operators.iter().filter(|(id, _)| Some(*id) != record.node_id());
+        let left = others.filter(|(_, other)| !other.read_only && other.standing(now) == Standing::Stands).count();
+        let revoked = RevokedOperator { operator: info(&record, now), own: own(&record), left: left as u64 };
+        document(&revoked).map_err(already_settled)
+    }
+
+    /// Whether it has taken itself back, and hears the answer now.
+    fn is_parting(&self, id: NodeId) -> bool {
+        let mut parting = self.parting.lock().unwrap_or_else(PoisonError::into_inner);
+        parting.retain(|_, until| Instant::now() < *until);
+        parting.contains_key(&id)
     }
 
     /// Every operator, those that count no more among them.
@@ -344,7 +364,7 @@ pub(super) async fn keep_out(service: Arc<Service>, endpoint: Endpoint) {
     loop {
         let (now, known) = (service.operators_now(), Arc::clone(&records.borrow_and_update()));
         endpoint.review(|caller| match caller.role {
-            CertRole::Operator => counts_not(&known, caller, now),
+            CertRole::Operator => counts_not(&known, caller, now).filter(|_| !service.is_parting(caller.node_id)),
             // Nothing ends by itself for them.
             CertRole::Manager | CertRole::Worker if changed => is_gone(&known, caller),
             CertRole::Manager | CertRole::Worker => None,
@@ -378,6 +398,19 @@ fn is_gone(known: &Records, caller: &Caller) -> Option<Refused> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_over_a_limit_is_refused_with_it() {
+        for (why, code, name, bound) in [
+            (OperatorRefused::TooMany, api::Code::Refused, "OPERATORS_MAX", 256),
+            (OperatorRefused::NameTooLong(256), api::Code::Invalid, "NAME_BYTES_MAX", 255),
+        ] {
+            let failure = refused(&why);
+            let limit = api::Limit { name: name.into(), bound, actual: bound + 1 };
+            assert_eq!((failure.code(), failure.limit.as_deref()), (code, Some(&limit)));
+            assert!(failure.message.contains(name), "{}", failure.message);
+        }
+    }
 
     #[test]
     fn a_manager_that_was_cut_off_for_long_shows_no_data_to_operators_and_says_how_it_stands() {
