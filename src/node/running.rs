@@ -444,7 +444,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         identity::keep_certificate(Arc::clone(&service), endpoint.clone(), builder.directory.clone()),
     );
     ending.keep(&handle, "follows a rotation of the CA", ca::keep_rotation(Arc::clone(&service), inbox.clone()));
-    ending.keep(&handle, "notes who has renewed", ca::keep_shown(Arc::clone(&service), newly_shown));
+    ending.keep(&handle, "notes who has renewed", ca::keep_shown(Arc::clone(&service), endpoint.clone(), newly_shown));
     ending.keep(
         &handle,
         "disconnects who was revoked or removed",
