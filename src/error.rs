@@ -68,6 +68,8 @@ pub enum Error {
     Membership {
         /// Which rule.
         rule: Rule,
+        /// The limit that was met, where the rule is one of how many or how much.
+        limit: Option<Limit>,
         /// For people.
         message: String,
     },
@@ -131,6 +133,11 @@ pub enum Error {
     /// The answer did not come in time: the write may or may not have been applied.
     #[error("{0}")]
     Unknown(String),
+    /// An attempt may have been applied, and the managers no longer keep what came of it: no manager heard from this client for
+    /// longer than they remember ([`CLIENT_SILENCE`](crate::config::CLIENT_SILENCE)), and forgot it. It is not applied from now
+    /// on. Read what it was to change, and write it anew if it is not there.
+    #[error("{0}")]
+    Expired(String),
     /// The cluster version does not allow it yet. Not done.
     #[error("{0}")]
     Version(String),
@@ -171,24 +178,76 @@ pub enum Error {
 impl Error {
     /// Whether the same request may succeed when it is sent again unchanged.
     pub const fn is_retryable(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::NoLeader(_)
-                | Self::QuorumLost { .. }
-                | Self::ReadOnly(_)
-                | Self::Unavailable(_)
-                | Self::Overloaded { .. }
-        )
+            | Self::QuorumLost { .. }
+            | Self::ReadOnly(_)
+            | Self::Unavailable(_)
+            | Self::Overloaded { .. } => true,
+            Self::Invalid(_)
+            | Self::Limit { .. }
+            | Self::Refused(_)
+            | Self::Membership { .. }
+            | Self::Denied(_)
+            | Self::Compacted { .. }
+            | Self::NewGeneration { .. }
+            | Self::StoreFull { .. }
+            | Self::Fenced(_)
+            | Self::Unknown(_)
+            | Self::Expired(_)
+            | Self::Version(_)
+            | Self::NotFound(_)
+            | Self::LeaseNotFound { .. }
+            | Self::Conflict { .. }
+            | Self::Decode { .. }
+            | Self::Internal(_) => false,
+        }
+    }
+
+    /// The exit code of a command that met it: 1 refused, 3 unavailable (nothing was done, the same may succeed later), 4
+    /// unknown outcome.
+    pub const fn exit_code(&self) -> u8 {
+        match self.outcome() {
+            Outcome::Unknown => 4,
+            Outcome::NotDone if self.is_retryable() => 3,
+            Outcome::NotDone => 1,
+        }
+    }
+
+    /// Its name in one word, as in the JSON of commands.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "invalid",
+            Self::Limit { .. } => "limit",
+            Self::Refused(_) | Self::Membership { .. } => "refused",
+            Self::Denied(_) => "denied",
+            Self::NoLeader(_) => "no_leader",
+            Self::QuorumLost { .. } => "quorum_lost",
+            Self::ReadOnly(_) => "read_only",
+            Self::Unavailable(_) => "unavailable",
+            Self::Overloaded { .. } => "overloaded",
+            Self::Compacted { .. } => "compacted",
+            Self::NewGeneration { .. } => "new_generation",
+            Self::StoreFull { .. } => "store_full",
+            Self::Fenced(_) => "fenced",
+            Self::Unknown(_) => "unknown",
+            Self::Expired(_) => "expired",
+            Self::Version(_) => "version",
+            Self::NotFound(_) => "not_found",
+            Self::LeaseNotFound { .. } => "lease_not_found",
+            Self::Conflict { .. } => "conflict",
+            Self::Decode { .. } => "decode",
+            Self::Internal(_) => "internal",
+        }
     }
 
     /// The limit that the request met, where that is why it failed.
     pub const fn limit(&self) -> Option<&Limit> {
         match self {
             Self::Limit { limit, .. } | Self::StoreFull { limit, .. } => Some(limit),
-            Self::Overloaded { limit, .. } => limit.as_ref(),
+            Self::Overloaded { limit, .. } | Self::Membership { limit, .. } => limit.as_ref(),
             Self::Invalid(_)
             | Self::Refused(_)
-            | Self::Membership { .. }
             | Self::Denied(_)
             | Self::NoLeader(_)
             | Self::QuorumLost { .. }
@@ -198,6 +257,7 @@ impl Error {
             | Self::NewGeneration { .. }
             | Self::Fenced(_)
             | Self::Unknown(_)
+            | Self::Expired(_)
             | Self::Version(_)
             | Self::NotFound(_)
             | Self::LeaseNotFound { .. }
@@ -210,7 +270,7 @@ impl Error {
     /// Whether the request may have been done.
     pub const fn outcome(&self) -> Outcome {
         match self {
-            Self::Unknown(_) | Self::Internal(_) => Outcome::Unknown,
+            Self::Unknown(_) | Self::Expired(_) | Self::Internal(_) => Outcome::Unknown,
             Self::Invalid(_)
             | Self::Limit { .. }
             | Self::Refused(_)
@@ -258,7 +318,7 @@ impl Error {
                 None => Self::Invalid(message),
             },
             api::Code::Refused => match Rule::from_word(&error.rule) {
-                Some(rule) => Self::Membership { rule, message },
+                Some(rule) => Self::Membership { rule, limit, message },
                 None => Self::Refused(message),
             },
             api::Code::Denied => Self::Denied(message),
@@ -269,7 +329,8 @@ impl Error {
             }
             api::Code::Overloaded | api::Code::Conflict | api::Code::StaleKey => Self::Overloaded { limit, message },
             api::Code::ReadOnly => Self::ReadOnly(message),
-            api::Code::Unknown | api::Code::Expired => Self::Unknown(message),
+            api::Code::Unknown => Self::Unknown(message),
+            api::Code::Expired => Self::Expired(message),
             api::Code::Stopping | api::Code::Deadline | api::Code::Cut => Self::Unavailable(message),
             api::Code::Compacted => Self::Compacted { oldest: error.oldest, message },
             api::Code::NewGeneration => Self::NewGeneration { kept_revision: error.kept_revision, message },
@@ -281,6 +342,96 @@ impl Error {
             api::Code::Version => Self::Version(message),
             api::Code::NotFound => Self::NotFound(message),
             api::Code::LeaseNotFound => Self::LeaseNotFound { lease: error.lease, message },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Row = (Error, &'static str, bool, Outcome, u8);
+
+    /// One of each variant, with its word, whether it may be sent again unchanged, whether it may have been done, and the exit
+    /// code of a command.
+    fn table() -> Vec<Row> {
+        use Outcome::{NotDone, Unknown};
+        let (why, message) = (|| "x".to_owned(), || "x".to_owned());
+        let limit = || Limit { name: "KEY_BYTES_MAX".into(), bound: 1, actual: 2 };
+        let key = Bytes::new;
+        vec![
+            (Error::Invalid(why()), "invalid", false, NotDone, 1),
+            (Error::Limit { limit: limit(), message: message() }, "limit", false, NotDone, 1),
+            (Error::Refused(why()), "refused", false, NotDone, 1),
+            (
+                Error::Membership { rule: Rule::Ambiguous, limit: None, message: message() },
+                "refused",
+                false,
+                NotDone,
+                1,
+            ),
+            (Error::Denied(why()), "denied", false, NotDone, 1),
+            (Error::NoLeader(why()), "no_leader", true, NotDone, 3),
+            (Error::QuorumLost { missing: Vec::new(), message: message() }, "quorum_lost", true, NotDone, 3),
+            (Error::ReadOnly(why()), "read_only", true, NotDone, 3),
+            (Error::Unavailable(why()), "unavailable", true, NotDone, 3),
+            (Error::Overloaded { limit: Some(limit()), message: message() }, "overloaded", true, NotDone, 3),
+            (Error::Compacted { oldest: 1, message: message() }, "compacted", false, NotDone, 1),
+            (Error::NewGeneration { kept_revision: 1, message: message() }, "new_generation", false, NotDone, 1),
+            (Error::StoreFull { limit: limit(), message: message() }, "store_full", false, NotDone, 1),
+            (Error::Fenced(why()), "fenced", false, NotDone, 1),
+            (Error::Unknown(why()), "unknown", false, Unknown, 4),
+            (Error::Version(why()), "version", false, NotDone, 1),
+            (Error::NotFound(why()), "not_found", false, NotDone, 1),
+            (Error::LeaseNotFound { lease: 1, message: message() }, "lease_not_found", false, NotDone, 1),
+            (Error::Conflict { key: key(), message: message() }, "conflict", false, NotDone, 1),
+            (Error::Decode { key: key(), message: message() }, "decode", false, NotDone, 1),
+            (Error::Expired(why()), "expired", false, Unknown, 4),
+            (Error::Internal(why()), "internal", false, Unknown, 4),
+        ]
+    }
+
+    /// Where each variant stands in the table: one that is new has to be given a place, and with it a row.
+    const fn place(error: &Error) -> usize {
+        match error {
+            Error::Invalid(_) => 0,
+            Error::Limit { .. } => 1,
+            Error::Refused(_) => 2,
+            Error::Membership { .. } => 3,
+            Error::Denied(_) => 4,
+            Error::NoLeader(_) => 5,
+            Error::QuorumLost { .. } => 6,
+            Error::ReadOnly(_) => 7,
+            Error::Unavailable(_) => 8,
+            Error::Overloaded { .. } => 9,
+            Error::Compacted { .. } => 10,
+            Error::NewGeneration { .. } => 11,
+            Error::StoreFull { .. } => 12,
+            Error::Fenced(_) => 13,
+            Error::Unknown(_) => 14,
+            Error::Version(_) => 15,
+            Error::NotFound(_) => 16,
+            Error::LeaseNotFound { .. } => 17,
+            Error::Conflict { .. } => 18,
+            Error::Decode { .. } => 19,
+            Error::Expired(_) => 20,
+            Error::Internal(_) => LAST,
+        }
+    }
+    const LAST: usize = 21;
+
+    #[test]
+    fn word_retry_outcome_and_exit_code_of_each_error_say_the_same() {
+        let table = table();
+        assert_eq!(table.len(), LAST + 1);
+        for (at, (error, word, retryable, outcome, exit)) in table.into_iter().enumerate() {
+            assert_eq!(place(&error), at, "{error:?}");
+            assert_eq!((error.word(), error.is_retryable(), error.outcome()), (word, retryable, outcome), "{error:?}");
+            assert_eq!(error.exit_code(), exit, "{error:?}");
+            // What may have been done is never sent again as if it had not been.
+            assert!(!(error.is_retryable() && error.outcome() == Outcome::Unknown), "{error:?}");
+            assert_eq!(exit == 3, retryable, "{error:?}");
+            assert_eq!(exit == 4, outcome == Outcome::Unknown, "{error:?}");
         }
     }
 }

@@ -418,6 +418,17 @@ pub fn at_most(age: Option<Duration>) -> String {
     format!("at most {} old", ago(if age.as_secs() > 0 { Duration::from_secs(whole) } else { age }))
 }
 
+/// An instant, seconds since 1970, as people read it: RFC 3339 in UTC, `2026-03-01T09:30:00Z`.
+pub fn date(unix_seconds: u64) -> String {
+    quorate_transport::utc(unix_seconds)
+}
+
+/// Whether a character is a control character, or shows a line in another order than it is in, or shows nothing: a terminal takes it
+/// for a command, and a person for something else. No name has one.
+pub fn hides(c: char) -> bool {
+    quorate_core::membership::naming::hides(c)
+}
+
 /// A manager's silence as the runbook says it: `silent 4m 12s`.
 pub fn silence(silent_ms: Option<u64>) -> String {
     silent_ms.map_or_else(

@@ -8,7 +8,9 @@ mod cli_support;
 use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
 
-use cli_support::{Node, Said, eventually, managers, on, quorate, quorate_into, quorate_with_stdin};
+use cli_support::{
+    Node, Said, eventually, full, gone, managers, on, quorate, quorate_closed, quorate_into, quorate_with_stdin,
+};
 
 fn unlock(node: &Node, typed: &str) -> Said {
     quorate_with_stdin(&["unlock", "--data-dir", node.dir()], typed.as_bytes())
@@ -378,18 +380,10 @@ fn a_key_file_that_is_named_as_before_a_move_may_be_gone() {
 /// The command, with a stdout on which nobody can read its answer, once for each way there is.
 fn unread(node: &Node, arguments: &[&str]) -> Vec<(&'static str, Said)> {
     let arguments = [arguments, &["--data-dir", node.dir()]].concat();
-    let gone = || std::io::pipe().unwrap().1;
-    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let closed = Command::new("sh")
-        .args(["-c", "exec \"$0\" \"$@\" >&-", cli_support::PROGRAM])
-        .args(&arguments)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
     vec![
-        ("a pipe whose reader went away", quorate_into(&arguments, gone().into())),
-        ("a full disk", quorate_into(&arguments, full().into())),
-        ("nothing", Said::of(closed)),
+        ("a pipe whose reader went away", quorate_into(&arguments, gone())),
+        ("a full disk", quorate_into(&arguments, full())),
+        ("nothing", quorate_closed(&arguments)),
         ("/dev/null", quorate_into(&arguments, Stdio::null())),
     ]
 }

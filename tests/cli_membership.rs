@@ -169,7 +169,7 @@ fn labels_availability_and_pauses_are_set_and_wrong_ones_refused() {
     update(&["--label-add", "quorate.manager=true"]).exits(1).complains(&["quorate.manager=yes"]);
     update(&["--label-add", "zone"]).exits(2).complains(&["KEY=VALUE"]);
     update(&["--availability", "gone"]).exits(2).complains(&["drain"]);
-    update(&["--pause-replacement", "25h"]).exits(2).complains(&["one day"]);
+    update(&["--pause-replacement", "25h"]).exits(2).complains(&["from 1ms to 1d"]);
     update(&[]).exits(2).complains(&["--label-add"]);
 }
 
@@ -213,7 +213,7 @@ fn tokens_are_made_listed_used_and_taken_back() {
     join("n3", new.lines().next_back().unwrap()).exits(0);
     // What cannot be.
     on(&nodes[0], &["token", "create", "--role", "king"]).exits(2).complains(&["manager"]);
-    on(&nodes[0], &["token", "create", "--role", "worker", "--ttl", "400d"]).exits(2).complains(&["365 days"]);
+    on(&nodes[0], &["token", "create", "--role", "worker", "--ttl", "400d"]).exits(2).complains(&["from 1s to 365d"]);
     on(&nodes[0], &["token", "create", "--role", "worker", "--uses", "1000000"]).exits(1).complains(&["100000"]);
 }
 

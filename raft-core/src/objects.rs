@@ -11,6 +11,7 @@ use crate::id::NodeId;
 use crate::keyring::SealedRecord;
 use crate::keyspace::{Section, prefix_end};
 use crate::limits::{OBJECT_BYTES_MAX, OBJECT_LABEL_BYTES_MAX, OBJECT_NAME_BYTES_MAX};
+use crate::membership::naming::hides;
 use crate::membership::record::Label;
 use crate::state::contract::Refusal;
 
@@ -139,12 +140,10 @@ fn within(what: impl FnOnce() -> String, limit: &'static str, max: usize, actual
 /// `Malformed`, `Limit`.
 pub fn check_labels(labels: &[Label]) -> Result<(), Refusal> {
     let unfit = |label: &Label| {
-        label.key.is_empty()
-            || label.key.contains('=')
-            || label.key.chars().chain(label.value.chars()).any(char::is_control)
+        label.key.is_empty() || label.key.contains('=') || label.key.chars().chain(label.value.chars()).any(hides)
     };
     if labels.iter().any(unfit) {
-        let what = "a label has a key without `=`, and no control characters".to_owned();
+        let what = "a label has a key without `=`, and no control characters or others that cannot be seen".to_owned();
         return Err(Refusal::Malformed { what });
     }
     let actual: usize = labels.iter().map(|label| label.key.len() + label.value.len() + 8).sum();
@@ -207,6 +206,28 @@ mod tests {
         for name in ["", ".hidden", "-x", "a/b", "a b", "a\0", "..", "ä", &"x".repeat(OBJECT_NAME_BYTES_MAX + 1)] {
             assert!(!is_object_name(name), "{name}");
         }
+    }
+
+    #[test]
+    fn each_limit_is_told_by_its_name_and_holds_from_both_sides() {
+        let over = |checked: Result<(), Refusal>, name: &str, most: usize| {
+            let Err(Refusal::Limit { limit, max, actual, .. }) = checked else { panic!("{name}: {checked:?}") };
+            assert_eq!((limit, max, actual), (name, most as u64, most as u64 + 1));
+        };
+        let kind = ObjectKind::Secret;
+        assert_eq!(check_name(kind, &"x".repeat(OBJECT_NAME_BYTES_MAX)), Ok(()));
+        let long = "x".repeat(OBJECT_NAME_BYTES_MAX + 1);
+        over(check_name(kind, &long), "OBJECT_NAME_BYTES_MAX", OBJECT_NAME_BYTES_MAX);
+        assert_eq!(check_data(kind, OBJECT_BYTES_MAX), Ok(()));
+        over(check_data(kind, OBJECT_BYTES_MAX + 1), "OBJECT_BYTES_MAX", OBJECT_BYTES_MAX);
+        // Of two labels, each with 8 bytes besides
+        let labels = |bytes: usize| {
+            let label = |key: &str, value: usize| Label { key: key.into(), value: "v".repeat(value) };
+            [label("a", 100), label("b", bytes - 100 - 2 - 16)]
+        };
+        assert_eq!(check_labels(&labels(OBJECT_LABEL_BYTES_MAX)), Ok(()));
+        let checked = check_labels(&labels(OBJECT_LABEL_BYTES_MAX + 1));
+        over(checked, "OBJECT_LABEL_BYTES_MAX", OBJECT_LABEL_BYTES_MAX);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::Path;
 
-use quorate_core::limits::NAME_BYTES_MAX;
+use quorate_core::membership::naming::check_name;
 #[cfg(feature = "manager")]
 use quorate_core::ports::{OpenStore, StoreError};
 use quorate_transport::{Identity, JoinToken};
@@ -19,12 +19,7 @@ use crate::config;
 impl NodeBuilder {
     /// Settings that make no sense are refused before anything is made.
     pub(super) fn validate(&self) -> Result<(), StartError> {
-        if self.name.len() > NAME_BYTES_MAX || self.name.chars().any(char::is_control) {
-            return Err(StartError::Invalid(format!(
-                "the name has {} bytes, or control characters; the limit `NAME_BYTES_MAX` is {NAME_BYTES_MAX}, and none of those are taken. Nothing was changed",
-                self.name.len()
-            )));
-        }
+        check_name(&self.name).map_err(|why| StartError::Invalid(format!("{why}. Nothing was changed")))?;
         if self.listen.is_some() {
             self.addresses()?;
         }

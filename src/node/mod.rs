@@ -490,8 +490,8 @@ impl Node {
         self.stopped().await
     }
 
-    /// Stops at once, without handing leadership over: what a crash of the process would do, for tests. Nothing
-    /// acknowledged is lost.
+    /// Stops at once, without handing leadership over, as a crash of the process would. Nothing acknowledged is lost; the others
+    /// elect another leader. Does not wait: [`stopped`](Self::stopped) does. For tests, and for who asks twice.
     pub fn abandon(&self) {
         self.inner.stop.send_replace(Stop::Now);
     }

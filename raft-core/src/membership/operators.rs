@@ -101,7 +101,7 @@ impl OperatorRecord {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OperatorRefused {
     /// The name is empty, or holds what no terminal should be sent.
-    #[error("the name of an operator has at least one byte, and no control characters")]
+    #[error("the name of an operator has at least one byte, and no control characters or others that cannot be seen")]
     BadName,
     /// The name is too long.
     #[error("the name has {0} bytes, the limit `NAME_BYTES_MAX` is {NAME_BYTES_MAX}")]
@@ -156,7 +156,7 @@ impl Operators {
         if name.len() > NAME_BYTES_MAX {
             return Err(OperatorRefused::NameTooLong(name.len()));
         }
-        if name.is_empty() || name.chars().any(char::is_control) {
+        if name.is_empty() || name.chars().any(super::naming::hides) {
             return Err(OperatorRefused::BadName);
         }
         let stands = |record: &OperatorRecord| record.standing(now) == Standing::Stands;
@@ -239,6 +239,8 @@ mod tests {
         let mut records: Vec<_> = (0..most).map(|n| operator(n, &format!("o{n}"))).collect();
         let full: Operators = records.iter().cloned().collect();
         assert_eq!(full.room_for(id(most), "one more", 5), Err(OperatorRefused::TooMany));
+        let but_one: Operators = records[1..].iter().cloned().collect();
+        assert_eq!(but_one.room_for(id(most), "one more", 5), Ok(vec![]));
         records[9].revoked = 4;
         records[7].ends = 5;
         let some: Operators = records.into_iter().collect();

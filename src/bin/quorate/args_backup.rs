@@ -66,7 +66,7 @@ what is wrong.
 Example:
   quorate backup verify monday.quorate --backup-key backup.key
   quorate backup verify monday.quorate --backup-passphrase-file phrase --json
-  quorate backup verify monday.quorate --backup-key backup.key --ca HASH     (HASH: what `quorate backup` printed)")]
+  quorate backup verify monday.quorate --backup-key backup.key --ca HASH     # as `quorate backup` printed it")]
     Verify {
         /// The backup
         file: PathBuf,

@@ -4,6 +4,7 @@
 
 use clap::Args;
 
+use crate::args::whole;
 use crate::args_keys::KeyOptions;
 
 /// Options of a node that runs on.
@@ -89,7 +90,7 @@ pub(crate) struct Run {
     #[arg(long = "manager", value_name = "HOST:PORT[,..]", value_delimiter = ',')]
     pub(crate) managers: Vec<String>,
     /// Recover first (see `quorate recover`), when the directory is of exactly this generation; beyond it, just run
-    #[arg(long, value_name = "GENERATION")]
+    #[arg(long, value_name = "GENERATION", value_parser = whole(1, u64::MAX, "a generation"))]
     pub(crate) force_new_cluster: Option<u64>,
     /// With --force-new-cluster: where this manager is reached from now on, if not as before
     #[arg(long, value_name = "HOST:PORT", requires = "force_new_cluster", conflicts_with = "advertise")]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::args::duration_up_to;
+use crate::args::{SECOND, YEAR, duration_within};
 
 /// `operator`.
 #[derive(Debug, Subcommand)]
@@ -59,6 +59,5 @@ pub(crate) struct Issue {
 }
 
 fn ttl(text: &str) -> Result<Duration, String> {
-    let ttl = duration_up_to(text, Duration::from_secs(10 * 365 * 86_400), "10 years")?;
-    if ttl < Duration::from_secs(1) { Err(format!("`{text}` is too short; at least 1s")) } else { Ok(ttl) }
+    duration_within(text, SECOND, 10 * YEAR)
 }

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use quorate::backup::{BackupContents, BackupInfo, BackupKey, BackupSeal, KeyPair, verify};
+use quorate::status::date;
 use quorate::{RestoreReport, restore as restored};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,12 +23,15 @@ pub(crate) async fn run(backup: Backup, global: &Global, output: Output) -> Resu
         None => take(backup.take, global, output).await,
         Some(BackupVerb::NewKey) => {
             let pair = KeyPair::generate();
-            if output.json {
-                let file = pair.to_text();
-                return output.document(&json!({ "recipient": pair.recipient(), "key_file": *file }));
+            let shown = if output.json {
+                output.document(&json!({ "recipient": pair.recipient(), "key_file": *pair.to_text() }))
+            } else {
+                output.bytes(pair.to_text().as_bytes())
+            };
+            shown.map_err(|failure| failure.after("Nothing is sealed for it: give the command again"))?;
+            if !output.json {
+                output.note(&format!("recipient: {}", pair.recipient()));
             }
-            output.bytes(pair.to_text().as_bytes())?;
-            output.note(&format!("recipient: {}", pair.recipient()));
             Ok(())
         }
         Some(BackupVerb::Verify { file, opens, ca }) => {
@@ -115,8 +119,12 @@ fn render(contents: &BackupContents, file: &Path, output: Output) -> String {
     let _infallible = writeln!(page, "ca      {}  (is it the one that you know?)", info.ca);
     let _infallible = writeln!(
         page,
-        "taken   {} s after 1970 from {} ({}), revision {}, log index {}",
-        info.taken_unix, info.manager, info.software, info.revision, info.applied
+        "taken   {} from {} ({}), revision {}, log index {}",
+        date(info.taken_unix),
+        info.manager,
+        info.software,
+        info.revision,
+        info.applied
     );
     let _infallible = writeln!(
         page,
@@ -142,7 +150,7 @@ fn render(contents: &BackupContents, file: &Path, output: Output) -> String {
     let _infallible = writeln!(page, "\n{}", table(&["MANAGER OF THEN", "ADDRESS", "NODE ID"], &[], rows));
     let _infallible = writeln!(
         page,
-        "\nnext    quorate restore {} --backup-key FILE --data-dir DIR     (when the cluster is gone)",
+        "\nnext    quorate restore {} --backup-key FILE --data-dir DIR     # when the cluster is gone",
         file.display()
     );
     page.trim_end().to_owned()
@@ -207,11 +215,11 @@ fn told(report: &RestoreReport, directory: &str, output: Output) -> String {
     }
     let _infallible = writeln!(page, "next     quorate run --data-dir {directory}");
     let _infallible =
-        writeln!(page, "         quorate token show manager --data-dir {directory}     (then join two managers)");
+        writeln!(page, "         quorate token show manager --data-dir {directory}     # then join two managers");
     if report.workers > 0 {
         let _infallible = writeln!(
             page,
-            "         on each of the {} workers: quorate run --manager {} --data-dir DIR     (where this address is new)",
+            "         on each of the {} workers: quorate run --manager {} --data-dir DIR     # where this address is new",
             report.workers, report.address
         );
     }

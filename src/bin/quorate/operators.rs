@@ -80,6 +80,7 @@ async fn issue(issue: Issue, client: &Client, output: Output) -> Result<(), Fail
         Failure::local(format!(
             "the identity was made and could not be written: {error}. Take it back: quorate operator revoke {name}"
         ))
+        .all_the_same()
     })?;
     if output.json {
         let mut document = document(&made.info)?;

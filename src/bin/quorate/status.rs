@@ -403,10 +403,11 @@ fn count(n: usize, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::answer::Loss;
     use crate::args::When;
 
     fn output() -> Output {
-        Output::new(false, When::Never)
+        Output::new(false, When::Never, Loss::Nothing)
     }
 
     fn cluster(voters: &[(&str, bool)], health: Health) -> ClusterStatus {
