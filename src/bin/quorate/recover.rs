@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_survivor_that_was_put_back_is_told_to_lack_what_it_once_held() {
-        let page = |report: &RecoveryReport| render(report, "/d", true, Output::new(false, When::Never));
+        let page = |report: &RecoveryReport| render(report, "/d", true, Output::new(false, When::Never, Loss::Nothing));
         assert!(!page(&report()).contains("put back"));
         let mut old = report();
         old.rolled_back = Some(900);
