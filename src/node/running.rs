@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use quorate_core::consensus::config::Config;
+use quorate_core::consensus::config::{Config, ROUNDS_HANDED_MAX, WRITES_HANDED_MAX};
 use quorate_core::consensus::io::{Input, Records, StopCause};
 use quorate_core::consensus::pace::TICK_NANOS_MIN;
 use quorate_core::consensus::{Consensus, Start as MachineStart};
@@ -66,6 +66,7 @@ const INBOX: usize = 8_192;
 /// Jobs that wait for a writer, and reports that wait for the consensus task: there are at most as many reports as
 /// jobs, so a writer can always report, and the consensus task never waits for one that waits for it.
 const JOBS: usize = 1_024;
+const _: () = assert!(JOBS >= 2 * ROUNDS_HANDED_MAX && JOBS >= 2 * WRITES_HANDED_MAX);
 const REPORTS: usize = 2 * JOBS + 16;
 /// How long an orderly stop, leadership handed over, waits at most for the requests under way, most of them on their way to
 /// the successor and back: a few milliseconds, unless the cluster is not well.
@@ -280,7 +281,6 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let full = Arc::new(AtomicBool::new(false));
     let applier = Applier {
         machine: state,
-        staging: Arc::clone(&store.staging),
         reports: reports_in,
         records: records.borrow().clone(),
         meta: Arc::clone(&store.meta),
@@ -305,7 +305,11 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
             meters: Arc::clone(&meters),
         },
         peers: reach,
-        store: RwLock::new(Some(StoreAccess { reader, staging: store.staging, keys: store.keys.map(Arc::new) })),
+        store: RwLock::new(Some(StoreAccess {
+            reader,
+            staging: Arc::clone(&store.staging),
+            keys: store.keys.map(Arc::new),
+        })),
         status: status.clone(),
         records: records.clone(),
         applier: applier_jobs_in.downgrade(),
@@ -355,6 +359,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         applier: applier_jobs_in,
         log_reader: store.log_reader,
         runtime: handle.clone(),
+        staging: store.staging,
         inbox: inbox.clone(),
         status: status_out,
         records: records_out,

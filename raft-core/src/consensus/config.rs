@@ -22,6 +22,13 @@ pub const LEASE_PERCENT: u64 = 90;
 /// Least patience with a disk that does not answer, ticks: an election that a stall caused is over by then.
 pub const DISK_PATIENCE_TICKS_MIN: u64 = 2 * ELECTION_TICKS as u64;
 
+/// Rounds ([`Effect::Apply`](super::io::Effect::Apply)) that are with the applier at once. What is committed beyond them is kept
+/// here: a driver that queues more than so many never waits for its applier.
+pub const ROUNDS_HANDED_MAX: usize = 256;
+/// Writes ([`Effect::Persist`](super::io::Effect::Persist)) that are with the log writer at once, but for a few that finish what has
+/// begun: above it nothing is taken in that would have to be written.
+pub const WRITES_HANDED_MAX: usize = 512;
+
 const _: () = assert!(HEARTBEAT_TICKS * 3 < ELECTION_TICKS);
 const _: () = assert!(ELECTION_TICKS < ELECTION_TICKS_MIN && ELECTION_TICKS_MIN < ELECTION_TICKS_MAX);
 const _: () = assert!(LEASE_PERCENT < 100);

@@ -25,6 +25,8 @@ mod disk;
 mod entropy;
 mod freshness;
 pub mod guard;
+#[cfg(test)]
+mod harness;
 mod inbound;
 pub mod io;
 mod leadership;
