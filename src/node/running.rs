@@ -198,6 +198,7 @@ fn settings(builder: &NodeBuilder, facts: &Facts) -> Result<Config, StartError> 
     settings.ask_nanos = nanos(asking::PATIENCE);
     settings.seat_times.stable_ms = u64::try_from(builder.stable.as_millis()).unwrap_or(u64::MAX);
     settings.disk_patience_nanos = nanos(builder.disk_patience);
+    settings.disk_probe_nanos = nanos(config::DISK_PROBE);
     settings.space_low = builder.space_low;
     settings.space_enough = builder.space_enough.max(builder.space_low);
     Ok(settings)
@@ -358,8 +359,8 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         log,
         applier: applier_jobs_in,
         log_reader: store.log_reader,
-        runtime: handle.clone(),
         staging: store.staging,
+        runtime: handle.clone(),
         inbox: inbox.clone(),
         status: status_out,
         records: records_out,

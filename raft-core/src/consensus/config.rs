@@ -79,6 +79,9 @@ pub struct Config {
     /// Time for which the disk may leave work unanswered, nanoseconds, [`DISK_PATIENCE_TICKS_MIN`] at least; after it this
     /// member neither leads nor votes until the disk answers.
     pub disk_patience_nanos: u64,
+    /// Time for which the log writer has had nothing to do, nanoseconds, after which it is given the hard state once more, to see
+    /// whether the disk is there.
+    pub disk_probe_nanos: u64,
     /// Free bytes below which this member appends nothing and neither leads nor votes; 0 is no such mark.
     pub space_low: u64,
     /// Free bytes from which it goes on.
@@ -107,6 +110,7 @@ impl Config {
             caught_up_entries: 256,
             ask_nanos: 2_000_000_000,
             disk_patience_nanos: 3_000_000_000,
+            disk_probe_nanos: 2_000_000_000,
             space_low: 0,
             space_enough: 0,
         }

@@ -216,7 +216,7 @@ impl Consensus {
             durable_term: hard_state.term.0,
             queue: proposals::Queue::default(),
             waiters: Waiters::default(),
-            disk: Disk::default(),
+            disk: Disk::with(hard_state),
             transfer: None,
             connected: BTreeSet::new(),
             installing: None,

@@ -63,7 +63,8 @@ impl Consensus {
         self.release();
         while !self.stopped && self.installing.as_ref().is_none_or(|i| !i.is_running()) && self.raw.has_ready() {
             let has_snapshot = self.raw.snap().is_some_and(|snapshot| !snapshot.is_empty());
-            if has_snapshot && (!self.unpersisted.is_empty() || self.applied != self.handed) {
+            let writes = !self.unpersisted.is_empty() || self.disk.is_probed();
+            if has_snapshot && (writes || self.applied != self.handed) {
                 // Both threads drain first; their reports bring us back here.
                 return;
             }
@@ -131,6 +132,7 @@ impl Consensus {
                     return;
                 }
                 self.raw.advance_append_async(ready);
+                self.disk.note_written(&batch);
                 self.effects.push(Effect::Persist { number, batch });
                 let term = self.raw.raft.term;
                 self.unpersisted.push_back(Unpersisted { number, messages: persisted, term });
@@ -181,7 +183,7 @@ impl Consensus {
     }
 
     pub(super) fn on_persisted(&mut self, number: u64) {
-        self.log_answered();
+        self.log_answered(number);
         while self.unpersisted.front().is_some_and(|front| front.number <= number) {
             if let Some(done) = self.unpersisted.pop_front() {
                 self.durable_term = done.term;

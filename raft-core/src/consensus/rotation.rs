@@ -167,7 +167,8 @@ mod tests {
     }
 
     #[test]
-    fn an_end_that_another_leaders_entries_have_replaced_is_written_again_by_the_next_leadership_also_where_nobody_writes() {
+    fn an_end_that_another_leaders_entries_have_replaced_is_written_again_by_the_next_leadership_also_where_nobody_writes()
+     {
         // Given a leader whose writes reach nobody, and the end of a rotation among them
         let mut member = Member::leading();
         let term = member.machine.raw.raft.term;
