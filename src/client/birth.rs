@@ -20,6 +20,8 @@ use crate::error::{Error, Result};
 
 /// How long a new client waits to learn its birth, before anybody needs it.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Before a manager that knows of no log yet is asked again.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Every manager tells everybody how much of the log it knows to be committed, without a quorum.
 const fn question() -> api::request::Kind {
@@ -57,20 +59,26 @@ impl Client {
         if self.shared.sequences.is_settled(met) {
             return Ok(());
         }
-        let answer = self.ask_noting(question(), until).await.map_err(Failed::into_error)?;
-        let api::response::Kind::Standing(done) = answer else { return Err(unexpected()) };
-        if done.commit == 0 {
-            return Err(Error::Unavailable(
-                "the manager that was asked has no log yet. Nothing was done; try again".into(),
-            ));
+        loop {
+            let answer = self.ask_noting(question(), until).await.map_err(Failed::into_error)?;
+            let api::response::Kind::Standing(done) = answer else { return Err(unexpected()) };
+            if done.commit > 0 {
+                self.shared.sequences.settle(config::random_id(ClientId::from_bytes)?, done.commit, met);
+                return Ok(());
+            }
+            // A manager that has just joined: it will have heard of something in a moment.
+            if Instant::now() + PAUSE >= until {
+                let why = "the manager that was asked has no log yet. Nothing was done; try again, or ask another one";
+                return Err(Error::Unavailable(why.into()));
+            }
+            tokio::time::sleep(PAUSE).await;
         }
-        self.shared.sequences.settle(config::random_id(ClientId::from_bytes)?, done.commit, met);
-        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::{Arc, Mutex};
 
     use prost::Message as _;
@@ -86,6 +94,8 @@ mod tests {
         generation: watch::Receiver<u64>,
         /// 0 is not at all.
         tells: watch::Receiver<u64>,
+        /// So often it says that it has no log.
+        empty: AtomicUsize,
         done: Arc<Mutex<Vec<Request>>>,
     }
 
@@ -103,7 +113,8 @@ mod tests {
                 } else {
                     let told = tokio::time::timeout(patience, tells.wait_for(|index| *index > 0)).await;
                     let Ok(index) = told else { return Err(CallError::unanswered("it does not answer")) };
-                    let commit = *index.unwrap();
+                    let commit = if self.empty.load(Ordering::Relaxed) > 0 { 0 } else { *index.unwrap() };
+                    self.empty.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok();
                     api::response::Kind::Standing(api::StandingDone { commit, ..api::StandingDone::default() })
                 };
                 Ok(Answered { by: 0, response: api::Response { kind: Some(kind) } })
@@ -130,11 +141,12 @@ mod tests {
         done: Arc<Mutex<Vec<Request>>>,
     }
 
-    fn cluster(tells: u64) -> (Cluster, Box<dyn Way>) {
+    fn cluster(tells: u64, empty: usize) -> (Cluster, Box<dyn Way>) {
         let (generation, met) = watch::channel(1);
         let (tells, told) = watch::channel(tells);
         let done = Arc::<Mutex<Vec<Request>>>::default();
-        let way = Manager { generation: met, tells: told, done: Arc::clone(&done) };
+        let empty = AtomicUsize::new(empty);
+        let way = Manager { generation: met, tells: told, empty, done: Arc::clone(&done) };
         (Cluster { generation, tells, done }, Box::new(way))
     }
 
@@ -144,7 +156,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_goes_under_an_id_whose_birth_nobody_has_told() {
         // Given a client that is made while nobody tells it anything, then it is there,
-        let (cluster, way) = cluster(0);
+        let (cluster, way) = cluster(0, 0);
         let client = tokio::time::timeout(PATIENT, Client::born_over(way)).await.unwrap().unwrap();
         // and when it is to write, then nothing is sent, and it is told so.
         let refused = client.with_deadline(SOON).kv().put("k", "v").await.unwrap_err();
@@ -177,7 +189,7 @@ mod tests {
     #[tokio::test]
     async fn a_birth_that_is_given_up_is_learnt_by_the_next_request_and_no_request_goes_before_it() {
         // Given a client that was born late in a log of which the survivor had less
-        let (cluster, way) = cluster(0);
+        let (cluster, way) = cluster(0, 0);
         let old = ClientId::from_bytes([1; 16]);
         let client = Client::over(way, old, 5_000);
         let settle = || client.settle(Instant::now() + PATIENT);
@@ -198,5 +210,12 @@ mod tests {
         assert_eq!(open.born, 4_010);
         settle().await.unwrap();
         assert_eq!(client.shared.sequences.open().await.id.client, open.id.client);
+    }
+    #[tokio::test]
+    async fn a_manager_that_has_just_joined_is_asked_again_until_it_knows_of_a_log() {
+        let (cluster, way) = cluster(7, 3);
+        let client = Client::over(way, ClientId::from_bytes([1; 16]), 0).with_deadline(PATIENT);
+        client.kv().put("k", "v").await.unwrap();
+        assert_eq!(cluster.done.lock().unwrap()[0].born, 7);
     }
 }
