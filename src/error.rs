@@ -79,8 +79,13 @@ pub enum Error {
     NoLeader(String),
     /// Fewer than a majority of the voters are reachable: every manager that the client knows says so or cannot be reached,
     /// and at least one says so. Told at once. Not done. Retryable once managers are back.
-    #[error("{0}")]
-    QuorumLost(String),
+    #[error("{message}")]
+    QuorumLost {
+        /// Names of the voters that the manager which said so last does not hear from.
+        missing: Vec<String>,
+        /// For people; it has the names, too.
+        message: String,
+    },
     /// Managers are low on disk space, so that no write would be replicated. Not done; reads go on. Retryable once there
     /// is space.
     #[error("{0}")]
@@ -166,14 +171,65 @@ pub enum Error {
 impl Error {
     /// Whether the same request may succeed when it is sent again unchanged.
     pub const fn is_retryable(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::NoLeader(_)
-                | Self::QuorumLost(_)
-                | Self::ReadOnly(_)
-                | Self::Unavailable(_)
-                | Self::Overloaded { .. }
-        )
+            | Self::QuorumLost { .. }
+            | Self::ReadOnly(_)
+            | Self::Unavailable(_)
+            | Self::Overloaded { .. } => true,
+            Self::Invalid(_)
+            | Self::Limit { .. }
+            | Self::Refused(_)
+            | Self::Membership { .. }
+            | Self::Denied(_)
+            | Self::Compacted { .. }
+            | Self::NewGeneration { .. }
+            | Self::StoreFull { .. }
+            | Self::Fenced(_)
+            | Self::Unknown(_)
+            | Self::Version(_)
+            | Self::NotFound(_)
+            | Self::LeaseNotFound { .. }
+            | Self::Conflict { .. }
+            | Self::Decode { .. }
+            | Self::Internal(_) => false,
+        }
+    }
+
+    /// The exit code of a command that met it: 1 refused, 3 unavailable (nothing was done, the same may succeed later), 4
+    /// unknown outcome.
+    pub const fn exit_code(&self) -> u8 {
+        match self.outcome() {
+            Outcome::Unknown => 4,
+            Outcome::NotDone if self.is_retryable() => 3,
+            Outcome::NotDone => 1,
+        }
+    }
+
+    /// Its name in one word, as in the JSON of commands.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "invalid",
+            Self::Limit { .. } => "limit",
+            Self::Refused(_) | Self::Membership { .. } => "refused",
+            Self::Denied(_) => "denied",
+            Self::NoLeader(_) => "no_leader",
+            Self::QuorumLost { .. } => "quorum_lost",
+            Self::ReadOnly(_) => "read_only",
+            Self::Unavailable(_) => "unavailable",
+            Self::Overloaded { .. } => "overloaded",
+            Self::Compacted { .. } => "compacted",
+            Self::NewGeneration { .. } => "new_generation",
+            Self::StoreFull { .. } => "store_full",
+            Self::Fenced(_) => "fenced",
+            Self::Unknown(_) => "unknown",
+            Self::Version(_) => "version",
+            Self::NotFound(_) => "not_found",
+            Self::LeaseNotFound { .. } => "lease_not_found",
+            Self::Conflict { .. } => "conflict",
+            Self::Decode { .. } => "decode",
+            Self::Internal(_) => "internal",
+        }
     }
 
     /// The limit that the request met, where that is why it failed.
@@ -186,7 +242,7 @@ impl Error {
             | Self::Membership { .. }
             | Self::Denied(_)
             | Self::NoLeader(_)
-            | Self::QuorumLost(_)
+            | Self::QuorumLost { .. }
             | Self::ReadOnly(_)
             | Self::Unavailable(_)
             | Self::Compacted { .. }
@@ -212,7 +268,7 @@ impl Error {
             | Self::Membership { .. }
             | Self::Denied(_)
             | Self::NoLeader(_)
-            | Self::QuorumLost(_)
+            | Self::QuorumLost { .. }
             | Self::ReadOnly(_)
             | Self::Unavailable(_)
             | Self::Overloaded { .. }
@@ -258,7 +314,10 @@ impl Error {
             },
             api::Code::Denied => Self::Denied(message),
             api::Code::NoLeader | api::Code::NotLeader => Self::NoLeader(message),
-            api::Code::QuorumLost => Self::QuorumLost(message),
+            api::Code::QuorumLost => {
+                let missing = error.missing.map(|missing| missing.names).unwrap_or_default();
+                Self::QuorumLost { missing, message }
+            }
             api::Code::Overloaded | api::Code::Conflict | api::Code::StaleKey => Self::Overloaded { limit, message },
             api::Code::ReadOnly => Self::ReadOnly(message),
             api::Code::Unknown | api::Code::Expired => Self::Unknown(message),
@@ -273,6 +332,88 @@ impl Error {
             api::Code::Version => Self::Version(message),
             api::Code::NotFound => Self::NotFound(message),
             api::Code::LeaseNotFound => Self::LeaseNotFound { lease: error.lease, message },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Row = (Error, &'static str, bool, Outcome, u8);
+
+    /// One of each variant, with its word, whether it may be sent again unchanged, whether it may have been done, and the exit
+    /// code of a command.
+    fn table() -> Vec<Row> {
+        use Outcome::{NotDone, Unknown};
+        let (why, message) = (|| "x".to_owned(), || "x".to_owned());
+        let limit = || Limit { name: "KEY_BYTES_MAX".into(), bound: 1, actual: 2 };
+        let key = Bytes::new;
+        vec![
+            (Error::Invalid(why()), "invalid", false, NotDone, 1),
+            (Error::Limit { limit: limit(), message: message() }, "limit", false, NotDone, 1),
+            (Error::Refused(why()), "refused", false, NotDone, 1),
+            (Error::Membership { rule: Rule::Ambiguous, message: message() }, "refused", false, NotDone, 1),
+            (Error::Denied(why()), "denied", false, NotDone, 1),
+            (Error::NoLeader(why()), "no_leader", true, NotDone, 3),
+            (Error::QuorumLost { missing: Vec::new(), message: message() }, "quorum_lost", true, NotDone, 3),
+            (Error::ReadOnly(why()), "read_only", true, NotDone, 3),
+            (Error::Unavailable(why()), "unavailable", true, NotDone, 3),
+            (Error::Overloaded { limit: Some(limit()), message: message() }, "overloaded", true, NotDone, 3),
+            (Error::Compacted { oldest: 1, message: message() }, "compacted", false, NotDone, 1),
+            (Error::NewGeneration { kept_revision: 1, message: message() }, "new_generation", false, NotDone, 1),
+            (Error::StoreFull { limit: limit(), message: message() }, "store_full", false, NotDone, 1),
+            (Error::Fenced(why()), "fenced", false, NotDone, 1),
+            (Error::Unknown(why()), "unknown", false, Unknown, 4),
+            (Error::Version(why()), "version", false, NotDone, 1),
+            (Error::NotFound(why()), "not_found", false, NotDone, 1),
+            (Error::LeaseNotFound { lease: 1, message: message() }, "lease_not_found", false, NotDone, 1),
+            (Error::Conflict { key: key(), message: message() }, "conflict", false, NotDone, 1),
+            (Error::Decode { key: key(), message: message() }, "decode", false, NotDone, 1),
+            (Error::Internal(why()), "internal", false, Unknown, 4),
+        ]
+    }
+
+    /// Where each variant stands in the table: one that is new has to be given a place, and with it a row.
+    const fn place(error: &Error) -> usize {
+        match error {
+            Error::Invalid(_) => 0,
+            Error::Limit { .. } => 1,
+            Error::Refused(_) => 2,
+            Error::Membership { .. } => 3,
+            Error::Denied(_) => 4,
+            Error::NoLeader(_) => 5,
+            Error::QuorumLost { .. } => 6,
+            Error::ReadOnly(_) => 7,
+            Error::Unavailable(_) => 8,
+            Error::Overloaded { .. } => 9,
+            Error::Compacted { .. } => 10,
+            Error::NewGeneration { .. } => 11,
+            Error::StoreFull { .. } => 12,
+            Error::Fenced(_) => 13,
+            Error::Unknown(_) => 14,
+            Error::Version(_) => 15,
+            Error::NotFound(_) => 16,
+            Error::LeaseNotFound { .. } => 17,
+            Error::Conflict { .. } => 18,
+            Error::Decode { .. } => 19,
+            Error::Internal(_) => LAST,
+        }
+    }
+    const LAST: usize = 20;
+
+    #[test]
+    fn word_retry_outcome_and_exit_code_of_each_error_say_the_same() {
+        let table = table();
+        assert_eq!(table.len(), LAST + 1);
+        for (at, (error, word, retryable, outcome, exit)) in table.into_iter().enumerate() {
+            assert_eq!(place(&error), at, "{error:?}");
+            assert_eq!((error.word(), error.is_retryable(), error.outcome()), (word, retryable, outcome), "{error:?}");
+            assert_eq!(error.exit_code(), exit, "{error:?}");
+            // What may have been done is never sent again as if it had not been.
+            assert!(!(error.is_retryable() && error.outcome() == Outcome::Unknown), "{error:?}");
+            assert_eq!(exit == 3, retryable, "{error:?}");
+            assert_eq!(exit == 4, outcome == Outcome::Unknown, "{error:?}");
         }
     }
 }

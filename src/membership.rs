@@ -258,6 +258,19 @@ pub struct OperatorInfo {
     pub stands: bool,
 }
 
+/// An operator's identity that was just taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RevokedOperator {
+    /// Which.
+    #[serde(flatten)]
+    pub operator: OperatorInfo,
+    /// It is the very identity that asked: the client that did counts nowhere any more.
+    pub own: bool,
+    /// Identities that stand and may change things; with none, only a manager's own machine may (its local socket).
+    pub left: u64,
+}
+
 /// The cluster's CA, and how far its replacement is.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]

@@ -29,7 +29,7 @@ pub struct ClusterStatus {
     /// How many voters may still be lost, and what would raise that, in words; empty when the quorum is lost.
     #[serde(default)]
     pub tolerance: String,
-    /// One of ok, degraded, single_copy, read_only, quorum_lost, fenced, removed.
+    /// One of ok, degraded, single_copy, read_only, quorum_lost, locked, fenced, removed, rolled_back.
     pub health: Health,
     /// What to do, line by line; empty when nothing is.
     pub advice: Vec<String>,
@@ -122,6 +122,8 @@ pub enum Health {
     Fenced,
     /// A stopped directory of a node that was removed from its cluster.
     Removed,
+    /// A stopped directory that was put back to an older state, or is a copy: it is never run again.
+    RolledBack,
 }
 
 impl Health {
@@ -136,6 +138,7 @@ impl Health {
             Self::Locked => "locked",
             Self::Fenced => "fenced",
             Self::Removed => "removed",
+            Self::RolledBack => "rolled_back",
         }
     }
 }
@@ -413,6 +416,17 @@ pub fn at_most(age: Option<Duration>) -> String {
     };
     let whole = if age.subsec_nanos() > 0 && age.as_secs() > 0 { age.as_secs() + 1 } else { age.as_secs() };
     format!("at most {} old", ago(if age.as_secs() > 0 { Duration::from_secs(whole) } else { age }))
+}
+
+/// An instant, seconds since 1970, as people read it: RFC 3339 in UTC, `2026-03-01T09:30:00Z`.
+pub fn date(unix_seconds: u64) -> String {
+    quorate_transport::utc(unix_seconds)
+}
+
+/// Whether a character is a control character, or shows a line in another order than it is in, or shows nothing: a terminal takes it
+/// for a command, and a person for something else. No name has one.
+pub fn hides(c: char) -> bool {
+    quorate_core::membership::naming::hides(c)
 }
 
 /// A manager's silence as the runbook says it: `silent 4m 12s`.

@@ -178,6 +178,8 @@ fn an_argument_that_makes_no_sense_exits_2_and_leaves_nothing_behind() {
         (&["--listen", "127.0.0.1:0", "--advertise", "n1"], "port is missing"),
         (&["--listen", "127.0.0.1:0", "--advertise", "https://n1:4701"], "scheme"),
         (&["--listen", "127.0.0.1:0", "--name", "two\nlines"], "control characters"),
+        (&["--listen", "127.0.0.1:0", "--name", "\u{202e}n1"], "turn the order"),
+        (&["--listen", "127.0.0.1:0", "--name", "7"], "taken for a raft id"),
     ] {
         quorate(&[&["init", "--data-dir", dir], wrong].concat()).exits(2).complains(&[why]);
         let join = ["join", "--data-dir", dir, "--token", &token, "--manager", "127.0.0.1:1"];

@@ -17,7 +17,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use cli_support::{Node, eventually, on, quorate, quorate_with_stdin};
+use cli_support::{Node, eventually, full, on, quorate, quorate_into, quorate_with_stdin};
 
 fn lone(place: &Path, name: &str) -> Node {
     let mut node = Node::init(place, name);
@@ -157,7 +157,12 @@ fn nothing_is_written_of_an_input_that_cannot_be_imported_whole() {
     let most = format!("{{\"key\":\"{}\",\"value\":\"{}\"}}", "k".repeat(4_096), "v".repeat(1 << 20));
     quorate_with_stdin(&["kv", "import", "-", "--data-dir", node.dir()], most.as_bytes()).exits(0);
     on(&node, &["kv", "import", "/no/such/file"]).exits(2).complains(&["/no/such/file"]);
-    on(&node, &["kv", "export", "--json"]).exits(2).complains(&["--output"]);
+    let directory = place.path().to_str().unwrap();
+    on(&node, &["kv", "import", directory]).exits(2).complains(&["cannot be read", "directory", "Nothing was written"]);
+    on(&node, &["kv", "export", "--output", directory]).exits(2).complains(&["no name for a file", "Nothing was read"]);
+    // An export is JSON lines, whether they are asked for or not
+    let plain = on(&node, &["kv", "export"]).exits(0).stdout;
+    assert_eq!(on(&node, &["kv", "export", "--json"]).exits(0).stdout, plain);
 }
 
 #[test]
@@ -165,19 +170,80 @@ fn a_write_whose_answer_cannot_be_written_is_said_to_be_done() {
     let place = tempfile::tempdir().unwrap();
     let node = lone(place.path(), "n1");
     // When there is no room for the answer
-    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let put = Command::new(env!("CARGO_BIN_EXE_quorate"))
-        .args(["kv", "put", "k", "v", "--data-dir", node.dir()])
-        .stdin(Stdio::null())
-        .stdout(full)
-        .stderr(Stdio::piped())
-        .output()
-        .unwrap();
+    let put = quorate_into(&["kv", "put", "k", "v", "--data-dir", node.dir()], full());
     // Then it says that the write is done, which it is
-    let said = String::from_utf8_lossy(&put.stderr).into_owned();
-    assert_eq!(put.status.code(), Some(4), "{said}");
-    assert!(said.contains("what was asked for is done") && said.contains("instead of asking"), "{said}");
+    put.exits(4).complains(&["what was asked for is done", "instead of asking"]);
     assert_eq!(on(&node, &["kv", "get", "k"]).exits(0).stdout, "v");
+    // And of what is only read, that it cannot be shown
+    let get = quorate_into(&["kv", "get", "k", "--data-dir", node.dir()], full()).exits(1);
+    assert!(get.stderr.contains("cannot be written to stdout") && !get.stderr.contains("is done"), "{get:?}");
+}
+
+#[test]
+fn a_dry_run_asks_no_more_often_than_an_import() {
+    let place = tempfile::tempdir().unwrap();
+    let mut node = Node::init(place.path(), "n1");
+    node.run_with(&["run", "--http", "127.0.0.1:0", "--json"]);
+    let ready: serde_json::Value = serde_json::from_str(&node.ready).unwrap();
+    let http = ready["ready"]["http"].as_str().unwrap().to_owned();
+    let asked = || cli_support::metric_sum(&http, "quorate_requests_total");
+    // Given 840 keys, of which half are there, with values that one answer has no room for
+    let value = "v".repeat(200_000);
+    let line = |n: u32, value: &str| format!("{{\"key\":\"k{n:04}\",\"value\":\"{value}\"}}\n");
+    let large: String = (0..60).map(|n| line(n, &value)).collect();
+    let half: String = (60..420).map(|n| line(n, "small")).collect();
+    let import = |input: &str, more: &[&str]| {
+        let words = [&["kv", "import", "-", "--json", "--data-dir", node.dir()][..], more].concat();
+        quorate_with_stdin(&words, input.as_bytes()).exits(0).json()
+    };
+    import(&(large + &half), &[]);
+    let input: String = (0..840).map(|n| line(n, "new")).collect();
+    let before = asked();
+    let dry = import(&input, &["--dry-run"]);
+    let cost = asked() - before;
+    // Then a dry run says exactly what there is, in a request for each 42 keys, and one for each that has no room
+    assert_eq!((dry["written"].as_u64(), dry["overwritten"].as_u64()), (Some(420), Some(420)), "{dry}");
+    assert!(cost <= 20 + 60 + 5, "{cost} requests for 840 keys");
+    let kept = import(&input, &["--dry-run", "--keep"]);
+    assert_eq!((kept["written"].as_u64(), kept["kept"].as_u64()), (Some(420), Some(420)), "{kept}");
+    // And what is to be kept is kept, also where an answer has no room to tell of it
+    let kept = import(&input, &["--keep"]);
+    assert_eq!((kept["written"].as_u64(), kept["kept"].as_u64()), (Some(420), Some(420)), "{kept}");
+    assert_eq!(on(&node, &["kv", "get", "k0059"]).exits(0).stdout, value);
+    assert_eq!(on(&node, &["kv", "get", "k0419"]).exits(0).stdout, "small");
+    assert_eq!(on(&node, &["kv", "get", "k0839"]).exits(0).stdout, "new");
+}
+
+#[test]
+fn more_keys_than_may_go_at_once_go_in_parts() {
+    let place = tempfile::tempdir().unwrap();
+    let node = lone(place.path(), "n1");
+    // Given more keys below a prefix than one revision may remove, some of them large, and others beside them
+    let many = 10_500;
+    let mut lines: String = (0..many).map(|n| format!("{{\"key\":\"many/{n:06}\",\"value\":\"v\"}}\n")).collect();
+    let large = "v".repeat(1 << 20);
+    for n in 0..70 {
+        writeln!(lines, "{{\"key\":\"many/large/{n:02}\",\"value\":\"{large}\"}}").unwrap();
+    }
+    writeln!(lines, "{{\"key\":\"many0\",\"value\":\"stays\"}}").unwrap();
+    quorate_with_stdin(&["kv", "import", "-", "--data-dir", node.dir()], lines.as_bytes()).exits(0);
+    let count = || on(&node, &["kv", "ls", "--count", "--json"]).exits(0).json()["count"].as_u64().unwrap();
+    let all = many + 70;
+    // When they are to go at once, then none goes, and the way is named
+    let refused = on(&node, &["kv", "del", "--prefix", "many/", "--json"]).exits(1);
+    assert_eq!(refused.json()["limit"]["name"], "DELETE_KEYS_MAX");
+    refused.complains(&["Nothing was removed", "--in-parts"]);
+    assert_eq!(count(), all + 1);
+    // And in parts all of them go, and no other
+    let gone = on(&node, &["kv", "del", "--prefix", "many/", "--in-parts", "--json"]).exits(0).json();
+    assert_eq!(gone["deleted"].as_u64(), Some(all), "{gone}");
+    assert!(gone["parts"].as_u64().unwrap() > 5, "{gone}");
+    assert_eq!(gone["revision"].as_u64(), Some(revision(&node)));
+    assert_eq!((count(), on(&node, &["kv", "get", "many0"]).exits(0).stdout.as_str()), (1, "stays"));
+    // Once more there is nothing to do
+    let none = on(&node, &["kv", "del", "--prefix", "many/", "--in-parts"]).exits(0).stdout;
+    assert!(none.starts_with("0 keys deleted in 0 parts"), "{none}");
+    on(&node, &["kv", "del", "k", "--in-parts"]).exits(2);
 }
 
 /// Printed by `etcdctl get "" --prefix -w json` of etcd 3.4.23, after puts of text, bytes, an empty value and a leased key.

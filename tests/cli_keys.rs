@@ -8,7 +8,9 @@ mod cli_support;
 use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
 
-use cli_support::{Node, Said, eventually, managers, on, quorate, quorate_into, quorate_with_stdin};
+use cli_support::{
+    Node, Said, eventually, full, gone, managers, on, quorate, quorate_closed, quorate_into, quorate_with_stdin,
+};
 
 fn unlock(node: &Node, typed: &str) -> Said {
     quorate_with_stdin(&["unlock", "--data-dir", node.dir()], typed.as_bytes())
@@ -121,8 +123,13 @@ fn a_locked_manager_says_so_waits_and_is_unlocked() {
     assert!(on(node, &["check"]).stdout.contains("opened by the unlock key"));
     let option = ["--unlock-key-file", file.to_str().unwrap()];
     on(node, &[&["recover", "--dry-run"], &option[..]].concat()).exits(0);
-    // And back to a key file, of a stopped manager
+    // A key file would end that, and is never made by the way
     let target = place.path().join("n1.key");
+    let moved = ["key", "move", target.to_str().unwrap()];
+    on(node, &[&moved[..], &option].concat()).exits(1).complains(&["waits after each start", "autolock off --to"]);
+    assert!(!target.exists());
+    on(node, &given).exits(0);
+    // And back to a key file, of a stopped manager
     on(node, &[&["autolock", "off", "--to", target.to_str().unwrap()], &option[..]].concat()).exits(0);
     node.run();
     assert_eq!(on(node, &["kv", "get", "k"]).exits(0).stdout, "v");
@@ -177,6 +184,25 @@ fn a_passphrase_opens_a_store_by_hand_and_by_a_file() {
     std::fs::write(&file, "correct horse battery\n").unwrap();
     on(node, &["inspect", "--passphrase-file", file.to_str().unwrap()]).exits(0);
     on(node, &["inspect"]).exits(1).complains(&["passphrase"]);
+}
+
+#[test]
+fn a_passphrase_in_place_of_an_unlock_key_is_said_to_be_that() {
+    let place = tempfile::tempdir().unwrap();
+    let nodes = managers(place.path(), 1);
+    let node = &nodes[0];
+    let set = |phrase: &str| quorate_with_stdin(&["key", "passphrase", "--data-dir", node.dir()], phrase.as_bytes());
+    // Given autolock, when a passphrase is set, then what it ends is named, and another one later ends nothing
+    on(node, &["autolock", "on"]).exits(0);
+    set("correct horse battery\n").exits(0).complains(&["the unlock key", "opens the store no more", "in its place"]);
+    let said = set("another horse\n").exits(0);
+    assert!(!said.stderr.contains("unlock key"), "{said:?}");
+    // A key file is not made by the way from there, either.
+    let target = place.path().join("n1.key");
+    let moved = on(node, &["key", "move", target.to_str().unwrap()]).exits(1);
+    moved.complains(&["the passphrase", "autolock off --to"]);
+    on(node, &["autolock", "off", "--to", target.to_str().unwrap()]).exits(0);
+    assert!(target.exists());
 }
 
 #[test]
@@ -354,18 +380,10 @@ fn a_key_file_that_is_named_as_before_a_move_may_be_gone() {
 /// The command, with a stdout on which nobody can read its answer, once for each way there is.
 fn unread(node: &Node, arguments: &[&str]) -> Vec<(&'static str, Said)> {
     let arguments = [arguments, &["--data-dir", node.dir()]].concat();
-    let gone = || std::io::pipe().unwrap().1;
-    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let closed = Command::new("sh")
-        .args(["-c", "exec \"$0\" \"$@\" >&-", cli_support::PROGRAM])
-        .args(&arguments)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
     vec![
-        ("a pipe whose reader went away", quorate_into(&arguments, gone().into())),
-        ("a full disk", quorate_into(&arguments, full().into())),
-        ("nothing", Said::of(closed)),
+        ("a pipe whose reader went away", quorate_into(&arguments, gone())),
+        ("a full disk", quorate_into(&arguments, full())),
+        ("nothing", quorate_closed(&arguments)),
         ("/dev/null", quorate_into(&arguments, Stdio::null())),
     ]
 }

@@ -6,6 +6,7 @@
 mod cli_support;
 
 use cli_support::{Node, eventually, managers, on, quorate};
+use serde_json::json;
 
 #[test]
 fn nodes_are_listed_as_a_table_and_for_scripts_also_without_a_quorum() {
@@ -71,6 +72,34 @@ fn a_promotion_says_what_was_decided_and_a_repeated_one_exits_0() {
     let document = said.json();
     assert_eq!(document["error"]["kind"], "not_found");
     assert_eq!(document["nodes"][0]["node"]["name"], "n2");
+    assert_eq!(
+        (&document["failed"][0]["node"], &document["failed"][0]["error"]["kind"]),
+        (&json!("n9"), &json!("not_found"))
+    );
+}
+
+#[test]
+fn of_several_it_is_said_whom_a_refusal_is_about_and_what_was_done_to_the_others() {
+    let place = tempfile::tempdir().unwrap();
+    let nodes = managers(place.path(), 3);
+    let mut worker = Node::join_as("worker", place.path(), "w1", &nodes[0]);
+    worker.run();
+    // When several are demoted, of which one must not be and one is none any more
+    let said = on(&nodes[0], &["node", "demote", "w1", "n3", "w1"]).exits(1);
+    // Then each line begins with the node that it is about, in the order in which they were named
+    assert_eq!(said.stdout.lines().filter(|line| line.starts_with("w1 is a worker already; ")).count(), 2, "{said:?}");
+    assert!(said.stderr.contains("n3: "), "{said:?}");
+    let document = on(&nodes[0], &["node", "demote", "w1", "n3", "--json"]).exits(1).json();
+    let failed = document["failed"].as_array().unwrap();
+    assert_eq!((failed.len(), &failed[0]["node"]), (1, &json!("n3")), "{document}");
+    assert_eq!(
+        (&failed[0]["rule"], &document["nodes"][0]["node"]["name"]),
+        (&document["rule"], &json!("w1")),
+        "{document}"
+    );
+    // Of one alone the words are as they were.
+    let said = on(&nodes[0], &["node", "demote", "n3"]).exits(1);
+    assert!(!said.stderr.contains("n3: "), "{said:?}");
 }
 
 #[test]
@@ -140,7 +169,7 @@ fn labels_availability_and_pauses_are_set_and_wrong_ones_refused() {
     update(&["--label-add", "quorate.manager=true"]).exits(1).complains(&["quorate.manager=yes"]);
     update(&["--label-add", "zone"]).exits(2).complains(&["KEY=VALUE"]);
     update(&["--availability", "gone"]).exits(2).complains(&["drain"]);
-    update(&["--pause-replacement", "25h"]).exits(2).complains(&["one day"]);
+    update(&["--pause-replacement", "25h"]).exits(2).complains(&["from 1ms to 1d"]);
     update(&[]).exits(2).complains(&["--label-add"]);
 }
 
@@ -184,7 +213,7 @@ fn tokens_are_made_listed_used_and_taken_back() {
     join("n3", new.lines().next_back().unwrap()).exits(0);
     // What cannot be.
     on(&nodes[0], &["token", "create", "--role", "king"]).exits(2).complains(&["manager"]);
-    on(&nodes[0], &["token", "create", "--role", "worker", "--ttl", "400d"]).exits(2).complains(&["365 days"]);
+    on(&nodes[0], &["token", "create", "--role", "worker", "--ttl", "400d"]).exits(2).complains(&["from 1s to 365d"]);
     on(&nodes[0], &["token", "create", "--role", "worker", "--uses", "1000000"]).exits(1).complains(&["100000"]);
 }
 

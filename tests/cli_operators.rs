@@ -50,7 +50,12 @@ fn an_identity_is_issued_used_listed_and_taken_back() {
     );
     // When one is taken back
     on(&nodes[0], &["operator", "revoke", "ann"]).exits(0);
-    from(&ann, &["kv", "get", "k"]).exits(3).complains(&["revoked", "operator issue"]);
+    // Then it is refused, as what it asks would be, and is told the way back.
+    let refused = from(&ann, &["kv", "get", "k", "--json"]).exits(1);
+    assert_eq!(refused.json()["error"]["kind"], "denied");
+    refused.complains(&["revoked", "operator issue"]);
+    let two = [&*connect, "127.0.0.1:9"].join(",");
+    quorate(&["kv", "get", "k", "--connect", &two, "--identity", &ann]).exits(1).complains(&["revoked"]);
     // Then the list says so.
     let list = on(&nodes[0], &["operator", "ls", "--json"]).exits(0).json();
     for (name, stands) in [("operator", true), ("ann", false), ("viewer", true)] {
@@ -60,6 +65,39 @@ fn an_identity_is_issued_used_listed_and_taken_back() {
     let table = on(&nodes[0], &["operator", "ls"]).exits(0).stdout;
     assert!(table.contains("revoked") && table.contains("read-only"), "{table}");
     on(&nodes[0], &["operator", "revoke", "nobody"]).exits(1).complains(&["nobody", "operator ls"]);
+}
+
+#[test]
+fn who_takes_its_own_identity_back_hears_so_and_the_way_in_again() {
+    let place = tempfile::tempdir().unwrap();
+    let nodes = managers(place.path(), 3);
+    let connect = nodes.iter().map(|node| node.address.as_str()).collect::<Vec<_>>().join(",");
+    let file = |name: &str| place.path().join(name).display().to_string();
+    let (ann, bob) = (file("ann.id"), file("bob.id"));
+    let issue = |name: &str, out: &str| {
+        on(&nodes[0], &["operator", "issue", "--name", name, "--out", out]).exits(0);
+    };
+    let from =
+        |identity: &str, verb: &[&str]| quorate(&[verb, &["--connect", &connect, "--identity", identity]].concat());
+    issue("ann", &ann);
+    issue("bob", &bob);
+    // When somebody takes back the identity that it shows, the answer comes all the same, and says what that means
+    let said = from(&ann, &["operator", "revoke", "ann"]).exits(0).stdout;
+    assert!(said.contains("the identity of this command") && said.contains("quorate operator issue"), "{said}");
+    assert!(!said.contains("no identity is left"), "{said}");
+    from(&ann, &["kv", "get", "k"]).exits(1).complains(&["revoked"]);
+    // Another's is taken back without that, the last but one
+    let said = from(&bob, &["operator", "revoke", "operator"]).exits(0).stdout;
+    assert_eq!(said.lines().count(), 1, "{said}");
+    // When it is the last, that is said, too
+    let said = from(&bob, &["operator", "revoke", "bob", "--json"]).exits(0).json();
+    assert_eq!(
+        (said["own"].as_bool(), said["left"].as_u64(), said["name"].as_str()),
+        (Some(true), Some(0), Some("bob"))
+    );
+    // and what is named as the way in again is one.
+    issue("eve", &file("eve.id"));
+    from(&file("eve.id"), &["kv", "put", "k", "v"]).exits(0);
 }
 
 #[test]
@@ -134,7 +172,7 @@ fn a_backup_of_another_ca_than_the_one_that_was_named_is_neither_verified_nor_re
     assert_ne!(first, second);
     nodes[0].kill();
     let verify = |file: &str, more: &[&str]| {
-        quorate(&[&["backup", "verify", &path(file), "--key", &path("key")], more].concat())
+        quorate(&[&["backup", "verify", &path(file), "--backup-key", &path("key")], more].concat())
     };
     let restore = |file: &str, to: &str, ca: &str| {
         let (file, to, key) = (path(file), path(to), path("key"));

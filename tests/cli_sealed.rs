@@ -87,11 +87,11 @@ fn a_backup_under_a_passphrase_is_verified_and_restored_with_it_alone() {
     create(&nodes[0], "secret", "db", b"hunter2");
     std::fs::write(at("phrase"), "correct horse battery\n").unwrap();
     std::fs::write(at("wrong"), "wrong horse\n").unwrap();
-    on(&nodes[0], &["backup", &at("file"), "--passphrase-file", &at("phrase")]).exits(0);
+    on(&nodes[0], &["backup", &at("file"), "--backup-passphrase-file", &at("phrase")]).exits(0);
     nodes[0].kill();
     // Given the file and the passphrase, and nothing else
-    quorate(&["backup", "verify", &at("file"), "--passphrase-file", &at("wrong")]).exits(1);
-    quorate(&["backup", "verify", &at("file"), "--passphrase-file", &at("phrase")]).exits(0);
+    quorate(&["backup", "verify", &at("file"), "--backup-passphrase-file", &at("wrong")]).exits(1);
+    quorate(&["backup", "verify", &at("file"), "--backup-passphrase-file", &at("phrase")]).exits(0);
     let (backup, directory) = (at("file"), at("n9"));
     let base =
         ["restore", backup.as_str(), "--data-dir", directory.as_str(), "--listen", "127.0.0.1:0", "--name", "n9"];

@@ -51,6 +51,11 @@ fn a_secret_is_made_from_a_file_and_comes_back_only_by_reveal() {
     assert_eq!(on(node, &["secret", "inspect", "other", "--reveal"]).exits(0).stdout, "swordfish");
     // A value is no argument: what stands there is the name of a file
     on(node, &["secret", "create", "third", "hunter3"]).exits(2).complains(&["give a file, or - for stdin"]);
+    // And nothing is no secret: what should have printed it has failed
+    let empty = ["secret", "create", "empty", "-", "--data-dir", node.dir()];
+    quorate_with_stdin(&empty, b"").exits(2).complains(&["nothing in stdin", "Nothing was sent"]);
+    on(node, &["secret", "rotate", "db", "/dev/null"]).exits(2).complains(&["nothing in /dev/null"]);
+    on(node, &["secret", "inspect", "empty"]).exits(1);
     on(node, &["secret", "create", "db", file]).exits(1).complains(&["already", "Nothing was changed"]);
     on(node, &["secret", "inspect", "none"]).exits(1).complains(&["no secret `none`"]);
 }

@@ -5,7 +5,7 @@
 #[allow(dead_code, reason = "shared with other tests, which use the rest")]
 mod cli_support;
 
-use cli_support::{Node, on, quorate, quorate_with_stdin};
+use cli_support::{Beside, Node, on, quorate, quorate_with_stdin};
 use serde_json::{Value, json};
 
 fn lines(text: &str) -> Vec<Value> {
@@ -28,6 +28,14 @@ fn a_transaction_does_one_thing_or_the_other() {
     assert!(said.stdout.contains("lock me and you"), "{said:?}");
     let said = txn(&[&second[..], &["--json"]].concat()).exits(1).json();
     assert_eq!((&said["succeeded"], &said["results"][0][0]["value"]), (&json!(false), &json!("me and you")));
+    assert_eq!(said["error"]["outcome"], "not_done", "what is done otherwise only reads: {said}");
+    // And a branch that writes is not said to be undone
+    let count = ["--if", "absent lock", "--then", "put lock other", "--else", "put log/2 refused", "--json"];
+    let said = txn(&count).exits(1).json();
+    assert_eq!((&said["error"]["kind"], &said["error"]["outcome"]), (&json!("mismatch"), &json!("done")), "{said}");
+    assert_eq!(on(&node, &["kv", "get", "log/2"]).exits(0).stdout, "refused");
+    let said = txn(&["--if", "absent lock", "--then", "put lock other", "--json"]).exits(1).json();
+    assert_eq!((&said["error"]["outcome"], &said["results"]), (&json!("not_done"), &json!([])), "{said}");
     txn(&["--if", "value lock != me", "--if", "version lock < 2", "--then", "del lock"]).exits(0);
     txn(&["--if", "exists lock", "--then", "put a b"]).exits(1).complains(&["nothing was done"]);
     // From a file
@@ -87,6 +95,14 @@ fn a_watch_prints_what_becomes_of_keys() {
     // From the future, it says what it waits for
     let waits = ["kv", "watch", "app/a", "--from-revision", "999999", "--for", "300ms"];
     on(&node, &waits).exits(0).complains(&["999999 is not reached yet", &format!("the newest is {}", first + 3)]);
+    // That it is told to stop is no failure
+    for signal in ["INT", "TERM"] {
+        let mut beside =
+            Beside::start(&["kv", "watch", "--prefix", "", "--from-revision", &from, "--data-dir", node.dir()]);
+        beside.says();
+        beside.signal(signal);
+        assert_eq!(beside.ends(), Some(0), "{signal}");
+    }
     // And what makes no sense is usage
     on(&node, &["kv", "watch"]).exits(2);
     on(&node, &["kv", "watch", ""]).exits(2).complains(&["empty"]);

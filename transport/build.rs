@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     .map(|name| format!(".quorate.{name}"));
     let mut config = prost_build::Config::new();
     // Few errors have one, and an error is what most functions may answer with.
-    config.bytes(["."]).skip_debug(secrets).boxed(".quorate.api.v1.Error.limit");
+    config.bytes(["."]).skip_debug(secrets).boxed(".quorate.api.v1.Error.limit").boxed(".quorate.api.v1.Error.missing");
     config.compile_fds(descriptors)?;
     Ok(())
 }

@@ -11,6 +11,7 @@ use crate::id::NodeId;
 use crate::keyring::SealedRecord;
 use crate::keyspace::{Section, prefix_end};
 use crate::limits::{OBJECT_BYTES_MAX, OBJECT_LABEL_BYTES_MAX, OBJECT_NAME_BYTES_MAX};
+use crate::membership::naming::hides;
 use crate::membership::record::Label;
 use crate::state::contract::Refusal;
 
@@ -139,12 +140,10 @@ fn within(what: impl FnOnce() -> String, limit: &'static str, max: usize, actual
 /// `Malformed`, `Limit`.
 pub fn check_labels(labels: &[Label]) -> Result<(), Refusal> {
     let unfit = |label: &Label| {
-        label.key.is_empty()
-            || label.key.contains('=')
-            || label.key.chars().chain(label.value.chars()).any(char::is_control)
+        label.key.is_empty() || label.key.contains('=') || label.key.chars().chain(label.value.chars()).any(hides)
     };
     if labels.iter().any(unfit) {
-        let what = "a label has a key without `=`, and no control characters".to_owned();
+        let what = "a label has a key without `=`, and no control characters or others that cannot be seen".to_owned();
         return Err(Refusal::Malformed { what });
     }
     let actual: usize = labels.iter().map(|label| label.key.len() + label.value.len() + 8).sum();

@@ -219,3 +219,32 @@ fn no_message_makes_the_machine_panic() {
     assert!(stops > 0, "some of these must be recognised as damage");
     assert!(led > 0, "it must have led now and then");
 }
+
+#[test]
+fn a_directory_that_was_put_back_is_told_from_a_defect() {
+    let from = |leader: u64, term: u64, kind: MessageType| {
+        let mut message = eraftpb::Message { from: leader, to: 1, term, ..eraftpb::Message::default() };
+        message.set_msg_type(kind);
+        message
+    };
+    let said = |message: &eraftpb::Message| Input::Message {
+        from: RaftId(message.from),
+        body: message.encode_to_vec().into(),
+    };
+    // Given a log that ends at 5, when a leader has it on record that 9 was there, then it was put back,
+    let mut put_back = member();
+    put_back.input(said(&eraftpb::Message { commit: 9, ..from(2, 2, MessageType::MsgHeartbeat) }));
+    assert_eq!(put_back.stopped, Some(StopCause::RolledBack { asked: LogIndex(9), last: LogIndex(5) }));
+    // and one that only commits what is there is followed.
+    let mut sound = member();
+    let entry = |term| vec![eraftpb::Entry { index: 6, term, ..eraftpb::Entry::default() }];
+    let append =
+        eraftpb::Message { index: 5, log_term: 1, commit: 6, entries: entry(2), ..from(2, 2, MessageType::MsgAppend) };
+    sound.input(said(&append));
+    assert_eq!((sound.stopped.clone(), sound.last), (None, 6));
+    // When a later leader has another entry in the place of one that is committed, then somebody else was put back.
+    let other = eraftpb::Message { entries: entry(3), ..eraftpb::Message { from: 3, term: 3, ..append } };
+    sound.input(said(&other));
+    let overruled = StopCause::Overruled { leader: RaftId(3), index: LogIndex(6), term: Term(3) };
+    assert_eq!(sound.stopped, Some(overruled));
+}

@@ -156,7 +156,7 @@ impl Client {
                         return Err(error.into());
                     }
                     open |= may_be_done && changes;
-                    if matches!(error, Error::QuorumLost(_)) {
+                    if matches!(error, Error::QuorumLost { .. }) {
                         round.lost(by, error.clone());
                     } else {
                         round.restart();
@@ -225,7 +225,7 @@ impl Client {
         }
         match last {
             Some(
-                error @ (Error::NoLeader(_) | Error::QuorumLost(_) | Error::ReadOnly(_) | Error::Overloaded { .. }),
+                error @ (Error::NoLeader(_) | Error::QuorumLost { .. } | Error::ReadOnly(_) | Error::Overloaded { .. }),
             ) => error,
             _ => Error::Unavailable(format!("not done within {seconds} s: {why}")),
         }

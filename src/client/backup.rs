@@ -147,7 +147,7 @@ async fn begin(client: &Client, asked: &api::Backup) -> Result<(Feeding, api::Ba
                     if !error.is_retryable() {
                         return Err(error);
                     }
-                    if matches!(error, Error::QuorumLost(_)) {
+                    if matches!(error, Error::QuorumLost { .. }) {
                         round.lost(feeding.by, error.clone());
                     } else {
                         round.restart();

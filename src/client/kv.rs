@@ -55,7 +55,7 @@ impl From<KeyValue> for Entry {
 }
 
 /// What a transaction did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TxnOutcome {
     /// Whether all comparisons held, so that the `then` branch was done.
@@ -64,6 +64,9 @@ pub struct TxnOutcome {
     pub revision: u64,
     /// What each operation of the branch answered: what was there before, or what a range found.
     pub results: Vec<Vec<Entry>>,
+    /// The answers had no room for all that was found (`RANGE_BYTES_MAX` for all of them together): some entry is not in
+    /// `results`, as if it were not there. Read such keys on their own.
+    pub more: bool,
     /// How many keys the deletes of the branch removed.
     pub deleted: u64,
     /// An earlier copy of this request had been applied; this is its outcome.
@@ -102,6 +105,13 @@ impl Kv {
     pub fn delete_prefix(&self, prefix: impl Into<Bytes>) -> WriteBuilder {
         let (key, end) = prefix_bounds(&prefix.into());
         WriteBuilder::new(self.client.clone(), Txn::of(Delete { key, end, previous: false }))
+    }
+
+    /// Removes `from..to` (`to` excluded). More than `DELETE_KEYS_MAX` keys or `DELETE_BYTES_MAX` bytes are refused: remove them
+    /// a part at a time, such as up to the last key of a page of them.
+    pub fn delete_range(&self, from: impl Into<Bytes>, to: impl Into<Bytes>) -> WriteBuilder {
+        let delete = Delete { key: from.into(), end: to.into(), previous: false };
+        WriteBuilder::new(self.client.clone(), Txn::of(delete))
     }
 
     /// Reads one key, linearizably; `None` when it is not there.
@@ -240,6 +250,11 @@ pub mod operation {
         Delete { key, end, previous: false }.into()
     }
 
+    /// Remove `from..to` (`to` excluded).
+    pub fn delete_range(from: impl Into<Bytes>, to: impl Into<Bytes>) -> Op {
+        Delete { key: from.into(), end: to.into(), previous: false }.into()
+    }
+
     /// Read one key.
     pub fn get(key: impl Into<Bytes>) -> Op {
         Range { key: key.into(), ..Range::default() }.into()
@@ -365,6 +380,7 @@ impl IntoFuture for TxnBuilder {
                 succeeded: result.succeeded,
                 revision: result.revision,
                 results: Vec::with_capacity(result.results.len()),
+                more: false,
                 deleted: 0,
                 replayed: result.replayed,
             };
@@ -375,7 +391,10 @@ impl IntoFuture for TxnBuilder {
                         outcome.deleted += delete.deleted;
                         delete.previous
                     }
-                    Some(OpResultKind::Range(range)) => range.entries,
+                    Some(OpResultKind::Range(range)) => {
+                        outcome.more |= range.more;
+                        range.entries
+                    }
                     None => Vec::new(),
                 };
                 outcome.results.push(entries.into_iter().map(Entry::from).collect());

@@ -14,7 +14,7 @@ use quorate_transport::{Identity, KeyPair};
 use super::{Client, unexpected, whole_seconds};
 use crate::config;
 use crate::error::{Error, Result};
-use crate::membership::OperatorInfo;
+use crate::membership::{OperatorInfo, RevokedOperator};
 
 /// Identities for people and programs outside: an operator's, or one that may only look.
 #[derive(Debug, Clone)]
@@ -41,11 +41,12 @@ impl Operators {
         OperatorBuilder { client: self.client.clone(), name: name.into(), read_only: false, ttl: None }
     }
 
-    /// Takes an identity back, by its name or id. It counts nowhere any more; its connections are closed on every manager.
+    /// Takes an identity back, by its name or id. It counts nowhere any more; its connections are closed on every manager. It may be
+    /// the one that this client shows: then this was its last request.
     ///
     /// # Errors
     /// `NotFound` when none that stands is called so.
-    pub async fn revoke(&self, name: &str) -> Result<OperatorInfo> {
+    pub async fn revoke(&self, name: &str) -> Result<RevokedOperator> {
         let wrap = |once| request::Kind::OperatorRevoke(api::OperatorRevoke { name: name.to_owned(), once });
         self.client.wished(wrap).await
     }

@@ -269,11 +269,23 @@ fn in_turn(managers: usize, number: u64) -> Vec<usize> {
 
 fn refused(error: &ConnectError) -> Error {
     let message = error.to_string();
-    let identity = matches!(
-        error.root(),
-        ConnectError::OwnCertificate(_) | ConnectError::Certificate { .. } | ConnectError::NotAccepted { .. }
-    );
-    if identity { Error::Denied(message) } else { Error::Unavailable(message) }
+    match error.root() {
+        ConnectError::OwnCertificate(_) | ConnectError::Certificate { .. } | ConnectError::NotAccepted { .. } => {
+            Error::Denied(message)
+        }
+        // As what it would ask is refused: nobody ever takes that back.
+        _ if error.is_revoked() => Error::Denied(format!("{message}. Nothing was done")),
+        ConnectError::NoAddress
+        | ConnectError::Resolve { .. }
+        | ConnectError::PortClosed(_)
+        | ConnectError::Unreachable { .. }
+        | ConnectError::Timeout { .. }
+        | ConnectError::WrongProtocol(_)
+        | ConnectError::Refused { .. }
+        | ConnectError::Broken { .. }
+        | ConnectError::Local(_)
+        | ConnectError::All(_) => Error::Unavailable(message),
+    }
 }
 
 fn decode(by: usize, body: Bytes) -> std::result::Result<Answered, CallError> {

@@ -442,7 +442,7 @@ impl Watch {
         // What one manager's store, or its way to a quorum, says nothing of the others.
         if error.is_retryable() || matches!(error, Error::Internal(_) | Error::Unknown(_)) {
             match (&error, &self.feed) {
-                (Error::QuorumLost(_), Some(open)) => self.round.lost(open.feeding.by, error.clone()),
+                (Error::QuorumLost { .. }, Some(open)) => self.round.lost(open.feeding.by, error.clone()),
                 (_, _) => self.round.restart(),
             }
             self.lost(error);

@@ -28,7 +28,8 @@ pub enum KeyOrder {
     Show,
     /// Another key in the key file, and another data key; what the old one has sealed is sealed anew.
     Rotate,
-    /// The key file lies there from now on, with another key in it. A key file that is there already is used as it is.
+    /// The key file lies there from now on, with another key in it. A key file that is there already is used as it is. Refused
+    /// where people keep the key: [`KeyOrder::AutolockOff`] says that a file is to have it.
     Move(PathBuf),
     /// Nothing on this machine opens the store any more: a key is made and shown, and counts once it is confirmed.
     AutolockOn,
@@ -240,11 +241,22 @@ impl Desk {
             KeyOrder::AutolockOff(_) if slot.kind == KeyKind::File => {
                 return refuse(format!("autolock is off: this node is opened by {slot}"));
             }
+            KeyOrder::Move(path) if matches!(slot.kind, KeyKind::Unlock | KeyKind::Passphrase) => {
+                return refuse(format!(
+                    "this manager waits after each start for {slot}, and a key file would end that: whoever has the file could open the store. If that is what you want: quorate autolock off --to {}",
+                    path.display()
+                ));
+            }
             KeyOrder::AutolockOff(None) => self.to_file(&slot, None, &mut notes)?,
             KeyOrder::AutolockOff(Some(path)) | KeyOrder::Move(path) => self.to_file(&slot, Some(path), &mut notes)?,
             KeyOrder::Passphrase(text) => {
                 let (key, now) = salted(text)?;
                 notes.extend(self.replace(&slot, &key, now)?);
+                if slot.kind == KeyKind::Unlock {
+                    notes.push(format!(
+                        "{slot} opens the store no more: after each start this manager waits for the passphrase in its place"
+                    ));
+                }
             }
             KeyOrder::Rotate => {
                 let store = self.store();

@@ -2,15 +2,18 @@
 //!
 //! Owns the judgement of what one manager sees, and its wording. Pure. Called by the status, and by what tells the log.
 
-use quorate_core::consensus::io::{RaftRole, Status};
-use quorate_core::membership::record::{NodeRecord, Role};
+use quorate_core::consensus::io::{RaftRole, Records, Status};
+use quorate_core::id::RaftId;
+use quorate_core::membership::record::Role;
 
-use super::service::display_name;
 use crate::status::{ClusterStatus, Health, ManagerStatus, StoreStatus, silence, size};
 
-/// What becomes of a manager that is to be none, once the others do not talk to it any more.
-pub(super) fn leaving(node: &NodeRecord) -> Option<String> {
-    let name = display_name(node);
+/// What becomes of a manager that is to be none, or is none since a moment ago, once the others do not talk to it any more.
+pub(super) fn leaving(records: &Records, own: RaftId, name: &str) -> Option<String> {
+    let Some(node) = records.by_raft_id(own) else {
+        let gone = records.removed.contains(&own) && records.recovery.begun.is_none();
+        return gone.then(|| format!("{name} is a manager no more, and hears of the others no more: it stops, or goes on as a worker, in a moment"));
+    };
     if node.removing {
         Some(format!("{name} is being removed, and hears of the others no more: it stops in a moment"))
     } else if node.role == i32::from(Role::Worker) {
@@ -164,7 +167,7 @@ pub(super) fn advice(answer: &ClusterStatus) -> Vec<String> {
     lines.extend(answer.managers.iter().filter_map(disk_advice));
     lines.extend(answer.store.as_ref().and_then(store_advice));
     match answer.health {
-        Health::Ok | Health::Locked | Health::Fenced | Health::Removed => {}
+        Health::Ok | Health::Locked | Health::Fenced | Health::Removed | Health::RolledBack => {}
         Health::ReadOnly => {
             let full = answer.store.is_some_and(|store| store.full);
             let go_on = if full { "reads and deletes go on" } else { "reads go on" };
@@ -251,6 +254,10 @@ fn disk_advice(manager: &ManagerStatus) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use quorate_core::id::NodeId;
+    use quorate_core::membership::record::NodeRecord;
+    use quorate_core::membership::removed::{Gone, mark};
+
     use super::*;
 
     #[test]
@@ -282,12 +289,26 @@ mod tests {
 
     #[test]
     fn a_manager_that_is_to_go_says_what_becomes_of_it() {
-        let node = NodeRecord { name: "n4".into(), role: Role::Manager.into(), raft_id: 4, ..NodeRecord::default() };
-        assert_eq!(leaving(&node), None);
-        let demoted = leaving(&NodeRecord { role: Role::Worker.into(), ..node.clone() }).unwrap();
+        let node = NodeRecord {
+            id: bytes::Bytes::from_static(&[4; 16]),
+            name: "n4".into(),
+            role: Role::Manager.into(),
+            raft_id: 4,
+            ..NodeRecord::default()
+        };
+        let said =
+            |node: NodeRecord| leaving(&Records { nodes: vec![node].into(), ..Records::default() }, RaftId(4), "n4");
+        assert_eq!(said(node.clone()), None);
+        let demoted = said(NodeRecord { role: Role::Worker.into(), ..node.clone() }).unwrap();
         assert!(demoted.contains("n4 is being demoted") && demoted.contains("as a worker"), "{demoted}");
-        let removed = leaving(&NodeRecord { removing: true, ..node }).unwrap();
+        let removed = said(NodeRecord { removing: true, ..node }).unwrap();
         assert!(removed.contains("n4 is being removed"), "{removed}");
+        // Its record is gone, and it has not stopped yet; who was never known is not leaving.
+        let mut gone = Records::default();
+        assert_eq!(leaving(&gone, RaftId(4), "n4"), None);
+        gone.removed.set(RaftId(4), Some(&mark(Gone::Removed, NodeId::from_bytes([4; 16]))));
+        let removed = leaving(&gone, RaftId(4), "n4").unwrap();
+        assert!(removed.contains("n4 is a manager no more"), "{removed}");
     }
 
     #[test]

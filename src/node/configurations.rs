@@ -12,8 +12,8 @@ use quorate_core::membership::plan::SeatStep;
 use quorate_core::state::read;
 use serde::Serialize;
 
-use super::directory::{explained, look_into};
-use super::facts::{Facts, Layout};
+use super::directory::{ToRead, explained, look_into, to_read};
+use super::facts::Facts;
 use super::state_file::StateFile;
 use super::stop::StartError;
 use crate::keys::Keys;
@@ -115,8 +115,8 @@ pub fn inspect_configurations(directory: &Path) -> Result<Configurations, StartE
 /// # Errors
 /// As [`crate::inspect`].
 pub fn inspect_configurations_with(directory: &Path, keys: &Keys) -> Result<Configurations, StartError> {
-    let layout = Layout::with_keys(directory, keys);
-    if !quorate_storage::exists(&layout.store()) {
+    let ToRead { layout, store, .. } = to_read(directory, keys)?;
+    if !quorate_storage::exists(&store) {
         let what = if StateFile::load(&layout)?.is_some() {
             "is a worker's: it holds no log, and so no configurations"
         } else {
@@ -124,7 +124,7 @@ pub fn inspect_configurations_with(directory: &Path, keys: &Keys) -> Result<Conf
         };
         return Err(StartError::Directory(format!("{} {what}. Give the --data-dir of a manager", directory.display())));
     }
-    let store = look_into(&layout, &layout.store()).map_err(|error| explained(&layout, error))?;
+    let store = look_into(&layout, &store).map_err(|error| explained(&layout, error))?;
     let facts = Facts::read(store.fact(Facts::NAME)?)?
         .ok_or_else(|| StartError::Directory(format!("{} was never prepared", directory.display())))?;
     let status = read::status(&*store.state)?;

@@ -6,26 +6,20 @@
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::Path;
 
-use quorate_core::limits::NAME_BYTES_MAX;
+use quorate_core::membership::naming::check_name;
 #[cfg(feature = "manager")]
 use quorate_core::ports::{OpenStore, StoreError};
 use quorate_transport::{Identity, JoinToken};
 
 use super::builder::NodeBuilder;
-#[cfg(feature = "manager")]
-use super::facts::Layout;
+use super::facts::{Facts, Layout};
 use super::stop::StartError;
 use crate::config;
 
 impl NodeBuilder {
     /// Settings that make no sense are refused before anything is made.
     pub(super) fn validate(&self) -> Result<(), StartError> {
-        if self.name.len() > NAME_BYTES_MAX || self.name.chars().any(char::is_control) {
-            return Err(StartError::Invalid(format!(
-                "the name has {} bytes, or control characters; the limit `NAME_BYTES_MAX` is {NAME_BYTES_MAX}, and none of those are taken. Nothing was changed",
-                self.name.len()
-            )));
-        }
+        check_name(&self.name).map_err(|why| StartError::Invalid(format!("{why}. Nothing was changed")))?;
         if self.listen.is_some() {
             self.addresses()?;
         }
@@ -189,6 +183,34 @@ pub(super) fn check_access(directory: &Path) -> Result<(), StartError> {
     Err(StartError::Directory(refused))
 }
 
+/// The identity file of a directory, which must be that of the node that these facts are about.
+pub(super) fn identity_of(layout: &Layout, facts: &Facts) -> Result<Identity, StartError> {
+    let identity = Identity::load(&layout.identity()).map_err(|error| {
+        StartError::Directory(format!(
+            "{error}. Without it the cluster does not take this node. Nothing was changed; bring the file back, readable by this user"
+        ))
+    })?;
+    belongs(layout, &identity, facts)?;
+    Ok(identity)
+}
+
+/// Refuses an identity that another node, or a node of another cluster, has: it would speak for that one with what lies here.
+pub(super) fn belongs(layout: &Layout, identity: &Identity, facts: &Facts) -> Result<(), StartError> {
+    let shown = identity.subject();
+    if (shown.cluster, shown.node_id) == (facts.cluster(), facts.node()) {
+        return Ok(());
+    }
+    Err(StartError::Identity(format!(
+        "{} is the identity of node {} of cluster {}, and what lies beside it is of node {} of cluster {}: the file of another directory was put there. Nothing was changed, and no manager was asked. Next: bring this node's own node.id back. Where it is lost, the node comes back as another one: quorate node rm {} --force on a manager, and quorate join from an empty directory",
+        layout.identity().display(),
+        shown.node_id,
+        shown.cluster,
+        facts.node(),
+        facts.cluster(),
+        facts.display_name()
+    )))
+}
+
 /// Opens the store of a directory, or makes it.
 #[cfg(feature = "manager")]
 pub(super) fn open_store(layout: &Layout) -> Result<OpenStore, StartError> {
@@ -219,6 +241,30 @@ pub(super) fn open_store_with(
             layout.root().display()
         ))
     })
+}
+
+/// What is to be read of a stopped node: a store, and the directory that it belongs to.
+#[cfg(feature = "manager")]
+pub(super) struct ToRead {
+    pub(super) layout: Layout,
+    pub(super) store: std::path::PathBuf,
+    /// It is not the one that the node would run on: one that was moved aside, for example.
+    pub(super) aside: bool,
+}
+
+/// Where the store is that `directory` stands for: a node's own, or, where `directory` is a store itself (`DIR/store.old-1`), that one.
+#[cfg(feature = "manager")]
+pub(super) fn to_read(directory: &Path, keys: &crate::keys::Keys) -> Result<ToRead, StartError> {
+    check_access(directory)?;
+    if quorate_storage::exists(directory) {
+        // A path as `.` has no parent by its words.
+        let whole = std::fs::canonicalize(directory).unwrap_or_else(|_gone| directory.to_owned());
+        let layout = Layout::with_keys(whole.parent().unwrap_or(&whole), keys);
+        return Ok(ToRead { layout, store: directory.to_owned(), aside: true });
+    }
+    let layout = Layout::with_keys(directory, keys);
+    super::restore::cut_off(&layout)?;
+    Ok(ToRead { store: layout.store(), layout, aside: false })
 }
 
 /// Opens the store of a stopped node without changing anything in it.

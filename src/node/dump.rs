@@ -9,8 +9,7 @@ use bytes::Bytes;
 use quorate_core::keyspace::Section;
 use quorate_core::state::read;
 
-use super::directory::{check_access, explained, look_into};
-use super::facts::Layout;
+use super::directory::{ToRead, explained, look_into, to_read};
 use super::stop::StartError;
 use crate::keys::Keys;
 
@@ -48,14 +47,12 @@ const SECTIONS: [(Section, &str); 11] = [
 /// # Errors
 /// As [`inspect`](crate::inspect()).
 pub fn dump(directory: &Path, keys: &Keys, visit: &mut dyn FnMut(DumpedRecord) -> bool) -> Result<(), StartError> {
-    let layout = Layout::with_keys(directory, keys);
-    check_access(directory)?;
-    super::restore::cut_off(&layout)?;
-    if !quorate_storage::exists(&layout.store()) {
+    let ToRead { layout, store, .. } = to_read(directory, keys)?;
+    if !quorate_storage::exists(&store) {
         let shown = directory.display();
         return Err(StartError::Directory(format!("{shown} holds no manager: only a manager's store can be dumped")));
     }
-    let store = look_into(&layout, &layout.store()).map_err(|error| explained(&layout, error))?;
+    let store = look_into(&layout, &store).map_err(|error| explained(&layout, error))?;
     let mut more = true;
     for (section, word) in SECTIONS {
         if !more {

@@ -1,7 +1,7 @@
 //! What a node knows about itself that is not replicated, and where its files lie.
 //!
 //! Owns the layout of a data directory: `store/` (log and state), `node.id` (the node's certificate and key),
-//! `operator.id` (written by `init`), `node.listen` (a manager's address, for when it is locked), the local socket. Never changes a fact in place: each write replaces them all,
+//! `operator.id` (written by `init`), `node.listen` (a manager's address and name, for when its store cannot be opened), the local socket. Never changes a fact in place: each write replaces them all,
 //! synced. Called by the builder, and by the running node when it learns new addresses.
 
 use std::path::{Path, PathBuf};
@@ -275,7 +275,7 @@ impl Layout {
         self.root.join("node.id")
     }
 
-    /// Where it listens, in clear: what a locked manager, whose facts are in its store, has to know.
+    /// Where it listens, in clear: what a manager has to know whose facts are in a store that it cannot open.
     #[cfg(feature = "manager")]
     pub(crate) fn listen(&self) -> PathBuf {
         self.root.join("node.listen")

@@ -17,7 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::reach::Reach;
-use super::router::{Failure, Router, fail, rejected};
+use super::router::{Failure, Router, fail};
 use super::tasks::{Call, Reply};
 use super::trace;
 
@@ -92,7 +92,7 @@ impl Router {
                 Reply::Answer(Answer::Refused(Rejection::Replaced)) => {
                     Missed::Again(fail(api::Code::NoLeader, Rejection::Replaced.to_string()))
                 }
-                Reply::Answer(Answer::Refused(rejection)) => Missed::Final(rejected(&rejection)),
+                Reply::Answer(Answer::Refused(rejection)) => Missed::Final(self.rejected(&rejection)),
                 Reply::Answer(Answer::Unknown) => {
                     let why = "a snapshot covered the entry, or this manager's disk does not answer: it may or may not be done";
                     Missed::Open(fail(api::Code::Unknown, why))

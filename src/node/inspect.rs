@@ -10,11 +10,12 @@ use quorate_core::ports::{StateRead, StoreResult};
 use quorate_core::state::{read, scan_hash};
 use serde::Serialize;
 
-use super::directory::{check_access, explained, look_into};
-use super::facts::{Facts, Layout};
+use super::directory::{ToRead, explained, look_into, to_read};
+use super::facts::Facts;
 use super::fence::FenceRecord;
 use super::founding::prepared;
 use super::newcomer::prepared_of;
+use super::rolled_back::RollbackRecord;
 use super::state_file::StateFile;
 use super::stop::StartError;
 use crate::keys::Keys;
@@ -42,6 +43,8 @@ pub struct Inspection {
     pub lineage: Vec<String>,
     /// The generation that has fenced this directory; none when it may be run.
     pub fenced: Option<u64>,
+    /// The last entry that is known to have been on this disk and is not any more; none when the directory was not put back.
+    pub rolled_back: Option<u64>,
     /// Where it listens.
     pub listen: String,
     /// Where others reach it.
@@ -86,7 +89,7 @@ pub(super) fn lineage(facts: &Facts, state: &dyn StateRead) -> StoreResult<Linea
     Ok(if lineage.generation() == 0 { facts.lineage_list() } else { lineage })
 }
 
-/// Reads a stopped directory. Blocks.
+/// Reads a stopped directory, or a store in it: one that was moved aside, for example (`DIR/store.old-1`). Blocks.
 ///
 /// # Errors
 /// `Directory` when there is no node; `InUse` when it runs; `Damaged` when it cannot be read.
@@ -99,19 +102,17 @@ pub fn inspect(directory: &Path) -> Result<Inspection, StartError> {
 /// # Errors
 /// As [`crate::inspect`].
 pub fn inspect_with(directory: &Path, keys: &Keys) -> Result<Inspection, StartError> {
-    let layout = Layout::with_keys(directory, keys);
-    check_access(directory)?;
-    super::restore::cut_off(&layout)?;
-    if let Some(file) = StateFile::load(&layout)? {
+    let ToRead { layout, store, aside } = to_read(directory, keys)?;
+    if !aside && let Some(file) = StateFile::load(&layout)? {
         return Ok(without_store(&file));
     }
-    if !quorate_storage::exists(&layout.store()) {
+    if !quorate_storage::exists(&store) {
         return Err(StartError::Directory(format!(
             "{} holds no node; give the --data-dir of one",
             directory.display()
         )));
     }
-    let store = look_into(&layout, &layout.store()).map_err(|error| explained(&layout, error))?;
+    let store = look_into(&layout, &store).map_err(|error| explained(&layout, error))?;
     let facts = Facts::read(store.fact(Facts::NAME)?)?
         .ok_or_else(|| StartError::Directory(format!("{} was never prepared", directory.display())))?;
     let status = read::status(&*store.state)?;
@@ -130,6 +131,7 @@ pub fn inspect_with(directory: &Path, keys: &Keys) -> Result<Inspection, StartEr
         generation: lineage.generation(),
         lineage: lineage.0.iter().map(ToString::to_string).collect(),
         fenced: FenceRecord::read(store.fact(FenceRecord::NAME)?)?.map(|fence| fence.generation()),
+        rolled_back: RollbackRecord::read(store.fact(RollbackRecord::NAME)?, &facts)?.map(|mark| mark.acknowledged()),
         listen: facts.listen.clone(),
         advertise: facts.advertise.clone(),
         first_index: store.boot.start.index.0 + 1,

@@ -13,7 +13,7 @@ use prost::Message as _;
 use quorate_core::command::{COMMAND_VERSION, COMMAND_VERSION_MIN, Command, CommandKind};
 use quorate_core::consensus::io::{Origin, Records};
 use quorate_core::id::{NodeId, RaftId, StoreId};
-use quorate_core::limits::NAME_BYTES_MAX;
+use quorate_core::membership::naming::check_name;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
 use quorate_core::membership::trust::TrustRecord;
 use quorate_core::txn::{Compare, Put, Txn};
@@ -131,12 +131,7 @@ impl Service {
             return self.how_it_stands(&request, until).await;
         }
         let address = reachable_address(&request.advertise, source)?;
-        if request.name.len() > NAME_BYTES_MAX || request.name.chars().any(char::is_control) {
-            return Err(JoinRefused::Malformed(format!(
-                "the name has {} bytes, or control characters; the limit `NAME_BYTES_MAX` is {NAME_BYTES_MAX}, and none of those are taken",
-                request.name.len()
-            )));
-        }
+        check_name(&request.name).map_err(|why| JoinRefused::Malformed(why.to_string()))?;
         if request.store_id.is_some() && !takes_copies(&request.sealing_key).unwrap_or(false) {
             return Err(JoinRefused::Malformed(UNUSABLE.to_owned()));
         }
@@ -223,6 +218,11 @@ impl Service {
                 // A manager that nobody can dial would hold a seat without being any good for it. Others need not wait for
                 // that; what was seen before is old then.
                 drop(turn.take());
+                if let Some((known, _)) = seen.node.as_ref().filter(|(known, _)| !known.lost)
+                    && let Some(why) = self.runs_elsewhere(known, until).await
+                {
+                    return Err(JoinRefused::Other(why));
+                }
                 let dialled = self.peers.dial_back(&address, digest, DIAL_BACK).await;
                 dialled.map_err(|why| JoinRefused::Unreachable(format!("{why}. Nothing was changed")))?;
                 reached = true;

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::forwarding::Errand;
 use super::gate::Asker;
-use super::router::{Failure, Router, fail, refused, rejected};
+use super::router::{Failure, Router, fail, refused};
 use super::service::{Service, blocking, broken, whole};
 use super::tasks::{Call, Reply};
 
@@ -85,7 +85,7 @@ impl Router {
     async fn lease_times(&self, leases: Vec<LeaseId>, until: Instant) -> Result<Vec<Option<u64>>, Failure> {
         match self.ask(until, |reply| Call::LeaseTimes { leases, reply }).await? {
             Reply::Answer(Answer::LeaseTimes(left)) => Ok(left),
-            Reply::Answer(Answer::Refused(rejection)) => Err(rejected(&rejection)),
+            Reply::Answer(Answer::Refused(rejection)) => Err(self.rejected(&rejection)),
             Reply::Answer(_) | Reply::Outcome { .. } => {
                 Err(fail(api::Code::Internal, "a question about leases was answered as something else"))
             }

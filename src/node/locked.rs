@@ -23,9 +23,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::builder::{NodeBuilder, off_thread, random};
 use super::directory::resolve;
 use super::facts::Layout;
-use super::files;
 use super::ground::{Drives, Part};
 use super::lock::lock;
+use super::noted::Noted;
 use super::service::{failure, json};
 use super::stop::StartError;
 use crate::client::SOFTWARE;
@@ -60,8 +60,14 @@ impl Locked {
         Some(Self { layout, slots, identity })
     }
 
-    fn name(&self) -> String {
+    fn id(&self) -> String {
         self.identity.as_ref().map(|identity| identity.subject().node_id.to_string()).unwrap_or_default()
+    }
+
+    /// Its name, as far as that is known without its store; else its id.
+    fn name(&self) -> String {
+        let noted = Noted::read(&self.layout).map(|noted| noted.name).filter(|name| !name.is_empty());
+        noted.unwrap_or_else(|| self.id())
     }
 
     fn cluster(&self) -> String {
@@ -90,7 +96,7 @@ impl Locked {
 
     fn report(&self) -> NodeReport {
         NodeReport {
-            id: self.name(),
+            id: self.id(),
             name: self.name(),
             cluster_id: self.cluster(),
             role: NodeRole::Manager,
@@ -235,21 +241,6 @@ impl Gate for Outside {
     }
 }
 
-/// Keeps where a manager listens, for when it is locked. That it cannot be kept is told, and keeps nobody from starting. Blocks.
-pub(super) fn note_listen(layout: &Layout, listen: &str) {
-    if listened(layout).as_deref() == Some(listen) {
-        return;
-    }
-    if let Err(error) = files::replace(&layout.listen(), listen.as_bytes()) {
-        tracing::warn!(%error, "where this manager listens cannot be kept: should it be locked, the others will not be told");
-    }
-}
-
-fn listened(layout: &Layout) -> Option<String> {
-    let noted = files::read(&layout.listen()).ok().flatten()?;
-    String::from_utf8(noted.to_vec()).ok()
-}
-
 /// What tells everybody outside, on a part of its own: the port is free for certain once it has ended.
 struct Telling {
     stop: oneshot::Sender<()>,
@@ -263,7 +254,9 @@ impl Telling {
         let identity = Arc::clone(door.locked.identity.as_ref()?);
         let layout = builder.layout();
         let asked = builder.listen.clone();
-        let listen = off_thread(move || Ok(asked.or_else(|| listened(&layout)).and_then(|at| resolve(&at).ok())));
+        let listen = off_thread(move || {
+            Ok(asked.or_else(|| Some(Noted::read(&layout)?.listen)).and_then(|at| resolve(&at).ok()))
+        });
         let listen = listen.await.ok().flatten()?;
         // Of this wait only: what its connections were is nobody's business later.
         let seed = [random(|half| half).ok()?, random(|half| half).ok()?].concat().try_into().ok()?;

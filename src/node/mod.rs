@@ -91,6 +91,8 @@ mod newcomer;
 #[cfg(feature = "manager")]
 mod nodes;
 #[cfg(feature = "manager")]
+mod noted;
+#[cfg(feature = "manager")]
 mod objects;
 #[cfg(feature = "manager")]
 mod once;
@@ -125,6 +127,8 @@ mod report;
 mod reports;
 #[cfg(feature = "manager")]
 mod restore;
+#[cfg(feature = "manager")]
+mod rolled_back;
 #[cfg(feature = "manager")]
 mod router;
 #[cfg(feature = "manager")]
@@ -192,6 +196,8 @@ pub use lock::runner;
 pub use recover::Recover;
 #[cfg(feature = "manager")]
 pub use restore::{Restore, RestoreReport, restore};
+#[cfg(feature = "manager")]
+pub use rolled_back::{RolledBack, rolled_back, rolled_back_with};
 pub use stop::{StartError, StopReason};
 pub use work::{AssignmentEvent, Assignments};
 #[cfg(feature = "testing")]
@@ -484,8 +490,8 @@ impl Node {
         self.stopped().await
     }
 
-    /// Stops at once, without handing leadership over: what a crash of the process would do, for tests. Nothing
-    /// acknowledged is lost.
+    /// Stops at once, without handing leadership over, as a crash of the process would. Nothing acknowledged is lost; the others
+    /// elect another leader. Does not wait: [`stopped`](Self::stopped) does. For tests, and for who asks twice.
     pub fn abandon(&self) {
         self.inner.stop.send_replace(Stop::Now);
     }

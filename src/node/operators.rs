@@ -5,7 +5,7 @@
 //! is never seen here: who is to be an operator draws it, and sends a signing request. Called by the service, by the join plane
 //! and by the running node.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,12 +31,14 @@ use super::renewal::Terms;
 use super::router::{Failure, fail, limited, refused_by};
 use super::service::{Service, blocking, broken, document, json};
 use crate::config;
-use crate::membership::{OperatorInfo, Rule};
+use crate::membership::{OperatorInfo, RevokedOperator, Rule};
 
 /// How long one that is not known here is looked for among what others have acknowledged.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks at whose time is over.
 const LOOK: Duration = Duration::from_secs(1);
+/// For so long one that has taken itself back keeps its connection, to hear the answer; nothing else that it asks is done.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Longest life of an operator that ends by itself, seconds.
 const TTL_S_MAX: u64 = 10 * 365 * 86_400;
 
@@ -239,7 +241,11 @@ impl Service {
         until: Instant,
     ) -> Result<response::Kind, Failure> {
         let (Signing { operators, .. }, now) = (self.operators(until).await?, self.operators_now());
+        let own = |record: &OperatorRecord| matches!(asker.who, Who::Operator(id) if record.node_id() == Some(id));
         let planned = operators.named(&asked.name, now).map_err(|why| refused(&why)).map(|record| {
+            if let Some(id) = record.node_id().filter(|_| own(record)) {
+                self.parting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Instant::now() + FAREWELL);
+            }
             let revoked = OperatorRecord { revoked: now.max(1), ..record.clone() };
             let key = OperatorRecord::key(record.node_id().unwrap_or_default());
             let mut txn = once::write(key.clone(), revoked.to_bytes(), false);
@@ -254,7 +260,17 @@ impl Service {
         let record = wished.written().and_then(|written| OperatorRecord::decode(written.value.clone()).ok());
         let record = record.unwrap_or_default();
         tracing::info!(by = %asker, name = record.name, "an operator's identity was revoked");
-        document(&info(&record, now)).map_err(already_settled)
+        let others = operators.iter().filter(|(id, _)| Some(*id) != record.node_id());
+        let left = others.filter(|(_, other)| !other.read_only && other.standing(now) == Standing::Stands).count();
+        let revoked = RevokedOperator { operator: info(&record, now), own: own(&record), left: left as u64 };
+        document(&revoked).map_err(already_settled)
+    }
+
+    /// Whether it has taken itself back, and hears the answer now.
+    fn is_parting(&self, id: NodeId) -> bool {
+        let mut parting = self.parting.lock().unwrap_or_else(PoisonError::into_inner);
+        parting.retain(|_, until| Instant::now() < *until);
+        parting.contains_key(&id)
     }
 
     /// Every operator, those that count no more among them.
@@ -344,7 +360,7 @@ pub(super) async fn keep_out(service: Arc<Service>, endpoint: Endpoint) {
     loop {
         let (now, known) = (service.operators_now(), Arc::clone(&records.borrow_and_update()));
         endpoint.review(|caller| match caller.role {
-            CertRole::Operator => counts_not(&known, caller, now),
+            CertRole::Operator => counts_not(&known, caller, now).filter(|_| !service.is_parting(caller.node_id)),
             // Nothing ends by itself for them.
             CertRole::Manager | CertRole::Worker if changed => is_gone(&known, caller),
             CertRole::Manager | CertRole::Worker => None,

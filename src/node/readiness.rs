@@ -51,6 +51,8 @@ struct View<'a> {
     leader: String,
     /// Names of managers that say that they are locked.
     locked: Vec<String>,
+    /// Names of voters that are not connected.
+    missing: Vec<String>,
 }
 
 impl Service {
@@ -71,6 +73,7 @@ impl Service {
                 .filter(|voter| self.peers.is_locked(**voter))
                 .map(|voter| self.name_of(*voter))
                 .collect(),
+            missing: status.missing().into_iter().map(|voter| self.name_of(voter)).collect(),
             status: &status,
         };
         Readiness::of(checks(&view))
@@ -99,7 +102,7 @@ fn checks(view: &View<'_>) -> Vec<Check> {
         Some(trouble) => Check { name: name.into(), ok: false, detail: trouble },
         None => Check { name: name.into(), ok: true, detail: fine },
     };
-    let seen = |id: RaftId| id == status.id || status.connected.contains(&id);
+    let seen = |id: RaftId| status.hears_from(id);
     let quorum = Quorum::of(&status.configuration);
     let (reachable, needed) = quorum.reach(seen);
     let voters = status.configuration.voters.len();
@@ -108,7 +111,11 @@ fn checks(view: &View<'_>) -> Vec<Check> {
         [one] => format!("; {one} is locked: unlock it"),
         several => format!("; {} are locked: unlock them", several.join(", ")),
     };
-    let connected = format!("{reachable} of {voters} voters connected, {needed} needed{locked}");
+    let missing = match view.missing.as_slice() {
+        [] => String::new(),
+        missing => format!("; not heard from: {}", missing.join(", ")),
+    };
+    let connected = format!("{reachable} of {voters} voters connected, {needed} needed{missing}{locked}");
     let tick = Duration::from_nanos(status.tick.0);
     let bound = tick * ELECTION_TICKS * FRESH;
     let behind = status.commit.0.saturating_sub(status.applied.0);
@@ -202,7 +209,19 @@ mod tests {
             full: false,
             leader: "n2".into(),
             locked: Vec::new(),
+            missing: Vec::new(),
         }
+    }
+
+    #[test]
+    fn who_is_not_heard_from_is_named_beside_the_quorum() {
+        let well = status();
+        assert_eq!(well.missing(), [RaftId(3)]);
+        let told = |missing: &[&str]| {
+            let view = View { missing: missing.iter().map(ToString::to_string).collect(), ..view(&well) };
+            checks(&view).into_iter().find(|check| check.name == "quorum").unwrap().detail
+        };
+        assert_eq!(told(&["n2", "n3"]), "2 of 3 voters connected, 2 needed; not heard from: n2, n3");
     }
 
     #[test]

@@ -26,7 +26,7 @@ use super::asking::{self, Answer};
 use super::barrier::Barrier;
 use super::builder::{off_thread, random};
 use super::departed::departed;
-use super::directory::{explained, look_into, open_store, resolve};
+use super::directory::{explained, identity_of, look_into, open_store, resolve};
 use super::facts::{Facts, Layout};
 use super::fence::{self, FenceRecord};
 use super::identity;
@@ -235,7 +235,7 @@ impl Recover {
             )));
         }
         let layout = self.layout();
-        let identity = Identity::load(&layout.identity()).map_err(|error| StartError::Directory(error.to_string()))?;
+        let identity = identity_of(&layout, &facts)?;
         // One that ran out while the cluster was down is no obstacle: it is renewed from the CA in the state.
         let identity = identity::renewed(&identity, &facts, &*state, Terms::default())?.unwrap_or(identity);
         let incarnation = begun(&identity, &facts, &*state)?;

@@ -7,6 +7,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -24,22 +25,44 @@ use tokio::time::Instant;
 
 use super::builder::{NodeBuilder, Prepared, off_thread, random, random_seed};
 use super::departed::departed;
-use super::directory::{check_address, explained, look_into, open_store};
+use super::directory::{belongs, check_address, explained, look_into, open_store};
 use super::facts::{Facts, KnownManager, Layout, Stage};
 use super::fence::{self, FenceRecord};
 use super::founding::prepared;
 use super::joining::UNUSABLE;
 use super::lock::lock;
+use super::noted::Noted;
 use super::raft_ids::{self, Attempts};
 use super::records;
+use super::rolled_back::RollbackRecord;
 use super::router::{Failure, fail};
-use super::service::{Service, blocking, broken};
+use super::service::{Service, blocking, broken, display_name};
 use super::state_file::StateFile;
 use super::stop::StartError;
 use crate::client::SOFTWARE;
 use crate::error::Error;
 
+/// For so long a connection may outlast the process at its other end.
+const LINGERS: Duration = Duration::from_secs(6);
+
 impl Service {
+    /// A node that asks for a fresh store does not run: if somebody does under its raft id, the directory that asks is a copy. Why it
+    /// gets none then.
+    pub(super) async fn runs_elsewhere(&self, node: &NodeRecord, until: Instant) -> Option<String> {
+        let id = node.raft().unwrap_or_default();
+        let until = until.min(Instant::now() + LINGERS);
+        while self.peers.connected().contains(&id) {
+            if Instant::now() >= until {
+                let name = display_name(node);
+                return Some(format!(
+                    "{name} (raft id {id}) runs at this moment, and is connected here: the directory that asks is a copy of its own, and gets no raft id. Nothing was changed in the cluster; remove the copy. If {name} was stopped only a moment ago, ask again in a few seconds"
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        None
+    }
+
     /// Gives the node that asks a new raft id for its fresh store. Asked twice for one store, it answers twice the same.
     pub(super) async fn rejoin(
         &self,
@@ -79,6 +102,9 @@ impl Service {
                 .map_err(|unfit| fail(api::Code::Version, format!("{unfit}. Nothing was changed")))?;
             if record.store() == Some(store) {
                 return Ok(answer(&all.nodes, record, all.cluster.lineage.clone()));
+            }
+            if let Some(why) = self.runs_elsewhere(record, until).await {
+                return Err(fail(api::Code::Refused, why));
             }
             let seated = self.status.borrow().configuration.clone();
             // A raft id that never got the seat hands its claim on.
@@ -220,11 +246,16 @@ impl NodeBuilder {
             true => match look_into(&layout, &layout.store()) {
                 Ok(store) => {
                     let facts = Facts::read(store.fact(Facts::NAME)?).map_err(|_damaged| ());
+                    let mut spent = false;
                     if let Ok(Some(facts)) = &facts {
+                        if facts.is_ready() {
+                            belongs(&layout, &identity, facts)?;
+                        }
                         let generation = super::inspect::lineage(facts, &*store.state)?.generation();
                         fence::check(store.fact(FenceRecord::NAME)?, generation, &self.directory)?;
+                        spent = RollbackRecord::read(store.fact(RollbackRecord::NAME)?, facts)?.is_some();
                     }
-                    facts
+                    if spent { Err(()) } else { facts }
                 }
                 Err(StoreError::Corrupt { .. } | StoreError::NotFound { .. }) => Err(()),
                 Err(StoreError::KeyWanted { .. }) if self.key_lost => {
@@ -331,7 +362,13 @@ impl NodeBuilder {
         facts.raft_id = done.raft_id;
         facts.lineage = done.lineage;
         facts.name = done.name;
-        facts.listen = if self.listen.is_some() { self.addresses()?.0 } else { done.advertise.clone() };
+        facts.listen = if self.listen.is_some() {
+            self.addresses()?.0
+        } else {
+            // As before, unless it has moved.
+            let before = Noted::read(&self.layout()).filter(|_| self.advertise.is_none());
+            before.map_or_else(|| done.advertise.clone(), |noted| noted.listen)
+        };
         facts.advertise = done.advertise;
         facts.managers = done
             .managers

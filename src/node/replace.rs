@@ -17,13 +17,15 @@ use zeroize::Zeroizing;
 
 use super::builder::{NodeBuilder, Prepared, off_thread, random, random_seed};
 use super::departed;
-use super::directory::{explained, look_into};
+use super::directory::{belongs, explained, look_into};
 use super::enrolling::certify;
 use super::facts::{Facts, Stage, wiped};
 use super::fence::FenceRecord;
 use super::founding::prepared;
 use super::joining::words;
 use super::newcomer::{NotTaken, finish_join, prepared_of};
+use super::noted::Noted;
+use super::rolled_back::RollbackRecord;
 use super::service::{Service, display_name};
 use super::state_file::StateFile;
 use super::stop::StartError;
@@ -255,7 +257,9 @@ impl NodeBuilder {
         if !facts.is_ready() {
             return Ok((identity, Found::Spent(Some(facts))));
         }
-        if FenceRecord::read(store.fact(FenceRecord::NAME)?)?.is_some() {
+        belongs(&layout, &identity, &facts)?;
+        let fenced = FenceRecord::read(store.fact(FenceRecord::NAME)?)?.is_some();
+        if fenced || RollbackRecord::read(store.fact(RollbackRecord::NAME)?, &facts)?.is_some() {
             return Ok((identity, Found::Spent(Some(facts))));
         }
         let lineage = super::inspect::lineage(&facts, &*store.state)?;
@@ -318,18 +322,32 @@ impl NodeBuilder {
             Found::Worker(file) => Some(file.facts),
         };
         let layout = self.layout();
+        // Of a store that cannot be opened only what lies beside it in clear is known.
+        // And one that was begun by certificate, and never came to its end, has none of it yet.
+        let of_store = old.as_ref().map(Noted::of).filter(|old| !old.listen.is_empty());
+        let old = of_store.or_else(|| Noted::read(&layout));
         let (listen, advertise) = match &old {
             Some(old) if self.listen.is_none() && self.advertise.is_none() => {
                 (old.listen.clone(), old.advertise.clone())
             }
             Some(old) if self.listen.is_none() => (old.listen.clone(), self.addresses()?.1),
-            _ => self.addresses()?,
+            None if self.listen.is_none() => {
+                return Err(StartError::Invalid(format!(
+                    "where this node listens is not known any more: its store cannot be read, and {} is not there. Nothing was changed; say it with --listen HOST:PORT",
+                    layout.listen().display()
+                )));
+            }
+            Some(_) | None => self.addresses()?,
         };
+        // A removal takes the name out of the records: then only its own directory knows it.
+        let told = || departed(layout.root()).map(|mark| mark.name).unwrap_or_default();
+        let is_name = |name: &String| !name.is_empty() && *name != identity.subject().node_id.to_string();
+        let name = old.map(|old| old.name).filter(is_name).or_else(|| Some(told()).filter(is_name));
         let facts = Facts {
             stage: Stage::Begun.into(),
             node_id: Bytes::copy_from_slice(NodeId::as_bytes(&identity.subject().node_id)),
             store_id: Bytes::copy_from_slice(random(StoreId::from_bytes)?.as_bytes()),
-            name: old.map(|old| old.name).unwrap_or_default(),
+            name: name.unwrap_or_default(),
             listen,
             advertise,
             seed: random_seed()?,

@@ -227,7 +227,7 @@ impl Service {
 
     /// What becomes of this manager, while it is to be none and that is why it may hear of nobody.
     pub(super) fn leaving(&self) -> Option<String> {
-        let leaving = self.records.borrow().by_raft_id(self.facts.raft()).and_then(leaving);
+        let leaving = leaving(&self.records.borrow(), self.facts.raft(), &self.facts.display_name());
         leaving.filter(|_| self.leaderless_ms() < GOING)
     }
 

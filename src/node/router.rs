@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use prost::Message as _;
 use quorate_core::command::{Command, CommandKind};
-use quorate_core::consensus::io::{Answer, Origin, Rejection, Status};
+use quorate_core::consensus::io::{Answer, Origin, Records, Rejection, Status};
 use quorate_core::id::{LogIndex, RaftId, Term};
 use quorate_core::limits::Met;
 use quorate_core::state::contract::{Outcome, Refusal};
@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout_at};
 use super::forwarding::Errand;
 use super::gate::Asker;
 use super::reach::Reach;
+use super::service::name_of;
 use super::tasks::{Call, Reply};
 use super::trace;
 use crate::membership::Rule;
@@ -50,6 +51,7 @@ pub(super) struct Router {
     pub(super) inbox: mpsc::Sender<Call>,
     pub(super) peers: Reach,
     pub(super) status: watch::Receiver<Arc<Status>>,
+    pub(super) records: watch::Receiver<Arc<Records>>,
     pub(super) meters: Arc<Meters>,
 }
 
@@ -188,10 +190,15 @@ impl Router {
         answer.map(|(_, term)| term)
     }
 
+    /// What the machine has not taken.
+    pub(super) fn rejected(&self, rejection: &Rejection) -> Failure {
+        rejected(rejection, &self.records.borrow())
+    }
+
     async fn confirmed(&self, until: Instant) -> Result<(LogIndex, Term), Failure> {
         match self.ask(until, |reply| Call::Read { reply }).await {
             Ok(Reply::Answer(Answer::ReadAt { index, term })) => Ok((index, term)),
-            Ok(Reply::Answer(Answer::Refused(rejection))) => Err(rejected(&rejection)),
+            Ok(Reply::Answer(Answer::Refused(rejection))) => Err(self.rejected(&rejection)),
             Ok(_) => Err(fail(api::Code::Internal, "a read was answered as something else")),
             // A read changes nothing: there is nothing unknown about it.
             Err(error) if matches!(error.code(), api::Code::Unknown) => {
@@ -204,7 +211,7 @@ impl Router {
     pub(super) async fn transfer(&self, to: Option<RaftId>, until: Instant) -> Result<RaftId, Failure> {
         match self.ask(until, |reply| Call::Transfer { to, reply }).await? {
             Reply::Answer(Answer::Transferred(leader)) => Ok(leader),
-            Reply::Answer(Answer::Refused(rejection)) => Err(rejected(&rejection)),
+            Reply::Answer(Answer::Refused(rejection)) => Err(self.rejected(&rejection)),
             Reply::Answer(Answer::Unknown) => Err(fail(
                 api::Code::Unknown,
                 "the other manager did not take over in time; leadership may still move, there or elsewhere. Ask `status` who leads; nothing is lost",
@@ -287,11 +294,16 @@ pub(super) fn refused(refusal: &Refusal) -> Failure {
     api::Error { oldest, kept_revision, lease, limit, ..fail(code, refusal.to_string()) }
 }
 
-pub(super) fn rejected(rejection: &Rejection) -> Failure {
-    let message = rejection.to_string();
+/// What the machine has not taken, with managers by their names in `records`.
+fn rejected(rejection: &Rejection, records: &Records) -> Failure {
+    let name = |id: RaftId| name_of(records, id);
+    let message = rejection.told(&name);
     match rejection {
         Rejection::NoLeader { .. } | Rejection::Replaced => fail(api::Code::NoLeader, message),
-        Rejection::QuorumLost { .. } => fail(api::Code::QuorumLost, message),
+        Rejection::QuorumLost { missing, .. } => {
+            let names = missing.iter().copied().map(name).collect();
+            api::Error { missing: Some(Box::new(api::Missing { names })), ..fail(api::Code::QuorumLost, message) }
+        }
         Rejection::NotLeader { leader } => {
             api::Error { leader: leader.map_or(0, |leader| leader.0), ..fail(api::Code::NotLeader, message) }
         }

@@ -28,7 +28,7 @@ use super::applier::Applier;
 use super::barrier::Barrier;
 use super::builder::{NodeBuilder, off_thread};
 use super::changes::Changes;
-use super::directory::{self, check_access, open_store_with, resolve};
+use super::directory::{self, check_access, identity_of, open_store_with, resolve};
 use super::ending::{Ending, Parts, Unfinished, contained};
 use super::facts::{Facts, Layout};
 use super::fence::{self, FenceRecord, Fencing, Incarnations};
@@ -42,10 +42,12 @@ use super::looking::Looking;
 pub(super) use super::manager::Manager;
 use super::meeting;
 use super::net::{self, Listening, Net};
+use super::noted::Noted;
 use super::reach::Reach;
 use super::readiness::Pulse;
 use super::reading::Past;
 use super::report::Digests;
+use super::rolled_back::{self, RollbackRecord};
 use super::router::Router;
 use super::service::{self, Service, StoreAccess};
 use super::stop::{StartError, StopReason};
@@ -54,9 +56,7 @@ use super::tasks::{Call, ConsensusTask, Hands};
 use super::watching::{self, Watches};
 use super::work::Work;
 use super::workers::{self, Workers};
-use super::{
-    asking, backups, barrier, ca, housekeeping, identity, keepers, locked, log_writer, metering, operators, sealing,
-};
+use super::{asking, backups, barrier, ca, housekeeping, identity, keepers, log_writer, metering, operators, sealing};
 use crate::config;
 use crate::keys::Desk;
 use crate::metrics::Meters;
@@ -121,6 +121,7 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
         );
     }
     fence::check(meta.get(FenceRecord::NAME)?, facts.lineage_list().generation(), &builder.directory)?;
+    rolled_back::check(meta.get(RollbackRecord::NAME)?, &facts, &builder.directory)?;
     let keys = keys.map(|keys| Desk::new(keys, &layout));
     if let Some(keys) = &keys {
         sealing::settle(keys)?;
@@ -129,13 +130,9 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
         facts.save(&*meta)?;
     }
     if keys.is_some() {
-        locked::note_listen(&layout, &facts.listen);
+        Noted::of(&facts).keep(&layout);
     }
-    let identity = Identity::load(&layout.identity()).map_err(|error| {
-        StartError::Directory(format!(
-            "{error}. Without it the cluster does not take this node. Nothing was changed; bring the file back, readable by this user"
-        ))
-    })?;
+    let identity = identity_of(&layout, &facts)?;
     let state = Machine::open(state).map_err(|error| match error {
         ApplyError::Store(error) => StartError::from(error),
         error @ (ApplyError::NeedsVersion { .. } | ApplyError::ClusterNeedsVersion { .. }) => {
@@ -170,11 +167,26 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
         tail,
         leases: state.leases(),
     };
-    let machine = Consensus::new(settings, start).map_err(|cause: StopCause| StartError::Damaged(cause.to_string()))?;
+    let machine = Consensus::new(settings, start).map_err(|cause| ill_fitting(&cause, &layout))?;
     let store = OpenStoreParts { log, log_reader, staging, meta, keys };
     let listen = resolve(&facts.listen)?;
     let free = layout.free_space().ok();
     Ok(Opened { facts, identity, machine, seat_times, store, state, records, changes, listen, free })
+}
+
+/// Log and state contradict each other, though each is whole.
+fn ill_fitting(cause: &StopCause, layout: &Layout) -> StartError {
+    let what = match cause {
+        StopCause::Invariant { detail, .. } => detail.clone(),
+        StopCause::Store(_) | StopCause::Apply(_) | StopCause::RolledBack { .. } | StopCause::Overruled { .. } => {
+            cause.to_string()
+        }
+    };
+    let (store, directory) = (layout.store(), layout.root().display());
+    StartError::Damaged(format!(
+        "the store in {} is damaged: its log and its state do not fit together ({what}), as in a copy of files that was made while the node ran. Nothing was changed, and the other managers hold the data. Next: move that store aside, and come back with a fresh one: quorate join --replace --data-dir {directory} --manager HOST:PORT",
+        store.display()
+    ))
 }
 
 fn open_watched(builder: &NodeBuilder, layout: &Layout) -> Result<(OpenStore, Option<KeyKeeper>), StartError> {
@@ -303,6 +315,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
             inbox: inbox.clone(),
             peers: reach.clone(),
             status: status.clone(),
+            records: records.clone(),
             meters: Arc::clone(&meters),
         },
         peers: reach,
@@ -320,6 +333,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         watches,
         joins: Semaphore::new(1),
         shown,
+        parting: Mutex::default(),
         certificates: builder.certificates,
         under_way: service::under_way(),
         past: Past::default(),
@@ -370,12 +384,17 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let phase = Duration::from_nanos(machine.tick_nanos()).mul_f64((draw % 1_000) as f64 / 1_000.0);
     let task = ConsensusTask::new(machine, hands, phase, began);
     let (ends, closing) = (ending.clone(), Arc::clone(&service));
+    let (marks, naming, directory) = (Arc::clone(&store.meta), Arc::clone(&service), builder.directory.clone());
     let work = async move {
         let reason = match contained(task.run(&ends, calls, reports)).await {
             Ok(None) => ends.reason().unwrap_or(StopReason::Asked),
-            Ok(Some(cause)) => StopReason::of(&cause),
+            // The thread has nothing else to do any more: it may wait for the disk.
+            Ok(Some(cause)) => {
+                rolled_back::stopped(&cause, &*marks, &naming.facts, &directory, |id| naming.name_of(id))
+            }
             Err(why) => StopReason::Bug(why),
         };
+        drop((marks, naming));
         stop_net.send_replace(true);
         // The writers end with their inboxes; only then is everything given back.
         match parts.ended().await {

@@ -3,6 +3,7 @@
 //! Owns what each request means on a manager, and the one place where user keys get their section and lose it again.
 //! Called by the endpoint, the local socket and the in-process client alike.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::{self, Command, CommandKind, Request, Unread};
 use quorate_core::consensus::io::{Origin, Records, Status};
-use quorate_core::id::RaftId;
+use quorate_core::id::{NodeId, RaftId};
 use quorate_core::membership::plan::SeatTimes;
 use quorate_core::membership::record::NodeRecord;
 use quorate_core::ports::{Staging, StateReader, StoreError};
@@ -76,6 +77,8 @@ pub(crate) struct Service {
     pub(super) joins: Semaphore,
     /// Operators with a certificate of another root than before.
     pub(super) shown: mpsc::Sender<ShownBy>,
+    /// Operators that have taken themselves back, and until when they hear the answer.
+    pub(super) parting: Mutex<BTreeMap<NodeId, Instant>>,
     /// The start of the consensus task's clock.
     pub(super) clock: Instant,
     /// The odd rule's times where the cluster's record says nothing.
@@ -448,8 +451,7 @@ impl Service {
 
     /// What people call the manager with this raft id.
     pub(super) fn name_of(&self, id: RaftId) -> String {
-        let records = self.records.borrow();
-        records.by_raft_id(id).map_or_else(|| format!("raft id {id}"), display_name)
+        name_of(&self.records.borrow(), id)
     }
 }
 
@@ -459,6 +461,11 @@ fn overdue(changes: bool) -> Failure {
         return fail(api::Code::Unknown, "no outcome within the deadline: it may or may not be done");
     }
     fail(api::Code::Deadline, "this manager could not read within the deadline: look at its disk, or ask another one")
+}
+
+/// What people call the manager with this raft id, by these records.
+pub(super) fn name_of(records: &Records, id: RaftId) -> String {
+    records.by_raft_id(id).map_or_else(|| format!("raft id {id}"), display_name)
 }
 
 /// A node's name, or its id when it has none.

@@ -26,6 +26,9 @@ pub enum StopReason {
     DiskFailed(String),
     /// The other managers do not take this node's identity.
     IdentityRefused(String),
+    /// A manager's directory was put back to an older state: this node's own, which never runs again, or that of one that took the
+    /// lead with it. Says whose, what was not harmed, and the way back.
+    RolledBack(String),
     /// The log holds a command that is newer than this binary.
     NeedsVersion(String),
     /// A defect of quorate; the node stopped before it could do harm.
@@ -39,7 +42,7 @@ impl StopReason {
             Self::Asked => 0,
             Self::Removed => 10,
             Self::Superseded(_) => 11,
-            Self::Damaged(_) | Self::NeedsVersion(_) | Self::Bug(_) => 12,
+            Self::Damaged(_) | Self::RolledBack(_) | Self::NeedsVersion(_) | Self::Bug(_) => 12,
             Self::DiskFailed(_) => 13,
             Self::IdentityRefused(_) => 14,
         }
@@ -54,6 +57,7 @@ impl StopReason {
                 Self::NeedsVersion(error.to_string())
             }
             StopCause::Apply(error @ ApplyError::Broken { .. }) => Self::Damaged(error.to_string()),
+            StopCause::RolledBack { .. } | StopCause::Overruled { .. } => Self::RolledBack(cause.to_string()),
             StopCause::Invariant { .. } => Self::Bug(cause.to_string()),
         }
     }
@@ -89,7 +93,7 @@ impl std::fmt::Display for StopReason {
                 "the disk failed: {why}. What was acknowledged is safe on a majority. Check space and disk, then start the node again"
             ),
             Self::IdentityRefused(why) => write!(f, "the cluster does not take this node's identity: {why}"),
-            Self::NeedsVersion(why) => f.write_str(why),
+            Self::RolledBack(why) | Self::NeedsVersion(why) => f.write_str(why),
             Self::Bug(why) => {
                 write!(f, "a defect of quorate: {why}. The node stopped before it could do harm; please report this")
             }
@@ -132,6 +136,12 @@ pub enum StartError {
     /// A newer incarnation of the cluster exists: this directory is never run again.
     #[error("{0}")]
     Superseded(String),
+    /// The identity file is that of another node, or of a node of another cluster, than what lies beside it.
+    #[error("{0}")]
+    Identity(String),
+    /// The directory was put back to an older state, or is a copy: it is never run again.
+    #[error("{0}")]
+    RolledBack(String),
     /// A recovery was asked for, and the cluster is alive, or another manager holds more.
     #[error("{0}")]
     ClusterAlive(String),
@@ -179,6 +189,8 @@ impl StartError {
             | Self::Backup(_)
             | Self::Address(_)
             | Self::Superseded(_)
+            | Self::RolledBack(_)
+            | Self::Identity(_)
             | Self::ClusterAlive(_)
             | Self::Forked(_)
             | Self::Refused(_)
@@ -187,12 +199,13 @@ impl StartError {
         }
     }
 
-    /// The exit code of `quorate run` that met it: 12 and 13 as of a running node, else as of any command.
+    /// The exit code of `quorate run` that met it: 11 to 14 as of a running node, else as of any command.
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Superseded(_) => 11,
-            Self::Damaged(_) | Self::NeedsVersion(_) => 12,
+            Self::Damaged(_) | Self::RolledBack(_) | Self::NeedsVersion(_) => 12,
             Self::Disk(_) => 13,
+            Self::Identity(_) => 14,
             Self::Invalid(_)
             | Self::Directory(_)
             | Self::Contradiction(_)
@@ -226,6 +239,8 @@ impl StartError {
             | Self::NotBuiltAsManager(_)
             | Self::ClusterAlive(_)
             | Self::Superseded(_)
+            | Self::RolledBack(_)
+            | Self::Identity(_)
             | Self::Forked(_)
             | Self::Internal(_) => 1,
             Self::Invalid(_) => 2,
@@ -270,6 +285,7 @@ mod tests {
             | StopReason::Superseded(_)
             | StopReason::Damaged(_)
             | StopReason::IdentityRefused(_)
+            | StopReason::RolledBack(_)
             | StopReason::NeedsVersion(_)
             | StopReason::Bug(_) => false,
         }
@@ -285,6 +301,7 @@ mod tests {
             StopReason::Damaged(why()),
             StopReason::DiskFailed(why()),
             StopReason::IdentityRefused(why()),
+            StopReason::RolledBack(why()),
             StopReason::NeedsVersion(why()),
             StopReason::Bug(why()),
         ];
@@ -294,6 +311,8 @@ mod tests {
             StartError::Refused(why()),
             StartError::Superseded(why()),
             StartError::Damaged(why()),
+            StartError::RolledBack(why()),
+            StartError::Identity(why()),
             StartError::NeedsVersion(why()),
         ];
         let codes = stopped.iter().filter(|reason| !is_worth_a_restart(reason)).map(StopReason::exit_code);

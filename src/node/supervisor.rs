@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::builder::{NodeBuilder, Prepared, off_thread};
 use super::departed;
-use super::directory::{check_access, resolve};
+use super::directory::{check_access, identity_of, resolve};
 use super::ground::Drives;
 use super::lock::lock;
 use super::newcomer::prepared_of;
@@ -23,7 +23,7 @@ use super::running::Manager;
 use super::state_file::{Settled, settle};
 use super::stop::{StartError, StopReason};
 use super::work::Work;
-use super::worker::{End, Worker, identity_in};
+use super::worker::{End, Worker};
 use super::{Inner, Node};
 use crate::client::{CallError, NodeWay};
 use crate::status::NodeRole;
@@ -144,7 +144,7 @@ async fn start_role(builder: &NodeBuilder, settled: Settled, work: &Work) -> Res
                 if moving.moved(&mut file.facts.listen, &mut file.facts.advertise)? {
                     file.save(&layout)?;
                 }
-                let identity = identity_in(&layout)?;
+                let identity = identity_of(&layout, &file.facts)?;
                 Ok((file, identity))
             })
             .await?;
@@ -304,6 +304,10 @@ impl Supervisor {
                 return Err(StopReason::DiskFailed(why));
             } else if let StartError::Superseded(why) = error {
                 return Err(StopReason::Superseded(why));
+            } else if let StartError::RolledBack(why) = error {
+                return Err(StopReason::RolledBack(why));
+            } else if let StartError::Identity(why) = error {
+                return Err(StopReason::IdentityRefused(why));
             }
             tracing::error!(%error, "the node's next role cannot be started yet; it is tried again");
             tokio::select! {

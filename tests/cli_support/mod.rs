@@ -84,6 +84,22 @@ pub fn quorate_into(arguments: &[&str], stdout: Stdio) -> Said {
     Said::of(child.wait_with_output().unwrap())
 }
 
+/// A pipe whose reader went away.
+pub fn gone() -> Stdio {
+    std::io::pipe().unwrap().1.into()
+}
+
+/// A disk without room.
+pub fn full() -> Stdio {
+    std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into()
+}
+
+/// The binary, with a closed stdout.
+pub fn quorate_closed(arguments: &[&str]) -> Said {
+    let words = ["-c", "exec \"$0\" \"$@\" >&-", PROGRAM];
+    Said::of(Command::new("sh").args(words).args(arguments).stdin(Stdio::null()).output().unwrap())
+}
+
 /// The same, of another binary.
 pub fn quorate_of(program: &str, arguments: &[&str]) -> Said {
     Said::of(command_of(program, arguments).stdin(Stdio::null()).output().unwrap())
@@ -153,6 +169,17 @@ pub fn quorate_with_stdin(arguments: &[&str], input: &[u8]) -> Said {
 /// The same, with environment.
 pub fn quorate_with_env(arguments: &[&str], env: &[(&str, &str)]) -> Said {
     Said::of(command(arguments).envs(env.iter().copied()).stdin(Stdio::null()).output().unwrap())
+}
+
+/// The sum of a metric over all its labels, as the page of a node (`run --http`) has it.
+pub fn metric_sum(http: &str, name: &str) -> u64 {
+    let mut stream = std::net::TcpStream::connect(http).unwrap();
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut page = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut page).unwrap();
+    let of_it = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+    let values = page.lines().filter(of_it).filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
+    values.sum()
 }
 
 /// Waits until `found` answers.

@@ -602,7 +602,7 @@ async fn a_backup_killed_at_any_write_has_no_name_or_is_whole_and_nothing_is_ove
         (vec!["backup", "x"], 2, "--recipient"),
         (vec!["backup", "x", "--recipient", "age1nonsense", "--data-dir", "d"], 2, "no recipient"),
         (vec!["backup", "x", "--recipient", secret.as_str(), "--data-dir", "d"], 2, "a secret one"),
-        (vec!["backup", "verify", file.to_str().unwrap()], 2, "--key"),
+        (vec!["backup", "verify", file.to_str().unwrap()], 2, "--backup-key"),
         (vec!["restore", file.to_str().unwrap(), "--data-dir", "d"], 2, "--backup-key"),
     ] {
         let output = quorate(&library, &arguments, 0);

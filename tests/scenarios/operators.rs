@@ -36,7 +36,8 @@ async fn one_that_is_taken_back_is_disconnected_from_every_manager_and_not_taken
     says(&taken, &["ann", "already", "Nothing was changed"]);
     // When it is taken back
     let revoked = operators.revoke("ann").await.unwrap();
-    assert!(!revoked.stands && revoked.revoked_unix > 0);
+    assert!(!revoked.operator.stands && revoked.operator.revoked_unix > 0);
+    assert_eq!((revoked.own, revoked.left), (false, 1), "another's, and one is left");
     // Then its watches end, and nothing that it asks is done, wherever it asks: it is told so
     for (client, watch) in &mut clients {
         let ended = tokio::time::timeout(crate::support::BUDGET, async {

@@ -67,18 +67,21 @@ async fn a_lost_quorum_is_named_and_regained() {
         tokio::time::timeout(BUDGET, async { (patient.kv().put("k", "v").await, patient.kv().get("n/0").await) });
     let (written, read) = told.await.expect("both are told at once");
     let refused = written.unwrap_err();
-    assert!(matches!(refused, Error::QuorumLost(_)), "{refused}");
+    let Error::QuorumLost { missing, message } = &refused else { panic!("{refused}") };
+    let gone: Vec<String> = (0..3).filter(|index| *index != left).map(|index| format!("m{}", index + 1)).collect();
+    assert_eq!(missing, &gone);
+    assert!(message.contains(&format!("not heard from: {}", gone.join(", "))), "{message}");
     assert_eq!(refused.outcome(), Outcome::NotDone);
     assert!(refused.is_retryable());
     let refused = read.unwrap_err();
-    assert!(matches!(refused, Error::QuorumLost(_)), "{refused}");
+    assert!(matches!(refused, Error::QuorumLost { .. }), "{refused}");
     // So it is for one who knows all managers, of whom two cannot be reached, and on the node itself.
     let all = Client::connect(addresses, cluster.operator()).await.unwrap().with_deadline(BUDGET * 10);
     let inside = cluster.node(left).client().with_deadline(BUDGET * 10);
     let told = tokio::time::timeout(BUDGET, async { (all.kv().put("k", "v").await, inside.kv().put("k", "v").await) });
     let (outside, inside) = told.await.expect("both are told at once");
     for refused in [outside.unwrap_err(), inside.unwrap_err()] {
-        assert!(matches!(refused, Error::QuorumLost(_)), "{refused}");
+        assert!(matches!(refused, Error::QuorumLost { .. }), "{refused}");
     }
     // A serializable read answers and says how old it may be.
     let hasty = client.with_deadline(Duration::from_millis(500));

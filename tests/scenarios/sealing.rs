@@ -246,8 +246,10 @@ async fn a_start_killed_at_every_write_keeps_a_whole_word_of_where_the_manager_l
         if now == old {
             seen.borrow_mut().0 += 1;
         } else {
-            let whole = now.starts_with(b"quorate1") && now.ends_with(address.as_bytes());
-            assert!(whole && now.len() == 8 + 32 + address.len(), "died at {at}: {now:?}");
+            let said = String::from_utf8_lossy(now.get(8 + 32..).unwrap_or_default()).into_owned();
+            let lines: Vec<&str> = said.lines().collect();
+            assert!(now.starts_with(b"quorate1"), "died at {at}: {now:?}");
+            assert_eq!((lines.len(), lines[0], lines[1]), (3, &*address, &*address), "died at {at}");
             seen.borrow_mut().1 += 1;
         }
         let found = inspect(directory).unwrap_or_else(|error| panic!("died at {at}: {error}"));

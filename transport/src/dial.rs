@@ -106,10 +106,14 @@ impl ConnectError {
         if let Self::All(errors) = self { errors.first().map_or(self, Self::root) } else { self }
     }
 
-    /// Whether everybody who was asked says that this operator's identity was taken back: nobody ever takes that word back.
+    /// Whether somebody who was asked says that this operator's identity was taken back, and nobody says something else: nobody ever
+    /// takes that word back, and who cannot be reached says nothing.
     pub fn is_revoked(&self) -> bool {
         match self {
-            Self::All(errors) => !errors.is_empty() && errors.iter().all(Self::is_revoked),
+            Self::All(errors) => {
+                errors.iter().any(Self::is_revoked)
+                    && errors.iter().all(|error| error.is_revoked() || error.is_silence())
+            }
             Self::Refused { refused, ours, .. } => matches!(refused, Refused::Revoked) && !ours,
             Self::NoAddress
             | Self::Resolve { .. }
@@ -123,6 +127,19 @@ impl ConnectError {
             | Self::Broken { .. }
             | Self::Local(_) => false,
         }
+    }
+
+    /// Whether nobody has answered at all.
+    const fn is_silence(&self) -> bool {
+        matches!(
+            self,
+            Self::PortClosed(_)
+                | Self::Unreachable { .. }
+                | Self::Timeout { .. }
+                | Self::Resolve { .. }
+                | Self::Broken { .. }
+                | Self::NoAddress
+        )
     }
 
     /// Whether trying again later can help without anybody doing anything.
@@ -362,4 +379,23 @@ pub(crate) fn explain(
 
 fn not_accepted(address: SocketAddr, why: &str) -> ConnectError {
     ConnectError::NotAccepted { address, why: why.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_revoked_by_the_word_of_one_whom_nobody_contradicts() {
+        let at: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let refused = |refused, ours| ConnectError::Refused { address: at, refused, ours };
+        let revoked = || refused(Refused::Revoked, false);
+        let all = |errors: Vec<ConnectError>| ConnectError::All(errors).is_revoked();
+        // Who cannot be reached says nothing,
+        assert!(revoked().is_revoked() && all(vec![ConnectError::PortClosed(at), revoked()]));
+        assert!(!all(vec![ConnectError::PortClosed(at)]) && !all(Vec::new()));
+        // who answers something else does, and what this side says is about the other one.
+        assert!(!all(vec![revoked(), refused(Refused::Busy("x".into()), false)]));
+        assert!(!refused(Refused::Revoked, true).is_revoked());
+    }
 }

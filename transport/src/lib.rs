@@ -119,6 +119,7 @@ pub use session::{Session, SessionReceiver, SessionSender};
 pub use snapshot::SnapshotSendError;
 pub use socket::{BindError, UdpBuffers};
 pub use standing::{NodeStanding, StandingRecord, standing};
+pub use text::utc;
 pub use tls::TlsError;
 pub use token::{CaHash, JoinToken, ParseTokenError, TokenDigest, TokenSecret};
 

@@ -23,8 +23,8 @@ pub(crate) fn unix_seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
 }
 
-/// An instant as people read it: `2026-03-01 09:30:00 UTC`.
-pub(crate) fn utc(unix_seconds: u64) -> String {
+/// An instant, seconds since 1970, as people read it: RFC 3339 in UTC, `2026-03-01T09:30:00Z`.
+pub fn utc(unix_seconds: u64) -> String {
     let days = unix_seconds / 86_400;
     let second = unix_seconds % 86_400;
     // Civil date from a day count: eras of 400 years that begin on a 1 March, so that the leap day is the last.
@@ -37,7 +37,7 @@ pub(crate) fn utc(unix_seconds: u64) -> String {
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", second / 3600, second / 60 % 60, second % 60)
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
 }
 
 /// One PEM block. The text is wiped when it is dropped, since it may hold a key.
@@ -65,10 +65,10 @@ mod tests {
 
     #[test]
     fn instants_print_as_people_read_them() {
-        assert_eq!(utc(0), "1970-01-01 00:00:00 UTC");
-        assert_eq!(utc(951_782_400), "2000-02-29 00:00:00 UTC");
-        assert_eq!(utc(1_772_357_400), "2026-03-01 09:30:00 UTC");
-        assert_eq!(utc(4_102_444_799), "2099-12-31 23:59:59 UTC");
+        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
+        assert_eq!(utc(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(utc(1_772_357_400), "2026-03-01T09:30:00Z");
+        assert_eq!(utc(4_102_444_799), "2099-12-31T23:59:59Z");
     }
 
     #[test]

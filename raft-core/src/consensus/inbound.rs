@@ -6,8 +6,9 @@
 use raft::eraftpb::{self, MessageType};
 
 use super::config::ELECTION_TICKS;
+use super::io::StopCause;
 use super::{Consensus, convert};
-use crate::id::RaftId;
+use crate::id::{LogIndex, RaftId, Term};
 use crate::mutants::{Mutant, on};
 
 /// No honest term or index comes near it; arithmetic on numbers below it cannot wrap.
@@ -127,10 +128,9 @@ impl Consensus {
         }
         let kind = message.msg_type();
         if kind == MessageType::MsgHeartbeat && message.commit > log.last_index() {
-            let (asked, last) = (message.commit, log.last_index());
-            let detail =
-                format!("the leader has it on record that entry {asked} is on this disk, the log ends at {last}");
-            self.broken("log_holds_what_it_acknowledged", detail);
+            let (asked, last) = (LogIndex(message.commit), LogIndex(log.last_index()));
+            // Invariant `log_holds_what_it_acknowledged`.
+            self.stop(StopCause::RolledBack { asked, last });
             return false;
         }
         if kind == MessageType::MsgAppend {
@@ -142,10 +142,9 @@ impl Consensus {
                 .iter()
                 .find(|entry| known.contains(&entry.index) && !log.match_term(entry.index, entry.term));
             if let Some(entry) = conflict {
-                let (index, term) = (entry.index, entry.term);
-                self.broken("committed_entries_stay", format!(
-                        "entry {index} is committed here, and the leader sends another one of term {term}: a manager's directory was rolled back, by a copy or a restored disk"
-                    ));
+                let (leader, index, term) = (RaftId(message.from), LogIndex(entry.index), Term(entry.term));
+                // Invariant `committed_entries_stay`.
+                self.stop(StopCause::Overruled { leader, index, term });
                 return false;
             }
         }

@@ -332,6 +332,26 @@ pub enum StopCause {
     /// The applier failed; it is final.
     #[error("{0}")]
     Apply(ApplyError),
+    /// The leader counts on an entry that this member acknowledged, and the log ends before it: the directory was put back to an
+    /// older state, or is a copy of one that is used elsewhere.
+    #[error("entry {asked} was acknowledged by this member, and its log ends at {last}: its directory was rolled back")]
+    RolledBack {
+        /// What the leader has on record.
+        asked: LogIndex,
+        /// Where the log ends.
+        last: LogIndex,
+    },
+    /// A leader replaces an entry that is committed here: it won with a directory, its own or that of a member that voted for
+    /// it, that was put back to an older state.
+    #[error("entry {index} is committed here, and leader {leader} sends another one of term {term} in its place")]
+    Overruled {
+        /// Who leads.
+        leader: RaftId,
+        /// Which entry.
+        index: LogIndex,
+        /// The term of the other one.
+        term: Term,
+    },
     /// An invariant does not hold: halting beats diverging.
     #[error(
         "invariant `{name}` broken: {detail}. The member stops before it can do harm; its data is as it was. Please report this"

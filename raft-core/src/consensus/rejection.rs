@@ -10,7 +10,8 @@ use crate::limits::Met;
 pub enum Rejection {
     /// No leader is known for two base election timeouts.
     #[error(
-        "no manager leads right now, {reachable} of {voters} voters are connected to this one. Nothing was changed; try again"
+        "no manager leads right now, {reachable} of {voters} voters are connected to this one{}. Nothing was changed; try again",
+        not_heard_from(missing)
     )]
     NoLeader {
         /// How long, in ticks.
@@ -24,7 +25,8 @@ pub enum Rejection {
     },
     /// No leader, and fewer voters reachable than a majority.
     #[error(
-        "quorum lost: {reachable} of {voters} voters reachable, {needed} needed. Nothing was changed, nothing acknowledged is lost; start missing managers again"
+        "quorum lost: {reachable} of {voters} voters reachable, {needed} needed{}. Nothing was changed, nothing acknowledged is lost; start missing managers again",
+        not_heard_from(missing)
     )]
     QuorumLost {
         /// How long, in ticks.
@@ -95,6 +97,17 @@ pub enum Rejection {
 }
 
 impl Rejection {
+    /// The same in words, with managers by the names that people know.
+    pub fn told(&self, name: &dyn Fn(RaftId) -> String) -> String {
+        let (Self::NoLeader { missing: ids, .. } | Self::QuorumLost { missing: ids, .. } | Self::ReadOnly { low: ids }) =
+            self
+        else {
+            return self.to_string();
+        };
+        let named = ids.iter().copied().map(name).collect::<Vec<_>>().join(", ");
+        if ids.is_empty() { self.to_string() } else { self.to_string().replace(&managers(ids), &named) }
+    }
+
     /// The limit that was met, where it is one.
     pub const fn limit(&self) -> Option<Met> {
         match self {
@@ -116,7 +129,35 @@ impl Rejection {
     }
 }
 
+/// What this file calls a manager, whose name is not known here.
+fn numbered(id: RaftId) -> String {
+    format!("manager {id}")
+}
+
 fn managers(ids: &[RaftId]) -> String {
-    let ids = ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    format!("manager {ids}")
+    ids.iter().copied().map(numbered).collect::<Vec<_>>().join(", ")
+}
+
+fn not_heard_from(missing: &[RaftId]) -> String {
+    if missing.is_empty() { String::new() } else { format!("; not heard from: {}", managers(missing)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_missing_or_short_of_space_is_called_by_the_name_that_people_know() {
+        let missing = vec![RaftId(1), RaftId(12)];
+        let lost = Rejection::QuorumLost { leaderless_ticks: 9, reachable: 1, voters: 3, needed: 2, missing };
+        assert!(lost.to_string().contains("2 needed; not heard from: manager 1, manager 12. "), "{lost}");
+        let name = |id: RaftId| if id == RaftId(1) { "n1".to_owned() } else { "n12".to_owned() };
+        let told = lost.told(&name);
+        assert!(told.contains("2 needed; not heard from: n1, n12. "), "{told}");
+        let alone =
+            Rejection::NoLeader { leaderless_ticks: 9, reachable: 3, voters: 3, missing: Vec::new() }.told(&name);
+        assert!(alone.contains("connected to this one. Nothing"), "{alone}");
+        let low = Rejection::ReadOnly { low: vec![RaftId(12), RaftId(1)] }.told(&name);
+        assert!(low.contains("disk space on n12, n1. "), "{low}");
+    }
 }

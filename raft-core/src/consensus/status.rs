@@ -97,6 +97,18 @@ pub struct Status {
     pub read_only: bool,
 }
 
+impl Status {
+    /// Whether `id` is this member, or connected to it.
+    pub fn hears_from(&self, id: RaftId) -> bool {
+        id == self.id || self.connected.contains(&id)
+    }
+
+    /// Voters, of both halves of a joint configuration, that this member is not connected to, ascending.
+    pub fn missing(&self) -> Vec<RaftId> {
+        self.configuration.all_voters().into_iter().filter(|id| !self.hears_from(*id)).collect()
+    }
+}
+
 /// How often snapshots happened in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SnapshotCounts {

@@ -10,6 +10,7 @@ pub mod assign;
 #[cfg(feature = "consensus")]
 pub mod hearsay;
 pub mod liveness;
+pub mod naming;
 pub mod nodes;
 pub mod operators;
 pub mod plan;

@@ -101,7 +101,7 @@ impl OperatorRecord {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OperatorRefused {
     /// The name is empty, or holds what no terminal should be sent.
-    #[error("the name of an operator has at least one byte, and no control characters")]
+    #[error("the name of an operator has at least one byte, and no control characters or others that cannot be seen")]
     BadName,
     /// The name is too long.
     #[error("the name has {0} bytes, the limit `NAME_BYTES_MAX` is {NAME_BYTES_MAX}")]
@@ -156,7 +156,7 @@ impl Operators {
         if name.len() > NAME_BYTES_MAX {
             return Err(OperatorRefused::NameTooLong(name.len()));
         }
-        if name.is_empty() || name.chars().any(char::is_control) {
+        if name.is_empty() || name.chars().any(super::naming::hides) {
             return Err(OperatorRefused::BadName);
         }
         let stands = |record: &OperatorRecord| record.standing(now) == Standing::Stands;

@@ -7,7 +7,7 @@
 use std::fmt;
 
 use super::plan::{
-    EvenMaxVoters, ManagerView, SeatChange, SeatPolicy, SeatStep, SeatView, Seats, Standing, leave, plan,
+    EvenMaxVoters, ManagerView, SeatChange, SeatPolicy, SeatStep, SeatView, Seats, Short, Standing, leave, plan,
 };
 use super::quorum::Quorum;
 use crate::id::RaftId;
@@ -164,7 +164,7 @@ fn arrived(view: &SeatView, policy: &SeatPolicy) -> SeatView {
             then.configuration.learners.push(manager.raft_id);
         }
     }
-    let promoted = view.workers.iter().filter(|worker| worker.taken_back.is_none()).count() + view.enrolling;
+    let promoted = view.volunteers(Short::Wish).count() + view.enrolling;
     let next = view.managers.iter().map(|manager| manager.raft_id.0).chain(members(view)).max().unwrap_or(0);
     for raft_id in (next + 1..).take(promoted).map(RaftId) {
         then.configuration.learners.push(raft_id);
@@ -278,7 +278,7 @@ fn waits_to_lose(seats: &Seats<'_>, view: &SeatView, target: RaftId, leaves: boo
     if let Some(coming) = seats.coming().next() {
         return Outlook::WaitsFor(coming.raft_id);
     }
-    if view.enrolling > 0 || view.workers.iter().any(|worker| worker.taken_back.is_none()) {
+    if view.enrolling > 0 || view.volunteers(Short::Wish).next().is_some() {
         return Outlook::WaitsForWorker;
     }
     match view.configuration.voters.len() {

@@ -32,7 +32,7 @@ pub struct AssignmentRecord {
 /// Whether `id` can name an item.
 pub fn is_item_id(id: &[u8]) -> bool {
     (1..=ITEM_ID_BYTES_MAX).contains(&id.len())
-        && std::str::from_utf8(id).is_ok_and(|id| !id.chars().any(char::is_control))
+        && std::str::from_utf8(id).is_ok_and(|id| !id.chars().any(super::naming::hides))
 }
 
 impl AssignmentRecord {

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use crate::args_backup::{Backup, Restore};
 use crate::args_bench::Bench;
 use crate::args_ca::CaVerb;
-pub(crate) use crate::args_global::{Global, When, duration, duration_up_to};
+pub(crate) use crate::args_global::{Global, MOMENT, SECOND, When, YEAR, duration, duration_within, given, whole};
 use crate::args_keys::{AutolockVerb, KeyVerb, UnlockKeyVerb};
 use crate::args_kv::Kv;
 use crate::args_lease::{LeaseVerb, Lock, UnderLock};
@@ -33,10 +33,14 @@ const VERSION: &str = if cfg!(feature = "next-version") {
     env!("CARGO_PKG_VERSION")
 };
 
-const EXIT: &str = "\
-Exit codes: 0 done; 1 refused; 2 usage; 3 unavailable, nothing was done, try again; 4 unknown outcome, read to find out.
-`run` exits 0 stopped as asked, 10 removed, 11 fenced, 12 store damaged or of a newer version, 13 disk failed, 14 identity refused.
-With --json, stdout is one JSON document, also for an error: {\"error\":{\"kind\",\"message\",\"retryable\",\"outcome\"}}.
+pub(crate) const EXIT: &str = "\
+Exit codes: 0 done; 1 refused; 2 usage; 3 unavailable, nothing was done, try again; 4 unknown outcome, or done and the answer is lost: \
+look before you ask again; 101 a defect; 128 + N ended by signal N (130 Ctrl-C, 143 TERM): as 4.
+`run` exits 0 stopped as asked, 10 removed, 11 fenced, 12 store damaged, rolled back or of a newer version, 13 disk failed, 14 identity refused; \
+`lock` as its command does.
+With --json, stdout is JSON lines, one document a line, an error the last of them: \
+{\"error\":{\"kind\",\"message\",\"retryable\",\"outcome\"}}. Most commands write one; `kv watch`, `kv export`, `lease keep-alive`, \
+`inspect --dump` and `run` write as many as there are.
 
 Example:
   quorate init --data-dir /var/lib/quorate --listen 10.0.0.1:4701 --name n1
@@ -76,7 +80,7 @@ Example:
     --token @token --manager 10.0.0.1:4701
   quorate run --data-dir /var/lib/quorate
   quorate join --data-dir /var/lib/quorate --name w1 --token @worker-token --manager 10.0.0.1:4701   # a worker
-  quorate join --replace --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # store damaged
+  quorate join --replace --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # store damaged or rolled back
   quorate join --replace --key-lost --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # its key is lost
   quorate join --replace --token @token --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # fenced, removed, or
                                             # away while the CA was replaced
@@ -89,8 +93,9 @@ Prints one line on stdout when ready: `ready: NAME ADDRESS raft id N voter|stand
 `ready: NAME worker, session with M, assignments at revision R` on a worker. Logs go to stderr.
 With --http ADDR it serves /metrics for Prometheus, /livez (it is at work; needs no quorum) and /readyz (it can serve; with
 ?verbose why not). A node keeps running when it is promoted or demoted. With --listen or --advertise it has moved, and tells the others.
-SIGTERM and SIGINT hand leadership over and stop cleanly.
-Exits 0 stopped as asked, 10 removed, 11 fenced, 12 store damaged or of a newer version, 13 disk failed, 14 identity refused.
+SIGTERM and SIGINT hand leadership over and stop cleanly. A second one stops at once, as safe as a kill: nothing acknowledged is
+lost, and the others have to elect. Both exit 0.
+Exits 0 stopped as asked, 10 removed, 11 fenced, 12 store damaged, rolled back or of a newer version, 13 disk failed, 14 identity refused.
 --force-new-cluster=G ends generation G (`status` and `inspect` say it) and goes on from this directory alone; left behind
 in a unit file it does no harm: a directory beyond G just starts.
 
@@ -102,8 +107,8 @@ Example:
     /// Show health, what to do, and every manager; needs no quorum
     #[command(after_help = "\
 Answers from the manager asked, also without a quorum. Exits 0 whenever a manager answered; scripts read `health`.
-With --data-dir of a worker, the worker answers for itself: its session, its items. A stopped directory that was fenced, or
-whose node was removed, says so.
+With --data-dir of a worker, the worker answers for itself: its session, its items. A stopped directory that was fenced or
+rolled back, or whose node was removed, says so.
 
 Example:
   quorate status --data-dir /var/lib/quorate
@@ -273,12 +278,14 @@ Example:
     Leader(Leader),
     /// Read a stopped node's directory; changes nothing
     #[command(after_help = "\
-Opens the store read only and refuses while the node runs (then ask it with `status`).
+Opens the store read only and refuses while the node runs (then ask it with `status`). A store that was moved aside is read by its
+own path, DIR/store.old-1, with the key of DIR.
 --configurations prints every Raft configuration in the log and the one in force, both halves of joint ones.
 --dump prints every live record, one a line (with --json as JSON lines, values in base64): what the disk holds for who has its key.
 
 Example:
   quorate inspect --data-dir /var/lib/quorate --json
+  quorate inspect --data-dir /var/lib/quorate/store.old-1
   quorate inspect --configurations --data-dir /var/lib/quorate")]
     Inspect(Inspect),
     /// Put a load on a cluster and measure how it answers
@@ -289,7 +296,7 @@ Every client sends its next request when its last one has been answered; one req
 QUIC with an operator's identity, as programs elsewhere do: --connect and --identity, never --data-dir. Connections go to the
 managers of --connect in turn, the first of them to the first.
 Writes below `bench/` (--prefix) and leaves the keys there. Not on a cluster that others need: it takes what it can get.
-Exits 1 or 4 when requests failed; the figures are those of the answered ones.
+Exits 1 when requests failed, 4 when some of them may have been done; the figures are those of the answered ones.
 
 Example:
   quorate bench put --clients 100 --connect 10.0.0.1:4701,10.0.0.2:4701,10.0.0.3:4701 --identity operator.id
@@ -306,7 +313,7 @@ nothing without --force. A backup that is interrupted leaves nothing.
 Example:
   (umask 077; quorate backup new-key > backup.key)     # once; keep it away from the cluster
   quorate backup monday.quorate --recipient age1... --data-dir /var/lib/quorate
-  quorate backup verify monday.quorate --key backup.key
+  quorate backup verify monday.quorate --backup-key backup.key
   quorate restore monday.quorate --backup-key backup.key --data-dir /var/lib/quorate --listen 10.0.0.1:4701 --name n1")]
     Backup(Backup),
     /// Make a cluster again of a backup, in an empty directory, when all managers are gone
@@ -463,7 +470,7 @@ Example:
   quorate leader transfer --to n2 --data-dir /var/lib/quorate")]
     Transfer {
         /// To whom: name, node id or raft id
-        #[arg(long, value_name = "MANAGER")]
+        #[arg(long, value_name = "MANAGER", value_parser = given("the name of a manager"))]
         to: Option<String>,
     },
 }

@@ -28,13 +28,13 @@ pub(crate) struct Take {
     #[arg(
         long = "recipient",
         value_name = "KEY",
-        required_unless_present = "passphrase_file",
-        conflicts_with = "passphrase_file"
+        required_unless_present = "backup_passphrase_file",
+        conflicts_with = "backup_passphrase_file"
     )]
     pub(crate) recipients: Vec<String>,
     /// A file with a passphrase in its first line, instead of a recipient
     #[arg(long, value_name = "FILE")]
-    pub(crate) passphrase_file: Option<PathBuf>,
+    pub(crate) backup_passphrase_file: Option<PathBuf>,
     /// Replace the file if it is there
     #[arg(long)]
     pub(crate) force: bool,
@@ -47,12 +47,12 @@ pub(crate) struct Take {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Opens {
-    /// The key file of a recipient, AGE-SECRET-KEY-1... in it
-    #[arg(long = "key", value_name = "FILE")]
-    pub(crate) key: Option<PathBuf>,
-    /// A file with the passphrase in its first line
+    /// The key file of a recipient of the backup, AGE-SECRET-KEY-1... in it
     #[arg(long, value_name = "FILE")]
-    pub(crate) passphrase_file: Option<PathBuf>,
+    pub(crate) backup_key: Option<PathBuf>,
+    /// A file with the passphrase of the backup in its first line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) backup_passphrase_file: Option<PathBuf>,
 }
 
 /// `backup VERB`.
@@ -64,9 +64,9 @@ Needs no cluster. Exits 0 when the key opens it, nothing was altered or cut off,
 what is wrong.
 
 Example:
-  quorate backup verify monday.quorate --key backup.key
-  quorate backup verify monday.quorate --passphrase-file phrase --json
-  quorate backup verify monday.quorate --key backup.key --ca HASH     (HASH: what `quorate backup` printed)")]
+  quorate backup verify monday.quorate --backup-key backup.key
+  quorate backup verify monday.quorate --backup-passphrase-file phrase --json
+  quorate backup verify monday.quorate --backup-key backup.key --ca HASH     # as `quorate backup` printed it")]
     Verify {
         /// The backup
         file: PathBuf,
@@ -91,17 +91,8 @@ Example:
 pub(crate) struct Restore {
     /// The backup
     pub(crate) file: PathBuf,
-    /// The key file of a recipient of the backup, AGE-SECRET-KEY-1... in it
-    #[arg(
-        long,
-        value_name = "FILE",
-        required_unless_present = "backup_passphrase_file",
-        conflicts_with = "backup_passphrase_file"
-    )]
-    pub(crate) backup_key: Option<PathBuf>,
-    /// A file with the passphrase of the backup in its first line
-    #[arg(long, value_name = "FILE")]
-    pub(crate) backup_passphrase_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) opens: Opens,
     /// Only a backup of the cluster whose CA has this hash, as `quorate backup` printed it
     #[arg(long, value_name = "HASH")]
     pub(crate) ca: Option<String>,

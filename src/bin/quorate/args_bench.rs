@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::args::duration_up_to;
+use crate::args::{SECOND, YEAR, duration, duration_within, given, whole};
 use crate::failure::Failure;
 
 /// `bench`.
@@ -52,16 +52,16 @@ Example:
 #[derive(Debug, Args)]
 pub(crate) struct Shape {
     /// Requests under way at once
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole(1_u32, 100_000, "clients"))]
     pub(crate) clients: u32,
     /// Connections that they share in turn [default: one for ten clients]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", value_parser = whole(1_u32, 10_000, "connections"))]
     conns: Option<u32>,
     /// Requests that are measured
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = whole(1, u64::MAX, "requests"))]
     pub(crate) total: u64,
     /// Measure for so long instead of a number of requests
-    #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "total")]
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "total")]
     pub(crate) duration: Option<Duration>,
     /// The same load for so long before, without being measured; 0 for none
     #[arg(long, value_name = "TIME", value_parser = warm_up, default_value = "2s")]
@@ -70,19 +70,19 @@ pub(crate) struct Shape {
     #[arg(long, value_name = "N", value_parser = rate)]
     pub(crate) rate: Option<f64>,
     /// Bytes of a key behind the prefix
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=4_096))]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = whole(1_u16, 4_096, "bytes"))]
     pub(crate) key_size: u16,
     /// Bytes of a value, all of them random
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = whole(0_u32, 1_048_576, "bytes"))]
     pub(crate) val_size: u32,
     /// Different keys
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = whole(1, u64::MAX, "keys"))]
     pub(crate) key_space_size: u64,
     /// Keys one after the other instead of any
     #[arg(long)]
     pub(crate) sequential_keys: bool,
     /// What all keys begin with
-    #[arg(long, value_name = "PREFIX", default_value = "bench/", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "PREFIX", default_value = "bench/", value_parser = given("a prefix"))]
     pub(crate) prefix: String,
 }
 
@@ -108,7 +108,7 @@ pub(crate) struct Txn {
     #[arg(long, value_name = "N", default_value_t = 4.0, value_parser = ratio)]
     pub(crate) rw_ratio: f64,
     /// Puts in each write
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=128))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole(1_u16, 128, "puts"))]
     pub(crate) txn_ops: u16,
 }
 
@@ -118,7 +118,7 @@ pub(crate) struct Watch {
     #[command(flatten)]
     pub(crate) shape: Shape,
     /// Watches, over the connections in turn
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = whole(1_u32, 100_000, "watches"))]
     pub(crate) watchers: u32,
 }
 
@@ -128,7 +128,7 @@ pub(crate) struct Lease {
     #[command(flatten)]
     pub(crate) shape: Shape,
     /// Time to live of the leases
-    #[arg(long, value_name = "TIME", value_parser = time, default_value = "60s")]
+    #[arg(long, value_name = "TIME", value_parser = ttl, default_value = "60s")]
     pub(crate) ttl: Duration,
 }
 
@@ -167,12 +167,13 @@ impl Shape {
     }
 }
 
-fn time(text: &str) -> Result<Duration, String> {
-    duration_up_to(text, Duration::from_secs(86_400), "one day")
+/// As of any lease.
+fn ttl(text: &str) -> Result<Duration, String> {
+    duration_within(text, SECOND, YEAR)
 }
 
 fn warm_up(text: &str) -> Result<Duration, String> {
-    if matches!(text, "0" | "0s") { Ok(Duration::ZERO) } else { time(text) }
+    if matches!(text, "0" | "0s") { Ok(Duration::ZERO) } else { duration(text) }
 }
 
 fn rate(text: &str) -> Result<f64, String> {

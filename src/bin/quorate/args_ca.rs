@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::args::{duration, duration_up_to};
+use crate::args::{SECOND, YEAR, duration, duration_within};
 
 /// `ca`.
 #[derive(Debug, Subcommand)]
@@ -44,6 +44,5 @@ pub(crate) struct Rotate {
 }
 
 fn deadline(text: &str) -> Result<Duration, String> {
-    let deadline = duration_up_to(text, Duration::from_secs(365 * 86_400), "365 days")?;
-    if deadline < Duration::from_secs(1) { Err(format!("`{text}` is too short; at least 1s")) } else { Ok(deadline) }
+    duration_within(text, SECOND, YEAR)
 }

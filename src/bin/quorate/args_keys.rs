@@ -61,6 +61,7 @@ Example:
 A key file that is there already is used as it is. The key beside the data is removed (unless a store moved aside needs it; a
 key file elsewhere stays, for you to remove); what a disk still holds of it opens
 nothing but older copies of the store: `key rotate` afterwards makes also those worthless.
+Refused where the manager waits for an unlock key or a passphrase after each start, since that would end it: `autolock off --to PATH`.
 
 Example:
   quorate key move /mnt/key/n1.key --data-dir /var/lib/quorate")]
@@ -72,7 +73,7 @@ Example:
     },
     /// Let a passphrase open the store from now on: read from stdin, or asked for
     #[command(after_help = "\
-Stretched by Argon2id. The manager starts locked and waits for `quorate unlock`, unless it is run with --passphrase-file.
+Stretched by Argon2id. It takes the place of an unlock key, which opens the store no more. The manager starts locked and waits for `quorate unlock`, unless it is run with --passphrase-file.
 
 Example:
   quorate key passphrase --data-dir /var/lib/quorate < phrase")]
@@ -93,6 +94,8 @@ Example:
     On(KeyOptions),
     /// Back to a key file
     #[command(after_help = "\
+From an unlock key, or from a passphrase: whoever has the file can open the store from then on.
+
 Example:
   quorate autolock off --to /mnt/key/n1.key --data-dir /var/lib/quorate")]
     Off {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::args::duration_up_to;
+use crate::args::{MOMENT, YEAR, duration_within, given, whole};
 
 /// `kv`.
 #[derive(Debug, Subcommand)]
@@ -44,11 +44,14 @@ Example:
     Ls(Ls),
     /// Remove one key, or all with a prefix
     #[command(after_help = "\
-Says how many keys were removed; none is not an error.
+Says how many keys were removed; none is not an error. All of them go at one revision, 10,000 keys and 64 MiB at most: with \
+--in-parts as many as there are, a part at a time, each at a revision of its own. Cut off, some parts are gone and the others are \
+there, and the same command goes on; keys that are written meanwhile may go or stay.
 
 Example:
   quorate kv del app/config --data-dir /var/lib/quorate
-  quorate kv del --prefix app/ --data-dir /var/lib/quorate")]
+  quorate kv del --prefix app/ --data-dir /var/lib/quorate
+  quorate kv del --prefix bench/ --in-parts --data-dir /var/lib/quorate")]
     Del(Del),
     /// Write one key only if it is as expected (compare and set)
     #[command(after_help = "\
@@ -62,7 +65,7 @@ Example:
     #[command(after_help = "\
 All of it is read at one revision. One line is one key: `key` and `value` where they are text, `key_base64` and `value_base64` \
 where they are not; the first line says which cluster and revision, the last one how many, so that a part is never taken for \
-the whole. A FILE is there once it is whole, readable by its owner only. Revisions and versions are not in it; a key's lease is named, and an import gives it none.
+the whole. A FILE is there once it is whole, readable by its owner only; an export to stdout that nobody reads to its end fails. Revisions and versions are not in it; a key's lease is named, and an import gives it none.
 
 Example:
   quorate kv export --output store.jsonl --data-dir /var/lib/quorate
@@ -87,7 +90,8 @@ Operations (--then when all conditions hold, --else when not), done in order, ea
   put KEY TEXT | del KEY | del-prefix PREFIX | get KEY | get-prefix PREFIX
 Words with blanks stand in quotes, 'so' or \"so\"; outside single quotes \\n, \\t, \\\\ and \\\" mean what they mean elsewhere.
 With --file FILE (- is stdin) the same lines come below lines that say `if`, `then` and `else`; # begins a comment.
-Exits 0 when the conditions held, and 1 when they did not: then the --else operations are done, if there are any.
+Exits 0 when the conditions held, and 1 when they did not: then the --else operations are done, if there are any. With --json that
+is an error of kind `mismatch`, beside the answer: its outcome is `done` where the --else operations write, else `not_done`.
 
 Example:
   quorate kv txn --if 'mod app/config = 42' --then 'put app/config \"new text\"' --else 'get app/config' \\
@@ -97,7 +101,7 @@ Example:
     Txn(Txn),
     /// Tell what becomes of a key, or of all with a prefix, as it happens
     #[command(after_help = "\
-Goes on until it is stopped, over leader changes and lost managers, and skips nothing. One line for each change:
+Goes on until it is stopped (Ctrl-C and TERM: exit code 0), over leader changes and lost managers, and skips nothing. One line for each change:
 `REVISION put KEY VALUE` or `REVISION delete KEY`, escaped as by `kv ls --keys-only`. With --json one document a line
 for each revision: {\"revision\",\"changes\":[{\"type\",\"key\",\"value\",..,\"previous\"}]}; with --bookmarks also {\"bookmark\":REVISION}:
 everything up to there was told.
@@ -118,7 +122,7 @@ pub(crate) struct Export {
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) prefix: String,
     /// As of this revision
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(1, u64::MAX, "a revision"))]
     pub(crate) revision: Option<u64>,
     /// Write to this file instead of stdout
     #[arg(long, short, value_name = "FILE")]
@@ -160,7 +164,7 @@ pub(crate) struct Put {
     #[arg(long)]
     pub(crate) literal: bool,
     /// Attach the key to this lease: it goes when the lease ends (`quorate lease grant`). Without it, it stays
-    #[arg(long, value_name = "LEASE", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "LEASE", value_parser = whole(1, u64::MAX, "the id of a lease"))]
     pub(crate) lease: Option<u64>,
 }
 
@@ -170,7 +174,7 @@ pub(crate) struct Get {
     /// The key
     pub(crate) key: String,
     /// Read as of this revision
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(1, u64::MAX, "a revision"))]
     pub(crate) revision: Option<u64>,
     /// Let the asked manager answer alone: no quorum needed, may be behind
     #[arg(long)]
@@ -184,7 +188,7 @@ pub(crate) struct Ls {
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) prefix: String,
     /// At most so many
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole(1, u64::MAX, "keys"))]
     pub(crate) limit: Option<u64>,
     /// Go on behind this key
     #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
@@ -199,7 +203,7 @@ pub(crate) struct Ls {
     #[arg(long, conflicts_with_all = ["limit", "keys_only", "after"])]
     pub(crate) count: bool,
     /// Read as of this revision
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(1, u64::MAX, "a revision"))]
     pub(crate) revision: Option<u64>,
     /// Let the asked manager answer alone: no quorum needed, may be behind
     #[arg(long)]
@@ -213,8 +217,11 @@ pub(crate) struct Del {
     /// The key
     pub(crate) key: Option<String>,
     /// Every key that begins with this
-    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, value_parser = given("a prefix"))]
     pub(crate) prefix: Option<String>,
+    /// A part at a time, each at a revision of its own: for more keys than may go at once
+    #[arg(long, requires = "prefix", conflicts_with = "key")]
+    pub(crate) in_parts: bool,
 }
 
 /// `kv cas`.
@@ -230,7 +237,7 @@ pub(crate) struct Cas {
     #[arg(long)]
     pub(crate) literal: bool,
     /// The key was last written at this revision (its mod_revision)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(0, u64::MAX, "a revision, 0 for a key that does not exist"))]
     pub(crate) expect_revision: Option<u64>,
     /// The key does not exist
     #[arg(long)]
@@ -267,7 +274,7 @@ pub(crate) struct Watch {
     #[arg(long)]
     pub(crate) prefix: Option<String>,
     /// Begin with this revision, also one that is past [default: with the next]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole(1, u64::MAX, "a revision"))]
     pub(crate) from_revision: Option<u64>,
     /// Tell what was there before, too
     #[arg(long)]
@@ -285,7 +292,7 @@ pub(crate) struct Watch {
     #[arg(long)]
     pub(crate) bookmarks: bool,
     /// End after so many revisions
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole(1, u64::MAX, "revisions"))]
     pub(crate) count: Option<u64>,
     /// End after so long: 10, 2s, 500ms, 1m
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
@@ -293,5 +300,5 @@ pub(crate) struct Watch {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    duration_up_to(text, Duration::from_secs(365 * 86_400), "365 days")
+    duration_within(text, MOMENT, YEAR)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::args::duration_up_to;
+use crate::args::{MOMENT, SECOND, YEAR, duration_within, given, whole};
 
 /// `lease`.
 #[derive(Debug, Subcommand)]
@@ -24,7 +24,7 @@ Example:
         #[arg(long, value_name = "TIME", value_parser = ttl)]
         ttl: Duration,
     },
-    /// Keep a lease alive: until interrupted, or with --once a single time
+    /// Keep a lease alive: until interrupted (exit code 0), or with --once a single time
     #[command(after_help = "\
 Renews at a third of its time to live, and says so each time (with --json one document a line). Exits 1 when the lease has
 ended, 3 when it could not be renewed in time: then it may have ended.
@@ -34,6 +34,7 @@ Example:
   quorate lease keep-alive 17 --once --data-dir /var/lib/quorate")]
     KeepAlive {
         /// The lease
+        #[arg(value_parser = whole(1, u64::MAX, "the id of a lease"))]
         id: u64,
         /// Renew it once and return
         #[arg(long)]
@@ -47,6 +48,7 @@ Example:
   quorate lease revoke 17 --data-dir /var/lib/quorate")]
     Revoke {
         /// The lease
+        #[arg(value_parser = whole(1, u64::MAX, "the id of a lease"))]
         id: u64,
     },
     /// List all leases
@@ -62,6 +64,7 @@ Example:
   quorate lease show 17 --data-dir /var/lib/quorate")]
     Show {
         /// The lease
+        #[arg(value_parser = whole(1, u64::MAX, "the id of a lease"))]
         id: u64,
     },
 }
@@ -70,7 +73,7 @@ Example:
 #[derive(Debug, Args)]
 pub(crate) struct Lock {
     /// What the lock is called; its waiters are the keys NAME/...
-    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(value_parser = given("the name of a lock"))]
     pub(crate) name: String,
     /// If this command dies without a word the lock is free after so long: from 1s to 365d
     #[arg(long, value_name = "TIME", value_parser = ttl, default_value = "15s")]
@@ -98,11 +101,9 @@ pub(crate) struct UnderLock {
 }
 
 fn wait(text: &str) -> Result<Duration, String> {
-    duration_up_to(text, Duration::from_secs(365 * 86_400), "365d")
+    duration_within(text, MOMENT, YEAR)
 }
 
 fn ttl(text: &str) -> Result<Duration, String> {
-    let ttl = wait(text)?;
-    let long_enough = ttl >= Duration::from_secs(1);
-    long_enough.then_some(ttl).ok_or_else(|| format!("a lease lasts from 1s to 365d, not `{text}`"))
+    duration_within(text, SECOND, YEAR)
 }

@@ -7,20 +7,15 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use quorate::membership::Timing;
 
-use crate::args::duration_up_to;
+use crate::args::{SECOND, YEAR, duration, duration_within, whole};
 
-fn day(text: &str) -> Result<Duration, String> {
-    duration_up_to(text, Duration::from_secs(86_400), "one day")
-}
-
-/// As [`day`], and nothing at all.
-fn day_or_none(text: &str) -> Result<Duration, String> {
-    if ["0", "0s", "off"].contains(&text) { Ok(Duration::ZERO) } else { day(text) }
+/// A time, or nothing at all.
+fn duration_or_none(text: &str) -> Result<Duration, String> {
+    if ["0", "0s", "off"].contains(&text) { Ok(Duration::ZERO) } else { duration(text) }
 }
 
 fn year(text: &str) -> Result<Duration, String> {
-    let ttl = duration_up_to(text, Duration::from_secs(365 * 86_400), "365 days")?;
-    if ttl < Duration::from_secs(1) { Err(format!("`{text}` is too short; at least 1s")) } else { Ok(ttl) }
+    duration_within(text, SECOND, YEAR)
 }
 
 /// `node`.
@@ -122,7 +117,7 @@ pub(crate) struct Wait {
     #[arg(long)]
     pub(crate) detach: bool,
     /// How long to wait until it is fulfilled [default: 2m, or --timeout where that is given]
-    #[arg(long, value_name = "TIME", value_parser = day, conflicts_with = "detach")]
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "detach")]
     pub(crate) wait: Option<Duration>,
 }
 
@@ -142,7 +137,7 @@ pub(crate) struct Update {
     #[arg(long, value_enum)]
     pub(crate) availability: Option<AvailabilityWord>,
     /// A manager is not replaced for so long, however silent; 0 ends the pause
-    #[arg(long, value_name = "TIME", value_parser = day_or_none)]
+    #[arg(long, value_name = "TIME", value_parser = duration_or_none)]
     pub(crate) pause_replacement: Option<Duration>,
 }
 
@@ -235,7 +230,7 @@ pub(crate) struct Create {
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = ttl)]
     pub(crate) ttl: Ttl,
     /// How many nodes it lets in; 0 is any number
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole(0, u64::MAX, "nodes, 0 for any number"))]
     pub(crate) uses: u64,
 }
 
@@ -280,16 +275,16 @@ Example:
 #[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["max_voters", "lost_after", "promote_after", "stable", "auto_replace", "timing", "store_quota", "history_revisions", "history"])))]
 pub(crate) struct PolicySet {
     /// Most voters: 3, 5, 7 or 9
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(1_u32, 9, "voters, an odd number of them"))]
     pub(crate) max_voters: Option<u32>,
     /// Silence after which a voter is replaced; at least ten election timeouts
-    #[arg(long, value_name = "TIME", value_parser = day)]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) lost_after: Option<Duration>,
     /// Time without a standby after which a worker with the label quorate.manager=yes is promoted
-    #[arg(long, value_name = "TIME", value_parser = day)]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) promote_after: Option<Duration>,
     /// How long a standby must be connected and caught up before it gets a seat
-    #[arg(long, value_name = "TIME", value_parser = day)]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) stable: Option<Duration>,
     /// Whether lost voters are replaced
     #[arg(long, value_enum)]
@@ -301,10 +296,10 @@ pub(crate) struct PolicySet {
     #[arg(long, value_name = "BYTES", value_parser = size)]
     pub(crate) store_quota: Option<u64>,
     /// How many old revisions can still be read and watched from
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole(1, u64::MAX, "revisions"))]
     pub(crate) history_revisions: Option<u64>,
     /// For how long they can
-    #[arg(long, value_name = "TIME", value_parser = day)]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) history: Option<Duration>,
 }
 
@@ -338,9 +333,9 @@ fn timing(text: &str) -> Result<Timing, String> {
     match text {
         "lan" => Ok(Timing::Lan),
         "wan" => Ok(Timing::Wan),
-        tick => duration_up_to(tick, Duration::from_secs(2), "2s").map(Timing::Tick).map_err(|_no_time| {
-            format!("`{text}` is no timing; write lan, wan, or the length of a tick between 5ms and 2s")
-        }),
+        tick => duration_within(tick, Duration::from_millis(5), Duration::from_secs(2)).map(Timing::Tick).map_err(
+            |_no_time| format!("`{text}` is no timing; write lan, wan, or the length of a tick between 5ms and 2s"),
+        ),
     }
 }
 
@@ -358,7 +353,10 @@ mod tests {
         assert!(ttl("366d").is_err() && ttl("10ms").is_err());
         assert_eq!((timing("lan"), timing("50ms")), (Ok(Timing::Lan), Ok(Timing::Tick(Duration::from_millis(50)))));
         assert!(timing("fast").unwrap_err().contains("lan, wan"));
-        assert_eq!((day_or_none("0"), day_or_none("15m")), (Ok(Duration::ZERO), Ok(Duration::from_secs(900))));
-        assert!(day("0").is_err());
+        assert_eq!(
+            (duration_or_none("0"), duration_or_none("15m")),
+            (Ok(Duration::ZERO), Ok(Duration::from_secs(900)))
+        );
+        assert!(duration("0").is_err());
     }
 }

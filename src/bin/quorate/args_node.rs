@@ -4,6 +4,7 @@
 
 use clap::Args;
 
+use crate::args::whole;
 use crate::args_keys::KeyOptions;
 
 /// Options of a node that runs on.
@@ -60,14 +61,14 @@ pub(crate) struct Join {
     #[arg(long, value_name = "TOKEN|@FILE|-", required_unless_present = "replace")]
     pub(crate) token: Option<String>,
     /// Come back with a fresh store under a new raft id; the old store is moved aside, not deleted. Without --token, by the
-    /// node's own certificate, when the store is damaged or gone; with --token also when the cluster has left this node
+    /// node's own certificate, when the store is damaged, rolled back or gone; with --token also when the cluster has left this node
     /// behind: lost or fenced by a recovery, or removed (a worker, too). Name and address stay as recorded. With --token and --name on
     /// an empty directory: take the place of the worker of that name, whose disk is gone for good; its labels (but quorate.manager) and assignments
     /// stay, and the old disk is refused from then on
     #[arg(long, conflicts_with = "run")]
     pub(crate) replace: bool,
     /// With --replace: the key of the store is lost for good, so the store is moved aside as a damaged one is. What only it held
-    /// is gone; should the key be found, `store.old-N` is still there to be read
+    /// is gone; should the key be found, `quorate inspect --data-dir DIR/store.old-N` reads it
     #[arg(long, requires = "replace", conflicts_with = "name")]
     pub(crate) key_lost: bool,
     /// Managers of the cluster, comma separated; one that answers is enough
@@ -89,7 +90,7 @@ pub(crate) struct Run {
     #[arg(long = "manager", value_name = "HOST:PORT[,..]", value_delimiter = ',')]
     pub(crate) managers: Vec<String>,
     /// Recover first (see `quorate recover`), when the directory is of exactly this generation; beyond it, just run
-    #[arg(long, value_name = "GENERATION")]
+    #[arg(long, value_name = "GENERATION", value_parser = whole(1, u64::MAX, "a generation"))]
     pub(crate) force_new_cluster: Option<u64>,
     /// With --force-new-cluster: where this manager is reached from now on, if not as before
     #[arg(long, value_name = "HOST:PORT", requires = "force_new_cluster", conflicts_with = "advertise")]

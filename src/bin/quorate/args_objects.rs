@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::args::duration_up_to;
+use crate::args::duration;
 
 /// A new config or secret.
 #[derive(Debug, Args)]
@@ -84,7 +84,7 @@ Example:
 pub(crate) enum SecretVerb {
     /// Make a secret out of a file or stdin; it holds this data for ever
     #[command(after_help = "\
-The data is taken as it is, a newline at its end included. It is sealed before it is written anywhere.
+The data is taken as it is, a newline at its end included; that there is none is refused. It is sealed before it is written anywhere.
 
 Example:
   quorate secret create db-password ./password --label env=prod --data-dir /var/lib/quorate
@@ -177,5 +177,5 @@ fn wait(text: &str) -> Result<Duration, String> {
     if matches!(text, "0" | "0s") {
         return Ok(Duration::ZERO);
     }
-    duration_up_to(text, Duration::from_secs(86_400), "one day")
+    duration(text)
 }

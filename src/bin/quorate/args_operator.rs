@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::args::duration_up_to;
+use crate::args::{SECOND, YEAR, duration_within};
 
 /// `operator`.
 #[derive(Debug, Subcommand)]
@@ -25,7 +25,8 @@ Example:
     /// Take an identity back: it counts nowhere any more, and its connections are closed
     #[command(after_help = "\
 Counts at once on every manager that is in touch with the others. The operator that `init` made is called `operator`. On a manager's
-own machine --data-dir works without any identity.
+own machine --data-dir works without any identity: also after the last one was taken back, or the one that this command shows (which is
+said then).
 
 Example:
   quorate operator revoke ann --data-dir /var/lib/quorate")]
@@ -58,6 +59,5 @@ pub(crate) struct Issue {
 }
 
 fn ttl(text: &str) -> Result<Duration, String> {
-    let ttl = duration_up_to(text, Duration::from_secs(10 * 365 * 86_400), "10 years")?;
-    if ttl < Duration::from_secs(1) { Err(format!("`{text}` is too short; at least 1s")) } else { Ok(ttl) }
+    duration_within(text, SECOND, 10 * YEAR)
 }

@@ -6,12 +6,13 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use quorate::backup::{BackupContents, BackupInfo, BackupKey, BackupSeal, KeyPair, verify};
+use quorate::status::date;
 use quorate::{RestoreReport, restore as restored};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Global;
-use crate::args_backup::{Backup, BackupVerb, Restore, Take};
+use crate::args_backup::{Backup, BackupVerb, Opens, Restore, Take};
 use crate::failure::Failure;
 use crate::node::directory;
 use crate::output::{Output, Progress, Tone, table};
@@ -22,25 +23,23 @@ pub(crate) async fn run(backup: Backup, global: &Global, output: Output) -> Resu
         None => take(backup.take, global, output).await,
         Some(BackupVerb::NewKey) => {
             let pair = KeyPair::generate();
-            if output.json {
-                let file = pair.to_text();
-                return output.document(&json!({ "recipient": pair.recipient(), "key_file": *file }));
+            let shown = if output.json {
+                output.document(&json!({ "recipient": pair.recipient(), "key_file": *pair.to_text() }))
+            } else {
+                output.bytes(pair.to_text().as_bytes())
+            };
+            shown.map_err(|failure| failure.after("Nothing is sealed for it: give the command again"))?;
+            if !output.json {
+                output.note(&format!("recipient: {}", pair.recipient()));
             }
-            output.bytes(pair.to_text().as_bytes())?;
-            output.note(&format!("recipient: {}", pair.recipient()));
             Ok(())
         }
         Some(BackupVerb::Verify { file, opens, ca }) => {
-            let key = match (&opens.key, &opens.passphrase_file) {
-                (Some(path), _) => BackupKey::file(path)?,
-                (None, Some(path)) => BackupKey::passphrase_file(path)?,
-                (None, None) => return Err(Failure::usage("say what opens it: --key FILE or --passphrase-file FILE")),
-            };
-            let key = pinned(key, ca.as_deref())?;
+            let key = pinned(opens.key()?, ca.as_deref())?;
             let path = file.clone();
             let read = tokio::task::spawn_blocking(move || verify(&path, &key)).await;
             let read = read.map_err(|error| Failure::local(error.to_string()))?;
-            let contents = read.map_err(|error| Failure::from(error).about(&file))?;
+            let contents = read.map_err(|error| Failure::from(error).about(file.display()))?;
             if output.json {
                 return output.document(&document(&contents)?);
             }
@@ -63,7 +62,7 @@ fn document(value: &impl serde::Serialize) -> Result<serde_json::Value, Failure>
 
 async fn take(take: Take, global: &Global, output: Output) -> Result<(), Failure> {
     let Some(file) = take.file else { return Err(Failure::usage("say which FILE is to be written")) };
-    let seal = match &take.passphrase_file {
+    let seal = match &take.backup_passphrase_file {
         Some(path) => BackupSeal::passphrase_file(path)?,
         None => BackupSeal::recipients(&take.recipients)?,
     };
@@ -120,8 +119,12 @@ fn render(contents: &BackupContents, file: &Path, output: Output) -> String {
     let _infallible = writeln!(page, "ca      {}  (is it the one that you know?)", info.ca);
     let _infallible = writeln!(
         page,
-        "taken   {} s after 1970 from {} ({}), revision {}, log index {}",
-        info.taken_unix, info.manager, info.software, info.revision, info.applied
+        "taken   {} from {} ({}), revision {}, log index {}",
+        date(info.taken_unix),
+        info.manager,
+        info.software,
+        info.revision,
+        info.applied
     );
     let _infallible = writeln!(
         page,
@@ -147,22 +150,27 @@ fn render(contents: &BackupContents, file: &Path, output: Output) -> String {
     let _infallible = writeln!(page, "\n{}", table(&["MANAGER OF THEN", "ADDRESS", "NODE ID"], &[], rows));
     let _infallible = writeln!(
         page,
-        "\nnext    quorate restore {} --backup-key FILE --data-dir DIR     (when the cluster is gone)",
+        "\nnext    quorate restore {} --backup-key FILE --data-dir DIR     # when the cluster is gone",
         file.display()
     );
     page.trim_end().to_owned()
 }
 
+impl Opens {
+    fn key(&self) -> Result<BackupKey, Failure> {
+        match (&self.backup_key, &self.backup_passphrase_file) {
+            (Some(path), _) => Ok(BackupKey::file(path)?),
+            (None, Some(path)) => Ok(BackupKey::passphrase_file(path)?),
+            (None, None) => {
+                Err(Failure::usage("say what opens it: --backup-key FILE or --backup-passphrase-file FILE"))
+            }
+        }
+    }
+}
+
 pub(crate) async fn restore(wish: Restore, global: &Global, output: Output) -> Result<(), Failure> {
     let directory = directory(global)?;
-    let key = match (&wish.backup_key, &wish.backup_passphrase_file) {
-        (Some(path), _) => BackupKey::file(path)?,
-        (None, Some(path)) => BackupKey::passphrase_file(path)?,
-        (None, None) => {
-            return Err(Failure::usage("say what opens it: --backup-key FILE or --backup-passphrase-file FILE"));
-        }
-    };
-    let key = pinned(key, wish.ca.as_deref())?;
+    let key = pinned(wish.opens.key()?, wish.ca.as_deref())?;
     let mut restore = restored(&wish.file, key, directory).keys(wish.keys.keys()?).despite_peers(wish.despite_peers);
     if let Some(listen) = wish.listen {
         restore = restore.listen(listen);
@@ -207,11 +215,11 @@ fn told(report: &RestoreReport, directory: &str, output: Output) -> String {
     }
     let _infallible = writeln!(page, "next     quorate run --data-dir {directory}");
     let _infallible =
-        writeln!(page, "         quorate token show manager --data-dir {directory}     (then join two managers)");
+        writeln!(page, "         quorate token show manager --data-dir {directory}     # then join two managers");
     if report.workers > 0 {
         let _infallible = writeln!(
             page,
-            "         on each of the {} workers: quorate run --manager {} --data-dir DIR     (where this address is new)",
+            "         on each of the {} workers: quorate run --manager {} --data-dir DIR     # where this address is new",
             report.workers, report.address
         );
     }

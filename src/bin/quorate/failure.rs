@@ -6,16 +6,43 @@ use quorate::backup::BackupError;
 use quorate::{Error, Outcome, StartError};
 use serde_json::{Value, json};
 
-/// Exit codes of commands; `run` has its own, from the reason it stopped for.
+/// Exit codes of commands; `run` has its own, from the reason it stopped for, and `lock` those of its command.
 pub(crate) mod exit {
-    /// It was not done, and the message says why.
+    /// It was not done, and the message says why; of a transaction, that its conditions did not hold.
     pub(crate) const REFUSED: u8 = 1;
     /// The command line does not say what to do.
     pub(crate) const USAGE: u8 = 2;
     /// It was not done, because the managers cannot: try again.
     pub(crate) const UNAVAILABLE: u8 = 3;
-    /// It may have been done.
+    /// It may have been done, or was and the answer is lost: look before it is asked for again.
     pub(crate) const UNKNOWN: u8 = 4;
+}
+
+/// Whether it was done, for scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Came {
+    NotDone,
+    Done,
+    Unknown,
+}
+
+impl Came {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::NotDone => "not_done",
+            Self::Done => "done",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl From<Outcome> for Came {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::NotDone => Self::NotDone,
+            Outcome::Unknown => Self::Unknown,
+        }
+    }
 }
 
 /// Why a command did not do what it was asked.
@@ -25,14 +52,14 @@ pub(crate) struct Failure {
     kind: &'static str,
     message: String,
     retryable: bool,
-    outcome: Outcome,
+    outcome: Came,
     /// More for scripts, beside `error`.
     extra: Option<Value>,
 }
 
 impl Failure {
     fn not_done(exit: u8, kind: &'static str, message: impl Into<String>) -> Self {
-        Self { exit, kind, message: message.into(), retryable: false, outcome: Outcome::NotDone, extra: None }
+        Self { exit, kind, message: message.into(), retryable: false, outcome: Came::NotDone, extra: None }
     }
 
     /// The command line is wrong; nothing was tried.
@@ -51,16 +78,32 @@ impl Failure {
             "what was asked for is done, but the answer cannot be written to stdout ({error}): make room for it, and read what \
              there is instead of asking for the change again"
         );
-        Self { outcome: Outcome::Unknown, ..Self::not_done(exit::UNKNOWN, "unprinted", message) }
+        Self::not_done(exit::REFUSED, "unprinted", message).all_the_same()
     }
 
-    /// A key that people must keep could not be shown to them, and so nothing came of it.
+    /// What was only read cannot be shown.
     pub(crate) fn unshown(error: &std::io::Error) -> Self {
+        Self::not_done(exit::REFUSED, "unprinted", format!("the answer cannot be written to stdout: {error}"))
+    }
+
+    /// What the command is for could not be handed over: nobody has it, or a part of it.
+    pub(crate) fn lost(what: &str, error: &std::io::Error) -> Self {
+        let message = format!("{what} could not be written to stdout ({error}): nobody has it whole");
+        Self::not_done(exit::REFUSED, "unprinted", message)
+    }
+
+    /// Nobody would have what the command is for.
+    pub(crate) fn nowhere(what: &str) -> Self {
         let message = format!(
-            "the new key cannot be written to stdout ({error}), and so does not count: the key before still opens the store. Give \
-             the command again, where its answer can be read"
+            "stdout is closed, or is /dev/null, and nobody would see {what}. Nothing was done: give the command again, where its \
+             answer can be read"
         );
         Self::not_done(exit::REFUSED, "unprinted", message)
+    }
+
+    /// It failed, and what was asked for was done all the same.
+    pub(crate) fn all_the_same(self) -> Self {
+        Self { exit: exit::UNKNOWN, outcome: Came::Done, ..self }
     }
 
     /// A rule says no, by this name.
@@ -73,9 +116,10 @@ impl Failure {
         Self::not_done(exit::REFUSED, "not_found", message)
     }
 
-    /// A condition did not hold; `extra` says what is instead.
-    pub(crate) fn mismatch(message: impl Into<String>, extra: Value) -> Self {
-        Self { extra: Some(extra), ..Self::not_done(exit::REFUSED, "mismatch", message) }
+    /// A condition did not hold; `extra` says what is instead, `wrote` whether something was written for that case.
+    pub(crate) fn mismatch(message: impl Into<String>, extra: Value, wrote: bool) -> Self {
+        let outcome = if wrote { Came::Done } else { Came::NotDone };
+        Self { extra: Some(extra), outcome, ..Self::not_done(exit::REFUSED, "mismatch", message) }
     }
 
     /// No manager answered in time.
@@ -95,7 +139,7 @@ impl Failure {
 
     /// Of many requests some failed, the worst of them with this exit code.
     pub(crate) fn requests_failed(exit: u8, message: impl Into<String>) -> Self {
-        let outcome = if exit == exit::UNKNOWN { Outcome::Unknown } else { Outcome::NotDone };
+        let outcome = if exit == exit::UNKNOWN { Came::Unknown } else { Came::NotDone };
         Self { outcome, ..Self::not_done(exit, "requests_failed", message) }
     }
 
@@ -106,9 +150,9 @@ impl Failure {
         Some(Self { message: messages, ..worst })
     }
 
-    /// Of this file.
-    pub(crate) fn about(mut self, file: &std::path::Path) -> Self {
-        self.message = format!("{}: {}", file.display(), self.message);
+    /// Of this file, or this node.
+    pub(crate) fn about(mut self, what: impl std::fmt::Display) -> Self {
+        self.message = format!("{what}: {}", self.message);
         self
     }
 
@@ -133,12 +177,9 @@ impl Failure {
 
     /// As the document for scripts.
     pub(crate) fn json(&self) -> Value {
-        let outcome = match self.outcome {
-            Outcome::NotDone => "not_done",
-            Outcome::Unknown => "unknown",
-        };
-        let error =
-            json!({ "kind": self.kind, "message": self.message, "retryable": self.retryable, "outcome": outcome });
+        let error = json!({
+            "kind": self.kind, "message": self.message, "retryable": self.retryable, "outcome": self.outcome.word(),
+        });
         let mut document = match &self.extra {
             Some(Value::Object(fields)) => fields.clone(),
             _ => serde_json::Map::new(),
@@ -160,38 +201,12 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        // `Error` grows with the library; what is not known here is a plain refusal unless it says otherwise.
-        let kind = match &error {
-            Error::Invalid(_) => "invalid",
-            Error::Limit { .. } => "limit",
-            Error::Denied(_) => "denied",
-            Error::NoLeader(_) => "no_leader",
-            Error::QuorumLost(_) => "quorum_lost",
-            Error::ReadOnly(_) => "read_only",
-            Error::Unavailable(_) => "unavailable",
-            Error::Overloaded { .. } => "overloaded",
-            Error::Compacted { .. } => "compacted",
-            Error::NewGeneration { .. } => "new_generation",
-            Error::StoreFull { .. } => "store_full",
-            Error::Fenced(_) => "fenced",
-            Error::Unknown(_) => "unknown",
-            Error::Version(_) => "version",
-            Error::NotFound(_) => "not_found",
-            Error::LeaseNotFound { .. } => "lease_not_found",
-            Error::Conflict { .. } => "conflict",
-            Error::Decode { .. } => "decode",
-            Error::Internal(_) => "internal",
-            Error::Refused(_) | Error::Membership { .. } | _ => "refused",
-        };
-        let exit = match error.outcome() {
-            Outcome::Unknown => exit::UNKNOWN,
-            Outcome::NotDone if error.is_retryable() => exit::UNAVAILABLE,
-            Outcome::NotDone => exit::REFUSED,
-        };
         let extra = if let Some(limit) = error.limit() {
             Some(json!({ "limit": { "name": limit.name, "bound": limit.bound, "actual": limit.actual } }))
         } else if let Error::Compacted { oldest, .. } = &error {
             Some(json!({ "oldest": oldest }))
+        } else if let Error::QuorumLost { missing, .. } = &error {
+            Some(json!({ "missing": missing }))
         } else if let Error::Membership { rule, .. } = &error {
             Some(json!({ "rule": rule.word() }))
         } else if let Error::LeaseNotFound { lease, .. } = &error {
@@ -202,11 +217,11 @@ impl From<Error> for Failure {
             None
         };
         Self {
-            exit,
-            kind,
+            exit: error.exit_code(),
+            kind: error.word(),
             message: error.to_string(),
             retryable: error.is_retryable(),
-            outcome: error.outcome(),
+            outcome: error.outcome().into(),
             extra,
         }
     }
@@ -230,6 +245,8 @@ impl From<StartError> for Failure {
             StartError::Internal(_) => "internal",
             StartError::ClusterAlive(_) => "cluster_alive",
             StartError::Superseded(_) => "superseded",
+            StartError::RolledBack(_) => "rolled_back",
+            StartError::Identity(_) => "identity",
             StartError::Forked(_) => "forked",
             StartError::Backup(_) => "backup",
             StartError::Refused(_) | _ => "refused",
@@ -237,7 +254,7 @@ impl From<StartError> for Failure {
         let exit = error.command_exit_code();
         Self {
             retryable: matches!(exit, exit::UNAVAILABLE | exit::UNKNOWN),
-            outcome: if exit == exit::UNKNOWN { Outcome::Unknown } else { Outcome::NotDone },
+            outcome: if exit == exit::UNKNOWN { Came::Unknown } else { Came::NotDone },
             ..Self::not_done(exit, kind, error.to_string())
         }
     }
@@ -263,25 +280,72 @@ impl From<BackupError> for Failure {
 
 #[cfg(test)]
 mod tests {
+    use quorate::StopReason;
+
     use super::*;
 
     #[test]
-    fn each_error_has_the_exit_code_of_what_to_do_next() {
-        for (error, exit) in [
-            (Error::Invalid("x".into()), 1),
-            (Error::Refused("x".into()), 1),
-            (Error::Denied("x".into()), 1),
-            (Error::NoLeader("x".into()), 3),
-            (Error::QuorumLost("x".into()), 3),
-            (Error::Unavailable("x".into()), 3),
-            (Error::Unknown("x".into()), 4),
+    fn an_error_of_the_library_is_told_as_it_says_itself() {
+        for (error, exit, outcome) in [
+            (Error::Invalid("x".into()), 1, "not_done"),
+            (Error::Unavailable("x".into()), 3, "not_done"),
+            (Error::Unknown("x".into()), 4, "unknown"),
         ] {
             let failure = Failure::from(error.clone());
-            assert_eq!(failure.exit, exit, "{error:?}");
+            assert_eq!((failure.exit, failure.kind), (exit, error.word()));
             assert_eq!(failure.json()["error"]["retryable"], exit == 3, "{error:?}");
-            assert_eq!(failure.json()["error"]["outcome"], if exit == 4 { "unknown" } else { "not_done" });
+            assert_eq!(failure.json()["error"]["outcome"], outcome, "{error:?}");
         }
     }
+
+    #[test]
+    fn what_was_done_is_never_said_not_to_be() {
+        let full = std::io::Error::other("full");
+        let told = |failure: Failure| (failure.exit, failure.json()["error"]["outcome"].as_str().map(str::to_owned));
+        assert_eq!(told(Failure::unprinted(&full)), (4, Some("done".into())));
+        assert_eq!(told(Failure::unshown(&full)), (1, Some("not_done".into())));
+        assert_eq!(told(Failure::lost("the key", &full)), (1, Some("not_done".into())));
+        assert_eq!(told(Failure::lost("the token", &full).all_the_same()), (4, Some("done".into())));
+        // The exit code says that the conditions did not hold, the outcome whether something was written.
+        assert_eq!(told(Failure::mismatch("x", json!({}), false)), (1, Some("not_done".into())));
+        assert_eq!(told(Failure::mismatch("x", json!({}), true)), (1, Some("done".into())));
+    }
+
+    /// Where people read what an exit code means.
+    const TOLD: [(&str, &str); 3] = [
+        ("README.md", include_str!("../../../README.md")),
+        ("docs/guide/operating.md", include_str!("../../../docs/guide/operating.md")),
+        ("quorate --help", crate::args::EXIT),
+    ];
+
+    #[test]
+    fn every_exit_code_is_told_wherever_exit_codes_are() {
+        // Those of commands; of `run`; of a defect; and of what was ended by a signal, of which 130 is Ctrl-C's.
+        let codes =
+            [0, exit::REFUSED, exit::USAGE, exit::UNAVAILABLE, exit::UNKNOWN, 10, 11, 12, 13, 14, 101, 130, 143];
+        let of_run = [
+            StopReason::Asked,
+            StopReason::Removed,
+            StopReason::Superseded(String::new()),
+            StopReason::Damaged(String::new()),
+            StopReason::NeedsVersion(String::new()),
+            StopReason::Bug(String::new()),
+            StopReason::DiskFailed(String::new()),
+            StopReason::RolledBack(String::new()),
+            StopReason::IdentityRefused(String::new()),
+        ];
+        assert!(of_run.iter().all(|reason| codes.contains(&reason.exit_code())));
+        for (place, text) in TOLD {
+            let (_, told) = text.split_once("xit code").unwrap();
+            let told: String = told.chars().take(2_000).collect();
+            let numbers: Vec<u8> =
+                told.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect();
+            for code in codes {
+                assert!(numbers.contains(&code), "{place} does not say what exit code {code} means");
+            }
+        }
+    }
+
     #[test]
     fn only_a_node_that_runs_has_the_exit_codes_of_run() {
         let disk = || StartError::Disk("x".into());

@@ -55,7 +55,7 @@ const VERBS: &[(&[&str], &str)] = &[
         "the library: client.election(NAME) among your own processes; node.lead() runs your work only while the node leads",
     ),
     (&["snapshot", "save"], BACKUP),
-    (&["snapshot", "status"], "quorate backup verify FILE --key KEYFILE"),
+    (&["snapshot", "status"], "quorate backup verify FILE --backup-key KEYFILE"),
     (&["snapshot", "restore"], RESTORE),
     (&["snapshot"], BACKUP),
     (&["make-mirror"], BACKUP),

@@ -59,7 +59,14 @@ impl Pages {
     /// Listens, and takes the metrics of everything that starts from now on.
     pub(crate) async fn open(address: &str) -> Result<Self, Failure> {
         let cannot = |why: String| Failure::local(format!("--http {address}: {why}. The node was not started"));
-        let listener = TcpListener::bind(address).await.map_err(|error| cannot(format!("cannot listen: {error}")))?;
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            if error.kind() == std::io::ErrorKind::InvalidInput {
+                return Failure::usage(format!(
+                    "--http {address}: {error}; write HOST:PORT, for example 127.0.0.1:4702. The node was not started"
+                ));
+            }
+            cannot(format!("cannot listen: {error}"))
+        })?;
         let address = listener.local_addr().map_err(|error| cannot(error.to_string()))?;
         let recorder = PrometheusBuilder::new()
             .set_buckets(&BUCKETS)

@@ -15,7 +15,7 @@ use crate::args::Global;
 use crate::args_keys::{AutolockVerb, KeyOptions, KeyVerb, UnlockKeyVerb};
 use crate::failure::Failure;
 use crate::node::{directory, look_into};
-use crate::output::{Output, nowhere};
+use crate::output::Output;
 
 impl KeyOptions {
     /// Where the key comes from.
@@ -89,10 +89,12 @@ pub(crate) async fn key(verb: KeyVerb, global: &Global, output: Output) -> Resul
     match verb {
         KeyVerb::New => {
             let key = Key::generate().map_err(|error| Failure::local(error.to_string()))?;
-            if output.json {
-                return output.document(&json!({ "key": *key.to_text(), "id": key.id().to_string() }));
-            }
-            output.line(&key.to_text())
+            let shown = if output.json {
+                output.document(&json!({ "key": *key.to_text(), "id": key.id().to_string() }))
+            } else {
+                output.line(&key.to_text())
+            };
+            shown.map_err(|failure| failure.after("Nothing counts on it: give the command again"))
         }
         KeyVerb::Show => show(directory(global)?, output).await,
         KeyVerb::Rotate(options) => {
@@ -135,9 +137,8 @@ pub(crate) async fn unlock_key(verb: UnlockKeyVerb, global: &Global, output: Out
     match verb {
         UnlockKeyVerb::Show(options) => {
             let done = order(directory(global)?, &options, KeyOrder::UnlockKeyShow).await?;
-            print_key(&done.report, &done.secret, "the unlock key of this manager:", output).map_err(|error| {
-                Failure::local(format!("the unlock key cannot be written to stdout ({error}). Nothing was changed"))
-            })
+            print_key(&done.report, &done.secret, "the unlock key of this manager:", output)
+                .map_err(|failure| failure.after("Nothing was changed"))
         }
         UnlockKeyVerb::Rotate(options) => {
             let words = "there is another unlock key: the one before opens the store no more";
@@ -154,10 +155,6 @@ async fn confirmed(
     words: &str,
     output: Output,
 ) -> Result<(), Failure> {
-    if nowhere() {
-        let why = "stdout is closed, or is /dev/null, and nobody would see the new key. Nothing was changed: give the command again, where its answer can be read";
-        return Err(Failure::refused("unprinted", why));
-    }
     let made = order(directory, options, wish).await?;
     let key = Key::from_text(&made.secret).map_err(|error| Failure::local(error.to_string()))?;
     let mut report = made.report;
@@ -166,9 +163,11 @@ async fn confirmed(
     (report.place, report.advice) = (String::new(), String::new());
     (report.beside_data, report.pending) = (false, false);
     let heading = "the new unlock key. Keep it: without it nothing in the store can be read again:";
-    if let Err(error) = print_key(&report, &made.secret, heading, output) {
+    if let Err(failure) = print_key(&report, &made.secret, heading, output) {
         forget(directory, options).await;
-        return Err(Failure::unshown(&error));
+        return Err(failure.after(
+            "It does not count, and the key before still opens the store: give the command again, where its answer can be read",
+        ));
     }
     let failed = |failure: Failure| {
         failure.after(
@@ -204,12 +203,12 @@ async fn forget(directory: &Path, options: &KeyOptions) {
 }
 
 /// The key, alone on stdout: who cuts the answer off has the key or nothing.
-fn print_key(report: &KeyReport, secret: &str, heading: &str, output: Output) -> std::io::Result<()> {
+fn print_key(report: &KeyReport, secret: &str, heading: &str, output: Output) -> Result<(), Failure> {
     if output.json {
-        return output.kept(&json!({ "key": report, "unlock_key": secret }).to_string());
+        return output.document(&json!({ "key": report, "unlock_key": secret }));
     }
     output.note(heading);
-    output.kept(secret)
+    output.line(secret)
 }
 
 fn told(done: &Done, words: &str, output: Output) -> Result<(), Failure> {

@@ -6,6 +6,7 @@
 mod export;
 mod import;
 mod input;
+mod parts;
 
 use std::io::Read as _;
 
@@ -138,7 +139,8 @@ async fn list(ls: Ls, global: &Global, output: Output) -> Result<(), Failure> {
     let old = if ls.serializable { format!(", {}", quorate::status::at_most(page.age)) } else { String::new() };
     output.note(&format!("{keys} at revision {}{old}", page.revision));
     if more {
-        let last = preview(&last, usize::MAX);
+        // In quotes, as a shell takes it.
+        let last = preview(&last, usize::MAX).replace('\'', "'\\''");
         output.note(&format!("there are more: go on with --after '{last}' --revision {}", page.revision));
     }
     Ok(())
@@ -190,14 +192,14 @@ async fn delete(del: Del, global: &Global, output: Output) -> Result<(), Failure
     let kv = target::client(global).await?.kv();
     let done = match (name, del.prefix) {
         (Some(name), None) => kv.delete(name).await?,
-        (None, Some(prefix)) => kv.delete_prefix(prefix).await?,
-        _ => return Err(Failure::usage("give a key or --prefix, not both")),
+        (None, Some(prefix)) if del.in_parts => return parts::delete(&kv, prefix.as_bytes(), output).await,
+        (None, Some(prefix)) => kv.delete_prefix(prefix).await.map_err(parts::instead)?,
+        (Some(_), Some(_)) | (None, None) => return Err(Failure::usage("give a key or --prefix, not both")),
     };
     if output.json {
         return output.document(&json!({ "deleted": done.deleted, "revision": done.revision }));
     }
-    let keys = if done.deleted == 1 { "1 key".to_owned() } else { format!("{} keys", done.deleted) };
-    output.line(&format!("{keys} deleted, revision {}", done.revision))
+    output.line(&format!("{} deleted, revision {}", input::keys(done.deleted), done.revision))
 }
 
 async fn compare_and_set(cas: Cas, global: &Global, output: Output) -> Result<(), Failure> {
@@ -231,7 +233,7 @@ async fn compare_and_set(cas: Cas, global: &Global, output: Output) -> Result<()
         "revision": done.revision,
         "current": current.map(|entry| Value::Object(entry_json(entry, true))),
     });
-    Err(Failure::mismatch(format!("`{name}` is not as expected: {is}. Nothing was written"), extra))
+    Err(Failure::mismatch(format!("`{name}` is not as expected: {is}. Nothing was written"), extra, false))
 }
 
 pub(crate) fn key(key: String) -> Result<String, Failure> {

@@ -61,26 +61,63 @@ pub(crate) async fn run(asked: Txn, global: &Global, output: Output) -> Result<(
     };
     let conditions = parsed(&lines.conditions, condition)?;
     let (then, or_else) = (parsed(&lines.then, operate)?, parsed(&lines.or_else, operate)?);
-    let has_else = !or_else.is_empty();
+    let otherwise = Otherwise::of(&or_else);
     let mut txn = target::client(global).await?.kv().txn();
     txn = conditions.into_iter().fold(txn, quorate::TxnBuilder::when);
-    txn = then.into_iter().fold(txn, quorate::TxnBuilder::then);
-    txn = or_else.into_iter().fold(txn, quorate::TxnBuilder::or_else);
+    txn = then.into_iter().map(|step| step.operation).fold(txn, quorate::TxnBuilder::then);
+    txn = or_else.into_iter().map(|step| step.operation).fold(txn, quorate::TxnBuilder::or_else);
     let done = txn.await?;
     if done.succeeded {
         return told(&done, output);
     }
-    let what = if has_else { "the --else operations were done" } else { "nothing was done" };
-    if has_else && !output.json {
+    if otherwise != Otherwise::Nothing && !output.json {
         told(&done, output)?;
     }
-    let message = format!("the conditions do not hold: {what}. Revision {}", done.revision);
-    Err(Failure::mismatch(message, document(&done)))
+    Err(otherwise.failure(&done))
+}
+
+/// An operation, and whether it writes.
+#[derive(Debug)]
+struct Step {
+    operation: quorate::Operation,
+    writes: bool,
+}
+
+/// What is done when the conditions do not hold. The exit code says that they did not, whatever that is; the outcome says whether
+/// it writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Otherwise {
+    Nothing,
+    Reads,
+    Writes,
+}
+
+impl Otherwise {
+    fn of(or_else: &[Step]) -> Self {
+        match or_else {
+            [] => Self::Nothing,
+            steps if steps.iter().any(|step| step.writes) => Self::Writes,
+            _ => Self::Reads,
+        }
+    }
+
+    fn failure(self, done: &TxnOutcome) -> Failure {
+        let what = match self {
+            Self::Nothing => "nothing was done",
+            Self::Reads => "the --else operations were done, which only read",
+            Self::Writes => "the --else operations were done",
+        };
+        let message = format!("the conditions do not hold: {what}. Revision {}", done.revision);
+        Failure::mismatch(message, document(done), self == Self::Writes)
+    }
 }
 
 fn told(done: &TxnOutcome, output: Output) -> Result<(), Failure> {
     if output.json {
         return output.document(&document(done));
+    }
+    if done.more {
+        output.note("there is more than one answer has room for (4 MiB): read the rest with `quorate kv get` and `quorate kv ls`");
     }
     for entry in done.results.iter().flatten() {
         output.line(&format!("{} {}", escaped(&entry.key), escaped(&entry.value)))?;
@@ -94,7 +131,9 @@ fn document(done: &TxnOutcome) -> Value {
         .iter()
         .map(|entries| entries.iter().map(|entry| Value::Object(entry_json(entry, true))).collect())
         .collect();
-    json!({ "succeeded": done.succeeded, "revision": done.revision, "deleted": done.deleted, "results": results })
+    json!({
+        "succeeded": done.succeeded, "revision": done.revision, "deleted": done.deleted, "results": results, "more": done.more,
+    })
 }
 
 fn text(file: &str) -> Result<String, Failure> {
@@ -207,15 +246,17 @@ fn condition(line: &Line, words: &[Word]) -> Result<quorate::Compare, Failure> {
     }
 }
 
-fn operate(line: &Line, words: &[Word]) -> Result<quorate::Operation, Failure> {
+fn operate(line: &Line, words: &[Word]) -> Result<Step, Failure> {
     let at = |word: usize| words.get(word).map_or_else(|| line.end(), |(column, _)| *column);
     let texts: Vec<&str> = words.iter().map(|(_, text)| text.as_str()).collect();
+    let (writes, reads) =
+        (|operation| Ok(Step { operation, writes: true }), |operation| Ok(Step { operation, writes: false }));
     let (column, form) = match texts[..] {
-        ["put", key, value] => return Ok(operation::put(key.to_owned(), value.to_owned())),
-        ["del", key] => return Ok(operation::delete(key.to_owned())),
-        ["del-prefix", prefix] => return Ok(operation::delete_prefix(prefix.to_owned())),
-        ["get", key] => return Ok(operation::get(key.to_owned())),
-        ["get-prefix", prefix] => return Ok(operation::prefix(prefix.to_owned())),
+        ["put", key, value] => return writes(operation::put(key.to_owned(), value.to_owned())),
+        ["del", key] => return writes(operation::delete(key.to_owned())),
+        ["del-prefix", prefix] => return writes(operation::delete_prefix(prefix.to_owned())),
+        ["get", key] => return reads(operation::get(key.to_owned())),
+        ["get-prefix", prefix] => return reads(operation::prefix(prefix.to_owned())),
         ["put", ..] => (at(3), "a put is `put KEY TEXT`, with quotes around a text of several words"),
         ["del", ..] => (at(2), "a delete is `del KEY`"),
         ["del-prefix", ..] => (at(2), "it is `del-prefix PREFIX`"),
@@ -269,6 +310,29 @@ mod tests {
         assert_eq!(lines.then[1].at, "line 7");
         let failure = sections("\n  put a b").unwrap_err();
         assert!(failure.message().starts_with("line 2, column 3: it stands before any of the lines"));
+    }
+
+    #[test]
+    fn the_outcome_says_whether_what_is_done_otherwise_writes() {
+        let otherwise = |texts: &[&str]| {
+            let lines: Vec<Line> = texts.iter().map(|text| line(text)).collect();
+            let otherwise = Otherwise::of(&parsed(&lines, operate).unwrap());
+            let mut done = TxnOutcome::default();
+            done.revision = 7;
+            let failure = otherwise.failure(&done);
+            (failure.exit, failure.json()["error"]["outcome"].as_str().map(str::to_owned), failure.message().to_owned())
+        };
+        for (texts, outcome, words) in [
+            (&[][..], "not_done", "nothing was done"),
+            (&["get a", "get-prefix b"], "not_done", "which only read"),
+            (&["get a", "put b c"], "done", "operations were done. Revision 7"),
+            (&["del a"], "done", "operations were done. Revision 7"),
+            (&["del-prefix a/"], "done", "operations were done. Revision 7"),
+        ] {
+            let (exit, told, message) = otherwise(texts);
+            assert_eq!((exit, told.as_deref()), (1, Some(outcome)), "{texts:?}");
+            assert!(message.contains(words), "{message}");
+        }
     }
 
     #[test]

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use quorate::{Change, Changes, Watched};
 use serde_json::{Map, Value, json};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::args::Global;
 use crate::args_kv::Watch;
 use crate::failure::Failure;
 use crate::kv::{entry_json, key};
+use crate::lock::Signals;
 use crate::output::{Output, escaped};
 use crate::target;
 
@@ -29,11 +30,18 @@ pub(crate) async fn run(asked: Watch, global: &Global, output: Output) -> Result
         })?,
         None => begun.await?,
     };
-    let told = tell(watch, &asked, output);
-    match until {
+    let over = async {
+        match until {
+            Some(until) => sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    };
+    let mut signals = Signals::listen()?;
+    tokio::select! {
+        told = tell(watch, &asked, output) => told,
         // That it is over is what was asked for.
-        Some(until) => timeout_at(until, told).await.unwrap_or(Ok(())),
-        None => told.await,
+        () = over => Ok(()),
+        _signal = signals.next() => Ok(()),
     }
 }
 

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::args::Global;
 use crate::args_lease::LeaseVerb;
 use crate::failure::Failure;
+use crate::lock::Signals;
 use crate::output::{Output, escaped, table};
 use crate::target;
 
@@ -26,7 +27,14 @@ pub(crate) async fn run(verb: LeaseVerb, global: &Global, output: Output) -> Res
             }
             output.line(&lease.id().to_string())
         }
-        LeaseVerb::KeepAlive { id, once } => keep_alive(&client, id, once, output).await,
+        LeaseVerb::KeepAlive { id, once: true } => keep_alive(&client, id, true, output).await,
+        LeaseVerb::KeepAlive { id, once: false } => {
+            let mut signals = Signals::listen()?;
+            tokio::select! {
+                kept = keep_alive(&client, id, false, output) => kept,
+                _signal = signals.next() => Ok(()),
+            }
+        }
         LeaseVerb::Revoke { id } => {
             let deleted = client.leases().revoke(id).await?;
             if output.json {
@@ -101,13 +109,7 @@ async fn keep_alive(client: &Client, id: u64, once: bool, output: Output) -> Res
         if once {
             return Ok(());
         }
-        tokio::select! {
-            () = tokio::time::sleep_until(sent + ttl / 3) => {}
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted.map_err(|error| Failure::local(format!("the system gives no signals: {error}")))?;
-                return Ok(());
-            }
-        }
+        tokio::time::sleep_until(sent + ttl / 3).await;
     }
 }
 

@@ -4,6 +4,7 @@
 //! people, scripts and service managers.
 
 mod admin;
+mod answer;
 mod args;
 mod args_backup;
 mod args_bench;
@@ -24,6 +25,7 @@ mod ca;
 mod check;
 mod failure;
 mod foreign;
+mod help;
 mod http;
 mod keys;
 mod kv;
@@ -48,11 +50,12 @@ mod upgrade;
 
 use std::process::ExitCode;
 
+use clap::FromArgMatches as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory as _, FromArgMatches as _};
 
+use answer::Loss;
 use args::{Cli, Leader, Verb, When};
-use args_node::Inspect;
+use args_node::{Init, Inspect, Join};
 use failure::Failure;
 use output::Output;
 
@@ -79,22 +82,19 @@ fn main() -> ExitCode {
 
 /// The command line, or the exit code when there is nothing (more) to do.
 fn parse(arguments: &[String]) -> Result<Cli, ExitCode> {
-    // These two must hold for a command line that cannot be parsed, too.
-    let json = arguments.iter().any(|argument| argument == "--json");
-    let color = asked_color(arguments);
-    let choice = match color {
-        When::Auto => clap::ColorChoice::Auto,
-        When::Never => clap::ColorChoice::Never,
-        When::Always => clap::ColorChoice::Always,
-    };
-    let parsed = Cli::command().color(choice).try_get_matches();
+    // These two must hold for a command line that cannot be parsed, too. What stands behind `--` is not ours.
+    let ours = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
+    let ours = arguments.get(..ours).unwrap_or_default();
+    let json = ours.iter().any(|argument| argument == "--json");
+    let color = asked_color(ours);
+    let parsed = help::command().try_get_matches();
     let error = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => return Ok(cli),
         Err(error) => error,
     };
     if !error.use_stderr() {
         // Asked for help or version. That nobody reads it is no reason to fail.
-        let _nobody_reads = error.print();
+        help::show(&error, color);
         return Err(ExitCode::SUCCESS);
     }
     if error.kind() == ErrorKind::UnknownArgument && keys::reads_a_secret(arguments) {
@@ -116,9 +116,7 @@ fn parse(arguments: &[String]) -> Result<Cli, ExitCode> {
     match ours {
         Some(answer) => output::failed(&Failure::usage(answer), json, color),
         None if json => output::failed(&Failure::usage(first_paragraph(&error.to_string())), json, color),
-        None => {
-            let _nobody_reads = error.print();
-        }
+        None => help::show(&error, color),
     }
     Err(ExitCode::from(failure::exit::USAGE))
 }
@@ -163,7 +161,16 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     if !matches!(cli.verb, Verb::Lock(_) | Verb::UnderLock(_)) {
         keep_memory_to_ourselves();
     }
-    let output = Output::new(global.json, global.color);
+    let loss = answer::loss(&cli.verb);
+    let output = Output::new(global.json, global.color, loss);
+    if let Loss::OnlyCopy(what) = loss
+        && output::nowhere()
+    {
+        return Err(Failure::nowhere(what));
+    }
+    // What is left of a node that was told twice to stop is not waited for: it is as safe as a kill.
+    let runs =
+        matches!(&cli.verb, Verb::Run(_) | Verb::Init(Init { run: true, .. }) | Verb::Join(Join { run: true, .. }));
     // A node works on threads of its own; what remains for this runtime are signals and one client. A load is all there is.
     let all = std::thread::available_parallelism().map_or(2, usize::from);
     let threads = if matches!(cli.verb, Verb::Bench(_)) { all } else { 2 };
@@ -172,7 +179,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::local(format!("the system gives no threads: {error}")))?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let done = match cli.verb {
             Verb::Lock(lock) => return Box::pin(lock::run(lock, &global)).await,
             Verb::UnderLock(command) => return Box::pin(under_lock::supervise(command)).await,
@@ -212,5 +219,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Verb::Man { directory } => manual::pages(&directory, output),
         };
         done.map(|()| ExitCode::SUCCESS)
-    })
+    });
+    if runs {
+        runtime.shutdown_background();
+    }
+    ended
 }

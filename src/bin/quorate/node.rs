@@ -3,8 +3,10 @@
 //! Owns the process of a running node: its log output, its signals, its one line when ready. Never opens a running
 //! node's store. Called by `main`.
 
+use std::convert::Infallible;
 use std::net::{SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::path::Path;
+use std::time::Duration;
 
 use data_encoding::BASE64;
 use quorate::status::NodeRole;
@@ -186,7 +188,7 @@ pub(crate) async fn run(run: Run, global: &Global, output: Output) -> Result<(),
     }
     #[cfg(feature = "testing")]
     if let Some(seconds) = run.certificate_life {
-        builder = builder.certificate_life(std::time::Duration::from_secs(seconds));
+        builder = builder.certificate_life(Duration::from_secs(seconds));
     }
     run_on(builder, Start::Open, &run.log, output).await
 }
@@ -229,6 +231,9 @@ fn token(argument: &str) -> Result<String, Failure> {
     }
 }
 
+/// How long the threads of a node that is to stop at once are waited for.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
 /// Runs the node until it stops, by a signal or for a reason of its own.
 async fn run_on(builder: NodeBuilder, start: Start, options: &RunOptions, output: Output) -> Result<(), Failure> {
     start_logging(options)?;
@@ -251,7 +256,7 @@ async fn run_on(builder: NodeBuilder, start: Start, options: &RunOptions, output
     let http = pages.as_ref().map(Pages::address);
     let why = tokio::select! {
         why = node.stopped() => why,
-        failure = announce(&node, http, output) => { node.shutdown().await; return Err(failure); }
+        never = announce(&node, http, output) => match never {},
         name = signals.next() => {
             if let Some(pages) = &pages {
                 pages.stopping();
@@ -259,28 +264,44 @@ async fn run_on(builder: NodeBuilder, start: Start, options: &RunOptions, output
             tracing::info!(signal = name, "stopping: handing leadership over; a second signal stops at once");
             tokio::select! {
                 why = node.shutdown() => why,
-                name = signals.next() => {
-                    return Err(Failure::stopped(1, format!("{name} came twice: stopped without handing over")));
-                }
+                name = signals.next() => at_once(&node, name).await,
             }
         }
     };
     if why == StopReason::Asked { Ok(()) } else { Err(Failure::stopped(why.exit_code(), why.to_string())) }
 }
 
-/// Waits until the node serves, says so on one line, and then waits for ever; ends only when that cannot be written.
-async fn announce(node: &Node, http: Option<SocketAddr>, output: Output) -> Failure {
+/// Somebody is in a hurry. What is acknowledged is on disk, so that this is as safe as a kill: what does not end in a moment is left to
+/// the end of the process.
+async fn at_once(node: &Node, signal: &str) -> StopReason {
+    tracing::warn!(
+        signal,
+        "came twice: stopping at once, without handing leadership over. Nothing acknowledged is lost; if this manager leads, the others elect another one"
+    );
+    node.abandon();
+    tokio::time::timeout(AT_ONCE, node.stopped()).await.unwrap_or(StopReason::Asked)
+}
+
+/// Waits until the node serves, says so on one line, and then waits for ever. That the line cannot be written is no reason to stop:
+/// whoever waits for it can ask `/readyz` or `status`.
+async fn announce(node: &Node, http: Option<SocketAddr>, output: Output) -> Infallible {
     while let Err(error) = node.ready().await {
         tracing::warn!(%error, "not ready yet");
         // An error that comes at once must not make a busy loop of this.
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    if node.role() == NodeRole::Worker {
-        return match announce_worker(node, http, output) {
-            Ok(()) => std::future::pending().await,
-            Err(failure) => failure,
-        };
+    let written = if node.role() == NodeRole::Worker {
+        announce_worker(node, http, output)
+    } else {
+        announce_manager(node, http, output).await
+    };
+    if let Err(failure) = written {
+        tracing::warn!(error = failure.message(), "ready, and the line that says so could not be written");
     }
+    std::future::pending().await
+}
+
+async fn announce_manager(node: &Node, http: Option<SocketAddr>, output: Output) -> Result<(), Failure> {
     let status = node.status().await;
     let id = node.id();
     let (raft_id, seat) = match status.managers.iter().find(|manager| manager.id == id) {
@@ -289,17 +310,12 @@ async fn announce(node: &Node, http: Option<SocketAddr>, output: Output) -> Fail
     };
     let leader = status.leader.as_deref().unwrap_or("none");
     let (name, address) = (node.name(), node.address());
-    let written = if output.json {
-        output.document(&json!({
+    if output.json {
+        return output.document(&json!({
             "ready": { "name": name, "address": address, "raft_id": raft_id, "seat": seat, "leader": leader, "http": http }
-        }))
-    } else {
-        output.line(&format!("ready: {name} {address} raft id {raft_id} {seat}, leader {leader}"))
-    };
-    match written {
-        Ok(()) => std::future::pending().await,
-        Err(failure) => failure,
+        }));
     }
+    output.line(&format!("ready: {name} {address} raft id {raft_id} {seat}, leader {leader}"))
 }
 
 fn announce_worker(node: &Node, http: Option<SocketAddr>, output: Output) -> Result<(), Failure> {

@@ -198,11 +198,11 @@ async fn change(
 ) -> Result<(), Failure> {
     let client = target::client(global).await?;
     let mut outcomes: Vec<NodeOutcome> = Vec::new();
-    let mut failures: Vec<Failure> = Vec::new();
+    let mut failures: Vec<(String, Failure)> = Vec::new();
     for node in nodes {
         match wish(&client, node).detached().await {
             Ok(outcome) => outcomes.push(outcome),
-            Err(error) => failures.push(error.into()),
+            Err(error) => failures.push((node.clone(), error.into())),
         }
     }
     if !wait.detach {
@@ -211,13 +211,16 @@ async fn change(
             let (change, progress) = shown(change, output);
             match change.follow(recorded.clone()).await {
                 Ok(done) => *recorded = done,
-                Err(error) => failures.push(error.into()),
+                Err(error) => failures.push((recorded.node.name.clone(), error.into())),
             }
             progress.finish_and_clear();
         }
     }
-    let documents = json!({ "nodes": document(&outcomes)? });
-    match Failure::all(failures) {
+    let failed: Vec<Value> = failures.iter().map(|(node, failure)| failed(node, failure)).collect();
+    let documents = json!({ "nodes": document(&outcomes)?, "failed": failed });
+    // Of several it has to be said whom a refusal is about.
+    let named = |(node, failure): (String, Failure)| if nodes.len() > 1 { failure.about(node) } else { failure };
+    match Failure::all(failures.into_iter().map(named).collect()) {
         None if output.json => output.document(&documents),
         None => outcomes.iter().try_for_each(|outcome| output.line(&changed(outcome, role, wait.detach))),
         Some(failure) => {
@@ -228,6 +231,15 @@ async fn change(
             Err(failure.with(documents))
         }
     }
+}
+
+/// One of several whose wish came to nothing, for scripts.
+fn failed(node: &str, failure: &Failure) -> Value {
+    let mut document = failure.json();
+    if let Value::Object(fields) = &mut document {
+        fields.insert("node".into(), node.into());
+    }
+    document
 }
 
 fn seats(outcome: &NodeOutcome) -> String {

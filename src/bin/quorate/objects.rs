@@ -37,6 +37,18 @@ fn data(file: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
     Ok(bytes)
 }
 
+/// The same, of a secret: that there is none of it is a mistake, which would stand for ever.
+fn secret_data(file: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let data = data(file)?;
+    if data.is_empty() {
+        let from = if file == "-" { "stdin" } else { file };
+        return Err(Failure::usage(format!(
+            "there is nothing in {from}, and an empty secret is none: did what should print it fail? Nothing was sent"
+        )));
+    }
+    Ok(data)
+}
+
 fn document(value: &impl Serialize) -> Result<Value, Failure> {
     serde_json::to_value(value)
         .map_err(|error| Failure::local(format!("the answer cannot be written as JSON: {error}")))
@@ -81,7 +93,7 @@ pub(crate) async fn secret(verb: SecretVerb, global: &Global, output: Output) ->
     let secrets = target::client(global).await?.secrets();
     match verb {
         SecretVerb::Create(Create { name, file, label }) => {
-            let data = data(&file)?;
+            let data = secret_data(&file)?;
             let mut create = secrets.create(name, &data[..]);
             for (key, value) in label {
                 create = create.label(key, value);
@@ -108,7 +120,7 @@ pub(crate) async fn secret(verb: SecretVerb, global: &Global, output: Output) ->
             labelled(&changed, "secret", output)
         }
         SecretVerb::Rotate { name, file, successor } => {
-            let data = data(&file)?;
+            let data = secret_data(&file)?;
             let rotation = secrets.rotate(&name, &data[..], successor.as_deref()).await?;
             if output.json {
                 return output.document(&document(&rotation)?);

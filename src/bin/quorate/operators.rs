@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quorate::Client;
-use quorate::membership::OperatorInfo;
+use quorate::membership::{OperatorInfo, RevokedOperator};
 use quorate::status::span;
 use serde_json::{Value, json};
 
@@ -25,10 +25,26 @@ pub(crate) async fn run(verb: OperatorVerb, global: &Global, output: Output) -> 
             if output.json {
                 return output.document(&document(&revoked)?);
             }
-            output.line(&format!("the operator `{}` counts nowhere any more; its connections are closed", revoked.name))
+            output.line(&revoked_words(&revoked))
         }
         OperatorVerb::Ls => list(&client, output).await,
     }
+}
+
+fn revoked_words(revoked: &RevokedOperator) -> String {
+    let issue = "quorate operator issue --name NAME --out FILE --data-dir DIR";
+    let mut words =
+        format!("the operator `{}` counts nowhere any more; its connections are closed", revoked.operator.name);
+    if revoked.own {
+        words += "\nthat was the identity of this command: with it nothing is answered from now on";
+    }
+    if revoked.left == 0 {
+        words += "\nno identity is left that may change anything from elsewhere; on a manager's own machine --data-dir needs none";
+    }
+    if revoked.own || revoked.left == 0 {
+        words += &format!("\nnext: on a manager's own machine, for another one: {issue}");
+    }
+    words
 }
 
 fn document(value: &impl serde::Serialize) -> Result<Value, Failure> {
@@ -64,6 +80,7 @@ async fn issue(issue: Issue, client: &Client, output: Output) -> Result<(), Fail
         Failure::local(format!(
             "the identity was made and could not be written: {error}. Take it back: quorate operator revoke {name}"
         ))
+        .all_the_same()
     })?;
     if output.json {
         let mut document = document(&made.info)?;
@@ -118,6 +135,16 @@ fn render(operators: &[OperatorInfo], now: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_takes_back_the_last_identity_or_its_own_is_told_how_to_get_in_again() {
+        let ann = OperatorInfo { name: "ann".into(), ..OperatorInfo::default() };
+        let said = |own, left| revoked_words(&RevokedOperator { operator: ann.clone(), own, left });
+        assert_eq!(said(false, 1), "the operator `ann` counts nowhere any more; its connections are closed");
+        assert!(said(true, 1).contains("of this command") && said(true, 1).contains("operator issue"));
+        assert!(!said(true, 1).contains("no identity is left"));
+        assert!(said(false, 0).contains("no identity is left") && said(false, 0).contains("operator issue"));
+    }
 
     #[test]
     fn a_list_says_who_counts_and_until_when() {

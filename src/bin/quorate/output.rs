@@ -1,7 +1,7 @@
 //! Where words go: stdout for answers, stderr for errors, colours only where somebody sees them.
 //!
-//! Owns every write to stdout and stderr. A reader that went away (`| head -1`) is not an error, except where a secret is shown
-//! that counts from then on. Called by every verb.
+//! Owns every write to stdout and stderr, and what becomes of one that fails: a reader that went away (`| head -1`) has read enough,
+//! unless what it did not read is lost ([`Loss`]). Called by every verb.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -13,6 +13,9 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
+use quorate::status::hides;
+
+use crate::answer::Loss;
 use crate::args::When;
 use crate::failure::Failure;
 
@@ -21,6 +24,8 @@ use crate::failure::Failure;
 pub(crate) struct Output {
     pub(crate) json: bool,
     color: bool,
+    /// What is lost with what cannot be written.
+    loss: Loss,
 }
 
 /// What a colour says.
@@ -32,8 +37,8 @@ pub(crate) enum Tone {
 }
 
 impl Output {
-    pub(crate) fn new(json: bool, when: When) -> Self {
-        Self { json, color: colored(when, io::stdout().is_terminal()) }
+    pub(crate) fn new(json: bool, when: When, loss: Loss) -> Self {
+        Self { json, color: colored(when, io::stdout().is_terminal()), loss }
     }
 
     /// A line of the answer.
@@ -49,17 +54,14 @@ impl Output {
     /// A piece of an answer that goes on; false once nobody reads it any more.
     pub(crate) fn streamed(self, bytes: &[u8]) -> Result<bool, Failure> {
         let mut out = io::stdout().lock();
-        match out.write_all(bytes).and_then(|()| out.flush()) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-            Err(error) => Err(Failure::unprinted(&error)),
+        let Err(error) = out.write_all(bytes).and_then(|()| out.flush()) else { return Ok(true) };
+        let gone = error.kind() == io::ErrorKind::BrokenPipe;
+        match self.loss {
+            Loss::Nothing | Loss::Receipt if gone => Ok(false),
+            Loss::Nothing => Err(Failure::unshown(&error)),
+            Loss::Receipt => Err(Failure::unprinted(&error)),
+            Loss::Whole(what) | Loss::OnlyCopy(what) => Err(Failure::lost(what, &error)),
         }
-    }
-
-    /// A line that counts once it was read: a reader that went away is an error here.
-    pub(crate) fn kept(self, text: &str) -> io::Result<()> {
-        let mut out = io::stdout().lock();
-        out.write_all(format!("{text}\n").as_bytes()).and_then(|()| out.flush())
     }
 
     /// The answer for scripts: one document on one line.
@@ -87,7 +89,7 @@ fn painted(tone: Tone, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
-fn colored(when: When, terminal: bool) -> bool {
+pub(crate) fn colored(when: When, terminal: bool) -> bool {
     match when {
         When::Never => false,
         When::Always => true,
@@ -116,19 +118,21 @@ pub(crate) fn note(text: &str) {
 /// The failure, for people on stderr and with `--json` for scripts on stdout.
 pub(crate) fn failed(failure: &Failure, json: bool, when: When) {
     let word = if colored(when, io::stderr().is_terminal()) { painted(Tone::Bad, "error:") } else { "error:".into() };
-    note(&format!("{word} {}", failure.message()));
+    // What a name or a key in it tells a terminal to do must not reach it.
+    let lines: Vec<String> = failure.message().split('\n').map(visible).collect();
+    note(&format!("{word} {}", lines.join("\n")));
     if json {
-        let _nobody_reads = Output { json, color: false }.document(&failure.json());
+        let _nobody_reads = Output { json, color: false, loss: Loss::Nothing }.document(&failure.json());
     }
 }
 
-/// An aligned table without lines; columns named in `numbers` are set to the right.
+/// An aligned table without lines; columns named in `numbers` are set to the right. What a cell tells a terminal to do is shown.
 pub(crate) fn table(header: &[&str], numbers: &[usize], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.to_vec());
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| visible(cell)).collect::<Vec<_>>());
     }
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
@@ -187,10 +191,21 @@ pub(crate) fn preview(bytes: &[u8], most: usize) -> String {
             shown.push('…');
             break;
         }
-        // What a stored value tells a terminal to do must not reach it.
-        if commands(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+        show(c, &mut shown);
     }
     shown
+}
+
+/// A text as it can be shown on one line.
+pub(crate) fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    text.chars().for_each(|c| show(c, &mut shown));
+    shown
+}
+
+/// What a stored value or a name tells a terminal to do must not reach it.
+fn show(c: char, shown: &mut String) {
+    if hides(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
 }
 
 /// Bytes on one line from which they can be told again: control characters, backslashes and what is no text as `\n`,
@@ -199,19 +214,13 @@ pub(crate) fn escaped(bytes: &[u8]) -> String {
     let mut shown = String::new();
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
-            if c == '\\' || commands(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+            if c == '\\' { shown.push_str("\\\\") } else { show(c, &mut shown) }
         }
         for byte in chunk.invalid() {
             let _infallible = write!(shown, "\\x{byte:02x}");
         }
     }
     shown
-}
-
-/// Whether a terminal takes it for a command, or shows a line in another order than it is in.
-fn commands(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -251,5 +260,11 @@ mod tests {
         let text =
             table(&["NAME", "LAG"], &[1], vec![vec!["n1".into(), "5".into()], vec!["long".into(), "1234".into()]]);
         assert_eq!(text, "NAME   LAG\nn1       5\nlong  1234");
+    }
+
+    #[test]
+    fn a_cell_of_a_table_commands_nothing() {
+        let text = table(&["NAME"], &[], vec![vec!["a\nb\u{202e}c\u{1b}[2J".into()]]);
+        assert_eq!(text, "NAME\na\\nb\\u{202e}c\\u{1b}[2J");
     }
 }

@@ -218,6 +218,7 @@ pub(crate) fn configurations(keys: &KeyOptions, global: &Global, output: Output)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::answer::Loss;
     use crate::args::When;
 
     fn report() -> RecoveryReport {
@@ -233,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_dry_run_says_what_is_kept_what_nobody_knows_and_what_to_do() {
-        let page = render(&report(), "/d", true, Output::new(false, When::Never));
+        let page = render(&report(), "/d", true, Output::new(false, When::Never, Loss::Nothing));
         assert!(page.starts_with("COULD BE RECOVERED: nothing speaks against it. Nothing was changed."), "{page}");
         for words in [
             "generation 1, last term 4, last index 812",
@@ -249,7 +250,7 @@ mod tests {
     fn a_refusal_comes_first() {
         let mut report = report();
         report.refusal = Some("manager n1 leads".into());
-        let page = render(&report, "/d", true, Output::new(false, When::Never));
+        let page = render(&report, "/d", true, Output::new(false, When::Never, Loss::Nothing));
         assert!(page.starts_with("WOULD BE REFUSED: manager n1 leads"), "{page}");
         assert!(!page.contains("on the best one"), "{page}");
     }
@@ -258,7 +259,7 @@ mod tests {
     fn afterwards_it_says_how_to_go_on() {
         let mut report = report();
         report.written = true;
-        let page = render(&report, "/d", false, Output::new(false, When::Never));
+        let page = render(&report, "/d", false, Output::new(false, When::Never, Loss::Nothing));
         assert!(page.starts_with("RECOVERED: generation 1 is ended, generation 2 begins with n3 alone."), "{page}");
         assert!(page.contains("next     quorate run --data-dir /d"), "{page}");
     }

@@ -46,11 +46,15 @@ pub(crate) async fn run(global: &Global, output: Output) -> Result<(), Failure> 
     }
 }
 
-/// Nobody answers. A directory that is fenced, or whose node was removed, says so itself: nobody runs on it as it is.
+/// Nobody answers. A directory that is fenced or was rolled back, or whose node was removed, says so itself: nobody runs on it as it
+/// is.
 fn stopped(failure: Failure, global: &Global, output: Output) -> Result<(), Failure> {
     let directory = global.data_dir.as_deref().filter(|directory| directory.is_dir());
     if let Some((mark, directory)) = directory.and_then(|directory| Some((quorate::departed(directory)?, directory))) {
         return removed(&mark, &mark.message(directory), output);
+    }
+    if let Some(old) = directory.and_then(|directory| quorate::rolled_back(directory).ok().flatten()) {
+        return rolled_back(old, output);
     }
     let Some(fenced) = directory.and_then(|directory| quorate::fenced(directory).ok().flatten()) else {
         return Err(failure);
@@ -92,6 +96,27 @@ fn removed(mark: &quorate::Departed, message: &str, output: Output) -> Result<()
         "{}: {} is of its cluster no more, and is stopped.\n  {message}",
         output.tint(Tone::Bad, "REMOVED"),
         mark.name
+    ))
+}
+
+fn rolled_back(old: quorate::RolledBack, output: Output) -> Result<(), Failure> {
+    if output.json {
+        return document(
+            &ClusterStatus {
+                cluster_id: old.cluster_id,
+                generation: old.generation,
+                health: Health::RolledBack,
+                advice: vec![old.message],
+                answered_by: old.name,
+                ..ClusterStatus::default()
+            },
+            output,
+        );
+    }
+    let word = output.tint(Tone::Bad, "ROLLED BACK");
+    output.line(&format!(
+        "{word}: {} is stopped, and will not run again from this directory.\n  {}",
+        old.name, old.message
     ))
 }
 
@@ -202,6 +227,7 @@ fn runbook(status: &ClusterStatus, output: Output) -> String {
         Health::Locked => output.tint(Tone::Bad, "LOCKED"),
         Health::Fenced => output.tint(Tone::Bad, "FENCED"),
         Health::Removed => output.tint(Tone::Bad, "REMOVED"),
+        Health::RolledBack => output.tint(Tone::Bad, "ROLLED BACK"),
         Health::ReadOnly => {
             let full = status.store.is_some_and(|store| store.full);
             let why = if full { "because the store is full" } else { "for lack of disk space" };
@@ -377,10 +403,11 @@ fn count(n: usize, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::answer::Loss;
     use crate::args::When;
 
     fn output() -> Output {
-        Output::new(false, When::Never)
+        Output::new(false, When::Never, Loss::Nothing)
     }
 
     fn cluster(voters: &[(&str, bool)], health: Health) -> ClusterStatus {

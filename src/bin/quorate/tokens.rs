@@ -50,12 +50,12 @@ async fn standing(role: NodeRole, token: &str, words: &str, client: &Client, out
     if output.json {
         return output.document(&json!({ "role": role.word(), "token": token }));
     }
-    output.line(&format!("{words} as a {}. On the new machine:", role.word()))?;
-    commands(role, client, output, token).await
+    let words = format!("{words} as a {}. On the new machine:", role.word());
+    commands(role, &words, client, output, token).await
 }
 
-/// How the token is used; the bare token is the last line.
-async fn commands(role: NodeRole, client: &Client, output: Output, token: &str) -> Result<(), Failure> {
+/// How the token is used; the bare token is the last line. All of it at once: a reader has the token, or it is known that none has.
+async fn commands(role: NodeRole, words: &str, client: &Client, output: Output, token: &str) -> Result<(), Failure> {
     // The addresses are only for the reader's comfort: without them the token is just as good.
     let managers = client.status().await.map_or_else(
         |_no_status| "HOST:PORT".to_owned(),
@@ -66,11 +66,9 @@ async fn commands(role: NodeRole, client: &Client, output: Output, token: &str) 
     );
     // A worker listens nowhere.
     let listen = if role == NodeRole::Manager { "--listen ADDR " } else { "" };
-    output.line("")?;
-    output.line(&format!("  quorate join --data-dir /var/lib/quorate {listen}--manager {managers} --token {token}"))?;
-    output.line("  quorate run --data-dir /var/lib/quorate")?;
-    output.line("")?;
-    output.line(token)
+    output.line(&format!(
+        "{words}\n\n  quorate join --data-dir /var/lib/quorate {listen}--manager {managers} --token {token}\n  quorate run --data-dir /var/lib/quorate\n\n{token}"
+    ))
 }
 
 async fn create(create: Create, client: &Client, output: Output) -> Result<(), Failure> {
@@ -79,12 +77,20 @@ async fn create(create: Create, client: &Client, output: Output) -> Result<(), F
         Some(ttl) => builder.ttl(ttl).await?,
         None => builder.forever().await?,
     };
+    // It stands, and nobody has it: whoever asked is told what to do about it.
+    let unread = |failure: Failure| {
+        let next = format!(
+            "Token {0} stands all the same: take it back with `quorate token revoke {0}`, and make another",
+            info.id
+        );
+        failure.after(&next).all_the_same()
+    };
     if output.json {
         let mut document = document(&info)?;
         if let Value::Object(fields) = &mut document {
             fields.insert("token".into(), token.into());
         }
-        return output.document(&document);
+        return output.document(&document).map_err(unread);
     }
     let uses = match info.uses {
         0 => "any number of nodes".to_owned(),
@@ -94,12 +100,8 @@ async fn create(create: Create, client: &Client, output: Output) -> Result<(), F
     let ends = info
         .expires_in_s
         .map_or_else(|| "until it is revoked".to_owned(), |s| format!("for {}", span(Duration::from_secs(s))));
-    output.line(&format!(
-        "Token {} lets {uses} in as a {}, {ends}. It is shown this once.",
-        info.id,
-        info.role.word()
-    ))?;
-    commands(info.role, client, output, &token).await
+    let words = format!("Token {} lets {uses} in as a {}, {ends}. It is shown this once.", info.id, info.role.word());
+    commands(info.role, &words, client, output, &token).await.map_err(unread)
 }
 
 fn document(value: &impl serde::Serialize) -> Result<Value, Failure> {

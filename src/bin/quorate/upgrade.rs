@@ -104,11 +104,12 @@ fn render(status: &UpgradeStatus, done: Done, output: Output) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::answer::Loss;
     use crate::args::When;
 
     #[test]
     fn the_first_word_says_how_far_it_is_and_the_table_who_is_behind() {
-        let output = Output::new(false, When::Never);
+        let output = Output::new(false, When::Never, Loss::Nothing);
         let manager = |name: &str, newest, holds_back| ManagerVersion {
             name: name.into(),
             software: format!("quorate 0.{newest}.0"),

@@ -30,6 +30,8 @@ pub(in crate::node) enum Met {
     /// It says that it waits for its key.
     Locked,
     Silent,
+    /// It does not answer, and the manager that asked is one itself no more, or in a moment: the others talk to it no more.
+    Unheard,
 }
 
 /// Whether a manager, or a node on its way to be none any more, is meant: it has a raft id.
@@ -46,6 +48,7 @@ pub(in crate::node) fn state(node: &NodeRecord, met: Met, presence: Option<Prese
             Met::Answers => NodeState::Ready,
             Met::Locked => NodeState::Locked,
             Met::Silent => NodeState::Down,
+            Met::Unheard => NodeState::Unknown,
         };
     }
     match presence {
@@ -175,8 +178,8 @@ mod tests {
     #[test]
     fn a_state_is_what_is_seen_and_unknown_what_nobody_has_said() {
         let (manager, worker) = (node(record::Role::Manager, 4), node(record::Role::Worker, 0));
-        let met = [Met::Answers, Met::Locked, Met::Silent].map(|met| state(&manager, met, None));
-        assert_eq!(met, [NodeState::Ready, NodeState::Locked, NodeState::Down]);
+        let met = [Met::Answers, Met::Locked, Met::Silent, Met::Unheard].map(|met| state(&manager, met, None));
+        assert_eq!(met, [NodeState::Ready, NodeState::Locked, NodeState::Down, NodeState::Unknown]);
         assert_eq!(state(&worker, Met::Silent, Some(Presence::Ready)), NodeState::Ready);
         assert_eq!(state(&worker, Met::Answers, Some(Presence::Down)), NodeState::Down);
         assert_eq!(state(&worker, Met::Answers, None), NodeState::Unknown);

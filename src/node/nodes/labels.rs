@@ -3,6 +3,7 @@
 //! Owns what a label may be and which of them are quorate's own. Pure. Called by `node update`.
 
 use quorate_core::limits::{LABEL_KEY_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX, Met};
+use quorate_core::membership::naming::hides;
 use quorate_core::membership::record::{LABEL_LEADER, LABEL_MANAGER, NodeRecord};
 use quorate_transport::api;
 
@@ -38,11 +39,11 @@ fn within(what: &str, of: &str, actual: usize, name: &'static str, max: usize) -
 fn check_key(key: &str) -> Result<(), Failure> {
     let shown: String = key.chars().take(40).collect();
     within(&format!("the key `{shown}` of a label"), "bytes", key.len(), "LABEL_KEY_BYTES_MAX", LABEL_KEY_BYTES_MAX)?;
-    if key.is_empty() || key.chars().any(|c| c.is_control() || c.is_whitespace() || c == '=') {
+    if key.is_empty() || key.chars().any(|c| hides(c) || c.is_whitespace() || c == '=') {
         return Err(fail(
             api::Code::Invalid,
             format!(
-                "`{shown}` is no label: a key has 1 to {LABEL_KEY_BYTES_MAX} bytes, no `=` and no spaces. Nothing was changed"
+                "`{shown}` is no label: a key has 1 to {LABEL_KEY_BYTES_MAX} bytes, no `=`, no spaces, and nothing that cannot be seen. Nothing was changed"
             ),
         ));
     }
@@ -61,8 +62,9 @@ fn check_key(key: &str) -> Result<(), Failure> {
 fn check_value(key: &str, value: &str) -> Result<(), Failure> {
     let what = || format!("the value of label `{key}`");
     within(&what(), "bytes", value.len(), "LABEL_VALUE_BYTES_MAX", LABEL_VALUE_BYTES_MAX)?;
-    if value.chars().any(char::is_control) {
-        let why = format!("{} must have no control characters. Nothing was changed", what());
+    if value.chars().any(hides) {
+        let why =
+            format!("{} must have no control characters, or others that cannot be seen. Nothing was changed", what());
         return Err(fail(api::Code::Invalid, why));
     }
     // Anything else would look as if it had an effect.
@@ -116,10 +118,12 @@ mod tests {
 
     #[test]
     fn what_is_no_label_is_refused() {
-        for key in ["", "a=b", "a b", "a\n"] {
+        for key in ["", "a=b", "a b", "a\n", "a\u{200b}"] {
             assert_eq!(updated(&[(key, "v")], &[]).unwrap_err().code(), api::Code::Invalid, "{key:?}");
         }
-        assert_eq!(updated(&[("k", "a\nb")], &[]).unwrap_err().code(), api::Code::Invalid);
+        for value in ["a\nb", "\u{202e}a"] {
+            assert_eq!(updated(&[("k", value)], &[]).unwrap_err().code(), api::Code::Invalid, "{value:?}");
+        }
     }
 
     #[test]

@@ -9,7 +9,8 @@ use crate::membership::Rule;
 use crate::node::router::{Failure, fail, refused_by};
 use crate::node::service::display_name;
 
-/// The one node that `wanted` names: an exact name goes first, then an exact id, a raft id, and the beginning of an id.
+/// The one node that `wanted` names: an exact id goes first, then an exact name or raft id, and the beginning of an id last.
+/// What is the name of one and the raft id of another is neither's.
 pub(in crate::node) fn find<'a>(
     nodes: impl IntoIterator<Item = &'a NodeRecord>,
     wanted: &str,
@@ -21,23 +22,22 @@ pub(in crate::node) fn find<'a>(
         ));
     }
     let raft_id = wanted.parse::<u64>().ok().filter(|id| *id != 0);
-    let (mut by_id, mut by_raft_id, mut by_prefix) = (None, None, Vec::new());
+    let (mut exact, mut by_prefix) = (Vec::new(), Vec::new());
     for node in nodes {
-        if node.name == wanted {
-            return Ok(node);
-        }
         let id = node.node_id().unwrap_or_default().to_string();
         if id == wanted {
-            by_id = Some(node);
+            return Ok(node);
+        }
+        if node.name == wanted || raft_id == Some(node.raft_id) {
+            exact.push(node);
         } else if id.starts_with(wanted) {
             by_prefix.push(node);
         }
-        if raft_id == Some(node.raft_id) {
-            by_raft_id = Some(node);
-        }
     }
-    if let Some(node) = by_id.or(by_raft_id) {
-        return Ok(node);
+    match exact.as_slice() {
+        [] => {}
+        [node] => return Ok(node),
+        several => return Err(ambiguous(wanted, "name or raft id", several)),
     }
     match by_prefix.as_slice() {
         [node] => Ok(node),
@@ -45,17 +45,23 @@ pub(in crate::node) fn find<'a>(
             api::Code::NotFound,
             format!("there is no node `{wanted}`; `quorate node ls` lists them. Nothing was changed"),
         )),
-        several => {
-            let names: Vec<String> = several.iter().map(|node| display_name(node)).collect();
-            Err(refused_by(
-                Rule::Ambiguous,
-                format!(
-                    "`{wanted}` is the beginning of the ids of {}; give more of it, or the name. Nothing was changed",
-                    names.join(", ")
-                ),
-            ))
-        }
+        several => Err(ambiguous(wanted, "beginning of the id", several)),
     }
+}
+
+fn ambiguous(wanted: &str, what: &str, nodes: &[&NodeRecord]) -> Failure {
+    let described = |node: &&NodeRecord| {
+        let number = if node.raft_id == 0 { String::new() } else { format!(", raft id {}", node.raft_id) };
+        format!("{} (id {}{number})", display_name(node), node.node_id().unwrap_or_default())
+    };
+    let candidates: Vec<String> = nodes.iter().map(described).collect();
+    refused_by(
+        Rule::Ambiguous,
+        format!(
+            "`{wanted}` is the {what} of several nodes: {}. Give the id of the one that is meant. Nothing was changed",
+            candidates.join("; ")
+        ),
+    )
 }
 
 #[cfg(test)]
@@ -84,9 +90,32 @@ mod tests {
         // And refused with what to do.
         let ambiguous = found("a").unwrap_err();
         assert_eq!((ambiguous.code(), ambiguous.rule.as_str()), (api::Code::Refused, "ambiguous"));
-        assert!(ambiguous.message.contains("n1"), "{}", ambiguous.message);
+        assert!(ambiguous.message.contains("n1 (id a") && ambiguous.message.contains(&id(1)), "{}", ambiguous.message);
         assert_eq!(found("nobody").unwrap_err().code(), api::Code::NotFound);
         assert_eq!(found("0").unwrap_err().code(), api::Code::NotFound, "raft id 0 is nobody's");
         assert_eq!(found("").unwrap_err().code(), api::Code::Invalid);
+    }
+
+    #[test]
+    fn what_is_one_nodes_name_and_anothers_raft_id_names_neither() {
+        // Given a node that is called as another one is numbered, in whatever order they are met
+        let mut nodes = vec![node(0x00, "2", 1), node(0x01, "n2", 2), node(0x02, "w", 0)];
+        for _ in 0..2 {
+            let refused = find(&nodes, "2").unwrap_err();
+            assert_eq!((refused.code(), refused.rule.as_str()), (api::Code::Refused, "ambiguous"));
+            for words in ["2 (id aaaa", ", raft id 1)", "n2 (id aeaa", ", raft id 2)", "Nothing was changed"] {
+                assert!(refused.message.contains(words), "{words}: {}", refused.message);
+            }
+            // Then each is found by its id, and by what is its own alone
+            for one in &nodes {
+                assert_eq!(find(&nodes, &one.node_id().unwrap().to_string()).unwrap(), one);
+            }
+            assert_eq!(find(&nodes, "1").unwrap().name, "2");
+            assert_eq!(find(&nodes, "n2").unwrap().raft_id, 2);
+            nodes.reverse();
+        }
+        // A node whose own number is its name is meant either way
+        let own = [node(0x00, "1", 1), node(0x01, "n2", 2)];
+        assert_eq!(find(&own, "1").unwrap().raft_id, 1);
     }
 }

@@ -191,6 +191,8 @@ impl Service {
             Met::Answers
         } else if self.peers.is_locked(id) {
             Met::Locked
+        } else if self.leaving().is_some() {
+            Met::Unheard
         } else {
             Met::Silent
         }

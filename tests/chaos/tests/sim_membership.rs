@@ -383,6 +383,29 @@ fn an_eligible_worker_is_promoted_for_a_lost_voter_and_taken_back_when_it_does_n
 }
 
 #[test]
+fn a_worker_that_did_not_come_for_a_voter_that_leaves_is_tried_again_where_no_two_seats_can_go() -> Test {
+    let mut world = grown(quiet(3));
+    world.let_workers_enrol();
+    // Given three voters, one of which is to leave, and a worker that is promoted for its seat and cannot be reached
+    let worker = world.add_worker(true)?;
+    world.run_for(500 * MILLIS)?;
+    world.demote(RaftId(3), false)?;
+    assert!(world.run_until(2000 * MILLIS, |world| world.raft_ids_of(worker).len() == 1)?);
+    let first = world.raft_ids_of(worker)[0];
+    world.isolate(first);
+    let taken_back = world.run_until(20_000 * MILLIS, |world| is_burnt(world, first.0))?;
+    assert!(taken_back);
+    assert!(configuration(&world).voters.contains(&RaftId(3)), "three voters never become one without force");
+    // When it can be reached again
+    world.heal();
+    // Then it is tried again, and takes the seat
+    let second = first.0 + 1;
+    seated(&mut world, &[1, 2, second], &[]);
+    assert_eq!(record(&world, worker).unwrap().raft_id, second);
+    Ok(())
+}
+
+#[test]
 fn fewer_voters_are_allowed_and_more_again() -> Test {
     let mut world = grown(SimConfig { max_voters: 7, ..quiet(7) });
     let before = changes(&world).len();

@@ -9,7 +9,7 @@ use super::seats::{Draft, Seats, Standing};
 use crate::id::RaftId;
 
 /// Voters below which no seat is given up because of losses: 3 -> 1 is never done by itself.
-const VOTERS_KEPT: usize = 3;
+pub(super) const VOTERS_KEPT: usize = 3;
 
 impl Seats<'_> {
     /// A damaged voter's seat goes to the raft id that its node came back with.

@@ -5,9 +5,10 @@
 
 use std::cmp::Reverse;
 
+use super::loss::VOTERS_KEPT;
 use super::policy::SeatPolicy;
 use super::seats::{Draft, Seats, Standing};
-use super::view::SeatView;
+use super::view::{SeatView, WorkerView};
 use crate::id::NodeId;
 
 /// Why a seat has nobody to go to.
@@ -26,6 +27,18 @@ pub struct StandIn {
     pub node: NodeId,
     /// Why.
     pub why: Short,
+}
+
+impl SeatView {
+    /// The workers that may be promoted. One that did not come in time is asked again where nothing else is left: for a
+    /// lost voter, and for one that is to leave while there are no two seats that could go instead.
+    pub(in crate::membership) fn volunteers(&self, why: Short) -> impl Iterator<Item = &WorkerView> {
+        let again = match why {
+            Short::Loss => true,
+            Short::Wish => self.configuration.voters.len() < VOTERS_KEPT + 2,
+        };
+        self.workers.iter().filter(move |worker| again || worker.taken_back.is_none())
+    }
 }
 
 /// The worker to promote for a seat that has nobody else to go to; `None` when no seat waits, somebody is on the way to
@@ -51,10 +64,7 @@ pub fn stand_in(view: &SeatView, policy: &SeatPolicy) -> Option<StandIn> {
         let voters = view.managers.iter().filter(|manager| seats.is_voter(manager.raft_id) && manager.raft_id != seat);
         voters.filter(|manager| manager.zone == zone).count()
     };
-    view.workers
-        .iter()
-        // For a wish that nobody could be found for in time, two seats go.
-        .filter(|worker| why == Short::Loss || worker.taken_back.is_none())
+    view.volunteers(why)
         .min_by_key(|worker| {
             let ago = worker.taken_back.unwrap_or(u64::MAX);
             (Reverse(ago), crowd(&worker.zone), worker.node)

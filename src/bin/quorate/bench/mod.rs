@@ -109,7 +109,7 @@ impl Running {
     fn say_what_stays(&self) {
         let prefix = &self.shape.prefix;
         self.output.note(&format!(
-            "keys below `{prefix}`, of {} at most; what is written stays there: `quorate kv del --prefix {prefix}` removes it",
+            "keys below `{prefix}`, {} at most; what is written stays there: `quorate kv del --prefix {prefix} --in-parts` removes it",
             self.shape.key_space_size
         ));
     }

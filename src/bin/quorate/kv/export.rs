@@ -41,7 +41,8 @@ impl Sink {
 
     fn line(&mut self, document: &Value, output: Output) -> Result<(), Failure> {
         match self {
-            Self::Stdout => output.document(document),
+            // Whoever stops reading has a part of it.
+            Self::Stdout => output.document(document).map_err(|failure| failure.after("The cluster was only read")),
             Self::File { beside, file, .. } => {
                 writeln!(file, "{document}").map_err(|error| cannot_write(beside, &error))
             }
@@ -73,10 +74,8 @@ fn cannot_write(path: &Path, error: &io::Error) -> Failure {
 }
 
 pub(super) async fn export(export: Export, global: &Global, output: Output) -> Result<(), Failure> {
-    if output.json && export.output.is_none() {
-        return Err(Failure::usage(
-            "an export is JSON lines, and on stdout there is room for nothing else: leave --json out, or give --output FILE",
-        ));
+    if let Some(to) = export.output.as_deref().filter(|to| to.is_dir() || to.file_name().is_none()) {
+        return Err(Failure::usage(format!("`{}` is no name for a file. Nothing was read", to.display())));
     }
     let client = target::client(global).await?;
     let cluster = client.status().await?.cluster_id;
@@ -108,7 +107,8 @@ pub(super) async fn export(export: Export, global: &Global, output: Output) -> R
     sink.line(&json!({ "end": true, "count": count }), output)?;
     sink.finish()?;
     progress.done();
-    if output.json {
+    // On stdout the last line of the export says how many there are.
+    if output.json && export.output.is_some() {
         return output
             .document(&json!({ "exported": count, "revision": revision, "file": export.output, "leased": leased }));
     }

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use quorate::{Client, Entry, compare, operation};
+use quorate::{Client, Entry, TxnOutcome, compare, operation};
 use serde_json::{Value, json};
 
 use super::input::{Found, Source, keys, placed, wrong};
@@ -163,6 +163,13 @@ fn batched(source: &Source, under: &[u8], batches: &tokio::sync::mpsc::Sender<Ve
     if batch.is_empty() { Ok(()) } else { batches.blocking_send(batch).map_err(|_closed| gone()) }
 }
 
+/// A key that gets its value, and whether it has another one.
+struct Write<'a> {
+    key: &'a [u8],
+    value: &'a [u8],
+    over: bool,
+}
+
 struct Importing {
     client: Client,
     keep: bool,
@@ -173,7 +180,7 @@ struct Importing {
 impl Importing {
     /// Mostly none of the keys is there: one transaction writes them all, or says what is there.
     async fn take(&mut self, batch: &[Pair]) -> Result<(), Failure> {
-        let present = if self.dry_run {
+        let mut present = if self.dry_run {
             self.read(batch).await?
         } else {
             let mut txn = self.client.kv().txn();
@@ -188,37 +195,59 @@ impl Importing {
                 self.tally.written += batch.len() as u64;
                 return Ok(());
             }
-            // A copy of a request that was applied before answers without what it read, where that is large.
-            if done.results.len() == batch.len() {
-                done.results.into_iter().map(|found| found.into_iter().next()).collect()
-            } else {
-                self.read(batch).await?
-            }
+            self.found(batch, done).await?
         };
-        let mut txn = self.client.kv().txn();
-        let (mut writes, mut tally) = (0, self.tally);
-        for ((key, value), present) in batch.iter().zip(&present) {
+        loop {
+            let (tally, writes) = self.decided(batch, &present);
+            let mut txn = self.client.kv().txn();
+            for Write { key, value, over } in &writes {
+                // What is to be kept may have come since it was looked for.
+                if self.keep && !over {
+                    txn = txn.when(compare::absent(key.to_vec()));
+                }
+                txn = txn.then(operation::put(key.to_vec(), value.to_vec()));
+            }
+            if writes.is_empty() || self.dry_run || txn.await?.succeeded {
+                self.tally = tally;
+                return Ok(());
+            }
+            present = self.read(batch).await?;
+        }
+    }
+
+    /// What becomes of each key, and what is to be written for that.
+    fn decided<'a>(&self, batch: &'a [Pair], present: &[Option<Entry>]) -> (Tally, Vec<Write<'a>>) {
+        let (mut tally, mut writes) = (self.tally, Vec::new());
+        for ((key, value), present) in batch.iter().zip(present) {
             match present {
                 Some(entry) if entry.value == *value => tally.unchanged += 1,
                 Some(_) if self.keep => tally.kept += 1,
                 there => {
                     *(if there.is_some() { &mut tally.overwritten } else { &mut tally.written }) += 1;
-                    txn = txn.then(operation::put(key.clone(), value.clone()));
-                    writes += 1;
+                    writes.push(Write { key, value, over: there.is_some() });
                 }
             }
         }
-        if writes > 0 && !self.dry_run {
-            txn.await?;
-        }
-        self.tally = tally;
-        Ok(())
+        (tally, writes)
     }
 
+    /// What is there of these keys, in one request.
     async fn read(&self, batch: &[Pair]) -> Result<Vec<Option<Entry>>, Failure> {
+        let gets = batch.iter().map(|(key, _)| operation::get(key.clone()));
+        let done = gets.fold(self.client.kv().txn(), quorate::TxnBuilder::then).await?;
+        self.found(batch, done).await
+    }
+
+    /// What a transaction has found of these keys; where an answer has no room for all of them, the others are read one by one. (A
+    /// copy of a request that was applied before answers without what it read, where that is large.)
+    async fn found(&self, batch: &[Pair], done: TxnOutcome) -> Result<Vec<Option<Entry>>, Failure> {
+        let whole = !done.more && done.results.len() == batch.len();
+        let mut told = done.results.into_iter();
         let mut present = Vec::with_capacity(batch.len());
         for (key, _) in batch {
-            present.push(self.client.kv().get(key.clone()).await?);
+            let entry = told.next().and_then(|entries| entries.into_iter().next());
+            let unknown = entry.is_none() && !whole;
+            present.push(if unknown { self.client.kv().get(key.clone()).await? } else { entry });
         }
         Ok(present)
     }

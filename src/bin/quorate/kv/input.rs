@@ -26,6 +26,8 @@ struct Document {
     value_base64: Option<String>,
     end: Option<bool>,
     count: Option<u64>,
+    /// Why an export ended before its end.
+    error: Option<Value>,
     /// Of etcdctl, as the three below.
     header: Option<Value>,
     #[serde(default)]
@@ -61,8 +63,12 @@ fn read(input: impl Read, mut take: impl FnMut(Vec<u8>, Vec<u8>) -> Result<(), F
     let mut since_begin = 0_u64;
     let documents = serde_json::Deserializer::from_reader(BufReader::new(input)).into_iter::<Document>();
     for document in documents {
-        let document =
-            document.map_err(|error| wrong(format!("it is not what an export or etcdctl writes: {error}")))?;
+        let document = document.map_err(|error| {
+            if error.is_io() {
+                return Failure::usage(format!("the input cannot be read: {error}"));
+            }
+            wrong(format!("it is not what an export or etcdctl writes: {error}"))
+        })?;
         let at = found.keys + 1;
         if let Some(format) = document.quorate_export {
             if format != FORMAT {
@@ -80,6 +86,13 @@ fn read(input: impl Read, mut take: impl FnMut(Vec<u8>, Vec<u8>) -> Result<(), F
                 found.empty += u64::from(value.is_empty());
                 take(key, value)?;
             }
+        } else if let Some(error) = document.error {
+            let why = error.get("message").and_then(Value::as_str).unwrap_or("for no reason that it tells");
+            return Err(wrong(format!(
+                "the export failed after {}: {}",
+                keys(since_begin),
+                preview(why.as_bytes(), 200)
+            )));
         } else if document.end == Some(true) {
             if document.count != Some(since_begin) {
                 let told = document.count.map_or_else(|| "no count".to_owned(), keys);
@@ -246,6 +259,7 @@ mod tests {
             ("{\"key\":\"a\",\"key_base64\":\"YQ==\",\"value\":\"\"}", "both"),
             ("{\"key_base64\":\"*\",\"value\":\"\"}", "no base64"),
             ("{\"quorate_export\":2}", "newer"),
+            ("{\"key\":\"a\",\"value\":\"1\"}\n{\"error\":{\"message\":\"gone\"}}", "failed after 1 key: gone"),
         ] {
             let failure = taken(input).0.unwrap_err();
             let words = if words.starts_with("neither an") { "not what an export" } else { words };

@@ -86,8 +86,8 @@ fn checked(word: &Succession) -> Option<Checked> {
     })
 }
 
-/// The writes of simulated clients that a disk holds: in its state, or in the log above it.
-fn held(view: &dyn StateRead, tail: &[LogEntry], asked: &BTreeSet<(u64, u64)>) -> BTreeSet<(u64, u64)> {
+/// The writes of simulated clients that a disk holds: in its state, or in what is committed of the log above it.
+fn held(view: &dyn StateRead, tail: &[&LogEntry], asked: &BTreeSet<(u64, u64)>) -> BTreeSet<(u64, u64)> {
     let there = |write: &(u64, u64)| {
         let key = keys(write.0, write.1).1;
         read::range(view, &Range { key, ..Range::default() }).is_ok_and(|found| !found.entries.is_empty())
@@ -155,7 +155,7 @@ impl World {
 
     /// `old` hears of the incarnation of `newer`, with the words that stand for it.
     fn shown(&mut self, old: RaftId, newer: RaftId) {
-        let words = self.records(newer).map(|records| records.recovery.successions).unwrap_or_default();
+        let words = self.records(newer).map(|records| records.recovery.successions.clone()).unwrap_or_default();
         let (ours, theirs) = (self.lineage(old), self.lineage(newer));
         let Some(checked) = step(&ours, &theirs, &words).and_then(checked) else { return };
         if let Some(process) = self.process(old) {
@@ -168,8 +168,7 @@ impl World {
     pub(super) fn weigh_claim(&mut self, id: RaftId) {
         let Some(process) = self.members.get(&id).and_then(|member| member.process.as_ref()) else { return };
         let Some(Claim { checked, lineage }) = process.claim.clone() else { return };
-        let Ok(records) = Records::read(&*process.reader.view()) else { return };
-        let weight = weigh(&records.nodes, &records.removed, &checked);
+        let weight = weigh(&process.records.nodes, &process.records.removed, &checked);
         if weight.fences(process.consensus.status().leaderless_ticks) {
             self.report.claimed += u64::from(weight == Weight::Claimed);
             self.fence(id, lineage);
@@ -233,7 +232,10 @@ impl World {
         let tail =
             open.log_reader.entries(findings.applied.next(), open.boot.last.next(), u64::MAX).unwrap_or_default();
         let checks = &self.checks[member.incarnation.min(self.checks.len() - 1)];
-        let held = held(&*view, &tail, &checks.attempted);
+        // A tail that was never committed may hold an earlier attempt of what others acknowledged, in an order of its own.
+        let committed: Vec<&LogEntry> =
+            tail.iter().filter(|entry| checks.is_committed(entry.index.0, entry.term.0)).collect();
+        let held = held(&*view, &committed, &checks.attempted);
         let revision = read::status(&*view).map_or(0, |status| status.revision.0);
         let mut next = checks.recovered(id, findings.applied.0, &held);
         next.forget_above(revision);
@@ -310,9 +312,9 @@ impl World {
         Some(self.members.get(&id)?.process.as_ref()?.reader.view())
     }
 
-    /// The records of a member that is up.
-    pub fn records(&self, id: RaftId) -> Option<Records> {
-        Records::read(&*self.view(id)?).ok()
+    /// The records of a member that is up, as it has followed them.
+    pub fn records(&self, id: RaftId) -> Option<Arc<Records>> {
+        Some(Arc::clone(&self.members.get(&id)?.process.as_ref()?.records))
     }
 
     /// Where the log of a member that is up begins, as it is on its disk.
@@ -360,7 +362,7 @@ impl World {
         let node = 1 + self.members.values().map(|member| member.node).max().unwrap_or(0);
         let fresh = RaftId(records.cluster.next_raft_id);
         let record = self.node_record(node, fresh);
-        let cluster = ClusterRecord { next_raft_id: fresh.0 + 1, ..records.cluster };
+        let cluster = ClusterRecord { next_raft_id: fresh.0 + 1, ..records.cluster.clone() };
         let put = |key, value| Put { key, value, ..Put::default() }.into();
         let txn = Txn {
             then: vec![
