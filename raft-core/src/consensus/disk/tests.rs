@@ -38,7 +38,7 @@ fn an_idle_disk_is_given_what_it_has_already_and_nothing_while_it_is_busy() {
     // and not again before it has answered.
     member.disk_hangs = true;
     led(&mut member, 3 * every());
-    assert_eq!(member.written[2..], [(number, batch.clone())]);
+    assert_eq!(member.written[2..], [(number, batch)]);
     assert!(member.machine.disk_silent_ticks() > 0);
     // When it has something to write, then that is with it beside what it was asked
     let entry = raft::eraftpb::Entry { term: 2, index: 2, data: b"x".to_vec(), ..Default::default() };
