@@ -242,7 +242,9 @@ impl World {
         let Some(node) = self.members.get(&id).filter(|m| m.process.is_none() && m.boot == boot).map(|m| m.node) else {
             return Ok(());
         };
-        let leader = self.leader().filter(|leader| self.has_lease(*leader) && self.link_is_up(id, *leader));
+        // By what the leader says itself: its clock may be any.
+        let leads = |leader: &RaftId| self.status(*leader).is_some_and(|status| status.lease.is_some());
+        let leader = self.leader().filter(leads).filter(|leader| self.link_is_up(id, *leader));
         let Some(records) = leader.and_then(|leader| self.records(leader)) else {
             let at = self.now + self.gates.rng.between(200 * MILLIS, 900 * MILLIS);
             self.schedule(at, Event::Asks { id, boot });
@@ -283,9 +285,11 @@ impl World {
         let boot = self.boot(at);
         let Some(door) = self.gates.door(at, boot) else { return Ok(()) };
         let answer = admit(records, &mut door.strangers, &calling(node, raft_id));
-        // Who can ask nobody takes a node of which it has never heard: a newcomer could not come in else.
-        let known = records.nodes.get(node_id(node)).is_some() || records.removed.contains_node(node_id(node));
-        let may = !door.company && !known;
+        // Who can ask nobody takes a node of which it has never heard, or which it knows as a manager: a newcomer could not come in
+        // else, and one that came back could not be heard by the last one there is.
+        let known = records.nodes.get(node_id(node));
+        let manages = known.is_none_or(|record| record.raft().is_some());
+        let may = !door.company && manages && !records.removed.contains_node(node_id(node));
         match answer {
             Ok(()) if !may => {
                 let detail = format!("{at} lets node {node} in as {raft_id}, which nobody was given");
