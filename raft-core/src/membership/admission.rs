@@ -124,10 +124,9 @@ pub fn admit(records: &Records, strangers: &mut Strangers, calling: &Calling) ->
     }
     // A raft id that this member has not heard of is newer than its own state, and so may everything be that it knows of the node.
     // A node's certificate outlives what it was, though, and any raft id can be claimed with that: so it gets in once a manager
-    // that is known has the same record of it. Who can ask none of these yet takes a node of which it has never heard, and one that it
-    // knows as a manager under an older raft id: as that it would let it in anyway, and the two may be the majority that is left.
+    // that is known has the same record of it. Who can ask none of these yet takes a node of which it has never heard.
     let newer = raft_id.0 >= records.cluster.next_raft_id;
-    let alone = newer && !strangers.company && !records.removed.contains_node(node);
+    let unheard_of = newer && !strangers.company && !records.removed.contains_node(node);
     let mut has_a_word = || {
         if newer && !strangers.is_vouched_for(raft_id, node) && !on(Mutant::NoWordNeeded) {
             strangers.ask_about(raft_id, node);
@@ -136,14 +135,13 @@ pub fn admit(records: &Records, strangers: &mut Strangers, calling: &Calling) ->
         newer
     };
     let Some(record) = records.nodes.get(node) else {
-        return if alone || has_a_word() { Ok(()) } else { Err(TurnedAway::NotAMember) };
+        return if unheard_of || has_a_word() { Ok(()) } else { Err(TurnedAway::NotAMember) };
     };
     if record.compromised {
         // Not "removed": whoever dials it and refuses it here must not take that for a word about itself.
         return Err(TurnedAway::NotAMember);
     }
-    let moved_on = alone && record.raft().is_some() && record.key_digest == key_digest.as_slice();
-    if record.raft() != Some(raft_id) && (moved_on || has_a_word()) {
+    if record.raft() != Some(raft_id) && has_a_word() {
         return Ok(());
     }
     if record.key_digest != key_digest.as_slice() {

@@ -285,11 +285,9 @@ impl World {
         let boot = self.boot(at);
         let Some(door) = self.gates.door(at, boot) else { return Ok(()) };
         let answer = admit(records, &mut door.strangers, &calling(node, raft_id));
-        // Who can ask nobody takes a node of which it has never heard, or which it knows as a manager: a newcomer could not come in
-        // else, and one that came back could not be heard by the last one there is.
-        let known = records.nodes.get(node_id(node));
-        let manages = known.is_none_or(|record| record.raft().is_some());
-        let may = !door.company && manages && !records.removed.contains_node(node_id(node));
+        // Who can ask nobody takes a node of which it has never heard: a newcomer could not come in else.
+        let known = records.nodes.get(node_id(node)).is_some() || records.removed.contains_node(node_id(node));
+        let may = !door.company && !known;
         match answer {
             Ok(()) if !may => {
                 let detail = format!("{at} lets node {node} in as {raft_id}, which nobody was given");
