@@ -135,8 +135,12 @@ impl Client {
             match way.call(request, patience, round.asked()).await {
                 Ok(Answered { by, response: api::Response { kind: Some(api::response::Kind::Error(error)) } }) => {
                     let may_be_done = matches!(error.code(), api::Code::Unknown);
-                    if matches!(error.code(), api::Code::Expired) && !open {
-                        return Err(Failed::Forgotten(Error::from_wire(error)));
+                    if matches!(error.code(), api::Code::Expired) {
+                        return Err(if open {
+                            expired(&error.message).into()
+                        } else {
+                            Failed::Forgotten(Error::from_wire(error))
+                        });
                     }
                     if matches!(error.code(), api::Code::Conflict) {
                         return Err(Failed::Overtaken(Error::from_wire(error)));
@@ -228,6 +232,14 @@ impl Client {
             _ => Error::Unavailable(format!("not done within {seconds} s: {why}")),
         }
     }
+}
+
+/// An attempt may have been done, and nobody can say any more.
+fn expired(last: &str) -> Error {
+    Error::Expired(format!(
+        "an attempt before may have been done, and the managers no longer keep what came of it: they forget a client that they have not heard from for {} min. It is not done from now on. Read what it was to change, and send it anew if it is not there. Last: {last}",
+        config::CLIENT_SILENCE.as_secs() / 60
+    ))
 }
 
 #[cfg(test)]

@@ -152,6 +152,8 @@ impl Client {
 
     /// As [`connect`](Self::connect), with a deadline for connecting and for each request.
     ///
+    /// Cancel safe: dropped half-way, it leaves no connection behind.
+    ///
     /// # Errors
     /// As [`connect`](Self::connect).
     pub async fn connect_within<S: Into<String>>(
@@ -176,6 +178,8 @@ impl Client {
 
     /// Connects to the node that runs on `directory` of this machine, over its local socket. Needs no certificate.
     ///
+    /// Cancel safe: dropped half-way, it leaves no connection behind.
+    ///
     /// # Errors
     /// `Unavailable` when no node runs there; `Denied` when it belongs to another user.
     pub async fn local(directory: impl AsRef<std::path::Path>) -> Result<Self> {
@@ -192,6 +196,8 @@ impl Client {
     }
 
     /// What the node that is asked says of itself: which role it has, and with whom a worker has its session.
+    ///
+    /// Cancel safe: it changes nothing.
     ///
     /// # Errors
     /// `Unavailable` when it does not answer within the deadline.
@@ -342,6 +348,8 @@ impl Client {
 
     /// The cluster as the manager that answers sees it; needs no quorum.
     ///
+    /// Cancel safe: it changes nothing.
+    ///
     /// # Errors
     /// `Unavailable` when no manager answers within the deadline.
     pub async fn status(&self) -> Result<ClusterStatus> {
@@ -354,6 +362,8 @@ impl Client {
     /// What the manager that answers says of its machine, and of the ways to the other managers. For a node of this machine
     /// or process; from elsewhere [`look_at`](crate::check::look_at) asks one manager that is named, and looks at the way there.
     ///
+    /// Cancel safe: it changes nothing that stays.
+    ///
     /// # Errors
     /// `Unavailable` when it does not answer within the deadline; `Denied` unless the identity is an operator's.
     pub async fn check(&self) -> Result<ManagerCheck> {
@@ -361,6 +371,8 @@ impl Client {
     }
 
     /// The join token for `role` ("manager" or "worker").
+    ///
+    /// Cancel safe: it changes nothing.
     ///
     /// # Errors
     /// `Denied` unless the identity is an operator's.
@@ -375,6 +387,8 @@ impl Client {
     ///
     /// Through a client that comes with a leadership (`Lead::client`) only that leadership is handed
     /// over: once it has ended, that is refused as `Fenced`.
+    ///
+    /// Cancel safe: dropped before the answer, it may have been handed over or not.
     ///
     /// # Errors
     /// `Refused` with the reason: no seat, not reachable, not taken over within one election timeout.

@@ -199,7 +199,12 @@ pub(super) async fn keep_certificate(service: Arc<Service>, endpoint: Endpoint, 
             }
         }
         let current = endpoint.identity();
-        due = terms.clock.now() + renewal::pause(current.subject());
+        // (A certificate that a rotation waits for is tried again soon: there are few managers.)
+        let pause = match is_other_trust(&current, &records.borrow().trust) {
+            true => renewal::pause_of_new_ca(Duration::ZERO),
+            false => renewal::pause(current.subject()),
+        };
+        due = terms.clock.now() + pause;
         let Ok(store) = service.store() else { return };
         let (facts, layout, old) = (service.facts.clone(), Layout::new(&directory), Arc::clone(&current));
         let written = off_thread(move || {

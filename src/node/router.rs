@@ -35,7 +35,12 @@ pub(super) fn fail(code: api::Code, message: impl Into<String>) -> Failure {
 
 /// A refusal for a limit, told by its name in `message`, too.
 pub(super) fn limited(code: api::Code, met: Met, message: impl Into<String>) -> Failure {
-    api::Error { limit: Some(to_wire(met)), ..fail(code, message) }
+    over(met, fail(code, message))
+}
+
+/// The same failure, with the limit that was met.
+pub(super) fn over(met: Met, failure: Failure) -> Failure {
+    api::Error { limit: Some(to_wire(met)), ..failure }
 }
 
 fn to_wire(met: Met) -> Box<api::Limit> {

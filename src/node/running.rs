@@ -255,7 +255,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let (applier_jobs_in, applier_jobs) = mpsc::channel(JOBS);
     let (reports_in, reports) = mpsc::channel(REPORTS);
     let reader: Arc<dyn StateReader> = state.reader();
-    let watches = Arc::new(Watches::new(state.status().revision));
+    let watches = Arc::new(Watches::new(state.status().revision, builder.watches_max));
 
     let incarnations = Arc::new(Incarnations::default());
     let strangers = Arc::new(Mutex::new(Strangers::default()));
@@ -441,7 +441,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         identity::keep_certificate(Arc::clone(&service), endpoint.clone(), builder.directory.clone()),
     );
     ending.keep(&handle, "follows a rotation of the CA", ca::keep_rotation(Arc::clone(&service), inbox.clone()));
-    ending.keep(&handle, "notes who has renewed", ca::keep_shown(Arc::clone(&service), newly_shown));
+    ending.keep(&handle, "notes who has renewed", ca::keep_shown(Arc::clone(&service), endpoint.clone(), newly_shown));
     ending.keep(
         &handle,
         "disconnects who was revoked or removed",

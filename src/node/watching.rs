@@ -71,8 +71,9 @@ struct Inner {
 }
 
 impl Watches {
-    pub(super) fn new(revision: Revision) -> Self {
-        let hub = Hub::new(revision.0, HubLimits::default());
+    /// Of a state at this revision; as many as `most` are served.
+    pub(super) fn new(revision: Revision, most: usize) -> Self {
+        let hub = Hub::new(revision.0, HubLimits { watches: most, ..HubLimits::default() });
         let inner = Inner { hub, bells: BTreeMap::new(), closed: None };
         let (inner, count) = (Mutex::new(inner), AtomicUsize::new(0));
         let (readers, prompt, slow) =

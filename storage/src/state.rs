@@ -88,6 +88,7 @@ impl StateStore for State {
         let bytes = |(key, value): &(Bytes, Option<Bytes>)| key.len() + value.as_ref().map_or(0, Bytes::len);
         let mut batch = store.batch_of(writes.writes.len(), writes.writes.iter().map(bytes).sum())?;
         fill(&mut batch, family, &writes)?;
+        store.reached("state: before a round");
         store.write(&mut store.journal(), "writing the state", batch, Touch::State(family), false)
     }
 

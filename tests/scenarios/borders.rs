@@ -204,8 +204,8 @@ async fn what_a_manager_passes_on_in_somebodys_name_is_judged_by_that_name() {
             Some(behalf("operator", &operator, "write")),
         ),
         (
-            "a key that is attached as an item",
-            write(of(vec![Put { lease: 99, ..put(Section::Secret.key(b"db")) }.into()])),
+            "an item that is attached to a lease",
+            write(of(vec![Put { lease: 99, ..put(Section::Assignment.key(b"i")) }.into()])),
             Some(behalf("operator", &operator, "assignments_write")),
         ),
         (
