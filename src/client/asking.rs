@@ -22,7 +22,9 @@ const PAUSE_BUSY: Duration = Duration::from_secs(1);
 
 /// How a request failed, as far as the client itself must know.
 pub(super) enum Failed {
-    /// The managers no longer know the client, and no other copy of the request is on its way: nothing was done.
+    /// The managers no longer know the client, and this client has no other copy of the request on its way: nothing was done. A copy
+    /// that managers passed among themselves is no exception: the client has told its birth, which only falls ever further
+    /// below what the managers have forgotten, so that no copy of a request is taken in after one was refused for that.
     Forgotten(Error),
     /// What the request was to change has changed meanwhile: nothing was done, and no copy of it ever will be.
     Overtaken(Error),

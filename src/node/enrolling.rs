@@ -177,9 +177,9 @@ impl Service {
         }
         if record.raft_id != 0 && record.store().is_some() && record.store() != request.store_id {
             return Err(JoinRefused::AlreadyKnown(format!(
-                "{} is a manager with another store (raft id {}): this directory is a copy, or an older one. Move it aside",
-                display_name(record),
-                record.raft_id
+                "{name} is a manager with another store (raft id {}): this directory was put back to what it was before that, or it is a copy. Nothing was harmed. Next: if {name} runs elsewhere, remove this copy; else come back with a fresh store (this one is moved aside, not deleted): quorate join --replace --token TOKEN --manager HOST:PORT",
+                record.raft_id,
+                name = display_name(record)
             )));
         }
         let address = record.addresses.first().cloned().unwrap_or_default();

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use quorate_core::consensus::config::Config;
+use quorate_core::consensus::config::{Config, ROUNDS_HANDED_MAX, WRITES_HANDED_MAX};
 use quorate_core::consensus::io::{Input, Records, StopCause};
 use quorate_core::consensus::pace::TICK_NANOS_MIN;
 use quorate_core::consensus::{Consensus, Start as MachineStart};
@@ -68,6 +68,7 @@ const INBOX: usize = 8_192;
 /// Jobs that wait for a writer, and reports that wait for the consensus task: there are at most as many reports as
 /// jobs, so a writer can always report, and the consensus task never waits for one that waits for it.
 const JOBS: usize = 1_024;
+const _: () = assert!(JOBS >= 2 * ROUNDS_HANDED_MAX && JOBS >= 2 * WRITES_HANDED_MAX);
 const REPORTS: usize = 2 * JOBS + 16;
 /// How long an orderly stop, leadership handed over, waits at most for the requests under way, most of them on their way to
 /// the successor and back: a few milliseconds, unless the cluster is not well.
@@ -211,6 +212,7 @@ fn settings(builder: &NodeBuilder, facts: &Facts) -> Result<Config, StartError> 
     settings.ask_nanos = nanos(asking::PATIENCE);
     settings.seat_times.stable_ms = u64::try_from(builder.stable.as_millis()).unwrap_or(u64::MAX);
     settings.disk_patience_nanos = nanos(builder.disk_patience);
+    settings.disk_probe_nanos = nanos(config::DISK_PROBE);
     settings.space_low = builder.space_low;
     settings.space_enough = builder.space_enough.max(builder.space_low);
     Ok(settings)
@@ -295,7 +297,6 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let full = Arc::new(AtomicBool::new(false));
     let applier = Applier {
         machine: state,
-        staging: Arc::clone(&store.staging),
         reports: reports_in,
         records: records.borrow().clone(),
         meta: Arc::clone(&store.meta),
@@ -321,7 +322,11 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
             meters: Arc::clone(&meters),
         },
         peers: reach,
-        store: RwLock::new(Some(StoreAccess { reader, staging: store.staging, keys: store.keys.map(Arc::new) })),
+        store: RwLock::new(Some(StoreAccess {
+            reader,
+            staging: Arc::clone(&store.staging),
+            keys: store.keys.map(Arc::new),
+        })),
         status: status.clone(),
         records: records.clone(),
         applier: applier_jobs_in.downgrade(),
@@ -371,6 +376,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         log,
         applier: applier_jobs_in,
         log_reader: store.log_reader,
+        staging: store.staging,
         runtime: handle.clone(),
         inbox: inbox.clone(),
         status: status_out,

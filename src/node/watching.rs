@@ -241,7 +241,12 @@ pub(super) async fn serve(
         () = listening.gone() => Over::Gone,
     };
     // A watch is over when its asker has heard enough: nothing is missing then.
-    let Over::Said(error) = over else { return Ended::Done };
+    let Over::Said(mut error) = over else { return Ended::Done };
+    let missing = service.status.borrow().missing();
+    if matches!(error.code(), api::Code::NoLeader) && !missing.is_empty() {
+        let names: Vec<String> = missing.into_iter().map(|id| service.name_of(id)).collect();
+        error.message = format!("{}. Not heard from: {}", error.message, names.join(", "));
+    }
     tracing::debug!(why = error.message, "a watch ends");
     let ended = asked::ended(error.code());
     let word = api::Response { kind: Some(response::Kind::Error(error)) }.encode_to_vec();

@@ -86,6 +86,9 @@ pub struct EndpointOptions {
     pub answer_bytes_each: usize,
     /// How long a caller may take to take an answer before it is cut, default 30 s.
     pub answer_deadline: Duration,
+    /// How long the receiver of a snapshot may take nothing of it before the sender gives it up, default 60 s; ten times as long for
+    /// its word, once it has all of it, that it is on disk.
+    pub snapshot_patience: Duration,
     /// The clock that certificates are checked by, default the system's.
     pub clock: Clock,
     /// What carries its datagrams, default the machine's UDP.
@@ -114,6 +117,7 @@ impl Default for EndpointOptions {
             answer_bytes: ANSWER_BYTES,
             answer_bytes_each: ANSWER_BYTES / 4,
             answer_deadline: ANSWER_DEADLINE,
+            snapshot_patience: crate::snapshot::SILENCE_MAX,
             clock: Clock::default(),
             network: Network::default(),
         }

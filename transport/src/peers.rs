@@ -277,7 +277,7 @@ impl Peers {
         pieces: mpsc::Receiver<SnapshotPiece>,
     ) -> Result<(), SnapshotSendError> {
         let live = self.shared.registry.live(peer).ok_or(SnapshotSendError::NotConnected)?;
-        snapshot::send(&live.connection, header, pieces).await
+        snapshot::send(&live.connection, header, pieces, self.shared.options.snapshot_patience).await
     }
 
     /// The connected peers, by raft id.
