@@ -179,7 +179,9 @@ impl LogWriter for Writer {
         let mut write = store.batch_of(entries().count(), bytes)?;
         let filled = group.iter().try_for_each(|batch| shape.add(&mut write, batch));
         store.guard(filled.and_then(|()| shape.purge(&mut write)))?;
-        store.write(&mut journal, "writing to the log", write, Touch::Log(shape), sync)
+        // A hard state is written also where it is the same: that is how an idle disk is tried.
+        let touch = if group.is_empty() && shape == journal.shape { Touch::Aside } else { Touch::Log(shape) };
+        store.write(&mut journal, "writing to the log", write, touch, sync)
     }
 }
 
