@@ -206,7 +206,7 @@ fn an_expired_certificate_names_both_clocks() {
     let error = identity.subject().check_time(SystemTime::UNIX_EPOCH + 20_010 * DAY).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the certificate expired at 2024-10-05 00:00:00 UTC; the clock here says 2024-10-14 00:00:00 UTC: renew it, or set the clock that is wrong"
+        "the certificate expired at 2024-10-05T00:00:00Z; the clock here says 2024-10-14T00:00:00Z: renew it, or set the clock that is wrong"
     );
     let early = identity.subject().check_time(SystemTime::UNIX_EPOCH + 19_000 * DAY).unwrap_err();
     assert!(matches!(early, CertificateProblem::NotYetValid { .. }), "{early}");
