@@ -135,6 +135,7 @@ fn configs_and_secrets_are_found_by_their_labels_and_a_successor_has_the_name_it
     on(node, &["config", "update", "other", "--label-add", "env=prod", "--label-add", "x=y"]).exits(0);
     on(node, &["config", "update", "large", "--label-rm", "env"]).exits(0);
     assert_eq!(listed("config", &["--label", "env=prod", "--label", "x=y"]), ["other"]);
+    assert_eq!(listed("config", &["--label", "env"]), ["other"]);
     // and the data is what it was, to the last byte.
     let shown = on(node, &["config", "inspect", "large"]).exits(0);
     assert!(shown.bytes.windows(large.len()).any(|part| part == large.as_slice()));

@@ -211,3 +211,21 @@ fn a_rotation_within_another_has_all_of_its_time() {
     lone.seconds(5);
     assert!(!lone.trust().is_rotating());
 }
+
+#[test]
+fn what_a_machine_sleeps_through_in_the_middle_of_a_rotation_is_no_time() {
+    // Given the only voter in the middle of a rotation that waits for a worker, which is asleep as it is
+    let mut lone = Lone::founded();
+    lone.rotates(64);
+    lone.seconds(10);
+    // When it wakes up after 120 days, by its clock and by the ticks that it has missed, as often as that may be
+    for days in 1..=3 {
+        lone.step(vec![Input::Clock { unix_s: 1_000 + days * 120 * 86_400 }, Input::Tick(u32::MAX)]);
+    }
+    // Then whoever sleeps with it has the rest of the time,
+    lone.seconds(45);
+    assert!(lone.trust().is_rotating(), "{:?}", lone.time());
+    // and no more.
+    lone.seconds(10);
+    assert!(!lone.trust().is_rotating());
+}

@@ -13,6 +13,7 @@ use quorate_core::consensus::io::Records;
 use quorate_core::id::{Lineage, LineageId, LogIndex, NodeId, RaftId, Revision, StoreId, Term};
 use quorate_core::log::{EntryKind, HardState, LogEntry, LogStart};
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
+use quorate_core::membership::trust::{Moment, TrustRecord, TrustTime, Waited};
 use quorate_core::ports::{Boot, LogReader, StoreError, StoreResult};
 use quorate_core::recovery::{Incarnation, Outcome, RecoveryError, Survivor, Verdict, plan};
 use quorate_core::state::contract::{Outcome as Applied, Refusal};
@@ -431,4 +432,40 @@ fn a_snapshot_of_a_begun_recovery_says_so() {
     let (status, _) = receive(&other, chunks(&store)).unwrap();
     assert_eq!(status.configuration.voters, [RaftId(1)]);
     let _keeps_the_type_used: Arc<common::Map> = store.map();
+}
+
+#[test]
+fn a_rotation_that_was_under_way_goes_on_and_waits_for_nobody_who_was_lost() {
+    // Given a rotation of which time has passed, and for which the survivor has not renewed yet, nor one of the others
+    let mut member = three();
+    let root = |n: u8| Bytes::copy_from_slice(&[n; 8]);
+    let trust = TrustRecord::first(root(1), root(1)).rotated((root(2), root(2)), root(3), 3, 1_000, 100).unwrap();
+    let time = TrustTime { serial: trust.serial, passed_s: 40 };
+    let renewed = |record: NodeRecord, by: u8| NodeRecord { issuer: root(by), ..record };
+    for (key, value) in [
+        (TrustRecord::key(), trust.to_bytes()),
+        (TrustTime::key(), time.to_bytes()),
+        (NodeRecord::key(node(2).node_id().unwrap()), renewed(node(2), 2).to_bytes()),
+        (NodeRecord::key(node(3).node_id().unwrap()), renewed(node(3), 1).to_bytes()),
+    ] {
+        member.done(system(txn([Put { key, value, ..Put::default() }.into()])));
+    }
+    let mut worked = None;
+    survivor(&member, Vec::new(), |survivor| worked = Some(worked_out(survivor)));
+    // When the cluster is recovered, then it is what it was, and has as much time left,
+    finished(&mut member, Vec::new(), &worked.unwrap());
+    let records = records(&member);
+    assert_eq!((&records.trust, records.trust.left_s(&records.trust_time)), (&trust, 60));
+    // only the survivor is waited for, whom no deadline shuts out,
+    let configuration = member.machine.status().configuration.clone();
+    let waited = records.trust.progress(records.nodes.iter(), [], 2_000).waited;
+    assert!(matches!(waited[..], [Waited::Node(node)] if node.raft() == Some(RaftId(1))), "{waited:?}");
+    let over = Moment { passed_s: u64::MAX, unix_s: 2_000 };
+    assert_eq!(records.trust.ended(records.nodes.iter(), [], &configuration, over), None);
+    // and when it has renewed, all have.
+    let own = renewed(records.by_raft_id(RaftId(1)).unwrap().clone(), 2);
+    member.done(write_node(&own));
+    let records = self::records(&member);
+    let ended = records.trust.ended(records.nodes.iter(), [], &configuration, Moment::default()).unwrap();
+    assert_eq!(ended.authorities, [root(2)]);
 }

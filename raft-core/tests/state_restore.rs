@@ -13,6 +13,7 @@ use quorate_core::id::{LineageId, NodeId, RaftId, StoreId, Term};
 use quorate_core::keyring::{BarrierKey, KeyCopy, KeyringRecord, SealedRecord};
 use quorate_core::keyspace::Section;
 use quorate_core::membership::record::{Label, NodeRecord, Role};
+use quorate_core::membership::trust::{Moment, TrustRecord, TrustTime, Waited};
 use quorate_core::ports::StateStore as _;
 use quorate_core::recovery::{Incarnation, RecoveryError, Restoration, Restored, log_of, restore};
 use quorate_core::state::{COUNTER_JUMP, Extract, Founding, Jump, REVISION_JUMP, SnapshotReader, found};
@@ -306,4 +307,35 @@ fn sealed(key: u32) -> Bytes {
     Header { algorithm: 1, key, epoch: [7; EPOCH_BYTES], number: 0 }.write(&mut envelope);
     envelope.extend_from_slice(&[0; TAG_BYTES]);
     SealedRecord { clear: Bytes::new(), sealed: envelope.into() }.encode_to_vec().into()
+}
+
+#[test]
+fn a_rotation_that_was_under_way_in_a_backup_waits_for_the_restored_manager_alone() {
+    // Given a backup in the middle of a rotation, for which none of the managers of then has renewed
+    let mut before = three();
+    let root = |n: u8| Bytes::copy_from_slice(&[n; 8]);
+    let trust = TrustRecord::first(root(1), root(1)).rotated((root(2), root(2)), root(3), 3, 1_000, 100).unwrap();
+    let time = TrustTime { serial: trust.serial, passed_s: 99 };
+    for (key, value) in [(TrustRecord::key(), trust.to_bytes()), (TrustTime::key(), time.to_bytes())] {
+        before.done(system(txn([Put { key, value, ..Put::default() }.into()])));
+    }
+    // When it is restored, then everything is trusted that was,
+    let mut member = restored(&before.store);
+    let worked = worked_out(&member, 9);
+    started(&mut member, &worked);
+    let known = records(&member);
+    assert_eq!((&known.trust, known.trust.left_s(&known.trust_time)), (&trust, 1));
+    // the one manager that there is is waited for, and no deadline shuts it out,
+    let configuration = member.machine.status().configuration.clone();
+    let waited = known.trust.progress(known.nodes.iter(), [], 2_000).waited;
+    assert!(matches!(waited[..], [Waited::Node(node)] if node.raft() == Some(worked.raft_id)), "{waited:?}");
+    let over = Moment { passed_s: u64::MAX, unix_s: 2_000 };
+    assert_eq!(known.trust.ended(known.nodes.iter(), [], &configuration, over), None);
+    // and when it has shown the new root, it is over.
+    let own = NodeRecord { issuer: root(2), ..known.by_raft_id(worked.raft_id).unwrap().clone() };
+    let put = Put { key: NodeRecord::key(own.node_id().unwrap()), value: own.to_bytes(), ..Put::default() };
+    member.done(system(txn([put.into()])));
+    let known = records(&member);
+    let ended = known.trust.ended(known.nodes.iter(), [], &configuration, Moment::default()).unwrap();
+    assert_eq!(ended.authorities, [root(2)]);
 }

@@ -168,6 +168,9 @@ async fn what_a_manager_passes_on_in_somebodys_name_is_judged_by_that_name() {
     let idle = || Txn { compares: vec![Compare::mod_revision(ClusterRecord::key(), u64::MAX)], ..Txn::default() };
     let revoke = || LeaseOrder { kind: Some(LeaseOrderKind::Revoke(99)), fence: None };
     let (key, end) = over(Section::Secret, Section::User);
+    // What a reader may look at, and never holds.
+    let never = || Compare::mod_revision(Section::User.key(b"k"), u64::MAX);
+    let beyond = || Delete { key: Section::User.key(b"k"), end: Bytes::from_static(b"\xff"), previous: false };
     let across = || Delete { key: key.clone(), end: end.clone(), previous: true };
     let looks = Range { key: Section::User.key(b"a"), end: Section::User.key(b"z"), ..Range::default() };
     let another_key = || CommandKind::Keyring(KeyringOrder { kind: Some(KeyringOrderKind::Ask(Ask { active: 1 })) });
@@ -183,7 +186,7 @@ async fn what_a_manager_passes_on_in_somebodys_name_is_judged_by_that_name() {
         ),
         (
             "a put that is not done",
-            write(Some(Txn { or_else: vec![user().into()], ..idle() })),
+            write(Some(Txn { compares: vec![never()], or_else: vec![user().into()], ..Txn::default() })),
             Some(behalf("reader", &reader, "write")),
         ),
         ("a reader as an operator", write(of(vec![user().into()])), Some(behalf("operator", &reader, "write"))),
@@ -195,6 +198,11 @@ async fn what_a_manager_passes_on_in_somebodys_name_is_judged_by_that_name() {
         ("an own command as an operator's", CommandKind::System(idle()), Some(behalf("operator", &operator, "write"))),
         // an operator has what it may name, and no more, in the request that it has made,
         ("a range over a border", write(of(vec![across().into()])), Some(behalf("operator", &operator, "write"))),
+        (
+            "a range that begins among keys and ends beyond them",
+            write(of(vec![beyond().into()])),
+            Some(behalf("operator", &operator, "write")),
+        ),
         (
             "a secret read as a key",
             write(of(vec![reads_secrets().into()])),

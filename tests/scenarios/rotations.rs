@@ -8,9 +8,10 @@ use quorate::backup::{BackupKey, BackupSeal, KeyPair, verify};
 use quorate::membership::Role;
 use quorate::{Client, Identity, Start, StopReason};
 use quorate_core::id::Lineage;
-use quorate_transport::{ConnectError, Connection, Connector, Hello};
+use quorate_transport::{Clock, ConnectError, Connection, Connector, Hello, JoinRequest, Network};
 
 use crate::authorities::{ended, held, status, without_the_first_operator};
+use crate::recovery::recovered;
 use crate::support::{BUDGET, Cluster, eventually, says};
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -79,8 +80,13 @@ async fn an_operator_who_is_waited_for_is_sent_away_until_it_renews_and_seen_whe
     }
     assert_eq!(status(&cluster).await.waits_for.len(), 1);
     // When it has renewed, and only stays connected, then it is seen by that, and nobody is waited for any more.
-    let quiet = Client::connect(cluster.addresses(), cluster.operator()).await.unwrap();
-    assert_ne!(quiet.identity().unwrap().subject().issuer, identity.subject().issuer);
+    let (clock, network, csr) = (Clock::default(), Network::default(), identity.key().csr().unwrap());
+    let request = JoinRequest::renewal(csr, identity.subject().node_id, clock);
+    let (managers, roots) = (cluster.addresses(), identity.trusted());
+    let joined = quorate_transport::renew(&managers, &roots, request, BUDGET, clock, &network).await.unwrap();
+    let authorities = std::iter::once(joined.ca_certificate).chain(joined.authorities).map(Into::into).collect();
+    let renewed = Arc::new(identity.renewed_under(joined.certificate.into(), authorities).unwrap());
+    let _quiet = comes_as(&cluster, &renewed).await.unwrap();
     ended(&cluster).await;
     cluster.stop().await;
 }
@@ -203,5 +209,52 @@ async fn a_backup_that_is_under_way_is_told_to_its_end_while_the_ca_is_replaced(
     // The next one is by the new root, and of it.
     let next = outside.backup(&seal).await.unwrap().save(cluster.path("c"), false).await.unwrap();
     assert_eq!(next.ca, over.root);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recovery_that_goes_back_to_before_a_rotation_keeps_those_who_had_renewed_for_it() {
+    // Given a manager that is off when a rotation begins, for which everybody else renews: managers, a worker, and an operator
+    let mut cluster = Cluster::of(3).await;
+    let worker = cluster.worker("w1").await;
+    let root = status(&cluster).await.root;
+    let survivor = cluster.others(cluster.leader().await)[0];
+    let (file, managers) = (cluster.path("renewed.id"), cluster.addresses());
+    cluster.kill(survivor).await;
+    cluster.any().client().ca().rotate(HOUR).await.unwrap();
+    let operator = Client::connect(managers.clone(), cluster.operator()).await.unwrap();
+    eventually("all but that one have renewed", || async {
+        operator.kv().get("k").await.ok()?;
+        (status(&cluster).await.waits_for.len() == 1).then_some(())
+    })
+    .await;
+    operator.identity().unwrap().write(&file).unwrap();
+    let roots =
+        || [held(&cluster.path("w1")).ca_hash().to_string(), Identity::load(&file).unwrap().ca_hash().to_string()];
+    assert!(roots().iter().all(|of| *of != root), "{:?}", roots());
+    // When the others are lost, and the cluster goes on from that one, which has never heard of it
+    for index in cluster.running() {
+        cluster.kill(index).await;
+    }
+    recovered(&mut cluster, survivor).await;
+    assert_eq!(status(&cluster).await.root, root);
+    // Then the worker comes to it by what both trust, and has a certificate of the root that signs there,
+    eventually("it has renewed", || async { (held(&cluster.path("w1")).ca_hash().to_string() == root).then_some(()) })
+        .await;
+    cluster.sees_worker("w1", "ready").await;
+    // so does the operator,
+    let again = Client::connect(managers, Identity::load(&file).unwrap()).await.unwrap();
+    again.kv().put("k", "v").await.unwrap();
+    assert_eq!(again.identity().unwrap().ca_hash().to_string(), root);
+    // and the next rotation waits for nobody in vain.
+    let begun = cluster.any().client().ca().rotate(HOUR).await.unwrap();
+    let over = eventually("it is over", || async {
+        again.kv().get("k").await.ok()?;
+        let info = status(&cluster).await;
+        (!info.rotating).then_some(info)
+    })
+    .await;
+    assert_eq!((over.root, over.trusted.len()), (begun.root, 1));
+    worker.shutdown().await;
     cluster.stop().await;
 }

@@ -402,3 +402,86 @@ async fn connections_are_cut_by_what_their_certificates_say_and_no_others() {
     assert!(within("it is cut", one.request(Bytes::from_static(b"ok"), PATIENCE)).await.is_err());
     assert!(other.request(Bytes::from_static(b"ok"), PATIENCE).await.is_ok());
 }
+
+/// Replaces the roots of the node with this setup, once, as soon as somebody's handshake with it is done: after the last look at who
+/// is connected, and before that connection is anywhere to be found. To be given the endpoint.
+fn replaces_its_roots(cluster: &TestCluster, setup: &mut Setup) -> Arc<std::sync::Mutex<Option<Endpoint>>> {
+    let (old, next) = (cluster.ca.issuer_id(), ClusterCa::create(cluster.id, SystemTime::now()).unwrap());
+    let csr = setup.identity.key().csr().unwrap();
+    let certificate = next.issue(&csr, &setup.identity.subject().named(), DAY, SystemTime::now()).unwrap();
+    let renewed = setup.identity.renewed_under(certificate, vec![next.certificate().clone()]).unwrap();
+    let (renewed, endpoint) = (Arc::new(renewed), Arc::new(std::sync::Mutex::new(None::<Endpoint>)));
+    let replaced = Arc::clone(&endpoint);
+    setup.admit = Box::new(move |_, _, _| {
+        if let Some(endpoint) = replaced.lock().unwrap().take() {
+            endpoint.set_identity(Arc::clone(&renewed)).unwrap();
+            endpoint.disconnect_where(|of| of.issuer == old, &Refused::Other("its CA was replaced".into()));
+        }
+        Ok(())
+    });
+    endpoint
+}
+
+#[tokio::test]
+async fn who_is_greeted_while_the_roots_are_replaced_does_not_stay_by_the_old_ones() {
+    // Given a manager whose roots are replaced between a caller's handshake and its entry among those who are connected
+    let cluster = TestCluster::new(1);
+    let mut setup = Setup::new(&cluster, 1);
+    let slot = replaces_its_roots(&cluster, &mut setup);
+    let node = setup.start();
+    *slot.lock().unwrap() = Some(node.endpoint.clone());
+    // When an operator comes by the old root, then it is told, though nobody found it when the roots were replaced,
+    let old = cluster.identity(9, CertRole::Operator);
+    let connection = connect_as(&node, Arc::clone(&old), cluster.client_hello(9)).await.unwrap();
+    let told = within("it is told", connection.closed()).await;
+    assert!(matches!(&told, Down::Refused(Refused::Other(why)) if why.contains("come back")), "{told}");
+    // and where it comes back, it finds that nobody trusts that root any more.
+    let refused = connect_as(&node, old, cluster.client_hello(9)).await.unwrap_err();
+    assert!(matches!(refused.root(), ConnectError::NotAccepted { .. } | ConnectError::Certificate { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn managers_who_meet_while_the_roots_are_replaced_do_not_stay_connected_by_the_old_ones() {
+    // Given two managers of which one replaces its roots while they meet: who is dialled, or who dials
+    for replaces in [2, 1] {
+        let cluster = TestCluster::new(1);
+        let (mut one, mut two) = (Setup::new(&cluster, 1), Setup::new(&cluster, 2));
+        let slot = replaces_its_roots(&cluster, if replaces == 1 { &mut one } else { &mut two });
+        let (one, mut two) = (one.start(), two.start());
+        let replacing = if replaces == 1 { &one } else { &two };
+        *slot.lock().unwrap() = Some(replacing.endpoint.clone());
+        two.endpoint.set_peers(vec![one.peer()]);
+        // When they meet, then they part again, and do not come together.
+        one.endpoint.set_peers(vec![two.peer()]);
+        if replaces == 2 {
+            two.up(one.id).await;
+            let told = two.down(one.id).await;
+            assert!(told.to_string().contains("come back"), "{told}");
+        }
+        let mut why = None;
+        within("the dial is refused by certificates", async {
+            while !matches!(&why, Some(ConnectError::NotAccepted { .. } | ConnectError::Certificate { .. })) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                why = one.peers.last_failure(two.id).map(|error| error.root().clone());
+            }
+        })
+        .await;
+        assert!(two.peers.connected().is_empty() && one.peers.connected().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn who_is_removed_between_its_hello_and_its_entry_does_not_stay() {
+    // Given a node that is removed as soon as a manager has let it in, once
+    let cluster = TestCluster::new(1);
+    let mut setup = Setup::new(&cluster, 1);
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    setup.admit = Box::new(move |_, caller, _| {
+        let removed = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 0;
+        if caller.role == CertRole::Worker && removed { Err(Refused::Removed) } else { Ok(()) }
+    });
+    let node = setup.start();
+    // When it comes, then it is told so, and stays for nothing.
+    let connection = connect_as(&node, cluster.identity(9, CertRole::Worker), cluster.client_hello(9)).await.unwrap();
+    assert_eq!(within("it is told", connection.closed()).await, Down::Refused(Refused::Removed));
+}
