@@ -207,6 +207,36 @@ async fn wishes_about_tokens_and_policy_that_are_sent_again_count_once() {
     node.shutdown().await;
 }
 
+#[cfg(feature = "testing")]
+#[tokio::test(start_paused = true)]
+async fn a_write_that_is_sent_again_after_its_client_was_forgotten_is_not_done_again_and_says_that_nobody_knows() {
+    use crate::config::CLIENT_SILENCE;
+    use crate::error::Outcome;
+    // Given a manager that nothing hurries, and writes whose first answer is lost
+    let cluster = crate::testing::Cluster::builder().managers(1).configure(|node| node.tick(Duration::from_millis(200)));
+    let cluster = cluster.start().await.unwrap();
+    let (node, others) = (cluster.node(1).unwrap(), cluster.client_of(1).unwrap().kv());
+    let silent = |silence: Duration| {
+        losing(&[&node], async move || tokio::time::sleep(silence).await).with_deadline(3 * CLIENT_SILENCE).kv()
+    };
+    let version = async || others.get("counter").await.unwrap().unwrap().version;
+    // When its client is heard of again while it is remembered, then it is told what came of the first copy
+    let done = silent(CLIENT_SILENCE / 2).put("counter", "x").await.unwrap();
+    assert!(done.replayed && version().await == 1);
+    // When it was silent for longer than managers remember, then that is what it is told, and what to do
+    let forgotten = silent(2 * CLIENT_SILENCE);
+    let expired = forgotten.put("counter", "x").await.unwrap_err();
+    assert!(matches!(expired, Error::Expired(_)), "{expired}");
+    assert!(expired.outcome() == Outcome::Unknown && !expired.is_retryable(), "{expired}");
+    for words in ["may have been done", "for 60 min", "Read what it was to change", "anew if it is not there"] {
+        assert!(expired.to_string().contains(words), "`{words}` is not in: {expired}");
+    }
+    // It was done once, and the client goes on, under another id, as if nothing had been
+    assert_eq!(version().await, 2);
+    assert!(!forgotten.put("counter", "x").await.unwrap().replayed);
+    assert_eq!(version().await, 3);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wish_that_was_refused_stays_refused_and_one_that_somebody_was_faster_with_goes_again() {
     let directory = tempfile::tempdir().unwrap();
