@@ -285,6 +285,17 @@ fn with_json_every_command_writes_one_document_a_line_and_an_error_last() {
 }
 
 #[test]
+fn what_is_no_text_is_told_exactly() {
+    let place = tempfile::tempdir().unwrap();
+    let node = lone(place.path());
+    quorate_with_stdin(&["assign", "set", "n1", "bytes", "-", "--data-dir", node.dir()], b"\xff\x00").exits(0);
+    on(&node, &["assign", "set", "n1", "text", "grüße"]).exits(0);
+    let items = on(&node, &["assign", "ls", "n1", "--json"]).exits(0).json()["items"].clone();
+    assert_eq!((&items[0]["payload_base64"], items[0].get("payload")), (&"/wA=".into(), None), "{items}");
+    assert_eq!((&items[1]["payload"], &items[1]["status"]), (&"grüße".into(), &Value::Null), "{items}");
+}
+
+#[test]
 fn what_stands_behind_two_hyphens_is_not_ours() {
     // Given a command that is run under a lock and has an option of its own that we have, too, and a mistake of ours
     let said = quorate(&["lock", "l", "--wait", "soon", "--", "true", "--json"]).exits(2);
