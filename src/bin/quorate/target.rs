@@ -140,7 +140,7 @@ async fn quic(managers: Vec<String>, path: &Path, global: &Global) -> Result<Cli
     };
     let is_new = |current: &Identity| (current.certificate(), current.trust_id()) != (&before.0, before.1);
     if let Some(current) = client.identity().filter(|current| is_new(current))
-        && let Err(error) = keep(current, path)
+        && let Err(error) = keep(&current, path)
     {
         // Another one is made as often as it takes, as long as the identity stands.
         crate::output::note(&format!("the certificate was renewed, and could not be kept: {error}"));
