@@ -95,6 +95,14 @@ pub enum Mutant {
     RotIsATear = 44,
     /// Of a worker that a new leader has not been told of yet it says that it is down.
     SilenceIsAbsence = 45,
+    /// A read is told as one of the leadership there is when it is answered, not of the one whose quorum confirmed it.
+    ReadOfThisTerm = 46,
+    /// Who claims a newer raft id gets in without anybody's word.
+    NoWordNeeded = 47,
+    /// What somebody says about a manager is believed at once.
+    LiarIsBelieved = 48,
+    /// The record of a node that is gone stays among those that decisions are made from.
+    GoneStaysKnown = 49,
 }
 
 impl Mutant {
@@ -110,6 +118,7 @@ impl Mutant {
         Self::Canary, Self::CommitApart, Self::TwoJournals, Self::IncarnationIsACounter, Self::DamagedRefilled,
         Self::LeaveFromOutside, Self::UnknownSkipped, Self::RenewalWithoutQuorum, Self::ReplayKeepsNewest,
         Self::OlderSetTaken, Self::TornIsTaken, Self::RotIsRead, Self::RotIsATear, Self::SilenceIsAbsence,
+        Self::ReadOfThisTerm, Self::NoWordNeeded, Self::LiarIsBelieved, Self::GoneStaysKnown,
     ];
 
     /// Its number in the catalogue.

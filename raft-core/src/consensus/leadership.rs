@@ -347,6 +347,7 @@ impl Consensus {
     pub(super) fn release_reads(&mut self) {
         self.freshness.applied(self.applied);
         for (caller, index, term) in self.reads.release(self.applied) {
+            let term = if on(Mutant::ReadOfThisTerm) { Term(self.raw.raft.term) } else { term };
             match caller {
                 Caller::Reader(ticket) => {
                     self.effects.push(Effect::Answer { ticket, answer: Answer::ReadAt { index, term } });

@@ -11,6 +11,7 @@ use crate::keyspace::Section;
 use crate::membership::operators::OperatorRecord;
 use crate::membership::record::ClusterRecord;
 use crate::membership::trust::{TrustRecord, TrustTime};
+use crate::mutants::{Mutant, on};
 use crate::ports::{StateRead, StoreResult};
 use crate::state::read;
 
@@ -54,6 +55,7 @@ impl Records {
             } else if let Some(id) = Section::Node.strip(key).and_then(|id| NodeId::from_slice(&id)) {
                 match read::node(view, id)? {
                     Some(record) => records.nodes.set(record),
+                    None if on(Mutant::GoneStaysKnown) => {}
                     None => records.nodes.remove(id),
                 }
             } else if *key == TrustRecord::key() {

@@ -8,6 +8,7 @@
 use crate::consensus::io::{Nanos, Records};
 use crate::id::{RaftId, StoreId};
 use crate::membership::upgrade::{Support, Unfit};
+use crate::mutants::{Mutant, on};
 
 /// For so long nobody of whom there is a record may be connected before what others say is believed.
 const ALONE: Nanos = Nanos(3_000_000_000);
@@ -78,7 +79,7 @@ impl Hearsay {
 
     /// What follows from what somebody says; nothing as long as others could say otherwise, or where it cannot be.
     pub fn believe(&self, now: Nanos, records: &Records, said: Said) -> Option<NoMore> {
-        if now.0.saturating_sub(self.alone_since.0) < ALONE.0 {
+        if now.0.saturating_sub(self.alone_since.0) < ALONE.0 && !on(Mutant::LiarIsBelieved) {
             return None;
         }
         match said {

@@ -110,6 +110,13 @@ impl MemoryStore {
         })
     }
 
+    /// Index and term of every entry of the log, ascending, as reads see them: what an observer needs of a log that it does not
+    /// look into.
+    #[must_use]
+    pub fn log_terms(&self) -> Vec<(u64, u64)> {
+        lock(&self.disk).current.log.iter().map(|(index, entry)| (*index, entry.term.0)).collect()
+    }
+
     /// Batches written since the last sync: what a crash may lose.
     #[must_use]
     pub fn unsynced(&self) -> usize {

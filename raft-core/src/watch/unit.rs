@@ -137,6 +137,12 @@ impl Unit {
         })
     }
 
+    /// The full keys that it changed, and whether each is gone since, for an observer.
+    #[cfg(feature = "testing")]
+    pub fn touched(&self) -> impl Iterator<Item = (&[u8], bool)> {
+        self.changes.iter().map(|changed| (&changed.key[..], changed.new.is_none()))
+    }
+
     pub(crate) fn changes(&self) -> &[Changed] {
         &self.changes
     }

@@ -70,6 +70,7 @@ const fn without(number: u8, place: Where, about: &'static str) -> Entry {
 const SWARM: Where = Where::Seeds(Profile::Swarm);
 const DISK: Where = Where::Seeds(Profile::Disk);
 const RECOVERY: Where = Where::Seeds(Profile::Recovery);
+const MEMBERSHIP: Where = Where::Seeds(Profile::Membership);
 const WATCH: Where = Where::Seeds(Profile::Watch);
 
 /// M01 to M41 are those that were asked for; those after them belong to faults that came later.
@@ -111,7 +112,7 @@ pub const CATALOGUE: &[Entry] = &[
     of(34, Mutant::TwoJournals, DISK, 200, "log and state lose unsynced writes independently"),
     of(35, Mutant::IncarnationIsACounter, Where::Scenario("two-recoveries"), 5, "an incarnation is a number only"),
     of(36, Mutant::DamagedRefilled, SWARM, 200, "a damaged store is refilled under its old raft id"),
-    of(37, Mutant::LeaveFromOutside, Where::Seeds(Profile::Membership), 100, "a leader outside of the incoming half leaves the joint configuration"),
+    of(37, Mutant::LeaveFromOutside, MEMBERSHIP, 100, "a leader outside of the incoming half leaves the joint configuration"),
     of(38, Mutant::UnknownSkipped, Where::Seeds(Profile::Upgrade), 20, "an unknown command is skipped"),
     of(39, Mutant::RenewalWithoutQuorum, Where::Seeds(Profile::Leases), 400, "a renewal is answered without a quorum"),
     of(40, Mutant::ReplayKeepsNewest, SWARM, 50, "of a client only the newest outcome is kept"),
@@ -120,6 +121,10 @@ pub const CATALOGUE: &[Entry] = &[
     of(43, Mutant::RotIsRead, DISK, 200, "what is read is not compared with its checksum"),
     of(44, Mutant::RotIsATear, DISK, 200, "a damaged entry is taken for the torn end of the log"),
     of(45, Mutant::SilenceIsAbsence, SWARM, 100, "a worker that a new leader has not been told of yet is taken for gone"),
+    of(46, Mutant::ReadOfThisTerm, SWARM, 200, "a read is told as one of a leadership that did not confirm it"),
+    of(47, Mutant::NoWordNeeded, MEMBERSHIP, 20, "who claims a newer raft id gets in without a word"),
+    of(48, Mutant::LiarIsBelieved, MEMBERSHIP, 20, "what somebody says about a manager is believed at once"),
+    of(49, Mutant::GoneStaysKnown, MEMBERSHIP, 20, "the record of a node that is gone goes on being decided from"),
 ];
 
 impl Entry {

@@ -7,6 +7,7 @@
 pub mod check;
 pub mod history;
 pub mod hunt;
+pub mod kept;
 pub mod real;
 pub mod report;
 pub mod repro;

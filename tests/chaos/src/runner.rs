@@ -3,9 +3,10 @@
 //! Owns which seed runs next and when it is enough. A run itself knows nothing of threads or time. Called by `chaos sim`.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::kept;
 use crate::sim::{Profile, Report, SimConfig, Violation, run_config};
 
 /// What is to be run.
@@ -25,6 +26,8 @@ pub struct Plan {
     pub twice_every: u64,
     /// After so many failures no further seed is begun.
     pub failures_max: usize,
+    /// Seeds that once broke something come first, of whatever profile they are.
+    pub kept: bool,
 }
 
 impl Plan {
@@ -75,7 +78,10 @@ impl Summary {
 /// Runs seeds until they, or the budget, or the patience with failures are used up.
 pub fn run(plan: &Plan) -> Summary {
     let begun = Instant::now();
-    let (next, stop) = (AtomicU64::new(plan.seeds.start), AtomicBool::new(false));
+    let kept: Vec<SimConfig> =
+        if plan.kept { kept::all().iter().map(kept::Kept::config).collect() } else { Vec::new() };
+    let (again, next) = (AtomicUsize::new(0), AtomicU64::new(plan.seeds.start));
+    let stop = AtomicBool::new(false);
     let summary = Mutex::new(Summary::default());
     std::thread::scope(|scope| {
         for _ in 0..plan.jobs.max(1) {
@@ -83,11 +89,13 @@ pub fn run(plan: &Plan) -> Summary {
                 let before = thread_cpu();
                 loop {
                     let late = plan.budget.is_some_and(|budget| begun.elapsed() >= budget);
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if late || seed >= plan.seeds.end || stop.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    let played = one(plan, seed);
+                    let once = kept.get(again.fetch_add(1, Ordering::Relaxed));
+                    let config = once.cloned().or_else(|| {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        (!late && seed < plan.seeds.end).then(|| plan.config(seed))
+                    });
+                    let Some(config) = config.filter(|_| !stop.load(Ordering::Relaxed)) else { break };
+                    let played = one(plan, config);
                     let Ok(mut summary) = summary.lock() else { break };
                     summary.seeds += 1;
                     match played {
@@ -116,12 +124,13 @@ pub fn run(plan: &Plan) -> Summary {
 }
 
 /// One seed, twice where that is asked for; says whether it was.
-fn one(plan: &Plan, seed: u64) -> Result<(Report, bool), Box<Violation>> {
-    let report = run_config(plan.config(seed))?;
+fn one(plan: &Plan, config: SimConfig) -> Result<(Report, bool), Box<Violation>> {
+    let seed = config.seed;
+    let report = run_config(config.clone())?;
     if plan.twice_every == 0 || !seed.is_multiple_of(plan.twice_every) {
         return Ok((report, false));
     }
-    let again = run_config(plan.config(seed))?;
+    let again = run_config(config.clone())?;
     if again == report {
         return Ok((report, true));
     }
@@ -131,9 +140,9 @@ fn one(plan: &Plan, seed: u64) -> Result<(Report, bool), Box<Violation>> {
         seed,
         at: again.simulated,
         last: Vec::new(),
-        replay: plan.config(seed).replay(),
+        replay: config.replay(),
         acts: Vec::new(),
-        config: plan.config(seed),
+        config,
     }))
 }
 

@@ -1,6 +1,8 @@
 //! The harness itself: runs from files, shrinking, the command line, and what may not be in the simulator.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
+mod page_common;
+
 use std::path::Path;
 use std::process::Command;
 
@@ -141,6 +143,26 @@ fn the_exit_code_says_what_came_of_it() {
     // What is not known, and bugs that this build does not have
     assert_eq!(chaos(&["sim", "--profile", "nonsense"]).0, Some(3));
     assert_eq!(chaos(&["mutants"]).0, Some(3));
+}
+
+#[test]
+fn seeds_and_a_single_one_are_shown_on_a_page_that_needs_no_network() {
+    let temp = tempfile::tempdir().unwrap();
+    let page = temp.path().join("sim.html");
+    let written = chaos(&["sim", "--profile", "membership", "--seeds", "1..3", "--report", page.to_str().unwrap()]);
+    assert_eq!(written.0, Some(0), "{}", written.1);
+    let text = std::fs::read_to_string(&page).unwrap();
+    for part in ["all seeds", "per CPU-hour", "every invariant, at every step", "fault"] {
+        assert!(text.contains(part), "{part} is not on the page");
+    }
+    page_common::drawn(&page);
+}
+
+#[test]
+fn seeds_that_once_failed_come_first() {
+    let (code, text) = chaos(&["sim", "--kept", "--seeds", "1..2", "--jobs", "2"]);
+    let kept = quorate_chaos::kept::all().len();
+    assert!(code == Some(0) && text.contains(&format!("seeds={}", kept + 1)), "{text}");
 }
 
 #[test]

@@ -4,6 +4,8 @@
 //! `QUORATE_CHAOS_KILLS` (kills, default 200) and `QUORATE_CHAOS_SEED`.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails loudly")]
 
+mod page_common;
+
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -45,6 +47,18 @@ fn two_hundred_kills_lose_nothing() {
 }
 
 #[test]
+fn managers_that_die_with_large_values_have_each_of_them_whole() {
+    let temp = tempfile::tempdir().unwrap();
+    let words = ["--scenario", "large", "--duration", "12s", "--seed", "5", "--pace", "500ms", "--tick", "20ms"];
+    let output = chaos(&words, temp.path(), "");
+    assert!(output.status.success(), "{output:?}");
+    let run = told(temp.path());
+    for checker in ["durable", "exactly once (keys)", "equal state", "stores"] {
+        assert_eq!(verdict_of(&run, checker), "pass");
+    }
+}
+
+#[test]
 fn a_cut_leader_answers_nothing_and_the_page_of_the_run_tells_of_it() {
     let temp = tempfile::tempdir().unwrap();
     let words = ["--scenario", "S04", "--duration", "8s", "--seed", "5", "--pace", "1s"];
@@ -54,27 +68,7 @@ fn a_cut_leader_answers_nothing_and_the_page_of_the_run_tells_of_it() {
     for part in ["cut-leader", "datagrams", "one leader per term", "linearizable (revisions)", "id=\"data\""] {
         assert!(page.contains(part), "{part} is not on the page");
     }
-    drawn(temp.path());
-}
-
-/// The page is opened in a browser, where there is one: its script must have come to its end, and drawn all charts.
-fn drawn(out: &Path) {
-    let Some(browser) = ["chromium", "chromium-browser", "google-chrome"]
-        .into_iter()
-        .find(|name| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()))
-    else {
-        println!("SKIP: there is no Chromium here that could open the page");
-        return;
-    };
-    let profile = out.join("profile");
-    let page = format!("file://{}", out.join("report.html").display());
-    let mut command = Command::new("timeout");
-    command.args(["120", browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]);
-    let output = command.arg(format!("--user-data-dir={}", profile.display())).arg(page).output().unwrap();
-    let page = String::from_utf8_lossy(&output.stdout);
-    assert!(page.contains("data-drawn=\"yes\""), "the script of the page did not come to its end: {output:?}");
-    assert_eq!(page.matches("<svg").count(), 3, "three charts");
-    assert!(page.contains("leads in term"), "no leadership was drawn");
+    page_common::drawn(&temp.path().join("report.html"));
 }
 
 #[test]

@@ -6,30 +6,18 @@
     reason = "seeds come from the environment, reports go to people"
 )]
 
+use quorate_chaos::kept;
 use quorate_chaos::sim::{Profile, Report, SimConfig, run, run_config};
 
-/// Kept regressions of one profile: a line is a seed, and the profile where it is not the swarm.
+/// Kept regressions of one profile.
 fn kept_seeds(of: Profile) -> Vec<u64> {
-    let kept = include_str!("seeds.txt").lines().filter_map(|line| {
-        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
-        let seed = words.next()?.parse().expect("a line of seeds.txt begins with a number");
-        (words.next().map_or(Profile::Swarm, profile_named) == of).then_some(seed)
-    });
-    kept.collect()
+    kept::all().into_iter().filter(|kept| kept.profile == of).map(|kept| kept.seed).collect()
 }
 
 /// What a seed draws; a kept one that says so, without what was not drawn yet when it was found.
 fn drawn(seed: u64, profile: Profile) -> SimConfig {
-    let config = SimConfig::draw(seed, profile);
-    let early = include_str!("seeds.txt").lines().any(|line| {
-        let words: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().collect();
-        words.len() == 3 && words[0] == seed.to_string() && words[1] == profile.name() && words[2] == "early"
-    });
-    if early { SimConfig { rot: false, frozen: false, sessions: 0, ..config } } else { config }
-}
-
-fn profile_named(name: &str) -> Profile {
-    Profile::named(name).unwrap_or_else(|| panic!("there is no profile `{name}`"))
+    let kept = kept::all().into_iter().find(|kept| (kept.seed, kept.profile) == (seed, profile));
+    kept.map_or_else(|| SimConfig::draw(seed, profile), |kept| kept.config())
 }
 
 /// Kept regressions and the first seeds after them, in [`Profile::Swarm`].

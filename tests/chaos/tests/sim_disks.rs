@@ -291,7 +291,7 @@ fn where_nobody_can_take_over_a_leader_low_on_space_serves_reads_and_says_why_it
         let (write, read) = (world.propose(leader, 1)?, world.read(leader)?);
         let answered = world.run_until(ELECTION, |world| world.reply(read).is_some())?;
         // Then it reads, refuses to write at once, and appends nothing
-        assert!(answered && matches!(world.reply(read), Some(Reply::ReadAt(_))), "{:?}", world.reply(read));
+        assert!(answered && matches!(world.reply(read), Some(Reply::ReadAt { .. })), "{:?}", world.reply(read));
         assert!(is_read_only(world.reply(write), &low), "{:?}", world.reply(write));
         world.run_for(5 * ELECTION)?;
         assert!(world.has_lease(leader) && world.leader() == Some(leader));

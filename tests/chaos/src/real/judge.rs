@@ -84,10 +84,10 @@ impl World {
                 Err(why) => return violation(format!("{name} cannot be read once all is well: {why}")),
             };
             let kept = entries.into_iter().map(|entry| {
-                let kept = Kept { word: word(&entry.value), revision: entry.mod_revision, version: entry.version };
-                (String::from_utf8_lossy(&entry.key).into_owned(), kept)
+                let kept = Kept { word: word(&entry.value)?, revision: entry.mod_revision, version: entry.version };
+                Ok((String::from_utf8_lossy(&entry.key).into_owned(), kept))
             });
-            all.push((name, kept.collect()));
+            all.push((name, kept.collect::<Done<_>>()?));
         }
         if all.is_empty() { harness("nobody is left to be read") } else { Ok(all) }
     }

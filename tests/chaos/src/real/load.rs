@@ -157,10 +157,23 @@ impl Load {
     }
 }
 
-/// The first word of a value, which makes it unique; what comes after it only takes room.
-pub(super) fn word(value: &[u8]) -> String {
-    let first = value.split(|byte| *byte == b' ').next().unwrap_or_default();
-    String::from_utf8_lossy(first).into_owned()
+/// Digits at the end of a value, by which the rest is known to be whole.
+const CHECK: usize = 16;
+
+fn check_of(text: &[u8]) -> String {
+    blake3::hash(text).to_hex().chars().take(CHECK).collect()
+}
+
+/// The first word of a value, which makes it unique. What comes after it takes room, and ends with the check of all before it: who
+/// reads anything else than what was written has found a violation.
+pub(super) fn word(value: &[u8]) -> Done<String> {
+    let (text, check) = value.split_at(value.len().saturating_sub(CHECK));
+    let first = text.split(|byte| *byte == b' ').next().unwrap_or_default();
+    let first = String::from_utf8_lossy(first).into_owned();
+    if check == check_of(text).as_bytes() {
+        return Ok(first);
+    }
+    violation(format!("a value of {} bytes that begins with `{first}` is not what was written", value.len()))
 }
 
 /// The counter's value.
@@ -199,11 +212,24 @@ impl Asker {
         *self.stop.borrow()
     }
 
-    /// A value that begins with this word. What follows cannot be pressed together, and costs nothing to make.
+    /// A value that begins with this word and ends with its check. What lies between cannot be pressed together, and costs little
+    /// to make.
     fn value(&mut self, word: &str) -> String {
         let from = self.dice.usize(..self.noise.len());
         let noise = self.noise.chars().cycle().skip(from).take(self.padding);
-        word.chars().chain([' ']).chain(noise).collect()
+        let mut value: String = word.chars().chain([' ']).chain(noise).collect();
+        let check = check_of(value.as_bytes());
+        value.push_str(&check);
+        value
+    }
+
+    /// The word of what was read. Anything else is told at once: whoever reads it may read it again as it should be.
+    fn word_of(&self, entry: &Entry) -> Done<String> {
+        let word = word(&entry.value);
+        if let Err(Trouble::Violation(why)) = &word {
+            self.recorder.violation(why.clone());
+        }
+        word
     }
 
     async fn record(&self, action: Action, key: &str, call_ns: u64, done: (Answer, Option<u64>, Outcome)) {
@@ -233,7 +259,7 @@ impl Asker {
         let answer = self.in_time("a get", self.client.kv().one(key.to_owned())).await?;
         match answer {
             Ok(page) => {
-                let value = page.entries.first().map(|entry| word(&entry.value));
+                let value = page.entries.first().map(|entry| self.word_of(entry)).transpose()?;
                 self.record(Action::Get, key, call, (Answer::Value(value.clone()), Some(page.revision), Outcome::Ok))
                     .await;
                 Ok(Some(value))
@@ -307,7 +333,10 @@ impl Asker {
                 _ => {
                     let page = self.in_time("a get", self.client.kv().one(key.clone())).await?;
                     if let Ok(page) = page {
-                        let from = page.entries.first().map(|entry| (word(&entry.value), entry.mod_revision));
+                        let from = match page.entries.first() {
+                            Some(entry) => Some((self.word_of(entry)?, entry.mod_revision)),
+                            None => None,
+                        };
                         self.cas(&key, from, new).await?;
                     }
                 }
@@ -430,6 +459,26 @@ async fn follow(client: Client, told: Arc<Mutex<Told>>, recorder: Recorder) {
                 }
                 Err(_cut) => break,
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_is_not_whole_is_no_value() {
+        let mut value = "7-1 noise".to_owned();
+        value.push_str(&check_of(value.as_bytes()));
+        assert_eq!(word(value.as_bytes()).ok().as_deref(), Some("7-1"));
+        // One bit, an end that is missing, the end of another one, nothing at all
+        let mut turned = value.clone().into_bytes();
+        turned[5] ^= 1;
+        let other = "7-2 noise";
+        let mixed = [other.as_bytes(), check_of(b"7-1 noise").as_bytes()].concat();
+        for broken in [&turned[..], &value.as_bytes()[..value.len() - 1], &mixed, b""] {
+            assert!(matches!(word(broken), Err(Trouble::Violation(_))), "{}", broken.escape_ascii());
         }
     }
 }

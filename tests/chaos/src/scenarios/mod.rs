@@ -4,8 +4,10 @@
 //! on. What is drawn comes from the seed. Never asserts by panicking: what is expected and does not come is a violation like any
 //! other. Called by `chaos run`, by the hunt for mutants, and by the tests.
 
+mod changes;
 mod disks;
 mod links;
+mod lives;
 mod seats;
 mod terms;
 
@@ -99,10 +101,47 @@ pub const ALL: &[Scenario] = &[
         terms::two_left,
     ),
     of(
+        "S12",
+        "grow-shrink",
+        "five voters become three and five again, while managers are killed: odd, and as many as can be",
+        changes::grow_shrink,
+    ),
+    of(
+        "S13",
+        "even-refused",
+        "a fourth and a sixth manager stand by; wishes at once, the leader dies over them: all end, none even",
+        changes::even_refused,
+    ),
+    of(
+        "S14",
+        "joint-crash",
+        "the leader dies after so many effects of a change of the voters, more each time: no joint configuration stays",
+        changes::joint_crash,
+    ),
+    of(
+        "S15",
+        "promote-storm",
+        "four workers are promoted at once, one of them is off: five have seats, it has none",
+        changes::promote_storm,
+    ),
+    of(
         "S16",
         "demote-leader",
         "of six managers the leader is demoted under load: leadership goes first, and is missed for a moment only",
         seats::demote_leader,
+    ),
+    of("S17", "demote-downed", "two of five die and are demoted; of three the next one is not", changes::demote_downed),
+    of(
+        "S18",
+        "dark-learner",
+        "a manager joins, is cut off at once, and the log goes on without it: it catches up by a snapshot",
+        changes::dark_learner,
+    ),
+    of(
+        "S19",
+        "snapshot-crash",
+        "a follower dies again and again while it takes a snapshot: equal state",
+        lives::snapshot_crash,
     ),
     of(
         "S20",
@@ -120,6 +159,30 @@ pub const ALL: &[Scenario] = &[
     of("S23", "fsync-eio", "the leader's sync fails: it stops, the cluster goes on", disks::fsync_eio),
     of("S24", "stuck-disk", "the leader's disk hangs for 20 s: leadership moves", disks::stuck_disk),
     of("S25", "clock-chaos", "clocks jump and drift: no stale read, no storm", disks::clock_chaos),
+    of(
+        "S27",
+        "key-rotation-kill",
+        "keys are replaced while managers die between two effects: every sealed record names a key that is there",
+        lives::keys_under_kills,
+    ),
+    of(
+        "S28",
+        "overload",
+        "large values, and a disk that is slow for a while: as fast as before afterwards",
+        lives::overload,
+    ),
+    of(
+        "S29",
+        "worker-churn",
+        "sixteen workers die and come back while leaders do: known for what they are",
+        lives::worker_churn,
+    ),
+    of(
+        "S31",
+        "mixed-version",
+        "managers are upgraded one by one while leaders of both versions die: equal state, and the upgrade is finished",
+        lives::mixed_version,
+    ),
     of("S32", "wiped-follower", "a follower loses its disk: it comes back under a new raft id", disks::wiped),
 ];
 

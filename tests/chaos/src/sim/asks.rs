@@ -4,7 +4,7 @@
 
 use quorate_core::command::Command;
 use quorate_core::consensus::io::{Input, Origin, Rejection, Ticket};
-use quorate_core::id::{LeaseId, LogIndex, RaftId};
+use quorate_core::id::{LeaseId, LogIndex, RaftId, Term};
 use quorate_core::state::contract::Outcome;
 
 /// What a caller is told.
@@ -13,7 +13,12 @@ pub enum Reply {
     /// The command was applied, or refused at apply.
     Outcome(Outcome),
     /// A read may be served from this index on.
-    ReadAt(LogIndex),
+    ReadAt {
+        /// The index.
+        index: LogIndex,
+        /// The leadership whose quorum says so: what a fenced read is compared with.
+        term: Term,
+    },
     /// A lease was renewed.
     Renewed {
         /// Its time to live.
@@ -38,6 +43,8 @@ pub(super) struct Ask {
     pub(super) owner: Option<(u64, u64)>,
     pub(super) at: RaftId,
     pub(super) floor: u64,
+    /// The newest leadership that anybody had been told of when it was asked.
+    pub(super) term_floor: u64,
     /// Kept for scenarios.
     pub(super) reply: Option<Reply>,
 }
@@ -117,7 +124,7 @@ pub(super) fn name(reply: &Reply) -> String {
             format!("done at revision {}{}", done.revision, if done.replayed { " (replayed)" } else { "" })
         }
         Reply::Outcome(Outcome::Refused(refusal)) => format!("refused at apply: {refusal}"),
-        Reply::ReadAt(index) => format!("read at {index}"),
+        Reply::ReadAt { index, term } => format!("read at {index} of term {term}"),
         Reply::Renewed { ttl_ms } => format!("renewed for {ttl_ms} ms"),
         Reply::LeaseGone => "there is no such lease".to_owned(),
         Reply::LeaseTimes(left) => format!("{left:?} are left"),

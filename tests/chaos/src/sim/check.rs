@@ -14,9 +14,8 @@ use super::watcher::Facts;
 use super::wire::{APPEND, Header, VOTE, VOTE_GIVEN};
 use quorate_core::consensus::io::{RaftRole, Status};
 use quorate_core::id::RaftId;
-use quorate_core::log::{Configuration, HardState, LogStart};
+use quorate_core::log::{Configuration, HardState};
 use quorate_core::membership::quorum::Quorum;
-use quorate_core::ports::{LogBatch, LogReset};
 use quorate_core::state::contract::{Committed, Payload, StateStatus};
 
 /// What a check says: nothing, or the name of the invariant and the numbers.
@@ -48,41 +47,6 @@ impl Broken {
     }
 }
 
-/// The synced part of one member's log.
-#[derive(Debug, Clone, Default)]
-pub(super) struct DurableLog {
-    pub(super) start: LogStart,
-    pub(super) terms: BTreeMap<u64, u64>,
-    pub(super) hard: HardState,
-}
-
-impl DurableLog {
-    pub(super) fn write(&mut self, batch: &LogBatch) {
-        if let Some(first) = batch.entries.first() {
-            self.terms.split_off(&first.index.0);
-            self.terms.extend(batch.entries.iter().map(|entry| (entry.index.0, entry.term.0)));
-        }
-        if let Some(hard) = batch.hard_state {
-            self.hard = hard;
-        }
-        if let Some(cut) = batch.cut {
-            self.terms = self.terms.split_off(&(cut.index.0 + 1));
-            self.start = cut;
-        }
-    }
-
-    pub(super) fn reset(&mut self, reset: LogReset) {
-        self.terms.clear();
-        self.start = reset.start;
-        self.hard = reset.hard_state;
-    }
-
-    /// What was cut or came as a snapshot was committed, and so the same everywhere.
-    pub(super) fn holds(&self, index: u64, term: u64) -> bool {
-        index <= self.start.index.0 || self.terms.get(&index) == Some(&term)
-    }
-}
-
 /// Everything known about one incarnation of the cluster.
 #[derive(Default, Clone)]
 pub(super) struct Checks {
@@ -109,6 +73,8 @@ pub(super) struct Checks {
     pub(super) attempted: BTreeSet<(u64, u64)>,
     /// The newest revision that somebody was told of.
     pub(super) floor: u64,
+    /// The newest leadership that somebody was told of, by a lease or by the answer to a read.
+    told_term: u64,
     /// No clock faults: leases must exclude each other.
     pub(super) exact_clocks: bool,
     /// Somebody forced a wish.
@@ -159,6 +125,7 @@ impl Checks {
         // What was acknowledged further on is lost, and nobody can be as of a moment of the incarnation that it ended.
         next.acked_index = next.acked_index.min(applied);
         next.known.clear();
+        next.told_term = 0;
         // Whose end, or grant, only lost members knew is not known here.
         next.held = Held::default();
         next
@@ -288,6 +255,7 @@ impl Checks {
             }
         }
         self.leases_seen += 1;
+        self.told_term = self.told_term.max(term);
         self.leases.insert(id, (term, until));
         Ok(())
     }
@@ -464,6 +432,30 @@ impl Checks {
         }
         self.floor = self.floor.max(revision);
         Ok(())
+    }
+
+    pub(super) const fn told_term(&self) -> u64 {
+        self.told_term
+    }
+
+    /// A quorum of `term` has confirmed a read at `index`, which was asked for when `floor` was the newest leadership told of: that
+    /// leadership, or a later one, and one of whose own entries the read sees the last that was committed. A caller that holds a
+    /// fencing token goes by the term alone.
+    pub(super) fn read_confirmed(&mut self, id: RaftId, index: u64, term: u64, floor: u64) -> Check {
+        self.told_term = self.told_term.max(term);
+        if term < floor {
+            return broken(
+                "a_read_is_of_no_older_leadership",
+                format!("{id} answered a read in term {term}, {floor} had a lease before it was asked"),
+            );
+        }
+        match self.committed.get(&index) {
+            Some((of, _)) if *of != term => broken(
+                "a_read_is_of_the_leadership_that_confirmed_it",
+                format!("{id} answered a read in term {term} at entry {index}, which is of term {of}"),
+            ),
+            Some(_) | None => Ok(()),
+        }
     }
 
     pub(super) fn read_done(&mut self, id: RaftId, revision: u64, floor: u64) -> Check {

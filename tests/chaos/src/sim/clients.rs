@@ -101,7 +101,8 @@ impl World {
             }
             What::Transfer => Input::Transfer { ticket, to: None },
         };
-        self.asks.insert(ticket, Ask { what, owner, at, floor, reply: None });
+        let term_floor = self.checks_of(at).told_term();
+        self.asks.insert(ticket, Ask { what, owner, at, floor, term_floor, reply: None });
         self.submit(at, ticket, input)?;
         Ok(ticket)
     }
@@ -112,7 +113,7 @@ impl World {
             process.tickets.insert(ticket, None);
         }
         self.trace.line(self.now, || format!("{at} is asked, ticket {}", ticket.0));
-        self.input(at, vec![input])
+        self.input(at, [input])
     }
 
     /// A client's slot does its next thing.
@@ -131,6 +132,15 @@ impl World {
             self.schedule(again, Event::Client { client, slot });
             return Ok(());
         };
+        if open.is_none()
+            && running
+            && let Some(end) = self.quiet_until()
+        {
+            let again = end + self.work.between(1, self.config.think);
+            self.schedule(again, Event::Client { client, slot });
+            return Ok(());
+        }
+        let Some(state) = self.clients.get_mut(c) else { return Ok(()) };
         let (what, floor) = match open {
             None if !running => return Ok(()),
             None if reads => (What::Read, floor),
@@ -193,6 +203,12 @@ impl World {
 
     /// A reply has reached the member that was asked.
     pub(super) fn replied(&mut self, at: RaftId, ticket: Ticket, reply: Reply) -> Step {
+        let waits = |ask: &&Ask| ask.at == at && ask.reply.is_none();
+        if let Some(term_floor) = self.asks.get(&ticket).filter(waits).map(|ask| ask.term_floor)
+            && let Reply::ReadAt { index, term } = reply
+        {
+            self.checks_of(at).read_confirmed(at, index.0, term.0, term_floor)?;
+        }
         let Some(ask) = self.asks.get_mut(&ticket).filter(|ask| ask.at == at && ask.reply.is_none()) else {
             return Ok(());
         };
@@ -240,7 +256,7 @@ impl World {
             (What::Write { client, sequence, .. }, Reply::Outcome(Outcome::Refused(refusal))) => {
                 return broken("a_write_within_limits_is_done", format!("{client}/{sequence}: {}", refusal));
             }
-            (What::Read, Reply::ReadAt(index)) => {
+            (What::Read, Reply::ReadAt { index, .. }) => {
                 self.serve(at, *index, floor)?;
                 true
             }
@@ -262,7 +278,7 @@ impl World {
             (
                 _,
                 Reply::Outcome(_)
-                | Reply::ReadAt(_)
+                | Reply::ReadAt { .. }
                 | Reply::Transferred(_)
                 | Reply::Renewed { .. }
                 | Reply::LeaseGone
@@ -276,7 +292,7 @@ impl World {
     fn count(&mut self, reply: &Reply) {
         match reply {
             Reply::Outcome(Outcome::Done(_)) => self.report.acks += 1,
-            Reply::ReadAt(_) => self.report.reads += 1,
+            Reply::ReadAt { .. } => self.report.reads += 1,
             Reply::Refused(_) => self.report.refused += 1,
             Reply::Unknown => self.report.unknown += 1,
             Reply::Outcome(Outcome::Refused(_))
@@ -343,7 +359,7 @@ impl World {
             self.checks_of(at).attempted.insert((1_000_000, sequence));
             inputs.push(Input::Propose { ticket, command: command.clone(), origin: Origin::Here });
             let what = What::Write { client: 1_000_000, sequence, command };
-            self.asks.insert(ticket, Ask { what, owner: None, at, floor, reply: None });
+            self.asks.insert(ticket, Ask { what, owner: None, at, floor, term_floor: 0, reply: None });
             if let Some(process) = self.members.get_mut(&at).and_then(|member| member.process.as_mut()) {
                 process.tickets.insert(ticket, None);
             }
@@ -376,7 +392,7 @@ impl World {
     /// A broken invariant.
     pub fn transfer(&mut self, at: RaftId, to: Option<RaftId>) -> Run<Ticket> {
         let ticket = self.ticket();
-        self.asks.insert(ticket, Ask { what: What::Transfer, owner: None, at, floor: 0, reply: None });
+        self.asks.insert(ticket, Ask { what: What::Transfer, owner: None, at, floor: 0, term_floor: 0, reply: None });
         self.submit(at, ticket, Input::Transfer { ticket, to }).map_err(|broken| self.violation(broken))?;
         Ok(ticket)
     }

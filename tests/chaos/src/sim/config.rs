@@ -125,6 +125,8 @@ pub struct SimConfig {
     /// Requests a client has open at most.
     pub slots: u64,
     pub think: u64,
+    /// Clients are quiet for so long, and then busy for so long, by turns; 0: always busy.
+    pub lull: u64,
     /// After this an attempt counts as unknown and goes to another manager.
     pub patience: u64,
     pub delay_min: u64,
@@ -176,6 +178,8 @@ pub struct SimConfig {
     pub watch_bug: Option<WatchBug>,
     /// There is a keyring, members seal secrets, and keys are replaced.
     pub secrets: bool,
+    /// Longest time between two secrets that are sealed.
+    pub seal_every: u64,
     /// The cluster begins in the older of two versions, and members' binaries are replaced, forwards and back.
     pub upgrades: bool,
     /// Monotonic clocks that drift and jump.
@@ -188,6 +192,8 @@ pub struct SimConfig {
     pub registers: u64,
     /// Workers with sessions.
     pub sessions: u64,
+    /// Managers let each other in by what they know, and some lie.
+    pub gates: bool,
     /// At a power cut the batch after those that survive may be on the disk in part.
     pub torn: bool,
     /// A bit turns in a record that was synced: at most one in a run, while losing that store is survived.
@@ -212,6 +218,7 @@ impl SimConfig {
             clients: 0,
             slots: 1,
             think: 20 * MILLIS,
+            lull: 0,
             patience: ELECTION,
             delay_min: MILLIS / 2,
             delay_max: MILLIS,
@@ -247,6 +254,7 @@ impl SimConfig {
             watchers: 0,
             scribble_every: 0,
             secrets: false,
+            seal_every: 80 * MILLIS,
             watch_bug: None,
             upgrades: false,
             clocks: false,
@@ -254,6 +262,7 @@ impl SimConfig {
             recoveries: 0,
             registers: 0,
             sessions: 0,
+            gates: false,
             torn: false,
             rot: false,
             frozen: false,
@@ -283,15 +292,20 @@ impl SimConfig {
             let mut rng = Rng::stream(seed, 20);
             let of = if rng.chance(300) { Profile::Swarm } else { rng.pick(all).unwrap_or(Profile::Swarm) };
             let drawn = Self { drawn: Some(Profile::Mixed), ..Self::draw(seed, of) };
-            // Some are long and thinly used: what only comes to pass in long health would be hidden else.
+            // Some are long and thinly used: what only comes to pass in long health would be hidden else. Of these some have clients
+            // that all fall silent for a while: leases, reads of how old a state is and elections go on without a single write.
             if !rng.chance(300) {
                 return drawn;
             }
+            let thinner = *[20, 60, 150].get(rng.index(3)).unwrap_or(&20);
+            let lull = if rng.chance(600) { rng.between(5, 40) * 1000 * MILLIS } else { 0 };
             return Self {
                 duration: drawn.duration * 12,
-                think: drawn.think * 20,
+                think: drawn.think * thinner,
+                lull,
                 fault_every: drawn.fault_every * 4,
-                scribble_every: drawn.scribble_every * 20,
+                scribble_every: drawn.scribble_every * thinner,
+                seal_every: drawn.seal_every * thinner,
                 watchers: drawn.watchers.min(2),
                 ..drawn
             };
@@ -396,8 +410,11 @@ impl SimConfig {
             return drawn;
         }
         let kills = rng.chance(500);
+        let mut doors = Rng::stream(seed, 24);
         Self {
             churn,
+            // Versions and incarnations have gates of their own.
+            gates: doors.chance(500) && !drawn.upgrades && drawn.recoveries == 0,
             kills,
             lost_after: rng.between(4, 6) * 1000 * MILLIS,
             promote_after: rng.between(1, 3) * 1000 * MILLIS,

@@ -194,7 +194,7 @@ impl World {
         reply: Option<Reply>,
     ) -> Step {
         let told = match (reply, key) {
-            (Some(Reply::ReadAt(index)), Some(key)) => match self.read_register(at, index, key)? {
+            (Some(Reply::ReadAt { index, .. }), Some(key)) => match self.read_register(at, index, key)? {
                 Some((_, value)) => Told::Value(value),
                 None => Told::Unknown,
             },

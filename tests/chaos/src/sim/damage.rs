@@ -65,7 +65,7 @@ impl World {
     /// What `id` reads it cannot read: of a damaged store its process stops, of any other nobody knows why.
     pub(super) fn unreadable(&mut self, id: RaftId, invariant: &'static str, error: StoreError) -> Step {
         if matches!(error, StoreError::Corrupt { .. }) && self.is_rotten(id) {
-            return self.input(id, vec![Input::StoreFailed(error)]);
+            return self.input(id, [Input::StoreFailed(error)]);
         }
         broken(invariant, format!("{id}: {error}"))
     }

@@ -51,7 +51,7 @@ impl World {
         match process.log.write(&group, false) {
             Ok(()) => {}
             Err(error @ (StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Poisoned(_))) => {
-                return self.input(id, vec![Input::StoreFailed(error)]);
+                return self.input(id, [Input::StoreFailed(error)]);
             }
             Err(error) => return broken("the_log_is_whole", format!("{id}: {error}")),
         }
@@ -70,7 +70,7 @@ impl World {
         let Some(process) = &mut member.process else { return Ok(()) };
         let Some(number) = process.writing.last().map(|(number, _)| *number) else { return Ok(()) };
         if let Err(error) = process.log.write(&[], true) {
-            return self.input(id, vec![Input::StoreFailed(error)]);
+            return self.input(id, [Input::StoreFailed(error)]);
         }
         for (_, batch) in std::mem::take(&mut process.writing) {
             member.durable.write(&batch);
@@ -81,7 +81,7 @@ impl World {
             }
         }
         self.trace.line(self.now, || format!("{id} synced {number}"));
-        self.input(id, vec![Input::Persisted { number }])?;
+        self.input(id, [Input::Persisted { number }])?;
         self.begin_write(id)
     }
 
@@ -126,7 +126,7 @@ impl World {
                 process.next_view += 1;
                 process.views.insert(number, view);
                 self.report.snapshots_built += 1;
-                self.input(id, vec![Input::SnapshotBuilt { status, view: number }])
+                self.input(id, [Input::SnapshotBuilt { status, view: number }])
             }
         }
     }
@@ -136,13 +136,13 @@ impl World {
         let before = process.machine.status().applied;
         let applied = match process.machine.apply(entries) {
             Ok(applied) => applied,
-            Err(ApplyError::Store(error)) => return self.input(id, vec![Input::StoreFailed(error)]),
+            Err(ApplyError::Store(error)) => return self.input(id, [Input::StoreFailed(error)]),
             Err(error) => {
                 // What came before the entry that stopped it is applied, and watchers of its store may read it.
                 let salvaged = process.machine.salvage();
                 self.watched(id, &salvaged)?;
                 self.version_missing(id, &error, before)?;
-                return self.input(id, vec![Input::ApplyFailed(error)]);
+                return self.input(id, [Input::ApplyFailed(error)]);
             }
         };
         let status = process.machine.status().clone();
@@ -152,10 +152,11 @@ impl World {
         self.controllers_watch(&applied)?;
         let Some(process) = self.process(id) else { return Ok(()) };
         let records = if applied.records_changed {
-            match Records::read(&*process.reader.view()) {
-                Ok(records) => Some(Arc::new(records)),
+            match process.records.follow(&*process.reader.view(), &applied.changed) {
+                Ok(records) => process.records = Arc::new(records),
                 Err(error) => return broken("records_can_be_read", error.to_string()),
             }
+            Some(Arc::clone(&process.records))
         } else {
             None
         };
@@ -164,6 +165,7 @@ impl World {
             self.keys_are_right(id)?;
         }
         self.versions_applied(id, entries, records.as_deref())?;
+        self.sessions_told(id, &applied.changed)?;
         self.leases_changed(id, &applied.leases)?;
         self.trace.line(self.now, || format!("{id} applied {}", status.applied));
         self.trace.bytes(&status.hash);
@@ -192,7 +194,7 @@ impl World {
                 self.settle(id, ticket, Reply::Outcome(outcome))?;
             }
         }
-        self.input(id, vec![Input::Applied { index: status.applied, records, leases: applied.leases }])
+        self.input(id, [Input::Applied { index: status.applied, records, leases: applied.leases }])
     }
 
     pub(super) fn install(&mut self, id: RaftId, staged: StagedId, reset: LogReset) -> Step {
@@ -203,7 +205,7 @@ impl World {
                 // Only an injected fault may fail here.
                 ApplyError::Store(
                     error @ (StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Poisoned(_)),
-                ) => self.input(id, vec![Input::StoreFailed(error)]),
+                ) => self.input(id, [Input::StoreFailed(error)]),
                 error @ (ApplyError::Store(_)
                 | ApplyError::NeedsVersion { .. }
                 | ApplyError::ClusterNeedsVersion { .. }
@@ -217,6 +219,7 @@ impl World {
             Ok(records) => Arc::new(records),
             Err(error) => return broken("records_can_be_read", error.to_string()),
         };
+        process.records = Arc::clone(&records);
         self.report.snapshots_installed += 1;
         if status.configuration.is_joint() {
             self.marks.hit("snapshot installed", "joint");
@@ -225,7 +228,7 @@ impl World {
         self.checks_of(id).applied(id, &status).map_err(|broken| self.with_differences(id, broken))?;
         self.keys_are_right(id)?;
         self.trace.line(self.now, || format!("{id} installed {}", status.applied));
-        self.input(id, vec![Input::Installed { status, records, leases }])
+        self.input(id, [Input::Installed { status, records, leases }])
     }
 
     /// Where the state of `id` differs from that of whoever is closest to it, for people: some of it may have come since.

@@ -29,7 +29,7 @@ impl World {
     }
 
     /// Gives inputs to a member and performs what it wants done.
-    pub(super) fn input(&mut self, id: RaftId, inputs: Vec<Input>) -> Step {
+    pub(super) fn input(&mut self, id: RaftId, inputs: impl IntoIterator<Item = Input>) -> Step {
         let now = self.now;
         let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
         let local = Nanos(member.clock(now));
@@ -39,10 +39,13 @@ impl World {
             checks.steps(id, local.0);
         }
         let stepped = catch_unwind(AssertUnwindSafe(|| process.consensus.step(local, inputs)));
-        let effects = match stepped {
-            Ok(effects) => effects,
-            Err(panic) => return broken("no_panic", format!("{id}: {}", words(&*panic))),
-        };
+        match stepped {
+            Ok(effects) => self.perform_all(id, boot, effects),
+            Err(panic) => broken("no_panic", format!("{id}: {}", words(&*panic))),
+        }
+    }
+
+    fn perform_all(&mut self, id: RaftId, boot: u64, effects: Vec<Effect>) -> Step {
         for effect in effects {
             if self.meets_its_doom(id) {
                 let unsynced = self.members.get(&id).map_or(0, |member| member.disk.unsynced());
@@ -132,7 +135,7 @@ impl World {
                 match process.staging.discard(staged) {
                     Ok(()) => {}
                     Err(error @ (StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Poisoned(_))) => {
-                        return self.input(id, vec![Input::StoreFailed(error)]);
+                        return self.input(id, [Input::StoreFailed(error)]);
                     }
                     Err(error) => return broken("staged_is_discarded", error.to_string()),
                 }
@@ -208,13 +211,16 @@ impl World {
     }
 
     fn connections(&mut self, id: RaftId) -> Step {
-        let now: BTreeSet<RaftId> = self
+        let mut now: BTreeSet<RaftId> = self
             .members
             .keys()
             .copied()
             .filter(|other| *other != id && self.is_up(*other) && self.link_is_up(id, *other))
             .filter(|other| self.may_talk(self.incarnation(*other), self.incarnation(id)))
             .collect();
+        if self.config.gates {
+            now.retain(|other| self.greet(id, *other));
+        }
         self.meet(id);
         let heard_of_all = self.members.keys().all(|other| *other == id || self.link_is_up(id, *other));
         let Some(process) = self.process(id) else { return Ok(()) };
@@ -240,7 +246,7 @@ impl World {
         let next = process.last_tick + length;
         self.schedule(next, Event::Tick { id, boot });
         self.weigh_claim(id);
-        self.input(id, vec![Input::Tick(u32::try_from(ticks).unwrap_or(u32::MAX))])
+        self.input(id, [Input::Tick(u32::try_from(ticks).unwrap_or(u32::MAX))])
     }
 
     fn answer(&mut self, id: RaftId, ticket: Ticket, answer: Answer) -> Step {
@@ -257,7 +263,7 @@ impl World {
                 }
                 Ok(())
             }
-            Answer::ReadAt { index, .. } => self.settle(id, ticket, Reply::ReadAt(index)),
+            Answer::ReadAt { index, term } => self.settle(id, ticket, Reply::ReadAt { index, term }),
             Answer::Renewed { ttl_ms } => self.settle(id, ticket, Reply::Renewed { ttl_ms }),
             Answer::LeaseGone => self.settle(id, ticket, Reply::LeaseGone),
             Answer::LeaseTimes(left) => self.settle(id, ticket, Reply::LeaseTimes(left)),
@@ -289,12 +295,12 @@ impl World {
             return Ok(());
         }
         let Some(input) = self.asks.get(&ticket).and_then(|ask| ask.forwarded(ticket)) else { return Ok(()) };
-        if !self.may_talk(self.incarnation(from), self.incarnation(to)) {
+        if !self.may_talk(self.incarnation(from), self.incarnation(to)) || !self.talk(from, to) {
             return Ok(());
         }
         let Some(process) = self.process(to) else { return Ok(()) };
         process.tickets.insert(ticket, Some(from));
-        self.input(to, vec![input])
+        self.input(to, [input])
     }
 
     /// Makes one event happen.
@@ -302,28 +308,30 @@ impl World {
         match event {
             Event::Tick { id, boot } if self.is_current(id, boot) => self.tick(id, boot),
             Event::Deliver { from, to, body, incarnation }
-                if !self.cut.contains(&(from, to)) && self.may_talk(self.incarnation(to), incarnation) =>
+                if !self.cut.contains(&(from, to))
+                    && self.may_talk(self.incarnation(to), incarnation)
+                    && self.talk(from, to) =>
             {
-                self.input(to, vec![Input::Message { from, body }])
+                self.input(to, [Input::Message { from, body }])
             }
             Event::Snapshot { from, to, boot, message, chunks, breaks } => {
                 self.receive(from, to, boot, message, &chunks, breaks)
             }
             Event::Staged { from, to, boot, message, staged } if self.is_current(to, boot) => {
                 self.trace.line(self.now, || format!("{to} has staged a snapshot of {from}"));
-                self.input(to, vec![Input::Staged { from, message, staged }])
+                self.input(to, [Input::Staged { from, message, staged }])
             }
             Event::SnapshotReport { at, boot, to, delivered } if self.is_current(at, boot) => {
-                self.input(at, vec![Input::SnapshotSent { to, delivered }])
+                self.input(at, [Input::SnapshotSent { to, delivered }])
             }
             Event::Synced { id, boot } if self.is_current(id, boot) => self.synced(id),
             Event::Applied { id, boot } if self.is_current(id, boot) => self.applied(id, boot),
             Event::Fetched { id, boot, number, entries } if self.is_current(id, boot) => {
-                self.input(id, vec![Input::Fetched { number, entries }])
+                self.input(id, [Input::Fetched { number, entries }])
             }
             Event::Connections { id, boot } if self.is_current(id, boot) => self.connections(id),
             Event::Unreachable { id, boot, to } if self.is_current(id, boot) => {
-                self.input(id, vec![Input::Unreachable(to)])
+                self.input(id, [Input::Unreachable(to)])
             }
             Event::Restart { id } if self.core.as_ref().is_some_and(|core| !core.contains(&id)) => Ok(()),
             Event::Restart { id } => self.start(id),
@@ -331,7 +339,8 @@ impl World {
             Event::Reply { from, to, ticket, reply }
                 if self.is_up(to)
                     && !self.cut.contains(&(from, to))
-                    && self.may_talk(self.incarnation(from), self.incarnation(to)) =>
+                    && self.may_talk(self.incarnation(from), self.incarnation(to))
+                    && self.talk(from, to) =>
             {
                 self.replied(to, ticket, reply)
             }
@@ -351,6 +360,9 @@ impl World {
                 Ok(())
             }
             Event::Judges { id, boot } if self.is_current(id, boot) => self.judges(id, boot),
+            Event::Door { id, boot } if self.is_current(id, boot) => self.at_the_door(id, boot),
+            Event::Asks { id, boot } => self.asks_what_it_is(id, boot),
+            Event::Liar => self.somebody_lies(),
             Event::Nemesis => self.strike(),
             Event::DiskTrouble => self.trouble_a_disk(),
             Event::Rot => self.rot_somewhere(),
@@ -395,6 +407,7 @@ impl World {
             | Event::Told { .. }
             | Event::Noted { .. }
             | Event::Judges { .. }
+            | Event::Door { .. }
             | Event::Reply { .. } => Ok(()),
         }
     }

@@ -35,6 +35,9 @@ pub(super) enum Event {
     Told { from: RaftId, to: RaftId, boot: u64, report: Box<Report> },
     Noted { id: RaftId, boot: u64, serial: u64, noted: bool },
     Judges { id: RaftId, boot: u64 },
+    Door { id: RaftId, boot: u64 },
+    Asks { id: RaftId, boot: u64 },
+    Liar,
     Nemesis,
     DiskTrouble,
     Rot,
@@ -67,6 +70,7 @@ impl Event {
             | Self::Tells { id, .. }
             | Self::Noted { id, .. }
             | Self::Judges { id, .. }
+            | Self::Door { id, .. }
             | Self::Unreachable { id, .. } => Some(*id),
             Self::Deliver { to, .. }
             | Self::Snapshot { to, .. }
@@ -84,6 +88,8 @@ impl Event {
             | Self::Nemesis
             | Self::DiskTrouble
             | Self::Rot
+            | Self::Asks { .. }
+            | Self::Liar
             | Self::Churn
             | Self::Workers
             | Self::Watcher { .. }

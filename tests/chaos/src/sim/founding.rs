@@ -23,7 +23,8 @@ impl World {
             cluster: ClusterRecord {
                 cluster_id: Bytes::copy_from_slice(ClusterId::from_bytes([1; 16]).as_bytes()),
                 lineage: self.incarnations.first().map(Lineage::to_bytes).unwrap_or_default().into(),
-                next_raft_id: self.next_raft_id,
+                // Of whom there is no record yet was given no raft id that others know of.
+                next_raft_id: if self.config.gates { recorded + 1 } else { self.next_raft_id },
                 version: self.config.version(),
                 max_voters: self.config.max_voters,
                 lost_after_ms: self.config.lost_after / MILLIS,
@@ -76,6 +77,7 @@ impl World {
             self.begin_secrets();
         }
         self.begin_sessions();
+        self.begin_gates();
         if self.config.churn {
             self.let_workers_enrol();
         }

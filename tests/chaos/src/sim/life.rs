@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::check::{DurableLog, broken};
+use super::check::broken;
 use super::config::{MILLIS, SPACE_ENOUGH, SPACE_LOW};
+use super::durable::DurableLog;
 use super::event::Event;
 use super::member::Process;
 use super::recovery::FENCE;
@@ -62,16 +63,16 @@ impl World {
         };
         let before = member.durable.hard;
         member.durable = DurableLog { start: opened.boot.start, hard: opened.boot.hard_state, terms: BTreeMap::new() };
-        let all = opened.log_reader.entries(opened.boot.start.index.next(), opened.boot.last.next(), u64::MAX);
+        let terms = member.disk.log_terms();
         let mut newest = opened.boot.start.term.0;
-        for entry in all.unwrap_or_default() {
-            if entry.term.0 < newest {
-                let detail = format!("{id}: entry {} of term {} after one of {newest}", entry.index, entry.term);
+        for (index, term) in &terms {
+            if *term < newest {
+                let detail = format!("{id}: entry {index} of term {term} after one of {newest}");
                 return broken("terms_never_fall_in_a_log", detail);
             }
-            newest = entry.term.0;
-            member.durable.terms.insert(entry.index.0, entry.term.0);
+            newest = *term;
         }
+        member.durable.terms = terms.into_iter().collect();
         let incarnation = member.incarnation;
         if let Some(checks) = self.checks.get_mut(incarnation) {
             checks.newest_revision = checks.newest_revision.max(state.revision.0);
@@ -89,7 +90,8 @@ impl World {
             ..Config::new(id, member.rng.next())
         };
         let revision = state.revision.0;
-        let start = Start { boot: opened.boot, state, records: Arc::new(records), tail, leases: machine.leases() };
+        let records = Arc::new(records);
+        let start = Start { boot: opened.boot, state, records: Arc::clone(&records), tail, leases: machine.leases() };
         let made = catch_unwind(AssertUnwindSafe(|| Consensus::new(settings, start)));
         let consensus = match made {
             Ok(Ok(consensus)) => consensus,
@@ -104,6 +106,7 @@ impl World {
             status,
             machine,
             reader,
+            records,
             log: opened.log,
             log_reader: opened.log_reader,
             staging: opened.staging,
@@ -126,6 +129,7 @@ impl World {
         self.trace.line(self.now, || format!("{id} starts, boot {boot}"));
         self.schedule(first_tick, Event::Tick { id, boot });
         self.sessions_start(id, boot);
+        self.opens_its_door(id, boot);
         self.connections_changed();
         // A node looks at its disk before it does anything else.
         self.look_at_space(id)
@@ -157,9 +161,8 @@ impl World {
     pub(super) fn read_durable(&mut self, id: RaftId) {
         let Some(member) = self.members.get_mut(&id) else { return };
         let Ok(opened) = member.disk.open() else { return };
-        let all = opened.log_reader.entries(opened.boot.start.index.next(), opened.boot.last.next(), u64::MAX);
         member.durable.start = opened.boot.start;
-        member.durable.terms = all.unwrap_or_default().into_iter().map(|entry| (entry.index.0, entry.term.0)).collect();
+        member.durable.terms = member.disk.log_terms().into_iter().collect();
     }
 
     /// Starts `id` again.
@@ -172,7 +175,7 @@ impl World {
 
     pub(super) fn look_at_space(&mut self, id: RaftId) -> Step {
         match self.members.get(&id).and_then(|member| member.space) {
-            Some(free) => self.input(id, vec![Input::Space { free }]),
+            Some(free) => self.input(id, [Input::Space { free }]),
             None => Ok(()),
         }
     }

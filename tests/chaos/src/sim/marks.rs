@@ -81,6 +81,12 @@ pub const REQUIRED: &[Mark] = &[
     ("worker", "told what is older"),
     ("watch", "cut"),
     ("watch", "compacted"),
+    ("door", "a manager was turned away"),
+    ("door", "let in on a word"),
+    ("door", "a claim was turned away"),
+    ("hearsay", "a lie was told"),
+    ("hearsay", "is none any more"),
+    ("hearsay", "goes on as the manager that it is"),
 ];
 
 /// The marks reached, with how often.

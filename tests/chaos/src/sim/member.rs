@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::check::DurableLog;
+use super::durable::DurableLog;
 use super::recovery::Claim;
 use quorate_core::consensus::Consensus;
-use quorate_core::consensus::io::{Status, Ticket};
+use quorate_core::consensus::io::{Records, Status, Ticket};
 use quorate_core::id::{LogIndex, RaftId};
 use quorate_core::ports::{
     LogBatch, LogReader, LogReset, LogWriter, MetaStore, StagedId, Staging, StateRead, StateReader,
@@ -60,6 +60,8 @@ pub(super) struct Process {
     pub(super) status: Arc<Status>,
     pub(super) machine: Machine,
     pub(super) reader: Arc<dyn StateReader>,
+    /// As a node keeps them: read at the start and at an install, followed change by change else.
+    pub(super) records: Arc<Records>,
     pub(super) log: Box<dyn LogWriter>,
     pub(super) log_reader: Arc<dyn LogReader>,
     pub(super) staging: Arc<dyn Staging>,

@@ -23,8 +23,10 @@ mod controllers;
 mod damage;
 mod disk;
 mod drive;
+mod durable;
 mod event;
 mod founding;
+mod gates;
 mod holders;
 mod life;
 mod liveness;
@@ -33,6 +35,7 @@ mod member;
 mod nemesis;
 mod network;
 mod operator;
+mod queue;
 mod recovery;
 mod registers;
 mod rotations;
@@ -56,13 +59,15 @@ pub use rotations::{Rotated, run_rotations};
 
 pub use network::{Hold, Passing};
 pub use trace::{Report, Violation};
+pub use upgrades::NEW as NEWER;
 pub use watchers::WatchBug;
 pub use world::{Run, World};
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use check::{broken, keys};
-use quorate_core::consensus::io::RaftRole;
+use quorate_core::consensus::io::{RaftRole, Records};
 use quorate_core::id::RaftId;
 use quorate_core::mutants::{Mutant, on};
 use quorate_core::ports::{StateRead, Visit};
@@ -241,7 +246,7 @@ impl World {
             let answered =
                 self.run_until(10_000 * MILLIS, |world| world.reply(write).is_some() && world.reply(read).is_some())?;
             let done = matches!(self.reply(write), Some(Reply::Outcome(_)))
-                && matches!(self.reply(read), Some(Reply::ReadAt(_)));
+                && matches!(self.reply(read), Some(Reply::ReadAt { .. }));
             if !answered || !done {
                 let detail = format!("{at} answered {:?} and {:?}", self.reply(write), self.reply(read));
                 return Err(self.violation(check::Broken { invariant: "works_after_peace", detail }));
@@ -258,6 +263,16 @@ impl World {
     fn is_member(&self, id: RaftId) -> bool {
         self.is_up(id)
             && self.leader().and_then(|leader| self.status(leader)).is_some_and(|s| s.configuration.contains(id))
+    }
+
+    /// What a member decides from, kept up change by change, is what its state says. How often keys were used, and up to which
+    /// revision they were read, may be a moment old.
+    fn records_are_followed(&self, id: RaftId) -> bool {
+        let Some((followed, view)) = self.records(id).zip(self.view(id)) else { return true };
+        Records::read(&*view).is_ok_and(|read| {
+            let (revision, keyring) = (followed.revision, Arc::clone(&followed.keyring));
+            *followed == Records { revision, keyring, ..read }
+        })
     }
 
     /// Every acknowledged write is everywhere, exactly once; every member has the same state.
@@ -277,6 +292,9 @@ impl World {
             // What holds of one store holds of all that are equal to it, record by record.
             if !searched.insert((self.incarnation(id), print_of(&*view))) {
                 continue;
+            }
+            if !self.records_are_followed(id) {
+                return broken("records_are_followed", format!("{id} decides from other records than its state has"));
             }
             if quorate_core::state::scan_hash(&*view).ok() != Some(status.hash) {
                 return broken("equal_state", format!("the hash that {id} keeps is not that of its state"));

@@ -4,6 +4,7 @@
 //! records; so nothing is known before it is replicated. Never changes a seat. Called by scenarios and by the churn.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -43,7 +44,7 @@ impl Operator {
 
 impl World {
     /// The records as the leader has applied them.
-    pub fn leader_records(&self) -> Option<Records> {
+    pub fn leader_records(&self) -> Option<Arc<Records>> {
         self.records(self.leader()?)
     }
 
@@ -80,6 +81,9 @@ impl World {
         let known = records.nodes.get(id);
         let mut record = known.cloned().unwrap_or_else(|| self.node_record(node, RaftId(0)));
         edit(&mut record);
+        if self.config.gates {
+            record.store_id = super::gates::store_of(record.raft_id);
+        }
         if record.sealing_key.is_empty() {
             record = self.with_sealing_key(record);
         }
@@ -108,6 +112,7 @@ impl World {
             raft_id: id.0,
             command_version: self.knows(id),
             key_digest: super::recovery::key_of(node),
+            store_id: if self.config.gates { super::gates::store_of(id.0) } else { Bytes::new() },
             ..NodeRecord::default()
         };
         self.with_sealing_key(record)

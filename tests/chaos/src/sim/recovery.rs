@@ -155,7 +155,7 @@ impl World {
 
     /// `old` hears of the incarnation of `newer`, with the words that stand for it.
     fn shown(&mut self, old: RaftId, newer: RaftId) {
-        let words = self.records(newer).map(|records| records.recovery.successions).unwrap_or_default();
+        let words = self.records(newer).map(|records| records.recovery.successions.clone()).unwrap_or_default();
         let (ours, theirs) = (self.lineage(old), self.lineage(newer));
         let Some(checked) = step(&ours, &theirs, &words).and_then(checked) else { return };
         if let Some(process) = self.process(old) {
@@ -168,8 +168,7 @@ impl World {
     pub(super) fn weigh_claim(&mut self, id: RaftId) {
         let Some(process) = self.members.get(&id).and_then(|member| member.process.as_ref()) else { return };
         let Some(Claim { checked, lineage }) = process.claim.clone() else { return };
-        let Ok(records) = Records::read(&*process.reader.view()) else { return };
-        let weight = weigh(&records.nodes, &records.removed, &checked);
+        let weight = weigh(&process.records.nodes, &process.records.removed, &checked);
         if weight.fences(process.consensus.status().leaderless_ticks) {
             self.report.claimed += u64::from(weight == Weight::Claimed);
             self.fence(id, lineage);
@@ -313,9 +312,9 @@ impl World {
         Some(self.members.get(&id)?.process.as_ref()?.reader.view())
     }
 
-    /// The records of a member that is up.
-    pub fn records(&self, id: RaftId) -> Option<Records> {
-        Records::read(&*self.view(id)?).ok()
+    /// The records of a member that is up, as it has followed them.
+    pub fn records(&self, id: RaftId) -> Option<Arc<Records>> {
+        Some(Arc::clone(&self.members.get(&id)?.process.as_ref()?.records))
     }
 
     /// Where the log of a member that is up begins, as it is on its disk.
@@ -363,7 +362,7 @@ impl World {
         let node = 1 + self.members.values().map(|member| member.node).max().unwrap_or(0);
         let fresh = RaftId(records.cluster.next_raft_id);
         let record = self.node_record(node, fresh);
-        let cluster = ClusterRecord { next_raft_id: fresh.0 + 1, ..records.cluster };
+        let cluster = ClusterRecord { next_raft_id: fresh.0 + 1, ..records.cluster.clone() };
         let put = |key, value| Put { key, value, ..Put::default() }.into();
         let txn = Txn {
             then: vec![

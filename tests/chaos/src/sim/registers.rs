@@ -91,6 +91,15 @@ impl World {
             self.schedule(self.now + 100 * MILLIS, Event::Register { index });
             return Ok(());
         };
+        let idle = self.registers.get(index).is_some_and(|register| register.open.is_none());
+        if idle
+            && running
+            && let Some(end) = self.quiet_until()
+        {
+            let again = end + self.registering.between(1, self.config.think);
+            self.schedule(again, Event::Register { index });
+            return Ok(());
+        }
         let seen = self.last_seen.get(usize::try_from(key).unwrap_or(0)).cloned().flatten();
         let (now, expected) = (self.now, Ticket(self.next_ticket + 1));
         let Some(register) = self.registers.get_mut(index) else { return Ok(()) };
@@ -158,7 +167,7 @@ impl World {
                     Action::Put(_) | Action::Get => done(Some(outcome.revision), Answer::Value(None)),
                 }
             }
-            Some(Reply::ReadAt(at_index)) => match self.read_register(at, at_index, &open.key)? {
+            Some(Reply::ReadAt { index: at_index, .. }) => match self.read_register(at, at_index, &open.key)? {
                 Some((revision, value)) => done(Some(revision), Answer::Value(value)),
                 None => return Ok(()),
             },

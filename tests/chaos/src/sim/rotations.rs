@@ -335,6 +335,6 @@ impl World {
     /// # Errors
     /// A broken invariant.
     pub fn clock_says(&mut self, id: RaftId, unix_s: u64) -> Run {
-        self.input(id, vec![Input::Clock { unix_s }]).map_err(|broken| self.violation(broken))
+        self.input(id, [Input::Clock { unix_s }]).map_err(|broken| self.violation(broken))
     }
 }

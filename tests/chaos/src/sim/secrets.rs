@@ -121,7 +121,7 @@ impl World {
         if !self.faults {
             return Ok(());
         }
-        let next = self.now + self.sealing.between(MILLIS, 80 * MILLIS);
+        let next = self.now + self.sealing.between(MILLIS, self.config.seal_every);
         self.schedule(next, Event::Seal);
         let up: Vec<RaftId> = self.ids().into_iter().filter(|id| self.is_up(*id)).collect();
         let Some(at) = self.sealing.pick(&up) else { return Ok(()) };

@@ -15,6 +15,7 @@ use super::event::Event;
 use super::world::{Run, Step, World, node_id};
 use quorate_core::command::{Command, CommandKind};
 use quorate_core::id::{Lineage, NodeId, RaftId};
+use quorate_core::keyspace::Section;
 use quorate_core::membership::liveness::{Candidate, Change, Ledger, Report, Timing};
 use quorate_core::membership::record::NodeRecord;
 use quorate_core::membership::work::{AssignmentRecord, LivenessRecord, Presence, takes};
@@ -91,6 +92,11 @@ impl Sessions {
     }
 }
 
+/// The worker that the record under this key assigns something to, if it does.
+fn assigned(key: &Bytes) -> Option<NodeId> {
+    NodeId::from_slice(Section::Assignment.strip(key)?.get(..16)?)
+}
+
 /// The revision that wrote the newest item of a worker; 0: it has none.
 fn written(view: &dyn StateRead, node: u64) -> Option<u64> {
     let (key, end) = AssignmentRecord::range(node_id(node));
@@ -130,37 +136,17 @@ impl World {
         }
         let moves = self.faults && self.sessions.rng.chance(60);
         if let Some((manager, boot)) = agent.at {
-            let ran = agent.runs.as_ref().map(|(_, _, written)| *written);
             if !self.is_current(manager, boot) {
                 agent.at = None;
-            } else if moves
-                || !agent.alive
-                || !self.takes_items(&mut agent, manager)?
-                || self.moves_with_news(&agent, ran)
-            {
-                let now = self.now;
-                let table = self.sessions.table(manager, boot);
-                table.nodes.remove(&node_id(agent.node));
-                table.gone.push((node_id(agent.node), now));
-                agent.at = None;
+            } else if moves || !agent.alive || !self.takes_items(&mut agent, manager)? {
+                self.session_ends(&mut agent);
             }
         }
         let known = self.leader_records().is_some_and(|records| records.nodes.get(node_id(agent.node)).is_some());
         if !known {
             self.edit(agent.node, |_record| {}).map_err(|violation| violation.broken())?;
-        } else if agent.alive && agent.at.is_none() {
-            let of_it = |id: &RaftId| self.status(*id).is_some_and(|status| status.leader.is_some());
-            let up: Vec<RaftId> = self.ids().into_iter().filter(of_it).collect();
-            // What a session begins with is what its manager has.
-            if let Some(manager) = self.sessions.rng.pick(&up)
-                && self.takes_items(&mut agent, manager)?
-            {
-                let boot = self.members.get(&manager).map_or(0, |member| member.boot);
-                let table = self.sessions.table(manager, boot);
-                table.nodes.insert(node_id(agent.node));
-                table.came.push(node_id(agent.node));
-                (agent.at, agent.since) = (Some((manager, boot)), self.now);
-            }
+        } else {
+            self.finds_a_manager(&mut agent)?;
         }
         if self.faults && known && self.sessions.rng.chance(200) {
             self.assign(agent.node)?;
@@ -171,10 +157,56 @@ impl World {
         Ok(())
     }
 
-    /// Right after it was told something new a worker may lose its manager: others have not heard of it yet.
-    fn moves_with_news(&mut self, agent: &Agent, ran: Option<u64>) -> bool {
-        let runs = agent.runs.as_ref().map(|(_, _, written)| *written);
-        runs != ran && self.faults && self.sessions.rng.chance(500)
+    fn session_ends(&mut self, agent: &mut Agent) {
+        let Some((manager, boot)) = agent.at.take() else { return };
+        let (now, node) = (self.now, node_id(agent.node));
+        let table = self.sessions.table(manager, boot);
+        table.nodes.remove(&node);
+        table.gone.push((node, now));
+    }
+
+    /// Who is alive and has no session tries one manager. What a session begins with is what that one has.
+    fn finds_a_manager(&mut self, agent: &mut Agent) -> Step {
+        if !agent.alive || agent.at.is_some() {
+            return Ok(());
+        }
+        let of_it = |id: &RaftId| self.status(*id).is_some_and(|status| status.leader.is_some());
+        let up: Vec<RaftId> = self.ids().into_iter().filter(of_it).collect();
+        if let Some(manager) = self.sessions.rng.pick(&up)
+            && self.takes_items(agent, manager)?
+        {
+            let boot = self.members.get(&manager).map_or(0, |member| member.boot);
+            let table = self.sessions.table(manager, boot);
+            table.nodes.insert(node_id(agent.node));
+            table.came.push(node_id(agent.node));
+            (agent.at, agent.since) = (Some((manager, boot)), self.now);
+        }
+        Ok(())
+    }
+
+    /// A manager has applied something about these keys: it tells the workers that have their session with it at once, as a node
+    /// does. One in two loses it right then, and finds another manager, which has not heard of it yet.
+    pub(super) fn sessions_told(&mut self, manager: RaftId, changed: &[Bytes]) -> Step {
+        if self.sessions.agents.is_empty() {
+            return Ok(());
+        }
+        let told: BTreeSet<NodeId> = changed.iter().filter_map(assigned).collect();
+        for index in 0..self.sessions.agents.len() {
+            let Some(mut agent) = self.sessions.agents.get(index).cloned() else { continue };
+            let here = agent.at.is_some_and(|(at, boot)| at == manager && self.is_current(manager, boot));
+            if !here || !told.contains(&node_id(agent.node)) {
+                continue;
+            }
+            let takes = self.takes_items(&mut agent, manager)?;
+            if !takes || (self.faults && self.sessions.rng.chance(500)) {
+                self.session_ends(&mut agent);
+                self.finds_a_manager(&mut agent)?;
+            }
+            if let Some(place) = self.sessions.agents.get_mut(index) {
+                *place = agent;
+            }
+        }
+        Ok(())
     }
 
     /// Somebody writes what a worker is to run.

@@ -48,13 +48,13 @@ impl World {
         chunks: &[Bytes],
         breaks: bool,
     ) -> Step {
-        let strangers = !self.may_talk(self.incarnation(from), self.incarnation(to));
+        let strangers = !self.may_talk(self.incarnation(from), self.incarnation(to)) || !self.talk(from, to);
         let lost = breaks || strangers || !self.link_is_up(from, to) || !self.is_current(from, sender);
         let staged = if lost { Ok(None) } else { self.stage(to, chunks) };
         let staged = match staged {
             Ok(staged) => staged,
             Err(error) => {
-                self.input(to, vec![Input::StoreFailed(error)])?;
+                self.input(to, [Input::StoreFailed(error)])?;
                 None
             }
         };

@@ -27,7 +27,7 @@ use quorate_core::txn::Range;
 /// The older version of a run with upgrades.
 pub(super) const OLD: u32 = 1;
 /// The newer one.
-pub(super) const NEW: u32 = 2;
+pub const NEW: u32 = 2;
 
 impl World {
     /// A node with an empty disk. In a run with upgrades it comes with the newer binary: with an older one it might not be let

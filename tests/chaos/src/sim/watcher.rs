@@ -3,6 +3,7 @@
 //! Owns the facts, noted where members apply them, apart from all code of watches. Called by `watchers`, which moves watchers about.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -17,27 +18,24 @@ use quorate_core::txn::KeyValue;
 use quorate_core::user;
 use quorate_core::watch::{Filter, Followed, Follower, Unit, WatchChange, WatchId, WatchPart, WatchStart};
 
-/// One key's change as the observer knows it.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Fact {
-    key: Bytes,
-    new: Option<KeyValue>,
-    old: Option<KeyValue>,
+/// What every revision did to user keys, from whoever applied it first.
+pub(super) type Facts = BTreeMap<u64, Arc<Unit>>;
+
+/// Whether a filter lets a change of this key through.
+fn asks_for(filter: &Filter, key: &[u8], deleted: bool) -> bool {
+    filter.covers(key) && if deleted { filter.deletes } else { filter.puts }
 }
 
-/// What every revision did to user keys.
-pub(super) type Facts = BTreeMap<u64, Vec<Fact>>;
-
-fn facts(unit: &Unit) -> Vec<Fact> {
-    unit.told().map(|(key, new, old)| Fact { key, new, old }).collect()
+/// Whether it lets anything through of a revision.
+fn concerns(filter: &Filter, unit: &Unit) -> bool {
+    unit.touched().any(|(key, deleted)| asks_for(filter, key, deleted))
 }
 
 impl Checks {
     /// What a revision did is the same wherever it is applied.
-    pub(super) fn happened(&mut self, id: RaftId, unit: &Unit) -> Step {
-        let facts = facts(unit);
-        let known = self.facts.entry(unit.revision()).or_insert_with(|| facts.clone());
-        if *known == facts {
+    pub(super) fn happened(&mut self, id: RaftId, unit: &Arc<Unit>) -> Step {
+        let known = self.facts.entry(unit.revision()).or_insert_with(|| Arc::clone(unit));
+        if *known == *unit {
             return Ok(());
         }
         broken("equal_events", format!("{id} did something else at revision {}", unit.revision()))
@@ -51,27 +49,25 @@ impl Checks {
 
     /// What a filter lets through of a revision; nothing when that is nothing.
     pub(super) fn expected(&self, filter: &Filter, revision: u64) -> Vec<WatchChange> {
-        let concerns =
-            |fact: &&Fact| filter.covers(&fact.key) && if fact.new.is_some() { filter.puts } else { filter.deletes };
-        let told = |entry: &KeyValue| {
-            let mut entry = entry.clone();
+        let Some(unit) = self.facts.get(&revision).filter(|unit| concerns(filter, unit)) else { return Vec::new() };
+        let told = |mut entry: KeyValue| {
             user::strip(&mut entry);
             if !filter.values {
                 entry.value = Bytes::new();
             }
             entry
         };
-        let change = |fact: &Fact| {
-            let bare = KeyValue { key: fact.key.clone(), mod_revision: revision, ..KeyValue::default() };
+        let change = |(key, new, old): (Bytes, Option<KeyValue>, Option<KeyValue>)| {
+            let deleted = new.is_none();
+            let bare = || KeyValue { key, mod_revision: revision, ..KeyValue::default() };
             WatchChange {
-                entry: Some(told(fact.new.as_ref().unwrap_or(&bare))),
-                deleted: fact.new.is_none(),
-                previous: fact.old.as_ref().filter(|_| filter.previous).map(told),
+                entry: Some(told(new.unwrap_or_else(bare))),
+                deleted,
+                previous: old.filter(|_| filter.previous).map(told),
                 previous_omitted: false,
             }
         };
-        let of = self.facts.get(&revision).into_iter().flatten();
-        of.filter(concerns).map(change).collect()
+        unit.told().filter(|(key, new, _)| asks_for(filter, key, new.is_none())).map(change).collect()
     }
 
     /// The first revision in `from..to` that a filter lets something through of.
@@ -79,7 +75,7 @@ impl Checks {
         if from >= to {
             return None;
         }
-        self.facts.range(from..to).map(|(revision, _)| *revision).find(|r| !self.expected(filter, *r).is_empty())
+        self.facts.range(from..to).find(|(_, unit)| concerns(filter, unit)).map(|(revision, _)| *revision)
     }
 
     pub(super) fn newest(&self) -> u64 {
@@ -194,11 +190,5 @@ impl Watcher {
                 Ok(())
             }
         }
-    }
-}
-
-impl Default for Watcher {
-    fn default() -> Self {
-        Self::new()
     }
 }

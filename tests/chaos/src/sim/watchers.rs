@@ -82,17 +82,19 @@ impl World {
 
     /// One look of one watcher.
     pub(super) fn watcher_looks(&mut self, index: usize) -> Step {
-        let Some(mut watcher) = self.watchers.get_mut(index).map(std::mem::take) else { return Ok(()) };
+        let Some(mut watcher) = self.watchers.get_mut(index).and_then(Option::take) else { return Ok(()) };
         let looked = self.look(&mut watcher);
         // After peace everybody reads on, or nobody could say whether something is missing.
         let sleeps = watcher.at.as_ref().is_some_and(|standing| standing.sleeps);
         let pace = match (self.faults, sleeps) {
-            (true, _) => watcher.pace,
+            (true, false) => watcher.pace,
+            // Who waits to be woken looks less often whether it was.
+            (true, true) => watcher.pace.max(25 * MILLIS),
             (false, true) => 25 * MILLIS,
             (false, false) => 5 * MILLIS,
         };
         if let Some(place) = self.watchers.get_mut(index) {
-            *place = watcher;
+            *place = Some(watcher);
         }
         let at = self.now + self.watching.between(MILLIS, 2 * pace);
         self.schedule(at, Event::Watcher { index });
@@ -354,7 +356,7 @@ impl World {
 
     /// Every watcher that is due something has been told it; `None` when nothing is missing.
     pub(super) fn watchers_wait(&self) -> Option<String> {
-        let behind = self.watchers.iter().find(|watcher| {
+        let behind = self.watchers.iter().flatten().find(|watcher| {
             let Some(checks) = self.checks.get(watcher.incarnation) else { return false };
             watcher.due == 0 || checks.missed(&watcher.filter, watcher.due, checks.newest() + 1).is_some()
         });
@@ -365,7 +367,8 @@ impl World {
     pub(super) fn mirrors_are_right(&self) -> Step {
         let Some(leader) = self.leader() else { return Ok(()) };
         let Some(view) = self.view(leader) else { return Ok(()) };
-        for watcher in self.watchers.iter().filter(|watcher| watcher.incarnation == self.incarnation(leader)) {
+        for watcher in self.watchers.iter().flatten().filter(|watcher| watcher.incarnation == self.incarnation(leader))
+        {
             let Some(mirror) = &watcher.mirror else { continue };
             match listed(&*view, &watcher.filter) {
                 Ok(there) if there == *mirror => {}

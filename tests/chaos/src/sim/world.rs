@@ -1,6 +1,6 @@
 //! The world: virtual time, the event queue, and what may be done to members and links.
 //!
-//! Owns the order of events: (virtual time, sequence number), nothing else. Never decides what a member does. Called by
+//! Owns the clock and who is in the world; in which order things happen is in `queue`. Never decides what a member does. Called by
 //! [`super::run`], by directed scenarios, and by whoever brings faults of their own.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,11 +12,13 @@ use super::clients::Client;
 use super::config::{MILLIS, SimConfig, TICK};
 use super::controllers::Controllers;
 use super::event::Event;
+use super::gates::Gates;
 use super::holders::Holder;
 use super::marks::Marks;
 use super::member::Member;
 use super::network::Hold;
 use super::operator::Operator;
+use super::queue::Queue;
 use super::registers::Register;
 use super::sessions::Sessions;
 use super::trace::{Report, Trace, Violation, Words};
@@ -43,8 +45,7 @@ pub(super) struct Doom {
 pub struct World {
     pub(super) config: SimConfig,
     pub(super) now: u64,
-    sequence: u64,
-    events: BTreeMap<(u64, u64), Event>,
+    events: Queue,
     pub(super) members: BTreeMap<RaftId, Member>,
     pub(super) cut: BTreeSet<(RaftId, RaftId)>,
     pub(super) clients: Vec<Client>,
@@ -91,8 +92,10 @@ pub struct World {
     pub(super) sealing: Rng,
     /// The newest cluster version that any member has seen in force.
     pub(super) enabled: u32,
-    pub(super) watchers: Vec<Watcher>,
+    /// Each is taken out while it looks.
+    pub(super) watchers: Vec<Option<Box<Watcher>>>,
     pub(super) sessions: Sessions,
+    pub(super) gates: Gates,
     pub(super) operator: Operator,
     pub(super) doom: Option<Doom>,
     pub(super) faults: bool,
@@ -131,8 +134,7 @@ impl World {
             next_raft_id: config.members + 1,
             damaged: false,
             now: MILLIS,
-            sequence: 0,
-            events: BTreeMap::new(),
+            events: Queue::default(),
             members,
             cut: BTreeSet::new(),
             clients,
@@ -166,8 +168,9 @@ impl World {
             upgrading: Rng::stream(seed, 13),
             sealing: Rng::stream(seed, 14),
             enabled: config.version(),
-            watchers: (0..config.watchers).map(|_| Watcher::new()).collect(),
+            watchers: (0..config.watchers).map(|_| Some(Box::new(Watcher::new()))).collect(),
             sessions: Sessions::new(seed),
+            gates: Gates::new(seed),
             operator: Operator::after(config.members),
             doom: None,
             faults: config.fault_every > 0,
@@ -186,8 +189,7 @@ impl World {
     }
 
     pub(super) fn schedule(&mut self, at: u64, event: Event) {
-        self.sequence += 1;
-        self.events.insert((at.max(self.now), self.sequence), event);
+        self.events.push(at.max(self.now), event);
     }
 
     /// Virtual time, nanoseconds.
@@ -223,8 +225,11 @@ impl World {
         }
     }
 
-    /// As [`World::run_until`], for what costs more to see than an event does: it is looked at every so often.
-    pub(super) fn run_until_seen(&mut self, nanos: u64, mut done: impl FnMut(&Self) -> bool) -> Run<bool> {
+    /// As [`World::run_until`], for what costs more to see than an event does: it is looked at every tick.
+    ///
+    /// # Errors
+    /// The first broken invariant.
+    pub fn run_until_seen(&mut self, nanos: u64, mut done: impl FnMut(&Self) -> bool) -> Run<bool> {
         let end = self.now + nanos;
         loop {
             if done(self) {
@@ -237,13 +242,16 @@ impl World {
         }
     }
 
+    /// Until when clients that have nothing open are quiet now; `None` while they are busy.
+    pub(super) const fn quiet_until(&self) -> Option<u64> {
+        let lull = self.config.lull;
+        let quiet = lull > 0 && self.faults && !(self.now / lull).is_multiple_of(2);
+        if quiet { Some((self.now / lull + 1) * lull) } else { None }
+    }
+
     /// The next event, if it is due by `end`.
     fn step_until(&mut self, end: u64) -> Run<bool> {
-        let due = self.events.first_key_value().is_some_and(|((at, _), _)| *at <= end);
-        if !due {
-            return Ok(false);
-        }
-        let Some(((at, _), event)) = self.events.pop_first() else { return Ok(false) };
+        let Some((at, event)) = self.events.pop_due(end) else { return Ok(false) };
         self.now = at;
         let paused = event.target().and_then(|id| self.members.get(&id)).map_or(0, |member| member.paused_until);
         if paused > self.now {

@@ -45,7 +45,7 @@ Seeds come one after the other until they or the budget are used up. What fails 
 
 Example:
   chaos sim --seeds 1..10000 --jobs 2 --profile swarm
-  chaos sim --seeds 1..1000000 --budget 10m --check-determinism")]
+  chaos sim --kept --seeds 1..1000000 --budget 10m --check-determinism")]
     Sim(Sim),
     /// Run one seed again, and show what happens
     #[command(after_help = "\
@@ -125,6 +125,9 @@ pub(crate) struct Sim {
     /// Begin no further seed after this time
     #[arg(long, value_parser = duration, value_name = "TIME")]
     pub(crate) budget: Option<Duration>,
+    /// Run those seeds first that once broke something, of whatever profile
+    #[arg(long)]
+    pub(crate) kept: bool,
     /// Run every hundredth seed twice; both runs must be equal
     #[arg(long)]
     pub(crate) check_determinism: bool,

@@ -16,7 +16,16 @@ use crate::args::{Drawn, Replay, Run, Shown, Shrink, Sim};
 use crate::output::{Exit, Output};
 
 fn plan(drawn: &Drawn, seeds: std::ops::Range<u64>) -> Plan {
-    Plan { seeds, jobs: 1, profile: drawn.profile, nodes: drawn.nodes.0, budget: None, twice_every: 0, failures_max: 1 }
+    Plan {
+        seeds,
+        jobs: 1,
+        profile: drawn.profile,
+        nodes: drawn.nodes.0,
+        budget: None,
+        twice_every: 0,
+        failures_max: 1,
+        kept: false,
+    }
 }
 
 pub(crate) fn sim(output: Output, asked: &Sim) -> Result<Exit, String> {
@@ -25,6 +34,7 @@ pub(crate) fn sim(output: Output, asked: &Sim) -> Result<Exit, String> {
         budget: asked.budget,
         twice_every: if asked.check_determinism { 100 } else { 0 },
         failures_max: asked.failures,
+        kept: asked.kept,
         ..plan(&asked.drawn, asked.seeds.clone())
     };
     let summary = runner::run(&plan);

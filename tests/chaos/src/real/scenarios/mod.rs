@@ -6,6 +6,7 @@ mod churn;
 mod disks;
 mod hostile;
 mod kills;
+mod large;
 mod links;
 mod processes;
 
@@ -46,7 +47,7 @@ const fn row(
     Scenario { id, name, about, expects, requires, seconds }
 }
 
-const ALL: [Scenario; 37] = [
+const ALL: [Scenario; 38] = [
     row("S01", "calm-baseline", "nothing is done", "one leadership, no unknown outcome", &[], 60),
     row(
         "S02",
@@ -277,6 +278,14 @@ const ALL: [Scenario; 37] = [
         180,
     ),
     row(
+        "large",
+        "large-values",
+        "values of 12 KiB, which lie in files of their own: the leader, all, a follower are killed, or lose power",
+        "every acknowledged value is there, whole",
+        &["kill", "large-values"],
+        120,
+    ),
+    row(
         "power",
         "power-cut",
         "the power of one or all goes: unsynced writes are lost",
@@ -339,6 +348,11 @@ impl Scenario {
             "S16" => Setup { managers_most: nodes + 1, ..common },
             // Wide enough that a manager whose snapshot is on its way finds the entries after it still there.
             "kills" => Setup { log_window: 400, ..common },
+            // Every store has several tables' worth of them after a few seconds; and a snapshot carries them, too.
+            "large" => {
+                let mix = Mix { writers: 6, registers: 6, padding: 12 << 10, ..Mix::COMMON };
+                Setup { mix, log_window: 400, disk: if is_root() { Kind::Ext4 } else { Kind::Plain }, ..common }
+            }
             "S19" => Setup { log_window: 100, mix: Mix { padding: 2_000, ..Mix::COMMON }, ..common },
             "S20" => {
                 let mix = Mix { counters: 8, writers: 4, registers: 2, deadline: Some(400), ..Mix::COMMON };
@@ -396,6 +410,7 @@ impl Scenario {
             "S31" => Box::pin(churn::mixed_versions(world)).await,
             "S32" => Box::pin(disks::wiped(world)).await,
             "kills" => Box::pin(kills::all(world)).await,
+            "large" => Box::pin(large::all(world)).await,
             "power" => Box::pin(disks::power(world)).await,
             "lie" => Box::pin(disks::lies(world)).await,
             "fnc" => Box::pin(disks::recovery(world)).await,
