@@ -11,6 +11,7 @@ use std::process::Stdio;
 
 use cli_support::{
     Node, eventually, full, gone, managers, on, quorate, quorate_closed, quorate_into, quorate_with_env,
+    quorate_with_stdin,
 };
 use serde_json::Value;
 
