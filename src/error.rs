@@ -68,6 +68,8 @@ pub enum Error {
     Membership {
         /// Which rule.
         rule: Rule,
+        /// The limit that was met, where the rule is one of how many or how much.
+        limit: Option<Limit>,
         /// For people.
         message: String,
     },
@@ -131,6 +133,11 @@ pub enum Error {
     /// The answer did not come in time: the write may or may not have been applied.
     #[error("{0}")]
     Unknown(String),
+    /// An attempt may have been applied, and the managers no longer keep what came of it: no manager heard from this client for
+    /// longer than they remember ([`CLIENT_SILENCE`](crate::config::CLIENT_SILENCE)), and forgot it. It is not applied from now
+    /// on. Read what it was to change, and write it anew if it is not there.
+    #[error("{0}")]
+    Expired(String),
     /// The cluster version does not allow it yet. Not done.
     #[error("{0}")]
     Version(String),
@@ -187,6 +194,7 @@ impl Error {
             | Self::StoreFull { .. }
             | Self::Fenced(_)
             | Self::Unknown(_)
+            | Self::Expired(_)
             | Self::Version(_)
             | Self::NotFound(_)
             | Self::LeaseNotFound { .. }
@@ -223,6 +231,7 @@ impl Error {
             Self::StoreFull { .. } => "store_full",
             Self::Fenced(_) => "fenced",
             Self::Unknown(_) => "unknown",
+            Self::Expired(_) => "expired",
             Self::Version(_) => "version",
             Self::NotFound(_) => "not_found",
             Self::LeaseNotFound { .. } => "lease_not_found",
@@ -236,10 +245,9 @@ impl Error {
     pub const fn limit(&self) -> Option<&Limit> {
         match self {
             Self::Limit { limit, .. } | Self::StoreFull { limit, .. } => Some(limit),
-            Self::Overloaded { limit, .. } => limit.as_ref(),
+            Self::Overloaded { limit, .. } | Self::Membership { limit, .. } => limit.as_ref(),
             Self::Invalid(_)
             | Self::Refused(_)
-            | Self::Membership { .. }
             | Self::Denied(_)
             | Self::NoLeader(_)
             | Self::QuorumLost { .. }
@@ -249,6 +257,7 @@ impl Error {
             | Self::NewGeneration { .. }
             | Self::Fenced(_)
             | Self::Unknown(_)
+            | Self::Expired(_)
             | Self::Version(_)
             | Self::NotFound(_)
             | Self::LeaseNotFound { .. }
@@ -261,7 +270,7 @@ impl Error {
     /// Whether the request may have been done.
     pub const fn outcome(&self) -> Outcome {
         match self {
-            Self::Unknown(_) | Self::Internal(_) => Outcome::Unknown,
+            Self::Unknown(_) | Self::Expired(_) | Self::Internal(_) => Outcome::Unknown,
             Self::Invalid(_)
             | Self::Limit { .. }
             | Self::Refused(_)
@@ -309,7 +318,7 @@ impl Error {
                 None => Self::Invalid(message),
             },
             api::Code::Refused => match Rule::from_word(&error.rule) {
-                Some(rule) => Self::Membership { rule, message },
+                Some(rule) => Self::Membership { rule, limit, message },
                 None => Self::Refused(message),
             },
             api::Code::Denied => Self::Denied(message),
@@ -320,7 +329,8 @@ impl Error {
             }
             api::Code::Overloaded | api::Code::Conflict | api::Code::StaleKey => Self::Overloaded { limit, message },
             api::Code::ReadOnly => Self::ReadOnly(message),
-            api::Code::Unknown | api::Code::Expired => Self::Unknown(message),
+            api::Code::Unknown => Self::Unknown(message),
+            api::Code::Expired => Self::Expired(message),
             api::Code::Stopping | api::Code::Deadline | api::Code::Cut => Self::Unavailable(message),
             api::Code::Compacted => Self::Compacted { oldest: error.oldest, message },
             api::Code::NewGeneration => Self::NewGeneration { kept_revision: error.kept_revision, message },
@@ -353,7 +363,13 @@ mod tests {
             (Error::Invalid(why()), "invalid", false, NotDone, 1),
             (Error::Limit { limit: limit(), message: message() }, "limit", false, NotDone, 1),
             (Error::Refused(why()), "refused", false, NotDone, 1),
-            (Error::Membership { rule: Rule::Ambiguous, message: message() }, "refused", false, NotDone, 1),
+            (
+                Error::Membership { rule: Rule::Ambiguous, limit: None, message: message() },
+                "refused",
+                false,
+                NotDone,
+                1,
+            ),
             (Error::Denied(why()), "denied", false, NotDone, 1),
             (Error::NoLeader(why()), "no_leader", true, NotDone, 3),
             (Error::QuorumLost { missing: Vec::new(), message: message() }, "quorum_lost", true, NotDone, 3),
@@ -370,6 +386,7 @@ mod tests {
             (Error::LeaseNotFound { lease: 1, message: message() }, "lease_not_found", false, NotDone, 1),
             (Error::Conflict { key: key(), message: message() }, "conflict", false, NotDone, 1),
             (Error::Decode { key: key(), message: message() }, "decode", false, NotDone, 1),
+            (Error::Expired(why()), "expired", false, Unknown, 4),
             (Error::Internal(why()), "internal", false, Unknown, 4),
         ]
     }
@@ -397,10 +414,11 @@ mod tests {
             Error::LeaseNotFound { .. } => 17,
             Error::Conflict { .. } => 18,
             Error::Decode { .. } => 19,
+            Error::Expired(_) => 20,
             Error::Internal(_) => LAST,
         }
     }
-    const LAST: usize = 20;
+    const LAST: usize = 21;
 
     #[test]
     fn word_retry_outcome_and_exit_code_of_each_error_say_the_same() {

@@ -100,6 +100,7 @@ pub mod guide {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::path::{Path, PathBuf};
 
     /// The pages of a directory below this one's, by their paths from here.
@@ -146,5 +147,61 @@ mod tests {
             );
         }
         assert!(compiled > 10, "{compiled}");
+    }
+
+    /// Every file of the library, with what is in it.
+    fn sources(directory: &Path, found: &mut Vec<(PathBuf, String)>) {
+        for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            // (The binary's parts are nobody's API.)
+            if path.is_dir() && path.file_name().unwrap() != "bin" {
+                sources(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push((path.clone(), std::fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+
+    #[test]
+    fn every_limit_is_met_by_a_test() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut found = Vec::new();
+        for directory in ["src", "raft-core/src", "raft-core/tests", "tests/scenarios"] {
+            sources(&root.join(directory), &mut found);
+        }
+        // (Where the guide's table is compared all of them stand.)
+        found.retain(|(path, _)| !path.ends_with("src/config.rs"));
+        let tests = found.iter().filter_map(|(path, source)| {
+            let named_so = path.ends_with("tests.rs") || path.to_str().unwrap().contains("/tests/");
+            if named_so { Some(&source[..]) } else { source.split_once("#[cfg(test)]").map(|(_, tests)| tests) }
+        });
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let met: BTreeSet<&str> = tests.flat_map(|source| source.split(move |c| !word(c))).collect();
+        let unmet: Vec<&str> = quorate_core::limits::NAMES.into_iter().filter(|name| !met.contains(name)).collect();
+        assert!(unmet.is_empty(), "no test goes to the edge of {unmet:?}");
+    }
+
+    #[test]
+    fn every_public_future_says_what_becomes_of_it_when_it_is_dropped() {
+        let mut found = Vec::new();
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+        let (mut told, mut silent) = (0, Vec::new());
+        for (path, source) in found {
+            let lines: Vec<&str> = source.lines().map(str::trim_start).collect();
+            for (at, line) in lines.iter().enumerate() {
+                let Some(name) = line.strip_prefix("pub async fn ") else { continue };
+                let above =
+                    lines[..at].iter().rev().take_while(|line| line.starts_with("///") || line.starts_with("#["));
+                let above: Vec<&str> = above.copied().collect();
+                // (What is for tests of this repository is hidden, and no part of the API.)
+                if above.iter().any(|line| line.contains("ancel safe")) || above.contains(&"#[doc(hidden)]") {
+                    told += 1;
+                } else {
+                    silent.push(format!("{}: {name}", path.display()));
+                }
+            }
+        }
+        assert!(silent.is_empty(), "no word of cancel safety: {silent:#?}");
+        assert!(told > 90, "{told}");
     }
 }

@@ -57,6 +57,9 @@ pub struct RecoveryReport {
     pub kept_revision: Option<u64>,
     /// The first revision of the new generation.
     pub first_revision: Option<u64>,
+    /// The directory was put back to an older state, and this is the last entry that is known to have been in it before. Another
+    /// manager may hold it.
+    pub rolled_back: Option<u64>,
     /// Why a recovery is (or would be) refused.
     pub refusal: Option<String>,
     /// Whether it was written.

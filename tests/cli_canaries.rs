@@ -383,6 +383,27 @@ fn planted_secrets_are_found_nowhere_but_where_they_belong() {
     let message = panicked.unwrap_err().downcast_ref::<String>().unwrap().clone();
     answers.insert("a panic".into(), message.into_bytes());
 
+    // (What is no secret is found where it is read in the same ways: a page, the data of a config, a message that prints it, a process
+    // that a word was given to.)
+    assert!(holds(&page(http, "/metrics"), b"quorate_"));
+    let open = directory("in-the-open");
+    std::fs::write(&open, &canaries[1].data).unwrap();
+    far(&["config", "create", "in-the-open", open.to_str().unwrap()]).exits(0);
+    let shown = far(&["config", "inspect", "in-the-open"]).exits(0);
+    let shown = BTreeMap::from([("a config".to_owned(), [shown.stdout.as_bytes(), shown.stderr.as_bytes()].concat())]);
+    assert!(found(&canaries, &shown).contains(&"a config: as it is".to_owned()), "the control is not found");
+    let printed = std::panic::catch_unwind(|| assert!(secret.expose().is_empty(), "{:?}", secret.expose()));
+    let printed = printed.unwrap_err().downcast_ref::<String>().unwrap().clone().into_bytes();
+    let printed = BTreeMap::from([("a panic".to_owned(), printed)]);
+    assert!(found(&canaries, &printed).contains(&"a panic: listed".to_owned()), "the control is not found");
+    let word = String::from_utf8(canaries[0].forms[1].1.clone()).unwrap();
+    let given = Gone(Command::new("sh").args(["-c", "sleep 600; :"]).env("CANARY", &word).spawn().unwrap());
+    let given = eventually("the control runs", || {
+        let shown = shown_of(given.0.id());
+        holds(&shown, b"CANARY=").then(|| BTreeMap::from([("a process".to_owned(), shown)]))
+    });
+    assert!(found(&canaries, &given).contains(&"a process: hex".to_owned()), "the control is not found");
+
     // Then they are in none of it
     let planted: Vec<u8> = canaries.iter().flat_map(Canary::planted).collect();
     let and_planted = |places: &BTreeMap<String, Vec<u8>>| -> BTreeMap<String, Vec<u8>> {

@@ -178,3 +178,33 @@ fn the_identity_of_another_cluster_is_refused_before_anybody_is_asked() {
     ours[0].run();
     worker.run();
 }
+
+#[test]
+fn a_directory_of_before_the_node_had_another_store_is_told_what_it_is_and_comes_back() {
+    // Given a manager that has a fresh store since a copy of its directory was taken
+    let place = tempfile::tempdir().unwrap();
+    let mut nodes = managers(place.path(), 3);
+    assert_eq!(nodes[2].terminate(), Some(0));
+    let kept = place.path().join("kept");
+    copied(&nodes[2].directory, &kept);
+    std::fs::remove_dir_all(nodes[2].directory.join("store")).unwrap();
+    on(&nodes[2], &["join", "--replace", "--manager", &nodes[0].address]).exits(0);
+    nodes[2].run();
+    eventually("it has its seat", || (nodes[0].status()["voters"] == 3).then_some(()));
+    assert_eq!(nodes[2].terminate(), Some(0));
+    // When the directory of then is put back in its place, then it stops as one whose identity is refused
+    std::fs::remove_dir_all(&nodes[2].directory).unwrap();
+    copied(&kept, &nodes[2].directory);
+    let lines = nodes[2].start(&["run"]);
+    assert_eq!(nodes[2].ends(), Some(14));
+    drop(lines);
+    let log = nodes[2].log();
+    for words in ["put back", "Nothing was harmed", "quorate join --replace --token TOKEN", "remove this copy"] {
+        assert!(log.contains(words), "`{words}` is not in {log}");
+    }
+    // and comes back as it says.
+    let token = nodes[0].token("manager");
+    on(&nodes[2], &["join", "--replace", "--token", &token, "--manager", &nodes[0].address]).exits(0);
+    nodes[2].run();
+    assert!(nodes[2].ready.contains("raft id 5"), "{}", nodes[2].ready);
+}

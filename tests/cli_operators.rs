@@ -146,9 +146,37 @@ fn a_node_in_other_hands_is_removed_with_all_that_it_knew_or_nothing_is_changed(
     // What can be done replaces all of it.
     let done = on(&nodes[0], &["node", "rm", "n2", "--compromised", "--detach", "--json"]).exits(0).json();
     assert!(done["node"].is_object() && done["ca"]["serial"] == 1, "{done}");
+    // Where the keyring is is said, too: it is about to be replaced, or is by now.
+    let keyring = &done["keyring"];
+    let begun = keyring["due"] == true || keyring["active"].as_u64() > before[2].as_u64();
+    assert!(begun && keyring["keys"].is_array(), "{done}");
     cli_support::eventually("everything is another one", || {
         now().iter().zip(&before).all(|(now, before)| now != before).then_some(())
     });
+}
+
+#[test]
+fn a_removal_of_a_node_in_other_hands_is_followed_until_everything_is_sealed_anew() {
+    // Given a secret that a manager could open which somebody else may have
+    let place = tempfile::tempdir().unwrap();
+    let nodes = managers(place.path(), 2);
+    cli_support::quorate_with_stdin(&["secret", "create", "db", "-", "--data-dir", nodes[0].dir()], b"x").exits(0);
+    let active = || on(&nodes[0], &["keyring", "show", "--json"]).exits(0).json()["active"].as_u64().unwrap();
+    let before = active();
+    // When it is thrown out, from elsewhere, and that is waited for
+    let words = ["node", "rm", "n2", "--compromised", "--wait", "60s", "--connect", &nodes[0].address];
+    let said = quorate(&[&words[..], &["--identity", &nodes[0].operator()]].concat()).exits(0);
+    // Then it is told of the keyring that one other key is left, which the manager that is left has alone.
+    assert!(active() > before);
+    let (_, keyring) = said.stdout.split_once("the barrier's keyring:\n").unwrap_or_else(|| panic!("{said:?}"));
+    let rows: Vec<Vec<&str>> = keyring.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["KEY", "STATE", "USES", "RECORDS", "MANAGERS"], "{said:?}");
+    assert_eq!((rows.len(), rows[1][0], rows[1][1]), (2, active().to_string().as_str(), "active"), "{said:?}");
+    assert_eq!(rows[1].last(), Some(&"n1"), "{said:?}");
+    assert!(rows[1][3].parse::<u64>().unwrap() >= 4, "the secret, the CA's key and two tokens: {said:?}");
+    for word in ["every join token was replaced", "no rotation is under way"] {
+        assert!(said.stdout.contains(word), "{word}: {said:?}");
+    }
 }
 
 #[test]

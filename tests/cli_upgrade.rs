@@ -7,11 +7,13 @@ mod cli_support;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use cli_support::{Node, PROGRAM, Said, eventually, managers, on, quorate, quorate_of};
+use cli_support::{Node, PATIENCE, PROGRAM, Said, eventually, managers, on, quorate, quorate_of};
+use quorate_core::membership::record::NodeRecord;
+use quorate_core::txn::{Put, Txn};
 use serde_json::Value;
 
 /// The binary of the version after this one, which lies beside today's.
@@ -265,4 +267,84 @@ fn after_the_finish_the_old_binary_is_refused_by_its_directory_by_the_others_and
     join(&next).exits(0);
     let joined = quorate(&["status", "--json", "--data-dir", nodes[0].dir()]).exits(0).json();
     assert_eq!(joined["managers"].as_array().unwrap().len(), 4);
+}
+
+/// Rounds of the state wait while this is held.
+#[derive(Clone, Default)]
+struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    fn probe(&self) -> Arc<dyn Fn(&'static str) + Send + Sync> {
+        let this = self.clone();
+        Arc::new(move |point| {
+            if point == "state: before a round" {
+                let (held, changed) = &*this.0;
+                drop(changed.wait_while(held.lock().unwrap(), |held| *held).unwrap());
+            }
+        })
+    }
+
+    fn hold(&self, hold: bool) {
+        *self.0.0.lock().unwrap() = hold;
+        self.0.1.notify_all();
+    }
+}
+
+#[test]
+fn a_manager_that_meets_an_entry_which_it_does_not_know_stops_right_before_it_and_the_others_go_on() {
+    let place = tempfile::tempdir().unwrap();
+    let next = next_program();
+    // Given three voters with the newer binary, and a standby with today's, which runs in this process: all of it is in step
+    let mut nodes = managers(place.path(), 4);
+    assert_eq!(nodes[3].terminate(), Some(0));
+    for node in &mut nodes[..3] {
+        assert_eq!(node.terminate(), Some(0));
+        node.program.clone_from(&next);
+        node.run();
+        eventually("it is back", || (node.status()["leader"].is_string()).then_some(()));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let gate = Gate::default();
+    let builder = quorate::Node::builder(&nodes[3].directory).store_probe(gate.probe());
+    let old = runtime.block_on(builder.start(quorate::Start::Open)).unwrap();
+    runtime.block_on(old.ready()).unwrap();
+    reported(&nodes[0], &[2, 2, 2, 1]);
+    well(&nodes[..3]);
+    let standby = old.records().into_iter().find(|node| node.name == "n4").unwrap();
+    // when it has not heard yet that it is taken for one that knows the newer version (somebody else has said so of it), nor of
+    // the finish that this lets through, nor of an entry of the newer version after that,
+    gate.hold(true);
+    let lie = NodeRecord { command_version: 2, ..standby.clone() };
+    let put = Put { key: NodeRecord::key(standby.node_id().unwrap()), value: lie.to_bytes(), ..Put::default() };
+    assert!(runtime.block_on(old.system(Txn { then: vec![put.into()], ..Txn::default() })).unwrap());
+    reported(&nodes[0], &[2, 2, 2, 2]);
+    on(&nodes[0], &["upgrade", "finish"]).exits(0);
+    newly(&nodes[0], &["upgrade", "note", "of the newer version"]).exits(0);
+    // then it stops when it comes to that entry, and says what to do;
+    gate.hold(false);
+    let stopped = async { tokio::time::timeout(PATIENCE, old.stopped()).await };
+    let reason = runtime.block_on(stopped).expect("it stops");
+    assert_eq!(reason.exit_code(), 12, "{reason}");
+    let why = reason.to_string();
+    assert!(why.contains("this binary knows versions up to 1") && why.contains("install the newer quorate"), "{why}");
+    drop(old);
+    // what it has applied ends right before the entry, nothing of which is there,
+    let inspected = newly(&nodes[3], &["inspect", "--json"]).exits(0).json();
+    match why.strip_prefix("entry ").and_then(|rest| rest.split_once(" of the log needs version 2")) {
+        Some((entry, _)) => {
+            let entry: u64 = entry.parse().unwrap();
+            assert_eq!(inspected["applied"].as_u64(), Some(entry - 1), "{inspected}");
+        }
+        // Another entry came between the two, of a new leader: it is no less beyond what the binary may do.
+        None => assert!(why.contains("the cluster is at version 2"), "{why}"),
+    }
+    // and the others go on, as it does with the newer binary, from where it was.
+    on(&nodes[1], &["kv", "put", "after", "it stopped"]).exits(0);
+    nodes[3].program.clone_from(&next);
+    nodes[3].run();
+    well(&nodes);
+    eventually("it has the note", || {
+        let status = newly(&nodes[3], &["upgrade", "status", "--json"]).exits(0).json();
+        (status["note"] == "of the newer version").then_some(())
+    });
 }

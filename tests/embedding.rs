@@ -279,6 +279,33 @@ async fn who_was_away_for_long_comes_back_by_a_snapshot() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_log_is_kept_for_who_is_away_up_to_so_many_bytes() {
+    const WINDOW: u64 = 1 << 20;
+    // Given managers that keep a mebibyte of the log, whatever the number of entries, and one that is away
+    let cluster = Cluster::builder().configure(|node| node.log_window_bytes(WINDOW)).start().await.unwrap();
+    let away = others(&cluster, cluster.leader().await.unwrap())[0];
+    let kv = cluster.client().kv();
+    let installed = async || {
+        let status = cluster.node(away).unwrap().status().await;
+        let own = status.managers.iter().find(|manager| manager.name == format!("m{away}"));
+        own.unwrap().snapshots.installed
+    };
+    for (values, snapshots) in [(8, 0), (64, 1)] {
+        // When a few values of 64 KiB are written meanwhile that have room in that, then they are still there for it;
+        // when they have not, it is brought back by a snapshot: the log has not waited
+        cluster.kill(away).await.unwrap();
+        for n in 0..values {
+            kv.put(format!("k{n}"), vec![7_u8; 64 << 10]).await.unwrap();
+        }
+        cluster.restart(away).await.unwrap();
+        cluster.caught_up(away).await.unwrap();
+        assert_eq!(installed().await, snapshots, "{values}");
+        assert!(has(&cluster, away, &format!("k{}", values - 1)).await.is_some());
+        cluster.settled().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_power_cut_everywhere_loses_nothing_acknowledged() {
     let cluster = Cluster::start(3).await.unwrap();
     let kv = cluster.client().kv();

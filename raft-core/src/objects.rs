@@ -209,6 +209,28 @@ mod tests {
     }
 
     #[test]
+    fn each_limit_is_told_by_its_name_and_holds_from_both_sides() {
+        let over = |checked: Result<(), Refusal>, name: &str, most: usize| {
+            let Err(Refusal::Limit { limit, max, actual, .. }) = checked else { panic!("{name}: {checked:?}") };
+            assert_eq!((limit, max, actual), (name, most as u64, most as u64 + 1));
+        };
+        let kind = ObjectKind::Secret;
+        assert_eq!(check_name(kind, &"x".repeat(OBJECT_NAME_BYTES_MAX)), Ok(()));
+        let long = "x".repeat(OBJECT_NAME_BYTES_MAX + 1);
+        over(check_name(kind, &long), "OBJECT_NAME_BYTES_MAX", OBJECT_NAME_BYTES_MAX);
+        assert_eq!(check_data(kind, OBJECT_BYTES_MAX), Ok(()));
+        over(check_data(kind, OBJECT_BYTES_MAX + 1), "OBJECT_BYTES_MAX", OBJECT_BYTES_MAX);
+        // Of two labels, each with 8 bytes besides
+        let labels = |bytes: usize| {
+            let label = |key: &str, value: usize| Label { key: key.into(), value: "v".repeat(value) };
+            [label("a", 100), label("b", bytes - 100 - 2 - 16)]
+        };
+        assert_eq!(check_labels(&labels(OBJECT_LABEL_BYTES_MAX)), Ok(()));
+        let checked = check_labels(&labels(OBJECT_LABEL_BYTES_MAX + 1));
+        over(checked, "OBJECT_LABEL_BYTES_MAX", OBJECT_LABEL_BYTES_MAX);
+    }
+
+    #[test]
     fn references_to_one_name_lie_together_and_those_to_a_longer_one_elsewhere() {
         let node = NodeId::from_bytes([7; 16]);
         let of = |name: &str| Reference { kind: ObjectKind::Secret, name: name.into(), node, item: "web".into() };

@@ -63,8 +63,8 @@ pub enum StoreError {
     },
     /// The store has a layout from before any release.
     #[error(
-        "the store has format {found}, this binary reads format {supported}: no release ever wrote the older one, and the \
-         cluster's secrets are not sealed by the barrier in it. Nothing was changed; export what it holds with the quorate that wrote it, and make the node \
+        "the store has format {found}, this binary reads format {supported}: no release ever wrote the older one. Nothing was \
+         changed; export what it holds with the quorate that wrote it, and make the node \
          anew in another directory"
     )]
     FormatTooOld {

@@ -257,7 +257,8 @@ fn a_lease_takes_so_many_keys_and_an_expiry_as_many_at_once() {
     assert_eq!(lease_of(&member, full).unwrap().keys, LEASE_KEYS_MAX);
     // Then one more is refused by the limit's name, and one that it has already is not
     let refusal = member.refused(system(txn([put("one more", full)])));
-    assert!(matches!(refusal, Refusal::Limit { limit: "LEASE_KEYS_MAX", .. }), "{refusal}");
+    let Refusal::Limit { limit: "LEASE_KEYS_MAX", max, actual, .. } = refusal else { panic!("{refusal}") };
+    assert_eq!((max, actual), (LEASE_KEYS_MAX, LEASE_KEYS_MAX + 1));
     member.done(system(txn([put("k000/000", full)])));
     member.done(system(txn([put("small", small)])));
     // When both expire in one command, then the full one goes whole, and the other is left for the next one
@@ -290,6 +291,15 @@ fn a_lease_takes_so_many_bytes_and_an_expiry_as_many_at_once() {
     let record = lease_of(&member, full).unwrap();
     assert_eq!((record.keys, count), ((LEASE_BYTES_MAX >> 20) - 1, (LEASE_BYTES_MAX >> 20) - 1));
     assert!(record.bytes > count << 20 && record.bytes <= LEASE_BYTES_MAX, "{record:?}");
+    // what is left is taken to the byte, and not one more is,
+    let besides = record.bytes / count - (1 << 20);
+    let left = usize::try_from(LEASE_BYTES_MAX - record.bytes - besides).unwrap();
+    member.done(system(txn([large("kzz", full, left)])));
+    assert_eq!(lease_of(&member, full).unwrap().bytes, LEASE_BYTES_MAX);
+    let refusal = member.refused(system(txn([large("kzz", full, left + 1)])));
+    let Refusal::Limit { limit: "LEASE_BYTES_MAX", max, actual, .. } = refusal else { panic!("{refusal}") };
+    assert_eq!((max, actual), (LEASE_BYTES_MAX, LEASE_BYTES_MAX + 1));
+    member.done(system(txn([Delete { key: key("kzz"), ..Delete::default() }.into()])));
     // a value in the place of one of the same size fits, and a smaller one makes room,
     member.done(system(txn([large("k00", full, 1 << 20)])));
     assert_eq!(lease_of(&member, full).unwrap(), record);
@@ -315,7 +325,8 @@ fn there_are_so_many_leases() {
     });
     member.try_run(grants.collect()).unwrap();
     let refusal = member.refused(grant(2, 1));
-    assert!(matches!(refusal, Refusal::Limit { limit: "LEASES_MAX", .. }), "{refusal}");
+    let Refusal::Limit { limit: "LEASES_MAX", max, actual, .. } = refusal else { panic!("{refusal}") };
+    assert_eq!((max, actual), (LEASES_MAX, LEASES_MAX + 1));
     member.done(expire(1, [1]));
     assert_eq!(member.done(grant(2, 2)).lease, LEASES_MAX + 1);
     member.check();

@@ -83,6 +83,29 @@ fn what_is_held_is_live_records_and_the_history_that_can_be_read() {
 }
 
 #[test]
+fn what_fills_the_quota_to_the_byte_is_taken_and_what_is_a_byte_larger_is_not() {
+    // Given a store with room for a few thousand bytes, and what a write takes besides its value
+    let member = with_room(10_000);
+    let fork = || Member::on(member.store.fork());
+    let write = |bytes: u64| system(txn([put("k", vec![1; usize::try_from(bytes).unwrap()])]));
+    let StoreUsage { quota, .. } = usage(&member);
+    let room = quota - usage(&member).used();
+    let mut some = fork();
+    some.done(write(5_000));
+    let most = room - (usage(&some).used() - usage(&member).used() - 5_000);
+    // When it takes just as much as there is, then it is done
+    let mut just = fork();
+    just.done(write(most));
+    assert_eq!(usage(&just).used(), quota);
+    // When it is a byte larger, then it is refused, and nothing is changed
+    let mut over = fork();
+    let refusal = over.refused(write(most + 1));
+    let met = refusal.limit().unwrap();
+    assert_eq!((met.name, met.bound, met.actual), ("STORE_QUOTA_BYTES", quota, quota + 1), "{refusal}");
+    assert_eq!((over.get("k"), over.revision(), over.hash()), (None, member.revision(), member.hash()));
+}
+
+#[test]
 fn a_full_store_refuses_what_adds_and_takes_what_removes() {
     // Given a store that takes some forty writes
     let mut member = with_room(10_000);

@@ -200,6 +200,9 @@ fn a_page_ends_at_its_bounds_and_counts_go_beyond_them() {
         let result = read(&member, &Range { limit, ..all(0) });
         assert_eq!((result.entries.len() as u64, result.more), (RANGE_LIMIT_MAX, true));
     }
+    let just = Range { end: key(format!("k{RANGE_LIMIT_MAX:05}")), ..all(0) };
+    let result = read(&member, &just);
+    assert_eq!((result.entries.len() as u64, result.more), (RANGE_LIMIT_MAX, false));
     let count = read(&member, &Range { limit: 3, count_only: true, ..all(0) });
     assert_eq!((count.count, count.entries.len(), count.more), (10_100, 0, false));
     // The same for the past, when all of it has been superseded: more than is merged at once.
@@ -232,6 +235,27 @@ fn a_page_of_large_values_ends_at_the_bound_of_bytes_but_always_gets_on() {
         assert_eq!(read(&member, &one(&longest, revision)).entries[0].value.len(), VALUE_BYTES_MAX);
         // The second time with a history that is all superseded.
         member.done(system(txn([Delete { key: key("0"), end: key("z"), ..Delete::default() }.into()])));
+    }
+}
+
+#[test]
+fn what_is_just_as_large_as_a_page_may_be_is_one_and_with_a_byte_more_it_is_two() {
+    for over in [0, 1] {
+        // Given four keys that have so many bytes together with their values, and a past of the same
+        let mut member = Member::founded();
+        let mut left = RANGE_BYTES_MAX + over;
+        for name in ["a", "b", "c", "d"] {
+            let bytes = (left - key(name).len()).min(VALUE_BYTES_MAX);
+            left -= key(name).len() + bytes;
+            member.done(system(txn([put(name, "v".repeat(bytes))])));
+        }
+        assert_eq!(left, 0);
+        let then = member.revision();
+        for revision in [0, then] {
+            let page = read(&member, &all(revision));
+            assert_eq!((page.entries.len(), page.more), if over == 0 { (4, false) } else { (3, true) });
+            member.done(system(txn([Delete { key: key("a"), end: key("z"), ..Delete::default() }.into()])));
+        }
     }
 }
 

@@ -167,6 +167,26 @@ fn a_large_answer_is_kept_as_what_it_did() {
     assert_eq!(first.results.len(), 2);
     let again = member.done(request(1, 1, 0, read()));
     assert_eq!(again, TxnResult { results: vec![], replayed: true, ..first });
+    // Given one that is just as large as may be, and one that is a byte larger
+    let length = prost::Message::encoded_len(&first);
+    let mut bytes = 2 * REPLAY_OUTCOME_BYTES_MAX - length;
+    for (sequence, over) in [(2, 0), (3, 1)] {
+        loop {
+            member.done(system(txn([put("big", "v".repeat(bytes))])));
+            let result = member.done(request(2, 1, 0, read()));
+            let length = prost::Message::encoded_len(&result);
+            member.done(expire([(2, member.next() - 1)]));
+            if length == REPLAY_OUTCOME_BYTES_MAX + over {
+                break;
+            }
+            bytes = bytes + REPLAY_OUTCOME_BYTES_MAX + over - length;
+        }
+        // Then the first is kept whole, and the other one is not.
+        let first = member.done(request(1, sequence, 0, read()));
+        let again = member.done(request(1, sequence, 0, read()));
+        let results = if over == 0 { first.results.clone() } else { vec![] };
+        assert_eq!(again, TxnResult { results, replayed: true, ..first });
+    }
 }
 
 #[test]
@@ -254,6 +274,21 @@ fn the_table_is_bounded_in_bytes() {
     assert!(outcomes < bound && outcomes > bound / 2, "{outcomes}");
     assert!(matches!(member.refused(request(n + 1, 1, 0, count("a"))), Refusal::Limit { .. }));
     member.done(request(0, 5000, 4000, count("a")));
+}
+
+#[test]
+fn a_client_and_each_of_its_outcomes_count_more_than_their_bytes() {
+    let mut member = Member::founded();
+    let mut before = member.machine.replay();
+    for (sequence, records) in [(1, 2), (2, 1), (3, 1)] {
+        member.done(request(1, sequence, 0, count("a")));
+        let after = member.machine.replay();
+        let bytes = after.1 - before.1 - records * REPLAY_RECORD_BYTES;
+        assert!((1..64).contains(&bytes) && after.0 == 1, "{after:?} after {before:?}");
+        before = after;
+    }
+    member.done(expire([(1, member.next() - 1)]));
+    assert_eq!(member.machine.replay(), (0, 0));
 }
 
 #[test]

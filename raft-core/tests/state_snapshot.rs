@@ -277,5 +277,9 @@ fn a_founding_that_contradicts_itself_is_refused() {
     let duplicate = with(|f| f.records = vec![(key("a"), Bytes::new()), (key("a"), Bytes::new())]);
     assert!(matches!(duplicate, Refusal::DuplicateKey { .. }));
     let large = with(|f| f.records[0].1 = vec![0; RECORD_BYTES_MAX + 1].into());
-    assert!(matches!(large, Refusal::Limit { limit: "RECORD_BYTES_MAX", .. }));
+    let Refusal::Limit { limit: "RECORD_BYTES_MAX", max, actual, .. } = large else { panic!("{large}") };
+    assert_eq!((max, actual), (RECORD_BYTES_MAX as u64, RECORD_BYTES_MAX as u64 + 1));
+    let mut just = founding();
+    just.records[0].1 = vec![0; RECORD_BYTES_MAX].into();
+    found(&just).unwrap();
 }

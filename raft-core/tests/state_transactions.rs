@@ -335,13 +335,33 @@ fn a_delete_of_too_many_bytes_is_refused_with_the_way_to_do_it_in_parts() {
     let (hash, revision) = (member.hash(), member.revision());
     let all = Delete { key: key("k"), end: key("l"), ..Delete::default() };
     let one_by_one: Vec<Op> = (0..DELETE_BYTES_MAX >> 20).map(|number| delete(format!("k{number:02}"))).collect();
-    for ops in [vec![all.into()], one_by_one] {
+    for ops in [vec![all.clone().into()], one_by_one] {
         let refusal = member.refused(system(txn(ops)));
         assert!(matches!(refusal, Refusal::Limit { limit: "DELETE_BYTES_MAX", .. }), "{refusal}");
         assert!(refusal.to_string().contains("in parts"), "{refusal}");
         assert_eq!((member.hash(), member.revision()), (hash, revision));
     }
-    // And in two parts it goes, also in one round of entries
+    // When the last value is so much smaller that there is one byte too many, then it still is refused
+    let last = format!("k{:02}", (DELETE_BYTES_MAX >> 20) - 1);
+    let mut bytes = 1 << 20;
+    loop {
+        let refusal = member.refused(system(txn([all.clone().into()])));
+        let Refusal::Limit { limit: "DELETE_BYTES_MAX", actual, max, .. } = refusal else { panic!("{refusal}") };
+        assert_eq!(max, DELETE_BYTES_MAX);
+        if actual == max + 1 {
+            break;
+        }
+        bytes -= usize::try_from(actual - max - 1).unwrap();
+        member.done(system(txn([put(&last, &large[..bytes])])));
+    }
+    // And with just as many as may go they go
+    member.done(system(txn([put(&last, &large[..bytes - 1])])));
+    member.done(system(txn([all.into()])));
+    assert_eq!(member.contents(0).unwrap(), []);
+    // And in two parts all of it goes, also in one round of entries
+    for number in 0..DELETE_BYTES_MAX >> 20 {
+        member.done(system(txn([put(format!("k{number:02}"), &large)])));
+    }
     let part =
         |from: &str, to: &str| system(txn([Delete { key: key(from), end: key(to), ..Delete::default() }.into()]));
     member.try_run(vec![part("k", "k32"), part("k32", "l")]).unwrap();
@@ -386,6 +406,18 @@ fn each_limit_is_refused_by_its_name_and_the_limit_itself_is_allowed() {
     let spread = Txn { compares: vec![Compare::absent(key("x"))], then: puts(64), or_else: puts(64), fence: None };
     assert_eq!(limit_of(&mut member, spread), "TXN_OPERATIONS_MAX");
 
+    // Three of the largest values, and a fourth so large that the whole is just as large as may be
+    let whole = |fourth: usize| {
+        let sizes = [VALUE_BYTES_MAX, VALUE_BYTES_MAX, VALUE_BYTES_MAX, fourth];
+        txn(sizes.into_iter().enumerate().map(|(n, bytes)| put(format!("v{n}"), big(bytes))))
+    };
+    let beside = prost::Message::encoded_len(&whole(VALUE_BYTES_MAX)) - TXN_BYTES_MAX;
+    let fourth = VALUE_BYTES_MAX - beside;
+    assert_eq!(prost::Message::encoded_len(&whole(fourth)), TXN_BYTES_MAX);
+    member.done(system(whole(fourth)));
+    let (hash, revision) = (member.hash(), member.revision());
+    assert_eq!(limit_of(&mut member, whole(fourth + 1)), "TXN_BYTES_MAX");
+    assert_eq!((member.hash(), member.revision()), (hash, revision));
     let four = (0..4).map(|n| put(format!("v{n}"), big(VALUE_BYTES_MAX)));
     assert_eq!(limit_of(&mut member, txn(four)), "TXN_BYTES_MAX");
     member.check();
@@ -437,9 +469,23 @@ fn the_answers_of_a_transaction_share_one_bound_of_bytes() {
     assert_eq!(counts, [(3, false), (0, true)]);
     // Previous values cannot page: refused by name.
     member.done(system(txn([put("d", &value)])));
-    let delete = Delete { key: key("a"), end: key("z"), previous: true };
-    let refusal = member.refused(system(txn([delete.into()])));
+    let all_of_it = Delete { key: key("a"), end: key("z"), previous: true };
+    let refusal = member.refused(system(txn([all_of_it.clone().into()])));
     assert!(matches!(refusal, Refusal::Limit { limit: "RANGE_BYTES_MAX", .. }), "{refusal}");
+    // With one byte too many it is refused as well, and with just as many as may be told it is done.
+    let mut bytes = VALUE_BYTES_MAX;
+    loop {
+        let refusal = member.refused(system(txn([all_of_it.clone().into()])));
+        let Refusal::Limit { limit: "RANGE_BYTES_MAX", max, actual, .. } = refusal else { panic!("{refusal}") };
+        if actual == max + 1 {
+            break;
+        }
+        bytes -= usize::try_from(actual - max - 1).unwrap();
+        member.done(system(txn([put("d", &value[..bytes])])));
+    }
     let count = Range { key: key("a"), end: key("z"), count_only: true, ..Range::default() };
     assert_eq!(read::range(&*member.store.view(), &count).unwrap().count, 4);
+    member.done(system(txn([put("d", &value[..bytes - 1])])));
+    member.done(system(txn([all_of_it.into()])));
+    assert_eq!(member.contents(0).unwrap(), []);
 }

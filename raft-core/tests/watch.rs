@@ -7,6 +7,7 @@ mod common;
 use common::*;
 use prost::Message as _;
 use quorate_core::keyspace::{Section, prefix_end};
+use quorate_core::limits;
 use quorate_core::state::contract::Refusal;
 use quorate_core::state::read::ReadError;
 use quorate_core::watch::{
@@ -275,6 +276,53 @@ fn a_task_that_sleeps_is_woken_once_and_for_everything() {
     manager.hub.end_all(End::Stopping);
     assert_eq!(manager.hub.woken(), [id]);
     assert_eq!(manager.hub.take(id), Taken::Ended(End::Stopping));
+}
+
+/// What so many large revisions weigh that one watch waits for, and whether it is cut or reads them.
+fn waiting(limits: HubLimits, values: &[usize]) -> (usize, bool) {
+    let mut manager = Manager::new(limits);
+    let (id, _) = manager.watch("a", None);
+    manager.hub.take(id);
+    for (number, bytes) in values.iter().enumerate() {
+        manager.write([large(&format!("a{number}"), *bytes)]);
+    }
+    (manager.hub.held_bytes(), manager.hub.has_ended(id))
+}
+
+#[test]
+fn each_bound_of_what_waits_holds_from_both_sides() {
+    let standard = HubLimits::default();
+    assert_eq!(standard.watches, limits::WATCHES_MAX);
+    assert_eq!(standard.unit_bytes, limits::WATCH_UNIT_BYTES_MAX);
+    assert_eq!(standard.all_bytes, limits::WATCHES_BYTES_MAX);
+    assert_eq!(standard.take_bytes, limits::WATCH_PART_BYTES);
+    // As many changes as may wait do, and one more cuts
+    let mut manager = Manager::new(standard);
+    let (id, _) = manager.watch("a", None);
+    let at_once = limits::TXN_OPERATIONS_MAX;
+    for _ in 0..limits::WATCH_QUEUE_CHANGES_MAX / at_once {
+        manager.write([txn((0..at_once).map(|n| put(format!("a{n}"), "v")))]);
+    }
+    assert!(!manager.hub.has_ended(id));
+    manager.write([one("a")]);
+    assert!(manager.hub.has_ended(id));
+    // As many bytes as may wait do, and one more cuts
+    let most = limits::WATCH_QUEUE_BYTES_MAX;
+    let mut values = vec![limits::VALUE_BYTES_MAX; most / limits::VALUE_BYTES_MAX - 1];
+    let (held, _) = waiting(standard, &values);
+    let besides = held / values.len() - limits::VALUE_BYTES_MAX;
+    values.push(most - held - besides);
+    assert_eq!(waiting(standard, &values), (most, false));
+    *values.last_mut().unwrap() += 1;
+    assert!(waiting(standard, &values).1);
+    // One revision waits however large it is, unless it is over what is kept of one: then it is read
+    let (held, _) = waiting(standard, &[5_000]);
+    assert_eq!(waiting(HubLimits { queue_bytes: 1, ..standard }, &[5_000]), (held, false));
+    assert_eq!(waiting(HubLimits { unit_bytes: held, ..standard }, &[5_000]), (held, false));
+    assert_eq!(waiting(HubLimits { unit_bytes: held - 1, ..standard }, &[5_000]), (0, false));
+    // Of all that is held for all of them
+    assert_eq!(waiting(HubLimits { all_bytes: held, ..standard }, &[5_000]), (held, false));
+    assert_eq!(waiting(HubLimits { all_bytes: held - 1, ..standard }, &[5_000]), (0, true));
 }
 
 #[test]

@@ -22,7 +22,9 @@ const PAUSE_BUSY: Duration = Duration::from_secs(1);
 
 /// How a request failed, as far as the client itself must know.
 pub(super) enum Failed {
-    /// The managers no longer know the client, and no other copy of the request is on its way: nothing was done.
+    /// The managers no longer know the client, and this client has no other copy of the request on its way: nothing was done. A copy
+    /// that managers passed among themselves is no exception: the client has told its birth, which only falls ever further
+    /// below what the managers have forgotten, so that no copy of a request is taken in after one was refused for that.
     Forgotten(Error),
     /// What the request was to change has changed meanwhile: nothing was done, and no copy of it ever will be.
     Overtaken(Error),
@@ -135,8 +137,12 @@ impl Client {
             match way.call(request, patience, round.asked()).await {
                 Ok(Answered { by, response: api::Response { kind: Some(api::response::Kind::Error(error)) } }) => {
                     let may_be_done = matches!(error.code(), api::Code::Unknown);
-                    if matches!(error.code(), api::Code::Expired) && !open {
-                        return Err(Failed::Forgotten(Error::from_wire(error)));
+                    if matches!(error.code(), api::Code::Expired) {
+                        return Err(if open {
+                            expired(&error.message).into()
+                        } else {
+                            Failed::Forgotten(Error::from_wire(error))
+                        });
                     }
                     if matches!(error.code(), api::Code::Conflict) {
                         return Err(Failed::Overtaken(Error::from_wire(error)));
@@ -228,6 +234,14 @@ impl Client {
             _ => Error::Unavailable(format!("not done within {seconds} s: {why}")),
         }
     }
+}
+
+/// An attempt may have been done, and nobody can say any more.
+fn expired(last: &str) -> Error {
+    Error::Expired(format!(
+        "an attempt before may have been done, and the managers no longer keep what came of it: they forget a client that they have not heard from for {} min. It is not done from now on. Read what it was to change, and send it anew if it is not there. Last: {last}",
+        config::CLIENT_SILENCE.as_secs() / 60
+    ))
 }
 
 #[cfg(test)]

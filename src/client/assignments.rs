@@ -94,6 +94,8 @@ impl AssignmentApi {
 
     /// Every item of a node, ascending by id. Linearizable; of many items each page is.
     ///
+    /// Cancel safe: it changes nothing.
+    ///
     /// # Errors
     /// `NotFound` when the node's name is not known. A node id that is not known has no items.
     pub async fn get(&self, node: &str) -> Result<Vec<AssignedItem>> {
@@ -122,6 +124,8 @@ impl AssignmentApi {
     }
 
     /// What a node last said of its items. Linearizable.
+    ///
+    /// Cancel safe: it changes nothing.
     ///
     /// # Errors
     /// `NotFound` when the node's name is not known. A node id that is not known has said nothing.

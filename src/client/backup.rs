@@ -264,6 +264,8 @@ impl Backup {
 
     /// As [`save`](Self::save); `told` hears of the bytes that are written by then.
     ///
+    /// Not cancel safe, as [`save`](Self::save) is not.
+    ///
     /// # Errors
     /// As [`save`](Self::save).
     pub async fn save_telling(

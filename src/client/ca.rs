@@ -24,7 +24,9 @@ impl Ca {
     /// Replaces the root. The new one signs from now on; both are trusted until every node and operator has shown a certificate of
     /// it, at most until `deadline` (whole seconds, in which the cluster has a leader) is over: a node that was away all that time
     /// then comes back with a token ([`crate::NodeBuilder::replace`]), an operator with a new identity. Answers how far it is, at
-    /// once. Applied once, however often it has to be sent; dropped before the answer, it may have begun.
+    /// once. Applied once, however often it has to be sent.
+    ///
+    /// Cancel safe: dropped before the answer, it may have begun.
     ///
     /// # Errors
     /// `Invalid` for a deadline below a second or above 365 days; `Membership` with [`Rule::TooManyRotations`] when four are

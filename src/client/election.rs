@@ -67,6 +67,8 @@ impl Election {
 
     /// Who leads now, read linearizably; `None` while nobody does.
     ///
+    /// Cancel safe: it changes nothing.
+    ///
     /// # Errors
     /// See [`Error`].
     pub async fn leader(&self) -> Result<Option<Leader>> {
@@ -159,7 +161,7 @@ impl std::ops::Deref for Leading {
 impl Leading {
     /// Says something else of itself, without an election.
     ///
-    /// Dropped half-way, it may or may not have been said; [`Election::leader`] tells.
+    /// Cancel safe: dropped half-way, it may or may not have been said; [`Election::leader`] tells.
     ///
     /// # Errors
     /// `Refused` when it leads no more. See [`Error`].
@@ -177,7 +179,7 @@ impl Leading {
 
     /// Ends it; the next candidate leads then.
     ///
-    /// When the future is dropped it ends in the background.
+    /// Cancel safe: when the future is dropped it ends in the background.
     ///
     /// # Errors
     /// `LeaseNotFound` when it was lost before. See [`Error`].

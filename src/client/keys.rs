@@ -34,6 +34,8 @@ impl NodeKeys {
 
     /// What there is; no secret in it.
     ///
+    /// Cancel safe: it changes nothing.
+    ///
     /// # Errors
     /// `Denied` from anywhere but the manager's own machine.
     pub async fn show(&self) -> Result<KeyReport> {
@@ -41,6 +43,8 @@ impl NodeKeys {
     }
 
     /// Another key in the key file, and another data key. What the old one has sealed is sealed anew, in the background.
+    ///
+    /// Cancel safe: dropped before the answer, it may have been done or not; [`show`](Self::show) says which key counts.
     ///
     /// # Errors
     /// `Refused` when the key file cannot be written; see [`Error`].
@@ -51,6 +55,8 @@ impl NodeKeys {
     /// The key file lies at `path` from now on, on the manager's machine, with another key in it; one that is there already is
     /// used as it is.
     ///
+    /// Cancel safe: dropped before the answer, it may have been done or not; [`show`](Self::show) says which key counts.
+    ///
     /// # Errors
     /// As [`rotate`](Self::rotate).
     pub async fn move_to(&self, path: &str) -> Result<KeysChanged> {
@@ -60,6 +66,8 @@ impl NodeKeys {
     /// Makes an unlock key, which nothing on the machine holds: from the next start on the manager waits for it. It counts once
     /// it is [confirmed](Self::confirm); until then the old key opens the store as well.
     ///
+    /// Cancel safe: what is not confirmed does not count.
+    ///
     /// # Errors
     /// `Refused` when autolock is on already.
     pub async fn autolock_on(&self) -> Result<KeysChanged> {
@@ -67,6 +75,8 @@ impl NodeKeys {
     }
 
     /// Back to a key file: at `path`, or at the usual place.
+    ///
+    /// Cancel safe: dropped before the answer, it may have been done or not; [`show`](Self::show) says which key counts.
     ///
     /// # Errors
     /// As [`rotate`](Self::rotate).
@@ -76,6 +86,8 @@ impl NodeKeys {
 
     /// The unlock key, once more.
     ///
+    /// Cancel safe: it changes nothing.
+    ///
     /// # Errors
     /// `Refused` when there is none.
     pub async fn unlock_key(&self) -> Result<KeysChanged> {
@@ -83,6 +95,8 @@ impl NodeKeys {
     }
 
     /// Another unlock key, which counts once it is [confirmed](Self::confirm).
+    ///
+    /// Cancel safe: what is not confirmed does not count.
     ///
     /// # Errors
     /// `Refused` when there is none.
@@ -92,6 +106,8 @@ impl NodeKeys {
 
     /// The new unlock key was written down: from now on nothing else opens the store.
     ///
+    /// Cancel safe: dropped before the answer, it may have been done or not; [`show`](Self::show) says which key counts.
+    ///
     /// # Errors
     /// `Refused` when none waits.
     pub async fn confirm(&self) -> Result<KeysChanged> {
@@ -100,6 +116,8 @@ impl NodeKeys {
 
     /// From now on this passphrase opens the store.
     ///
+    /// Cancel safe: dropped before the answer, it may have been done or not; [`show`](Self::show) says which key counts.
+    ///
     /// # Errors
     /// See [`Error`].
     pub async fn passphrase(&self, passphrase: &str) -> Result<KeysChanged> {
@@ -107,6 +125,8 @@ impl NodeKeys {
     }
 
     /// Gives a locked manager its unlock key or passphrase.
+    ///
+    /// Cancel safe: dropped before the answer, it may be unlocked or not.
     ///
     /// # Errors
     /// `Refused` when it is the wrong one, or the manager is not locked.

@@ -94,11 +94,13 @@ impl Leases {
 
     /// Grants a lease that ends `ttl` after its last renewal; whole milliseconds, from a second to a year.
     ///
-    /// Done once however often it must be sent. When the future is dropped, or fails as [`Error::Unknown`], a lease may have
-    /// been granted that nobody knows: it runs out by itself.
+    /// Done once however often it must be sent.
+    ///
+    /// Cancel safe: when the future is dropped, or fails as [`Error::Unknown`], a lease may have been granted that nobody knows: it
+    /// runs out by itself.
     ///
     /// # Errors
-    /// `Invalid` when `ttl` is out of range or there are too many leases; see [`Error`].
+    /// `Limit` when `ttl` is out of range or there are too many leases; see [`Error`].
     pub async fn grant(&self, ttl: Duration) -> Result<Lease> {
         let sent = Instant::now();
         let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
@@ -121,7 +123,9 @@ impl Leases {
 
     /// Ends a lease, and removes all keys attached to it in one revision; how many there were.
     ///
-    /// Done once however often it must be sent. When the future is dropped it may have been done or not.
+    /// Done once however often it must be sent.
+    ///
+    /// Cancel safe: when the future is dropped it may have been done or not.
     ///
     /// # Errors
     /// `LeaseNotFound` when it has ended already. See [`Error`].
@@ -134,6 +138,8 @@ impl Leases {
     }
 
     /// Every lease, in ascending order of ids. Read a page at a time: what is granted or ends meanwhile may be there or not.
+    ///
+    /// Cancel safe: it changes nothing.
     ///
     /// # Errors
     /// See [`Error`].
@@ -151,6 +157,8 @@ impl Leases {
     }
 
     /// One lease and the keys attached to it, in ascending order.
+    ///
+    /// Cancel safe: it changes nothing.
     ///
     /// # Errors
     /// `LeaseNotFound` when there is none with this id. See [`Error`].
@@ -198,6 +206,8 @@ impl Lease {
 
     /// Renews it once; see [`Leases::keep_alive`].
     ///
+    /// Cancel safe: dropped before the answer, it may have been renewed or not.
+    ///
     /// # Errors
     /// `LeaseNotFound` when it has ended. See [`Error`].
     pub async fn keep_alive(&mut self) -> Result<()> {
@@ -208,6 +218,8 @@ impl Lease {
     }
 
     /// Ends it, with its keys; see [`Leases::revoke`].
+    ///
+    /// Cancel safe: dropped before the answer, it may have ended or not; what is left of it runs out.
     ///
     /// # Errors
     /// `LeaseNotFound` when it has ended already. See [`Error`].

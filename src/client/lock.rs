@@ -57,7 +57,7 @@ impl LockBuilder {
     /// Waits as awaiting it does, until `given_up`: then the place in the line is given up before this says `None`, so that
     /// who comes next need not wait for a lease to run out.
     ///
-    /// Dropping the future gives the place up in the background.
+    /// Cancel safe: dropping the future gives the place up in the background.
     ///
     /// # Errors
     /// As awaiting it: `Refused` when the lock is not had within [`wait_at_most`](Self::wait_at_most), `Unavailable` when no
@@ -178,7 +178,7 @@ impl std::ops::Deref for LockGuard {
 impl LockGuard {
     /// Lets it go; the next in line has it then.
     ///
-    /// When the future is dropped it is let go in the background.
+    /// Cancel safe: when the future is dropped it is let go in the background.
     ///
     /// # Errors
     /// `LeaseNotFound` when it was lost before. See [`Error`].

@@ -8,6 +8,7 @@ mod asking;
 mod assignments;
 #[cfg(feature = "manager")]
 mod backup;
+mod birth;
 mod ca;
 mod codec;
 mod dials;
@@ -42,15 +43,11 @@ mod upgrade;
 mod watching;
 mod way;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
-use prost::Message as _;
 use quorate_core::id::{ClientId, Term};
-use quorate_core::txn::Range;
 use quorate_transport::{Network, api};
 
 #[cfg(feature = "manager")]
@@ -97,14 +94,9 @@ use sequence::Sequences;
 pub(crate) use way::{Answered, CallError, Feeding, Unanswered, Way};
 use way::{Fed, Reply};
 
-/// How long a new client waits to learn its birth.
-const BORN_PATIENCE: Duration = Duration::from_secs(1);
-
 struct Shared {
     way: Box<dyn Way>,
     sequences: Sequences,
-    /// The generation under which the client id was drawn; 0 before one is known.
-    generation: AtomicU64,
 }
 
 /// A client of the cluster. Cheap to clone; all clones share one set of request ids.
@@ -132,9 +124,10 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
+    /// A client that was born with this index, 0 where it is not known yet.
     pub(crate) fn over(way: Box<dyn Way>, client: ClientId, born: u64) -> Self {
-        let generation = AtomicU64::new(way.generation().map_or(0, |generation| *generation.borrow()));
-        let shared = Shared { way, sequences: Sequences::new(client, born), generation };
+        let generation = way.generation().map_or(0, |generation| *generation.borrow());
+        let shared = Shared { way, sequences: Sequences::new(client, born, generation) };
         Self { shared: Arc::new(shared), deadline: config::REQUEST_DEADLINE, fence: None, scope: Scope::default() }
     }
 
@@ -151,6 +144,8 @@ impl Client {
     }
 
     /// As [`connect`](Self::connect), with a deadline for connecting and for each request.
+    ///
+    /// Cancel safe: dropped half-way, it leaves no connection behind.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -176,6 +171,8 @@ impl Client {
 
     /// Connects to the node that runs on `directory` of this machine, over its local socket. Needs no certificate.
     ///
+    /// Cancel safe: dropped half-way, it leaves no connection behind.
+    ///
     /// # Errors
     /// `Unavailable` when no node runs there; `Denied` when it belongs to another user.
     pub async fn local(directory: impl AsRef<std::path::Path>) -> Result<Self> {
@@ -183,8 +180,8 @@ impl Client {
         Self::born_over(Box::new(way)).await
     }
 
-    /// The node behind this client has another role from now on, and has applied `born`: what was asked before was asked
-    /// of others.
+    /// The node behind this client has another role from now on, and has applied `born` (0 where it applies nothing): what was
+    /// asked before was asked of others.
     #[cfg(feature = "worker")]
     pub(crate) fn renew(&self, born: u64) -> Result<()> {
         self.shared.sequences.renew(config::random_id(ClientId::from_bytes)?, born);
@@ -192,6 +189,8 @@ impl Client {
     }
 
     /// What the node that is asked says of itself: which role it has, and with whom a worker has its session.
+    ///
+    /// Cancel safe: it changes nothing.
     ///
     /// # Errors
     /// `Unavailable` when it does not answer within the deadline.
@@ -205,13 +204,6 @@ impl Client {
     /// Whether the node that this client belongs to was removed from its cluster, and has stopped.
     fn has_left(&self) -> bool {
         self.shared.way.has_left()
-    }
-
-    /// A client that knows an index applied before its id was drawn: with it the replay table tells a client that it
-    /// has forgotten from one that is new.
-    async fn born_over(way: Box<dyn Way>) -> Result<Self> {
-        let born = born(&*way).await;
-        Ok(Self::over(way, config::random_id(ClientId::from_bytes)?, born))
     }
 
     /// The same client with another deadline for each request.
@@ -342,6 +334,8 @@ impl Client {
 
     /// The cluster as the manager that answers sees it; needs no quorum.
     ///
+    /// Cancel safe: it changes nothing.
+    ///
     /// # Errors
     /// `Unavailable` when no manager answers within the deadline.
     pub async fn status(&self) -> Result<ClusterStatus> {
@@ -354,6 +348,8 @@ impl Client {
     /// What the manager that answers says of its machine, and of the ways to the other managers. For a node of this machine
     /// or process; from elsewhere [`look_at`](crate::check::look_at) asks one manager that is named, and looks at the way there.
     ///
+    /// Cancel safe: it changes nothing that stays.
+    ///
     /// # Errors
     /// `Unavailable` when it does not answer within the deadline; `Denied` unless the identity is an operator's.
     pub async fn check(&self) -> Result<ManagerCheck> {
@@ -361,6 +357,8 @@ impl Client {
     }
 
     /// The join token for `role` ("manager" or "worker").
+    ///
+    /// Cancel safe: it changes nothing.
     ///
     /// # Errors
     /// `Denied` unless the identity is an operator's.
@@ -376,6 +374,8 @@ impl Client {
     /// Through a client that comes with a leadership (`Lead::client`) only that leadership is handed
     /// over: once it has ended, that is refused as `Fenced`.
     ///
+    /// Cancel safe: dropped before the answer, it may have been handed over or not.
+    ///
     /// # Errors
     /// `Refused` with the reason: no seat, not reachable, not taken over within one election timeout.
     pub async fn transfer_leadership(&self, to: Option<&str>) -> Result<String> {
@@ -383,18 +383,6 @@ impl Client {
         let kind = api::request::Kind::Transfer(api::Transfer { to: to.unwrap_or_default().to_owned(), term });
         let api::response::Kind::Transfer(done) = self.ask(kind).await? else { return Err(unexpected()) };
         Ok(done.name)
-    }
-}
-
-/// An index that some manager has applied by now; 0 when none tells.
-async fn born(way: &dyn Way) -> u64 {
-    let range = Range { key: Bytes::from_static(&[0]), ..Range::default() }.encode_to_vec().into();
-    let kind = Some(api::request::Kind::Read(api::Read { range, serializable: true }));
-    let deadline_ms = u64::try_from(BORN_PATIENCE.as_millis()).unwrap_or(u64::MAX);
-    match way.call(api::Request { deadline_ms, kind }, BORN_PATIENCE, &BTreeSet::new()).await {
-        Ok(Answered { response: api::Response { kind: Some(api::response::Kind::Read(done)) }, .. }) => done.applied,
-        // Who may not read, or gets no answer now, is told so by what it asks next.
-        Ok(_) | Err(_) => 0,
     }
 }
 

@@ -36,6 +36,8 @@ impl Nodes {
 
     /// Every node, as the manager that answers knows them; needs no quorum.
     ///
+    /// Cancel safe: it changes nothing.
+    ///
     /// # Errors
     /// `Unavailable` when no manager answers within the deadline.
     pub async fn list(&self) -> Result<NodeList> {
@@ -43,6 +45,8 @@ impl Nodes {
     }
 
     /// One node, as the leader knows it: with what is done with it next.
+    ///
+    /// Cancel safe: it changes nothing.
     ///
     /// # Errors
     /// `NotFound`; `Membership` when several nodes answer to the name.
@@ -107,6 +111,8 @@ impl Nodes {
     }
 
     /// Hands leadership to a voter; answers the name of who leads then. See [`Client::transfer_leadership`].
+    ///
+    /// Cancel safe: dropped before the answer, it may have been handed over or not.
     ///
     /// # Errors
     /// As there.
@@ -227,6 +233,8 @@ impl NodeChange {
     }
 
     /// Waits for a wish that was recorded with this answer, without sending it again: what was wished since counts.
+    ///
+    /// Cancel safe: the wish stays recorded.
     ///
     /// # Errors
     /// As awaiting it. `Unknown` when it is not fulfilled in time: it stays recorded.

@@ -48,6 +48,8 @@ impl Configs {
 
     /// One of them, with the items that refer to it.
     ///
+    /// Cancel safe: it changes nothing.
+    ///
     /// # Errors
     /// `NotFound` when there is none of that name.
     pub async fn inspect(&self, name: &str) -> Result<ObjectInfo> {
@@ -55,6 +57,8 @@ impl Configs {
     }
 
     /// Its data.
+    ///
+    /// Cancel safe: it changes nothing.
     ///
     /// # Errors
     /// `NotFound` when there is none of that name.
@@ -68,6 +72,8 @@ impl Configs {
     }
 
     /// Removes one that no item refers to.
+    ///
+    /// Cancel safe: dropped before the answer, it may have been done, once, or not at all.
     ///
     /// # Errors
     /// `Refused` while items refer to it, with their names; `NotFound` when there is none of that name.
@@ -93,6 +99,8 @@ impl Secrets {
 
     /// One of them without its data, with the items that refer to it.
     ///
+    /// Cancel safe: it changes nothing.
+    ///
     /// # Errors
     /// `NotFound` when there is none of that name.
     pub async fn inspect(&self, name: &str) -> Result<ObjectInfo> {
@@ -100,6 +108,8 @@ impl Secrets {
     }
 
     /// Its data: the one way in which it comes back.
+    ///
+    /// Cancel safe: it changes nothing.
     ///
     /// # Errors
     /// `Denied` unless the identity is an operator's; `NotFound` when there is none of that name.
@@ -115,6 +125,8 @@ impl Secrets {
 
     /// Removes one that no item refers to.
     ///
+    /// Cancel safe: dropped before the answer, it may have been done, once, or not at all.
+    ///
     /// # Errors
     /// `Refused` while items refer to it, with their names; `NotFound` when there is none of that name.
     pub async fn remove(&self, name: &str) -> Result<()> {
@@ -123,6 +135,8 @@ impl Secrets {
 
     /// Makes a successor with other data and the same labels beside `name`, called `successor`, or as `name` with the next number
     /// behind it that is free (`db`, `db.2`, `db.3`). Items that refer to the old one are not touched: the answer says which they are.
+    ///
+    /// Cancel safe: dropped before the answer, it may have been done, once, or not at all.
     ///
     /// # Errors
     /// `NotFound` when there is no secret `name`; `Refused` when there is one called `successor`.
@@ -338,6 +352,8 @@ impl Keyring {
 
     /// As it is; no secret in it.
     ///
+    /// Cancel safe: it changes nothing.
+    ///
     /// # Errors
     /// `Denied` unless the identity is an operator's.
     pub async fn show(&self) -> Result<KeyringReport> {
@@ -346,6 +362,8 @@ impl Keyring {
 
     /// Asks for another key: the leader makes it, gives it to every manager, and seals everything anew, in the background.
     /// [`show`](Self::show) says how far that is: it is over when the active key is another one, and the only one.
+    ///
+    /// Cancel safe: dropped before the answer, it may have been done, once, or not at all.
     ///
     /// # Errors
     /// See [`Error`].

@@ -44,6 +44,8 @@ impl Operators {
     /// Takes an identity back, by its name or id. It counts nowhere any more; its connections are closed on every manager. It may be
     /// the one that this client shows: then this was its last request.
     ///
+    /// Cancel safe: dropped before the answer, it may have been done, once, or not at all.
+    ///
     /// # Errors
     /// `NotFound` when none that stands is called so.
     pub async fn revoke(&self, name: &str) -> Result<RevokedOperator> {
@@ -52,6 +54,8 @@ impl Operators {
     }
 
     /// All of them, those that were taken back or have ended among them, the oldest first.
+    ///
+    /// Cancel safe: it changes nothing.
     ///
     /// # Errors
     /// See [`Error`].

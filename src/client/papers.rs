@@ -15,6 +15,8 @@ use super::SOFTWARE;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// After an attempt that came to nothing.
 const PAUSE: Duration = Duration::from_secs(60);
+/// The same where the cluster's CA is being replaced, and waits for it: before the managers send it away once more for that.
+const PAUSE_OF_NEW_CA: Duration = Duration::from_secs(8);
 
 struct Held {
     identity: Arc<Identity>,
@@ -77,7 +79,7 @@ impl Papers {
     fn ask_now(&self) -> bool {
         let mut held = self.held();
         let now = SystemTime::now();
-        let asked = held.asked.is_some_and(|asked| now < asked + PAUSE);
+        let asked = held.asked.is_some_and(|asked| now < asked + PAUSE_OF_NEW_CA);
         if !asked {
             held.due = now;
         }
@@ -125,7 +127,7 @@ async fn renewed(
     let csr = key.csr().map_err(|error| bad(error.to_string()))?;
     let mut request = JoinRequest::renewal(csr, identity.subject().node_id, clock);
     request.software = SOFTWARE.to_owned();
-    let joined = quorate_transport::renew(managers, identity.ca_hash(), request, timeout, clock, network).await?;
+    let joined = quorate_transport::renew(managers, &identity.trusted(), request, timeout, clock, network).await?;
     let authorities = std::iter::once(joined.ca_certificate).chain(joined.authorities).map(Into::into).collect();
     identity.renewed_under(joined.certificate.into(), authorities).map_err(|error| bad(error.to_string()))
 }

@@ -25,6 +25,8 @@ impl Policy {
 
     /// What is in force.
     ///
+    /// Cancel safe: it changes nothing.
+    ///
     /// # Errors
     /// See [`Error`](crate::Error).
     pub async fn show(&self) -> Result<PolicyInfo> {

@@ -145,6 +145,8 @@ impl RangeBuilder {
 
     /// Every page, read at one revision.
     ///
+    /// Cancel safe: it changes nothing.
+    ///
     /// # Errors
     /// `Compacted` and `NewGeneration` for a revision that was asked for; without one it is read anew, within the deadline.
     pub async fn all(self) -> Result<Vec<Entry>> {

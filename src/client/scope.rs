@@ -169,6 +169,8 @@ impl ScopedClient {
     /// A lease for keys below the prefix. Leases belong to no prefix, so they are not listed here; a key may be attached to any of
     /// them by its id. Done once however often it must be sent; see [`Leases::grant`](super::Leases::grant).
     ///
+    /// Cancel safe: dropped before the answer, a lease may have been granted that nobody knows; it runs out by itself.
+    ///
     /// # Errors
     /// `Invalid` when `ttl` is out of range or there are too many leases; see [`Error`].
     pub async fn grant_lease(&self, ttl: Duration) -> Result<Lease> {

@@ -6,7 +6,6 @@
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::Request;
-use quorate_core::id::ClientId;
 use quorate_core::state::check_txn;
 use quorate_core::txn::{Op, OpKind, Txn, TxnResult};
 use quorate_core::user;
@@ -15,8 +14,7 @@ use tokio::time::Instant;
 
 use super::asking::Failed;
 use super::sequence::OpenRequest;
-use super::{Client, born, unexpected};
-use crate::config;
+use super::{Client, unexpected};
 use crate::error::{Error, Result};
 
 impl Client {
@@ -87,8 +85,8 @@ impl Client {
     pub(super) async fn once(&self, wrap: impl Fn(&OpenRequest) -> api::request::Kind) -> Result<api::response::Kind> {
         let until = Instant::now() + self.deadline;
         let mut forgotten = false;
-        self.renew_after_recovery().await?;
         loop {
+            self.settle(until).await?;
             let opened = tokio::time::timeout_at(until, self.shared.sequences.open()).await;
             let open = opened.map_err(|_elapsed| {
                 Error::overloaded(
@@ -100,8 +98,7 @@ impl Client {
                 // The managers had forgotten this client, and no earlier copy of this request is on its way: nothing was
                 // done, and it goes again under a fresh id. Once.
                 Err(Failed::Forgotten(_)) if !std::mem::replace(&mut forgotten, true) => {
-                    let born = born(&*self.shared.way).await;
-                    self.shared.sequences.renew(config::random_id(ClientId::from_bytes)?, born);
+                    self.shared.sequences.forget(open.id.client);
                 }
                 // Somebody else was faster: it was not done, and no copy of it will be.
                 Err(Failed::Overtaken(_)) if Instant::now() < until => {}

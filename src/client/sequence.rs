@@ -17,6 +17,10 @@ const WINDOW: u64 = REPLAY_PER_CLIENT_MAX as u64;
 struct State {
     client: ClientId,
     born: u64,
+    /// Of the cluster, when the client was born; log indexes are counted anew in each.
+    generation: u64,
+    /// The managers have said that they know this client no more.
+    forgotten: bool,
     next: u64,
     open: BTreeSet<u64>,
 }
@@ -49,10 +53,15 @@ pub(crate) struct OpenRequest {
 }
 
 impl Sequences {
-    /// `client` is 128 random bits; `born` is a log index that a manager had applied before, 0 when unknown.
-    pub(crate) fn new(client: ClientId, born: u64) -> Self {
-        let state = Mutex::new(State { client, born, next: 1, open: BTreeSet::new() });
+    /// `client` is 128 random bits; `born` is a log index that was committed in this generation before, 0 when unknown.
+    pub(crate) fn new(client: ClientId, born: u64, generation: u64) -> Self {
+        let state = Mutex::new(State::of(client, born, generation));
         Self(Arc::new(Shared { state, moved: Notify::new() }))
+    }
+
+    /// Whether requests may go under the id in use, in this generation.
+    pub(crate) fn is_settled(&self, generation: u64) -> bool {
+        self.0.state().is_settled(generation)
     }
 
     /// The next request id; waits while the oldest open request is too far behind.
@@ -84,10 +93,39 @@ impl Sequences {
         Some(OpenRequest { id, low_water, born: state.born, sequences: self.clone() })
     }
 
-    /// The managers no longer know this client: go on under a new id. Requests that are open keep theirs.
+    /// The managers no longer know this client: another one is to be born before anything more is asked.
+    pub(crate) fn forget(&self, client: ClientId) {
+        let mut state = self.0.state();
+        state.forgotten |= state.client == client;
+    }
+
+    /// Goes on under a new id, unless somebody else has seen to it meanwhile. Requests that are open keep theirs.
+    pub(crate) fn settle(&self, client: ClientId, born: u64, generation: u64) {
+        let mut state = self.0.state();
+        if !state.is_settled(generation) {
+            *state = State::of(client, born, generation);
+            drop(state);
+            self.0.moved.notify_waiters();
+        }
+    }
+
+    /// Goes on under a new id, in any case.
+    #[cfg(feature = "worker")]
     pub(crate) fn renew(&self, client: ClientId, born: u64) {
-        *self.0.state() = State { client, born, next: 1, open: BTreeSet::new() };
+        let mut state = self.0.state();
+        *state = State::of(client, born, state.generation);
+        drop(state);
         self.0.moved.notify_waiters();
+    }
+}
+
+impl State {
+    const fn of(client: ClientId, born: u64, generation: u64) -> Self {
+        Self { client, born, generation, forgotten: false, next: 1, open: BTreeSet::new() }
+    }
+
+    const fn is_settled(&self, generation: u64) -> bool {
+        self.born > 0 && !self.forgotten && self.generation >= generation
     }
 }
 
@@ -113,7 +151,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_mark_stays_below_the_oldest_open_request() {
-        let sequences = Sequences::new(ClientId::from_bytes([1; 16]), 0);
+        let sequences = Sequences::new(ClientId::from_bytes([1; 16]), 1, 0);
         let first = sequences.open().await;
         let second = sequences.open().await;
         assert_eq!((first.low_water, second.low_water), (0, 0));
@@ -126,7 +164,7 @@ mod tests {
     #[tokio::test]
     async fn the_newest_waits_for_the_oldest_when_the_managers_could_not_keep_what_is_between() {
         // Given an oldest request that is open, while others come and go
-        let sequences = Sequences::new(ClientId::from_bytes([1; 16]), 0);
+        let sequences = Sequences::new(ClientId::from_bytes([1; 16]), 1, 0);
         let oldest = sequences.open().await;
         for _ in 1..WINDOW {
             drop(sequences.open().await);
@@ -153,7 +191,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_waits_goes_on_under_a_new_id() {
-        let sequences = Sequences::new(ClientId::from_bytes([1; 16]), 0);
+        let sequences = Sequences::new(ClientId::from_bytes([1; 16]), 1, 0);
         let _oldest = sequences.open().await;
         for _ in 1..WINDOW {
             drop(sequences.open().await);
@@ -162,7 +200,12 @@ mod tests {
         let waiting = tokio::spawn(async move { again.open().await.id });
         tokio::task::yield_now().await;
         let client = ClientId::from_bytes([2; 16]);
-        sequences.renew(client, 7);
+        sequences.forget(ClientId::from_bytes([1; 16]));
+        sequences.settle(client, 7, 0);
         assert_eq!(waiting.await.unwrap(), RequestId { client, sequence: 1 });
+        // Whoever hears late that the old one is forgotten changes nothing any more.
+        sequences.forget(ClientId::from_bytes([1; 16]));
+        sequences.settle(ClientId::from_bytes([3; 16]), 8, 0);
+        assert_eq!(sequences.open().await.id.client, client);
     }
 }

@@ -28,6 +28,8 @@ impl Tokens {
 
     /// The standing token of a role: whoever has it can join as that.
     ///
+    /// Cancel safe: it changes nothing.
+    ///
     /// # Errors
     /// `Denied` unless the identity is an operator's.
     pub async fn show(&self, role: Role) -> Result<String> {
@@ -36,6 +38,8 @@ impl Tokens {
     }
 
     /// Gives a role another standing token, and answers it. The old one lets nobody in any more; who is in stays in.
+    ///
+    /// Cancel safe: dropped before the answer, it may have been done, once, or not at all.
     ///
     /// # Errors
     /// See [`Error`].
@@ -53,6 +57,8 @@ impl Tokens {
 
     /// Every token, without its secret.
     ///
+    /// Cancel safe: it changes nothing.
+    ///
     /// # Errors
     /// See [`Error`].
     pub async fn list(&self) -> Result<Vec<TokenInfo>> {
@@ -60,6 +66,8 @@ impl Tokens {
     }
 
     /// Takes a token back: it lets nobody in any more; who is in stays in.
+    ///
+    /// Cancel safe: dropped before the answer, it may have been done, once, or not at all.
     ///
     /// # Errors
     /// `NotFound` when there is none with this id.

@@ -34,7 +34,7 @@ impl Upgrade {
     /// them support. What it brings can be used from then on, and no manager can go back to the older program. Answers
     /// how it is then; where there is nothing to finish, nothing happens.
     ///
-    /// Dropped, it may still be done; asking again does no harm.
+    /// Cancel safe: dropped, it may still be done; asking again does no harm.
     ///
     /// # Errors
     /// [`Rule::UpgradeHeldBack`](crate::membership::Rule::UpgradeHeldBack) while a manager, also an absent one, has not
@@ -45,7 +45,7 @@ impl Upgrade {
 
     /// Leaves a note on the cluster, in place of the one that is there: what version 2 brings.
     ///
-    /// Dropped, it may still be done.
+    /// Cancel safe: dropped, it may still be done.
     ///
     /// # Errors
     /// [`Error::Version`](crate::Error::Version) before the upgrade to version 2 is finished. See [`Error`](crate::Error).

@@ -162,7 +162,7 @@ pub(super) fn advice(answer: &ClusterStatus) -> Vec<String> {
     missing.retain(|manager| manager.seat == "voter");
     if diverged(answer) {
         let revision = answer.managers.iter().find_map(|manager| manager.hash_revision).unwrap_or(answer.revision);
-        lines.insert(0, format!("DIVERGED: managers hold different state at revision {revision}; the table shows which. A directory was rolled back by a copy or a restored disk, or quorate has a defect. Stop writing, keep every directory, wipe nothing"));
+        lines.insert(0, format!("DIVERGED: managers hold different state at revision {revision}; the table shows which. A directory was rolled back by a copy or a restored disk, or quorate has a defect. Stop writing, keep every directory, wipe nothing. Where it is known whose directory was put back: stop that manager, quorate node rm NAME --force on another one, then on its machine quorate join --replace --token TOKEN --manager HOST:PORT"));
     }
     lines.extend(answer.managers.iter().filter_map(disk_advice));
     lines.extend(answer.store.as_ref().and_then(store_advice));

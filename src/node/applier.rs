@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use quorate_core::consensus::io::{Input, Records};
 use quorate_core::id::{LogIndex, Revision};
-use quorate_core::ports::{LogReset, MetaStore, StagedId, Staging, StateRead, StoreResult};
+use quorate_core::ports::{LogReset, MetaStore, StagedId, StateRead, StoreResult};
 use quorate_core::state::Machine;
 use quorate_core::state::contract::{Applied, ApplyError, Committed, Outcome, StateStatus};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -33,10 +33,6 @@ pub(super) enum Job {
         reset: LogReset,
         slot: Option<OwnedSemaphorePermit>,
     },
-    Discard {
-        staged: StagedId,
-        slot: Option<OwnedSemaphorePermit>,
-    },
     View(oneshot::Sender<(StateStatus, Arc<dyn StateRead>)>),
     /// The slot bounds how many such questions wait.
     Hashes {
@@ -58,7 +54,6 @@ const HASHES_OFFERED: usize = 1024;
 
 pub(super) struct Applier {
     pub(super) machine: Machine,
-    pub(super) staging: Arc<dyn Staging>,
     pub(super) reports: mpsc::Sender<Input>,
     /// As of the last round that changed one.
     pub(super) records: Arc<Records>,
@@ -83,11 +78,6 @@ impl Applier {
                     let report = self.install(staged, reset);
                     drop(slot);
                     Some(report)
-                }
-                Job::Discard { staged, slot } => {
-                    let report = self.staging.discard(staged).err().map(Input::StoreFailed);
-                    drop(slot);
-                    report
                 }
                 Job::View(reply) => {
                     let view = self.machine.reader().view();

@@ -2,12 +2,14 @@
 //!
 //! Owns the answer for every pair of asker and request. A request without a row does not compile. Where a row says
 //! [`May::Keys`], what is allowed depends on the keys: the request is flattened to a list of accesses
-//! ([`quorate_core::access`]) and all of them have to lie within the asker's rights; only [`within`] says so, and what it has
-//! passed is an [`Allowed`], without which nothing can be proposed, read or watched. The leader asks the same questions again
+//! ([`quorate_core::access`]) and all of them have to lie within the asker's rights; [`within`] says so of what is read and
+//! watched, [`command`] of every command that is proposed, whoever's it is. What they have passed is an [`Allowed`], without
+//! which nothing is read, watched or proposed: nobody else makes one. The leader asks the same questions again
 //! for whoever asked another manager: its own records may know more. Called once per request, before anything is done.
 
 use quorate_core::access::{Access, Right, Touch, allows, touches};
 use quorate_core::command::{Command, CommandKind};
+use quorate_core::keyring::{KeyringOrder, KeyringOrderKind};
 use quorate_core::keyspace::Section;
 use quorate_core::txn::{Range, Txn};
 use quorate_core::watch::WatchStart;
@@ -56,9 +58,19 @@ macro_rules! over {
     };
 }
 
+/// Which requests a row is for: all of a kind, unless the row says which of them.
+macro_rules! these {
+    ($variant:ident) => {
+        Kind::$variant(_)
+    };
+    ($variant:ident $pattern:pat) => {
+        $pattern
+    };
+}
+
 /// The table, the number of each row, and its words.
 macro_rules! table {
-    ($($variant:ident $word:literal: $operator:ident $reader:ident $manager:ident $node:ident $([$($access:ident $section:ident),*])?;)*) => {
+    ($($variant:ident $(as ($pattern:pat))? $word:literal: $operator:ident $reader:ident $manager:ident $node:ident $([$($access:ident $section:ident),*])?;)*) => {
         #[derive(Debug, Clone, Copy)]
         #[repr(usize)]
         enum Number { $($variant),* }
@@ -78,7 +90,7 @@ macro_rules! table {
 
         /// Which row this request has.
         pub(super) const fn row(kind: &Kind) -> usize {
-            let row = match kind { $(Kind::$variant(_) => Number::$variant),* };
+            let row = match kind { $(these!($variant $($pattern)?) => Number::$variant),* };
             row as usize
         }
     };
@@ -122,6 +134,8 @@ table! {
     Sessions          "sessions":            No       No     Yes     No;
     Addresses         "addresses":           No       No     Yes     No;
     Standing          "standing":            Yes      Yes    Yes     Yes;
+    CheckPaths as (Kind::Check(api::Check { paths: true, .. }))
+                      "check_paths":         Yes      No     No      No;
     Check             "check":               Yes      Yes    Yes     Yes;
     LeaseWrite        "lease_write":         Yes      No     No      No;
     LeaseKeepAlive    "lease_keep_alive":    Yes      No     No      No;
@@ -219,7 +233,7 @@ pub(super) fn denied(asker: &Asker, kind: &Kind) -> Failure {
     fail(api::Code::Denied, why)
 }
 
-/// What was looked at as a whole and may be done. Made here only.
+/// What was looked at as a whole and may be done: read, watched, proposed. Made here only.
 #[derive(Debug, Clone)]
 pub(super) struct Allowed<T>(T);
 
@@ -291,12 +305,17 @@ fn covered(rights: &[Right<'_>], asked: &impl Names) -> Result<(), Access> {
     }
 }
 
-/// Whether the leader may take a command that another manager has made of somebody's request: judged by who asked, by what
-/// was asked, and by everything that the command touches. A manager's own commands are of other kinds.
+/// Passes a command that may be proposed: one that was made of somebody's request is judged by who asked, by what was asked,
+/// and by everything that it touches, here and once more by a leader that it is passed on to. A manager's own commands are nobody's,
+/// and of other kinds.
 ///
 /// # Errors
 /// Why not.
-pub(super) fn command(behalf: Option<&Asker>, command: &Command) -> Result<(), Failure> {
+pub(super) fn command(behalf: Option<&Asker>, command: Command) -> Result<Allowed<Command>, Failure> {
+    judged(behalf, &command).map(|()| Allowed(command))
+}
+
+fn judged(behalf: Option<&Asker>, command: &Command) -> Result<(), Failure> {
     let refuse = |why: &str| Err(fail(api::Code::Denied, format!("{why}. Nothing was done")));
     match (&command.kind, behalf) {
         (Some(CommandKind::Request(request)), Some(asker)) => {
@@ -317,13 +336,25 @@ pub(super) fn command(behalf: Option<&Asker>, command: &Command) -> Result<(), F
             fine.or_else(|_access| refuse("it touches what whoever asked may not touch"))
         }
         (Some(CommandKind::Request(_)), None) => refuse("a client's request was passed on without saying whose it is"),
+        // The one order for the keyring that somebody may ask for; all others are the managers' own.
+        (Some(CommandKind::Keyring(KeyringOrder { kind: Some(KeyringOrderKind::Ask(_)) })), Some(asker)) => {
+            let asked = TABLE.get(Number::KeyringRotate as usize);
+            match asked.is_some_and(|row| row.word == asker.of && row.lets(asker.who, false)) {
+                true => Ok(()),
+                false => {
+                    refuse("whoever asked the manager that passes this on may not have the barrier's key replaced")
+                }
+            }
+        }
+        (Some(CommandKind::Keyring(KeyringOrder { kind: Some(KeyringOrderKind::Ask(_)) })), None) => {
+            refuse("another barrier key was asked for without saying who wants it")
+        }
         (
             Some(
                 CommandKind::System(_)
                 | CommandKind::Compact(_)
                 | CommandKind::ExpireClients(_)
                 | CommandKind::ExpireLeases(_)
-                // Asking for another key is no client's request: whoever may ask was judged where it was asked.
                 | CommandKind::Keyring(_),
             ),
             None,

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use quorate_core::command::{LeaseOrder, LeaseOrderKind, Request};
 use quorate_core::id::NodeId;
+use quorate_core::keyring::{Ask, Reseal, Rotate, Share};
 use quorate_core::membership::record::{ClusterRecord, NodeRecord};
 use quorate_core::txn::{Compare, Delete, Op, Put};
 
@@ -24,7 +25,7 @@ fn request(ops: Vec<Op>) -> Command {
 }
 
 fn takes(behalf: Option<Asker>, what: &Command) -> bool {
-    command(behalf.as_ref(), what).is_ok()
+    command(behalf.as_ref(), what.clone()).is_ok()
 }
 
 #[test]
@@ -79,6 +80,44 @@ fn a_passed_on_command_stays_within_what_was_asked() {
     // What is done on a manager's own machine only comes from no other.
     assert!(!takes(Some(asked(Who::Local, "unlock")), &request(vec![])));
     assert!(!takes(operator("no such request"), &request(vec![])));
+}
+
+#[test]
+fn another_barrier_key_is_asked_for_by_somebody_who_may_and_all_other_orders_are_the_managers_own() {
+    let order = |kind| Command::from(CommandKind::Keyring(KeyringOrder { kind: Some(kind) }));
+    let ask = order(KeyringOrderKind::Ask(Ask { active: 1 }));
+    for (who, may) in [
+        (Who::Operator(ID), true),
+        (Who::Local, true),
+        (Who::Reader(ID), false),
+        (Who::Node(ID), false),
+        (Who::Manager, false),
+    ] {
+        assert_eq!(takes(Some(asked(who, "keyring_rotate")), &ask), may, "{who:?}");
+    }
+    // Not as a part of anything else, and not of nobody.
+    for of in ["write", "keyring_show", "node_remove", "no such request"] {
+        assert!(!takes(Some(asked(Who::Operator(ID), of)), &ask), "{of}");
+    }
+    assert!(!takes(None, &ask));
+    for own in [
+        order(KeyringOrderKind::Share(Share::default())),
+        order(KeyringOrderKind::Rotate(Rotate::default())),
+        order(KeyringOrderKind::Reseal(Reseal::default())),
+    ] {
+        assert!(takes(None, &own), "{own:?}");
+        assert!(!takes(Some(asked(Who::Operator(ID), "keyring_rotate")), &own), "{own:?}");
+    }
+}
+
+#[test]
+fn the_ways_between_managers_have_a_row_of_their_own() {
+    let check = |paths| Kind::Check(api::Check { paths, ..api::Check::default() });
+    for who in [Who::Reader(ID), Who::Node(ID), Who::Manager] {
+        assert!(super::check(&asked(who, ""), &check(false)).is_ok(), "{who:?}");
+        assert!(super::check(&asked(who, ""), &check(true)).is_err(), "{who:?}");
+    }
+    assert!(super::check(&asked(Who::Operator(ID), ""), &check(true)).is_ok());
 }
 
 #[test]

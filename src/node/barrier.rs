@@ -13,7 +13,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::{Command, CommandKind};
-use quorate_core::consensus::io::Origin;
 use quorate_core::id::{ClusterId, NodeId};
 use quorate_core::keyring::{self, Ask, Care, Cipher, KeyCopy, KeyringOrder, KeyringOrderKind, KeyringRecord};
 use quorate_core::keyring::{BarrierKey as StoredKey, OrderError, SealedRecord, SearchFrom};
@@ -228,10 +227,10 @@ impl Service {
     }
 
     /// Asks the leader, by the log, for another active key in the place of this one; whether that is still the active one.
-    pub(super) async fn ask_for_rotation(&self, active: u32, until: Instant) -> Result<bool, Failure> {
+    pub(super) async fn ask_for_rotation(&self, asker: &Asker, active: u32, until: Instant) -> Result<bool, Failure> {
         let order = KeyringOrder { kind: Some(KeyringOrderKind::Ask(Ask { active })) };
         let command = Command::from(CommandKind::Keyring(order));
-        Ok(self.router.execute(command, Origin::Here, until).await?.succeeded)
+        Ok(self.router.execute_for(asker, command, until).await?.succeeded)
     }
 }
 
@@ -319,7 +318,7 @@ async fn step(service: &Service, kept: &mut Kept) -> Result<bool, Failure> {
         Some(KeyringOrderKind::Ask(_)) | None => "nothing",
     };
     let until = Instant::now() + PATIENCE;
-    let done = service.router.execute(Command::from(CommandKind::Keyring(order)), Origin::Here, until).await?;
+    let done = service.router.execute(Command::from(CommandKind::Keyring(order)), until).await?;
     if done.succeeded {
         tracing::info!(what, "keyring");
     }

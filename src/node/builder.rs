@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 #[cfg(feature = "manager")]
-use quorate_core::limits::WAITING_MAX;
+use quorate_core::limits::{WAITING_MAX, WATCHES_MAX};
 use zeroize::Zeroizing;
 
 use super::directory::check_access;
@@ -81,6 +81,8 @@ pub struct NodeBuilder {
     pub(super) log_window_bytes: u64,
     #[cfg(feature = "manager")]
     pub(super) waiting_max: usize,
+    #[cfg(feature = "manager")]
+    pub(super) watches_max: usize,
     pub(super) stable: Duration,
     pub(super) times: Times,
     pub(super) patience: Duration,
@@ -131,6 +133,8 @@ impl NodeBuilder {
             log_window_bytes: config::LOG_WINDOW_BYTES,
             #[cfg(feature = "manager")]
             waiting_max: WAITING_MAX,
+            #[cfg(feature = "manager")]
+            watches_max: WATCHES_MAX,
             stable: config::STABLE,
             times: Times::default(),
             patience: config::REQUEST_DEADLINE,
@@ -256,6 +260,13 @@ impl NodeBuilder {
     #[cfg(feature = "testing")]
     pub const fn waiting_max(mut self, most: usize) -> Self {
         self.waiting_max = most;
+        self
+    }
+
+    /// How many watches this manager serves before it refuses more of them as `WATCHES_MAX`.
+    #[cfg(feature = "testing")]
+    pub const fn watches_max(mut self, most: usize) -> Self {
+        self.watches_max = most;
         self
     }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use quorate_core::command::{Command, CommandKind};
-use quorate_core::consensus::io::{Input, Origin, RaftRole, Records};
+use quorate_core::consensus::io::{Input, RaftRole, Records};
 use quorate_core::id::NodeId;
 use quorate_core::membership::operators::OperatorRecord;
 use quorate_core::membership::record::NodeRecord;
@@ -23,7 +23,7 @@ use quorate_core::txn::{Compare, Operand, Put, Relation, Txn};
 use quorate_transport::api::{self, response};
 use quorate_transport::{CaHash, CertRole, ClusterCa, Endpoint, IssuerId, Refused};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::barrier::Barrier;
 use super::gate::Asker;
@@ -36,6 +36,8 @@ use crate::membership::{CaInfo, CaWaits, Rule};
 
 /// How often the machine is told what the clock says while a rotation goes on.
 const LOOK: Duration = Duration::from_millis(500);
+/// How often operators are sent away who have not renewed and stay: so often they may try.
+const AWAY_AGAIN: Duration = Duration::from_secs(20);
 /// How long what is written about a rotation may take; it is looked at again anyway.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How long an answer waits for what it began to be known here.
@@ -199,7 +201,7 @@ impl Service {
         .await?;
         let Some(txn) = planned else { return Ok(false) };
         let command = Command::from(CommandKind::System(txn));
-        Ok(self.router.execute(command, Origin::Here, Instant::now() + PATIENCE).await?.succeeded)
+        Ok(self.router.execute(command, Instant::now() + PATIENCE).await?.succeeded)
     }
 
     /// Writes a record in the place of what it was; says in the log only that it is not done yet.
@@ -207,7 +209,7 @@ impl Service {
         let same = Compare::new(key.clone(), Relation::Equal, Operand::Value(was));
         let then = vec![Put { key, value: is, ..Put::default() }.into()];
         let command = Command::from(CommandKind::System(Txn { compares: vec![same], then, ..Txn::default() }));
-        match self.router.execute(command, Origin::Here, Instant::now() + PATIENCE).await {
+        match self.router.execute(command, Instant::now() + PATIENCE).await {
             Ok(done) => done.succeeded,
             Err(error) => {
                 tracing::debug!(error = error.message, "how far the CA's rotation is, is written down later");
@@ -265,18 +267,42 @@ pub(super) fn shown() -> (mpsc::Sender<ShownBy>, mpsc::Receiver<ShownBy>) {
     mpsc::channel(SHOWN_WAITING)
 }
 
-/// Notes which operators have a certificate of the new root.
-pub(super) async fn keep_shown(service: Arc<Service>, mut shown: mpsc::Receiver<ShownBy>) {
+/// Notes which operators have a certificate of the new root, and sends away those that have not, again and again while their connections
+/// stand: a renewal may come to nothing, and who is waited for is to try once more.
+pub(super) async fn keep_shown(service: Arc<Service>, endpoint: Endpoint, mut shown: mpsc::Receiver<ShownBy>) {
     let mut records = service.records.clone();
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sent_away = Instant::now();
     loop {
         let (id, issuer) = tokio::select! {
             Some(shown) = shown.recv() => shown,
+            _ = look.tick() => {
+                let trust = records.borrow_and_update().trust.clone();
+                // Before this manager shows the new root nobody would come back to it.
+                if !trust.is_rotating() || service.identity().subject().issuer != trust.issuer[..] {
+                    sent_away = Instant::now();
+                    continue;
+                }
+                // Who asks for nothing is seen, too: it may have come before the rotation was known here.
+                endpoint.review(|caller| {
+                    if caller.role == CertRole::Operator {
+                        service.operator_shows(caller.node_id, caller.issuer);
+                    }
+                    None
+                });
+                if sent_away.elapsed() >= AWAY_AGAIN {
+                    sent_away = Instant::now();
+                    call_back(&endpoint, &trust);
+                }
+                continue;
+            }
             changed = records.changed() => match changed {
                 Ok(()) => continue,
                 Err(_stopped) => return,
             },
         };
-        // Each request of theirs says it until it is known here.
+        // Each look says it until it is known here.
         if let Some((was, is)) = service.noted(id, issuer) {
             service.replace_record(OperatorRecord::key(id), was.to_bytes(), is.to_bytes()).await;
         }
@@ -316,17 +342,20 @@ fn is_waited(trust: &TrustRecord, noted: &[u8], shown: &[u8]) -> bool {
     trust.is_rotating() && noted != shown && trust.issuer == shown
 }
 
+/// Sends operators away who have no certificate of the new root yet.
+fn call_back(endpoint: &Endpoint, trust: &TrustRecord) {
+    let reason = Refused::Other("the cluster's CA is being replaced; come back at once".into());
+    endpoint.send_away(|of| of.role == CertRole::Operator && trust.issuer != of.issuer.as_slice(), &reason);
+}
+
 /// This manager shows a certificate of another root from now on, or trusts other roots. Operators that came before a rotation
-/// began do not know of it, and ask anew for nothing while their connections stand: they are sent away once, come back, and meet the new
+/// began do not know of it, and ask anew for nothing while their connections stand: they are sent away, come back, and meet the new
 /// root; who takes a backup, once that is done. When it is over, whoever has not renewed has no business here any more; everybody else stays connected, also by an
 /// older connection: that has shown the key which its record names.
 pub(super) fn send_away(endpoint: &Endpoint, records: &Records) {
     let trust = &records.trust;
     if trust.is_rotating() {
-        let reason = Refused::Other("the cluster's CA is being replaced; come back at once".into());
-        let is_old = |issuer: &IssuerId| trust.issuer != issuer.as_slice();
-        endpoint.send_away(|of| of.role == CertRole::Operator && is_old(&of.issuer), &reason);
-        return;
+        return call_back(endpoint, trust);
     }
     let nodes = records.nodes.iter().filter(|node| node.issuer == trust.issuer).filter_map(NodeRecord::node_id);
     let operators = records.operators.iter().filter(|(_, record)| record.issuer == trust.issuer).map(|(id, _)| id);

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use quorate_core::command::{Command, CommandKind};
-use quorate_core::consensus::io::{Origin, Records};
+use quorate_core::consensus::io::Records;
 use quorate_core::id::{Lineage, LineageOrder, NodeId, RaftId, StoreId};
 use quorate_core::membership::record::{NodeRecord, Role};
 use quorate_core::membership::upgrade::Support;
@@ -128,7 +128,7 @@ impl Service {
             updated.addresses = vec![address.to_owned()];
             updated.hindrance.clear();
             raft_ids::write(&mut txn, node, &updated, *revision);
-            let done = self.router.execute(Command::from(CommandKind::System(txn)), Origin::Here, until).await?;
+            let done = self.router.execute(Command::from(CommandKind::System(txn)), until).await?;
             if done.succeeded {
                 tracing::info!(node = display_name(&updated), %raft_id, "a worker becomes a manager");
                 return Ok(answer(&seen, &updated, certificate));
@@ -145,7 +145,7 @@ impl Service {
         }
         let mut txn = Txn::default();
         raft_ids::write(&mut txn, node, &NodeRecord { hindrance: why.to_owned(), ..record.clone() }, revision);
-        if let Err(error) = self.router.execute(Command::from(CommandKind::System(txn)), Origin::Here, until).await {
+        if let Err(error) = self.router.execute(Command::from(CommandKind::System(txn)), until).await {
             tracing::debug!(error = error.message, "why a promotion waits is written down later");
         }
     }
@@ -177,9 +177,9 @@ impl Service {
         }
         if record.raft_id != 0 && record.store().is_some() && record.store() != request.store_id {
             return Err(JoinRefused::AlreadyKnown(format!(
-                "{} is a manager with another store (raft id {}): this directory is a copy, or an older one. Move it aside",
-                display_name(record),
-                record.raft_id
+                "{name} is a manager with another store (raft id {}): this directory was put back to what it was before that, or it is a copy. Nothing was harmed. Next: if {name} runs elsewhere, remove this copy; else come back with a fresh store (this one is moved aside, not deleted): quorate join --replace --token TOKEN --manager HOST:PORT",
+                record.raft_id,
+                name = display_name(record)
             )));
         }
         let address = record.addresses.first().cloned().unwrap_or_default();

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_core::command::{Command, CommandKind, Compact, ExpireClients};
-use quorate_core::consensus::io::Origin;
 use quorate_core::id::{LogIndex, Revision};
 use quorate_core::state::contract::StateStatus;
 use quorate_core::state::read;
@@ -123,7 +122,7 @@ async fn clear(service: &Service, history: &History, aged: Revision, silent_unti
 }
 
 async fn propose(service: &Service, kind: CommandKind) -> Result<(), Failure> {
-    service.router.execute(Command::from(kind), Origin::Here, Instant::now() + PATIENCE).await.map(|_| ())
+    service.router.execute(Command::from(kind), Instant::now() + PATIENCE).await.map(|_| ())
 }
 
 #[cfg(test)]

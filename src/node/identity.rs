@@ -107,8 +107,9 @@ fn stopped(why: NoMore, facts: &Facts, by: &str) -> StopReason {
         NoMore::Removed => StopReason::Removed,
         NoMore::Unfit(unfit) => StopReason::NeedsVersion(format!("{by} does not take this one: {unfit}")),
         NoMore::StoreReplaced => StopReason::IdentityRefused(format!(
-            "{by} knows raft id {} with another store: this directory was wiped, and what this node had promised is gone with it. It never votes again under that identity. Nothing was harmed. Next: move the directory aside and join again with `quorate join`",
-            facts.raft_id
+            "{by} knows raft id {} with another store: this directory was wiped or put back to an older state, and what this node had promised is gone with it, or it is a copy. It never votes again under that identity. Nothing was harmed. Next: come back with a fresh store (this one is moved aside, not deleted): quorate join --replace --token TOKEN --manager HOST:PORT --data-dir DIR; if {} runs elsewhere, remove this copy instead",
+            facts.raft_id,
+            facts.display_name()
         )),
     }
 }
@@ -199,7 +200,12 @@ pub(super) async fn keep_certificate(service: Arc<Service>, endpoint: Endpoint, 
             }
         }
         let current = endpoint.identity();
-        due = terms.clock.now() + renewal::pause(current.subject());
+        // (A certificate that a rotation waits for is tried again soon: there are few managers.)
+        let pause = match is_other_trust(&current, &records.borrow().trust) {
+            true => renewal::pause_of_new_ca(Duration::ZERO),
+            false => renewal::pause(current.subject()),
+        };
+        due = terms.clock.now() + pause;
         let Ok(store) = service.store() else { return };
         let (facts, layout, old) = (service.facts.clone(), Layout::new(&directory), Arc::clone(&current));
         let written = off_thread(move || {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::{COMMAND_VERSION, COMMAND_VERSION_MIN, Command, CommandKind};
-use quorate_core::consensus::io::{Origin, Records};
+use quorate_core::consensus::io::Records;
 use quorate_core::id::{NodeId, RaftId, StoreId};
 use quorate_core::membership::naming::check_name;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
@@ -265,7 +265,7 @@ impl Service {
     /// faster, or nobody can say what became of it (`open`), and if it was applied, the record says so by then.
     pub(super) async fn let_in(&self, txn: Txn, until: Instant, open: &mut bool) -> Result<bool, JoinRefused> {
         let command = Command::from(CommandKind::System(txn));
-        match self.router.execute(command, Origin::Here, until).await {
+        match self.router.execute(command, until).await {
             Ok(done) => Ok(done.succeeded),
             Err(error) if matches!(error.code(), api::Code::Unknown) => {
                 *open = true;
@@ -342,7 +342,7 @@ impl Service {
             ..Txn::default()
         };
         let until = Instant::now() + PATIENCE;
-        match self.router.execute(Command::from(CommandKind::System(txn)), Origin::Here, until).await {
+        match self.router.execute(Command::from(CommandKind::System(txn)), until).await {
             Ok(_) => {}
             Err(error) => tracing::debug!(error = error.message, "own record not updated yet"),
         }

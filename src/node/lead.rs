@@ -36,6 +36,8 @@ impl Lead {
     /// Hands this leadership over, to `to` (name, node id or raft id) or to the voter that is furthest; answers the name of
     /// who leads then. This work's future is dropped as soon as the lease has ended: call it last.
     ///
+    /// Cancel safe: dropped before the answer, it may have been handed over or not.
+    ///
     /// # Errors
     /// `Fenced` when this leadership is over already; `Refused` with the reason when it cannot be handed over: the leader
     /// stays, and so does this lease.

@@ -93,12 +93,11 @@ impl Manager {
     #[cfg(feature = "testing")]
     pub(super) async fn system(&self, txn: quorate_core::txn::Txn) -> Result<bool, CallError> {
         use quorate_core::command::{Command, CommandKind};
-        use quorate_core::consensus::io::Origin;
 
         let service = Arc::clone(&self.service);
         let until = tokio::time::Instant::now() + crate::config::REQUEST_DEADLINE;
         let command = Command::from(CommandKind::System(txn));
-        let asked = self.runtime.spawn(async move { service.router.execute(command, Origin::Here, until).await });
+        let asked = self.runtime.spawn(async move { service.router.execute(command, until).await });
         match asked.await {
             Ok(Ok(done)) => Ok(done.succeeded),
             Ok(Err(error)) => Err(CallError::not_taken(error.message)),

@@ -103,6 +103,8 @@ mod policy;
 #[cfg(feature = "manager")]
 mod presence;
 #[cfg(feature = "manager")]
+mod proving;
+#[cfg(feature = "manager")]
 mod raft_ids;
 #[cfg(feature = "manager")]
 mod reach;

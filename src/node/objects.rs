@@ -371,7 +371,7 @@ impl Service {
         active: u32,
         until: Instant,
     ) -> Result<response::Kind, Failure> {
-        let asked = self.ask_for_rotation(active, until).await?;
+        let asked = self.ask_for_rotation(asker, active, until).await?;
         tracing::info!(by = %asker, active, asked, "another barrier key was asked for");
         self.keyring_show(until).await.map_err(already_settled)
     }

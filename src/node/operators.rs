@@ -11,9 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::{Command, CommandKind};
-use quorate_core::consensus::io::{Origin, Records};
+use quorate_core::consensus::io::Records;
 use quorate_core::id::NodeId;
-use quorate_core::limits::{Met, NAME_BYTES_MAX};
+use quorate_core::limits::{Met, NAME_BYTES_MAX, OPERATORS_MAX};
 use quorate_core::membership::operators::{OperatorRecord, OperatorRefused, Operators, Standing};
 use quorate_core::membership::trust::TrustRecord;
 use quorate_core::state::read;
@@ -28,7 +28,7 @@ use super::joining::{Seen, words};
 use super::once::{self, already_settled};
 use super::records;
 use super::renewal::Terms;
-use super::router::{Failure, fail, limited, refused_by};
+use super::router::{Failure, fail, limited, over, refused_by};
 use super::service::{Service, blocking, broken, document, json};
 use crate::config;
 use crate::membership::{OperatorInfo, RevokedOperator, Rule};
@@ -66,7 +66,11 @@ fn refused(refused: &OperatorRefused) -> Failure {
             limited(api::Code::Invalid, met, message)
         }
         OperatorRefused::NameTaken(_) => refused_by(Rule::OperatorNameTaken, message),
-        OperatorRefused::TooMany => refused_by(Rule::TooManyOperators, message),
+        OperatorRefused::TooMany => {
+            let most = OPERATORS_MAX as u64;
+            let met = Met { name: "OPERATORS_MAX", bound: most, actual: most + 1 };
+            over(met, refused_by(Rule::TooManyOperators, message))
+        }
         OperatorRefused::Unknown(_) => fail(api::Code::NotFound, message),
     }
 }
@@ -310,7 +314,7 @@ impl Service {
             then: vec![Put { key, value: renewed.to_bytes(), ..Put::default() }.into()],
             ..Txn::default()
         };
-        let done = self.router.execute(Command::from(CommandKind::System(txn)), Origin::Here, until).await;
+        let done = self.router.execute(Command::from(CommandKind::System(txn)), until).await;
         if !done.map_err(words)?.succeeded {
             let why = "the operator's record has changed meanwhile; try again";
             return Err(JoinRefused::Other(why.into()));
@@ -394,6 +398,19 @@ fn is_gone(known: &Records, caller: &Caller) -> Option<Refused> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_over_a_limit_is_refused_with_it() {
+        for (why, code, name, bound) in [
+            (OperatorRefused::TooMany, api::Code::Refused, "OPERATORS_MAX", 256),
+            (OperatorRefused::NameTooLong(256), api::Code::Invalid, "NAME_BYTES_MAX", 255),
+        ] {
+            let failure = refused(&why);
+            let limit = api::Limit { name: name.into(), bound, actual: bound + 1 };
+            assert_eq!((failure.code(), failure.limit.as_deref()), (code, Some(&limit)));
+            assert!(failure.message.contains(name), "{}", failure.message);
+        }
+    }
 
     #[test]
     fn a_manager_that_was_cut_off_for_long_shows_no_data_to_operators_and_says_how_it_stands() {

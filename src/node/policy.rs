@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use quorate_core::consensus::config::election_nanos;
-use quorate_core::limits::{HISTORY_REVISIONS_MAX, STORE_QUOTA_BYTES, STORE_QUOTA_BYTES_MIN};
+use quorate_core::limits::{HISTORY_REVISIONS_MAX, Met, STORE_QUOTA_BYTES, STORE_QUOTA_BYTES_MIN};
 use quorate_core::membership::record::ClusterRecord;
 use quorate_core::txn::{Compare, Txn};
 use quorate_transport::api::{self, request, response};
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::gate::Asker;
 use super::once;
 use super::records;
-use super::router::{Failure, fail, refused_by};
+use super::router::{Failure, fail, over, refused_by};
 use super::service::{Service, blocking, broken, document};
 use crate::config;
 use crate::membership::{PolicyInfo, Rule};
@@ -64,8 +64,8 @@ pub(super) fn in_force(cluster: &ClusterRecord) -> PolicyInfo {
 /// The record with what is asked for, if everything then fits together.
 fn updated(cluster: &ClusterRecord, asked: &api::PolicySet) -> Result<ClusterRecord, Failure> {
     let mut updated = cluster.clone();
-    let refused = |rule, why: String| Err(refused_by(rule, format!("{why}. Nothing was changed")));
-    let does_not_fit = |why: String| refused(Rule::TimesDoNotFit, why);
+    let refused = |rule, why: String| refused_by(rule, format!("{why}. Nothing was changed"));
+    let does_not_fit = |why: String| Err(refused(Rule::TimesDoNotFit, why));
     let out_of_range = |why: String| refused(Rule::OutOfRange, why);
     if let Some(max) = asked.max_voters {
         updated.max_voters = max;
@@ -95,17 +95,20 @@ fn updated(cluster: &ClusterRecord, asked: &api::PolicySet) -> Result<ClusterRec
     match asked.store_quota_bytes {
         Some(quota) if quota < STORE_QUOTA_BYTES_MIN => {
             let least = STORE_QUOTA_BYTES_MIN >> 20;
-            return out_of_range(format!("the store's quota is at least `STORE_QUOTA_BYTES_MIN`, {least} MiB"));
+            let why = format!("the store's quota is at least `STORE_QUOTA_BYTES_MIN`, {least} MiB");
+            let met = Met { name: "STORE_QUOTA_BYTES_MIN", bound: STORE_QUOTA_BYTES_MIN, actual: quota };
+            return Err(over(met, out_of_range(why)));
         }
         Some(quota) => updated.store_quota_bytes = quota,
         None => {}
     }
     match asked.history_revisions {
-        Some(0) => return out_of_range("at least one revision of the past is kept".into()),
+        Some(0) => return Err(out_of_range("at least one revision of the past is kept".into())),
         Some(revisions) if revisions > HISTORY_REVISIONS_MAX => {
-            return out_of_range(format!(
-                "at most `HISTORY_REVISIONS_MAX` = {HISTORY_REVISIONS_MAX} revisions of the past are kept"
-            ));
+            let why =
+                format!("at most `HISTORY_REVISIONS_MAX` = {HISTORY_REVISIONS_MAX} revisions of the past are kept");
+            let met = Met { name: "HISTORY_REVISIONS_MAX", bound: HISTORY_REVISIONS_MAX, actual: revisions };
+            return Err(over(met, out_of_range(why)));
         }
         Some(revisions) => updated.history_revisions = revisions,
         None => {}
@@ -242,18 +245,41 @@ mod tests {
         assert!(updated(&quick, &api::PolicySet { lost_after_ms: Some(30_000), ..wan.clone() }).is_ok());
         assert!(updated(&cluster(), &wan).is_ok(), "the defaults fit");
         refused(&cluster(), lost_after(0));
-        for revisions in [0, HISTORY_REVISIONS_MAX + 1, u64::MAX] {
-            refused_as(
-                "out_of_range",
-                &cluster(),
-                api::PolicySet { history_revisions: Some(revisions), ..api::PolicySet::default() },
-            );
-        }
-        let quota = |bytes| api::PolicySet { store_quota_bytes: Some(bytes), ..api::PolicySet::default() };
-        assert!(updated(&cluster(), &quota(STORE_QUOTA_BYTES_MIN)).is_ok());
-        refused_as("out_of_range", &cluster(), quota(STORE_QUOTA_BYTES_MIN - 1));
         refused(&cluster(), lost_after(TIME_MS_MAX + 1));
         refused(&cluster(), api::PolicySet { tick_micros: Some(4_999), ..api::PolicySet::default() });
         assert_eq!((seconds(4_000), seconds(4_400), seconds(1)), ("4".into(), "4.4".into(), "0.001".into()));
+    }
+
+    #[test]
+    fn what_is_beyond_a_limit_is_refused_by_its_name_and_the_limit_itself_is_taken() {
+        let history = |revisions| api::PolicySet { history_revisions: Some(revisions), ..api::PolicySet::default() };
+        let quota = |bytes| api::PolicySet { store_quota_bytes: Some(bytes), ..api::PolicySet::default() };
+        let refused = |asked: api::PolicySet| {
+            let refused = updated(&cluster(), &asked).unwrap_err();
+            assert!(refused.rule == "out_of_range" && refused.message.contains("Nothing was changed"), "{refused:?}");
+            refused
+        };
+        for (at, beyond, name, bound, actual) in [
+            (
+                history(HISTORY_REVISIONS_MAX),
+                history(HISTORY_REVISIONS_MAX + 1),
+                "HISTORY_REVISIONS_MAX",
+                HISTORY_REVISIONS_MAX,
+                HISTORY_REVISIONS_MAX + 1,
+            ),
+            (
+                quota(STORE_QUOTA_BYTES_MIN),
+                quota(STORE_QUOTA_BYTES_MIN - 1),
+                "STORE_QUOTA_BYTES_MIN",
+                STORE_QUOTA_BYTES_MIN,
+                STORE_QUOTA_BYTES_MIN - 1,
+            ),
+        ] {
+            assert!(updated(&cluster(), &at).is_ok(), "{name}");
+            let refused = refused(beyond);
+            assert!(refused.message.contains(name), "{}", refused.message);
+            assert_eq!(refused.limit.as_deref(), Some(&api::Limit { name: name.into(), bound, actual }));
+        }
+        assert_eq!(refused(history(0)).limit, None);
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::{Command, CommandKind};
-use quorate_core::consensus::io::{Origin, Status};
+use quorate_core::consensus::io::Status;
 use quorate_core::id::{NodeId, RaftId};
 use quorate_core::membership::liveness::{Candidate, Change, Ledger, Report, Timing};
 use quorate_core::membership::record::NodeRecord;
@@ -248,7 +248,7 @@ async fn write(service: &Service, term: u64, changes: &[Change]) -> Result<(), F
             txn.then.push(op);
         }
         let command = Command::from(CommandKind::System(txn));
-        let done = service.router.execute(command, Origin::Here, Instant::now() + WRITE).await?;
+        let done = service.router.execute(command, Instant::now() + WRITE).await?;
         if !done.succeeded {
             // The next look sees why.
             return Ok(());

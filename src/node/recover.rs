@@ -32,6 +32,7 @@ use super::fence::{self, FenceRecord};
 use super::identity;
 use super::records;
 use super::renewal::Terms;
+use super::rolled_back::RollbackRecord;
 use super::state_file::StateFile;
 use super::stop::StartError;
 use crate::client::SOFTWARE;
@@ -65,6 +66,7 @@ struct Opened {
     recovery: Recovery,
     state: Option<Box<dyn StateStore>>,
     meta: Option<Arc<dyn quorate_core::ports::MetaStore>>,
+    rolled_back: Option<u64>,
 }
 
 impl Recover {
@@ -205,7 +207,9 @@ impl Recover {
         let facts = self.facts(store.fact(Facts::NAME)?)?;
         let generation = super::inspect::lineage(&facts, &*store.state)?.generation();
         fence::check(store.fact(FenceRecord::NAME)?, generation, &self.directory)?;
-        self.open(facts, &store.boot, Arc::clone(&store.state), &*store.log)
+        let rolled_back = RollbackRecord::read(store.fact(RollbackRecord::NAME)?, &facts)?;
+        let opened = self.open(facts, &store.boot, Arc::clone(&store.state), &*store.log)?;
+        Ok(Opened { rolled_back: rolled_back.map(|mark| mark.acknowledged()), ..opened })
     }
 
     fn hold(&self) -> Result<Opened, StartError> {
@@ -216,8 +220,10 @@ impl Recover {
         let view = store.state.reader().view();
         let generation = super::inspect::lineage(&facts, &*view)?.generation();
         fence::check(store.meta.get(FenceRecord::NAME)?, generation, &self.directory)?;
+        let rolled_back = RollbackRecord::read(store.meta.get(RollbackRecord::NAME)?, &facts)?;
+        let rolled_back = rolled_back.map(|mark| mark.acknowledged());
         let opened = self.open(facts, &store.boot, view, &*store.log_reader)?;
-        Ok(Opened { state: Some(store.state), meta: Some(store.meta), ..opened })
+        Ok(Opened { state: Some(store.state), meta: Some(store.meta), rolled_back, ..opened })
     }
 
     fn open(
@@ -259,7 +265,7 @@ impl Recover {
                 "{directory} cannot be recovered from: {error}. Nothing was changed; recover from a manager that stayed. If all their disks are gone for good, restore a backup (`quorate restore`); what this directory holds besides secrets can still be read with `quorate inspect --dump`"
             )),
         })?;
-        Ok(Opened { facts, identity, recovery, state: None, meta: None })
+        Ok(Opened { facts, identity, recovery, state: None, meta: None, rolled_back: None })
     }
 
     /// The one batch, and the certificate.
@@ -416,6 +422,7 @@ fn described(opened: &Opened, address: Option<&str>) -> RecoveryReport {
         new_generation: next,
         kept_revision: kept,
         first_revision: first,
+        rolled_back: opened.rolled_back,
         refusal: None,
         written: false,
     }

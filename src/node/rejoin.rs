@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::{Command, CommandKind};
-use quorate_core::consensus::io::{Origin, Records};
+use quorate_core::consensus::io::Records;
 use quorate_core::id::{Lineage, NodeId, RaftId, StoreId};
 use quorate_core::membership::nodes::Nodes;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord};
@@ -124,7 +124,7 @@ impl Service {
             }
             raft_ids::write(&mut txn, node, &updated, node_revision);
             raft_ids::burn(&mut txn, old);
-            let done = self.router.execute(Command::from(CommandKind::System(txn)), Origin::Here, until).await?;
+            let done = self.router.execute(Command::from(CommandKind::System(txn)), until).await?;
             if done.succeeded {
                 tracing::info!(%node, %old, %fresh, "a manager came back with a fresh store");
                 return Ok(answer(&all.nodes, &updated, all.cluster.lineage.clone()));

@@ -13,6 +13,8 @@ use crate::config;
 
 /// Shortest and longest pause after an attempt that failed: half of a life is left for it.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
+/// The same while the cluster's CA is being replaced.
+const PAUSE_OF_NEW_CA: Duration = Duration::from_secs(2);
 
 /// What certificates are made with here.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +52,12 @@ pub(super) fn due_of_new(subject: &Subject, clock: Clock) -> SystemTime {
 /// How long after an attempt that came to nothing the next one is made.
 pub(super) fn pause(subject: &Subject) -> Duration {
     (subject.life() / 1_000).clamp(PAUSE.0, PAUSE.1).mul_f64(0.5 + config::chance() / 2.0)
+}
+
+/// How long after an attempt that came to nothing the next one is made while the cluster's CA is being replaced: it waits for each of
+/// its nodes. All of them together come no faster than over `spread`.
+pub(super) fn pause_of_new_ca(spread: Duration) -> Duration {
+    spread.max(PAUSE_OF_NEW_CA).mul_f64(0.5 + config::chance() / 2.0)
 }
 
 #[cfg(test)]

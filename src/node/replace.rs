@@ -194,7 +194,8 @@ impl NodeBuilder {
             Found::Sound(facts, _) | Found::Spent(Some(facts)) => Some(facts.store()),
             Found::Spent(None) | Found::Begun(_) | Found::Worker(_) => None,
         };
-        let asked = quorate_transport::renew(managers, *token.ca_hash(), request, self.patience, clock, network).await;
+        let asked =
+            quorate_transport::renew(managers, &[*token.ca_hash()], request, self.patience, clock, network).await;
         let joined = match asked {
             Ok(joined) if joined.cluster_id == identity.subject().cluster => joined,
             Ok(_) | Err(JoinError::Refused(JoinRefused::NotAMember)) => {

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_core::command::{Command, CommandKind};
-use quorate_core::consensus::io::Origin;
 use quorate_core::id::NodeId;
 use quorate_core::membership::record::NodeRecord;
 use quorate_core::membership::work::ReportRecord;
@@ -132,7 +131,7 @@ async fn write(service: &Service, waiting: &mut Waiting) -> Result<(), Failure> 
             continue;
         }
         let command = Command::from(CommandKind::System(txn));
-        let done = service.router.execute(command, Origin::Here, Instant::now() + PATIENCE).await?;
+        let done = service.router.execute(command, Instant::now() + PATIENCE).await?;
         if done.succeeded {
             // Applied by the leader; read from here it is only once it is applied here.
             let mut applied = service.workers.changes.revision();

@@ -17,6 +17,7 @@ use quorate_transport::api::{self, request, response};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
+use super::authorize::{self, Allowed};
 use super::forwarding::Errand;
 use super::gate::Asker;
 use super::reach::Reach;
@@ -35,7 +36,12 @@ pub(super) fn fail(code: api::Code, message: impl Into<String>) -> Failure {
 
 /// A refusal for a limit, told by its name in `message`, too.
 pub(super) fn limited(code: api::Code, met: Met, message: impl Into<String>) -> Failure {
-    api::Error { limit: Some(to_wire(met)), ..fail(code, message) }
+    over(met, fail(code, message))
+}
+
+/// The same failure, with the limit that was met.
+pub(super) fn over(met: Met, failure: Failure) -> Failure {
+    api::Error { limit: Some(to_wire(met)), ..failure }
 }
 
 fn to_wire(met: Met) -> Box<api::Limit> {
@@ -71,9 +77,9 @@ impl Drop for Pending<'_> {
     }
 }
 
-/// A command on its way into the log.
+/// A command on its way into the log, judged as a whole.
 struct Proposal {
-    command: Command,
+    command: Allowed<Command>,
     origin: Origin,
     /// Whose request it is; none of the managers' own.
     behalf: Option<api::Behalf>,
@@ -90,7 +96,7 @@ impl Errand for Proposal {
     }
 
     fn call(&self, reply: oneshot::Sender<Reply>) -> Call {
-        Call::Propose { command: self.command.clone(), origin: self.origin, reply }
+        Call::Propose { command: self.command.clone().into_inner(), origin: self.origin, reply }
     }
 
     fn done_here(&self, reply: Reply) -> Option<Result<TxnResult, Failure>> {
@@ -141,20 +147,32 @@ impl Router {
         }
     }
 
-    /// Replicates a command of the managers' own, or one that was passed on and authorised; answers its outcome. "Not done" is
-    /// said only when no attempt can have been done.
-    pub(super) async fn execute(&self, command: Command, origin: Origin, until: Instant) -> Result<TxnResult, Failure> {
-        self.replicate(Proposal { command, origin, behalf: None }, until).await
+    /// Replicates a command of the managers' own; answers its outcome. "Not done" is said only when no attempt can have been done.
+    pub(super) async fn execute(&self, command: Command, until: Instant) -> Result<TxnResult, Failure> {
+        let command = authorize::command(None, command)?;
+        self.replicate(Proposal { command, origin: Origin::Here, behalf: None }, until).await
     }
 
-    /// The same for what somebody has asked for: the leader is told who.
+    /// The same for what somebody has asked for, as far as that one may: the leader is told who, and judges again.
     pub(super) async fn execute_for(
         &self,
         asker: &Asker,
         command: Command,
         until: Instant,
     ) -> Result<TxnResult, Failure> {
+        let command = authorize::command(Some(asker), command)?;
         self.replicate(Proposal { command, origin: Origin::Here, behalf: Some(asker.behalf()) }, until).await
+    }
+
+    /// The same for what another manager has passed on, `behalf` of whoever asked it; it goes no further.
+    pub(super) async fn execute_passed_on(
+        &self,
+        behalf: Option<&Asker>,
+        command: Command,
+        until: Instant,
+    ) -> Result<TxnResult, Failure> {
+        let command = authorize::command(behalf, command)?;
+        self.replicate(Proposal { command, origin: Origin::Forwarded, behalf: None }, until).await
     }
 
     async fn replicate(&self, proposal: Proposal, until: Instant) -> Result<TxnResult, Failure> {

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use quorate_core::consensus::config::Config;
+use quorate_core::consensus::config::{Config, ROUNDS_HANDED_MAX, WRITES_HANDED_MAX};
 use quorate_core::consensus::io::{Input, Records, StopCause};
 use quorate_core::consensus::pace::TICK_NANOS_MIN;
 use quorate_core::consensus::{Consensus, Start as MachineStart};
@@ -56,7 +56,9 @@ use super::tasks::{Call, ConsensusTask, Hands};
 use super::watching::{self, Watches};
 use super::work::Work;
 use super::workers::{self, Workers};
-use super::{asking, backups, barrier, ca, housekeeping, identity, keepers, log_writer, metering, operators, sealing};
+use super::{
+    asking, backups, barrier, ca, housekeeping, identity, keepers, log_writer, metering, operators, proving, sealing,
+};
 use crate::config;
 use crate::keys::Desk;
 use crate::metrics::Meters;
@@ -66,6 +68,7 @@ const INBOX: usize = 8_192;
 /// Jobs that wait for a writer, and reports that wait for the consensus task: there are at most as many reports as
 /// jobs, so a writer can always report, and the consensus task never waits for one that waits for it.
 const JOBS: usize = 1_024;
+const _: () = assert!(JOBS >= 2 * ROUNDS_HANDED_MAX && JOBS >= 2 * WRITES_HANDED_MAX);
 const REPORTS: usize = 2 * JOBS + 16;
 /// How long an orderly stop, leadership handed over, waits at most for the requests under way, most of them on their way to
 /// the successor and back: a few milliseconds, unless the cluster is not well.
@@ -209,6 +212,7 @@ fn settings(builder: &NodeBuilder, facts: &Facts) -> Result<Config, StartError> 
     settings.ask_nanos = nanos(asking::PATIENCE);
     settings.seat_times.stable_ms = u64::try_from(builder.stable.as_millis()).unwrap_or(u64::MAX);
     settings.disk_patience_nanos = nanos(builder.disk_patience);
+    settings.disk_probe_nanos = nanos(config::DISK_PROBE);
     settings.space_low = builder.space_low;
     settings.space_enough = builder.space_enough.max(builder.space_low);
     Ok(settings)
@@ -255,7 +259,8 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let (applier_jobs_in, applier_jobs) = mpsc::channel(JOBS);
     let (reports_in, reports) = mpsc::channel(REPORTS);
     let reader: Arc<dyn StateReader> = state.reader();
-    let watches = Arc::new(Watches::new(state.status().revision));
+    let claimed = proving::Claimed { view: reader.view(), hash: state.status().hash };
+    let watches = Arc::new(Watches::new(state.status().revision, builder.watches_max));
 
     let incarnations = Arc::new(Incarnations::default());
     let strangers = Arc::new(Mutex::new(Strangers::default()));
@@ -292,7 +297,6 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let full = Arc::new(AtomicBool::new(false));
     let applier = Applier {
         machine: state,
-        staging: Arc::clone(&store.staging),
         reports: reports_in,
         records: records.borrow().clone(),
         meta: Arc::clone(&store.meta),
@@ -318,7 +322,11 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
             meters: Arc::clone(&meters),
         },
         peers: reach,
-        store: RwLock::new(Some(StoreAccess { reader, staging: store.staging, keys: store.keys.map(Arc::new) })),
+        store: RwLock::new(Some(StoreAccess {
+            reader,
+            staging: Arc::clone(&store.staging),
+            keys: store.keys.map(Arc::new),
+        })),
         status: status.clone(),
         records: records.clone(),
         applier: applier_jobs_in.downgrade(),
@@ -368,6 +376,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         log,
         applier: applier_jobs_in,
         log_reader: store.log_reader,
+        staging: store.staging,
         runtime: handle.clone(),
         inbox: inbox.clone(),
         status: status_out,
@@ -441,7 +450,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         identity::keep_certificate(Arc::clone(&service), endpoint.clone(), builder.directory.clone()),
     );
     ending.keep(&handle, "follows a rotation of the CA", ca::keep_rotation(Arc::clone(&service), inbox.clone()));
-    ending.keep(&handle, "notes who has renewed", ca::keep_shown(Arc::clone(&service), newly_shown));
+    ending.keep(&handle, "notes who has renewed", ca::keep_shown(Arc::clone(&service), endpoint.clone(), newly_shown));
     ending.keep(
         &handle,
         "disconnects who was revoked or removed",
@@ -451,6 +460,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     ending.keep(&handle, "tells the log who leads", keepers::narrate(Arc::clone(&service), status.clone()));
     ending.keep(&handle, "clears away old history", housekeeping::run(Arc::clone(&service)));
     ending.keep(&handle, "seals records anew", sealing::keep(Arc::clone(&service)));
+    ending.keep(&handle, "compares the state with its hash", proving::run(claimed, status.clone(), ending.clone()));
     ending.keep(&handle, "keeps the barrier's keyring", barrier::keep(Arc::clone(&service)));
     ending.keep(&handle, "announces this node", keepers::keep_announced(Arc::clone(&service), status.clone()));
     ending.keep(

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::{self, Command, CommandKind, Request, Unread};
-use quorate_core::consensus::io::{Origin, Records, Status};
+use quorate_core::consensus::io::{Records, Status};
 use quorate_core::id::{NodeId, RaftId};
 use quorate_core::membership::plan::SeatTimes;
 use quorate_core::membership::record::NodeRecord;
@@ -362,7 +362,7 @@ impl Service {
             }
             request::Kind::KeyOrder(order) => self.key_order(asker, order).await,
             request::Kind::Unlock(_) => Err(fail(api::Code::Refused, "this manager is not locked. Nothing was done")),
-            request::Kind::Check(asked) => document(&self.check(asker, asked).await?),
+            request::Kind::Check(asked) => document(&self.check(asker, asked).await),
             request::Kind::Standing(_) => Ok(response::Kind::Standing(self.standing())),
             request::Kind::LeaseWrite(write) => self.lease_write(asker, write.request, until).await,
             request::Kind::LeaseKeepAlive(renewal) => self.lease_keep_alive(asker, renewal.lease, until).await,
@@ -387,8 +387,7 @@ impl Service {
                 if let Some(asker) = &behalf {
                     self.stands(asker.who, until).await?;
                 }
-                authorize::command(behalf.as_ref(), &command)?;
-                let result = self.router.execute(command, Origin::Forwarded, until).await?;
+                let result = self.router.execute_passed_on(behalf.as_ref(), command, until).await?;
                 Ok(response::Kind::Command(api::CommandDone { result: result.encode_to_vec().into() }))
             }
         }

@@ -38,6 +38,8 @@ use crate::config;
 const OPEN: Duration = Duration::from_secs(10);
 /// How long a manager that is behind a worker may take to catch up before the worker looks elsewhere.
 const BEHIND: Duration = Duration::from_secs(10);
+/// What a worker has shown and could not be noted is noted after so long, or after half of it.
+const NOTED_AGAIN: Duration = Duration::from_secs(2);
 /// Changes that come together are told together.
 const GATHER: Duration = Duration::from_millis(20);
 /// Items of so many bytes make a part.
@@ -176,11 +178,14 @@ pub(super) async fn serve(service: Arc<Service>, caller: Caller, session: Sessio
     tracing::debug!(%node, "session");
     let shown =
         Shown { command_version: opened.command_version, software: opened.software.clone(), issuer: caller.issuer };
-    let noting = Arc::clone(&service);
-    tokio::spawn(async move { noting.note_shown(node, &shown).await });
+    let noting = keep_noted(service.workers.news.clone(), || {
+        let (service, shown) = (Arc::clone(&service), shown.clone());
+        async move { service.note_shown(node, &shown).await }
+    });
     let feed = Box::pin(Feed::new(&service, node, caller.key_digest, opened));
     let end = tokio::select! {
         end = run(feed, &mut sender, &mut receiver, &service) => end,
+        () = noting => End::Down(Down::Ours("the manager stops".into())),
         () = kick.notified() => End::Refuse(Refused::Other("this node has opened another session; two processes must not share its directory".into())),
     };
     match end {
@@ -193,6 +198,23 @@ pub(super) async fn serve(service: Arc<Service>, caller: Caller, session: Sessio
         End::Refuse(refused) => {
             tracing::info!(%node, %refused, "the session was ended");
             sender.refuse(&refused);
+        }
+    }
+}
+
+/// Notes what the worker has shown (`note` says whether that is settled), and again whenever what is known of the cluster changes: a rotation of the CA may become known here
+/// only after a worker has come that has renewed for it, and its session may last for months.
+async fn keep_noted<Noted: Future<Output = bool>>(
+    mut news: watch::Receiver<Arc<ClusterNews>>,
+    note: impl Fn() -> Noted,
+) {
+    loop {
+        news.borrow_and_update();
+        while !note().await {
+            tokio::time::sleep(NOTED_AGAIN.mul_f64(0.5 + config::chance() / 2.0)).await;
+        }
+        if news.changed().await.is_err() {
+            return;
         }
     }
 }
@@ -429,4 +451,40 @@ async fn tell_parts<'i>(
     telling.part.last = true;
     send(telling.sender, down::Kind::Part(telling.part)).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_worker_has_shown_is_noted_until_it_is_and_again_when_a_rotation_becomes_known() {
+        // Given a worker that has come with a certificate of a new root before this manager knows of any rotation
+        let (tell, news) = watch::channel(Arc::<ClusterNews>::default());
+        let (tries, known) = (Arc::new(AtomicUsize::new(0)), watch::Sender::new(true));
+        let (counted, settled) = (Arc::clone(&tries), known.subscribe());
+        let noting = tokio::spawn(keep_noted(news, move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            std::future::ready(*settled.borrow())
+        }));
+        let day = || tokio::time::sleep(Duration::from_secs(86_400));
+        day().await;
+        assert_eq!(tries.load(Ordering::Relaxed), 1, "while nothing changes it costs nothing");
+        // When the rotation becomes known, and it cannot be noted at once, then it is tried until it is,
+        known.send_replace(false);
+        tell.send_replace(Arc::new(ClusterNews { trust: Bytes::from_static(b"other"), ..ClusterNews::default() }));
+        tokio::time::sleep(NOTED_AGAIN * 10).await;
+        assert!(tries.load(Ordering::Relaxed) > 10, "{tries:?}");
+        // and no more then.
+        known.send_replace(true);
+        tokio::time::sleep(NOTED_AGAIN * 2).await;
+        let all = tries.load(Ordering::Relaxed);
+        day().await;
+        assert_eq!(tries.load(Ordering::Relaxed), all);
+        // When the manager stops, it ends.
+        drop(tell);
+        noting.await.unwrap();
+    }
 }

@@ -13,7 +13,7 @@ use quorate_core::command::Command;
 use quorate_core::consensus::Consensus;
 use quorate_core::consensus::io::{Answer, Effect, Input, Lane, Nanos, Origin, Records, Status, StopCause, Ticket};
 use quorate_core::id::{LeaseId, LogIndex, RaftId};
-use quorate_core::ports::{LogReader, StagedId, StateRead};
+use quorate_core::ports::{LogReader, StagedId, Staging, StateRead};
 use quorate_core::state::contract::{Outcome, StateStatus};
 use quorate_transport::Peers;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
@@ -81,6 +81,7 @@ pub(super) struct Hands {
     pub(super) log: mpsc::Sender<log_writer::Job>,
     pub(super) applier: mpsc::Sender<applier::Job>,
     pub(super) log_reader: Arc<dyn LogReader>,
+    pub(super) staging: Arc<dyn Staging>,
     /// For effects that are tasks: fetches and snapshots.
     pub(super) runtime: Tasks,
     /// The task's own inbox, for what those tasks bring back.
@@ -255,9 +256,7 @@ impl ConsensusTask {
                     let _ =
                         self.hands.applier.send(applier::Job::Install { staged, reset, slot: self.slot.take() }).await;
                 }
-                Effect::Discard(staged) => {
-                    let _ = self.hands.applier.send(applier::Job::Discard { staged, slot: self.slot.take() }).await;
-                }
+                Effect::Discard(staged) => self.discard(staged),
                 Effect::BuildSnapshot { .. } => {
                     // What is applied when the applier gets to it is at least what was asked for.
                     let (reply, built) = oneshot::channel();
@@ -317,6 +316,26 @@ impl ConsensusTask {
         if self.hands.peers.send(to, lane, body).is_err() {
             unreachable.push(to);
         }
+    }
+
+    /// Not the applier's work, though it writes: what was received is cleared away, however much that is, and nothing that is
+    /// committed waits for it. With the slot, so that nothing else is received meanwhile.
+    fn discard(&mut self, staged: StagedId) {
+        let (staging, inbox) = (Arc::clone(&self.hands.staging), self.hands.inbox.clone());
+        let slot = self.slot.take();
+        self.hands.runtime.spawn(async move {
+            let discarded = tokio::task::spawn_blocking(move || staging.discard(staged)).await;
+            drop(slot);
+            match discarded {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    let _ = inbox.send(Call::Input(Input::StoreFailed(error))).await;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a snapshot was not cleared away; it will be, before the next one")
+                }
+            }
+        });
     }
 
     fn send_snapshot(&self, to: RaftId, message: Bytes, view: u64) {

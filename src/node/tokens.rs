@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::keyspace::{Section, prefix_end};
-use quorate_core::limits::TOKENS_MAX;
+use quorate_core::limits::{Met, TOKENS_MAX};
 use quorate_core::membership::record::Role;
 use quorate_core::ports::{StateRead, StoreResult};
 use quorate_core::state::read;
@@ -23,7 +23,7 @@ use super::barrier::Barrier;
 use super::gate::Asker;
 use super::once::{self, already_settled};
 use super::records;
-use super::router::{Failure, fail, refused_by};
+use super::router::{Failure, fail, over, refused_by};
 use super::service::{Service, blocking, broken, document};
 use crate::membership::{NewToken, Role as PublicRole, Rule, TokenInfo};
 
@@ -217,19 +217,18 @@ impl Tokens {
 
     /// Deletes that make room for one more: tokens that let nobody in any more, the oldest first.
     fn room(&self, now: u64) -> Result<Vec<Op>, Failure> {
-        let over = (self.made.len() + 1).saturating_sub(TOKENS_MAX);
+        let too_many = (self.made.len() + 1).saturating_sub(TOKENS_MAX);
         let mut dead: Vec<&Kept> = self.made.iter().filter(|kept| !kept.token.info(now).valid).collect();
         dead.sort_by_key(|kept| kept.made);
-        if dead.len() < over {
-            return Err(refused_by(
-                Rule::TooManyTokens,
-                format!(
-                    "there are {} join tokens that are valid, the limit `TOKENS_MAX` is {TOKENS_MAX}; `quorate token ls` lists them, revoke some (`quorate token revoke ID`). Nothing was changed",
-                    self.made.len()
-                ),
-            ));
+        if dead.len() < too_many {
+            let valid = self.made.len();
+            let why = format!(
+                "there are {valid} join tokens that are valid, the limit `TOKENS_MAX` is {TOKENS_MAX}; `quorate token ls` lists them, revoke some (`quorate token revoke ID`). Nothing was changed"
+            );
+            let met = Met { name: "TOKENS_MAX", bound: TOKENS_MAX as u64, actual: valid as u64 + 1 };
+            return Err(over(met, refused_by(Rule::TooManyTokens, why)));
         }
-        let gone = dead.into_iter().take(over);
+        let gone = dead.into_iter().take(too_many);
         Ok(gone.map(|kept| Delete { key: MadeToken::key(&kept.token.id), ..Delete::default() }.into()).collect())
     }
 }

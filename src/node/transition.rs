@@ -158,8 +158,11 @@ async fn ask(builder: &NodeBuilder) -> Result<Option<StopReason>, String> {
         }
         After::Elsewhere => {
             let why = format!(
-                "the cluster knows this node under raft id {}, and this directory is the one of raft id {}: a copy or a later store is in use elsewhere. Nothing was harmed. Next: move the directory aside and join again with `quorate join`",
-                joined.raft_id, facts.raft_id
+                "the cluster knows this node under raft id {}, and this directory is the one of raft id {}: it was put back to what it was before the node had another store, or it is a copy. Nothing was harmed. Next: if {name} runs elsewhere, remove this copy; else come back with a fresh store (this one is moved aside, not deleted): quorate join --replace --token TOKEN --manager HOST:PORT --data-dir {}",
+                joined.raft_id,
+                facts.raft_id,
+                builder.directory.display(),
+                name = facts.display_name()
             );
             return Ok(Some(StopReason::IdentityRefused(why)));
         }

@@ -71,8 +71,9 @@ struct Inner {
 }
 
 impl Watches {
-    pub(super) fn new(revision: Revision) -> Self {
-        let hub = Hub::new(revision.0, HubLimits::default());
+    /// Of a state at this revision; as many as `most` are served.
+    pub(super) fn new(revision: Revision, most: usize) -> Self {
+        let hub = Hub::new(revision.0, HubLimits { watches: most, ..HubLimits::default() });
         let inner = Inner { hub, bells: BTreeMap::new(), closed: None };
         let (inner, count) = (Mutex::new(inner), AtomicUsize::new(0));
         let (readers, prompt, slow) =
@@ -240,7 +241,12 @@ pub(super) async fn serve(
         () = listening.gone() => Over::Gone,
     };
     // A watch is over when its asker has heard enough: nothing is missing then.
-    let Over::Said(error) = over else { return Ended::Done };
+    let Over::Said(mut error) = over else { return Ended::Done };
+    let missing = service.status.borrow().missing();
+    if matches!(error.code(), api::Code::NoLeader) && !missing.is_empty() {
+        let names: Vec<String> = missing.into_iter().map(|id| service.name_of(id)).collect();
+        error.message = format!("{}. Not heard from: {}", error.message, names.join(", "));
+    }
     tracing::debug!(why = error.message, "a watch ends");
     let ended = asked::ended(error.code());
     let word = api::Response { kind: Some(response::Kind::Error(error)) }.encode_to_vec();

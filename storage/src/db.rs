@@ -17,6 +17,7 @@ use rocksdb::{ColumnFamily, DB, DBRawIterator, ReadOptions, Snapshot, WriteBatch
 use crate::envelope;
 use crate::error::rocks_error;
 use crate::families::{Family, Probe, WITNESS, meta_key, write_options};
+use crate::head::{FactTable, Head, Serials};
 use crate::keyring::{Keyring, Sealer};
 use crate::log::Shape;
 use crate::marker::{Marker, Synced};
@@ -32,34 +33,21 @@ pub(crate) struct Journal {
     pub(crate) shape: Shape,
     /// The last batches.
     pub(crate) serials: Serials,
+    /// The state family in force; none in a store that was never founded.
+    pub(crate) founded: Option<Family>,
 }
 
-/// Which batches were the last that touched the log (or facts) and the state, counted from 1.
-///
-/// Kept beside the hard state and, as a witness, in the family itself: a family that lost its newest table, because the
-/// database forgot that there was one, no longer agrees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Serials {
-    pub(crate) log: u64,
-    pub(crate) state: u64,
-}
-
-impl Serials {
-    /// The last batch of either kind.
-    pub(crate) fn last(self) -> u64 {
-        self.log.max(self.state)
-    }
-}
-
-/// What a batch changes, so that the witnesses can be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a batch changes besides the records in it.
+#[derive(Debug)]
 pub(crate) enum Touch {
-    /// The log, the hard state or facts.
-    Log,
+    /// The log or the hard state, which is this afterwards.
+    Log(Shape),
+    /// The facts.
+    Facts,
     /// The state in this family.
     State(Family),
-    /// The log and the state in this family.
-    Both(Family),
+    /// Log and state, which is in force in this family afterwards.
+    Both(Family, Shape),
     /// Only what is not in force.
     Aside,
 }
@@ -146,10 +134,6 @@ impl Store {
         LogIndex(self.start.load(Ordering::Acquire))
     }
 
-    pub(crate) fn set_start(&self, start: LogIndex) {
-        self.start.store(start.0, Ordering::Release);
-    }
-
     pub(crate) fn family(&self, family: Family) -> StoreResult<&ColumnFamily> {
         family_of(&self.db, family)
     }
@@ -164,10 +148,11 @@ impl Store {
     pub(crate) fn batch_of(&self, records: usize, bytes: usize) -> StoreResult<Batch<'_>> {
         let sealer = self.guard(self.keys.sealer())?;
         let room = bytes + (records + WITNESSES) * RECORD_BYTES;
-        Ok(Batch { store: self, sealer, batch: WriteBatch::with_capacity_bytes(room), record: Vec::new() })
+        Ok(Batch { store: self, sealer, batch: WriteBatch::with_capacity_bytes(room), record: Vec::new(), facts: None })
     }
 
-    /// Appends one atomic batch to the journal; with `sync` it and everything before it is durable afterwards.
+    /// Appends one atomic batch to the journal; with `sync` it and everything before it is durable afterwards. What the batch says of
+    /// the log counts from then on.
     pub(crate) fn write(
         &self,
         journal: &mut Journal,
@@ -177,7 +162,13 @@ impl Store {
         sync: bool,
     ) -> StoreResult<()> {
         self.alive()?;
-        let serials = if batch.batch.is_empty() { journal.serials } else { batch.witness(journal.serials, touch)? };
+        let nothing = batch.batch.is_empty()
+            && match &touch {
+                Touch::Facts => batch.facts.is_none(),
+                Touch::State(_) | Touch::Aside => true,
+                Touch::Log(_) | Touch::Both(..) => false,
+            };
+        let after = if nothing { None } else { batch.witness(journal, touch)? };
         if sync {
             self.reached("journal: before a sync");
         }
@@ -187,11 +178,17 @@ impl Store {
             self.db.write_opt(batch.batch, &write_options(sync))
         };
         self.guard(result.map_err(|error| rocks_error(doing, &error)))?;
+        if let Some(After { serials, founded, shape }) = after {
+            (journal.serials, journal.founded) = (serials, founded);
+            if let Some(shape) = shape {
+                self.start.store(shape.start.index.0, Ordering::Release);
+                journal.shape = shape;
+            }
+        }
         if sync && let Some(marker) = &mut journal.marker {
-            let synced = Synced { sequence: self.db.latest_sequence_number(), serial: serials.last() };
+            let synced = Synced { sequence: self.db.latest_sequence_number(), serial: journal.serials.last() };
             self.guard(marker.note(synced))?;
         }
-        journal.serials = serials;
         Ok(())
     }
 
@@ -297,6 +294,16 @@ pub(crate) struct Batch<'a> {
     batch: WriteBatch,
     /// The record being sealed; RocksDB copies it, so one room serves for all.
     record: Vec<u8>,
+    /// All facts, where some of them change.
+    pub(crate) facts: Option<FactTable>,
+}
+
+/// What holds once a batch is written.
+struct After {
+    serials: Serials,
+    founded: Option<Family>,
+    /// None where the log stays as it is.
+    shape: Option<Shape>,
 }
 
 impl Batch<'_> {
@@ -330,27 +337,34 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Counts this batch and leaves the count in what it touches.
-    fn witness(&mut self, before: Serials, touch: Touch) -> StoreResult<Serials> {
-        let serial = before.last() + 1;
-        let (log, state) = match touch {
-            Touch::Aside => return Ok(before),
-            Touch::Log => (true, None),
-            Touch::State(family) => (false, Some(family)),
-            Touch::Both(family) => (true, Some(family)),
+    /// Counts this batch, and leaves the count in what it touches and in the head. None where nothing that is in force changes.
+    fn witness(&mut self, journal: &Journal, touch: Touch) -> StoreResult<Option<After>> {
+        let serial = journal.serials.last() + 1;
+        let (log, state, shape) = match touch {
+            Touch::Aside => return Ok(None),
+            Touch::Log(shape) => (true, None, Some(shape)),
+            Touch::Facts => (true, None, None),
+            Touch::State(family) => (false, Some(family), None),
+            Touch::Both(family, shape) => (true, Some(family), Some(shape)),
         };
-        let mut after = before;
+        let mut serials = journal.serials;
         if log {
-            after.log = serial;
+            serials.log = serial;
             self.put(Family::Log, WITNESS, &serial.to_be_bytes())?;
         }
         if let Some(family) = state {
-            after.state = serial;
+            serials.state = serial;
             self.put(family, WITNESS, &serial.to_be_bytes())?;
         }
-        let both = [after.log.to_be_bytes(), after.state.to_be_bytes()].concat();
-        self.put(Family::Meta, meta_key::SERIALS, &both)?;
-        Ok(after)
+        if let Some(facts) = self.facts.take() {
+            serials.facts = serial;
+            let bytes = facts.encoded_len();
+            self.put_with(Family::Meta, meta_key::FACTS, bytes, |into| facts.encode(serial, into))?;
+        }
+        let founded = state.or(journal.founded);
+        let head = Head::of(serials, shape.as_ref().unwrap_or(&journal.shape), founded);
+        self.put(Family::Meta, meta_key::HEAD, &head.encode())?;
+        Ok(Some(After { serials, founded, shape }))
     }
 
     /// Everything in the family. Leaves a tombstone over the whole range: only where a family is replaced.

@@ -14,8 +14,8 @@ use quorate_core::ports::{StoreError, StoreResult};
 
 use crate::error::io_error;
 
-/// The layout on disk that this binary knows. 1 was not sealed, and no release ever wrote it.
-pub(crate) const FORMAT: u32 = 3;
+/// The layout on disk that this binary knows. No release ever wrote an older one.
+pub(crate) const FORMAT: u32 = 4;
 const FORMAT_FILE: &str = "format";
 const FORMAT_WORDS: &str = "quorate store format ";
 const NEEDS_WORDS: &str = "needs version ";

@@ -15,7 +15,7 @@ use rocksdb::{
 pub(crate) enum Family {
     /// Entries by index, 8 bytes big-endian.
     Log,
-    /// Hard state, log start, which state family is in force, facts about the node.
+    /// The head, and the facts about the node.
     Meta,
     /// Replicated state, one of two.
     StateA,
@@ -81,21 +81,10 @@ pub(crate) fn state_key(key: &[u8]) -> Vec<u8> {
 
 /// Keys of [`Family::Meta`].
 pub(crate) mod meta_key {
-    /// Term, vote, commit.
-    pub(crate) const HARD_STATE: &[u8] = b"hard_state";
-    /// Where the log begins.
-    pub(crate) const LOG_START: &[u8] = b"log_start";
-    /// Which state family is in force; there since the store was founded or received its first snapshot.
-    pub(crate) const STATE: &[u8] = b"state";
-    /// Which batches were the last that touched the log and the state.
-    pub(crate) const SERIALS: &[u8] = b"serials";
-    /// Facts about the node lie under this prefix.
-    const FACT: &[u8] = b"fact/";
-
-    /// The key of a fact.
-    pub(crate) fn fact(name: &str) -> Vec<u8> {
-        [FACT, name.as_bytes()].concat()
-    }
+    /// What every other record must go with ([`crate::head`]).
+    pub(crate) const HEAD: &[u8] = b"head";
+    /// All facts about the node.
+    pub(crate) const FACTS: &[u8] = b"facts";
 }
 
 /// RocksDB's own messages go to tracing; without this it would write files of its own, with keys in them.

@@ -20,11 +20,12 @@
 //! | a file of large log entries is missing, cut or changed | `Corrupt`, names the file or the entry |
 //! | RocksDB's manifest is cut or damaged, and tables are forgotten | `Corrupt`: every family keeps a witness of the last batch that touched it, and these must agree with each other and with the marker |
 //! | the key record is missing, cut or changed | `Corrupt`; a key that does not open it is `KeyWanted`, which says which one does |
-//! | a byte of a log entry, the hard state or the log start changed | `Corrupt`, names the record or the file |
-//! | the log has a hole, or contradicts the hard state | `Corrupt`, names both |
+//! | a byte of a log entry, of the head (hard state, where the log begins and ends) or of the facts changed | `Corrupt`, names the record or the file |
+//! | the log has a hole, or does not end where the head says | `Corrupt`, names both |
 //! | a byte of a state value changed in a table file, or a file of large state values is missing, cut or changed | NOT at opening: the read that meets it answers `Corrupt` |
-//! | a record was put back as it was before, at its own place, by somebody who mends RocksDB's checksums | NOT by its seal: the hash over the state notices (`recover`, `inspect`), and so do the witnesses |
-//! | the whole directory was replaced by an older copy of itself | NOT: it is whole; the store id and Raft must notice |
+//! | one record was put back as it was before, at its own place, by somebody who mends RocksDB's checksums: head, facts, a witness, a log entry | `Corrupt`: all of them know of each other (`head.rs`, `log.rs`) |
+//! | the same with a record of the state | NOT at opening: the hash over the state notices (`recover`, `inspect`, and a manager soon after its start) |
+//! | head, both witnesses, the facts and the marker were put back together, or the whole directory was | NOT: it is whole; the store id and Raft must notice |
 //!
 //! The durable marker is a side file, written after every sync but not synced itself. It is exact after the kill of a
 //! process. After a power cut it may be behind by what the kernel had not yet written back: within that window a flip in
@@ -39,6 +40,7 @@ mod dir;
 mod envelope;
 mod error;
 mod families;
+mod head;
 mod keeper;
 mod key;
 mod key_record;

@@ -1,6 +1,7 @@
 //! The log in the store: how an entry is written, cut, replaced and read.
 //!
-//! Owns the records of `raft_log`, the hard state and the log start, and the shape that the log must keep. A group of
+//! Owns the records of `raft_log`, and the shape that the log must keep. Each entry knows the term of the one before it, and the
+//! head that of the last: index and term say which entry it is, so that none is put back that was written over. A group of
 //! batches is ONE write. What an entry replaces goes in the same write; what a cut forgets is deleted key by key, a
 //! bounded number per write, and is invisible at once because the log start moves with the cut. Never reads state.
 //! Called by the log writer's thread, and by readers of old entries.
@@ -8,29 +9,71 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_core::id::{LogIndex, RaftId, Term};
+use quorate_core::id::{LogIndex, Term};
 use quorate_core::log::{EntryKind, HardState, LogEntry, LogStart};
 use quorate_core::ports::{LogBatch, LogReader, LogReset, LogWriter, StoreError, StoreResult};
 
-use crate::db::{Batch, Serials, Store, Touch};
-use crate::families::{Family, meta_key};
+use crate::db::{Batch, Store, Touch};
+use crate::families::Family;
 
 /// Most keys that one write deletes below the log start.
 const PURGE_MAX: u64 = 4_096;
 
 /// What the log looks like; a batch that would break it is refused before it is written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Shape {
     pub(crate) start: LogStart,
     pub(crate) last: LogIndex,
     pub(crate) hard: HardState,
     /// Everything up to here was deleted; between it and the start lies what is still to be deleted.
     pub(crate) purged: LogIndex,
+    /// The first entry of each run of equal terms, of the entries after the start.
+    pub(crate) terms: Vec<(LogIndex, Term)>,
 }
 
 impl Shape {
     pub(crate) const fn reset(reset: LogReset) -> Self {
-        Self { start: reset.start, last: reset.start.index, hard: reset.hard_state, purged: reset.start.index }
+        Self::empty(reset.start, reset.hard_state)
+    }
+
+    /// A log without entries.
+    pub(crate) const fn empty(start: LogStart, hard: HardState) -> Self {
+        Self { start, last: start.index, hard, purged: start.index, terms: Vec::new() }
+    }
+
+    /// The term of an entry of the log, or of the last one before it.
+    fn term(&self, index: LogIndex) -> Term {
+        let run = self.terms.iter().rev().find(|(first, _)| *first <= index);
+        run.map_or(self.start.term, |(_, term)| *term)
+    }
+
+    /// The last entry, or what is in its place in an empty log.
+    pub(crate) fn end(&self) -> LogStart {
+        LogStart { index: self.last, term: self.term(self.last) }
+    }
+
+    /// The log goes on with an entry, which ends it.
+    pub(crate) fn push(&mut self, index: LogIndex, term: Term) {
+        while self.terms.last().is_some_and(|(first, _)| *first >= index) {
+            self.terms.pop();
+        }
+        if self.terms.last().is_none_or(|(_, before)| *before != term) {
+            self.terms.push((index, term));
+        }
+        self.last = index;
+    }
+
+    /// The log begins later from now on.
+    fn begin(&mut self, start: LogStart) {
+        self.start = start;
+        let first = start.index.next();
+        let gone = self.terms.iter().take_while(|(at, _)| *at <= first).count().saturating_sub(1);
+        self.terms.drain(..gone);
+        match self.terms.first_mut() {
+            Some(_) if self.last < first => self.terms.clear(),
+            Some((at, _)) => *at = first.max(*at),
+            None => {}
+        }
     }
 
     /// Whether anything was ever written.
@@ -41,26 +84,25 @@ impl Shape {
     /// Fills `write` with one batch and becomes what the log is after it.
     pub(crate) fn add(&mut self, write: &mut Batch<'_>, batch: &LogBatch) -> StoreResult<()> {
         self.check_entries(&batch.entries)?;
-        if let Some((first, last)) = batch.entries.first().zip(batch.entries.last()) {
+        if !batch.entries.is_empty() {
+            let ended = self.last;
             for entry in &batch.entries {
-                let context = context_bytes(entry)?;
+                let (before, context) = (self.term(entry.index.prev()), context_bytes(entry)?);
                 let bytes = HEAD_BYTES + entry.context.len() + entry.data.len();
-                write.put_with(Family::Log, &key(entry.index), bytes, |into| encode(entry, context, into))?;
+                write.put_with(Family::Log, &key(entry.index), bytes, |into| encode(entry, before, context, into))?;
+                self.push(entry.index, entry.term);
             }
-            let mut old = last.index.next();
-            while old <= self.last {
+            let mut old = self.last.next();
+            while old <= ended {
                 write.delete(Family::Log, &key(old))?;
                 old = old.next();
             }
-            debug_assert!(first.index > self.start.index);
-            self.last = last.index;
         }
         if let Some(hard) = batch.hard_state {
             if hard.term < self.hard.term {
                 return refuse("hard state", format!("term {} would go back to {}", self.hard.term, hard.term));
             }
             self.hard = hard;
-            write.put(Family::Meta, meta_key::HARD_STATE, &encode_hard_state(&hard))?;
         }
         if self.hard.commit > self.last {
             return refuse("hard state", format!("commit {} is beyond the last entry {}", self.hard.commit, self.last));
@@ -77,8 +119,13 @@ impl Shape {
                 return refuse("log start", format!("cut {} is beyond the last entry {}", cut.index, self.last));
             }
             if cut.index > self.start.index {
-                self.start = cut;
-                write.put(Family::Meta, meta_key::LOG_START, &encode_start(&cut))?;
+                let term = self.term(cut.index);
+                if cut.term != term {
+                    let detail =
+                        format!("entry {} is of term {term}, and would be cut as one of {}", cut.index, cut.term);
+                    return refuse("log start", detail);
+                }
+                self.begin(cut);
             }
         }
         Ok(())
@@ -126,16 +173,15 @@ impl LogWriter for Writer {
         let store = &self.0;
         store.alive()?;
         let mut journal = store.journal();
-        let mut shape = journal.shape;
+        let mut shape = journal.shape.clone();
         let entries = || group.iter().flat_map(|batch| &batch.entries);
         let bytes = entries().map(|entry| HEAD_BYTES + entry.context.len() + entry.data.len()).sum();
         let mut write = store.batch_of(entries().count(), bytes)?;
         let filled = group.iter().try_for_each(|batch| shape.add(&mut write, batch));
         store.guard(filled.and_then(|()| shape.purge(&mut write)))?;
-        store.write(&mut journal, "writing to the log", write, Touch::Log, sync)?;
-        journal.shape = shape;
-        store.set_start(shape.start.index);
-        Ok(())
+        // A hard state is written also where it is the same: that is how an idle disk is tried.
+        let touch = if group.is_empty() && shape == journal.shape { Touch::Aside } else { Touch::Log(shape) };
+        store.write(&mut journal, "writing to the log", write, touch, sync)
     }
 }
 
@@ -156,13 +202,14 @@ impl LogReader for Reader {
         let mut bytes = 0_u64;
         let mut next = from;
         store.scan(Family::Log, (&key(from), &key(to)), None, &mut |key, payload| {
-            let entry = decode(key, payload)?;
+            let (entry, before) = decode(key, payload)?;
             if entry.index != next {
                 if found.is_empty() {
                     return Ok(false);
                 }
                 return refuse(&format!("log entry {next}"), format!("it is missing before entry {}", entry.index));
             }
+            check_follows(entry.index, before, found.last().map_or(before, |last| last.term))?;
             next = next.next();
             bytes = bytes.saturating_add((entry.data.len() + entry.context.len()) as u64);
             if bytes > max_bytes && !found.is_empty() {
@@ -190,12 +237,28 @@ fn context_bytes(entry: &LogEntry) -> StoreResult<u32> {
         .or_else(|_longer| refuse(&format!("log entry {}", entry.index), "its context is longer than 4 GiB".to_owned()))
 }
 
-/// What an entry takes besides its context and its data.
-const HEAD_BYTES: usize = 13;
+/// An entry knows which one it was written after.
+///
+/// # Errors
+/// `Corrupt` when another one is there.
+pub(crate) fn check_follows(index: LogIndex, before: Term, found: Term) -> StoreResult<()> {
+    if before == found {
+        return Ok(());
+    }
+    let detail = format!(
+        "it was written after an entry of term {before}, and the one before it is of term {found}: one of the two was put back as \
+         it was before"
+    );
+    refuse(&format!("log entry {index}"), detail)
+}
 
-/// Term, kind, length of the context, context, data.
-fn encode(entry: &LogEntry, context: u32, into: &mut Vec<u8>) {
+/// What an entry takes besides its context and its data.
+const HEAD_BYTES: usize = 21;
+
+/// Term, term of the entry before, kind, length of the context, context, data.
+fn encode(entry: &LogEntry, before: Term, context: u32, into: &mut Vec<u8>) {
     into.extend_from_slice(&entry.term.0.to_be_bytes());
+    into.extend_from_slice(&before.0.to_be_bytes());
     into.push(match entry.kind {
         EntryKind::Normal => NORMAL,
         EntryKind::Config => CONFIG,
@@ -205,11 +268,12 @@ fn encode(entry: &LogEntry, context: u32, into: &mut Vec<u8>) {
     into.extend_from_slice(&entry.data);
 }
 
-/// Reads [`encode`] back.
-pub(crate) fn decode(key: &[u8], payload: &[u8]) -> StoreResult<LogEntry> {
+/// Reads [`encode`] back: the entry, and the term of the one before it.
+pub(crate) fn decode(key: &[u8], payload: &[u8]) -> StoreResult<(LogEntry, Term)> {
     let parts = || {
         let index = u64::from_be_bytes(key.try_into().ok()?);
         let (term, rest) = payload.split_first_chunk::<8>()?;
+        let (before, rest) = rest.split_first_chunk::<8>()?;
         let (kind, rest) = rest.split_first()?;
         let kind = match *kind {
             NORMAL => EntryKind::Normal,
@@ -218,56 +282,17 @@ pub(crate) fn decode(key: &[u8], payload: &[u8]) -> StoreResult<LogEntry> {
         };
         let (context, rest) = rest.split_first_chunk::<4>()?;
         let (context, data) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*context)).ok()?)?;
-        Some(LogEntry {
+        let entry = LogEntry {
             index: LogIndex(index),
             term: Term(u64::from_be_bytes(*term)),
             kind,
             data: Bytes::copy_from_slice(data),
             context: Bytes::copy_from_slice(context),
-        })
+        };
+        Some((entry, Term(u64::from_be_bytes(*before))))
     };
-    parts().ok_or_else(|| unreadable(Family::Log, key))
-}
-
-pub(crate) fn encode_hard_state(hard: &HardState) -> Vec<u8> {
-    [hard.term.0, hard.vote.0, hard.commit.0].iter().flat_map(|number| number.to_be_bytes()).collect()
-}
-
-pub(crate) fn decode_hard_state(payload: &[u8]) -> StoreResult<HardState> {
-    let [term, vote, commit] = numbers(meta_key::HARD_STATE, payload)?;
-    Ok(HardState { term: Term(term), vote: RaftId(vote), commit: LogIndex(commit) })
-}
-
-pub(crate) fn encode_start(start: &LogStart) -> Vec<u8> {
-    [start.index.0, start.term.0].iter().flat_map(|number| number.to_be_bytes()).collect()
-}
-
-pub(crate) fn decode_start(payload: &[u8]) -> StoreResult<LogStart> {
-    let [index, term] = numbers(meta_key::LOG_START, payload)?;
-    Ok(LogStart { index: LogIndex(index), term: Term(term) })
-}
-
-pub(crate) fn decode_serials(payload: &[u8]) -> StoreResult<Serials> {
-    let [log, state] = numbers(meta_key::SERIALS, payload)?;
-    Ok(Serials { log, state })
-}
-
-/// What a family's own witness says.
-pub(crate) fn decode_witness(payload: &[u8]) -> StoreResult<u64> {
-    let [serial] = numbers(meta_key::SERIALS, payload)?;
-    Ok(serial)
-}
-
-fn numbers<const N: usize>(key: &[u8], payload: &[u8]) -> StoreResult<[u64; N]> {
-    let (chunks, rest) = payload.as_chunks::<8>();
-    let all: Vec<u64> = chunks.iter().map(|chunk| u64::from_be_bytes(*chunk)).collect();
-    let all = <[u64; N]>::try_from(all).ok().filter(|_| rest.is_empty());
-    all.ok_or_else(|| unreadable(Family::Meta, key))
-}
-
-fn unreadable(family: Family, key: &[u8]) -> StoreError {
-    StoreError::Corrupt {
-        record: family.describe(key),
+    parts().ok_or_else(|| StoreError::Corrupt {
+        record: Family::Log.describe(key),
         detail: "its seal is whole, but it does not have the form of such a record".to_owned(),
-    }
+    })
 }

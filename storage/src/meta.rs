@@ -1,6 +1,6 @@
 //! Small facts about the node, not replicated.
 //!
-//! Owns the records under `fact/` in `raft_meta`, and which version the store is marked to need. Every write is synced.
+//! Owns the record `facts` in `raft_meta`, and which version the store is marked to need. Every write is synced.
 //! Called by the node for identity and fence, and when the cluster's version rises.
 
 use std::path::PathBuf;
@@ -9,9 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use quorate_core::ports::{MetaStore, StoreResult};
 
-use crate::db::{Store, Touch};
+use zeroize::Zeroize as _;
+
+use crate::db::{Journal, Store, Touch};
 use crate::dir;
 use crate::families::{Family, meta_key};
+use crate::head::{FactTable, check_facts};
 
 /// The node's port.
 pub(crate) struct Meta {
@@ -22,9 +25,38 @@ pub(crate) struct Meta {
     pub(crate) needs: Mutex<u32>,
 }
 
+/// All facts, which must be those that the head knows of.
+fn table(store: &Store, journal: &Journal) -> StoreResult<FactTable> {
+    let found = store.get(Family::Meta, meta_key::FACTS, None)?;
+    let (serial, table) = match found {
+        None => (0, FactTable::default()),
+        Some(found) => {
+            let decoded = FactTable::decode(&found);
+            if let Ok(mut plain) = found.try_into_mut() {
+                plain.as_mut().zeroize();
+            }
+            store.guard(decoded)?
+        }
+    };
+    store.guard(check_facts(journal.serials.facts, serial))?;
+    Ok(table)
+}
+
+/// All facts with these among them; none where nothing is changed.
+pub(crate) fn changed(store: &Store, journal: &Journal, facts: &[(&str, Bytes)]) -> StoreResult<Option<FactTable>> {
+    if facts.is_empty() {
+        return Ok(None);
+    }
+    let mut table = table(store, journal)?;
+    for (name, value) in facts {
+        table.set(name, value);
+    }
+    Ok(Some(table))
+}
+
 /// The fact under `name`.
 pub(crate) fn read(store: &Store, name: &str) -> StoreResult<Option<Bytes>> {
-    store.get(Family::Meta, &meta_key::fact(name), None)
+    Ok(table(store, &store.journal())?.get(name))
 }
 
 impl MetaStore for Meta {
@@ -35,11 +67,10 @@ impl MetaStore for Meta {
     fn put(&self, facts: &[(&str, Bytes)]) -> StoreResult<()> {
         let store = &self.store;
         store.alive()?;
+        let mut journal = store.journal();
         let mut batch = store.batch()?;
-        for (name, value) in facts {
-            batch.put(Family::Meta, &meta_key::fact(name), value)?;
-        }
-        store.write(&mut store.journal(), "writing facts about the node", batch, Touch::Log, true)
+        batch.facts = changed(store, &journal, facts)?;
+        store.write(&mut journal, "writing facts about the node", batch, Touch::Facts, true)
     }
 
     fn require(&self, version: u32) -> StoreResult<()> {

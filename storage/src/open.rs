@@ -9,14 +9,15 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use quorate_core::command::COMMAND_VERSION;
-use quorate_core::id::{LogIndex, Term};
-use quorate_core::log::{HardState, LogStart};
+use quorate_core::id::LogIndex;
 use quorate_core::ports::{Boot, LogReader, OpenStore, StateRead, StateReader, StoreError, StoreResult};
 use rocksdb::{DB, DBRecoveryMode, ReadOptions};
+use zeroize::Zeroize as _;
 
-use crate::db::{Journal, Serials, Store, Touch, family_of, is_empty, scan};
+use crate::db::{Journal, Store, Touch, family_of, is_empty, scan};
 use crate::error::{io_error, open_error, rocks_error};
 use crate::families::{self, Family, WITNESS, meta_key};
+use crate::head::{self, FactTable, Head, check_facts};
 use crate::keeper::{KeyKeeper, unix_seconds};
 use crate::key::{KeyProvider, KeySlot};
 use crate::key_record::{KeyRecord, Opened};
@@ -103,8 +104,9 @@ pub fn open_with_keys(dir: &Path, options: Options) -> StoreResult<(OpenStore, K
     let rocks = families::database(fresh, options.wal_bytes_max, DBRecoveryMode::AbsoluteConsistency);
     let db = DB::open_cf_descriptors(&rocks, &database, families::descriptors()).map_err(|error| open_error(&error))?;
     check_reached(&judged, &marker, db.latest_sequence_number())?;
-    let (boot, shape, active) = load(&db, &keys)?;
-    let serials = check_witnesses(&db, &keys, active, &marker)?;
+    let head = checked_head(&db, &keys, &marker)?;
+    let (boot, shape) = load(&db, &keys, &head)?;
+    let active = head.state.unwrap_or(Family::StateA);
     if fresh {
         check_blank(&db)?;
         dir::declare(dir, 0)?;
@@ -113,7 +115,7 @@ pub fn open_with_keys(dir: &Path, options: Options) -> StoreResult<(OpenStore, K
         tracing::warn!(repaired, "the store was repaired");
     }
     let boot = Boot { repaired, ..boot };
-    let journal = Journal { marker: Some(marker), shape, serials };
+    let journal = Journal { marker: Some(marker), shape, serials: head.serials, founded: head.state };
     let store = Store::new((db, Arc::new(keys)), journal, active, options.probe, Some(lock));
     // What was recovered is in tables already; the sync notes it, so that later openings expect it.
     store.write(&mut store.journal(), "syncing the opened store", store.batch()?, Touch::Aside, true)?;
@@ -223,9 +225,11 @@ pub fn open_read_only(dir: &Path, keys: &dyn KeyProvider) -> StoreResult<Inspect
         (!judged.cuts.is_empty()).then(|| format!("{}; not cut, the store was only read", tell(&judged.cuts)));
     check_tail(&database, &judged, &marker)?;
     let db = look(&database)?;
-    let (boot, shape, active) = load(&db, &keys)?;
-    let serials = check_witnesses(&db, &keys, active, &marker)?;
-    let store = Store::new((db, Arc::new(keys)), Journal { marker: None, shape, serials }, active, None, lock);
+    let head = checked_head(&db, &keys, &marker)?;
+    let (boot, shape) = load(&db, &keys, &head)?;
+    let journal = Journal { marker: None, shape, serials: head.serials, founded: head.state };
+    let active = head.state.unwrap_or(Family::StateA);
+    let store = Store::new((db, Arc::new(keys)), journal, active, None, lock);
     Ok(Inspection {
         boot: Boot { repaired, ..boot },
         log: Arc::new(log::Reader(Arc::clone(&store))),
@@ -331,47 +335,55 @@ fn record(db: &DB, keys: &Keyring, family: Family, key: &[u8]) -> StoreResult<Op
     found.map(|record| envelope::decode(keys, family, key, record)).transpose()
 }
 
-/// Every family must hold the last batch that touched it, and together they must reach as far as was synced: a database
-/// that forgot a table does not.
-fn check_witnesses(db: &DB, keys: &Keyring, active: Family, marker: &Marker) -> StoreResult<Serials> {
-    let told = record(db, keys, Family::Meta, meta_key::SERIALS)?;
-    let told = told.map_or(Ok(Serials::default()), |found| log::decode_serials(&found))?;
-    for (family, told) in [(Family::Log, told.log), (active, told.state)] {
-        let own = record(db, keys, family, WITNESS)?.map_or(Ok(0), |found| log::decode_witness(&found))?;
+/// What the head says. Every family must hold the last batch that touched it, and so must the facts: a database that forgot a
+/// table does not, nor does one where one of these records was put back as it was before. Together they must reach as far as was synced.
+fn checked_head(db: &DB, keys: &Keyring, marker: &Marker) -> StoreResult<Head> {
+    let head = record(db, keys, Family::Meta, meta_key::HEAD)?;
+    let head = head.map_or(Ok(Head::default()), |found| Head::decode(&found))?;
+    let active = head.state.unwrap_or(Family::StateA);
+    for (family, told) in [(Family::Log, head.serials.log), (active, head.serials.state)] {
+        let own = record(db, keys, family, WITNESS)?.map_or(Ok(0), |found| head::decode_witness(&found))?;
         if own != told {
             return contradiction(
                 format!("column family {family}"),
                 format!(
-                    "the last batch that touched it was {told}, but it holds those up to {own}: a table of it, or of {}, \
-                     was forgotten",
+                    "the last batch that touched it was {told}, but it holds those up to {own}: a table of it, or of {}, was \
+                     forgotten, or a record was put back as it was before",
                     Family::Meta
                 ),
             );
         }
     }
-    if told.last() < marker.serial() {
+    let facts = match record(db, keys, Family::Meta, meta_key::FACTS)? {
+        None => 0,
+        Some(found) => {
+            let serial = FactTable::decode(&found).map(|(serial, _)| serial);
+            if let Ok(mut plain) = found.try_into_mut() {
+                plain.as_mut().zeroize();
+            }
+            serial?
+        }
+    };
+    check_facts(head.serials.facts, facts)?;
+    let last = head.serials.last();
+    if last < marker.serial() {
         return contradiction(
             "database".to_owned(),
-            format!("batches up to {} were synced, but only those up to {} are there", marker.serial(), told.last()),
+            format!("batches up to {} were synced, but only those up to {last} are there", marker.serial()),
         );
     }
-    Ok(told)
+    Ok(head)
 }
 
-/// Reads what a starting node must know, and refuses what contradicts itself.
-fn load(db: &DB, keys: &Keyring) -> StoreResult<(Boot, Shape, Family)> {
-    let hard = record(db, keys, Family::Meta, meta_key::HARD_STATE)?
-        .map_or(Ok(HardState::default()), |found| log::decode_hard_state(&found))?;
-    let start = record(db, keys, Family::Meta, meta_key::LOG_START)?
-        .map_or(Ok(LogStart::default()), |found| log::decode_start(&found))?;
-    let active = active_family(record(db, keys, Family::Meta, meta_key::STATE)?)?;
-    let mut shape = Shape { start, last: start.index, hard, purged: start.index };
-    let mut terms: Vec<(LogIndex, Term)> = Vec::new();
-    let mut newest = start.term;
+/// Reads what a starting node must know, and refuses what contradicts itself: a hole, an entry that does not follow the one before
+/// it, a log that ends elsewhere than the head says.
+fn load(db: &DB, keys: &Keyring, head: &Head) -> StoreResult<(Boot, Shape)> {
+    let start = head.start;
+    let mut shape = Shape::empty(start, head.hard);
     let mut options = ReadOptions::default();
     options.fill_cache(false);
     scan((db, keys), Family::Log, (&log::key(LogIndex(0)), &[]), options, &mut |key, payload| {
-        let entry = log::decode(key, payload)?;
+        let (entry, before) = log::decode(key, payload)?;
         if entry.index <= start.index {
             // Cut, and still to be deleted.
             shape.purged = shape.purged.min(entry.index.prev());
@@ -383,48 +395,32 @@ fn load(db: &DB, keys: &Keyring) -> StoreResult<(Boot, Shape, Family)> {
                 format!("it is missing: the log goes on at {} after {}", entry.index, shape.last),
             );
         }
+        let newest = shape.end().term;
+        log::check_follows(entry.index, before, newest)?;
         if entry.term < newest {
             return contradiction(
                 format!("log entry {}", entry.index),
                 format!("its term {} is below term {newest} of the entry before it", entry.term),
             );
         }
-        if terms.is_empty() || entry.term > newest {
-            terms.push((entry.index, entry.term));
-        }
-        newest = entry.term;
-        shape.last = entry.index;
+        shape.push(entry.index, entry.term);
         Ok(true)
     })?;
-    if hard.term < newest {
+    let (told, found) = (head.end, shape.end());
+    if told != found {
         return contradiction(
-            "hard state".to_owned(),
-            format!("its term {} is below term {newest} of the last log entry {}", hard.term, shape.last),
+            format!("log entry {}", told.index.max(found.index)),
+            format!(
+                "the log ends with entry {} of term {}, and the last one that was written is {} of term {}: the end is missing, or \
+                 was put back as it was before",
+                found.index, found.term, told.index, told.term
+            ),
         );
     }
-    if hard.commit > shape.last {
-        return contradiction(
-            "hard state".to_owned(),
-            format!("it says that entries up to {} are committed, but the log ends at {}", hard.commit, shape.last),
-        );
-    }
-    Ok((Boot { hard_state: hard, start, last: shape.last, terms, repaired: None }, shape, active))
+    let terms = shape.terms.clone();
+    Ok((Boot { hard_state: head.hard, start, last: shape.last, terms, repaired: None }, shape))
 }
 
 fn contradiction<T>(record: String, detail: String) -> StoreResult<T> {
     Err(StoreError::Corrupt { record, detail })
-}
-
-/// Which state family is in force; the first one in a store that was never founded.
-fn active_family(record: Option<Bytes>) -> StoreResult<Family> {
-    let Some(found) = record else { return Ok(Family::StateA) };
-    [Family::StateA, Family::StateB].into_iter().find(|family| family.name().as_bytes() == &found[..]).map_or_else(
-        || {
-            contradiction(
-                "node record `state`".to_owned(),
-                "it names no state family that this binary knows".to_owned(),
-            )
-        },
-        Ok,
-    )
 }

@@ -3,7 +3,9 @@
 //! Owns which snapshot is being received or is finished; there is at most one. Records go through the journal like every
 //! other write, in batches as they come, so memory stays bounded; they become part of the state only by the installation.
 //! Whatever was not installed is cleared when the next one begins, when it is dropped or discarded, and when the store is
-//! opened. Never switches anything. Called by the receiver of a snapshot and by the applier's installation.
+//! opened. Clearing takes as long as there is much to clear, and the place is held for so long: that is nobody's wait, since the node
+//! receives one snapshot at a time, from its beginning to its installation or its end, and discards it on a thread of its own. Never
+//! switches anything. Called by the receiver of a snapshot and by the applier's installation.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

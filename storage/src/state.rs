@@ -13,8 +13,9 @@ use quorate_core::ports::{
 use rocksdb::Snapshot;
 
 use crate::db::{Batch, Store, Touch};
-use crate::families::{Family, STATE_END, meta_key, state_key};
-use crate::log::{Shape, encode_hard_state, encode_start};
+use crate::families::{Family, STATE_END, state_key};
+use crate::log::Shape;
+use crate::meta;
 use crate::staging::Stage;
 
 /// The applier's port.
@@ -34,12 +35,6 @@ fn fill(batch: &mut Batch<'_>, family: Family, writes: &WriteSet) -> StoreResult
         }
     }
     Ok(())
-}
-
-fn fill_reset(batch: &mut Batch<'_>, family: Family, reset: LogReset) -> StoreResult<()> {
-    batch.put(Family::Meta, meta_key::STATE, family.name().as_bytes())?;
-    batch.put(Family::Meta, meta_key::LOG_START, &encode_start(&reset.start))?;
-    batch.put(Family::Meta, meta_key::HARD_STATE, &encode_hard_state(&reset.hard_state))
 }
 
 /// A hard state that does not fit the start could not be opened again.
@@ -64,12 +59,10 @@ fn switch(store: &Store, reset: LogReset) -> StoreResult<()> {
     let mut active = store.switching();
     let (old, new) = (*active, active.other());
     let mut batch = store.batch()?;
-    fill_reset(&mut batch, new, reset)?;
     batch.delete_all(Family::Log)?;
-    store.write(&mut journal, "installing a snapshot", batch, Touch::Both(new), true)?;
+    let emptied = Touch::Both(new, Shape::reset(reset));
+    store.write(&mut journal, "installing a snapshot", batch, emptied, true)?;
     store.reached("install: after the switch");
-    journal.shape = Shape::reset(reset);
-    store.set_start(reset.start.index);
     *active = new;
     drop(active);
     // The old state goes; views that were taken of it keep it until they are dropped.
@@ -88,6 +81,7 @@ impl StateStore for State {
         let bytes = |(key, value): &(Bytes, Option<Bytes>)| key.len() + value.as_ref().map_or(0, Bytes::len);
         let mut batch = store.batch_of(writes.writes.len(), writes.writes.iter().map(bytes).sum())?;
         fill(&mut batch, family, &writes)?;
+        store.reached("state: before a round");
         store.write(&mut store.journal(), "writing the state", batch, Touch::State(family), false)
     }
 
@@ -107,7 +101,7 @@ impl StateStore for State {
         check_reset(reset)?;
         let family = *store.active();
         let mut journal = store.journal();
-        let new = journal.shape.is_new() && store.get(Family::Meta, meta_key::STATE, None)?.is_none();
+        let new = journal.shape.is_new() && journal.founded.is_none();
         if !new || !store.is_empty(family)? {
             return Err(StoreError::Corrupt {
                 record: "store".to_owned(),
@@ -117,11 +111,8 @@ impl StateStore for State {
         }
         let mut batch = store.batch()?;
         fill(&mut batch, family, &writes)?;
-        fill_reset(&mut batch, family, reset)?;
-        store.write(&mut journal, "founding the store", batch, Touch::Both(family), true)?;
-        journal.shape = Shape::reset(reset);
-        store.set_start(reset.start.index);
-        Ok(())
+        let empty = Touch::Both(family, Shape::reset(reset));
+        store.write(&mut journal, "founding the store", batch, empty, true)
     }
 
     fn recover(&mut self, recovery: RecoveryWrite) -> StoreResult<()> {
@@ -129,18 +120,16 @@ impl StateStore for State {
         store.alive()?;
         let family = *store.active();
         let mut journal = store.journal();
-        let mut shape = journal.shape;
+        let mut shape = journal.shape.clone();
         let mut batch = store.batch()?;
         let filled = fill(&mut batch, family, &recovery.state).and_then(|()| shape.add(&mut batch, &recovery.log));
         store.guard(filled)?;
-        for (name, value) in &recovery.facts {
-            batch.put(Family::Meta, &meta_key::fact(name), value)?;
-        }
+        let facts: Vec<(&str, Bytes)> =
+            recovery.facts.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+        batch.facts = meta::changed(store, &journal, &facts)?;
         store.reached("recover: before the batch");
-        store.write(&mut journal, "recovering the store", batch, Touch::Both(family), true)?;
+        store.write(&mut journal, "recovering the store", batch, Touch::Both(family, shape), true)?;
         store.reached("recover: after the batch");
-        journal.shape = shape;
-        store.set_start(shape.start.index);
         Ok(())
     }
 }

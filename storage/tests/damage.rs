@@ -140,7 +140,7 @@ fn a_flipped_byte_of_a_log_entry_in_a_table_is_refused() {
 fn no_flipped_byte_of_a_table_ever_gives_a_wrong_answer() {
     let disk = in_tables();
     let mut refused = 0;
-    for (family, key) in [("raft_log", &2_u64.to_be_bytes()[..]), ("state_a", b"ka"), ("raft_meta", b"hard_state")] {
+    for (family, key) in [("raft_log", &2_u64.to_be_bytes()[..]), ("state_a", b"ka"), ("raft_meta", b"head")] {
         let (table, _) = table_of(&disk, family, key);
         let length = fs::read(&table).unwrap().len();
         for at in (0..length).step_by(37) {
@@ -302,13 +302,13 @@ fn what_was_received_and_not_installed_takes_no_room_after_a_restart() {
 #[test]
 fn a_newer_format_is_refused_and_nothing_is_changed() {
     let disk = filled(4);
-    fs::write(disk.dir.join("format"), "quorate store format 4\n").unwrap();
+    fs::write(disk.dir.join("format"), "quorate store format 5\n").unwrap();
     let before = disk.contents();
-    let expected = StoreError::FormatTooNew { found: 4, supported: 3 };
+    let expected = StoreError::FormatTooNew { found: 5, supported: 4 };
     assert_eq!(disk.refusal(), expected);
     assert_eq!(quorate_storage::open_read_only(&disk.dir, &common::key()).map(drop), Err(expected));
     assert_eq!(disk.contents(), before);
-    for nonsense in ["nonsense", "quorate store format 3\n", "quorate store format 3\nneeds version x\n", ""] {
+    for nonsense in ["nonsense", "quorate store format 4\n", "quorate store format 4\nneeds version x\n", ""] {
         fs::write(disk.dir.join("format"), nonsense).unwrap();
         assert_corrupt(&disk.refusal(), &["format"]);
     }
@@ -364,7 +364,7 @@ fn records_that_were_swapped_are_refused() {
 
 #[test]
 fn a_log_that_contradicts_itself_is_refused() {
-    for (missing, words) in [(3_u64, "log entry 3"), (6, "committed")] {
+    for (missing, words) in [(3_u64, "log entry 3"), (6, "log entry 6")] {
         let disk = filled(6);
         let db = raw(&disk);
         db.delete_cf(db.cf_handle("raft_log").unwrap(), missing.to_be_bytes()).unwrap();

@@ -13,11 +13,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use common::{Disk, assert_corrupt, assert_filled, batch, entries, filled, hard, key, options, reset, set, state};
+use common::{
+    Disk, assert_corrupt, assert_filled, batch, entries, entry, filled, hard, key, options, reset, set, state,
+};
 use data_encoding::{BASE64, HEXLOWER};
-use quorate_core::id::{LogIndex, Term};
-use quorate_core::log::{EntryKind, LogEntry};
-use quorate_core::ports::{LogBatch, StoreError};
+use quorate_core::id::{LogIndex, RaftId, Term};
+use quorate_core::log::{EntryKind, HardState, LogEntry, LogStart};
+use quorate_core::ports::{LogBatch, OpenStore, StoreError};
 use quorate_storage::{GivenKey, Key, KeyKind, KeySlot, Options};
 
 const WORK: &str = "QUORATE_SEALING_TEST_WORK";
@@ -176,24 +178,142 @@ fn a_record_of_the_other_state_is_refused() {
     assert_corrupt(&disk.open().unwrap().state.get(b"a").unwrap_err(), &["state key `a`"]);
 }
 
+fn delete_raw(disk: &Disk, family: &str, key: &[u8]) {
+    let db = raw(disk);
+    db.delete_cf(db.cf_handle(family).unwrap(), key).unwrap();
+}
+
+/// Whether the hash over the state is what has to notice: a record of it, its witness apart.
+fn is_state(family: &str, key: &[u8]) -> bool {
+    family.starts_with("state_") && !key.is_empty()
+}
+
+/// A store that was in use for a while, with a fact.
+fn used() -> Disk {
+    let disk = filled(6);
+    let open = disk.open().unwrap();
+    open.meta.put(&[("identity", Bytes::from_static(b"older")), ("fence", Bytes::from_static(b"none"))]).unwrap();
+    drop(open);
+    disk
+}
+
+/// A write, and what it is.
+type Write = (&'static str, fn(&mut OpenStore));
+
+/// One of each kind.
+const WRITES: [Write; 5] = [
+    ("an entry over others", |open| {
+        let hard_state = Some(HardState { term: Term(2), vote: RaftId(3), commit: LogIndex(4) });
+        let entries = vec![LogEntry { term: Term(2), ..entry(5) }, LogEntry { term: Term(2), ..entry(6) }];
+        open.log.write(&[LogBatch { entries, hard_state, cut: None }], true).unwrap();
+    }),
+    ("a vote", |open| {
+        let hard_state = Some(HardState { term: Term(2), vote: RaftId(3), commit: LogIndex(6) });
+        open.log.write(&[LogBatch { hard_state, ..LogBatch::default() }], true).unwrap();
+    }),
+    ("a fact", |open| open.meta.put(&[("fence", Bytes::from_static(b"fenced"))]).unwrap()),
+    ("a cut", |open| {
+        let cut = Some(LogStart { index: LogIndex(4), term: Term(1) });
+        open.log.write(&[LogBatch { cut, ..LogBatch::default() }], true).unwrap();
+    }),
+    ("a change of the state", |open| {
+        open.state.commit(set(&[("a", "newer")])).unwrap();
+        open.log.write(&[], true).unwrap();
+    }),
+];
+
 #[test]
-fn what_counts_the_batches_is_not_put_back_unnoticed() {
+fn no_record_but_those_of_the_state_is_put_back_or_taken_away_unnoticed() {
+    let disk = used();
+    let before = records(&disk);
+    for (what, write) in WRITES {
+        // Given a store after one more write, of each kind
+        let disk = disk.copy();
+        let mut open = disk.open().unwrap();
+        write(&mut open);
+        drop(open);
+        let after = records(&disk);
+        let start = disk.open().unwrap().boot.start.index.0;
+        let (mut refused, mut unnoticed) = (0, Vec::new());
+        // When one whole record is put back as it was before it, by somebody who can write RocksDB's files
+        for ((family, key), old) in before.iter().filter(|(place, old)| after.get(*place) != Some(*old)) {
+            let copy = disk.copy();
+            put_raw(&copy, family, key, old);
+            match copy.open() {
+                Ok(_) => unnoticed.push((*family, key.clone())),
+                Err(error) => {
+                    assert_corrupt(&error, &[]);
+                    refused += 1;
+                }
+            }
+        }
+        // Then it is noticed of all but records of the state, and of entries that were cut, which say nothing any more.
+        let harmless = |(family, key): &(&str, Vec<u8>)| {
+            is_state(family, key)
+                || (*family == "raft_log"
+                    && key.as_slice().try_into().is_ok_and(|key| u64::from_be_bytes(key) <= start))
+        };
+        assert!(unnoticed.iter().all(harmless), "{what}: {unnoticed:?}");
+        assert!(refused >= 2, "{what}: {refused}");
+        // And when one is taken away, it is noticed of every one of them.
+        for (family, key) in after.keys().filter(|(family, key)| !is_state(family, key)) {
+            let copy = disk.copy();
+            delete_raw(&copy, family, key);
+            assert_corrupt(&copy.refusal(), &[]);
+        }
+    }
+}
+
+#[test]
+fn records_that_were_put_back_together_are_noticed_unless_all_of_them_and_the_marker_were() {
+    let disk = used();
+    let (before, marker) = (records(&disk), fs::read(disk.dir.join("durable")).unwrap());
+    let mut open = disk.open().unwrap();
+    let (_, vote) = WRITES[1];
+    vote(&mut open);
+    let given = HardState { term: Term(2), vote: RaftId(3), commit: LogIndex(6) };
+    drop(open);
+    assert_eq!(disk.open().unwrap().boot.hard_state, given);
+    // Given a vote, and everything that knows of it: the head, the log's witness, the marker
+    let all = [("raft_meta", &b"head"[..]), ("raft_log", b"")];
+    for some in 1..8_u32 {
+        let copy = disk.copy();
+        for (bit, (family, key)) in all.iter().enumerate().filter(|(bit, _)| some & (1 << bit) != 0) {
+            assert!(bit < 2);
+            put_raw(&copy, family, key, &before[&(*family, key.to_vec())]);
+        }
+        if some & 4 != 0 {
+            fs::write(copy.dir.join("durable"), &marker).unwrap();
+        }
+        let opened = copy.open().map(|open| open.boot.hard_state);
+        match some {
+            // All of it at once is the store of before, whole: a rollback like that of a directory, which nobody sees from inside.
+            7 => assert_eq!(opened.unwrap(), hard(6)),
+            // The marker alone may lag behind, as after a power cut.
+            4 => assert_eq!(opened.unwrap(), given),
+            _ => assert_corrupt(&opened.unwrap_err(), &[]),
+        }
+    }
+}
+
+#[test]
+fn an_entry_that_was_written_over_is_noticed_by_the_one_that_follows_it() {
     let disk = filled(6);
     let before = records(&disk);
     let mut open = disk.open().unwrap();
-    open.log.write(&[batch(7, 7)], true).unwrap();
+    let (_, over) = WRITES[0];
+    over(&mut open);
+    // Given an older entry in its place, which fits by its term, before whoever reads it was started again
+    let fifth = 5_u64.to_be_bytes();
+    let old = &before[&("raft_log", fifth.to_vec())];
     drop(open);
-    // Given a whole older record at its own place, by somebody who can write RocksDB's files
-    for (family, key) in [("raft_log", &b""[..]), ("raft_meta", b"serials"), ("raft_meta", b"hard_state")] {
-        let copy = disk.copy();
-        put_raw(&copy, family, key, &before[&(family, key.to_vec())]);
-        if key == b"hard_state" {
-            // Then an older commit index is no contradiction by itself: a hard state may lag behind its entries
-            assert_eq!(copy.open().unwrap().boot.hard_state, hard(6));
-        } else {
-            assert_corrupt(&copy.refusal(), &["raft_log"]);
-        }
-    }
+    let copy = disk.copy();
+    put_raw(&copy, "raft_log", &fifth, old);
+    assert_corrupt(&copy.refusal(), &["log entry 6", "term 2", "term 1", "as it was before"]);
+    // The last one has none after it, but the head knows it.
+    let sixth = 6_u64.to_be_bytes();
+    put_raw(&disk, "raft_log", &sixth, &before[&("raft_log", sixth.to_vec())]);
+    assert_corrupt(&disk.refusal(), &["log entry 6", "as it was before"]);
 }
 
 #[test]
@@ -253,6 +373,25 @@ fn a_wrong_key_a_missing_record_and_a_damaged_one_are_told_apart_and_nothing_is_
 }
 
 #[test]
+fn a_key_that_opened_the_store_before_is_told_which_one_does_now() {
+    // Given a store whose key was changed
+    let disk = filled(4);
+    let (open, keys) = quorate_storage::open_with_keys(&disk.dir, options()).unwrap();
+    keys.change(&second_key(), KeySlot::new(&second_key(), KeyKind::File, "/mnt/key")).unwrap();
+    drop((open, keys));
+    let before = disk.contents();
+    // When it is opened with the one of before, then both are named, and where the right one lies; nothing is changed.
+    let error = disk.refusal();
+    assert!(matches!(error, StoreError::KeyWanted { .. }), "{error}");
+    for word in [&second_key().id().to_string(), &key().0.id().to_string(), "/mnt/key"] {
+        assert!(error.to_string().contains(word), "`{word}`: {error}");
+    }
+    assert_eq!(disk.contents(), before);
+    let with = Options::new(Arc::new(GivenKey(second_key())));
+    assert_filled(&quorate_storage::open(&disk.dir, with).unwrap(), 4);
+}
+
+#[test]
 fn a_store_without_format_and_key_record_is_not_buried_under_a_new_key() {
     let disk = filled(4);
     let kept = fs::read(disk.dir.join("keys")).unwrap();
@@ -261,7 +400,7 @@ fn a_store_without_format_and_key_record_is_not_buried_under_a_new_key() {
     assert_corrupt(&disk.refusal(), &["format", "key record"]);
     assert!(!disk.dir.join("keys").exists());
     fs::write(disk.dir.join("keys"), kept).unwrap();
-    fs::write(disk.dir.join("format"), "quorate store format 3\nneeds version 0\n").unwrap();
+    fs::write(disk.dir.join("format"), "quorate store format 4\nneeds version 0\n").unwrap();
     assert_filled(&disk.open().unwrap(), 4);
 }
 
@@ -271,8 +410,8 @@ fn a_directory_of_before_is_refused_and_left_as_it_is() {
     fs::write(disk.dir.join("format"), "quorate store format 1\n").unwrap();
     let before = disk.contents();
     let error = disk.refusal();
-    assert_eq!(error, StoreError::FormatTooOld { found: 1, supported: 3 });
-    assert!(error.to_string().contains("barrier"), "{error}");
+    assert_eq!(error, StoreError::FormatTooOld { found: 1, supported: 4 });
+    assert!(error.to_string().contains("no release"), "{error}");
     assert_eq!(disk.contents(), before);
 }
 

@@ -5,6 +5,7 @@ use prost::Message as _;
 use quorate::Identity;
 use quorate_core::command::{Command, CommandKind, LeaseOrder, LeaseOrderKind, Request};
 use quorate_core::id::{NodeId, RaftId};
+use quorate_core::keyring::{Ask, KeyringOrder, KeyringOrderKind};
 use quorate_core::keyspace::Section;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord};
 use quorate_core::txn::{Compare, Delete, Op, Put, Range, Txn};
@@ -13,7 +14,7 @@ use quorate_transport::api::{self, request::Kind, response};
 use quorate_transport::{Connection, Fed};
 
 use crate::doors::{Door, client, peer};
-use crate::support::{BUDGET, Cluster};
+use crate::support::{BUDGET, Cluster, eventually};
 
 fn random() -> Bytes {
     let mut bytes = [0; 16];
@@ -169,6 +170,7 @@ async fn what_a_manager_passes_on_in_somebodys_name_is_judged_by_that_name() {
     let (key, end) = over(Section::Secret, Section::User);
     let across = || Delete { key: key.clone(), end: end.clone(), previous: true };
     let looks = Range { key: Section::User.key(b"a"), end: Section::User.key(b"z"), ..Range::default() };
+    let another_key = || CommandKind::Keyring(KeyringOrder { kind: Some(KeyringOrderKind::Ask(Ask { active: 1 })) });
     let reads_secrets = || Range { key: Section::Secret.key(b"db"), ..Range::default() };
     let stranger = random();
     // When it passes on what was never asked so, then it is denied: who only looks writes nothing, in no shape,
@@ -204,8 +206,8 @@ async fn what_a_manager_passes_on_in_somebodys_name_is_judged_by_that_name() {
             Some(behalf("operator", &operator, "write")),
         ),
         (
-            "a key that is attached as an item",
-            write(of(vec![Put { lease: 99, ..put(Section::Secret.key(b"db")) }.into()])),
+            "an item that is attached to a lease",
+            write(of(vec![Put { lease: 99, ..put(Section::Assignment.key(b"i")) }.into()])),
             Some(behalf("operator", &operator, "assignments_write")),
         ),
         (
@@ -219,6 +221,11 @@ async fn what_a_manager_passes_on_in_somebodys_name_is_judged_by_that_name() {
             Some(behalf("reader", &reader, "lease_write")),
         ),
         ("a wish of a reader", write(Some(idle())), Some(behalf("reader", &reader, "token_rotate"))),
+        // and another barrier key is asked for by somebody, who may, by the request for it.
+        ("another key for nobody", another_key(), None),
+        ("another key for a reader", another_key(), Some(behalf("reader", &reader, "keyring_rotate"))),
+        ("another key for a worker", another_key(), Some(behalf("node", &node, "keyring_rotate"))),
+        ("another key as a write", another_key(), Some(behalf("operator", &operator, "write"))),
     ];
     for (what, kind, behalf) in denied {
         assert_eq!(outcome(&door.ask(command(kind, behalf)).await), "Denied", "{what}");
@@ -240,6 +247,11 @@ async fn what_a_manager_passes_on_in_somebodys_name_is_judged_by_that_name() {
         assert_eq!(outcome(&door.ask(command(kind, behalf)).await), "done", "{what}");
     }
     assert_eq!(local.kv().get("k").await.unwrap().unwrap().value, "v");
+    assert_eq!(local.keyring().show().await.unwrap().active, 1, "nobody who may has asked for another key");
+    let asked = Some(behalf("operator", &operator, "keyring_rotate"));
+    assert_eq!(outcome(&door.ask(command(another_key(), asked)).await), "done");
+    eventually("there is another key", || async { (local.keyring().show().await.ok()?.active > 1).then_some(()) })
+        .await;
     // A request that there is not was never made, and nobody else passes on at all.
     let unheard = behalf("operator", &operator, "everything");
     assert_eq!(outcome(&door.ask(command(write(Some(idle())), Some(unheard))).await), "Invalid");

@@ -296,7 +296,7 @@ async fn a_request_to_be_signed_makes_nobody_more_than_its_record_says() {
     let ask = async |csr: Vec<u8>, node| {
         let (clock, network) = (Clock::default(), Network::default());
         let request = JoinRequest::renewal(csr, node, clock);
-        quorate_transport::renew(&address, own.ca_hash(), request, Duration::from_secs(10), clock, &network).await
+        quorate_transport::renew(&address, &own.trusted(), request, Duration::from_secs(10), clock, &network).await
     };
     let subject = |certificate: Vec<u8>| Subject::of(&certificate.into()).unwrap();
     // When a request asks to be a manager of another organisation, and a CA, for somebody else's name

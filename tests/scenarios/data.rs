@@ -2,9 +2,9 @@
 
 use quorate::config::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use quorate::{Error, Outcome, compare, operation};
-use quorate_core::limits::TXN_OPERATIONS_MAX;
+use quorate_core::limits::{TXN_BYTES_MAX, TXN_OPERATIONS_MAX};
 
-use crate::support::Cluster;
+use crate::support::{BUDGET, Cluster};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_put_at_any_manager_is_read_at_every_other() {
@@ -65,6 +65,31 @@ async fn compare_and_set_happens_once() {
         .unwrap();
     assert!(swapped.succeeded);
     assert_eq!(kv.get("lock").await.unwrap().unwrap().version, 2);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_largest_transaction_goes_through_a_follower() {
+    let cluster = Cluster::of(3).await;
+    let follower = cluster.others(cluster.leader().await)[0];
+    let kv = cluster.outside(&[follower]).await.with_deadline(BUDGET).kv();
+    // Given three of the largest values and a fourth that leaves a KiB for keys and encoding
+    let writes = |spare: usize| {
+        (0..4).fold(kv.txn(), |txn, number| {
+            let bytes = VALUE_BYTES_MAX - if number == 3 { spare } else { 0 };
+            txn.then(operation::put(format!("large/{number}"), vec![7; bytes]))
+        })
+    };
+    assert!(writes(1_024).await.unwrap().succeeded);
+    let sizes = |entries: Vec<quorate::Entry>| entries.iter().map(|entry| entry.value.len()).sum::<usize>();
+    assert_eq!(sizes(kv.prefix("large/").all().await.unwrap()), 4 * VALUE_BYTES_MAX - 1_024);
+    // With four of the largest it is too large, and the limit says so
+    let before = kv.get("large/0").await.unwrap();
+    let refused = writes(0).await.unwrap_err();
+    let limit = refused.limit().unwrap_or_else(|| panic!("{refused}"));
+    assert_eq!((limit.name.as_str(), limit.bound), ("TXN_BYTES_MAX", TXN_BYTES_MAX as u64), "{refused}");
+    assert!(limit.actual > limit.bound && refused.outcome() == Outcome::NotDone, "{refused}");
+    assert_eq!(kv.get("large/0").await.unwrap(), before);
     cluster.stop().await;
 }
 

@@ -77,7 +77,7 @@ async fn a_store_of_a_newer_format_is_not_touched() {
     let (mut cluster, follower) = three_with_a_stopped_follower().await;
     let file = cluster.members[follower].directory.join("store/format");
     let ours = std::fs::read(&file).unwrap();
-    std::fs::write(&file, "quorate store format 4\n").unwrap();
+    std::fs::write(&file, "quorate store format 5\n").unwrap();
     let refused = cluster.try_restart(follower).await.unwrap_err();
     assert!(matches!(refused, StartError::NeedsVersion(_)), "{refused}");
     says(&refused, &["newer", "Nothing was changed"]);

@@ -66,15 +66,40 @@ async fn a_manager_whose_disk_is_frozen_is_not_ready_and_lives() {
     cluster.settled(3).await;
     cluster.lead_by(0).await;
     ready_again(cluster.node(frozen)).await;
-    // When it does, and something is to be written
+    // When it does, and nobody writes anything
     disk.hold(true);
-    cluster.node(0).client().kv().put("k", "v").await.unwrap();
     // Then it is not ready, says that it is the disk, and lives; the others are ready
     let readiness = not_ready_for(cluster.node(frozen), "disk").await;
     says(&detail(&readiness, "disk"), &["has not answered for"]);
     ready_again(cluster.node(0)).await;
     ready_again(cluster.node(1)).await;
-    // When the disk answers again, so does it
+    // and what is written meanwhile is done by them. When the disk answers again, it is ready, too
+    cluster.node(0).client().kv().put("k", "v").await.unwrap();
+    disk.hold(false);
+    ready_again(cluster.node(frozen)).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_disk_freezes_while_nobody_writes_hands_leadership_on() {
+    // Given a leader on a disk that can freeze, and nothing to be written
+    let mut cluster = Cluster::of(3).await;
+    let (disk, frozen) = (Hanging::default(), 2);
+    cluster.kill(frozen).await;
+    cluster.members[frozen].node =
+        Some(cluster.builder_of(frozen).store_probe(disk.probe()).start(Start::Open).await.unwrap());
+    cluster.settled(3).await;
+    cluster.lead_by(frozen).await;
+    let name = cluster.node(frozen).name();
+    // When it does
+    disk.hold(true);
+    // Then another one leads, before anybody's write had to wait for it
+    eventually("another one leads", || async {
+        let leader = cluster.node(0).status().await.leader;
+        leader.is_some_and(|leader| leader != name).then_some(())
+    })
+    .await;
+    not_ready_for(cluster.node(frozen), "disk").await;
     disk.hold(false);
     ready_again(cluster.node(frozen)).await;
     cluster.stop().await;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate::{Client, Error, compare, operation};
 use quorate_core::command::{LeaseOrder, LeaseOrderKind, Request};
+use quorate_core::limits::LEASE_PAGE_MAX;
 use quorate_core::txn::TxnResult;
 use quorate_transport::api;
 
@@ -79,6 +80,9 @@ async fn keys_live_as_long_as_their_lease_is_renewed_and_then_go_in_one_revision
 async fn a_lease_out_of_bounds_is_refused_by_name_and_a_revoked_one_takes_its_keys() {
     let cluster = Cluster::founded().await;
     let client = cluster.any().client();
+    for ttl in [Duration::from_secs(1), Duration::from_secs(365 * 86_400)] {
+        assert_eq!(client.leases().grant(ttl).await.unwrap().revoke().await.unwrap(), 0);
+    }
     for ttl in [Duration::ZERO, Duration::from_millis(999), Duration::from_secs(366 * 86_400), Duration::MAX] {
         let refused = client.leases().grant(ttl).await.unwrap_err();
         let named = if ttl < Duration::from_secs(1) { "LEASE_TTL_MS_MIN" } else { "LEASE_TTL_MS_MAX" };
@@ -93,6 +97,52 @@ async fn a_lease_out_of_bounds_is_refused_by_name_and_a_revoked_one_takes_its_ke
     assert!(only_if.succeeded);
     assert_eq!(lease.revoke().await.unwrap(), 1);
     assert!(!is_there(&client, "x").await && is_there(&client, "y").await);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_leases_and_more_keys_of_one_than_an_answer_has_are_read_whole() {
+    // Given as many leases as one answer tells, and as many keys on one of them
+    let cluster = Cluster::founded().await;
+    let client = cluster.any().client().with_deadline(BUDGET);
+    let lease = client.leases().grant(Duration::from_secs(3_600)).await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..LEASE_PAGE_MAX {
+        let (client, id) = (client.clone(), lease.id());
+        tasks.spawn(async move {
+            client.kv().put(format!("k/{number:04}"), "x").lease(id).await.unwrap();
+            if number > 0 { client.leases().grant(Duration::from_secs(3_600)).await.unwrap().id() } else { id }
+        });
+    }
+    let mut granted = tasks.join_all().await;
+    granted.sort_unstable();
+    let mut wanted: Vec<Bytes> = (0..LEASE_PAGE_MAX).map(|number| format!("k/{number:04}").into()).collect();
+    // Then it has them whole; and with one more each is told once, in order, in two answers
+    for more in [false, true] {
+        if more {
+            granted.push(client.leases().grant(Duration::from_secs(3_600)).await.unwrap().id());
+            client.kv().put("k/one more", "x").lease(lease.id()).await.unwrap();
+            wanted.push("k/one more".into());
+        }
+        let connection = raw(&cluster, 0).await;
+        for kind in [
+            api::request::Kind::LeaseList(api::LeaseList::default()),
+            api::request::Kind::LeaseShow(api::LeaseShow { lease: lease.id(), ..api::LeaseShow::default() }),
+        ] {
+            let request = api::Request { deadline_ms: 10_000, kind: Some(kind) };
+            let answer = connection.request(request.encode_to_vec().into(), BUDGET).await.unwrap();
+            let (told, goes_on) = match api::Response::decode(answer).unwrap().kind.unwrap() {
+                api::response::Kind::LeaseList(page) => (page.leases.len(), page.more),
+                api::response::Kind::LeaseShow(page) => (page.keys.len(), page.more),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!((told, goes_on), (LEASE_PAGE_MAX, more));
+        }
+        let listed = client.leases().list().await.unwrap();
+        assert_eq!(listed.iter().map(|lease| lease.id).collect::<Vec<_>>(), granted);
+        let (info, keys) = client.leases().show(lease.id()).await.unwrap();
+        assert_eq!((info.keys, keys), (wanted.len() as u64, wanted.clone()));
+    }
     cluster.stop().await;
 }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use quorate::Error;
 use quorate::status::Health;
 
-use crate::support::{Cluster, eventually};
+use crate::support::{BUDGET, Cluster, eventually};
+use crate::watch::changes;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_store_is_read_only_on_every_manager_until_room_is_made() {
@@ -55,6 +56,37 @@ async fn a_full_store_is_read_only_on_every_manager_until_room_is_made() {
         (status.health == Health::Ok && status.store.is_some_and(|store| !store.full)).then_some(())
     })
     .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manager_serves_so_many_watches_and_names_the_limit_to_one_more() {
+    // Given three managers, of which one serves two watches
+    let mut cluster = Cluster::of(3).await;
+    cluster.kill(0).await;
+    let builder = cluster.builder_of(0).watches_max(2);
+    cluster.members[0].node = Some(builder.start(quorate::Start::Open).await.unwrap());
+    cluster.settled(3).await;
+    let client = cluster.outside(&[0]).await.with_deadline(Duration::from_secs(2));
+    let watch = |client: &quorate::Client| client.kv().watch("k").prefix();
+    let served = [watch(&client).await.unwrap(), watch(&client).await.unwrap()];
+    // When one more is asked of it, then it is told which limit that is, and that nothing was done
+    let refused = watch(&client).await.unwrap_err();
+    assert!(matches!(refused, Error::Overloaded { .. }) && refused.is_retryable(), "{refused}");
+    assert_eq!(refused.outcome(), quorate::Outcome::NotDone);
+    let limit = refused.limit().map(|limit| (limit.name.as_str(), limit.bound, limit.actual));
+    assert_eq!(limit, Some(("WATCHES_MAX", 2, 3)), "{refused}");
+    assert!(refused.to_string().contains("WATCHES_MAX") && cluster.node(0).watches() == 2, "{refused}");
+    // A client that knows others has it there
+    let mut elsewhere = watch(&cluster.outside(&[0, 1]).await).await.unwrap();
+    assert_eq!(cluster.node(1).watches(), 1);
+    // And where one has gone there is room
+    drop(served);
+    let mut again = watch(&client.with_deadline(BUDGET)).await.unwrap();
+    let revision = client.kv().put("k", "v").await.unwrap().revision;
+    for watch in [&mut elsewhere, &mut again] {
+        assert_eq!(changes(watch).await.revision, revision);
+    }
     cluster.stop().await;
 }
 
@@ -111,5 +143,22 @@ async fn old_history_is_compacted_by_itself() {
     .await;
     assert!(oldest > first && oldest <= first + 150, "{oldest}");
     assert_eq!(kv.prefix("k").revision(first + 190).await.unwrap().entries[0].value, "190");
+    // And once it is at rest, what is at the edge and above it is told as it was, and what is below it or is not yet is not
+    let newest = first + 199;
+    let edge = eventually("as little is kept as is to be", || async {
+        match past().await {
+            Err(Error::Compacted { oldest, .. }) => (oldest + 56 >= newest).then_some(oldest),
+            other => panic!("{other:?}"),
+        }
+    })
+    .await;
+    for revision in [edge, edge + 1, newest] {
+        let then = kv.prefix("k").revision(revision).await.unwrap();
+        assert_eq!(then.entries[0].value, (revision - first).to_string());
+    }
+    let below = kv.prefix("k").revision(edge - 1).await.unwrap_err();
+    assert!(matches!(below, Error::Compacted { oldest, .. } if oldest == edge), "{below}");
+    let not_yet = kv.prefix("k").revision(newest + 1).await.unwrap_err();
+    assert!(matches!(not_yet, Error::Invalid(_)) && !not_yet.is_retryable(), "{not_yet}");
     node.shutdown().await;
 }

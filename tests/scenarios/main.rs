@@ -30,6 +30,7 @@ mod examples;
 mod growth;
 mod handles;
 mod health;
+mod killed;
 mod leadership;
 mod leases;
 mod lifecycle;

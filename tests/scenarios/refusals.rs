@@ -4,6 +4,7 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use quorate::{Client, Error, Node, Start, StartError, inspect};
+use quorate_core::limits::NAME_BYTES_MAX;
 use quorate_transport::{JoinToken, TokenSecret};
 
 use crate::support::{Cluster, closed_port, eventually, says};
@@ -60,6 +61,21 @@ async fn a_half_made_directory_is_finished_as_the_same_node() {
     assert_eq!(node.id(), before);
     // And joined once: one record, one raft id.
     assert_eq!(cluster.any().status().await.managers.len(), 2);
+    node.shutdown().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_is_too_long_is_refused_by_the_limits_name_and_the_longest_is_taken() {
+    let cluster = Cluster::founded().await;
+    let (directory, longest) = (cluster.path("second"), "n".repeat(NAME_BYTES_MAX));
+    let refused = cluster.builder(&directory, &format!("{longest}n")).start(cluster.joining().await).await.unwrap_err();
+    assert!(matches!(refused, StartError::Invalid(_)), "{refused}");
+    says(&refused, &["256 bytes", "the limit `NAME_BYTES_MAX` is 255", "Nothing was changed"]);
+    assert!(!directory.exists() && cluster.any().status().await.managers.len() == 1);
+    let node = cluster.builder(&directory, &longest).start(cluster.joining().await).await.unwrap();
+    node.ready().await.unwrap();
+    assert_eq!(node.name(), longest);
     node.shutdown().await;
     cluster.stop().await;
 }

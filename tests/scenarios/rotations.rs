@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use quorate::backup::{BackupKey, BackupSeal, KeyPair, verify};
 use quorate::membership::Role;
-use quorate::{Start, StopReason};
+use quorate::{Client, Identity, Start, StopReason};
 use quorate_core::id::Lineage;
-use quorate_transport::{Connector, Hello};
+use quorate_transport::{ConnectError, Connection, Connector, Hello};
 
 use crate::authorities::{ended, held, status, without_the_first_operator};
 use crate::support::{BUDGET, Cluster, eventually, says};
@@ -57,16 +57,40 @@ async fn a_deadline_is_a_length_of_time_whatever_the_clocks_of_managers_say() {
     cluster.stop().await;
 }
 
+/// With this identity, and never another one.
+async fn comes_as(cluster: &Cluster, identity: &Arc<Identity>) -> Result<Connection, ConnectError> {
+    let subject = identity.subject();
+    let hello = Hello::client(subject.cluster, subject.node_id, Lineage::default(), "test");
+    Connector::connect(&cluster.addresses(), Arc::clone(identity), hello, BUDGET).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_who_is_waited_for_is_sent_away_until_it_renews_and_seen_when_it_has_though_it_asks_for_nothing() {
+    // Given an operator's program that keeps its old certificate, as one whose renewals come to nothing
+    let cluster = Cluster::founded().await;
+    let identity = Arc::new(cluster.operator());
+    let mut stands = comes_as(&cluster, &identity).await.unwrap();
+    // When the CA is replaced, then it is sent away, and once more when it has come back and stays: it may try again.
+    cluster.any().client().ca().rotate(HOUR).await.unwrap();
+    for _ in 0..2 {
+        let sent = tokio::time::timeout(BUDGET, stands.closed()).await.expect("it is sent away");
+        says(&sent, &["is being replaced", "come back"]);
+        stands = comes_as(&cluster, &identity).await.unwrap();
+    }
+    assert_eq!(status(&cluster).await.waits_for.len(), 1);
+    // When it has renewed, and only stays connected, then it is seen by that, and nobody is waited for any more.
+    let quiet = Client::connect(cluster.addresses(), cluster.operator()).await.unwrap();
+    assert_ne!(quiet.identity().unwrap().subject().issuer, identity.subject().issuer);
+    ended(&cluster).await;
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_not_renewed_at_the_deadline_loses_the_connection_that_stands() {
     // Given an operator's program that keeps its old certificate, whatever it is shown
     let cluster = Cluster::founded().await;
-    let (identity, managers) = (Arc::new(cluster.operator()), cluster.addresses());
-    let comes = async || {
-        let subject = identity.subject();
-        let hello = Hello::client(subject.cluster, subject.node_id, Lineage::default(), "test");
-        Connector::connect(&managers, Arc::clone(&identity), hello, BUDGET).await
-    };
+    let identity = Arc::new(cluster.operator());
+    let comes = async || comes_as(&cluster, &identity).await;
     let before = comes().await.unwrap();
     // When the CA is replaced, then it is sent away once, and taken again while both are trusted;
     cluster.any().client().ca().rotate(Duration::from_secs(6)).await.unwrap();

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use data_encoding::{BASE64, HEXLOWER};
 use quorate::keys::{Key, KeyKind, KeyProvider, KeySlot, Keys};
 use quorate::status::Health;
-use quorate::{Client, Inspection, StartError, inspect, inspect_with};
+use quorate::{Client, Inspection, StartError, StopReason, inspect, inspect_with};
+use quorate_core::keyspace::Section;
 use quorate_core::ports::WriteSet;
+use quorate_core::state::live_range;
 use quorate_storage::KeyError;
 
 use crate::crashes::shim;
-use crate::support::{Cluster, copy, eventually, says, store_options};
+use crate::support::{BUDGET, Cluster, copy, eventually, says, store_options};
 
 /// A random word, and the forms in which it could lie somewhere.
 fn canary() -> (String, Vec<Vec<u8>>) {
@@ -125,10 +127,63 @@ async fn a_value_that_was_put_back_as_it_was_before_is_noticed_by_its_hash() {
     assert_ne!(after.state_hash, after.recorded_hash);
     let refused = quorate::Recover::from(&directory).dry_run().await.unwrap_err();
     assert!(matches!(refused, StartError::Damaged(_)), "{refused}");
+    // And a manager that is started on it finds it out by itself, and stops.
+    let node = cluster.try_restart(0).await.unwrap();
+    let reason = tokio::time::timeout(BUDGET, node.stopped()).await.expect("it stops");
+    assert!(matches!(&reason, StopReason::Damaged(why) if why.contains("put back as it was before")), "{reason}");
+}
+
+/// What lies in the state of a stopped member at a live record of a section.
+fn raw_record(directory: &Path, section: Section) -> (Vec<u8>, Vec<u8>) {
+    let store = quorate_storage::open(&directory.join("store"), store_options(directory)).unwrap();
+    let (from, to) = live_range(section);
+    let mut found = None;
+    let visit = &mut |key: &[u8], value: &[u8]| {
+        found = Some((key.to_vec(), value.to_vec()));
+        quorate_core::ports::Visit::More
+    };
+    store.state.scan(&from, &to, visit).unwrap();
+    found.expect("a record")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_secret_of_the_same_name_that_is_put_back_stops_the_manager_and_no_other() {
+    // Given a secret that was removed, and made again under the same name: its seal of before opens in the same place
+    let mut cluster = Cluster::of(3).await;
+    let client = cluster.any().client();
+    client.secrets().create("db", "hunter2").await.unwrap();
+    cluster.agrees().await;
+    let follower = cluster.others(cluster.leader().await)[0];
+    cluster.kill(follower).await;
+    let directory = cluster.members[follower].directory.clone();
+    let (key, old) = raw_record(&directory, Section::Secret);
+    cluster.restart(follower).await;
+    cluster.settled(3).await;
+    let client = cluster.node(follower).client();
+    client.secrets().remove("db").await.unwrap();
+    client.secrets().create("db", "swordfish").await.unwrap();
+    cluster.agrees().await;
+    cluster.kill(follower).await;
+    // When it is put back on one disk, its seal at rest holding, too
+    let mut opened = quorate_storage::open(&directory.join("store"), store_options(&directory)).unwrap();
+    let mut writes = WriteSet::default();
+    writes.put(key, old);
+    opened.state.commit(writes).unwrap();
+    drop(opened);
+    // Then that manager stops as damaged,
+    let node = cluster.try_restart(follower).await.unwrap();
+    let reason = tokio::time::timeout(BUDGET, node.stopped()).await.expect("it stops");
+    assert!(matches!(reason, StopReason::Damaged(_)), "{reason}");
+    // and the others have what there is.
+    for index in cluster.running() {
+        let shown = cluster.node(index).client().secrets().reveal("db").await.unwrap();
+        assert_eq!(shown.expose(), b"swordfish");
+    }
+    cluster.stop().await;
 }
 
 /// A stopped manager with some keys in its store.
-async fn stopped() -> (Cluster, PathBuf) {
+pub async fn stopped() -> (Cluster, PathBuf) {
     let mut cluster = Cluster::founded().await;
     for n in 0..30 {
         cluster.any().client().kv().put(format!("k{n}"), format!("value {n}")).await.unwrap();
@@ -141,22 +196,44 @@ async fn stopped() -> (Cluster, PathBuf) {
 }
 
 /// What counts of an inspection here.
-fn essence(found: Inspection) -> (String, u64, u64, String) {
+pub fn essence(found: Inspection) -> (String, u64, u64, String) {
     assert_eq!(found.state_hash, found.recorded_hash);
     (found.node_id, found.last_index, found.term, found.state_hash)
 }
 
+/// Something to be done to a directory: the words, and what is typed.
+#[derive(Clone, Copy)]
+pub struct Change<'a> {
+    pub words: &'a [&'a str],
+    pub typed: &'a str,
+}
+
+impl<'a> Change<'a> {
+    pub const fn of(words: &'a [&'a str]) -> Self {
+        Self { words, typed: "" }
+    }
+}
+
 /// Runs `quorate` on a directory with the library in front. What it said, and whether it came to its end.
-fn run(library: &Path, directory: &Path, arguments: &[&str], die_at: u64) -> (String, bool) {
-    let output = Command::new(env!("CARGO_BIN_EXE_quorate"))
+pub fn run(library: &Path, directory: &Path, change: Change<'_>, die_at: u64, counts: Option<&Path>) -> (String, bool) {
+    let arguments = change.words;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    command
         .args(arguments)
         .arg("--data-dir")
         .arg(directory)
         .env("LD_PRELOAD", library)
         .env("QUORATE_DIE_AT", die_at.to_string())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    if let Some(counts) = counts {
+        command.env("QUORATE_COUNT_TO", counts);
+    }
+    let mut child = command.spawn().unwrap();
+    // (It may have died before it read it.)
+    let _ = std::io::Write::write_all(&mut child.stdin.take().unwrap(), change.typed.as_bytes());
+    let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.code().is_none() {
         return (said, false);
@@ -167,14 +244,35 @@ fn run(library: &Path, directory: &Path, arguments: &[&str], die_at: u64) -> (St
     (said, true)
 }
 
-/// Kills `arguments` at each of its writes, syncs and renames, each time on a fresh copy; as a killed process leaves it, and
-/// as a power cut does. How many there were.
-fn killed_at_each(cluster: &Cluster, pristine: &Path, arguments: &[&str], check: impl Fn(&Path, &str, u64)) -> u64 {
+/// Kills a change at each of its writes, syncs and renames, each time on a fresh copy; as a killed process leaves it, and
+/// as a power cut does. How many there were: as many as a pass that dies nowhere has counted, within what RocksDB's own
+/// threads may do more or less from run to run.
+pub fn killed_at_each(cluster: &Cluster, pristine: &Path, change: Change<'_>, check: impl Fn(&Path, &str, u64)) -> u64 {
     let library = shim(&cluster.path(""));
+    let (dry, counts) = (cluster.path("counted"), cluster.path("counts"));
+    copy(pristine, &dry);
+    let (said, ended) = run(&library, &dry, change, 0, Some(&counts));
+    assert!(ended);
+    check(&dry, &said, 0);
+    std::fs::remove_dir_all(&dry).unwrap();
+    let counted = std::fs::read_to_string(&counts).unwrap();
+    let counted: u64 = counted.split_whitespace().map(|count| count.parse::<u64>().unwrap()).sum();
+    let points = killed_until_it_ends(cluster, pristine, change, check, &library);
+    assert!(counted > 0 && points.abs_diff(counted) <= 2 + counted / 10, "killed at {points}, counted {counted}");
+    points
+}
+
+fn killed_until_it_ends(
+    cluster: &Cluster,
+    pristine: &Path,
+    change: Change<'_>,
+    check: impl Fn(&Path, &str, u64),
+    library: &Path,
+) -> u64 {
     for at in 1.. {
         let directory = cluster.path(&format!("killed-{at}"));
         copy(pristine, &directory);
-        let (said, ended) = run(&library, &directory, arguments, at);
+        let (said, ended) = run(library, &directory, change, at, None);
         let cut = cluster.path(&format!("cut-{at}"));
         copy(&directory, &cut);
         check(&directory, &said, at);
@@ -197,16 +295,15 @@ async fn a_rotation_of_all_keys_killed_at_every_write_opens_with_the_key_file_an
     let (cluster, pristine) = stopped().await;
     let before = essence(inspect(&pristine).unwrap());
     let library = shim(&cluster.path(""));
-    let points = killed_at_each(&cluster, &pristine, &["key", "rotate"], |directory, _, at| {
+    let points = killed_at_each(&cluster, &pristine, Change::of(&["key", "rotate"]), |directory, _, at| {
         let found = inspect(directory).unwrap_or_else(|error| panic!("died at {at}: {error}"));
         assert_eq!(essence(found), before, "died at {at}");
-        assert!(run(&library, directory, &["key", "rotate"], 0).1);
+        assert!(run(&library, directory, Change::of(&["key", "rotate"]), 0, None).1);
         assert_eq!(essence(inspect(directory).unwrap()), before, "died at {at}");
         let text = std::fs::read_to_string(directory.join("key")).unwrap();
         assert_eq!(text.lines().filter(|line| line.starts_with("QRK-")).count(), 1, "died at {at}");
     });
     println!("a rotation of all keys was killed at {points} writes, syncs and renames");
-    assert!(points > 20, "{points}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -216,18 +313,17 @@ async fn a_key_file_that_moves_is_never_gone_wherever_the_move_is_killed() {
     let target = cluster.path("elsewhere").join("node.key");
     let to = target.to_str().unwrap().to_owned();
     let library = shim(&cluster.path(""));
-    let points = killed_at_each(&cluster, &pristine, &["key", "move", &to], |directory, _, at| {
+    let points = killed_at_each(&cluster, &pristine, Change::of(&["key", "move", &to]), |directory, _, at| {
         let found = inspect(directory).unwrap_or_else(|error| panic!("died at {at}: {error}"));
         assert_eq!(essence(found), before, "died at {at}");
         let moved = quorate::keys::status(directory).unwrap().unwrap();
         if moved.beside_data {
-            assert!(run(&library, directory, &["key", "move", &to], 0).1);
+            assert!(run(&library, directory, Change::of(&["key", "move", &to]), 0, None).1);
         }
         assert_eq!(quorate::keys::status(directory).unwrap().unwrap().place, to, "died at {at}");
         assert_eq!(essence(inspect(directory).unwrap()), before, "died at {at}");
     });
     println!("a move of the key file was killed at {points} writes, syncs and renames");
-    assert!(points > 15, "{points}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -240,7 +336,7 @@ async fn a_start_killed_at_every_write_keeps_a_whole_word_of_where_the_manager_l
     let held = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = held.local_addr().unwrap().to_string();
     let seen = std::cell::RefCell::new((0, 0));
-    let points = killed_at_each(&cluster, &pristine, &["run", "--listen", &address], |directory, _, at| {
+    let points = killed_at_each(&cluster, &pristine, Change::of(&["run", "--listen", &address]), |directory, _, at| {
         // Then what a locked manager would listen at is the old address or the new one, whole, and nothing else has suffered
         let now = noted(directory);
         if now == old {
@@ -257,7 +353,7 @@ async fn a_start_killed_at_every_write_keeps_a_whole_word_of_where_the_manager_l
     });
     println!("a start was killed at {points} writes, syncs and renames: {:?}", seen.borrow());
     let (old, new) = *seen.borrow();
-    assert!(points > 10 && old > 3 && new > 3, "{points}: {old} {new}");
+    assert!(old > 3 && new > 3, "{points}: {old} {new}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -266,7 +362,7 @@ async fn autolock_killed_at_every_write_leaves_a_store_whose_key_somebody_has() 
     let before = essence(inspect(&pristine).unwrap());
     let count = |by: &str| (by.to_owned(), 0);
     let by = std::cell::RefCell::new(std::collections::BTreeMap::from([count("file"), count("shown")]));
-    let points = killed_at_each(&cluster, &pristine, &["autolock", "on"], |directory, said, at| {
+    let points = killed_at_each(&cluster, &pristine, Change::of(&["autolock", "on"]), |directory, said, at| {
         let found = match inspect(directory) {
             Ok(found) => {
                 *by.borrow_mut().get_mut("file").unwrap() += 1;
@@ -284,7 +380,7 @@ async fn autolock_killed_at_every_write_leaves_a_store_whose_key_somebody_has() 
         assert_eq!(essence(found), before, "died at {at}");
     });
     println!("`autolock on` was killed at {points} writes, syncs and renames; opened by {:?}", by.borrow());
-    assert!(points > 15 && by.borrow().values().all(|count| *count > 3), "{:?}", by.borrow());
+    assert!(by.borrow().values().all(|count| *count > 3), "{:?}", by.borrow());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -38,6 +38,15 @@ pub fn files_with(directory: &Path, needle: &[u8]) -> Vec<PathBuf> {
     found
 }
 
+/// A file with all forms, deep in the directory: what a search of it must find.
+fn planted(directory: &Path, forms: &[Vec<u8>]) -> PathBuf {
+    let inside = directory.join("a").join("b");
+    std::fs::create_dir_all(&inside).unwrap();
+    let control = inside.join("control");
+    std::fs::write(&control, forms.join(&b'\n')).unwrap();
+    control
+}
+
 /// What the store of a stopped manager holds, opened with its data key: everything that is not sealed above the log is found.
 fn opened(directory: &Path, needle: &[u8]) -> usize {
     let store = quorate_storage::open(&directory.join("store"), store_options(directory)).unwrap();
@@ -179,6 +188,11 @@ async fn a_worker_that_was_away_has_its_secrets_again_and_never_on_its_disk() {
     for form in &forms {
         assert_eq!(files_with(&directory, form), Vec::<PathBuf>::new());
     }
+    let control = planted(&directory, &forms);
+    for form in &forms {
+        assert_eq!(files_with(&directory, form), std::slice::from_ref(&control), "the control is found");
+    }
+    std::fs::remove_file(control).unwrap();
     // And started again it has what it had, from a manager
     let worker = cluster.worker_again("w1").await;
     let mut stream = worker.assignments();
@@ -207,6 +221,10 @@ async fn no_secret_is_readable_on_any_managers_disk_not_even_with_its_data_key()
         client.secrets().update(format!("s{n}")).label("n", "1").await.unwrap();
     }
     client.configs().create("control", word.as_bytes()).await.unwrap();
+    let (_, others) = canary();
+    for (n, other) in others.iter().enumerate() {
+        client.configs().create(format!("control{n}"), &other[..]).await.unwrap();
+    }
     for n in 0..100 {
         client.kv().put(format!("k{n}"), "v").await.unwrap();
     }
@@ -230,6 +248,15 @@ async fn no_secret_is_readable_on_any_managers_disk_not_even_with_its_data_key()
         for form in &forms[1..] {
             assert_eq!(opened(directory, form), 0);
         }
+        // (In each form, when it is none of a secret.)
+        for other in &others {
+            assert!(opened(directory, other) >= 1, "the control is found");
+        }
+        let control = planted(directory, &forms);
+        for form in &forms {
+            assert_eq!(files_with(directory, form), std::slice::from_ref(&control), "the control is found");
+        }
+        std::fs::remove_file(control).unwrap();
         // while what is there of the secrets names a key.
         let store = quorate_storage::open(&directory.join("store"), store_options(directory)).unwrap();
         let mut named = 0;

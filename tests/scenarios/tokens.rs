@@ -165,22 +165,26 @@ async fn the_secret_of_a_token_that_was_made_is_on_no_disk() {
     // hash, and the standing one is sealed by the barrier
     assert!(!opened_holds(&directory, made.secret().expose()));
     assert!(!opened_holds(&directory, rotated.secret().expose()));
-    // The control: such a search finds what is there.
+    // The controls: such searches find what is there.
     assert!(opened_holds(&directory, CONTROL));
+    std::fs::write(directory.join("store").join("control"), made.secret().expose()).unwrap();
+    assert!(holds(&directory, made.secret().expose()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_tokens_than_are_kept_are_refused_until_some_are_revoked() {
     let cluster = Cluster::founded().await;
     let tokens = cluster.any().client().tokens();
-    let mut first = None;
+    let (mut first, mut made) = (None, 0);
     let refused = loop {
         match tokens.create(Role::Worker).await {
-            Ok(made) => first = first.or(Some(made.info.id)),
+            Ok(token) => (first, made) = (first.or(Some(token.info.id)), made + 1),
             Err(error) => break error,
         }
     };
     assert!(matches!(&refused, Error::Membership { rule: Rule::TooManyTokens, .. }), "{refused}");
+    let limit = refused.limit().map(|limit| (limit.name.as_str(), limit.bound, limit.actual));
+    assert_eq!((limit, made), (Some(("TOKENS_MAX", 256, 257)), 256), "{refused}");
     says(&refused, &["256", "quorate token revoke"]);
     tokens.revoke(&first.unwrap()).await.unwrap();
     tokens.create(Role::Worker).await.unwrap();

@@ -30,7 +30,7 @@ use crate::rate::RateLimit;
 use crate::room::Room;
 use crate::socket::{self, BindError, UdpBuffers};
 use crate::streams;
-use crate::tls::{CredentialSlot, TlsError, Verdict};
+use crate::tls::{CredentialSlot, Credentials, TlsError, Verdict};
 
 /// How long the tasks of an endpoint may take to end.
 const SHUTDOWN: Duration = Duration::from_secs(5);
@@ -39,6 +39,9 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 /// the silence, or by the next start's stateless reset.
 const FAREWELL: Duration = Duration::from_millis(10);
 const FAREWELL_EACH: Duration = Duration::from_micros(50);
+
+/// What a connection is told whose handshake shows and trusts what nobody does any more.
+const OTHER_ROOTS: &str = "the cluster's CA was replaced while the connection was made; come back at once";
 
 /// Times and limits of an endpoint.
 #[derive(Debug, Clone)]
@@ -83,6 +86,9 @@ pub struct EndpointOptions {
     pub answer_bytes_each: usize,
     /// How long a caller may take to take an answer before it is cut, default 30 s.
     pub answer_deadline: Duration,
+    /// How long the receiver of a snapshot may take nothing of it before the sender gives it up, default 60 s; ten times as long for
+    /// its word, once it has all of it, that it is on disk.
+    pub snapshot_patience: Duration,
     /// The clock that certificates are checked by, default the system's.
     pub clock: Clock,
     /// What carries its datagrams, default the machine's UDP.
@@ -111,6 +117,7 @@ impl Default for EndpointOptions {
             answer_bytes: ANSWER_BYTES,
             answer_bytes_each: ANSWER_BYTES / 4,
             answer_deadline: ANSWER_DEADLINE,
+            snapshot_patience: crate::snapshot::SILENCE_MAX,
             clock: Clock::default(),
             network: Network::default(),
         }
@@ -206,6 +213,18 @@ impl Shared {
         let mut caller = caller.clone();
         caller.raft_id = greet::raft_id_of(&caller, theirs);
         self.gate.admit(caller.plane, &caller, theirs)
+    }
+
+    /// Whether a connection stays that has just been entered where changes look for it. `shaken` is what its handshake was made
+    /// with. Whatever was gone through between the two, because other roots are trusted or somebody was removed, has missed it,
+    /// and nobody else would ever tell it. To be asked after it was entered: then either this finds the change, or the change
+    /// finds the connection.
+    pub(crate) fn stays(&self, caller: &Caller, hello: &Hello, shaken: &Arc<Credentials>) -> Result<(), Refused> {
+        let current = self.credentials.current();
+        if !Arc::ptr_eq(&current, shaken) && current.identity.trust_id() != shaken.identity.trust_id() {
+            return Err(Refused::Other(OTHER_ROOTS.to_owned()));
+        }
+        self.gate.admit(caller.plane, caller, hello)
     }
 
     fn stop(&self, reason: &str) {
@@ -315,7 +334,9 @@ impl Endpoint {
         self.peers().set(peers);
     }
 
-    /// Uses another certificate (and CA) for connections from now on; those that exist stay.
+    /// Uses another certificate (and CA) for connections from now on; those that exist stay. Of those that are being made, who was
+    /// greeted with other roots comes back: no connection is entered whose handshake trusted what is trusted no more, so that
+    /// whoever is gone through after this call ([`disconnect_where`](Self::disconnect_where)) is everybody.
     ///
     /// # Errors
     /// The identity is unusable; the old one stays in use.
@@ -349,16 +370,17 @@ impl Endpoint {
     /// once. Strangers on the join plane, who show none, are left alone.
     pub fn disconnect_where(&self, concerns: impl Fn(&Subject) -> bool, reason: &Refused) {
         let concerns = |connection: &quinn::Connection| greet::subject_of(connection).is_some_and(|of| concerns(&of));
-        for connection in self.callers().iter().filter(|connection| concerns(connection)) {
+        for connection in self.callers(|_| true).iter().filter(|connection| concerns(connection)) {
             greet::close(connection, reason);
         }
         self.peers().disconnect_where(concerns, reason);
     }
 
-    /// Who is connected on the client plane. Certificates of thousands are not parsed while others wait to get in.
-    pub(crate) fn callers(&self) -> Vec<quinn::Connection> {
+    /// Connections on the client plane, of those callers to whom `which` says yes. Certificates of thousands are not parsed while
+    /// others wait to get in.
+    pub(crate) fn callers(&self, which: impl Fn(&Caller) -> bool) -> Vec<quinn::Connection> {
         let callers = self.shared.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        callers.values().map(|(_, connection)| connection.clone()).collect()
+        callers.values().filter(|(caller, _)| which(caller)).map(|(_, connection)| connection.clone()).collect()
     }
 
     /// Who this endpoint is right now.
@@ -410,7 +432,8 @@ async fn serve(shared: Arc<Shared>, incoming: quinn::Incoming, permit: OwnedSema
     let source = SocketAddr::new(source.ip().to_canonical(), source.port());
     let deadline = tokio::time::Instant::now() + shared.options.handshake_deadline;
     let verdict = Verdict::default();
-    let crypto = match shared.credentials.current().server(&verdict) {
+    let shaken = shared.credentials.current();
+    let crypto = match shaken.server(&verdict) {
         Ok(crypto) => crypto,
         Err(error) => {
             tracing::warn!(%error, "no TLS set-up for an incoming connection");
@@ -481,7 +504,7 @@ async fn serve(shared: Arc<Shared>, incoming: quinn::Incoming, permit: OwnedSema
     }
     if plane == Plane::Peer {
         // Whether it was taken or a better connection was kept: nothing is left to do here.
-        let _ = peers::start(&shared, connection, greeted, false);
+        let _ = peers::start(&shared, connection, greeted, &shaken, false);
         return;
     }
     let Ok(_client) = shared.clients.clone().try_acquire_owned() else {
@@ -491,6 +514,11 @@ async fn serve(shared: Arc<Shared>, incoming: quinn::Incoming, permit: OwnedSema
     let (number, caller) = (connection.stable_id(), (greeted.caller.clone(), connection.clone()));
     shared.callers.lock().unwrap_or_else(PoisonError::into_inner).insert(number, caller);
     let _forget = Forget { shared: &shared, number };
+    if let Err(refused) = shared.stays(&greeted.caller, &greeted.hello, &shaken) {
+        tracing::info!(%source, %refused, "a caller was refused");
+        greet::close(&connection, &refused);
+        return;
+    }
     streams::accept_streams(shared.clone(), connection, greeted, None).await;
 }
 

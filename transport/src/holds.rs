@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::endpoint::Endpoint;
 use crate::greet;
+use crate::handler::Caller;
 use crate::hello::Refused;
-use crate::identity::Subject;
 
 /// What holds a connection.
 #[derive(Debug, Default)]
@@ -52,9 +52,8 @@ impl Endpoint {
     /// back: a connection that is held ([`FeedSender::hold`]) is closed when it no longer is.
     ///
     /// [`FeedSender::hold`]: crate::FeedSender::hold
-    pub fn send_away(&self, concerns: impl Fn(&Subject) -> bool, reason: &Refused) {
-        let concerned = |connection: &quinn::Connection| greet::subject_of(connection).is_some_and(|of| concerns(&of));
-        for connection in self.callers().iter().filter(|connection| concerned(connection)) {
+    pub fn send_away(&self, concerns: impl Fn(&Caller) -> bool, reason: &Refused) {
+        for connection in &self.callers(concerns) {
             self.shared.holds.send_away(connection, reason);
         }
     }

@@ -358,6 +358,11 @@ impl Identity {
         CaHash::of(&self.ca)
     }
 
+    /// The hashes of all roots that are trusted, the newest first.
+    pub fn trusted(&self) -> Vec<CaHash> {
+        self.roots().map(CaHash::of).collect()
+    }
+
     /// Whether the root with this hash is trusted, or signed for this identity once: whoever names it means this cluster.
     pub fn knows(&self, ca: &CaHash) -> bool {
         self.former.contains(ca) || self.roots().any(|root| CaHash::of(root) == *ca)

@@ -371,10 +371,12 @@ pub async fn join(
     network: &Network,
 ) -> Result<Joined, JoinError> {
     let request = JoinRequest { secret: token.secret().clone(), ..request };
-    joined(addresses, *token.ca_hash(), request, timeout, clock, network).await
+    joined(addresses, &[*token.ca_hash()], request, timeout, clock, network).await
 }
 
-/// Asks for a new certificate for the role that the node has now, by a request that the key in its record has signed. Works
+/// Asks for a new certificate for the role that the node has now, by a request that the key in its record has signed. A manager that
+/// holds one of `cas` is asked: any that the node trusts, for a manager may be behind the node, and a recovery may have taken the
+/// cluster back to before a replacement of its CA. Works
 /// when the node's certificate has expired, and when its role has changed. Checks as [`join`] does, and takes no word of a manager
 /// that is of an older incarnation than the request's lineage, or of another recovery: it asks the next.
 ///
@@ -384,18 +386,18 @@ pub async fn join(
 /// See [`JoinError`]; [`JoinRefused::NotAMember`] when the cluster has no record of the node.
 pub async fn renew(
     addresses: &[String],
-    ca: CaHash,
+    cas: &[CaHash],
     request: JoinRequest,
     timeout: Duration,
     clock: Clock,
     network: &Network,
 ) -> Result<Joined, JoinError> {
-    joined(addresses, ca, request, timeout, clock, network).await
+    joined(addresses, cas, request, timeout, clock, network).await
 }
 
 async fn joined(
     addresses: &[String],
-    pinned: CaHash,
+    pinned: &[CaHash],
     request: JoinRequest,
     timeout: Duration,
     clock: Clock,
@@ -408,7 +410,7 @@ async fn joined(
         let (place, reply) = ask(&left, pinned, &request, patience, clock, network).await?;
         let error = match reply {
             JoinReply::Joined(joined) => match is_current(&request.lineage, &joined.lineage) {
-                Ok(()) => return accept_reply(&pinned, *joined, clock),
+                Ok(()) => return accept_reply(pinned, *joined, clock),
                 Err(error) => error,
             },
             JoinReply::Refused(refused @ JoinRefused::Superseded(_)) => JoinError::Refused(refused),
@@ -438,10 +440,10 @@ fn is_current(ours: &Lineage, theirs: &Lineage) -> Result<(), JoinError> {
     Err(JoinError::BadReply(format!("it is {what}: it is of generation {theirs}, this node of generation {ours}")))
 }
 
-/// Connects to the first that answers and holds this CA, and asks; with the answer comes the place of its address.
+/// Connects to the first that answers and holds one of these CAs, and asks; with the answer comes the place of its address.
 pub(crate) async fn ask(
     addresses: &[String],
-    pinned: CaHash,
+    pinned: &[CaHash],
     request: &JoinRequest,
     timeout: Duration,
     clock: Clock,
@@ -449,8 +451,8 @@ pub(crate) async fn ask(
 ) -> Result<(usize, JoinReply), JoinError> {
     let deadline = tokio::time::Instant::now() + timeout;
     let (place, dialled) = dial::race(addresses, timeout, dial::STAGGER, |address| {
-        let network = network.clone();
-        async move { dial::fresh(&network, address, timeout, |verdict| tls::join_client(pinned, clock, verdict)).await }
+        let (network, pinned) = (network.clone(), pinned.to_vec());
+        async move { dial::fresh(&network, address, timeout, |verdict| tls::join_client(&pinned, clock, verdict)).await }
     })
     .await?;
     let (endpoint, connection) = (dialled.endpoint, dialled.connection);
@@ -493,9 +495,9 @@ fn join_failure(error: &quinn::ConnectionError, address: SocketAddr) -> JoinErro
     }
 }
 
-fn accept_reply(pinned: &CaHash, joined: Joined, clock: Clock) -> Result<Joined, JoinError> {
+fn accept_reply(pinned: &[CaHash], joined: Joined, clock: Clock) -> Result<Joined, JoinError> {
     let mut authorities = std::iter::once(&joined.ca_certificate).chain(&joined.authorities);
-    if !authorities.any(|authority| CaHash::of(&authority.as_slice().into()) == *pinned) {
+    if !authorities.any(|authority| pinned.contains(&CaHash::of(&authority.as_slice().into()))) {
         return Err(JoinError::BadReply("the CA that was pinned is not among those it names".to_owned()));
     }
     let ca = CertificateDer::from(joined.ca_certificate.as_slice());

@@ -31,6 +31,7 @@ use crate::network::Network;
 use crate::request::{self, RequestError};
 use crate::snapshot::{self, SnapshotSendError};
 use crate::streams;
+use crate::tls::Credentials;
 
 /// A manager that should be connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -276,7 +277,7 @@ impl Peers {
         pieces: mpsc::Receiver<SnapshotPiece>,
     ) -> Result<(), SnapshotSendError> {
         let live = self.shared.registry.live(peer).ok_or(SnapshotSendError::NotConnected)?;
-        snapshot::send(&live.connection, header, pieces).await
+        snapshot::send(&live.connection, header, pieces, self.shared.options.snapshot_patience).await
     }
 
     /// The connected peers, by raft id.
@@ -374,6 +375,7 @@ pub(crate) fn start(
     shared: &Arc<Shared>,
     connection: quinn::Connection,
     greeted: Greeted,
+    shaken: &Arc<Credentials>,
     dialled_by_us: bool,
 ) -> Result<(), Refused> {
     let id = greeted.hello.raft_id;
@@ -419,9 +421,7 @@ pub(crate) fn start(
     locked(&registry.failures).remove(&id);
     shared.handler.peer_up(id);
     registry.wake(id);
-    // Who was removed between its hello and now was not yet live when the set of peers was gone through: nobody else would
-    // ever tell it.
-    if let Err(refused) = shared.gate.admit(caller.plane, &caller, &live.hello) {
+    if let Err(refused) = shared.stays(&caller, &live.hello, shaken) {
         greet::close(&live.connection, &refused);
     }
     Ok(())

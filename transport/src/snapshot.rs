@@ -6,8 +6,10 @@
 //! ```
 //!
 //! Owns both ends. A snapshot that is cut anywhere is a failure on both sides, never a shorter snapshot. Memory is bounded by
-//! the queue of pieces and the stream's window. Called by peers.
+//! the queue of pieces and the stream's window, and time by what either end waits for the other: a sender holds a view of its state
+//! for as long as it sends, and whoever is sent one gets no entries. Called by peers.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,8 +24,11 @@ use crate::lanes::StreamKind;
 
 /// Pieces that wait for a slow receiver; the stream's window is what else it can make us hold.
 const PIECES_QUEUED: usize = 2;
-/// How long the next frame of a snapshot may take to arrive.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// How long the next frame of a snapshot may take to arrive, and to be taken.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Syncing all of it takes longer than taking a frame.
+const VERDICT_TIMES: u32 = 10;
 
 /// Why a snapshot did not arrive. The receiver keeps nothing of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,17 +55,18 @@ pub(crate) async fn send(
     connection: &quinn::Connection,
     header: Bytes,
     mut pieces: mpsc::Receiver<SnapshotPiece>,
+    patience: Duration,
 ) -> Result<(), SnapshotSendError> {
     if header.len() > SNAPSHOT_HEADER_BYTES_MAX {
         return Err(SnapshotSendError::HeaderTooLarge(header.len()));
     }
     let cut = |error: &dyn std::fmt::Display| SnapshotSendError::Cut(error.to_string());
-    let (mut send, mut receive) = tokio::time::timeout(SILENCE_MAX, connection.open_bi())
+    let (mut send, mut receive) = tokio::time::timeout(patience, connection.open_bi())
         .await
         .map_err(|_elapsed| cut(&"no stream became free"))?
         .map_err(|error| cut(&error))?;
     let _ = send.set_priority(StreamKind::Snapshot.priority());
-    let result = send_pieces(&mut send, header, &mut pieces).await;
+    let result = send_pieces(&mut send, header, &mut pieces, patience).await;
     match result {
         Ok(()) => {}
         // Finished is what a dropped stream looks like; a reset says that this was not the end.
@@ -69,13 +75,19 @@ pub(crate) async fn send(
             return Err(SnapshotSendError::Aborted);
         }
         Err(SendPieces::Write(quinn::WriteError::ConnectionLost(error))) => return Err(cut(&error)),
+        Err(SendPieces::Unread) => {
+            let _ = send.reset(codes::STREAM_ABORTED);
+            return Err(cut(&format_args!("the receiver took nothing of it for {} s", patience.as_secs_f32())));
+        }
         // The receiver stops reading when it has failed; its verdict says why.
         Err(SendPieces::Write(_)) => {
             let _ = send.reset(codes::STREAM_ABORTED);
         }
     }
-    let verdict = frame::read_kind(&mut receive, FrameKind::SnapshotVerdict, CHUNK_BYTES_MAX)
+    let verdict = frame::read_kind(&mut receive, FrameKind::SnapshotVerdict, CHUNK_BYTES_MAX);
+    let verdict = tokio::time::timeout(patience * VERDICT_TIMES, verdict)
         .await
+        .map_err(|_elapsed| cut(&"the receiver has not said whether it is on disk"))?
         .map_err(|error| cut(&connection.close_reason().map_or(error.to_string(), |reason| reason.to_string())))?;
     if verdict.is_empty() {
         return Ok(());
@@ -85,20 +97,31 @@ pub(crate) async fn send(
 
 enum SendPieces {
     Aborted,
+    Unread,
     Write(quinn::WriteError),
+}
+
+/// What the receiver is to take, in time.
+async fn taken<T>(
+    patience: Duration,
+    write: impl Future<Output = Result<T, quinn::WriteError>>,
+) -> Result<(), SendPieces> {
+    let written = tokio::time::timeout(patience, write).await.map_err(|_elapsed| SendPieces::Unread)?;
+    written.map(|_| ()).map_err(SendPieces::Write)
 }
 
 async fn send_pieces(
     send: &mut quinn::SendStream,
     header: Bytes,
     pieces: &mut mpsc::Receiver<SnapshotPiece>,
+    patience: Duration,
 ) -> Result<(), SendPieces> {
     let framed = |kind: FrameKind, body: Bytes| {
         let header = frame::header(kind, &body).unwrap_or_default();
         [Bytes::copy_from_slice(&header), body]
     };
-    send.write_chunk(StreamKind::Snapshot.opening()).await.map_err(SendPieces::Write)?;
-    send.write_all_chunks(&mut framed(FrameKind::SnapshotHeader, header)).await.map_err(SendPieces::Write)?;
+    taken(patience, send.write_chunk(StreamKind::Snapshot.opening())).await?;
+    taken(patience, send.write_all_chunks(&mut framed(FrameKind::SnapshotHeader, header))).await?;
     let mut digest = blake3::Hasher::new();
     let mut length: u64 = 0;
     loop {
@@ -109,17 +132,13 @@ async fn send_pieces(
                     let piece = data.split_to(data.len().min(CHUNK_BYTES_MAX));
                     digest.update(&piece);
                     length += piece.len() as u64;
-                    send.write_all_chunks(&mut framed(FrameKind::SnapshotChunk, piece))
-                        .await
-                        .map_err(SendPieces::Write)?;
+                    taken(patience, send.write_all_chunks(&mut framed(FrameKind::SnapshotChunk, piece))).await?;
                 }
             }
             Some(SnapshotPiece::End) => {
                 let mut end = length.to_be_bytes().to_vec();
                 end.extend_from_slice(digest.finalize().as_bytes());
-                send.write_all_chunks(&mut framed(FrameKind::SnapshotEnd, end.into()))
-                    .await
-                    .map_err(SendPieces::Write)?;
+                taken(patience, send.write_all_chunks(&mut framed(FrameKind::SnapshotEnd, end.into()))).await?;
                 // Every byte is out; finishing cannot fail unless the receiver stopped, and then its verdict says so.
                 let _ = send.finish();
                 return Ok(());

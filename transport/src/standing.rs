@@ -71,7 +71,7 @@ pub async fn standing(
     network: &Network,
 ) -> Result<NodeStanding, JoinError> {
     let request = JoinRequest { renewal: false, standing: true, ..JoinRequest::renewal(csr, node, clock) };
-    match join::ask(addresses, ca, &request, timeout, clock, network).await? {
+    match join::ask(addresses, &[ca], &request, timeout, clock, network).await? {
         (_, JoinReply::Standing(standing)) => Ok(standing),
         (_, JoinReply::Refused(refused)) => Err(JoinError::Refused(refused)),
         (_, JoinReply::Joined(_)) => Err(JoinError::BadReply("it takes in who only asked".to_owned())),

@@ -150,9 +150,14 @@ impl Credentials {
     }
 }
 
-/// For a newcomer: no certificate of its own, and only the pinned CA is good enough.
-pub(crate) fn join_client(pinned: CaHash, clock: Clock, verdict: &Verdict) -> Result<Arc<QuicClientConfig>, TlsError> {
-    let verifier = ServerVerifier { trust: Trust::Pinned(pinned), cluster: None, node: None, verdict: verdict.clone() };
+/// For a newcomer: no certificate of its own, and only a pinned CA is good enough.
+pub(crate) fn join_client(
+    pinned: &[CaHash],
+    clock: Clock,
+    verdict: &Verdict,
+) -> Result<Arc<QuicClientConfig>, TlsError> {
+    let trust = Trust::Pinned(pinned.to_vec());
+    let verifier = ServerVerifier { trust, cluster: None, node: None, verdict: verdict.clone() };
     finish_client(client_builder(verifier, clock)?.with_no_client_auth(), Plane::Join.alpn())
 }
 
@@ -343,7 +348,7 @@ impl ClientCertVerifier for ClientVerifier {
 
 enum Trust {
     Roots(Arc<RootCertStore>),
-    Pinned(CaHash),
+    Pinned(Vec<CaHash>),
     /// SHA-256 of one public key: of a newcomer that has no certificate yet.
     Key([u8; 32]),
 }
@@ -375,9 +380,9 @@ impl ServerVerifier {
         let roots = match &self.trust {
             Trust::Key(digest) => return check_key(end_entity, digest),
             Trust::Roots(roots) => roots.clone(),
-            Trust::Pinned(hash) => {
-                let ca =
-                    intermediates.iter().find(|ca| CaHash::of(ca) == *hash).ok_or(CertificateProblem::NotPinned)?;
+            Trust::Pinned(hashes) => {
+                let ca = intermediates.iter().find(|ca| hashes.contains(&CaHash::of(ca)));
+                let ca = ca.ok_or(CertificateProblem::NotPinned)?;
                 roots(std::iter::once(ca)).map_err(|error| CertificateProblem::Malformed(error.to_string()))?
             }
         };

@@ -93,10 +93,9 @@ async fn who_is_sent_away_first_hears_what_holds_its_connection_and_who_is_cut_o
     let (hold, other) = (feed.sender.hold(), feed.sender.hold());
     let free = client(&cluster, &node).await;
     assert!(free.request(text("ok"), PATIENCE).await.is_ok());
-    let operators = |of: &Subject| of.role == CertRole::Operator;
     let reason = Refused::Other("come back".into());
     // When both are sent away, then the second goes at once,
-    node.endpoint.send_away(operators, &reason);
+    node.endpoint.send_away(|caller| caller.role == CertRole::Operator, &reason);
     assert!(within("it is closed", free.request(text("ok"), PATIENCE)).await.is_err());
     // and the first hears all of it, as long as anything holds its connection,
     drop(other);
@@ -114,7 +113,7 @@ async fn who_is_sent_away_first_hears_what_holds_its_connection_and_who_is_cut_o
     let connection = client(&cluster, &node).await;
     let (_receiver, feed) = asked(&mut node, &connection).await;
     let _hold = feed.sender.hold();
-    node.endpoint.disconnect_where(operators, &reason);
+    node.endpoint.disconnect_where(|of| of.role == CertRole::Operator, &reason);
     assert!(within("it is closed", connection.request(text("ok"), PATIENCE)).await.is_err());
     // Nothing is kept of what was held: a connection that is held and then not goes on.
     let connection = client(&cluster, &node).await;

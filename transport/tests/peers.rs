@@ -150,6 +150,31 @@ async fn control_messages_pass_a_snapshot_of_50_mib_whose_receiver_stands_still(
 }
 
 #[tokio::test]
+async fn a_snapshot_that_its_receiver_does_not_take_is_given_up() {
+    let cluster = TestCluster::new(1);
+    let mut setup = Setup::new(&cluster, 1);
+    setup.options.snapshot_patience = Duration::from_millis(300);
+    let (one, mut two) = pair_of(setup, Setup::new(&cluster, 2)).await;
+    // Given a receiver that takes nothing, then it is given up, and the receiver has no whole one;
+    let (pieces, receiver) = mpsc::channel(2);
+    let feeding = tokio::spawn(feed(pieces, 50));
+    let sent = within("the end", one.peers.send_snapshot(two.id, Bytes::new(), receiver)).await;
+    assert!(matches!(&sent, Err(SnapshotSendError::Cut(why)) if why.contains("took nothing")), "{sent:?}");
+    within("nothing is read any more", feeding).await.unwrap();
+    let (_, mut incoming) = two.incoming_snapshot().await;
+    let mut whole = false;
+    while let Some(piece) = within("what came", incoming.chunks.recv()).await {
+        whole |= piece == SnapshotPiece::End;
+    }
+    assert!(!whole);
+    // and so it is where it does not say whether it has it on disk.
+    let (pieces, receiver) = mpsc::channel(2);
+    pieces.send(SnapshotPiece::End).await.unwrap();
+    let sent = within("the end", one.peers.send_snapshot(two.id, Bytes::new(), receiver)).await;
+    assert!(matches!(&sent, Err(SnapshotSendError::Cut(why)) if why.contains("on disk")), "{sent:?}");
+}
+
+#[tokio::test]
 async fn a_snapshot_whose_source_stops_before_the_end_is_a_failure_on_both_sides() {
     let cluster = TestCluster::new(1);
     let (one, mut two) = pair(&cluster).await;

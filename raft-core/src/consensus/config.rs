@@ -22,6 +22,13 @@ pub const LEASE_PERCENT: u64 = 90;
 /// Least patience with a disk that does not answer, ticks: an election that a stall caused is over by then.
 pub const DISK_PATIENCE_TICKS_MIN: u64 = 2 * ELECTION_TICKS as u64;
 
+/// Rounds ([`Effect::Apply`](super::io::Effect::Apply)) that are with the applier at once. What is committed beyond them is kept
+/// here: a driver that queues more than so many never waits for its applier.
+pub const ROUNDS_HANDED_MAX: usize = 256;
+/// Writes ([`Effect::Persist`](super::io::Effect::Persist)) that are with the log writer at once, but for a few that finish what has
+/// begun: above it nothing is taken in that would have to be written.
+pub const WRITES_HANDED_MAX: usize = 512;
+
 const _: () = assert!(HEARTBEAT_TICKS * 3 < ELECTION_TICKS);
 const _: () = assert!(ELECTION_TICKS < ELECTION_TICKS_MIN && ELECTION_TICKS_MIN < ELECTION_TICKS_MAX);
 const _: () = assert!(LEASE_PERCENT < 100);
@@ -72,6 +79,9 @@ pub struct Config {
     /// Time for which the disk may leave work unanswered, nanoseconds, [`DISK_PATIENCE_TICKS_MIN`] at least; after it this
     /// member neither leads nor votes until the disk answers.
     pub disk_patience_nanos: u64,
+    /// Time for which the log writer has had nothing to do, nanoseconds, after which it is given the hard state once more, to see
+    /// whether the disk is there.
+    pub disk_probe_nanos: u64,
     /// Free bytes below which this member appends nothing and neither leads nor votes; 0 is no such mark.
     pub space_low: u64,
     /// Free bytes from which it goes on.
@@ -100,6 +110,7 @@ impl Config {
             caught_up_entries: 256,
             ask_nanos: 2_000_000_000,
             disk_patience_nanos: 3_000_000_000,
+            disk_probe_nanos: 2_000_000_000,
             space_low: 0,
             space_enough: 0,
         }

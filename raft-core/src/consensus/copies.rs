@@ -13,10 +13,8 @@ use std::collections::VecDeque;
 use raft::{ProgressState, eraftpb};
 
 use super::config::ELECTION_TICKS;
-use super::io::{Answer, Effect};
-use super::waiters::Owed;
 use super::{Consensus, view};
-use crate::id::{LogIndex, RaftId, Term};
+use crate::id::{LogIndex, RaftId};
 
 /// Committed entries that wait for a standby's disk.
 #[derive(Debug)]
@@ -55,14 +53,17 @@ impl Copies {
         (self.waits, self.again_at, self.alone_until) = (true, 0, 0);
     }
 
-    /// The entries up to `limit`; no further than the first configuration entry, because it may change the limit.
-    fn pop(&mut self, limit: u64) -> Vec<eraftpb::Entry> {
+    /// The entries up to `limit`, about so many bytes of them at most; no further than the first configuration entry, because it
+    /// may change the limit.
+    fn pop(&mut self, limit: u64, bytes_max: u64) -> Vec<eraftpb::Entry> {
         let mut entries = Vec::new();
+        let mut bytes = 0;
         while self.held.front().is_some_and(|(_, entry)| entry.index <= limit)
             && let Some((_, entry)) = self.held.pop_front()
         {
+            bytes += entry.data.len() as u64;
             self.bytes -= entry.data.len() as u64;
-            let last = entry.entry_type() != eraftpb::EntryType::EntryNormal;
+            let last = entry.entry_type() != eraftpb::EntryType::EntryNormal || bytes >= bytes_max;
             entries.push(entry);
             if last {
                 break;
@@ -73,35 +74,23 @@ impl Copies {
 }
 
 impl Consensus {
-    /// Hands over what may be handed over; says whether that was anything.
-    pub(super) fn release(&mut self) -> bool {
-        let mut any = false;
-        while !self.stopped {
+    /// Hands over what may be handed over, and what the applier takes: the rest waits here, in few rounds once it goes on.
+    pub(super) fn release(&mut self) {
+        while !self.stopped && !self.applier_is_behind() {
             let limit = self.copied_up_to();
-            let entries = self.copies.pop(limit);
+            let entries = self.copies.pop(limit, self.config.apply_bytes_max);
             if entries.is_empty() {
                 break;
             }
-            self.disown(&entries);
             self.hand_over(entries);
-            any = true;
         }
-        any
     }
 
-    /// What this one voter committed alone and no standby is waited for, because it leads no more, is told to nobody: whoever
-    /// wrote it hears from the next leader whether it stands.
-    fn disown(&mut self, entries: &[eraftpb::Entry]) {
-        if self.is_leader() {
-            return;
-        }
-        let alone = view::is_alone(&self.configuration, self.config.id);
-        for entry in entries.iter().filter(|entry| alone || entry.index <= self.copies.alone_until) {
-            if let Owed::Outcome(tickets) = self.waiters.committed(LogIndex(entry.index), Term(entry.term)) {
-                self.effects
-                    .extend(tickets.into_iter().map(|ticket| Effect::Answer { ticket, answer: Answer::Unknown }));
-            }
-        }
+    /// What this one voter committed alone and no standby is waited for, because it leads no more, is told to nobody as done:
+    /// whoever wrote it hears from the next leader whether it stands.
+    pub(super) fn is_disowned(&self, index: LogIndex) -> bool {
+        let alone = || view::is_alone(&self.configuration, self.config.id);
+        !self.is_leader() && (index.0 <= self.copies.alone_until || alone())
     }
 
     /// Up to where entries may be handed over.
@@ -120,7 +109,10 @@ impl Consensus {
             }
             self.copies.waits = true;
         }
-        let too_late = front.is_some_and(|(came, _)| self.tick - came > u64::from(ELECTION_TICKS));
+        // (One that has its copy waits for the applier.)
+        let too_late = front.is_some_and(|(came, index)| {
+            best.is_none_or(|best| index > best) && self.tick - came > u64::from(ELECTION_TICKS)
+        });
         let (Some(best), false) = (best, too_late) else {
             self.copies.waits = false;
             self.copies.again_at = self.raw.raft.raft_log.committed;

@@ -4,6 +4,10 @@
 //! campaigns nor votes, hands leadership to a voter that can write, and goes on by itself when it can write again. Never
 //! touches a disk: the reports of the log writer and the applier, and the driver's looks at the free space, are inputs.
 //!
+//! A disk that has nothing to do is given the hard state that it has already now and then, so that one that hangs is noticed before
+//! something is to be written: a sync alone may never leave the kernel. The log stays as it is, and nothing waits for such a
+//! probe, so that on a disk that is only slow an idle cluster is as quick as ever.
+//!
 //! A failed write is final and somebody else's business; here nothing has failed. A sync that does not return is counted
 //! in ticks, from the last sign of life: of those that a process slept through only a few count, so that it blames no disk
 //! for its own sleep. Nothing is said by a follower before what it wrote is on disk, so a voter that is heard has a disk that answers. Whoever is
@@ -18,8 +22,10 @@ use super::config::{DISK_PATIENCE_TICKS_MIN, ELECTION_TICKS};
 use super::io::{Answer, Effect, Rejection};
 use super::pace::Rescale;
 use crate::id::RaftId;
+use crate::log::HardState;
 use crate::membership::quorum::Quorum;
 use crate::mutants::{Mutant, on};
+use crate::ports::LogBatch;
 
 /// Stands in the priority of a heartbeat answer, where raft itself writes and reads nothing: no entries, please.
 const LOW_ON_SPACE: i64 = -1;
@@ -33,6 +39,14 @@ pub(super) struct Disk {
     log_since: Option<u64>,
     /// The same of the applier, which installs snapshots too.
     apply_since: Option<u64>,
+    /// The tick of the log writer's last report,
+    answered: u64,
+    /// and the number that it told.
+    reached: u64,
+    /// What it was given last: written once more, it changes nothing.
+    written: HardState,
+    /// It was given that once more, and has not said that it is done.
+    probing: bool,
     stalled: bool,
     /// Free bytes, while they are too few.
     low: Option<u64>,
@@ -42,6 +56,11 @@ pub(super) struct Disk {
 }
 
 impl Disk {
+    /// One on which this is written.
+    pub(super) fn with(written: HardState) -> Self {
+        Self { written, ..Self::default() }
+    }
+
     /// Another leader, or none: whoever is low on space tells the next one.
     pub(super) fn leadership_changed(&mut self) {
         self.others_low.clear();
@@ -52,10 +71,26 @@ impl Disk {
     pub(super) fn rescale(&mut self, to: Rescale) {
         self.log_since = self.log_since.map(|since| to.past(since));
         self.apply_since = self.apply_since.map(|since| to.past(since));
+        self.answered = to.past(self.answered);
     }
 
     pub(super) const fn low_space(&self) -> Option<u64> {
         self.low
+    }
+
+    /// This is on its way to the log writer.
+    pub(super) fn note_written(&mut self, batch: &LogBatch) {
+        self.written = batch.hard_state.unwrap_or(self.written);
+    }
+
+    /// A snapshot is on its way, and this with it.
+    pub(super) const fn note_installed(&mut self, hard_state: HardState) {
+        self.written = hard_state;
+    }
+
+    /// Whether the log writer is at a probe.
+    pub(super) const fn is_probed(&self) -> bool {
+        self.probing
     }
 
     fn silent_ticks(&self, tick: u64) -> u64 {
@@ -93,14 +128,30 @@ impl Consensus {
 
     /// Counts how long the disk has been silent.
     pub(super) fn tick_disk(&mut self) {
+        self.probe_disk();
         let count = |since: Option<u64>, waits: bool| if waits { since.or(Some(self.tick)) } else { None };
-        self.disk.log_since = count(self.disk.log_since, !self.unpersisted.is_empty());
+        self.disk.log_since = count(self.disk.log_since, self.disk.probing || !self.unpersisted.is_empty());
         let applies = !self.backlog.is_empty() || self.installing.is_some();
         self.disk.apply_since = count(self.disk.apply_since, applies);
         self.judge_disk();
     }
 
-    pub(super) fn log_answered(&mut self) {
+    /// Asks a disk that has had nothing to do whether it is there. Not while a snapshot is about to replace the log and with it what
+    /// is written, and not without space: a write that fails for want of it is final.
+    fn probe_disk(&mut self) {
+        let busy = self.disk.probing || !self.unpersisted.is_empty() || self.installing.is_some();
+        let every = self.config.disk_probe_nanos.div_ceil(self.tick_nanos().max(1));
+        if !busy && self.disk.low.is_none() && self.tick - self.disk.answered >= every {
+            self.disk.probing = true;
+            let batch = LogBatch { hard_state: Some(self.disk.written), ..LogBatch::default() };
+            self.effects.push(Effect::Persist { number: self.disk.reached, batch });
+        }
+    }
+
+    pub(super) fn log_answered(&mut self, number: u64) {
+        self.disk.probing = false;
+        self.disk.answered = self.tick;
+        self.disk.reached = self.disk.reached.max(number);
         self.disk.log_since = None;
         self.judge_disk();
     }
@@ -207,3 +258,6 @@ impl Consensus {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -68,6 +68,10 @@ impl Consensus {
     fn may_step(&self, message: &eraftpb::Message) -> bool {
         let raft = &self.raw.raft;
         let leads = self.is_leader();
+        if message.term > raft.term && self.writer_is_behind() {
+            // Its term would have to be written, behind all that a disk that hangs leaves waiting.
+            return false;
+        }
         match message.msg_type() {
             // These are ours alone to say, or come with a snapshot stream.
             MessageType::MsgHup

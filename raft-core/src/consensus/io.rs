@@ -227,7 +227,8 @@ pub enum Effect {
         /// An encoded raft message.
         body: Bytes,
     },
-    /// Write, in the order of the numbers; report [`Input::Persisted`] once durable. One sync serves all that wait.
+    /// Write, in the order of the numbers; report [`Input::Persisted`] once durable. One sync serves all that wait. Once
+    /// more with the number that was reported last, it only asks whether the disk is there: what is written is there already.
     Persist {
         /// Ascending.
         number: u64,

@@ -179,8 +179,13 @@ impl Consensus {
         self.note_leadership();
     }
 
-    pub(super) const fn note_timeout_now(&mut self) {
-        self.leadership.timeout_now_sent = true;
+    /// Whether a call to take over may leave; then there is no lease any more. Only while leadership is being handed to that very
+    /// member: raft may make the call in the step in which it is given up, and a leader that was to lead on would have no lease
+    /// for as long as nobody follows the call.
+    pub(super) fn calls_to_take_over(&mut self, to: RaftId) -> bool {
+        let calls = self.transfer.as_ref().is_some_and(|transfer| transfer.to == to);
+        self.leadership.timeout_now_sent |= calls;
+        calls
     }
 
     pub(super) fn on_transfer(&mut self, ticket: Ticket, to: Option<RaftId>) {
@@ -384,3 +389,6 @@ impl Consensus {
         Rejection::NoLeader { leaderless_ticks, reachable: voters.len() - missing.len(), voters: voters.len(), missing }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,6 +25,8 @@ mod disk;
 mod entropy;
 mod freshness;
 pub mod guard;
+#[cfg(test)]
+mod harness;
 mod inbound;
 pub mod io;
 mod leadership;
@@ -214,7 +216,7 @@ impl Consensus {
             durable_term: hard_state.term.0,
             queue: proposals::Queue::default(),
             waiters: Waiters::default(),
-            disk: Disk::default(),
+            disk: Disk::with(hard_state),
             transfer: None,
             connected: BTreeSet::new(),
             installing: None,

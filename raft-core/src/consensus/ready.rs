@@ -6,7 +6,9 @@
 
 use raft::eraftpb::{self, EntryType, MessageType};
 
-use super::io::{Answer, Effect, Lane, Records, Rejection};
+use super::config::{ROUNDS_HANDED_MAX, WRITES_HANDED_MAX};
+use super::io::{Answer, Effect, Lane, Records, Rejection, Ticket};
+use super::waiters::Owed;
 use super::{Consensus, convert, guard::Guard};
 use crate::id::{LogIndex, RaftId, Term};
 use crate::log::LogEntry;
@@ -26,11 +28,6 @@ pub(super) struct Unpersisted {
 
 /// Bytes handed to the applier and not applied, above which appends are dropped and proposals wait.
 const BACKLOG_BYTES_MAX: u64 = 64 << 20;
-/// Rounds handed to the applier and not applied, above which the same holds: fewer than the driver queues, so that it
-/// never waits for the applier.
-const BACKLOG_ROUNDS_MAX: usize = 256;
-/// Readies handed to the log writer and not on disk, above which the same holds, for the same reason.
-const UNPERSISTED_MAX: usize = 512;
 
 /// Messages held back until one write is on disk, above which further ones are dropped: lost messages, which raft allows
 /// for. Only a disk that hangs brings that many about.
@@ -66,7 +63,8 @@ impl Consensus {
         self.release();
         while !self.stopped && self.installing.as_ref().is_none_or(|i| !i.is_running()) && self.raw.has_ready() {
             let has_snapshot = self.raw.snap().is_some_and(|snapshot| !snapshot.is_empty());
-            if has_snapshot && (!self.unpersisted.is_empty() || self.applied != self.handed) {
+            let writes = !self.unpersisted.is_empty() || self.disk.is_probed();
+            if has_snapshot && (writes || self.applied != self.handed) {
                 // Both threads drain first; their reports bring us back here.
                 return;
             }
@@ -134,6 +132,7 @@ impl Consensus {
                     return;
                 }
                 self.raw.advance_append_async(ready);
+                self.disk.note_written(&batch);
                 self.effects.push(Effect::Persist { number, batch });
                 let term = self.raw.raft.term;
                 self.unpersisted.push_back(Unpersisted { number, messages: persisted, term });
@@ -184,7 +183,7 @@ impl Consensus {
     }
 
     pub(super) fn on_persisted(&mut self, number: u64) {
-        self.log_answered();
+        self.log_answered(number);
         while self.unpersisted.front().is_some_and(|front| front.number <= number) {
             if let Some(done) = self.unpersisted.pop_front() {
                 self.durable_term = done.term;
@@ -213,8 +212,8 @@ impl Consensus {
             return;
         }
         self.stamp_space(&mut message);
-        if kind == MessageType::MsgTimeoutNow {
-            self.note_timeout_now();
+        if kind == MessageType::MsgTimeoutNow && !self.calls_to_take_over(to) {
+            return;
         }
         let lane = if kind == MessageType::MsgAppend { Lane::Append } else { Lane::Control };
         self.effects.push(Effect::Send { to, lane, body: convert::message_bytes(&message) });
@@ -267,25 +266,34 @@ impl Consensus {
         self.effects.push(Effect::Apply { entries: committed, waiters });
     }
 
-    fn settle(&mut self, index: LogIndex, term: Term, waiters: &mut Vec<(LogIndex, Vec<super::io::Ticket>)>) -> bool {
-        match self.waiters.committed(index, term) {
-            super::waiters::Owed::Outcome(tickets) => {
+    /// Who waits for the entry that is handed over: the only place where what was promised at its index ends.
+    fn settle(&mut self, index: LogIndex, term: Term, waiters: &mut Vec<(LogIndex, Vec<Ticket>)>) -> bool {
+        let (tickets, answer) = match self.waiters.committed(index, term) {
+            Owed::Outcome(tickets) if !self.is_disowned(index) => {
                 waiters.push((index, tickets));
-                true
+                return true;
             }
-            super::waiters::Owed::Replaced(tickets) => {
-                for ticket in tickets {
-                    self.effects.push(Effect::Answer { ticket, answer: Answer::Refused(Rejection::Replaced) });
-                }
-                false
-            }
-            super::waiters::Owed::Nothing => false,
-        }
+            Owed::Outcome(tickets) => (tickets, Answer::Unknown),
+            Owed::Replaced(tickets) => (tickets, Answer::Refused(Rejection::Replaced)),
+            Owed::Nothing => return false,
+        };
+        self.effects.extend(tickets.into_iter().map(|ticket| Effect::Answer { ticket, answer: answer.clone() }));
+        false
+    }
+
+    /// The applier has as much as it is given at once.
+    pub(super) fn applier_is_behind(&self) -> bool {
+        self.backlog.len() >= ROUNDS_HANDED_MAX
+    }
+
+    /// The log writer has as much as it is given at once.
+    pub(super) fn writer_is_behind(&self) -> bool {
+        self.unpersisted.len() >= WRITES_HANDED_MAX
     }
 
     pub(super) fn backlog_is_full(&self) -> bool {
-        self.unpersisted.len() >= UNPERSISTED_MAX
-            || self.backlog.len() >= BACKLOG_ROUNDS_MAX
+        self.writer_is_behind()
+            || self.applier_is_behind()
             || self.copies.bytes() + self.backlog.iter().map(|(_, bytes)| bytes).sum::<u64>() > BACKLOG_BYTES_MAX
     }
 
@@ -369,42 +377,4 @@ impl Consensus {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn message(kind: MessageType, to: u64, context: &[u8]) -> eraftpb::Message {
-        let mut message = eraftpb::Message { to, context: context.to_vec(), ..eraftpb::Message::default() };
-        message.set_msg_type(kind);
-        message
-    }
-
-    #[test]
-    fn what_a_disk_that_hangs_holds_back_is_bounded_and_the_newest_answers_are_kept() {
-        // Given a vote and an acknowledgement that wait for the disk
-        let mut held = Vec::new();
-        hold_back(&mut held, message(MessageType::MsgRequestVoteResponse, 2, b""));
-        hold_back(&mut held, message(MessageType::MsgAppendResponse, 3, b""));
-        // When two that take each other for the leader send heartbeats for an hour
-        for round in 0..45_000_u32 {
-            for from in [2, 3] {
-                hold_back(&mut held, message(MessageType::MsgHeartbeatResponse, from, b""));
-                hold_back(&mut held, message(MessageType::MsgHeartbeatResponse, from, &round.to_be_bytes()));
-            }
-        }
-        // Then vote and acknowledgement are still the first to leave, and of the answers the newest are there
-        assert_eq!(held.len(), 2 + 2 * (1 + CONFIRMATIONS_MAX));
-        assert_eq!(held[0].msg_type(), MessageType::MsgRequestVoteResponse);
-        assert_eq!(held[1].msg_type(), MessageType::MsgAppendResponse);
-        for from in [2, 3] {
-            let of = |message: &&eraftpb::Message| message.to == from && message.context.len() == 4;
-            let rounds: Vec<&[u8]> = held.iter().filter(of).map(|message| &message.context[..]).collect();
-            assert_eq!(rounds.first(), Some(&&(45_000 - u32::try_from(CONFIRMATIONS_MAX).unwrap()).to_be_bytes()[..]));
-            assert_eq!(rounds.last(), Some(&&44_999_u32.to_be_bytes()[..]));
-        }
-        // Whatever else comes is bounded, too
-        for _ in 0..2 * HELD_BACK_MAX {
-            hold_back(&mut held, message(MessageType::MsgAppendResponse, 3, b""));
-        }
-        assert_eq!(held.len(), HELD_BACK_MAX);
-    }
-}
+mod tests;

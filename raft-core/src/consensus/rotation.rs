@@ -34,7 +34,8 @@ pub(super) struct Rotation {
     unix_s: u64,
     /// Records have changed, or a write waits.
     look: bool,
-    /// This was written last: until it is applied nothing else is.
+    /// This leadership has written this last: until it is applied nothing else is. (What an earlier one wrote may be in no log any
+    /// more, and the log never grow to there while nobody writes.)
     written: LogIndex,
 }
 
@@ -71,7 +72,11 @@ impl Rotation {
 
 impl Consensus {
     pub(super) fn tick_rotation(&mut self) {
-        if !self.is_leader() || !self.records.trust.is_rotating() {
+        if !self.is_leader() {
+            (self.rotation.counting, self.rotation.written) = (None, LogIndex(0));
+            return;
+        }
+        if !self.records.trust.is_rotating() {
             self.rotation.counting = None;
             return;
         }
@@ -137,6 +142,9 @@ fn note(records: &Records, passed_s: u64) -> Txn {
 
 #[cfg(test)]
 mod tests {
+    use raft::eraftpb;
+
+    use super::super::harness::{Member, from};
     use super::*;
 
     fn begun() -> Records {
@@ -156,6 +164,38 @@ mod tests {
         assert_eq!(note(&fresh, 3).compares, [same.clone(), absent]);
         assert_eq!(note(&noted, 9).compares, [same.clone(), is(TrustTime::key(), noted.trust_time.to_bytes())]);
         assert_eq!(end(&noted, &TrustRecord::default()).compares, [same]);
+    }
+
+    #[test]
+    fn an_end_that_another_leaders_entries_have_replaced_is_written_again_by_the_next_leadership_also_where_nobody_writes()
+     {
+        // Given a leader whose writes reach nobody, and the end of a rotation among them
+        let mut member = Member::leading();
+        let term = member.machine.raw.raft.term;
+        member.lagging.extend([2, 3]);
+        let first = member.writes(1);
+        member.writes(2);
+        let records = Records { trust: begun().trust, ..(*member.machine.records).clone() };
+        member.machine.records = Arc::new(records);
+        member.machine.note_records();
+        member.ticks(1);
+        let last = |member: &Member| member.machine.raw.raft.raft_log.last_index();
+        let written = last(&member);
+        assert_eq!(written, first + 2);
+        // When another one leads, and has one entry in the place of all these
+        let noop = eraftpb::Entry { term: term + 1, index: first, ..eraftpb::Entry::default() };
+        member.step([from(2, eraftpb::MessageType::MsgAppend, |said| {
+            (said.term, said.index, said.log_term) = (term + 1, first - 1, term);
+            said.entries = vec![noop];
+        })]);
+        assert_eq!(last(&member), first);
+        // Then this one, once it leads again, does not wait for the log to grow back
+        member.lagging.clear();
+        member.leads();
+        let before = last(&member);
+        assert!(before < written);
+        member.ticks(100);
+        assert!(last(&member) > before);
     }
 
     #[test]

@@ -160,6 +160,7 @@ impl Consensus {
         let configuration = convert::configuration(metadata.get_conf_state());
         self.raw.mut_store().reset(start, configuration);
         self.leadership.pending_cut = None;
+        self.disk.note_installed(hard_state);
         self.effects.push(Effect::Install { staged, reset: LogReset { start, hard_state } });
     }
 

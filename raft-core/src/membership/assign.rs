@@ -11,7 +11,7 @@ use prost::Message;
 
 use crate::id::NodeId;
 use crate::keyspace::Section;
-use crate::membership::work::{AssignmentRecord, ITEM_BYTES_MAX, ITEM_REFERENCES_MAX, is_item_id};
+use crate::membership::work::{AssignmentRecord, ITEM_BYTES_MAX, ITEM_ID_BYTES_MAX, ITEM_REFERENCES_MAX, is_item_id};
 use crate::state::contract::Refusal;
 use crate::txn::{Op, OpKind, Range, Txn};
 
@@ -22,6 +22,10 @@ fn malformed(what: impl Into<String>) -> Refusal {
     Refusal::Malformed { what: what.into() }
 }
 
+fn over(what: &str, limit: &'static str, max: usize, actual: usize) -> Refusal {
+    Refusal::Limit { what: what.to_owned(), limit, max: max as u64, actual: actual as u64 }
+}
+
 fn is_user(key: &Bytes) -> bool {
     key.first() == Some(&(Section::User as u8)) && key.len() > 1
 }
@@ -30,6 +34,9 @@ fn is_user(key: &Bytes) -> bool {
 fn item(key: &Bytes) -> Result<NodeId, Refusal> {
     match AssignmentRecord::parse(key) {
         Some((node, id)) if is_item_id(&id) => Ok(node),
+        Some((_, id)) if id.len() > ITEM_ID_BYTES_MAX => {
+            Err(over("the id of an item", "ITEM_ID_BYTES_MAX", ITEM_ID_BYTES_MAX, id.len()))
+        }
         Some(_) => Err(malformed("the id of an item must have 1 to 255 bytes of text without control characters")),
         None => Err(malformed("a key that is neither a user's nor one of an item of work")),
     }
@@ -83,18 +90,12 @@ fn check_user_end(end: &Bytes) -> Result<(), Refusal> {
 fn check_record(value: &Bytes) -> Result<(), Refusal> {
     let record =
         AssignmentRecord::decode(value.clone()).map_err(|error| malformed(format!("no item of work: {error}")))?;
-    let limit = |what: &str, limit: &'static str, max: usize, actual: usize| Refusal::Limit {
-        what: what.to_owned(),
-        limit,
-        max: max as u64,
-        actual: actual as u64,
-    };
     if record.payload.len() > ITEM_BYTES_MAX {
-        return Err(limit("the item's payload", "ITEM_BYTES_MAX", ITEM_BYTES_MAX, record.payload.len()));
+        return Err(over("the item's payload", "ITEM_BYTES_MAX", ITEM_BYTES_MAX, record.payload.len()));
     }
     let references = record.secrets.len() + record.configs.len();
     if references > ITEM_REFERENCES_MAX {
-        return Err(limit(
+        return Err(over(
             "the item's list of secrets and configs",
             "ITEM_REFERENCES_MAX",
             ITEM_REFERENCES_MAX,
@@ -179,13 +180,28 @@ mod tests {
     #[test]
     fn what_no_worker_could_be_told_is_refused() {
         let key = AssignmentRecord::key(node(1), "a");
+        let over = |refused: Result<Given, Refusal>, name: &str, most: usize| {
+            let Err(Refusal::Limit { limit, max, actual, .. }) = refused else { panic!("{name}: {refused:?}") };
+            assert_eq!((limit, max, actual), (name, most as u64, most as u64 + 1));
+        };
         assert!(one(put(key.clone(), record(ITEM_BYTES_MAX))).is_ok());
-        assert!(matches!(one(put(key.clone(), record(ITEM_BYTES_MAX + 1))), Err(Refusal::Limit { .. })));
+        over(one(put(key.clone(), record(ITEM_BYTES_MAX + 1))), "ITEM_BYTES_MAX", ITEM_BYTES_MAX);
+        let named = |bytes: usize| put(AssignmentRecord::key(node(1), &"x".repeat(bytes)), record(1));
+        assert!(one(named(ITEM_ID_BYTES_MAX)).is_ok());
+        over(one(named(ITEM_ID_BYTES_MAX + 1)), "ITEM_ID_BYTES_MAX", ITEM_ID_BYTES_MAX);
         assert!(one(put(key.clone(), Bytes::from_static(b"\xff\xff"))).is_err());
         assert!(one(put(AssignmentRecord::key(node(1), "a\n"), record(1))).is_err());
-        let many =
-            AssignmentRecord { secrets: vec!["s".into(); ITEM_REFERENCES_MAX + 1], ..AssignmentRecord::default() };
-        assert!(matches!(one(put(key.clone(), many.to_bytes())), Err(Refusal::Limit { .. })));
+        // Secrets and configs count together
+        let many = |secrets: usize| {
+            let record = AssignmentRecord {
+                secrets: vec!["s".into(); secrets],
+                configs: vec!["c".into()],
+                ..AssignmentRecord::default()
+            };
+            one(put(key.clone(), record.to_bytes()))
+        };
+        assert!(many(ITEM_REFERENCES_MAX - 1).is_ok());
+        over(many(ITEM_REFERENCES_MAX), "ITEM_REFERENCES_MAX", ITEM_REFERENCES_MAX);
         let nameless = AssignmentRecord { configs: vec![String::new()], ..AssignmentRecord::default() };
         assert!(one(put(key, nameless.to_bytes())).is_err());
     }

@@ -239,6 +239,8 @@ mod tests {
         let mut records: Vec<_> = (0..most).map(|n| operator(n, &format!("o{n}"))).collect();
         let full: Operators = records.iter().cloned().collect();
         assert_eq!(full.room_for(id(most), "one more", 5), Err(OperatorRefused::TooMany));
+        let but_one: Operators = records[1..].iter().cloned().collect();
+        assert_eq!(but_one.room_for(id(most), "one more", 5), Ok(vec![]));
         records[9].revoked = 4;
         records[7].ends = 5;
         let some: Operators = records.into_iter().collect();

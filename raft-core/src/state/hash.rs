@@ -76,12 +76,27 @@ impl Lanes {
 /// # Errors
 /// Those of the store.
 pub fn scan_hash(view: &dyn StateRead) -> StoreResult<[u8; 32]> {
-    let mut lanes = Lanes::default();
+    let lanes = scan(view, &mut |_| Visit::More)?;
+    Ok(lanes.unwrap_or_default().digest())
+}
+
+/// As [`scan_hash`], asked after each record, with its size, whether to go on; `None` where not.
+///
+/// # Errors
+/// Those of the store.
+pub fn scan_hash_while(view: &dyn StateRead, go_on: &mut dyn FnMut(usize) -> Visit) -> StoreResult<Option<[u8; 32]>> {
+    Ok(scan(view, go_on)?.map(|lanes| lanes.digest()))
+}
+
+fn scan(view: &dyn StateRead, go_on: &mut dyn FnMut(usize) -> Visit) -> StoreResult<Option<Lanes>> {
+    let (mut lanes, mut whole) = (Lanes::default(), true);
     view.scan(&[layout::SYSTEM], &[layout::HASHED_END], &mut |key, value| {
         lanes.add(Lanes::of(key, value));
-        Visit::More
+        let next = go_on(key.len() + value.len());
+        whole = next == Visit::More;
+        next
     })?;
-    Ok(lanes.digest())
+    Ok(whole.then_some(lanes))
 }
 
 #[cfg(test)]

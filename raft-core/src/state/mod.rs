@@ -75,7 +75,7 @@ pub(crate) use beginning::{beginning, found_record};
 pub use check::{check_range, check_txn};
 pub use extract::{Amount, Extract, Sealed};
 pub use found::{FOUNDED, Founded, Founding, found};
-pub use hash::scan_hash;
+pub use hash::{scan_hash, scan_hash_while};
 pub use layout::live_range;
 pub use leases::LeaseRecord;
 pub use machine::Machine;

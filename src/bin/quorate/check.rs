@@ -321,6 +321,7 @@ fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use quorate::check::{PathCheck, Seen};
+    use quorate::status::SessionReport;
 
     use super::*;
 
@@ -369,6 +370,70 @@ mod tests {
             assert_eq!(is_well, well, "{what}");
             assert_eq!(next.as_deref(), (!well).then_some("renew it"));
         }
+    }
+
+    #[test]
+    fn a_disk_has_a_gibibyte_free_or_is_to_be_looked_at() {
+        for (free, well, words) in [(1 << 30, true, "1 GiB free, here"), ((1 << 30) - 1, false, "1023 MiB free, here")]
+        {
+            let (is_well, what, next) = said(|lines| of_space(lines, "here", free));
+            assert_eq!((is_well, what.as_str()), (well, words));
+            assert_eq!(next.is_some_and(|next| next.contains("free some, or enlarge the disk")), !well);
+        }
+    }
+
+    #[test]
+    fn the_smaller_of_two_buffers_has_a_mebibyte_or_it_is_said_how_it_gets_it() {
+        let most = 4 << 20;
+        for (receive, send, well) in
+            [(1 << 20, most, true), (most, 1 << 20, true), ((1 << 20) - 1, most, false), (most, (1 << 20) - 1, false)]
+        {
+            let check = ManagerCheck {
+                name: "n1".into(),
+                udp_receive_bytes: receive,
+                udp_send_bytes: send,
+                udp_wanted_bytes: most,
+                ..ManagerCheck::default()
+            };
+            let mut lines = Lines::default();
+            of_manager(&mut lines, &check);
+            let line = lines.0.into_iter().find(|line| line.about == "udp buffers").unwrap();
+            assert_eq!(line.next.is_none(), well, "{}", line.what);
+            assert!(line.what.starts_with("n1 got ") && line.what.ends_with("asked for 4 MiB"), "{}", line.what);
+            assert_eq!(line.next.is_some_and(|next| next.contains("net.core.rmem_max")), !well);
+        }
+    }
+
+    #[test]
+    fn a_worker_has_a_session_or_it_is_said_why_not() {
+        let place = std::env::temp_dir();
+        for (session, trouble, well, words) in [
+            (true, "", true, "with n1 10.0.0.1:4701 for 1m"),
+            (false, "no manager answers", false, "none: no manager answers"),
+        ] {
+            let session = session.then(|| SessionReport {
+                manager: "n1".into(),
+                address: "10.0.0.1:4701".into(),
+                for_ms: 60_000,
+            });
+            let report = NodeReport { session, trouble: trouble.into(), ..NodeReport::default() };
+            let mut lines = Lines::default();
+            of_worker(&mut lines, &place, &report);
+            let line = lines.0.into_iter().find(|line| line.about == "session").unwrap();
+            assert!(line.next.is_none() == well && line.what.starts_with(words), "{}", line.what);
+            assert_eq!(line.next.is_some_and(|next| next.contains("let UDP through")), !well);
+        }
+    }
+
+    #[test]
+    fn a_key_opens_the_store_at_the_next_start_or_it_is_said_what_to_do() {
+        let key = KeyReport { kind: "key file".into(), id: "k1".into(), place: "/k".into(), ..KeyReport::default() };
+        let (well, what, _) = said(|lines| of_key(lines, &key));
+        assert!(well && what == "the store is opened by the key file /k (key k1)", "{what}");
+        let (trouble, advice) = ("it is not there".into(), "bring it back".into());
+        let (well, what, next) = said(|lines| of_key(lines, &KeyReport { trouble, advice, ..key }));
+        assert!(!well && what.ends_with("(key k1); it is not there"), "{what}");
+        assert_eq!(next.as_deref(), Some("bring it back"));
     }
 
     #[test]

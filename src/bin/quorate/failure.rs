@@ -201,9 +201,10 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let extra = if let Some(limit) = error.limit() {
-            Some(json!({ "limit": { "name": limit.name, "bound": limit.bound, "actual": limit.actual } }))
-        } else if let Error::Compacted { oldest, .. } = &error {
+        let limit = error
+            .limit()
+            .map(|limit| json!({ "limit": { "name": limit.name, "bound": limit.bound, "actual": limit.actual } }));
+        let extra = if let Error::Compacted { oldest, .. } = &error {
             Some(json!({ "oldest": oldest }))
         } else if let Error::QuorumLost { missing, .. } = &error {
             Some(json!({ "missing": missing }))
@@ -216,13 +217,17 @@ impl From<Error> for Failure {
         } else {
             None
         };
-        Self {
+        let failure = Self {
             exit: error.exit_code(),
             kind: error.word(),
             message: error.to_string(),
             retryable: error.is_retryable(),
             outcome: error.outcome().into(),
             extra,
+        };
+        match limit {
+            Some(limit) => failure.with(limit),
+            None => failure,
         }
     }
 }

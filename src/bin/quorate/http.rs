@@ -244,3 +244,38 @@ fn page(code: StatusCode, kind: &'static str, body: String) -> Response<Full<Byt
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn body(response: Response<Full<Bytes>>) -> (u16, String) {
+        let code = response.status().as_u16();
+        let bytes = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+        (code, String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    /// Of one check that does not hold, beside one that does.
+    fn verdict(name: &str, detail: &str) -> Readiness {
+        let check = |name: &str, ok, detail: &str| Check { name: name.to_owned(), ok, detail: detail.to_owned() };
+        Readiness::of(vec![check("leader", true, "n2 leads"), check(name, false, detail)])
+    }
+
+    #[tokio::test]
+    async fn each_page_says_no_and_why_where_the_disk_hangs_and_where_the_state_lags() {
+        for (name, detail) in [
+            ("disk", "the disk has not answered for 4s"),
+            ("state", "the state is at most 9s old, more than 2s; 7 committed entries are not applied here"),
+        ] {
+            let verdict = verdict(name, detail);
+            let short = body(readiness(&verdict, How::Short)).await;
+            assert_eq!(short, (503, format!("not ready: {name}: {detail}\n")));
+            let verbose = body(readiness(&verdict, How::Verbose)).await;
+            assert_eq!(verbose, (503, format!("[+]leader: n2 leads\n[-]{name}: {detail}\nnot ready\n")));
+            let (code, json) = body(readiness(&verdict, How::Json)).await;
+            let read: serde_json::Value = serde_json::from_str(&json).unwrap();
+            assert_eq!((code, &read["ready"], &read["checks"][1]["ok"]), (503, &false.into(), &false.into()));
+            assert_eq!(read["checks"][1]["detail"], detail);
+        }
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! Owns their words and the progress on a terminal. Never decides what can be done. Called by `main`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use quorate::membership::{Availability, NodeInfo, NodeList, NodeOutcome, Role, Seat};
@@ -14,7 +14,7 @@ use crate::args::Global;
 use crate::args_membership::{AvailabilityWord, Leave, NodeVerb, Update, Wait};
 use crate::failure::Failure;
 use crate::output::{Output, table};
-use crate::{ca, target};
+use crate::{ca, objects, target};
 
 pub(crate) async fn run(verb: NodeVerb, global: &Global, output: Output) -> Result<(), Failure> {
     match verb {
@@ -33,14 +33,25 @@ pub(crate) async fn run(verb: NodeVerb, global: &Global, output: Output) -> Resu
             let within = global.patience(wait.wait);
             let change = client.nodes().remove_compromised(node, deadline);
             let outcome = waited(change, &wait, within, output).await?;
-            let begun = client.ca().status().await?;
-            let info = if wait.detach { begun } else { ca::followed(&client, begun, within).await? };
+            let until = Instant::now() + if wait.detach { Duration::ZERO } else { within };
+            let sealed = client.keyring().show().await?;
+            let sealed = objects::keyring_followed(&client, sealed, until, objects::is_at_rest).await?;
+            let left = until.saturating_duration_since(Instant::now());
+            let info = ca::followed(&client, client.ca().status().await?, left).await?;
             if output.json {
-                return output.document(&serde_json::json!({ "node": document(&outcome)?, "ca": document(&info)? }));
+                let (node, ca, keyring) = (document(&outcome)?, document(&info)?, document(&sealed)?);
+                return output.document(&json!({ "node": node, "ca": ca, "keyring": keyring }));
             }
             output.line(&removed(&outcome))?;
             output.line("every join token was replaced (`quorate token show ROLE`), and the CA is:")?;
-            ca::show(&info, output)
+            ca::show(&info, output)?;
+            let how_far = if objects::is_at_rest(&sealed) {
+                ""
+            } else {
+                ", which goes on being replaced (`quorate keyring show`)"
+            };
+            output.line(&format!("the barrier's keyring{how_far}:"))?;
+            objects::show_keyring(&sealed, output)
         }
         NodeVerb::Rm { node, force, wait, .. } => {
             let client = target::client(global).await?;

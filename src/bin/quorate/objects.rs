@@ -4,8 +4,9 @@
 //! `main`.
 
 use std::io::Read as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use quorate::Client;
 use quorate::config::OBJECT_BYTES_MAX;
 use quorate::objects::{KeyringReport, ObjectInfo};
 use quorate::status::size;
@@ -16,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::args::Global;
 use crate::args_objects::{ConfigVerb, Create, KeyringVerb, SecretVerb, Update};
 use crate::failure::Failure;
-use crate::output::{Output, table};
+use crate::output::{Output, Progress, table};
 use crate::target;
 
 /// Between two looks at a rotation.
@@ -225,13 +226,10 @@ pub(crate) async fn keyring(verb: KeyringVerb, global: &Global, output: Output) 
         KeyringVerb::Show => client.keyring().show().await?,
         KeyringVerb::Rotate { wait } => {
             let before = client.keyring().show().await?.active;
-            let mut report = client.keyring().rotate().await?;
-            let until = tokio::time::Instant::now() + global.patience(wait);
-            let done = |report: &KeyringReport| report.active > before && report.keys.len() == 1;
-            while !done(&report) && tokio::time::Instant::now() < until {
-                tokio::time::sleep(LOOK).await;
-                report = client.keyring().show().await?;
-            }
+            let begun = client.keyring().rotate().await?;
+            let done = |report: &KeyringReport| report.active > before && is_at_rest(report);
+            let until = Instant::now() + global.patience(wait);
+            let report = keyring_followed(&client, begun, until, done).await?;
             if !done(&report) && !output.json {
                 output.note("it goes on by itself; `quorate keyring show` says how far it is");
             }
@@ -241,6 +239,36 @@ pub(crate) async fn keyring(verb: KeyringVerb, global: &Global, output: Output) 
     if output.json {
         return output.document(&document(&report)?);
     }
+    show_keyring(&report, output)
+}
+
+/// One key is left, and none is to take its place.
+pub(crate) fn is_at_rest(report: &KeyringReport) -> bool {
+    !report.due && report.keys.len() <= 1
+}
+
+/// Shows how far the sealing anew is until it is `done`, or until then.
+pub(crate) async fn keyring_followed(
+    client: &Client,
+    mut report: KeyringReport,
+    until: Instant,
+    done: impl Fn(&KeyringReport) -> bool,
+) -> Result<KeyringReport, Failure> {
+    let count = |report: &KeyringReport, of: fn(u32, u32) -> bool| -> u64 {
+        report.keys.iter().filter(|key| of(key.id, report.active)).map(|key| key.records).sum()
+    };
+    let progress = Progress::of(count(&report, |_, _| true), "records sealed anew");
+    while !done(&report) && Instant::now() < until {
+        // (As long as the key that is to go is the active one, nothing is.)
+        progress.at(if report.due { 0 } else { count(&report, |key, active| key == active) });
+        tokio::time::sleep(LOOK).await;
+        report = client.keyring().show().await?;
+    }
+    progress.done();
+    Ok(report)
+}
+
+pub(crate) fn show_keyring(report: &KeyringReport, output: Output) -> Result<(), Failure> {
     let rows = report
         .keys
         .iter()

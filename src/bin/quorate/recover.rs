@@ -150,6 +150,12 @@ fn consequences(report: &RecoveryReport) -> String {
         text,
         "unknown  writes after that which only the other managers had acknowledged: they are gone, and nobody can count them"
     );
+    if let Some(last) = report.rolled_back {
+        let _infallible = writeln!(
+            text,
+            "missing  this directory was put back to an older state, and once held the log up to entry {last}: another manager may have that"
+        );
+    }
     if !report.void_configurations.is_empty() {
         let _infallible = writeln!(
             text,
@@ -244,6 +250,19 @@ mod tests {
         ] {
             assert!(page.contains(words), "`{words}` is not in {page}");
         }
+    }
+
+    #[test]
+    fn a_survivor_that_was_put_back_is_told_to_lack_what_it_once_held() {
+        let page = |report: &RecoveryReport| render(report, "/d", true, Output::new(false, When::Never, Loss::Nothing));
+        assert!(!page(&report()).contains("put back"));
+        let mut old = report();
+        old.rolled_back = Some(900);
+        assert!(
+            page(&old).contains("once held the log up to entry 900: another manager may have that"),
+            "{}",
+            page(&old)
+        );
     }
 
     #[test]

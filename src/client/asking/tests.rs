@@ -267,6 +267,16 @@ async fn a_refusal_of_one_attempt_says_nothing_of_an_attempt_before() {
 }
 
 #[tokio::test]
+async fn a_write_whose_client_was_forgotten_says_so_where_an_attempt_of_it_may_have_been_done() {
+    for says in [Say, Settle] {
+        let cluster = managers(&[&[Swallow, Refuse], &[says(api::Code::Expired)]]);
+        let expired = cluster.put().await.unwrap_err();
+        assert!(matches!(expired, Error::Expired(_)) && expired.outcome() == Outcome::Unknown, "{expired}");
+        assert!(cluster.at_once());
+    }
+}
+
+#[tokio::test]
 async fn a_read_leaves_nothing_open() {
     let cluster = managers(&[&[Swallow, Refuse], &[LOST], &[LOST]]);
     let refused = cluster.get().await.unwrap_err();

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use prost::Message as _;
 use quorate_core::command::{Command, CommandKind};
-use quorate_core::consensus::io::Origin;
 use quorate_core::id::NodeId;
 use quorate_core::membership::record::NodeRecord;
 use quorate_core::membership::trust::TrustRecord;
@@ -20,7 +19,7 @@ use crate::node::ca::with_issuer;
 use crate::node::records;
 use crate::node::service::{Service, blocking, broken};
 
-/// How long the cluster may take; the worker's next session asks again.
+/// How long the cluster may take; it is tried again while the worker's session lasts.
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// What a worker shows and says when its session begins.
@@ -41,27 +40,32 @@ fn with_shown(trust: &TrustRecord, node: &NodeRecord, shown: &Shown) -> Option<N
 
 impl Service {
     /// Keeps what a worker says of its program, and which CA signed its certificate while that is waited for, unless its
-    /// record says so already.
-    pub(in crate::node) async fn note_shown(&self, node: NodeId, shown: &Shown) {
+    /// record says so already. Whether that is settled: else it is to be tried again.
+    pub(in crate::node) async fn note_shown(&self, node: NodeId, shown: &Shown) -> bool {
         let records = self.records.borrow().clone();
         if records.nodes.get(node).and_then(|known| with_shown(&records.trust, known, shown)).is_none() {
-            return;
+            return true;
         }
-        let Ok(store) = self.store() else { return };
+        let Ok(store) = self.store() else { return false };
         let (reader, key) = (store.reader, NodeRecord::key(node));
         let current = key.clone();
         let found = blocking(move || records::value(&*reader.view(), current).map_err(|error| broken(&error))).await;
-        let Ok(Some((bytes, revision))) = found else { return };
+        let Ok(Some((bytes, revision))) = found else { return false };
         let record = NodeRecord::decode(bytes).ok();
-        let Some(updated) = record.and_then(|record| with_shown(&records.trust, &record, shown)) else { return };
+        let Some(updated) = record.and_then(|record| with_shown(&records.trust, &record, shown)) else { return true };
         let txn = Txn {
             compares: vec![Compare::mod_revision(key.clone(), revision)],
             then: vec![Put { key, value: updated.to_bytes(), ..Put::default() }.into()],
             ..Txn::default()
         };
         let command = Command::from(CommandKind::System(txn));
-        if let Err(error) = self.router.execute(command, Origin::Here, Instant::now() + PATIENCE).await {
-            tracing::debug!(%node, error = error.message, "the program of a worker is not noted yet");
+        match self.router.execute(command, Instant::now() + PATIENCE).await {
+            // Else its record has changed meanwhile.
+            Ok(done) => done.succeeded,
+            Err(error) => {
+                tracing::debug!(%node, error = error.message, "the program of a worker is not noted yet");
+                false
+            }
         }
     }
 }

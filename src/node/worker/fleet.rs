@@ -48,6 +48,8 @@ impl WorkerSession {
     /// Runs the session of the worker whose directory was prepared by [`NodeBuilder::join`], on the caller's runtime, and goes on
     /// looking for managers for as long as it lives.
     ///
+    /// Cancel safe: dropped half-way, nothing of it goes on.
+    ///
     /// # Errors
     /// `Directory` when no worker lies there.
     pub async fn start(builder: NodeBuilder, socket: &SharedSocket) -> Result<Self, StartError> {
@@ -95,6 +97,8 @@ impl WorkerSession {
     }
 
     /// Says goodbye and ends.
+    ///
+    /// Cancel safe once polled: it ends all the same.
     pub async fn shutdown(self) -> StopReason {
         self.stop.send_replace(true);
         match self.task.await {

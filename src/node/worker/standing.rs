@@ -47,12 +47,22 @@ pub(super) struct Papers {
     network: Network,
     /// When it is renewed, or tried again.
     due: SystemTime,
+    /// What the managers trust, where that is something else.
+    told: Option<Told>,
+}
+
+/// What the managers have said that they trust.
+struct Told {
+    trust: Vec<u8>,
+    spread: Duration,
+    /// Since then it was asked: the answer is of no older state than what was told.
+    asked: bool,
 }
 
 impl Papers {
     pub(super) fn new(layout: Layout, identity: Arc<Identity>, clock: Clock, network: Network) -> Self {
         let due = renewal::due_of_known(identity.subject());
-        Self { layout, identity, clock, network, due }
+        Self { layout, identity, clock, network, due, told: None }
     }
 
     pub(super) const fn identity(&self) -> &Arc<Identity> {
@@ -70,9 +80,15 @@ impl Papers {
     /// The managers have said what is trusted now: who has something else renews, at a moment of its own within the spread.
     pub(super) fn compare_trust(&mut self, trust: &[u8], spread: Duration) {
         if trust.is_empty() || trust == self.identity.trust_id() {
+            self.told = None;
             return;
         }
-        self.due = self.due.min(self.clock.now() + spread.mul_f64(chance()));
+        self.wants(Told { trust: trust.to_vec(), spread, asked: false });
+    }
+
+    fn wants(&mut self, told: Told) {
+        self.due = self.due.min(self.clock.now() + told.spread.mul_f64(chance()));
+        self.told = Some(told);
     }
 
     pub(super) fn is_due(&self) -> bool {
@@ -82,7 +98,14 @@ impl Papers {
     /// Asks who this node is; the answer is for [`take`](Self::take). Until then it is not asked for because of the
     /// time, and after an answer that was none not at once.
     pub(super) fn question(&mut self, file: &StateFile, managers: Vec<String>) -> impl Future<Output = Answer> + use<> {
-        self.due = self.clock.now() + renewal::pause(self.identity.subject());
+        let pause = match &mut self.told {
+            Some(told) => {
+                told.asked = true;
+                renewal::pause_of_new_ca(told.spread)
+            }
+            None => renewal::pause(self.identity.subject()),
+        };
+        self.due = self.clock.now() + pause;
         let (identity, store, clock) = (Arc::clone(&self.identity), file.store(), self.clock);
         let (lineage, network) = (file.facts.lineage_list(), self.network.clone());
         async move { ask_standing(&identity, store, lineage, &managers, clock, &network).await }
@@ -118,6 +141,10 @@ impl Papers {
         }
         self.due = renewal::due_of_new(renewed.subject(), self.clock);
         self.identity = renewed;
+        // What was told while the question was under way may be newer than the answer: then it is asked again.
+        if let Some(told) = self.told.take().filter(|told| !told.asked && told.trust != self.identity.trust_id()) {
+            self.wants(told);
+        }
         tracing::info!("the certificate was renewed");
         Standing::Stands
     }
@@ -141,7 +168,7 @@ pub(in crate::node) async fn ask_standing(
     request.support = SUPPORT;
     request.software = SOFTWARE.to_owned();
     request.lineage = lineage;
-    quorate_transport::renew(managers, identity.ca_hash(), request, RENEW, clock, network).await.map(Box::new)
+    quorate_transport::renew(managers, &identity.trusted(), request, RENEW, clock, network).await.map(Box::new)
 }
 
 /// Whether a refusal may mean that this node is of the cluster no more, or not with this certificate.
@@ -166,5 +193,118 @@ pub(super) fn is_doubt(refused: &Refused) -> bool {
         | Refused::Busy(_)
         | Refused::Malformed
         | Refused::Other(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_core::id::{ClusterId, NodeId, RaftId};
+    use quorate_transport::{CertRole, CertSubject, ClusterCa, trust_id};
+
+    use super::*;
+
+    const LIFE: Duration = Duration::from_secs(90 * 86_400);
+    const SPREAD: Duration = Duration::from_secs(1);
+
+    /// A worker, its directory, and the roots of its cluster, of which the first has signed its certificate.
+    struct Given {
+        roots: Vec<ClusterCa>,
+        papers: Papers,
+        file: StateFile,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Given {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let root = || ClusterCa::create(ClusterId::from_bytes([1; 16]), SystemTime::now()).unwrap();
+            let roots = vec![root(), root(), root()];
+            let key = KeyPair::generate().unwrap();
+            let certificate = Self::issued(&roots[0], &key.csr().unwrap());
+            let identity = Identity::new(roots[0].certificate().clone(), certificate.into(), key).unwrap();
+            let (layout, file) = (Layout::new(directory.path()), StateFile::default());
+            let mut papers = Papers::new(layout, Arc::new(identity), Clock::default(), Network::default());
+            papers.due = SystemTime::now() + LIFE;
+            Self { roots, papers, file, _directory: directory }
+        }
+
+        fn issued(root: &ClusterCa, csr: &[u8]) -> Vec<u8> {
+            let (cluster, node_id) = (ClusterId::from_bytes([1; 16]), NodeId::from_bytes([2; 16]));
+            let subject = CertSubject { cluster, node_id, role: CertRole::Worker };
+            root.issue(csr, &subject, LIFE, SystemTime::now()).unwrap().to_vec()
+        }
+
+        fn told(&mut self, root: usize) {
+            let trust = trust_id(std::iter::once(&self.roots[root].certificate()[..]));
+            self.papers.compare_trust(&trust, SPREAD);
+        }
+
+        fn asks(&mut self) {
+            // What comes of it is for each test to say.
+            drop(self.papers.question(&self.file, Vec::new()));
+        }
+
+        async fn answered_by(&mut self, root: usize) -> Standing {
+            let root = &self.roots[root];
+            let joined = Joined {
+                certificate: Self::issued(root, &self.papers.identity.key().csr().unwrap()),
+                ca_certificate: root.certificate().to_vec(),
+                authorities: Vec::new(),
+                cluster_id: ClusterId::from_bytes([1; 16]),
+                lineage: Lineage::default(),
+                node_id: NodeId::from_bytes([2; 16]),
+                raft_id: RaftId(0),
+                managers: Vec::new(),
+                extra: bytes::Bytes::new(),
+            };
+            self.papers.take(&self.file, Ok(Box::new(joined))).await
+        }
+
+        /// In how long it asks.
+        fn due(&self) -> Duration {
+            self.papers.due.duration_since(SystemTime::now()).unwrap_or_default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_rotation_that_is_told_while_a_renewal_is_under_way_is_not_forgotten_over_its_answer() {
+        // Given a worker whose certificate is renewed because it is half over
+        let mut worker = Given::new();
+        worker.asks();
+        // When the managers say that the CA is being replaced, before an answer of the old one comes
+        worker.told(1);
+        assert!(matches!(worker.answered_by(0).await, Standing::Stands));
+        // Then it is asked for a certificate of the new one at once, and not after half of the life of that one.
+        assert!(worker.due() <= SPREAD, "{:?}", worker.due());
+        worker.asks();
+        assert!(matches!(worker.answered_by(1).await, Standing::Stands));
+        assert!(worker.due() >= LIFE / 3, "{:?}", worker.due());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_newer_than_what_a_manager_told_is_enough() {
+        // Given a manager that is behind: it tells of the second root, and the third one signs already
+        let mut worker = Given::new();
+        worker.told(1);
+        assert!(worker.due() <= SPREAD);
+        worker.asks();
+        assert!(matches!(worker.answered_by(2).await, Standing::Stands));
+        // Then nothing is asked again until that manager says something else.
+        assert!(worker.due() >= LIFE / 3, "{:?}", worker.due());
+        worker.told(2);
+        assert!(worker.due() >= LIFE / 3, "{:?}", worker.due());
+    }
+
+    #[tokio::test]
+    async fn a_renewal_that_a_rotation_waits_for_is_tried_again_soon_and_any_other_later() {
+        let mut worker = Given::new();
+        let failed = || Err(JoinError::BadReply("nobody was there".into()));
+        worker.asks();
+        assert!(matches!(worker.papers.take(&worker.file, failed()).await, Standing::Unknown(_)));
+        assert!(worker.due() > Duration::from_secs(200), "{:?}", worker.due());
+        worker.told(1);
+        worker.asks();
+        assert!(matches!(worker.papers.take(&worker.file, failed()).await, Standing::Unknown(_)));
+        assert!(worker.due() <= Duration::from_secs(2), "{:?}", worker.due());
     }
 }

@@ -7,6 +7,7 @@
 //                              the next FAIL syncs with EIO; with LIE, sync nothing and say it was done; with DIE > 0, end the
 //                              process before the DIEth counted call from now on
 //   FILE.done                  of these orders: one line "DELAYED FAILED LIED", for those who want proof
+//   FILE.counted               when they are replaced: how many calls were counted under them
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -22,7 +23,7 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct timespec seen;
-static long delay_ms, fail, lie, die, delayed, failed, lied, writes, syncs, renames;
+static long delay_ms, fail, lie, die, delayed, failed, lied, writes, syncs, renames, since;
 
 __attribute__((constructor)) static void begin(void) {
     const char *text = getenv("QUORATE_DIE_AT");
@@ -38,6 +39,16 @@ __attribute__((destructor)) static void end(void) {
 }
 
 // (What stdio reads and writes here goes by libc's inner calls, and is not counted.)
+static void tell_count(const char *orders) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s.counted", orders);
+    FILE *file = fopen(path, "w");
+    if (!file) return;
+    fprintf(file, "%ld\n", since);
+    fclose(file);
+    since = 0;
+}
+
 static void look(void) {
     const char *path = getenv("QUORATE_DISK_ORDERS");
     struct stat found;
@@ -49,6 +60,7 @@ static void look(void) {
     if (fscanf(file, "%ld %ld %ld %ld", &a, &b, &c, &d) == 4) {
         delay_ms = a, fail = b, lie = c, die = d;
         seen = found.st_mtim;
+        tell_count(path);
     }
     fclose(file);
 }
@@ -71,6 +83,7 @@ static void counted(long *kind) {
     pthread_mutex_lock(&lock);
     look();
     ++*kind;
+    ++since;
     int now = die > 0 && --die == 0;
     pthread_mutex_unlock(&lock);
     if (now) {

@@ -17,6 +17,11 @@ fn patience() -> u64 {
     Config::new(RaftId(1), 0).disk_patience_nanos
 }
 
+/// How long a disk may have nothing to do.
+fn probe() -> u64 {
+    Config::new(RaftId(1), 0).disk_probe_nanos
+}
+
 fn silent(world: &World, id: RaftId) -> bool {
     world.status(id).is_some_and(|status| status.disk_silent_ticks > 0)
 }
@@ -173,6 +178,56 @@ fn a_leader_whose_disk_hangs_like_all_others_steps_down_and_leads_again_when_the
         let done = world.run_until(ELECTION, |world| is_done(world.reply(again)))?;
         assert!(done);
     }
+    Ok(())
+}
+
+#[test]
+fn a_disk_that_hangs_is_noticed_while_nobody_writes() -> Test {
+    for leads in [true, false] {
+        // Given a cluster in which nothing is to be written, and a member whose disk stops answering
+        let mut world = grown(quiet(3), 3);
+        world.run_for(patience())?;
+        let (leader, follower) = (world.leader().unwrap(), followers(&world)[0]);
+        let hung = if leads { leader } else { follower };
+        world.hold_sync(hung, true);
+        // When its disk has been given what it has already, and has left that unanswered for long enough
+        let known = world.run_until(probe() + patience() + ELECTION, |world| silent(world, hung))?;
+        // Then it says so, and does not lead
+        assert!(known, "{hung} takes its disk for sound");
+        let led = world.run_until(3 * ELECTION, |world| world.leader().is_some_and(|id| id != hung))?;
+        assert!(led && !world.has_lease(hung));
+        // When the disk answers, then it is a member as before
+        world.hold_sync(hung, false);
+        let settled = world.run_until(2 * ELECTION, |world| !silent(world, hung) && world.is_settled().is_none())?;
+        assert!(settled, "{:?}", world.is_settled());
+    }
+    Ok(())
+}
+
+#[test]
+fn an_idle_disk_is_probed_now_and_then_and_not_while_it_has_too_little_space() -> Test {
+    // Given a cluster in which nothing is to be written
+    let mut world = grown(quiet(3), 3);
+    world.run_for(patience())?;
+    let (leader, follower) = (world.leader().unwrap(), followers(&world)[0]);
+    let syncs = |world: &World| (world.syncs(leader), world.syncs(follower));
+    let (before, last) = (syncs(&world), world.status(leader).unwrap().commit);
+    // Then each disk is asked for a sync now and then, and the log does not grow
+    world.run_for(10 * probe())?;
+    let after = syncs(&world);
+    for (before, after) in [(before.0, after.0), (before.1, after.1)] {
+        assert!((8..=10).contains(&(after - before)), "{} syncs", after - before);
+    }
+    assert_eq!(world.status(leader).unwrap().commit, last);
+    // When a disk is nearly full, then nothing at all is written to it: a write that fails is final
+    world.set_space(follower, SPACE_LOW - 1)?;
+    world.run_for(10 * TICK)?;
+    let before = world.syncs(follower);
+    world.run_for(10 * probe())?;
+    assert_eq!(world.syncs(follower), before);
+    world.set_space(follower, SPACE_ENOUGH)?;
+    world.run_for(2 * probe())?;
+    assert!(world.syncs(follower) > before);
     Ok(())
 }
 

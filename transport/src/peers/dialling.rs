@@ -101,7 +101,11 @@ async fn dial_once(shared: &Arc<Shared>, target: &PeerAddress, ours: Hello) -> R
         return Err(ConnectError::NoAddress);
     };
     let greeted = asked.confirm(&connection).await.map_err(|error| greet_error(error, address))?;
-    start(shared, connection, greeted, true).map_err(|refused| ConnectError::Refused { address, refused, ours: true })
+    start(shared, connection, greeted, &credentials, true).map_err(|refused| ConnectError::Refused {
+        address,
+        refused,
+        ours: true,
+    })
 }
 
 /// A connection that has not won its race yet; dropping it closes it.

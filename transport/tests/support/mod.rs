@@ -283,8 +283,12 @@ impl TestNode {
 
 /// Two connected managers, 1 and 2.
 pub async fn pair(cluster: &TestCluster) -> (TestNode, TestNode) {
-    let mut one = Setup::new(cluster, 1).start();
-    let mut two = Setup::new(cluster, 2).start();
+    pair_of(Setup::new(cluster, 1), Setup::new(cluster, 2)).await
+}
+
+/// As [`pair`], of these.
+pub async fn pair_of(one: Setup, two: Setup) -> (TestNode, TestNode) {
+    let (mut one, mut two) = (one.start(), two.start());
     one.endpoint.set_peers(vec![two.peer()]);
     two.endpoint.set_peers(vec![one.peer()]);
     one.up(two.id).await;

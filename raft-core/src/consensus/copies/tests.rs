@@ -5,10 +5,11 @@ use std::sync::Arc;
 use raft::eraftpb::MessageType;
 
 use super::super::config::Config;
-use super::super::io::{Input, Nanos, Origin, Records, Ticket};
+use super::super::io::{Answer, Effect, Input, Nanos, Origin, Records, Rejection, Ticket};
 use super::super::{Start, convert};
 use super::*;
 use crate::command::{COMMAND_VERSION, CommandKind};
+use crate::id::Term;
 use crate::log::{Configuration, HardState, LogStart};
 use crate::membership::plan::{SeatChange, SeatStep};
 use crate::ports::Boot;
@@ -26,6 +27,8 @@ struct Voter {
     owed: Vec<u64>,
     /// Who was told that nobody knows.
     unknown: Vec<u64>,
+    /// Who was told that it is not done, another entry is there.
+    replaced: Vec<u64>,
 }
 
 impl Voter {
@@ -42,7 +45,8 @@ impl Voter {
         records.cluster.version = COMMAND_VERSION;
         let start = Start { boot, state, records: Arc::new(records), tail: Vec::new(), leases: Vec::new() };
         let machine = Consensus::new(Config::new(RaftId(1), 7), start).unwrap();
-        let mut voter = Self { machine, handed: Vec::new(), owed: Vec::new(), unknown: Vec::new() };
+        let mut voter =
+            Self { machine, handed: Vec::new(), owed: Vec::new(), unknown: Vec::new(), replaced: Vec::new() };
         voter.step([Input::LineagesAsked]);
         for _ in 0..100 {
             if !voter.machine.is_leader() {
@@ -70,6 +74,8 @@ impl Voter {
                 self.owed.extend(waiters.iter().map(|(index, _)| index.0));
             } else if let Effect::Answer { ticket, answer: Answer::Unknown } = &effects[done] {
                 self.unknown.push(ticket.0);
+            } else if let Effect::Answer { ticket, answer: Answer::Refused(Rejection::Replaced) } = &effects[done] {
+                self.replaced.push(ticket.0);
             }
             done += 1;
         }
@@ -235,4 +241,17 @@ fn what_waits_for_a_standby_when_leadership_ends_is_told_to_nobody_as_done() {
         assert_eq!((voter.unknown.clone(), voter.owed.clone()), (vec![last], vec![]));
         assert_eq!((voter.handed.last(), voter.machine.copies.len()), (Some(&last), 0));
     }
+}
+
+#[test]
+fn whose_entry_another_one_has_replaced_is_told_so_also_by_a_voter_that_leads_no_more() {
+    // Given an entry that is committed alone, and a caller at its index whose own entry was of an older term
+    let mut voter = Voter::leading(&[2]);
+    let term = voter.machine.raw.raft.term;
+    let index = voter.machine.raw.raft.raft_log.last_index() + 1;
+    assert_eq!(voter.writes(), index);
+    let _ = voter.machine.waiters.register(LogIndex(index), Term(term - 1), vec![Ticket(70)]);
+    // When leadership ends, then the caller is told
+    voter.hears(2, MessageType::MsgHeartbeatResponse, 0, term + 1);
+    assert_eq!((voter.replaced.clone(), voter.machine.waiters.len()), (vec![70], 0));
 }

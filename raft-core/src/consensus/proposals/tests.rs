@@ -10,6 +10,7 @@ use super::super::{Consensus, Start};
 use super::*;
 use crate::command::{COMMAND_VERSION, CommandKind};
 use crate::id::RaftId;
+use crate::limits::Met;
 use crate::log::{Configuration, HardState, LogStart};
 use crate::ports::Boot;
 use crate::state::contract::StateStatus;
@@ -54,11 +55,34 @@ fn more_bytes_than_may_wait_are_refused_by_name_and_one_that_is_larger_waits_alo
         matches!(turned_away.as_slice(), [(2, Rejection::OverloadedBytes { waiting, max: 1_000 })] if *waiting > 5_000),
         "{turned_away:?}"
     );
-    // When those who wait are told that there is no leader, then others may wait, up to the limit
+    // When those who wait are told that there is no leader, then others may wait
     let mut told = Vec::new();
     for _ in 0..200 {
         told.extend(refused(&machine.step(Nanos(0), [Input::Tick(1)])));
     }
     assert!(matches!(told.as_slice(), [(1, Rejection::NoLeader { .. } | Rejection::QuorumLost { .. })]), "{told:?}");
     assert_eq!(machine.queue.bytes, 0);
+}
+
+#[test]
+fn as_many_bytes_as_may_wait_do_and_one_more_is_refused_by_the_limits_name() {
+    // Given what two commands weigh together
+    let mut machine = leaderless(1_000_000);
+    for number in 1..=2 {
+        propose(&mut machine, number, 500);
+    }
+    let both = machine.queue.bytes;
+    // When just so much may wait, then both do
+    let mut machine = leaderless(both);
+    for number in 1..=2 {
+        assert_eq!(refused(&propose(&mut machine, number, 500)), []);
+    }
+    // When it is a byte less, then the second one does not
+    let mut machine = leaderless(both - 1);
+    assert_eq!(refused(&propose(&mut machine, 1, 500)), []);
+    let turned_away = refused(&propose(&mut machine, 2, 500));
+    let [(2, rejection)] = turned_away.as_slice() else { panic!("{turned_away:?}") };
+    let (bound, actual) = (both as u64 - 1, both as u64);
+    assert_eq!(rejection.limit(), Some(Met { name: "WAITING_BYTES_MAX", bound, actual }));
+    assert_eq!(machine.queue.commands.len(), 1);
 }

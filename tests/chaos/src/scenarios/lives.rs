@@ -49,7 +49,7 @@ pub(super) fn keys_under_kills(seed: u64) -> Run<Report> {
 }
 
 pub(super) fn overload(seed: u64) -> Run<Report> {
-    let config = SimConfig { clients: 6, slots: 3, think: 4 * MILLIS, value_bytes: 4_000, ..loaded(seed, 3) };
+    let config = SimConfig { clients: 6, slots: 3, think: 12 * MILLIS, value_bytes: 4_000, ..loaded(seed, 3) };
     let mut world = grown(config)?;
     let window = 3_000 * MILLIS;
     let done_in_it = |world: &mut World| -> Run<u64> {

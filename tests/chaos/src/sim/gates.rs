@@ -242,7 +242,9 @@ impl World {
         let Some(node) = self.members.get(&id).filter(|m| m.process.is_none() && m.boot == boot).map(|m| m.node) else {
             return Ok(());
         };
-        let leader = self.leader().filter(|leader| self.has_lease(*leader) && self.link_is_up(id, *leader));
+        // By what the leader says itself: its clock may be any.
+        let leads = |leader: &RaftId| self.status(*leader).is_some_and(|status| status.lease.is_some());
+        let leader = self.leader().filter(leads).filter(|leader| self.link_is_up(id, *leader));
         let Some(records) = leader.and_then(|leader| self.records(leader)) else {
             let at = self.now + self.gates.rng.between(200 * MILLIS, 900 * MILLIS);
             self.schedule(at, Event::Asks { id, boot });
