@@ -11,6 +11,7 @@ use std::process::Stdio;
 
 use cli_support::{
     Node, eventually, full, gone, managers, on, quorate, quorate_closed, quorate_into, quorate_with_env,
+    quorate_with_stdin,
 };
 use serde_json::Value;
 
@@ -282,6 +283,17 @@ fn with_json_every_command_writes_one_document_a_line_and_an_error_last() {
     let all = every_command();
     assert!(all.len() > 80, "{all:?}");
     assert_eq!(tried, all);
+}
+
+#[test]
+fn what_is_no_text_is_told_exactly() {
+    let place = tempfile::tempdir().unwrap();
+    let node = lone(place.path());
+    quorate_with_stdin(&["assign", "set", "n1", "bytes", "-", "--data-dir", node.dir()], b"\xff\x00").exits(0);
+    on(&node, &["assign", "set", "n1", "text", "grüße"]).exits(0);
+    let items = on(&node, &["assign", "ls", "n1", "--json"]).exits(0).json()["items"].clone();
+    assert_eq!((&items[0]["payload_base64"], items[0].get("payload")), (&"/wA=".into(), None), "{items}");
+    assert_eq!((&items[1]["payload"], &items[1]["status"]), (&"grüße".into(), &Value::Null), "{items}");
 }
 
 #[test]

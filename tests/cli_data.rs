@@ -159,7 +159,19 @@ fn nothing_is_written_of_an_input_that_cannot_be_imported_whole() {
     on(&node, &["kv", "import", "/no/such/file"]).exits(2).complains(&["/no/such/file"]);
     let directory = place.path().to_str().unwrap();
     on(&node, &["kv", "import", directory]).exits(2).complains(&["cannot be read", "directory", "Nothing was written"]);
-    on(&node, &["kv", "export", "--output", directory]).exits(2).complains(&["no name for a file", "Nothing was read"]);
+    // What is no file is not replaced by one
+    let file = place.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let link = place.path().join("link");
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    let socket = place.path().join("s");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for to in [place.path(), &link, &socket] {
+        let export = ["kv", "export", "--output", to.to_str().unwrap()];
+        on(&node, &export).exits(2).complains(&["is no file", "Nothing was read"]);
+        assert!(!to.symlink_metadata().unwrap().is_file(), "{to:?}");
+    }
+    on(&node, &["kv", "export", "--output", file.to_str().unwrap()]).exits(0);
     // An export is JSON lines, whether they are asked for or not
     let plain = on(&node, &["kv", "export"]).exits(0).stdout;
     assert_eq!(on(&node, &["kv", "export", "--json"]).exits(0).stdout, plain);

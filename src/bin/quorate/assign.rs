@@ -2,12 +2,12 @@
 //!
 //! Owns their words. Called by `main`.
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::args::{Assign, Global};
 use crate::failure::Failure;
 use crate::kv;
-use crate::output::{Output, table};
+use crate::output::{Output, preview, table};
 use crate::target;
 
 pub(crate) async fn run(verb: Assign, global: &Global, output: Output) -> Result<(), Failure> {
@@ -49,19 +49,21 @@ fn written(output: Output, node: &str, item: &str, what: &str, revision: u64) ->
 async fn list(node: &str, global: &Global, output: Output) -> Result<(), Failure> {
     let work = target::client(global).await?.assignments();
     let (items, report) = (work.get(node).await?, work.reports(node).await?);
-    let status = |id: &str| report.statuses.get(id).map(|status| String::from_utf8_lossy(status).into_owned());
     if output.json {
         let items: Vec<_> = items
             .iter()
             .map(|item| {
-                json!({
-                    "id": item.id,
-                    "revision": item.revision,
-                    "payload": String::from_utf8_lossy(&item.payload),
-                    "secrets": item.secrets,
-                    "configs": item.configs,
-                    "status": status(&item.id),
-                })
+                let mut document = Map::new();
+                document.insert("id".into(), item.id.clone().into());
+                document.insert("revision".into(), item.revision.into());
+                kv::text_or_base64(&mut document, "payload", &item.payload);
+                document.insert("secrets".into(), json!(item.secrets));
+                document.insert("configs".into(), json!(item.configs));
+                match report.statuses.get(&item.id) {
+                    Some(status) => kv::text_or_base64(&mut document, "status", status),
+                    None => drop(document.insert("status".into(), Value::Null)),
+                }
+                Value::Object(document)
             })
             .collect();
         return output.document(&json!({ "node": node, "items": items, "report_revision": report.revision }));
@@ -69,7 +71,7 @@ async fn list(node: &str, global: &Global, output: Output) -> Result<(), Failure
     let rows = items
         .iter()
         .map(|item| {
-            let said = status(&item.id).unwrap_or_else(|| "-".into());
+            let said = report.statuses.get(&item.id).map_or_else(|| "-".into(), |status| preview(status, 60));
             vec![item.id.clone(), item.revision.to_string(), item.payload.len().to_string(), said]
         })
         .collect();

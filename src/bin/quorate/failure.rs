@@ -341,7 +341,8 @@ mod tests {
         ];
         assert!(of_run.iter().all(|reason| codes.contains(&reason.exit_code())));
         for (place, text) in TOLD {
-            let (_, told) = text.split_once("xit code").unwrap();
+            // Where they are listed; a code may be spoken of before.
+            let (_, told) = text.split_once("| exit code |").or_else(|| text.split_once("Exit codes:")).unwrap();
             let told: String = told.chars().take(2_000).collect();
             let numbers: Vec<u8> =
                 told.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect();

@@ -293,7 +293,8 @@ pub(crate) fn named(key: &[u8]) -> Map<String, Value> {
     document
 }
 
-fn text_or_base64(document: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+/// Bytes under this name where they are text, in base64 under `NAME_base64` where they are not.
+pub(crate) fn text_or_base64(document: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
     match std::str::from_utf8(bytes) {
         Ok(text) => document.insert(name.to_owned(), text.into()),
         Err(_not_text) => document.insert(format!("{name}_base64"), BASE64.encode(bytes).into()),

@@ -175,7 +175,7 @@ fn next(report: &RecoveryReport, directory: &str, dry_run: bool) -> String {
     let run = format!("next     quorate run --data-dir {directory}");
     match report.verdict.as_str() {
         "recover" if report.written => format!(
-            "{run}\n         quorate token show manager --data-dir {directory}     (then join two managers again)"
+            "{run}\n         quorate token show manager --data-dir {directory}     # then join two managers again"
         ),
         "recover" if dry_run && report.refusal.is_none() => {
             let rank = "compare the rank on every machine that is left";

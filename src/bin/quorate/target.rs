@@ -140,12 +140,21 @@ async fn quic(managers: Vec<String>, path: &Path, global: &Global) -> Result<Cli
     };
     let is_new = |current: &Identity| (current.certificate(), current.trust_id()) != (&before.0, before.1);
     if let Some(current) = client.identity().filter(|current| is_new(current))
-        && let Err(error) = current.write(path)
+        && let Err(error) = keep(&current, path)
     {
         // Another one is made as often as it takes, as long as the identity stands.
         crate::output::note(&format!("the certificate was renewed, and could not be kept: {error}"));
     }
     Ok(client)
+}
+
+/// Writes a renewed identity where it came from; through a link, and never over what is no file (`--identity /dev/stdin`).
+fn keep(identity: &Identity, path: &Path) -> Result<(), String> {
+    let path = path.canonicalize().map_err(|error| format!("{}: {error}", path.display()))?;
+    if !path.is_file() {
+        return Err(format!("{} is no file", path.display()));
+    }
+    identity.write(&path).map_err(|error| error.to_string())
 }
 
 async fn in_time(connected: impl Future<Output = Result<Client, Failure>>, global: &Global) -> Result<Client, Failure> {
@@ -217,6 +226,22 @@ mod tests {
         let held = local(place.path(), patience, patience).await.unwrap_err();
         assert_eq!(held.exit, 3);
         assert!(held.message().contains("does not answer") && !held.message().contains("quorate run"));
+    }
+
+    #[tokio::test]
+    async fn a_renewed_identity_goes_where_a_link_points_and_never_over_what_is_no_file() {
+        let place = tempfile::tempdir().unwrap();
+        let made = quorate::Node::builder(place.path().join("n1")).listen("127.0.0.1:0").init().await.unwrap();
+        let identity = Identity::load(&made.operator_identity.unwrap()).unwrap();
+        let [file, link, socket] = ["file", "link", "socket"].map(|name| place.path().join(name));
+        std::fs::write(&file, "older").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        keep(&identity, &link).unwrap();
+        assert!(link.symlink_metadata().unwrap().is_symlink() && Identity::load(&file).is_ok());
+        assert!(keep(&identity, &socket).unwrap_err().contains("is no file"));
+        assert!(!socket.symlink_metadata().unwrap().is_file());
+        assert!(keep(&identity, &place.path().join("none")).is_err());
     }
 
     #[test]

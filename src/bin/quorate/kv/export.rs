@@ -57,6 +57,18 @@ impl Sink {
     }
 }
 
+/// What gets its name by a renaming takes the place of whatever had it: a file may be replaced, a device or a link never.
+fn check_name(to: &Path) -> Result<(), Failure> {
+    let other = to.symlink_metadata().is_ok_and(|found| !found.is_file());
+    if other || to.file_name().is_none() {
+        return Err(Failure::usage(format!(
+            "{} is no file, nor a name for one: give the name of a file, or leave --output out for stdout. Nothing was read",
+            to.display()
+        )));
+    }
+    Ok(())
+}
+
 /// Values may be anybody's secret: a file of them is its owner's only, and a new one. A link in its place is not followed; what
 /// an earlier export that was cut off has left goes.
 fn fresh(path: &Path) -> io::Result<File> {
@@ -74,8 +86,8 @@ fn cannot_write(path: &Path, error: &io::Error) -> Failure {
 }
 
 pub(super) async fn export(export: Export, global: &Global, output: Output) -> Result<(), Failure> {
-    if let Some(to) = export.output.as_deref().filter(|to| to.is_dir() || to.file_name().is_none()) {
-        return Err(Failure::usage(format!("`{}` is no name for a file. Nothing was read", to.display())));
+    if let Some(to) = &export.output {
+        check_name(to)?;
     }
     let client = target::client(global).await?;
     let cluster = client.status().await?.cluster_id;
