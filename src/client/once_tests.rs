@@ -213,7 +213,8 @@ async fn a_write_that_is_sent_again_after_its_client_was_forgotten_is_not_done_a
     use crate::config::CLIENT_SILENCE;
     use crate::error::Outcome;
     // Given a manager that nothing hurries, and writes whose first answer is lost
-    let cluster = crate::testing::Cluster::builder().managers(1).configure(|node| node.tick(Duration::from_millis(200)));
+    let cluster =
+        crate::testing::Cluster::builder().managers(1).configure(|node| node.tick(Duration::from_millis(200)));
     let cluster = cluster.start().await.unwrap();
     let (node, others) = (cluster.node(1).unwrap(), cluster.client_of(1).unwrap().kv());
     let silent = |silence: Duration| {
