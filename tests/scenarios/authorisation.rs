@@ -30,7 +30,7 @@ const EXPECTED: &[(&str, &str)] = &[
     ("write, answers with what was there", "y....y."),
     ("write, attaches to a lease", "y....y."),
     ("lease_write, takes back", "y....y."),
-    ("check, paths", "y....y."),
+    ("check_paths", "y....y."),
     ("read", "yy...y."),
     ("watch", "yy...y."),
     ("backup", "y....y."),
@@ -263,7 +263,7 @@ fn requests(about: &str) -> Vec<(&'static str, Kind)> {
     requests.push(("write, attaches to a lease", written(vec![lease.into()])));
     let take_back = api::LeaseWrite { request: requested(None, Some(take_back)) };
     requests.push(("lease_write, takes back", Kind::LeaseWrite(take_back)));
-    requests.push(("check, paths", Kind::Check(api::Check { paths: true, back: false })));
+    requests.push(("check_paths", Kind::Check(api::Check { paths: true, back: false })));
     requests
 }
 
