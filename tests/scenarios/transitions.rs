@@ -209,7 +209,7 @@ async fn a_worker_that_nobody_can_reach_gets_no_raft_id_and_whoever_asks_is_told
     // Then it is told what hinders it, and so is everybody who asks about it.
     let hindered = eventually("why it waits", || async {
         let node = client.nodes().inspect("w1").await.ok()?;
-        node.outlook.clone().filter(|outlook| outlook.contains("reach")).map(|_| node)
+        node.outlook.clone().filter(|outlook| outlook.contains("could not reach")).map(|_| node)
     })
     .await;
     says(hindered.outlook.as_ref().unwrap(), &["waits", "m1", "could not reach", &nowhere, "--advertise"]);
