@@ -134,7 +134,7 @@ pub fn inspect_configurations_with(directory: &Path, keys: &Keys) -> Result<Conf
     let log = super::running::read_entries(&*store.log, from, store.boot.last.0 + 1)?;
     let listed = configurations::list(&status, &records.recovery, &lineage, &log);
     Ok(Configurations {
-        name: if facts.name.is_empty() { facts.node().to_string() } else { facts.name.clone() },
+        name: facts.display_name(),
         raft_id: facts.raft_id,
         generation: lineage.generation(),
         first_index: store.boot.start.index.0 + 1,

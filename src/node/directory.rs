@@ -15,6 +15,8 @@ use super::builder::NodeBuilder;
 use super::facts::{Facts, Layout};
 use super::stop::StartError;
 use crate::config;
+#[cfg(feature = "manager")]
+use crate::keys::Keys;
 
 impl NodeBuilder {
     /// Settings that make no sense are refused before anything is made.
@@ -254,7 +256,7 @@ pub(super) struct ToRead {
 
 /// Where the store is that `directory` stands for: a node's own, or, where `directory` is a store itself (`DIR/store.old-1`), that one.
 #[cfg(feature = "manager")]
-pub(super) fn to_read(directory: &Path, keys: &crate::keys::Keys) -> Result<ToRead, StartError> {
+pub(super) fn to_read(directory: &Path, keys: &Keys) -> Result<ToRead, StartError> {
     check_access(directory)?;
     if quorate_storage::exists(directory) {
         // A path as `.` has no parent by its words.
@@ -274,6 +276,24 @@ pub(super) fn look_into(
     store: &Path,
 ) -> quorate_core::ports::StoreResult<quorate_storage::Inspection> {
     quorate_storage::open_read_only(store, &layout.keys())
+}
+
+/// The store of a stopped node and what it is, without changing anything; none where there is no store, or a half-made one.
+///
+/// # Errors
+/// Those of the store.
+#[cfg(feature = "manager")]
+pub(super) fn stopped(
+    directory: &Path,
+    keys: &Keys,
+) -> quorate_core::ports::StoreResult<Option<(quorate_storage::Inspection, Facts)>> {
+    let layout = Layout::with_keys(directory, keys);
+    if !quorate_storage::exists(&layout.store()) {
+        return Ok(None);
+    }
+    let store = look_into(&layout, &layout.store())?;
+    let facts = Facts::read(store.fact(Facts::NAME)?)?;
+    Ok(facts.map(|facts| (store, facts)))
 }
 
 /// What is wrong with the store of a directory, with the directory's name.

@@ -19,9 +19,8 @@ use quorate_core::succession::{Checked, Weight, step, weigh};
 use quorate_transport::{Hello, word};
 use tokio::time::Instant;
 
-use super::directory::look_into;
+use super::directory::stopped;
 use super::ending::Ending;
-use super::facts::{Facts, Layout};
 use super::ground::Tasks;
 use super::service::Service;
 use super::stop::{StartError, StopReason};
@@ -125,17 +124,12 @@ pub fn fenced(directory: &Path) -> Result<Option<Fenced>, StartError> {
 /// # Errors
 /// As [`crate::inspect`].
 pub fn fenced_with(directory: &Path, keys: &Keys) -> Result<Option<Fenced>, StartError> {
-    let layout = Layout::with_keys(directory, keys);
-    if !quorate_storage::exists(&layout.store()) {
-        return Ok(None);
-    }
-    let store = look_into(&layout, &layout.store())?;
-    let Some(facts) = Facts::read(store.fact(Facts::NAME)?)? else { return Ok(None) };
+    let Some((store, facts)) = stopped(directory, keys)? else { return Ok(None) };
     let Some(fence) = FenceRecord::read(store.fact(NAME)?)? else { return Ok(None) };
     let generation = super::inspect::lineage(&facts, &*store.state)?.generation();
     Ok(Some(Fenced {
         cluster_id: facts.cluster().to_string(),
-        name: if facts.name.is_empty() { facts.node().to_string() } else { facts.name },
+        name: facts.display_name(),
         generation,
         by_generation: fence.generation(),
         by_address: fence.address.clone(),

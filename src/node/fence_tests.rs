@@ -24,9 +24,7 @@ async fn started(directory: &Path, name: &str, start: Start) -> Node {
 
 /// The CA of the cluster of a stopped manager, as everybody had it who was a manager.
 fn ca(directory: &Path) -> ClusterCa {
-    let layout = Layout::new(directory);
-    let store = look_into(&layout, &layout.store()).unwrap();
-    let facts = Facts::read(store.fact(Facts::NAME).unwrap()).unwrap().unwrap();
+    let (store, facts) = stopped(directory, &Keys::default()).unwrap().unwrap();
     records::ca(&*store.state, &Barrier::of(&facts)).unwrap().unwrap()
 }
 

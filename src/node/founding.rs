@@ -223,11 +223,10 @@ fn first_operator(operator: &Identity) -> OperatorRecord {
 }
 
 pub(super) fn prepared(facts: &Facts, operator_identity: Option<PathBuf>) -> Prepared {
-    let node_id = facts.node().to_string();
     Prepared {
         cluster_id: facts.cluster().to_string(),
-        name: if facts.name.is_empty() { node_id.clone() } else { facts.name.clone() },
-        node_id,
+        name: facts.display_name(),
+        node_id: facts.node().to_string(),
         advertise: facts.advertise.clone(),
         role: NodeRole::Manager,
         raft_id: facts.raft_id,

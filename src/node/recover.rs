@@ -400,7 +400,7 @@ fn described(opened: &Opened, address: Option<&str>) -> RecoveryReport {
     RecoveryReport {
         cluster_id: facts.cluster().to_string(),
         node_id: facts.node().to_string(),
-        name: if facts.name.is_empty() { facts.node().to_string() } else { facts.name.clone() },
+        name: facts.display_name(),
         raft_id: facts.raft_id,
         address: address.unwrap_or(&facts.advertise).to_owned(),
         generation: found.lineage.generation(),

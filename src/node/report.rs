@@ -118,7 +118,7 @@ impl Service {
 
     /// What people call this node.
     pub(super) fn own_name(&self) -> String {
-        if self.facts.name.is_empty() { self.facts.node().to_string() } else { self.facts.name.clone() }
+        self.facts.display_name()
     }
 
     /// Whether what is recorded of workers holds: only while a leader judges it. `reports` are of the other managers.

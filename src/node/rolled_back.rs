@@ -12,8 +12,8 @@ use prost::Message as _;
 use quorate_core::consensus::io::StopCause;
 use quorate_core::ports::{MetaStore, StoreError, StoreResult};
 
-use super::directory::look_into;
-use super::facts::{Facts, Layout};
+use super::directory;
+use super::facts::Facts;
 use super::stop::{StartError, StopReason};
 use crate::keys::Keys;
 
@@ -114,12 +114,7 @@ pub fn rolled_back(directory: &Path) -> Result<Option<RolledBack>, StartError> {
 /// # Errors
 /// As [`crate::inspect()`].
 pub fn rolled_back_with(directory: &Path, keys: &Keys) -> Result<Option<RolledBack>, StartError> {
-    let layout = Layout::with_keys(directory, keys);
-    if !quorate_storage::exists(&layout.store()) {
-        return Ok(None);
-    }
-    let store = look_into(&layout, &layout.store())?;
-    let Some(facts) = Facts::read(store.fact(Facts::NAME)?)? else { return Ok(None) };
+    let Some((store, facts)) = directory::stopped(directory, keys)? else { return Ok(None) };
     let Some(mark) = RollbackRecord::read(store.fact(NAME)?, &facts)? else { return Ok(None) };
     Ok(Some(RolledBack {
         cluster_id: facts.cluster().to_string(),

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use quorate::Node;
 use quorate::status::Readiness;
-use quorate::{Node, Start};
 
 use crate::stalls::Hanging;
 use crate::support::{Cluster, eventually, says};
@@ -60,9 +60,7 @@ async fn a_manager_whose_disk_is_frozen_is_not_ready_and_lives() {
     // Given a follower on a disk that can freeze
     let mut cluster = Cluster::of(3).await;
     let (disk, frozen) = (Hanging::default(), 2);
-    cluster.kill(frozen).await;
-    cluster.members[frozen].node =
-        Some(cluster.builder_of(frozen).store_probe(disk.probe()).start(Start::Open).await.unwrap());
+    cluster.restart_as(frozen, |builder| builder.store_probe(disk.probe())).await;
     cluster.settled(3).await;
     cluster.lead_by(0).await;
     ready_again(cluster.node(frozen)).await;
@@ -85,9 +83,7 @@ async fn a_leader_whose_disk_freezes_while_nobody_writes_hands_leadership_on() {
     // Given a leader on a disk that can freeze, and nothing to be written
     let mut cluster = Cluster::of(3).await;
     let (disk, frozen) = (Hanging::default(), 2);
-    cluster.kill(frozen).await;
-    cluster.members[frozen].node =
-        Some(cluster.builder_of(frozen).store_probe(disk.probe()).start(Start::Open).await.unwrap());
+    cluster.restart_as(frozen, |builder| builder.store_probe(disk.probe())).await;
     cluster.settled(3).await;
     cluster.lead_by(frozen).await;
     let name = cluster.node(frozen).name();
@@ -111,9 +107,8 @@ async fn a_standby_that_lags_is_not_ready_and_lives() {
     let mut cluster = Cluster::of(2).await;
     let (disk, slow) = (Hanging::default(), 1);
     cluster.lead_by(0).await;
-    cluster.kill(slow).await;
-    let builder = cluster.builder_of(slow).store_probe(disk.probe()).disk_patience(Duration::from_secs(3_600));
-    cluster.members[slow].node = Some(builder.start(Start::Open).await.unwrap());
+    let unjudged = Duration::from_secs(3_600);
+    cluster.restart_as(slow, |builder| builder.store_probe(disk.probe()).disk_patience(unjudged)).await;
     ready_again(cluster.node(slow)).await;
     // When it no longer follows what is written
     disk.hold(true);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quorate::{Client, Error, Outcome};
+use quorate::{Client, Error, NodeBuilder, Outcome};
 
 use crate::stalls::Hanging;
 use crate::support::{BUDGET, Cluster, eventually};
@@ -60,9 +60,8 @@ async fn a_write_that_finds_no_place_to_wait_is_refused_by_the_limits_name_and_d
     // Given a manager at which two writes may wait, and whose disk lets none of them be done
     let mut cluster = Cluster::founded().await;
     let disk = Hanging::default();
-    cluster.kill(0).await;
-    let builder = cluster.builder_of(0).waiting_max(2).store_probe(disk.probe());
-    cluster.members[0].node = Some(builder.disk_patience(BUDGET).start(quorate::Start::Open).await.unwrap());
+    let held = |builder: NodeBuilder| builder.waiting_max(2).store_probe(disk.probe()).disk_patience(BUDGET);
+    cluster.restart_as(0, held).await;
     cluster.settled(1).await;
     let client = cluster.outside(&[0]).await;
     add(&client).await.unwrap();

@@ -39,10 +39,8 @@ async fn a_leader_whose_disk_hangs_hands_leadership_on_and_comes_back_when_it_an
     // Given a leader on a disk that can hang
     let mut cluster = Cluster::of(3).await;
     let (disk, hung) = (Hanging::default(), 2);
-    cluster.kill(hung).await;
-    let node = cluster.builder_of(hung).store_probe(disk.probe()).start(Start::Open).await.unwrap();
-    let name = node.name();
-    cluster.members[hung].node = Some(node);
+    cluster.restart_as(hung, |builder| builder.store_probe(disk.probe())).await;
+    let name = cluster.node(hung).name();
     cluster.settled(3).await;
     cluster.lead_by(hung).await;
     let (here, outside) = (cluster.node(hung).client(), cluster.outside(&[0, 1, 2]).await);

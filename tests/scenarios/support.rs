@@ -269,6 +269,12 @@ impl Cluster {
         self.members[index].node = Some(self.try_restart(index).await.unwrap());
     }
 
+    /// Kills a member and starts it again as `change` has it.
+    pub async fn restart_as(&mut self, index: usize, change: impl FnOnce(NodeBuilder) -> NodeBuilder) {
+        self.kill(index).await;
+        self.members[index].node = Some(change(self.builder_of(index)).start(Start::Open).await.unwrap());
+    }
+
     /// What comes of starting a stopped member again.
     pub async fn try_restart(&self, index: usize) -> Result<Node, StartError> {
         self.builder(&self.members[index].directory, "").start(Start::Open).await
