@@ -31,8 +31,12 @@ fn ca(directory: &Path) -> ClusterCa {
 /// A manager's identity that the cluster has never heard of.
 fn forged(ca: &ClusterCa) -> Identity {
     let key = KeyPair::generate().unwrap();
-    let subject =
-        CertSubject { cluster: ca.cluster_id(), node_id: NodeId::from_bytes([66; 16]), role: CertRole::Manager };
+    let subject = CertSubject {
+        cluster: ca.cluster_id(),
+        node_id: NodeId::from_bytes([66; 16]),
+        role: CertRole::Manager,
+        enrolled: None,
+    };
     let certificate = ca.issue(&key.csr().unwrap(), &subject, PATIENCE * 60, SystemTime::now()).unwrap();
     Identity::new(ca.certificate().clone(), certificate, key).unwrap()
 }

@@ -22,7 +22,7 @@ use quorate_transport::{CertRole, ClusterCa, JoinRefused, JoinReply, JoinRequest
 use tokio::time::{Instant, timeout_at};
 
 use super::ca::with_issuer;
-use super::enrolling::{certify, manager_at};
+use super::enrolling::{certify, enrolled, manager_at};
 use super::raft_ids::{self, Attempts};
 use super::records;
 use super::router::{Failure, fail};
@@ -167,8 +167,11 @@ impl Service {
             let ca = seen.ca.as_ref().ok_or_else(|| JoinRefused::Other("the cluster has no CA".into()))?;
             // Signing first: a malformed request must not leave a record behind.
             let certified = if role == Role::Manager { CertRole::Manager } else { CertRole::Worker };
-            let (certificate, digest) = certify(ca, &request.csr, request.node_id, certified, self.certificates)
-                .map_err(JoinRefused::Malformed)?;
+            let as_of = |record: Option<&NodeRecord>| {
+                let role = (certified, record.and_then(|record| enrolled(record, &seen.records)));
+                certify(ca, &request.csr, request.node_id, role, self.certificates).map_err(JoinRefused::Malformed)
+            };
+            let (certificate, digest) = as_of(seen.node.as_ref().map(|(record, _)| record))?;
             if let Some((record, _)) = &seen.node {
                 if record.compromised {
                     return Err(JoinRefused::NotAMember);
@@ -238,7 +241,7 @@ impl Service {
                 }
                 RaftId(0)
             };
-            match &seen.node {
+            let node = match &seen.node {
                 Some((known, revision)) => {
                     let seated = self.status.borrow().configuration.clone();
                     let old = known.raft().unwrap_or_default();
@@ -247,12 +250,15 @@ impl Service {
                     if old != RaftId(0) {
                         raft_ids::burn(&mut txn, old);
                     }
+                    node
                 }
                 None => {
                     let node = admitted_as(role, &request, &address, raft_id, &digest);
                     raft_ids::write(&mut txn, request.node_id, &node, 0);
+                    node
                 }
-            }
+            };
+            let (certificate, _) = as_of(Some(&node))?;
             if self.let_in(txn, until, open).await? {
                 tracing::info!(node = %request.node_id, name = request.name, address, %raft_id, role = role.name(), "a node joined");
                 return Ok(self.joined(&seen, (request.node_id, raft_id), &certificate, &address));

@@ -49,7 +49,7 @@ impl Service {
         self.router.read_index(until).await.map_err(words)?;
         let seen = self.seen(request.node_id).await.map_err(words)?;
         let ca = seen.ca.as_ref().ok_or_else(|| JoinRefused::Other("the cluster has no CA".into()))?;
-        let signed = certify(ca, &request.csr, request.node_id, CertRole::Worker, self.certificates);
+        let signed = certify(ca, &request.csr, request.node_id, (CertRole::Worker, None), self.certificates);
         let (_, digest) = signed.map_err(JoinRefused::Malformed)?;
         let record = match &seen.node {
             Some((record, _)) if record.key_digest != digest.as_slice() => {

@@ -268,7 +268,7 @@ impl Restore {
         }
         // For this question only: it is written nowhere.
         let terms = self.builder.certificates;
-        let asker = issue(&judged.verified.ca, judged.cluster, random(NodeId::from_bytes)?, CertRole::Operator, terms)?;
+        let asker = issue(&judged.verified.ca, random(NodeId::from_bytes)?, (CertRole::Operator, None), terms)?;
         let managers = nodes.iter().map(|(id, node)| (*id, node.addresses.clone())).collect();
         let answers = asking::standings(Arc::new(asker), managers).await;
         let mut asked = Vec::new();
@@ -358,7 +358,8 @@ impl Restore {
             Some(id) => id,
             None => random(NodeId::from_bytes)?,
         };
-        let identity = issue(&verified.ca, *cluster, node_id, CertRole::Manager, self.builder.certificates)?;
+        // Its raft id is not known yet: it signs itself a certificate that names it when it starts.
+        let identity = issue(&verified.ca, node_id, (CertRole::Manager, None), self.builder.certificates)?;
         let (listen, advertise) = self.builder.addresses()?;
         let store_id = random(StoreId::from_bytes)?;
         let drawn = Facts {

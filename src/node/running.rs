@@ -153,7 +153,14 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     let identity = match identity::renewed(&identity, &facts, &*view, builder.certificates)? {
         Some(renewed) => {
             renewed.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
-            tracing::warn!("the node's certificate had run out while it was off: it has signed itself a new one");
+            match identity.subject().check_time(builder.certificates.clock.now()) {
+                Ok(()) => tracing::info!("the node has signed itself a certificate that says which raft id it has"),
+                Err(_over) => {
+                    tracing::warn!(
+                        "the node's certificate had run out while it was off: it has signed itself a new one"
+                    );
+                }
+            }
             renewed
         }
         None => identity,
@@ -442,7 +449,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     ending.keep(
         &handle,
         "watches whether the others know this node",
-        identity::keep_identity(facts.clone(), peers, records, ending.clone()),
+        identity::keep_identity(Arc::clone(&service), peers, records, ending.clone(), builder.ground.network.clone()),
     );
     ending.keep(
         &handle,

@@ -96,8 +96,9 @@ async fn save(layout: &Layout, file: &StateFile) -> Result<(), String> {
     off_thread(move || file.save(&layout)).await.map_err(|error| error.to_string())
 }
 
-/// Somebody says that this manager's raft id is none any more. Asks what the node is now, until a quorum's word for it comes; when it
-/// returns without a reason to stop, the directory says what the node is.
+/// This manager's raft id is none any more, by its own records or by a quorum's word (what others say only makes it ask, see
+/// [`super::identity`]). Asks what the node is now, until a quorum's word for it comes; when it returns without a reason to stop, the
+/// directory says what the node is.
 ///
 /// Cancel safe: asked again it comes to the same.
 pub(super) async fn after_removal(builder: &NodeBuilder) -> Option<StopReason> {

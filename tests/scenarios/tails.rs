@@ -19,7 +19,7 @@ use quorate_core::state::{Machine, read};
 use quorate_core::txn::{Put, Range, Txn};
 use quorate_core::user;
 use quorate_storage::{BarrierKey, SealingPair};
-use quorate_transport::{CertSubject, ClusterCa, Identity};
+use quorate_transport::{ClusterCa, Identity};
 
 use crate::recovery::{WRITES, all_killed, alone, holds, odd_everywhere, recover};
 use crate::support::{BUDGET, Cluster, eventually, says, store_options};
@@ -342,11 +342,11 @@ async fn a_certificate_that_ran_out_meanwhile_is_renewed() {
     let store = open(&directory);
     let ca = ca_of(&store, &identity.subject().cluster);
     drop(store);
-    let CertSubject { cluster: id, node_id, role } = identity.subject().named();
+    let named = identity.subject().named();
     let day = std::time::Duration::from_secs(24 * 3600);
     let then = std::time::SystemTime::now() - 120 * day;
     let csr = identity.key().csr().unwrap();
-    let old = ca.issue(&csr, &CertSubject { cluster: id, node_id, role }, 90 * day, then).unwrap();
+    let old = ca.issue(&csr, &named, 90 * day, then).unwrap();
     identity.renewed(old).unwrap().write(&file).unwrap();
     assert!(Identity::load(&file).unwrap().subject().check_time(std::time::SystemTime::now()).is_err());
     // When it is looked at, nothing is written; when it is recovered, it has a certificate again.
@@ -355,7 +355,7 @@ async fn a_certificate_that_ran_out_meanwhile_is_renewed() {
     recover(&cluster, survivor).run().await.unwrap();
     Identity::load(&file).unwrap().subject().check_time(std::time::SystemTime::now()).unwrap();
     // A crash before that file was written is mended by the next start.
-    let old = ca.issue(&csr, &CertSubject { cluster: id, node_id, role }, 90 * day, then).unwrap();
+    let old = ca.issue(&csr, &named, 90 * day, then).unwrap();
     identity.renewed(old).unwrap().write(&file).unwrap();
     cluster.restart(survivor).await;
     alone(&cluster, survivor).await;

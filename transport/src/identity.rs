@@ -8,11 +8,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use quorate_core::id::{ClusterId, NodeId};
+use quorate_core::id::{ClusterId, Enrolled, NodeId};
 use rcgen::{CertificateParams, PKCS_ED25519, PublicKeyData};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use sha2::{Digest, Sha256};
+use x509_parser::oid_registry::OID_X509_DESCRIPTION;
 use zeroize::Zeroizing;
 
 use crate::ca::{CaError, CertRole, CertSubject, IssuerId, is_root, name_id};
@@ -114,6 +115,8 @@ pub struct Subject {
     pub key_digest: [u8; 32],
     /// Which root signed it.
     pub issuer: IssuerId,
+    /// The raft id that it says was given to the node; `None` where it says none, or in a way that is not known here.
+    pub enrolled: Option<Enrolled>,
 }
 
 impl Subject {
@@ -147,6 +150,8 @@ impl Subject {
         if !matches!(names, [x509_parser::extensions::GeneralName::DNSName(found)] if *found == expected) {
             return Err(malformed("its alternative name is not its node's"));
         }
+        let described = name.iter_by_oid(&OID_X509_DESCRIPTION).next().and_then(|value| value.as_str().ok());
+        let enrolled = described.and_then(Enrolled::parse).filter(|_| role == CertRole::Manager);
         let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
         Ok(Self {
             cluster,
@@ -156,6 +161,7 @@ impl Subject {
             not_after: seconds(parsed.validity().not_after),
             key_digest: Sha256::digest(parsed.public_key().raw).into(),
             issuer: name_id(parsed.issuer().as_raw()),
+            enrolled,
         })
     }
 
@@ -187,7 +193,7 @@ impl Subject {
 
     /// The part that a CA decides.
     pub const fn named(&self) -> CertSubject {
-        CertSubject { cluster: self.cluster, node_id: self.node_id, role: self.role }
+        CertSubject { cluster: self.cluster, node_id: self.node_id, role: self.role, enrolled: self.enrolled }
     }
 }
 

@@ -19,7 +19,7 @@ use support::*;
 const VALIDITY: Duration = Duration::from_secs(90 * 86_400);
 
 fn subject(cluster: &TestCluster) -> CertSubject {
-    CertSubject { cluster: cluster.id, node_id: node_id(5), role: CertRole::Worker }
+    CertSubject { cluster: cluster.id, node_id: node_id(5), role: CertRole::Worker, enrolled: None }
 }
 
 #[test]

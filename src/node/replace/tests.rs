@@ -63,7 +63,7 @@ fn run_out(directory: &Path) {
     let facts = Facts::read(store.fact(Facts::NAME).unwrap()).unwrap().unwrap();
     let ca = records::ca(&*store.state, &Barrier::of(&facts)).unwrap().unwrap();
     let Subject { cluster, node_id, .. } = *identity.subject();
-    let subject = CertSubject { cluster, node_id, role: CertRole::Manager };
+    let subject = CertSubject { cluster, node_id, role: CertRole::Manager, enrolled: None };
     let long_ago = SystemTime::now() - Duration::from_secs(365 * 86_400);
     let certificate = ca.issue(&identity.key().csr().unwrap(), &subject, config::CERTIFICATE, long_ago).unwrap();
     identity.renewed(certificate).unwrap().write(&layout.identity()).unwrap();

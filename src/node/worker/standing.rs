@@ -230,7 +230,7 @@ mod tests {
 
         fn issued(root: &ClusterCa, csr: &[u8]) -> Vec<u8> {
             let (cluster, node_id) = (ClusterId::from_bytes([1; 16]), NodeId::from_bytes([2; 16]));
-            let subject = CertSubject { cluster, node_id, role: CertRole::Worker };
+            let subject = CertSubject { cluster, node_id, role: CertRole::Worker, enrolled: None };
             root.issue(csr, &subject, LIFE, SystemTime::now()).unwrap().to_vec()
         }
 
