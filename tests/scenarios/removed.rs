@@ -129,9 +129,9 @@ async fn two_voters_of_which_one_has_missed_that_the_other_came_back_are_a_major
     nodes.update("m3").pause_replacement(Duration::from_secs(3_600)).await.unwrap();
     cluster.kill(2).await;
     // and m2 goes on as a worker, then as a manager again with a raft id that m3 has never heard of, in the place of m4
-    nodes.demote("m2").await.unwrap();
+    eventually("m4 takes the seat of m2", || async { nodes.demote("m2").await.ok() }).await;
     nodes.promote("m2").await.unwrap();
-    nodes.demote("m4").await.unwrap();
+    eventually("m2 takes the seat of m4", || async { nodes.demote("m4").await.ok() }).await;
     let seated = || async {
         let status = cluster.node(0).client().status().await.ok()?;
         let own = status.managers.iter().find(|manager| manager.name == "m2")?;
