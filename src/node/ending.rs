@@ -227,14 +227,12 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_done_last_is_waited_for_and_not_for_ever_either() {
-        let parts = || {
-            let parts = Parts::new(&Ground::default(), Ending::new());
-            Parts { farewell: Duration::from_millis(50), ..parts }
-        };
+        let parts = || Parts::new(&Ground::default(), Ending::new());
         assert_eq!(parts().ended_with("quorate-last", || 7).await, Ok(7));
         // When it waits for a disk that does not answer
         let (release, hangs) = std::sync::mpsc::channel::<()>();
-        let left = parts().ended_with("quorate-last", move || hangs.recv().is_ok()).await.unwrap_err();
+        let impatient = Parts { farewell: Duration::from_millis(50), ..parts() };
+        let left = impatient.ended_with("quorate-last", move || hangs.recv().is_ok()).await.unwrap_err();
         // Then that is said, and it is left behind
         assert!(left.starts_with("quorate-last did not come back"), "{left}");
         drop(release);
