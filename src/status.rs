@@ -29,7 +29,7 @@ pub struct ClusterStatus {
     /// How many voters may still be lost, and what would raise that, in words; empty when the quorum is lost.
     #[serde(default)]
     pub tolerance: String,
-    /// One of ok, degraded, single_copy, read_only, quorum_lost, locked, fenced, removed, rolled_back.
+    /// One of ok, degraded, single_copy, read_only, quorum_lost, locked, fenced, removed, rolled_back, damaged.
     pub health: Health,
     /// What to do, line by line; empty when nothing is.
     pub advice: Vec<String>,
@@ -124,6 +124,8 @@ pub enum Health {
     Removed,
     /// A stopped directory that was put back to an older state, or is a copy: it is never run again.
     RolledBack,
+    /// A stopped directory whose state a manager that ran from it found damaged: it is never run again.
+    Damaged,
 }
 
 impl Health {
@@ -139,6 +141,7 @@ impl Health {
             Self::Fenced => "fenced",
             Self::Removed => "removed",
             Self::RolledBack => "rolled_back",
+            Self::Damaged => "damaged",
         }
     }
 }

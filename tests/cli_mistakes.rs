@@ -6,8 +6,10 @@
 mod cli_support;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use cli_support::{Node, eventually, managers, on, quorate};
+use quorate_core::ports::WriteSet;
 
 /// The directory as a backup of files would keep it.
 fn copied(from: &Path, to: &Path) {
@@ -88,6 +90,54 @@ fn a_directory_that_was_put_back_says_so_is_never_run_again_and_comes_back_as_it
     let dumped = quorate(&["inspect", "--dump", "--data-dir", aside.to_str().unwrap()]).exits(0).stdout;
     assert!(dumped.contains("before") && !dumped.contains("after"), "{dumped}");
     quorate(&["inspect", "--configurations", "--data-dir", aside.to_str().unwrap()]).exits(0);
+}
+
+/// Takes a record of a stopped manager's state away. No seal tells of it.
+fn with_a_record_less(directory: &Path) {
+    let text = std::fs::read_to_string(directory.join("key")).unwrap();
+    let key = quorate_storage::Key::from_text(text.lines().last().unwrap()).unwrap();
+    let options = quorate_storage::Options::new(Arc::new(quorate_storage::GivenKey(key)));
+    let mut store = quorate_storage::open(&directory.join("store"), options).unwrap();
+    let (from, to) = quorate_core::state::live_range(quorate_core::keyspace::Section::User);
+    let mut writes = WriteSet::default();
+    let visit = &mut |key: &[u8], _value: &[u8]| {
+        writes.delete(key.to_vec());
+        quorate_core::ports::Visit::Enough
+    };
+    store.state.scan(&from, &to, visit).unwrap();
+    assert_eq!(writes.writes.len(), 1);
+    store.state.commit(writes).unwrap();
+}
+
+#[test]
+fn a_manager_alone_whose_state_is_damaged_says_so_and_is_never_run_again() {
+    let place = tempfile::tempdir().unwrap();
+    let mut node = Node::init(place.path(), "n1");
+    node.run();
+    on(&node, &["kv", "put", "k", "v"]).exits(0);
+    assert_eq!(node.terminate(), Some(0));
+    with_a_record_less(&node.directory);
+    // When it is started, then it stops, and sends nobody to managers that there are not
+    let lines = node.start(&["run"]);
+    assert_eq!(node.ends(), Some(12));
+    drop(lines);
+    let way_back = ["the state in", "taken away", "n1 is the only voter", "quorate restore", "quorate inspect --dump"];
+    let log = node.log();
+    for words in way_back {
+        assert!(log.contains(words), "`{words}` is not in {log}");
+    }
+    assert!(!log.contains("other managers"), "{log}");
+    // It says so whatever is asked of it, and is not run again
+    on(&node, &["run"]).exits(12).complains(&way_back);
+    assert_eq!(on(&node, &["run", "--json"]).exits(12).json()["error"]["kind"], "damaged");
+    let page = on(&node, &["status"]).exits(0).stdout;
+    assert!(page.starts_with("DAMAGED: n1 ") && page.contains("quorate restore"), "{page}");
+    assert_eq!(on(&node, &["status", "--json"]).exits(0).json()["health"], "damaged");
+    let found = on(&node, &["inspect", "--json"]).exits(0).json();
+    assert!(found["damaged"].as_str().unwrap().contains("taken away"), "{found}");
+    // Nothing goes on from it, and what it holds is shown.
+    on(&node, &["recover"]).exits(1).complains(&["does not have the hash", "quorate restore"]);
+    on(&node, &["inspect", "--dump"]).exits(0);
 }
 
 #[test]

@@ -167,7 +167,7 @@ pub(super) fn advice(answer: &ClusterStatus) -> Vec<String> {
     lines.extend(answer.managers.iter().filter_map(disk_advice));
     lines.extend(answer.store.as_ref().and_then(store_advice));
     match answer.health {
-        Health::Ok | Health::Locked | Health::Fenced | Health::Removed | Health::RolledBack => {}
+        Health::Ok | Health::Locked | Health::Fenced | Health::Removed | Health::RolledBack | Health::Damaged => {}
         Health::ReadOnly => {
             let full = answer.store.is_some_and(|store| store.full);
             let go_on = if full { "reads and deletes go on" } else { "reads go on" };

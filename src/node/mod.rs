@@ -31,6 +31,8 @@ mod changes;
 mod checking;
 #[cfg(feature = "manager")]
 mod configurations;
+#[cfg(feature = "manager")]
+mod damaged;
 mod departed;
 mod dialback;
 mod directory;
@@ -145,6 +147,8 @@ mod session_table;
 mod sessions;
 #[cfg(feature = "manager")]
 mod snapshots;
+#[cfg(feature = "manager")]
+mod spent;
 mod state_file;
 mod stop;
 mod supervisor;
@@ -199,7 +203,7 @@ pub use recover::Recover;
 #[cfg(feature = "manager")]
 pub use restore::{Restore, RestoreReport, restore};
 #[cfg(feature = "manager")]
-pub use rolled_back::{RolledBack, rolled_back, rolled_back_with};
+pub use spent::{Spent, spent, spent_with};
 pub use stop::{StartError, StopReason};
 pub use work::{AssignmentEvent, Assignments};
 #[cfg(feature = "testing")]
@@ -219,6 +223,8 @@ pub(crate) use memory_disk::MemoryDisk;
 pub(crate) use metering::size as size_of;
 #[cfg(feature = "manager")]
 pub(crate) use records::ca as cluster_ca;
+#[cfg(feature = "manager")]
+pub(crate) use service::display_name;
 pub(crate) use supervisor::{Current, Runtime};
 
 use crate::client::Client;

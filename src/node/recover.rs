@@ -32,7 +32,7 @@ use super::fence::{self, FenceRecord};
 use super::identity;
 use super::records;
 use super::renewal::Terms;
-use super::rolled_back::RollbackRecord;
+use super::spent::Mark;
 use super::state_file::StateFile;
 use super::stop::StartError;
 use crate::client::SOFTWARE;
@@ -66,7 +66,7 @@ struct Opened {
     recovery: Recovery,
     state: Option<Box<dyn StateStore>>,
     meta: Option<Arc<dyn quorate_core::ports::MetaStore>>,
-    rolled_back: Option<u64>,
+    mark: Option<Mark>,
 }
 
 impl Recover {
@@ -207,9 +207,9 @@ impl Recover {
         let facts = self.facts(store.fact(Facts::NAME)?)?;
         let generation = super::inspect::lineage(&facts, &*store.state)?.generation();
         fence::check(store.fact(FenceRecord::NAME)?, generation, &self.directory)?;
-        let rolled_back = RollbackRecord::read(store.fact(RollbackRecord::NAME)?, &facts)?;
+        let mark = Mark::read(|name| store.fact(name), &facts)?;
         let opened = self.open(facts, &store.boot, Arc::clone(&store.state), &*store.log)?;
-        Ok(Opened { rolled_back: rolled_back.map(|mark| mark.acknowledged()), ..opened })
+        Ok(Opened { mark, ..opened })
     }
 
     fn hold(&self) -> Result<Opened, StartError> {
@@ -220,10 +220,9 @@ impl Recover {
         let view = store.state.reader().view();
         let generation = super::inspect::lineage(&facts, &*view)?.generation();
         fence::check(store.meta.get(FenceRecord::NAME)?, generation, &self.directory)?;
-        let rolled_back = RollbackRecord::read(store.meta.get(RollbackRecord::NAME)?, &facts)?;
-        let rolled_back = rolled_back.map(|mark| mark.acknowledged());
+        let mark = Mark::read(|name| store.meta.get(name), &facts)?;
         let opened = self.open(facts, &store.boot, view, &*store.log_reader)?;
-        Ok(Opened { state: Some(store.state), meta: Some(store.meta), rolled_back, ..opened })
+        Ok(Opened { state: Some(store.state), meta: Some(store.meta), mark, ..opened })
     }
 
     fn open(
@@ -256,7 +255,7 @@ impl Recover {
         let recovery = plan(&survivor).map_err(|error| match error {
             RecoveryError::Store(error) => StartError::from(error),
             RecoveryError::NeedsVersion(_) | RecoveryError::Damaged(_) => StartError::Damaged(format!(
-                "{directory} cannot be recovered from: {error}. Nothing was changed; look for a better survivor with `quorate recover --dry-run` on the other machines, and keep every directory"
+                "{directory} cannot be recovered from: {error}. Nothing was changed; look for a better survivor with `quorate recover --dry-run` on the other machines, and keep every directory. Where there is none: quorate restore of a backup"
             )),
             RecoveryError::NoState | RecoveryError::Removed(_) => StartError::Directory(format!(
                 "{directory} cannot be recovered from: {error}. Nothing was changed; choose the directory of another manager"
@@ -265,7 +264,7 @@ impl Recover {
                 "{directory} cannot be recovered from: {error}. Nothing was changed; recover from a manager that stayed. If all their disks are gone for good, restore a backup (`quorate restore`); what this directory holds besides secrets can still be read with `quorate inspect --dump`"
             )),
         })?;
-        Ok(Opened { facts, identity, recovery, state: None, meta: None, rolled_back: None })
+        Ok(Opened { facts, identity, recovery, state: None, meta: None, mark: None })
     }
 
     /// The one batch, and the certificate.
@@ -422,7 +421,8 @@ fn described(opened: &Opened, address: Option<&str>) -> RecoveryReport {
         new_generation: next,
         kept_revision: kept,
         first_revision: first,
-        rolled_back: opened.rolled_back,
+        rolled_back: opened.mark.as_ref().and_then(Mark::acknowledged),
+        damaged: opened.mark.as_ref().and_then(Mark::damage).map(str::to_owned),
         refusal: None,
         written: false,
     }

@@ -34,9 +34,9 @@ use super::lock::lock;
 use super::noted::Noted;
 use super::raft_ids::{self, Attempts};
 use super::records;
-use super::rolled_back::RollbackRecord;
 use super::router::{Failure, fail};
 use super::service::{Service, blocking, broken, display_name};
+use super::spent::Mark;
 use super::state_file::StateFile;
 use super::stop::StartError;
 use crate::client::SOFTWARE;
@@ -251,9 +251,15 @@ impl NodeBuilder {
                         if facts.is_ready() {
                             belongs(&layout, &identity, facts)?;
                         }
-                        let generation = super::inspect::lineage(facts, &*store.state)?.generation();
+                        // An opening does not notice every damage.
+                        let lineage = match super::inspect::lineage(facts, &*store.state) {
+                            Err(StoreError::Corrupt { .. }) => None,
+                            read => Some(read?),
+                        };
+                        let generation =
+                            lineage.as_ref().map_or_else(|| facts.lineage_list().generation(), Lineage::generation);
                         fence::check(store.fact(FenceRecord::NAME)?, generation, &self.directory)?;
-                        spent = RollbackRecord::read(store.fact(RollbackRecord::NAME)?, facts)?.is_some();
+                        spent = lineage.is_none() || Mark::read(|name| store.fact(name), facts)?.is_some();
                     }
                     if spent { Err(()) } else { facts }
                 }

@@ -25,8 +25,8 @@ use super::founding::prepared;
 use super::joining::words;
 use super::newcomer::{NotTaken, finish_join, prepared_of};
 use super::noted::Noted;
-use super::rolled_back::RollbackRecord;
 use super::service::{Service, display_name};
+use super::spent::Mark;
 use super::state_file::StateFile;
 use super::stop::StartError;
 use crate::client::SOFTWARE;
@@ -260,11 +260,15 @@ impl NodeBuilder {
         }
         belongs(&layout, &identity, &facts)?;
         let fenced = FenceRecord::read(store.fact(FenceRecord::NAME)?)?.is_some();
-        if fenced || RollbackRecord::read(store.fact(RollbackRecord::NAME)?, &facts)?.is_some() {
+        if fenced || Mark::read(|name| store.fact(name), &facts)?.is_some() {
             return Ok((identity, Found::Spent(Some(facts))));
         }
-        let lineage = super::inspect::lineage(&facts, &*store.state)?;
-        Ok((identity, Found::Sound(facts, lineage)))
+        match super::inspect::lineage(&facts, &*store.state) {
+            Ok(lineage) => Ok((identity, Found::Sound(facts, lineage))),
+            // An opening does not notice every damage.
+            Err(StoreError::Corrupt { .. }) => Ok((identity, Found::Spent(Some(facts)))),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// What the store that was moved aside last says of the node, if it can be read.

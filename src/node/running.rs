@@ -28,6 +28,7 @@ use super::applier::Applier;
 use super::barrier::Barrier;
 use super::builder::{NodeBuilder, off_thread};
 use super::changes::Changes;
+use super::damaged::DamageRecord;
 use super::directory::{self, check_access, identity_of, open_store_with, resolve};
 use super::ending::{Ending, Parts, Unfinished, contained};
 use super::facts::{Facts, Layout};
@@ -47,9 +48,10 @@ use super::reach::Reach;
 use super::readiness::Pulse;
 use super::reading::Past;
 use super::report::Digests;
-use super::rolled_back::{self, RollbackRecord};
+use super::rolled_back;
 use super::router::Router;
 use super::service::{self, Service, StoreAccess};
+use super::spent::{self, End, Mark};
 use super::stop::{StartError, StopReason};
 use super::syncs::Syncs;
 use super::tasks::{Call, ConsensusTask, Hands};
@@ -123,7 +125,7 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
         );
     }
     fence::check(meta.get(FenceRecord::NAME)?, facts.lineage_list().generation(), &builder.directory)?;
-    rolled_back::check(meta.get(RollbackRecord::NAME)?, &facts, &builder.directory)?;
+    spent::check(&*meta, &facts, &builder.directory)?;
     let keys = keys.map(|keys| Desk::new(keys, &layout));
     if let Some(keys) = &keys {
         sealing::settle(keys)?;
@@ -193,7 +195,7 @@ fn ill_fitting(cause: &StopCause, layout: &Layout) -> StartError {
     };
     let (store, directory) = (layout.store(), layout.root().display());
     StartError::Damaged(format!(
-        "the store in {} is damaged: its log and its state do not fit together ({what}), as in a copy of files that was made while the node ran. Nothing was changed, and the other managers hold the data. Next: move that store aside, and come back with a fresh one: quorate join --replace --data-dir {directory} --manager HOST:PORT",
+        "the store in {} is damaged: its log and its state do not fit together ({what}), as in a copy of files that was made while the node ran. Nothing was changed. Next, where other managers vote and hold the data: move that store aside, and come back with a fresh one: quorate join --replace --data-dir {directory} --manager HOST:PORT. An only voter comes back from a backup: quorate restore",
         store.display()
     ))
 }
@@ -396,21 +398,26 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let (ends, closing) = (ending.clone(), Arc::clone(&service));
     let (marks, naming, directory) = (Arc::clone(&store.meta), Arc::clone(&service), builder.directory.clone());
     let work = async move {
-        let reason = match contained(task.run(&ends, calls, reports)).await {
-            Ok(None) => ends.reason().unwrap_or(StopReason::Asked),
-            // The thread has nothing else to do any more: it may wait for the disk.
-            Ok(Some(cause)) => {
-                rolled_back::stopped(&cause, &*marks, &naming.facts, &directory, |id| naming.name_of(id))
+        let came = contained(task.run(&ends, calls, reports)).await;
+        let end = match (came, ends.reason()) {
+            // Also where the machine meets first that the store is final for it.
+            (_, Some(StopReason::Damaged(what))) => {
+                let status = Arc::clone(&naming.status.borrow());
+                End::Marked(Mark::Damaged(DamageRecord::of(what, &naming.facts, &status.configuration)))
             }
-            Err(why) => StopReason::Bug(why),
+            (Ok(None), reason) => End::For(reason.unwrap_or(StopReason::Asked)),
+            (Ok(Some(cause)), _) => rolled_back::end_for(&cause, &naming.facts, &directory, |id| naming.name_of(id)),
+            (Err(why), _) => End::For(StopReason::Bug(why)),
         };
-        drop((marks, naming));
+        if matches!(end, End::Marked(_)) {
+            // Nothing is read from such a store while the disk takes its time for the mark.
+            naming.close();
+        }
+        let facts = naming.facts.clone();
+        drop(naming);
         stop_net.send_replace(true);
         // The writers end with their inboxes; only then is everything given back.
-        match parts.ended().await {
-            Err(left) if reason == StopReason::Asked => StopReason::DiskFailed(left),
-            Ok(()) | Err(_) => reason,
-        }
+        end.told(parts, marks, &facts, &directory).await
     };
     builder.ground.start("quorate-raft", Drives::Time, work, move |reason| {
         if reason == StopReason::Asked {

@@ -468,7 +468,7 @@ pub(super) fn name_of(records: &Records, id: RaftId) -> String {
 }
 
 /// A node's name, or its id when it has none.
-pub(super) fn display_name(node: &NodeRecord) -> String {
+pub(crate) fn display_name(node: &NodeRecord) -> String {
     if node.name.is_empty() { node.node_id().unwrap_or_default().to_string() } else { node.name.clone() }
 }
 

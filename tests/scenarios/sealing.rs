@@ -130,7 +130,36 @@ async fn a_value_that_was_put_back_as_it_was_before_is_noticed_by_its_hash() {
     // And a manager that is started on it finds it out by itself, and stops.
     let node = cluster.try_restart(0).await.unwrap();
     let reason = tokio::time::timeout(BUDGET, node.stopped()).await.expect("it stops");
-    assert!(matches!(&reason, StopReason::Damaged(why) if why.contains("put back as it was before")), "{reason}");
+    assert!(matches!(reason, StopReason::Damaged(_)), "{reason}");
+    // As the only voter it is sent to no other manager,
+    says(&reason, &["put back as it was before", "never votes or serves", "only voter", "quorate restore"]);
+    assert!(!reason.to_string().contains("other managers"), "{reason}");
+    drop(node);
+    // and no start runs it for a moment again.
+    is_spent(&cluster, 0, &reason).await;
+    assert!(inspect(&directory).unwrap().damaged.unwrap().contains("put back as it was before"));
+}
+
+/// A stopped member that stopped for this is not run again, and says so to whoever asks.
+async fn is_spent(cluster: &Cluster, index: usize, reason: &StopReason) {
+    let refused = cluster.try_restart(index).await.unwrap_err();
+    assert!(matches!(&refused, StartError::Damaged(why) if *why == reason.to_string()), "{refused}");
+    assert_eq!((refused.exit_code(), reason.exit_code()), (12, 12));
+    let said = quorate::spent(&cluster.members[index].directory).unwrap().expect("it is marked");
+    assert_eq!((said.health, said.message), (Health::Damaged, reason.to_string()));
+}
+
+/// A member that stopped for damage comes back as it says.
+async fn comes_back(cluster: &mut Cluster, index: usize, reason: &StopReason) {
+    says(reason, &["The other managers go on", "quorate join --replace --data-dir"]);
+    is_spent(cluster, index, reason).await;
+    let others = cluster.running().iter().map(|other| cluster.node(*other).address().to_string()).collect();
+    let prepared = cluster.builder_of(index).rejoin(others).await.unwrap();
+    assert!(prepared.raft_id > 3, "{prepared:?}");
+    assert!(cluster.members[index].directory.join("store.old-1").is_dir());
+    cluster.restart(index).await;
+    cluster.settled(3).await;
+    cluster.agrees().await;
 }
 
 /// What lies in the state of a stopped member at a live record of a section.
@@ -174,11 +203,51 @@ async fn an_older_secret_of_the_same_name_that_is_put_back_stops_the_manager_and
     let node = cluster.try_restart(follower).await.unwrap();
     let reason = tokio::time::timeout(BUDGET, node.stopped()).await.expect("it stops");
     assert!(matches!(reason, StopReason::Damaged(_)), "{reason}");
-    // and the others have what there is.
+    drop(node);
+    // comes back with a fresh store and no other one,
+    comes_back(&mut cluster, follower, &reason).await;
+    // and all have what there is.
     for index in cluster.running() {
         let shown = cluster.node(index).client().secrets().reveal("db").await.unwrap();
         assert_eq!(shown.expose(), b"swordfish");
     }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_whose_seal_is_broken_is_not_run_on_again_either() {
+    // Given a manager in whose tables a value is not what was written; no opening reads it
+    let mut cluster = Cluster::of(3).await;
+    let kv = cluster.any().client().kv();
+    for n in 0..60 {
+        let key = if n == 30 { "canary/30".to_owned() } else { format!("{}/{n}", if n < 30 { 'b' } else { 'd' }) };
+        kv.put(key, vec![b'x'; 2_000]).await.unwrap();
+    }
+    cluster.agrees().await;
+    let follower = cluster.others(cluster.leader().await)[0];
+    // (What was in the journal is in tables after a start.)
+    cluster.kill(follower).await;
+    cluster.restart(follower).await;
+    cluster.settled(3).await;
+    cluster.kill(follower).await;
+    let tables = found_in(&cluster.members[follower].directory, b"canary/30");
+    let tables: Vec<_> = tables.iter().filter(|file| file.extension().is_some_and(|kind| kind == "sst")).collect();
+    assert!(!tables.is_empty());
+    for table in tables {
+        let mut bytes = std::fs::read(table).unwrap();
+        for at in 0..bytes.len() - 9 {
+            if &bytes[at..at + 9] == b"canary/30" && at + 1_000 < bytes.len() {
+                bytes[at + 1_000] ^= 1;
+            }
+        }
+        std::fs::write(table, bytes).unwrap();
+    }
+    // When it runs, and its state is read as a whole, then it stops, though the store takes nothing else from then on
+    let node = cluster.try_restart(follower).await.unwrap();
+    let reason = tokio::time::timeout(BUDGET, node.stopped()).await.expect("it stops");
+    assert!(matches!(reason, StopReason::Damaged(_)), "{reason}");
+    drop(node);
+    comes_back(&mut cluster, follower, &reason).await;
     cluster.stop().await;
 }
 

@@ -108,7 +108,7 @@ Example:
     #[command(after_help = "\
 Answers from the manager asked, also without a quorum. Exits 0 whenever a manager answered; scripts read `health`.
 With --data-dir of a worker, the worker answers for itself: its session, its items. A stopped directory that was fenced or
-rolled back, or whose node was removed, says so.
+rolled back, that a manager found damaged, or whose node was removed, says so.
 
 Example:
   quorate status --data-dir /var/lib/quorate

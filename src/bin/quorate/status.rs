@@ -46,15 +46,15 @@ pub(crate) async fn run(global: &Global, output: Output) -> Result<(), Failure> 
     }
 }
 
-/// Nobody answers. A directory that is fenced or was rolled back, or whose node was removed, says so itself: nobody runs on it as it
-/// is.
+/// Nobody answers. A directory that is fenced, was rolled back or is damaged, or whose node was removed, says so itself: nobody runs on
+/// it as it is.
 fn stopped(failure: Failure, global: &Global, output: Output) -> Result<(), Failure> {
     let directory = global.data_dir.as_deref().filter(|directory| directory.is_dir());
     if let Some((mark, directory)) = directory.and_then(|directory| Some((quorate::departed(directory)?, directory))) {
         return removed(&mark, &mark.message(directory), output);
     }
-    if let Some(old) = directory.and_then(|directory| quorate::rolled_back(directory).ok().flatten()) {
-        return rolled_back(old, output);
+    if let Some(spent) = directory.and_then(|directory| quorate::spent(directory).ok().flatten()) {
+        return never_again(spent, output);
     }
     let Some(fenced) = directory.and_then(|directory| quorate::fenced(directory).ok().flatten()) else {
         return Err(failure);
@@ -99,24 +99,24 @@ fn removed(mark: &quorate::Departed, message: &str, output: Output) -> Result<()
     ))
 }
 
-fn rolled_back(old: quorate::RolledBack, output: Output) -> Result<(), Failure> {
+fn never_again(spent: quorate::Spent, output: Output) -> Result<(), Failure> {
     if output.json {
         return document(
             &ClusterStatus {
-                cluster_id: old.cluster_id,
-                generation: old.generation,
-                health: Health::RolledBack,
-                advice: vec![old.message],
-                answered_by: old.name,
+                cluster_id: spent.cluster_id,
+                generation: spent.generation,
+                health: spent.health,
+                advice: vec![spent.message],
+                answered_by: spent.name,
                 ..ClusterStatus::default()
             },
             output,
         );
     }
-    let word = output.tint(Tone::Bad, "ROLLED BACK");
+    let word = output.tint(Tone::Bad, if spent.health == Health::Damaged { "DAMAGED" } else { "ROLLED BACK" });
     output.line(&format!(
         "{word}: {} is stopped, and will not run again from this directory.\n  {}",
-        old.name, old.message
+        spent.name, spent.message
     ))
 }
 
@@ -228,6 +228,7 @@ fn runbook(status: &ClusterStatus, output: Output) -> String {
         Health::Fenced => output.tint(Tone::Bad, "FENCED"),
         Health::Removed => output.tint(Tone::Bad, "REMOVED"),
         Health::RolledBack => output.tint(Tone::Bad, "ROLLED BACK"),
+        Health::Damaged => output.tint(Tone::Bad, "DAMAGED"),
         Health::ReadOnly => {
             let full = status.store.is_some_and(|store| store.full);
             let why = if full { "because the store is full" } else { "for lack of disk space" };

@@ -4,13 +4,15 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use quorate_core::id::LineageId;
+use quorate_core::log::Configuration;
 use quorate_transport::{CertSubject, Subject};
 
 use super::*;
 use crate::client::Client;
 use crate::config;
 use crate::node::barrier::Barrier;
-use crate::node::directory::look_into;
+use crate::node::damaged::DamageRecord;
+use crate::node::directory::{look_into, open_store};
 use crate::node::facts::Layout;
 use crate::node::records;
 use crate::{Node, Start};
@@ -105,6 +107,23 @@ async fn a_sound_store_is_not_moved_because_the_certificate_beside_it_has_run_ou
     let prepared = replace(&managers).await.unwrap();
     assert!(prepared.raft_id > 2 && directory.join("store.old-1").is_dir(), "{prepared:?}");
     first.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_was_found_damaged_is_not_taken_for_sound() {
+    // Given a stopped manager, whose store nothing is wrong with that an opening would tell
+    let root = tempfile::tempdir().unwrap();
+    started(root.path(), "m1", Start::OpenOrInit).await.shutdown().await;
+    let directory = root.path().join("m1");
+    let found = || Node::builder(&directory).find().unwrap().1;
+    assert!(matches!(found(), Found::Sound(..)));
+    // When it is marked as damaged, then it is replaced whatever the managers say
+    let store = open_store(&Layout::new(&directory)).unwrap();
+    let facts = Facts::load(&*store.meta).unwrap().unwrap();
+    let mark = DamageRecord::of("a test".into(), &facts, &Configuration::default());
+    Mark::Damaged(mark).put(&*store.meta).unwrap();
+    drop(store);
+    assert!(matches!(found(), Found::Spent(Some(_))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
