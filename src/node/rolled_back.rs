@@ -11,6 +11,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::consensus::io::StopCause;
 use quorate_core::ports::{MetaStore, StoreError, StoreResult};
+use quorate_transport::Parting;
 
 use super::directory;
 use super::facts::Facts;
@@ -98,6 +99,16 @@ pub(super) fn stopped(
             ))
         }
         StopCause::Store(_) | StopCause::Apply(_) | StopCause::Invariant { .. } => StopReason::of(cause),
+    }
+}
+
+/// What the other managers are told of such a stop, and of one for a damaged store: that starting this one again does not help.
+pub(super) const fn parting(cause: &StopCause, reason: &StopReason) -> Option<Parting> {
+    match (cause, reason) {
+        (StopCause::Overruled { .. }, StopReason::RolledBack(_)) => Some(Parting::Overruled),
+        (_, StopReason::RolledBack(_)) => Some(Parting::RolledBack),
+        (_, StopReason::Damaged(_)) => Some(Parting::Damaged),
+        _ => None,
     }
 }
 
