@@ -121,6 +121,12 @@ impl Desk {
         located(&self.directory, &slot.place)
     }
 
+    /// As people are told of it: with the whole path of a key file.
+    fn shown(&self, slot: &KeySlot) -> KeySlot {
+        let place = if slot.kind == KeyKind::File { self.path(slot).display().to_string() } else { slot.place.clone() };
+        KeySlot { place, ..slot.clone() }
+    }
+
     fn in_force(&self) -> Result<(Key, KeySlot), Refusal> {
         self.keeper.held().map_or_else(|| refuse("the store does not say which key opens it"), Ok)
     }
@@ -216,7 +222,8 @@ impl Desk {
             KeyOrder::UnlockKeyShow if slot.kind == KeyKind::Unlock => secret = Some(old.to_text()),
             KeyOrder::UnlockKeyShow | KeyOrder::UnlockKeyRotate if slot.kind != KeyKind::Unlock => {
                 return refuse(format!(
-                    "there is no unlock key: this node is opened by {slot}; `quorate autolock on` makes one"
+                    "there is no unlock key: this node is opened by {}; `quorate autolock on` makes one",
+                    self.shown(&slot)
                 ));
             }
             KeyOrder::AutolockOn if slot.kind == KeyKind::Unlock => {
@@ -239,7 +246,7 @@ impl Desk {
                 self.keeper.finish_change()?;
             }
             KeyOrder::AutolockOff(_) if slot.kind == KeyKind::File => {
-                return refuse(format!("autolock is off: this node is opened by {slot}"));
+                return refuse(format!("autolock is off: this node is opened by {}", self.shown(&slot)));
             }
             KeyOrder::Move(path) if matches!(slot.kind, KeyKind::Unlock | KeyKind::Passphrase) => {
                 return refuse(format!(

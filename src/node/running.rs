@@ -86,6 +86,8 @@ struct Opened {
     records: Arc<Records>,
     changes: Arc<Changes>,
     listen: SocketAddr,
+    /// The facts name another address than those on the disk.
+    moved: bool,
     /// Bytes free beside the store; nothing where that cannot be told.
     free: Option<u64>,
 }
@@ -130,10 +132,9 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     if let Some(keys) = &keys {
         sealing::settle(keys)?;
     }
-    if builder.moved(&mut facts.listen, &mut facts.advertise)? {
-        facts.save(&*meta)?;
-    }
-    if keys.is_some() {
+    // Kept once it is known that the address can be had: a mistyped one is not to stay.
+    let moved = builder.moved(&mut facts.listen, &mut facts.advertise)?;
+    if keys.is_some() && !moved {
         Noted::of(&facts).keep(&layout);
     }
     let identity = identity_of(&layout, &facts)?;
@@ -182,7 +183,7 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     let store = OpenStoreParts { log, log_reader, staging, meta, keys };
     let listen = resolve(&facts.listen)?;
     let free = layout.free_space().ok();
-    Ok(Opened { facts, identity, machine, seat_times, store, state, records, changes, listen, free })
+    Ok(Opened { facts, identity, machine, seat_times, store, state, records, changes, listen, moved, free })
 }
 
 /// Log and state contradict each other, though each is whole.
@@ -253,7 +254,7 @@ pub(super) fn read_entries(
 pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, StartError> {
     let (began, hints) = (Instant::now(), builder.hints.clone());
     let opened = off_thread(move || open(&builder).map(|opened| (opened, builder))).await?;
-    let (Opened { facts, identity, machine, seat_times, store, state, records, changes, listen, free }, builder) =
+    let (Opened { facts, identity, machine, seat_times, store, state, records, changes, listen, moved, free }, builder) =
         opened;
     let ending = Ending::new();
     let unfinished = Unfinished::new(ending.clone());
@@ -261,7 +262,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let initial = Arc::new(machine.status());
     let (status_out, status) = watch::channel(initial);
     let (records_out, records) = watch::channel(records);
-    let (stop_net, stopping_net) = watch::channel(false);
+    let (stop_net, stopping_net) = watch::channel(net::Order::Serve);
     let (stopped_out, stopped) = watch::channel(None);
     let (inbox, calls) = mpsc::channel(INBOX);
     let (log, log_jobs) = mpsc::channel(JOBS);
@@ -297,6 +298,18 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let Listening { endpoint, handle } =
         listening.await.unwrap_or_else(|_| Err(StartError::Internal("the network thread ended at once".into())))?;
     let address = endpoint.local_address().unwrap_or(listen);
+    if moved {
+        let (facts, meta, layout) = (facts.clone(), Arc::clone(&store.meta), builder.layout());
+        let noted = store.keys.is_some().then(|| Noted::of(&facts));
+        off_thread(move || {
+            facts.save(&*meta)?;
+            if let Some(noted) = noted {
+                noted.keep(&layout);
+            }
+            Ok(())
+        })
+        .await?;
+    }
 
     let meters = Arc::new(Meters::new(&facts.display_name()));
     let space = Arc::new(Space::default());
@@ -415,7 +428,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         }
         let facts = naming.facts.clone();
         drop(naming);
-        stop_net.send_replace(true);
+        stop_net.send_replace(end.parting().map_or(net::Order::Stop, net::Order::Part));
         // The writers end with their inboxes; only then is everything given back.
         end.told(parts, marks, &facts, &directory).await
     };

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 use quorate_core::ports::{MetaStore, StoreError, StoreResult};
+use quorate_transport::Parting;
 
 use super::damaged::DamageRecord;
 use super::directory;
@@ -122,6 +123,17 @@ pub(super) enum End {
 }
 
 impl End {
+    /// What the other managers are told of it: that starting this one again does not help.
+    pub(super) const fn parting(&self) -> Option<Parting> {
+        match self {
+            Self::Marked(Mark::RolledBack(_)) => Some(Parting::RolledBack),
+            Self::Marked(Mark::Damaged(_)) | Self::For(StopReason::Damaged(_)) => Some(Parting::Damaged),
+            // Without a mark there is nothing wrong with its own store.
+            Self::For(StopReason::RolledBack(_)) => Some(Parting::Overruled),
+            Self::For(_) => None,
+        }
+    }
+
     /// Waits for the parts of the manager, and for the mark, but for no disk that does not answer. Why the manager has stopped: of
     /// a mark that is on the disk; or, where the disk has not taken it, with a word that nobody but who reads it knows.
     ///

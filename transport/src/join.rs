@@ -178,7 +178,7 @@ pub struct Joined {
 pub enum JoinRefused {
     /// No token of this cluster has this secret.
     #[error(
-        "the join token is not valid: its secret is wrong, or it was rotated or revoked; print a current one with `quorate token show`"
+        "the join token is not valid: its secret is wrong, or it was rotated or revoked. Nothing was changed; print a current one with `quorate token show`"
     )]
     BadToken,
     /// Its time is over.

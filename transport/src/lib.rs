@@ -37,6 +37,7 @@ mod local;
 #[cfg(feature = "testing")]
 mod memory;
 mod network;
+mod parting;
 mod peers;
 mod rate;
 mod request;
@@ -113,6 +114,7 @@ pub use local::{LocalConnection, LocalError, LocalListener};
 #[cfg(feature = "testing")]
 pub use memory::{MemoryHost, MemoryNetwork};
 pub use network::Network;
+pub use parting::Parting;
 pub use peers::{PeerAddress, PeerInfo, Peers};
 pub use request::RequestError;
 pub use session::{Session, SessionReceiver, SessionSender};

@@ -6,9 +6,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use quorate::status::{
-    ClusterStatus, Health, ManagerStatus, NodeReport, NodeRole, WorkerStatus, ago, at_most, silence,
+    ClusterStatus, Health, LastWord, ManagerStatus, NodeReport, NodeRole, WorkerStatus, ago, at_most, silence,
 };
 
+use quorate::StartError;
 use quorate::upgrade::UpgradeState;
 
 use crate::args::Global;
@@ -53,8 +54,12 @@ fn stopped(failure: Failure, global: &Global, output: Output) -> Result<(), Fail
     if let Some((mark, directory)) = directory.and_then(|directory| Some((quorate::departed(directory)?, directory))) {
         return removed(&mark, &mark.message(directory), output);
     }
-    if let Some(spent) = directory.and_then(|directory| quorate::spent(directory).ok().flatten()) {
-        return never_again(spent, output);
+    match directory.map(quorate::spent) {
+        Some(Ok(Some(spent))) => return never_again(spent, output),
+        Some(Err(StartError::Locked(_))) => {
+            return Err(failure.after("Whether it may be started (it may have been fenced, rolled back, or found damaged) stands in its store, which is sealed: `quorate inspect` reads it with --passphrase-file FILE or --unlock-key-file FILE, and the start says it once it has the key"));
+        }
+        _ => {}
     }
     let Some(fenced) = directory.and_then(|directory| quorate::fenced(directory).ok().flatten()) else {
         return Err(failure);
@@ -284,26 +289,30 @@ fn lost(status: &ClusterStatus, voters: &[&ManagerStatus], output: Output, seats
     say_of_disks(&mut page, status);
     let missing: Vec<&&ManagerStatus> = voters.iter().filter(|manager| !manager.reachable).collect();
     let place = |manager: &&&ManagerStatus| {
-        format!("{} {} {}{}", manager.name, manager.address, locked(manager), silence(manager.silent_ms))
+        format!("{} {} {}{}", manager.name, manager.address, word(manager), silence(manager.silent_ms))
     };
     let places: Vec<String> = missing.iter().map(place).collect();
     let _infallible = writeln!(page, "  missing  {}", places.join("    "));
     let reachable = voters.len() - missing.len();
     let wanted = (voters.len() / 2 + 1).saturating_sub(reachable);
-    let names: Vec<&str> = missing.iter().map(|manager| manager.name.as_str()).collect();
-    let next = if missing.iter().any(|manager| manager.locked) {
+    // Who is given a fresh store gets it from a quorum.
+    let back: Vec<&&ManagerStatus> = missing.iter().copied().filter(|manager| manager.last_word.is_none()).collect();
+    let names: Vec<&str> = back.iter().map(|manager| manager.name.as_str()).collect();
+    let next = if wanted > back.len() {
+        "starting them again does not help: keep every directory, and compare  quorate recover --dry-run --data-dir DIR  on all machines".to_owned()
+    } else if back.iter().any(|manager| manager.locked) {
         // On the machine of each: quorate unlock.
-        let each: Vec<String> = missing.iter().map(|manager| again(manager)).collect();
-        if wanted >= missing.len() {
+        let each: Vec<String> = back.iter().map(|manager| again(manager)).collect();
+        if wanted >= back.len() {
             each.join(" AND ")
         } else if wanted == 1 {
             format!("{}; one of them is enough", each.join(" OR "))
         } else {
             format!("{wanted} of these: {}", each.join(", "))
         }
-    } else if wanted >= missing.len() {
+    } else if wanted >= back.len() {
         format!("start {} again", names.join(" AND "))
-    } else if wanted == 1 && missing.len() == 2 {
+    } else if wanted == 1 && back.len() == 2 {
         format!("start {} again; either one is enough", names.join(" OR "))
     } else if wanted == 1 {
         format!("start {} again; any one of them is enough", names.join(" OR "))
@@ -323,9 +332,15 @@ fn lost(status: &ClusterStatus, voters: &[&ManagerStatus], output: Output, seats
     page
 }
 
-/// That it is there, and only waits for its key.
-const fn locked(manager: &ManagerStatus) -> &'static str {
-    if manager.locked { "LOCKED, " } else { "" }
+/// That it is there, and only waits for its key; or that it does not come back by being started.
+const fn word(manager: &ManagerStatus) -> &'static str {
+    match manager.last_word {
+        Some(LastWord::RolledBack) => "ROLLED BACK, ",
+        Some(LastWord::Overruled) => "OVERRULED, ",
+        Some(LastWord::Damaged) => "DAMAGED, ",
+        None | Some(_) if manager.locked => "LOCKED, ",
+        None | Some(_) => "",
+    }
 }
 
 /// What to do so that it serves again.
@@ -371,7 +386,7 @@ fn managers(status: &ClusterStatus) -> String {
                 if manager.reachable {
                     "yes".into()
                 } else {
-                    format!("NO, {}{}", locked(manager), silence(manager.silent_ms))
+                    format!("NO, {}{}", word(manager), silence(manager.silent_ms))
                 },
                 when_known(manager.applied.to_string()),
                 when_known(manager.lag.to_string()),
