@@ -31,6 +31,7 @@ mod growth;
 mod handles;
 mod health;
 mod killed;
+mod killed_ca;
 mod leadership;
 mod leases;
 mod lifecycle;
