@@ -123,8 +123,11 @@ impl Desk {
 
     /// As people are told of it: with the whole path of a key file.
     fn shown(&self, slot: &KeySlot) -> KeySlot {
-        let place = if slot.kind == KeyKind::File { self.path(slot).display().to_string() } else { slot.place.clone() };
-        KeySlot { place, ..slot.clone() }
+        let mut shown = slot.clone();
+        if slot.kind == KeyKind::File {
+            shown.place = self.path(slot).display().to_string();
+        }
+        shown
     }
 
     fn in_force(&self) -> Result<(Key, KeySlot), Refusal> {
