@@ -236,7 +236,7 @@ mod tests {
         // Then that is said, and it is left behind
         assert!(left.starts_with("quorate-last did not come back"), "{left}");
         drop(release);
-        let failed = parts().ended_with("quorate-last", || panic!("on purpose")).await.map(|()| ());
+        let failed: Result<(), String> = parts().ended_with("quorate-last", || panic!("on purpose")).await;
         assert_eq!(failed, Err("thread quorate-last failed".to_owned()));
     }
 

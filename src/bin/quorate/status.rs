@@ -289,7 +289,7 @@ fn lost(status: &ClusterStatus, voters: &[&ManagerStatus], output: Output, seats
     say_of_disks(&mut page, status);
     let missing: Vec<&&ManagerStatus> = voters.iter().filter(|manager| !manager.reachable).collect();
     let place = |manager: &&&ManagerStatus| {
-        format!("{} {} {}{}", manager.name, manager.address, word(manager), silence(manager.silent_ms))
+        format!("{} {} {}{}", manager.name, manager.address, plight(manager), silence(manager.silent_ms))
     };
     let places: Vec<String> = missing.iter().map(place).collect();
     let _infallible = writeln!(page, "  missing  {}", places.join("    "));
@@ -333,7 +333,7 @@ fn lost(status: &ClusterStatus, voters: &[&ManagerStatus], output: Output, seats
 }
 
 /// That it is there, and only waits for its key; or that it does not come back by being started.
-const fn word(manager: &ManagerStatus) -> &'static str {
+const fn plight(manager: &ManagerStatus) -> &'static str {
     match manager.last_word {
         Some(LastWord::RolledBack) => "ROLLED BACK, ",
         Some(LastWord::Overruled) => "OVERRULED, ",
@@ -386,7 +386,7 @@ fn managers(status: &ClusterStatus) -> String {
                 if manager.reachable {
                     "yes".into()
                 } else {
-                    format!("NO, {}{}", word(manager), silence(manager.silent_ms))
+                    format!("NO, {}{}", plight(manager), silence(manager.silent_ms))
                 },
                 when_known(manager.applied.to_string()),
                 when_known(manager.lag.to_string()),
