@@ -185,26 +185,26 @@ fn to_be_enrolled(facts: &Facts, records: &Records) -> Option<Enrolled> {
 pub(super) fn renewed(
     identity: &Identity,
     facts: &Facts,
+    known: &Records,
     state: &dyn StateRead,
     terms: Terms,
 ) -> Result<Option<Identity>, StartError> {
     let holds = identity.subject().check_time(terms.clock.now()).is_ok();
-    if holds && to_be_enrolled(facts, &Records::read(state)?).is_none_or(|own| identity.subject().enrolled == Some(own))
-    {
+    if holds && to_be_enrolled(facts, known).is_none_or(|own| identity.subject().enrolled == Some(own)) {
         return Ok(None);
     }
-    signed(identity, facts, state, terms)
+    signed(identity, facts, known, state, terms)
 }
 
 /// A new certificate for this manager's key, signed with the cluster's CA key out of its own state; none for a node that its
-/// own records do not know as a manager (design section 9).
+/// own records, which are those of that state, do not know as a manager (design section 9).
 fn signed(
     identity: &Identity,
     facts: &Facts,
+    known: &Records,
     state: &dyn StateRead,
     terms: Terms,
 ) -> Result<Option<Identity>, StartError> {
-    let known = Records::read(state)?;
     let removed = known.removed.contains(&facts.raft());
     // Who is none, or none any more, has no copies of the barrier's keys either.
     let opens = known.by_raft_id(facts.raft()).is_some_and(|own| known.keyring.opens(own));
@@ -217,7 +217,7 @@ fn signed(
         StartError::Internal(format!("the node's certificate cannot be renewed: {error}. Nothing was changed"))
     };
     let csr = identity.key().csr().map_err(|error| internal(&error))?;
-    let subject = CertSubject { enrolled: to_be_enrolled(facts, &known), ..identity.subject().named() };
+    let subject = CertSubject { enrolled: to_be_enrolled(facts, known), ..identity.subject().named() };
     let certificate = ca.issue(&csr, &subject, terms.life, terms.clock.now()).map_err(|error| internal(&error))?;
     let authorities = trust.authorities.iter().map(|authority| authority.to_vec().into()).collect();
     identity.renewed_under(certificate, authorities).map(Some).map_err(|error| internal(&error))
@@ -288,8 +288,9 @@ pub(super) async fn keep_certificate(service: Arc<Service>, endpoint: Endpoint, 
         let (facts, layout, old) = (service.facts.clone(), Layout::new(&directory), Arc::clone(&current));
         let written = off_thread(move || {
             let view = store.reader.view();
-            let Some(fresh) = signed(&old, &facts, &*view, terms)? else { return Ok(None) };
-            let told = if fresh.trust_id() == old.trust_id() { None } else { Some(Records::read(&*view)?) };
+            let known = Records::read(&*view)?;
+            let Some(fresh) = signed(&old, &facts, &known, &*view, terms)? else { return Ok(None) };
+            let told = if fresh.trust_id() == old.trust_id() { None } else { Some(known) };
             fresh.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
             Ok(Some((Arc::new(fresh), told)))
         })

@@ -258,7 +258,8 @@ impl Service {
                     node
                 }
             };
-            let (certificate, _) = as_of(Some(&node))?;
+            // A manager's says the raft id that it is given only now; a worker's says none.
+            let certificate = if role == Role::Manager { as_of(Some(&node))?.0 } else { certificate };
             if self.let_in(txn, until, open).await? {
                 tracing::info!(node = %request.node_id, name = request.name, address, %raft_id, role = role.name(), "a node joined");
                 return Ok(self.joined(&seen, (request.node_id, raft_id), &certificate, &address));

@@ -242,8 +242,9 @@ impl Recover {
         let layout = self.layout();
         let identity = identity_of(&layout, &facts)?;
         // One that ran out while the cluster was down is no obstacle: it is renewed from the CA in the state.
-        let identity = identity::renewed(&identity, &facts, &*state, Terms::default())?.unwrap_or(identity);
-        let incarnation = begun(&identity, &facts, &*state)?;
+        let known = Records::read(&*state)?;
+        let identity = identity::renewed(&identity, &facts, &known, &*state, Terms::default())?.unwrap_or(identity);
+        let incarnation = begun(&identity, &facts, &known, &*state)?;
         let survivor = Survivor {
             boot,
             state,
@@ -321,9 +322,14 @@ fn listen_for(before: &str, address: &str) -> String {
 }
 
 /// What tells the new incarnation from all others, with the survivor's word for it.
-fn begun(identity: &Identity, facts: &Facts, state: &dyn StateRead) -> Result<Incarnation, StartError> {
+fn begun(
+    identity: &Identity,
+    facts: &Facts,
+    known: &Records,
+    state: &dyn StateRead,
+) -> Result<Incarnation, StartError> {
     let id = random(LineageId::from_bytes)?;
-    let mut lineage = Records::read(state)?.lineage();
+    let mut lineage = known.lineage();
     lineage.0.push(id);
     // One who cannot open it (any more) signs alone; those who know it believe that.
     let ca = records::ca(state, &Barrier::of(facts)).ok().flatten();

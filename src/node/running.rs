@@ -153,7 +153,7 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     // What was applied in the round that finished an upgrade may be there without the mark, when the process was killed.
     meta.require(records.cluster.version)?;
     let changes = Arc::new(Changes::new(&*view)?);
-    let identity = match identity::renewed(&identity, &facts, &*view, builder.certificates)? {
+    let identity = match identity::renewed(&identity, &facts, &records, &*view, builder.certificates)? {
         Some(renewed) => {
             renewed.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
             match identity.subject().check_time(builder.certificates.clock.now()) {
