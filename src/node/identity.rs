@@ -4,7 +4,7 @@
 //! section 4, rule 4), so that its votes and its log are gone, or the raft id was taken from it for ever, because it was
 //! demoted or removed, or it is thrown out because somebody else may have its keys. Whether that is believed of who says it is decided
 //! in [`quorate_core::membership::hearsay`]; that the raft id is gone only makes a manager ask a quorum, and it goes on until one says
-//! so: two that stopped on a word each could be the quorum that both of them ask. Owns the renewal of a manager's certificate,
+//! so: two that stopped on a word each could be the quorum that both of them ask. (One that is being demoted asks once it has stopped.) Owns the renewal of a manager's certificate,
 //! which it signs itself with the CA key out of its own state: nobody is asked and nothing is written to the log. Never stops a
 //! node for what it refuses others. Called by the running node.
 
@@ -79,6 +79,7 @@ pub(super) async fn keep_identity(
             Some((why, format!("the manager at {address}")))
         });
         match believed {
+            Some((why @ NoMore::Removed, by)) if hearsay.is_leaving(&current) => break stopped(why, facts, &by),
             Some((NoMore::Removed, by)) if Instant::now() >= ask => {
                 let own = records.clone();
                 let gone = tokio::select! {

@@ -238,7 +238,7 @@ impl World {
         let own = door.hearsay.by_the_records(records);
         let heard = door.said.values().find_map(|said| door.hearsay.believe(Nanos(clock), records, *said));
         let Some(why) = own.or(heard) else { return Ok(()) };
-        let first = own.is_none() && why == NoMore::Removed;
+        let first = own.is_none() && why == NoMore::Removed && !door.hearsay.is_leaving(records);
         if first && std::mem::replace(&mut door.asks, true) {
             return Ok(());
         }
