@@ -492,11 +492,14 @@ fn a_key_file_that_is_gone_is_told_before_the_restart_and_a_lost_one_has_a_way_o
     }
     // Nor before a manager has answered: where none does, the key that is found again opens what there was.
     let closed = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    on(&nodes[2], &["join", "--replace", "--key-lost", "--manager", &closed]).exits(3);
+    on(&nodes[2], &["join", "--replace", "--key-lost", "--token", &token, "--manager", &closed]).exits(3);
     assert!(store.is_dir() && !aside.exists() && !nodes[2].directory.join("key").exists(), "nobody was asked");
     // And the store is moved aside by it as it was, and not from under a manager whose key is there
     on(&nodes[1], &[&replace[..], &["--key-lost"]].concat()).exits(1);
-    on(&nodes[2], &[&replace[..], &["--key-lost"]].concat()).exits(0);
+    // By its certificate it does not come back: its own key is sealed with the key that is lost.
+    on(&nodes[2], &[&replace[..], &["--key-lost"]].concat()).exits(1).complains(&["sealed with key", "--token TOKEN"]);
+    assert!(store.is_dir() && !aside.exists() && !nodes[2].directory.join("key").exists(), "nobody was asked");
+    on(&nodes[2], &[&replace[..], &["--key-lost", "--token", &token]].concat()).exits(0);
     assert_eq!(std::fs::read(aside.join("keys")).unwrap(), held);
     nodes[2].run();
     eventually("it is back", || (on(&nodes[2], &["kv", "get", "k"]).stdout == "v").then_some(()));

@@ -38,9 +38,8 @@ impl Way for Lossy {
         Box::pin(async move {
             let by = self.turn.fetch_add(1, Ordering::Relaxed) % self.nodes.len();
             let who = matches!(request.kind, Some(api::request::Kind::NodeReport(_)));
-            let mut waiting = self.meanwhile.lock().unwrap_or_else(PoisonError::into_inner);
-            let meanwhile = if who { None } else { waiting.take() };
-            drop(waiting);
+            let meanwhile =
+                if who { None } else { self.meanwhile.lock().unwrap_or_else(PoisonError::into_inner).take() };
             let answered = self.nodes[by].shared.way.call(request, patience, &BTreeSet::new()).await;
             if let Some(meanwhile) = meanwhile {
                 let answered = answered.expect("it is done");

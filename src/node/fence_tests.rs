@@ -72,7 +72,7 @@ async fn only_a_member_ends_an_incarnation_that_has_a_leader_whatever_the_cas_ke
     started(root.path(), "m1", Start::OpenOrInit).await.shutdown().await;
     let (ca, lineage) = (ca(&directory), longer(&directory));
     let liar = forged(&ca);
-    let own = Identity::load(&directory.join("node.id")).unwrap();
+    let own = crate::node::node_identity(&directory, &Keys::default()).unwrap();
     let node = started(root.path(), "m1", Start::Open).await;
     // When it shows a newer generation: bare, with its own word for it, with that of the CA, with the word of the manager itself for
     // another generation

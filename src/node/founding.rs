@@ -20,9 +20,10 @@ use zeroize::Zeroizing;
 
 use super::barrier::Barrier;
 use super::builder::{NodeBuilder, Prepared, off_thread, random, random_seed};
-use super::directory::open_store;
+use super::directory::{open_store_with, options};
 use super::facts::{Facts, Stage};
 use super::newcomer::prepared_of;
+use super::own_identity;
 use super::records::{ca_key, first_trust, token_key};
 use super::renewal::Terms;
 use super::state_file::StateFile;
@@ -108,7 +109,7 @@ impl NodeBuilder {
         if layout.identity().exists() && !layout.holds_store() {
             return Err(self.store_is_gone());
         }
-        let mut store = open_store(&layout)?;
+        let (mut store, keys) = open_store_with(&layout, options(&layout))?;
         let mut facts = self.begin(&store)?;
         if facts.is_ready() {
             return Ok(prepared(&facts, None));
@@ -125,7 +126,7 @@ impl NodeBuilder {
             let identity = issue(&ca, facts.node(), (CertRole::Manager, Some(enrolled)), terms)?;
             let operator = issue(&ca, random(NodeId::from_bytes)?, (CertRole::Operator, None), operators)?;
             // Files first: they are nobody's until the store says so, and are written anew by the next attempt.
-            identity.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
+            own_identity::write_sealed(&layout, &identity, keys.as_ref())?;
             operator.write(&layout.operator()).map_err(|error| StartError::Disk(error.to_string()))?;
             let lineage = Lineage(vec![first]);
             facts.cluster_id = Bytes::copy_from_slice(cluster.as_bytes());

@@ -30,6 +30,7 @@ use super::ca;
 use super::ending::Ending;
 use super::enrolling::enrolled;
 use super::facts::{Facts, Layout};
+use super::own_identity;
 use super::records;
 use super::renewal::{self, Terms};
 use super::service::Service;
@@ -292,7 +293,7 @@ pub(super) async fn keep_certificate(service: Arc<Service>, endpoint: Endpoint, 
             let known = Records::read(&*view)?;
             let Some(fresh) = signed(&old, &facts, &known, &*view, terms)? else { return Ok(None) };
             let told = if fresh.trust_id() == old.trust_id() { None } else { Some(known) };
-            fresh.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
+            own_identity::write(&layout, &fresh)?;
             Ok(Some((Arc::new(fresh), told)))
         })
         .await;

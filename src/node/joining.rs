@@ -176,7 +176,9 @@ impl Service {
                 if record.compromised {
                     return Err(JoinRefused::NotAMember);
                 }
-                if record.key_digest != digest.as_slice() {
+                // Whose key is lost cannot prove who it is: the manager's token stands for it, as for any newcomer.
+                let vouched = request.key_lost && !admitted;
+                if record.key_digest != digest.as_slice() && !vouched {
                     return Err(JoinRefused::AlreadyKnown(request.node_id.to_string()));
                 }
                 if !admitted && role != Role::Manager {
@@ -245,7 +247,7 @@ impl Service {
                 Some((known, revision)) => {
                     let seated = self.status.borrow().configuration.clone();
                     let old = known.raft().unwrap_or_default();
-                    let node = readmitted(known, &request, &address, raft_id, seated.is_voter(old));
+                    let node = readmitted(known, &request, &address, (raft_id, &digest), seated.is_voter(old));
                     raft_ids::write(&mut txn, request.node_id, &node, *revision);
                     if old != RaftId(0) {
                         raft_ids::burn(&mut txn, old);
@@ -368,7 +370,13 @@ fn left_behind(record: &NodeRecord, records: &Records, store: Option<StoreId>) -
 
 /// A known node with a new raft id for its fresh store. A seat that the old one still holds is handed on, as for a damaged
 /// store.
-fn readmitted(known: &NodeRecord, request: &JoinRequest, address: &str, raft_id: RaftId, seated: bool) -> NodeRecord {
+fn readmitted(
+    known: &NodeRecord,
+    request: &JoinRequest,
+    address: &str,
+    (raft_id, digest): (RaftId, &[u8; 32]),
+    seated: bool,
+) -> NodeRecord {
     NodeRecord {
         role: Role::Manager.into(),
         name: if request.name.is_empty() { known.name.clone() } else { request.name.clone() },
@@ -380,6 +388,7 @@ fn readmitted(known: &NodeRecord, request: &JoinRequest, address: &str, raft_id:
         command_version: request.support.newest,
         command_version_min: request.support.oldest,
         software: request.software.clone(),
+        key_digest: Bytes::copy_from_slice(digest),
         removing: false,
         forced: false,
         lost: false,

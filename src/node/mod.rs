@@ -100,6 +100,7 @@ mod objects;
 mod once;
 #[cfg(feature = "manager")]
 mod operators;
+mod own_identity;
 #[cfg(feature = "manager")]
 mod policy;
 #[cfg(feature = "manager")]
@@ -198,6 +199,8 @@ pub use items::Item;
 #[cfg(feature = "manager")]
 pub use lead::Lead;
 pub use lock::runner;
+#[cfg(feature = "testing")]
+pub use own_identity::of_node as node_identity;
 #[cfg(feature = "manager")]
 pub use recover::Recover;
 #[cfg(feature = "manager")]
@@ -221,6 +224,8 @@ pub(crate) use ground::Ground;
 pub(crate) use memory_disk::MemoryDisk;
 #[cfg(feature = "manager")]
 pub(crate) use metering::size as size_of;
+#[cfg(feature = "manager")]
+pub(crate) use own_identity::{certificate_ends, seal as seal_identity};
 #[cfg(feature = "manager")]
 pub(crate) use records::ca as cluster_ca;
 #[cfg(feature = "manager")]

@@ -30,6 +30,7 @@ use super::directory::{explained, identity_of, look_into, open_store, resolve};
 use super::facts::{Facts, Layout};
 use super::fence::{self, FenceRecord};
 use super::identity;
+use super::own_identity;
 use super::records;
 use super::renewal::Terms;
 use super::spent::Mark;
@@ -281,7 +282,7 @@ impl Recover {
         let write = RecoveryWrite { facts: vec![(Facts::NAME.to_owned(), facts.encoded())], ..outcome.write };
         state.recover(write)?;
         tracing::warn!(generation = outcome.lineage.generation(), "a new generation of the cluster was begun here");
-        identity.write(&self.layout().identity()).map_err(|error| {
+        own_identity::write(&self.layout(), &identity).map_err(|error| {
             StartError::Disk(format!("{error}. The recovery is written; the next start goes on from here"))
         })
     }

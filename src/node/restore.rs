@@ -31,6 +31,7 @@ use super::facts::{Facts, Layout, Stage};
 use super::files;
 use super::founding::issue;
 use super::lock::lock;
+use super::own_identity;
 use super::recover::jump;
 use super::service::display_name;
 use super::stop::StartError;
@@ -383,7 +384,7 @@ impl Restore {
             ..NodeRecord::default()
         };
         let opened = layout.open_store(options(layout)).map_err(|error| super::explained(layout, error))?;
-        let OpenStore { mut state, staging, .. } = opened.0;
+        let (OpenStore { mut state, staging, .. }, keys) = opened;
         let mut reader = SnapshotReader::new(staging.begin()?);
         let mut file = Opened::open(&self.file, &self.key).map_err(|error| self.refused(error))?;
         let unsound = |error| self.refused(crate::backup::unsound(error));
@@ -413,7 +414,7 @@ impl Restore {
         drop(restored);
         let told = vec![(Facts::NAME.to_owned(), facts.encoded())];
         state.recover(RecoveryWrite { facts: told, ..outcome.write })?;
-        identity.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
+        own_identity::write_sealed(layout, &identity, keys.as_ref())?;
         Ok(Made {
             facts,
             new_generation: outcome.lineage.generation(),

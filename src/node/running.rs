@@ -29,7 +29,7 @@ use super::barrier::Barrier;
 use super::builder::{NodeBuilder, off_thread};
 use super::changes::Changes;
 use super::damaged::DamageRecord;
-use super::directory::{self, check_access, identity_of, open_store_with, resolve};
+use super::directory::{self, check_access, check_identity, open_store_with, resolve};
 use super::ending::{Ending, Parts, Unfinished, contained};
 use super::facts::{Facts, Layout};
 use super::fence::{self, FenceRecord, Fencing, Incarnations};
@@ -44,6 +44,7 @@ pub(super) use super::manager::Manager;
 use super::meeting;
 use super::net::{self, Listening, Net};
 use super::noted::Noted;
+use super::own_identity;
 use super::reach::Reach;
 use super::readiness::Pulse;
 use super::reading::Past;
@@ -62,7 +63,7 @@ use super::{
     asking, backups, barrier, ca, housekeeping, identity, keepers, log_writer, metering, operators, proving, sealing,
 };
 use crate::config;
-use crate::keys::Desk;
+use crate::keys::{Desk, Keys};
 use crate::metrics::Meters;
 
 /// Calls that wait for the consensus task.
@@ -128,6 +129,8 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     }
     fence::check(meta.get(FenceRecord::NAME)?, facts.lineage_list().generation(), &builder.directory)?;
     spent::check(&*meta, &facts, &builder.directory)?;
+    check_identity(&layout, &facts)?;
+    let held = keys.as_ref().and_then(KeyKeeper::held);
     let keys = keys.map(|keys| Desk::new(keys, &layout));
     if let Some(keys) = &keys {
         sealing::settle(keys)?;
@@ -137,7 +140,9 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     if keys.is_some() && !moved {
         Noted::of(&facts).keep(&layout);
     }
-    let identity = identity_of(&layout, &facts)?;
+    // By the key that has opened the store: it need not be asked for, or stretched, once more.
+    let by_held = held.map(|(key, _)| Layout::with_keys(layout.root(), &Keys::key(key)));
+    let identity = own_identity::load(by_held.as_ref().unwrap_or(&layout))?;
     let state = Machine::open(state).map_err(|error| match error {
         ApplyError::Store(error) => StartError::from(error),
         error @ (ApplyError::NeedsVersion { .. } | ApplyError::ClusterNeedsVersion { .. }) => {
@@ -155,7 +160,7 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     let changes = Arc::new(Changes::new(&*view)?);
     let identity = match identity::renewed(&identity, &facts, &records, &*view, builder.certificates)? {
         Some(renewed) => {
-            renewed.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
+            own_identity::write(&layout, &renewed)?;
             match identity.subject().check_time(builder.certificates.clock.now()) {
                 Ok(()) => tracing::info!("the node has signed itself a certificate that says which raft id it has"),
                 Err(_over) => {

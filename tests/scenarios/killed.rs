@@ -12,7 +12,7 @@ use quorate::{Client, Node, Start, inspect, inspect_with};
 
 use crate::authorities::without_the_first_operator;
 use crate::crashes::shim;
-use crate::sealing::{Change, essence, killed_at_each, run, stopped};
+use crate::sealing::{Change, essence, killed_at_each, looked, run, stopped};
 use crate::support::{BUDGET, Cluster, copy, eventually};
 
 /// Secrets in the cluster: more than one order seals anew.
@@ -342,12 +342,12 @@ async fn another_unlock_key_killed_at_every_write_leaves_a_store_that_the_old_on
     let before = essence(inspect_with(&pristine, &Keys::key(old.clone())).unwrap());
     let (by, words) = (By::default(), ["unlock-key", "rotate", "--unlock-key-file", file.to_str().unwrap()]);
     let points = killed_at_each(&cluster, &pristine, Change::of(&words), |directory, said, at| {
-        let opened = inspect_with(directory, &Keys::key(old.clone()));
+        let opened = looked(directory, &Keys::key(old.clone()));
         by.note(opened.is_ok());
         let found = opened.unwrap_or_else(|_other_key| {
             let shown = said.lines().last().and_then(|line| Key::from_text(line).ok());
             let shown = shown.unwrap_or_else(|| panic!("died at {at}, and nobody has the key: {said}"));
-            inspect_with(directory, &Keys::key(shown)).unwrap()
+            looked(directory, &Keys::key(shown)).unwrap()
         });
         assert_eq!(essence(found), before, "died at {at}");
         let slots = quorate_storage::key_slots(&directory.join("store")).unwrap();
@@ -366,15 +366,15 @@ async fn the_end_of_autolock_killed_at_every_write_leaves_a_store_that_the_unloc
     let library = shim(&cluster.path(""));
     let (by, words) = (By::default(), ["autolock", "off", "--unlock-key-file", file.to_str().unwrap()]);
     let points = killed_at_each(&cluster, &pristine, Change::of(&words), |directory, _, at| {
-        let opened = inspect(directory);
+        let opened = looked(directory, &Keys::default());
         by.note(opened.is_err());
         let locked = opened.is_err();
-        let found = opened.unwrap_or_else(|_locked| inspect_with(directory, &Keys::key(old.clone())).unwrap());
+        let found = opened.unwrap_or_else(|_locked| looked(directory, &Keys::key(old.clone())).unwrap());
         assert_eq!(essence(found), before, "died at {at}");
         if locked {
             assert!(run(&library, directory, Change::of(&words), 0, None).1, "died at {at}: a second call");
         }
-        assert_eq!(essence(inspect(directory).unwrap()), before, "died at {at}");
+        assert_eq!(essence(looked(directory, &Keys::default()).unwrap()), before, "died at {at}");
     });
     println!("`autolock off` was killed at {points} writes, syncs and renames; opened by old and new: {:?}", by.both());
 }
@@ -387,10 +387,10 @@ async fn a_passphrase_that_is_set_killed_at_every_write_leaves_a_store_that_the_
     std::fs::write(&phrase, "correct horse battery\n").unwrap();
     let change = Change { words: &["key", "passphrase"], typed: "correct horse battery\n" };
     let points = killed_at_each(&cluster, &pristine, change, |directory, _, at| {
-        let opened = inspect(directory);
+        let opened = looked(directory, &Keys::default());
         by.note(opened.is_ok());
         let found = opened.unwrap_or_else(|_locked| {
-            inspect_with(directory, &Keys::passphrase_file(&phrase)).unwrap_or_else(|why| panic!("died at {at}: {why}"))
+            looked(directory, &Keys::passphrase_file(&phrase)).unwrap_or_else(|why| panic!("died at {at}: {why}"))
         });
         assert_eq!(essence(found), before, "died at {at}");
     });

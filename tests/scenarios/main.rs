@@ -41,6 +41,7 @@ mod membership;
 mod nodes;
 mod operators;
 mod overload;
+mod own_keys;
 mod partition;
 mod policy;
 mod pressure;

@@ -7,7 +7,7 @@ use prost::Message as _;
 use quorate::{Client, Error, Identity};
 use quorate_core::id::RaftId;
 use quorate_transport::api::{self, request::Kind};
-use quorate_transport::{ConnectError, Down, Refused};
+use quorate_transport::{ConnectError, Down, IdentityFile, Refused};
 
 use crate::doors::{Door, client, knock, peer, verdict};
 use crate::support::{Cluster, eventually, says};
@@ -147,8 +147,8 @@ async fn two_voters_of_which_one_has_missed_that_the_other_came_back_are_a_major
     eventually("a write", || async { client.kv().put("k", "v").await.ok() }).await;
     assert_eq!(cluster.node(2).client().kv().get("k").await.unwrap().unwrap().value, "v");
     let enrolled = |index: usize| {
-        let identity = Identity::load(&cluster.members[index].directory.join("node.id")).unwrap();
-        identity.subject().enrolled.map(|enrolled| enrolled.raft_id)
+        let file = IdentityFile::load(&cluster.members[index].directory.join("node.id")).unwrap();
+        file.shown.subject().enrolled.map(|enrolled| enrolled.raft_id)
     };
     assert_eq!((enrolled(2), enrolled(1)), (Some(RaftId(3)), Some(RaftId(5))));
     cluster.stop().await;

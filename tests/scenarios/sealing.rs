@@ -26,7 +26,7 @@ fn canary() -> (String, Vec<Vec<u8>>) {
 }
 
 /// Files below `directory` that hold these bytes.
-fn found_in(directory: &Path, bytes: &[u8]) -> Vec<PathBuf> {
+pub fn found_in(directory: &Path, bytes: &[u8]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
@@ -264,6 +264,14 @@ pub async fn stopped() -> (Cluster, PathBuf) {
     (cluster, directory)
 }
 
+/// Looks into a stopped manager with these keys, which must open the node's own key, too, if they open its store.
+pub fn looked(directory: &Path, keys: &Keys) -> Result<Inspection, StartError> {
+    let found = inspect_with(directory, keys)?;
+    let own = quorate::testing::node_identity(directory, keys);
+    assert_eq!(own.unwrap().subject().node_id.to_string(), found.node_id);
+    Ok(found)
+}
+
 /// What counts of an inspection here.
 pub fn essence(found: Inspection) -> (String, u64, u64, String) {
     assert_eq!(found.state_hash, found.recorded_hash);
@@ -322,7 +330,7 @@ fn stop_once_noted(child: &mut std::process::Child, directory: &Path, before: &[
             Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
             return;
         }
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }
 
@@ -378,10 +386,10 @@ async fn a_rotation_of_all_keys_killed_at_every_write_opens_with_the_key_file_an
     let before = essence(inspect(&pristine).unwrap());
     let library = shim(&cluster.path(""));
     let points = killed_at_each(&cluster, &pristine, Change::of(&["key", "rotate"]), |directory, _, at| {
-        let found = inspect(directory).unwrap_or_else(|error| panic!("died at {at}: {error}"));
+        let found = looked(directory, &Keys::default()).unwrap_or_else(|error| panic!("died at {at}: {error}"));
         assert_eq!(essence(found), before, "died at {at}");
         assert!(run(&library, directory, Change::of(&["key", "rotate"]), 0, None).1);
-        assert_eq!(essence(inspect(directory).unwrap()), before, "died at {at}");
+        assert_eq!(essence(looked(directory, &Keys::default()).unwrap()), before, "died at {at}");
         let text = std::fs::read_to_string(directory.join("key")).unwrap();
         assert_eq!(text.lines().filter(|line| line.starts_with("QRK-")).count(), 1, "died at {at}");
     });
@@ -396,14 +404,14 @@ async fn a_key_file_that_moves_is_never_gone_wherever_the_move_is_killed() {
     let to = target.to_str().unwrap().to_owned();
     let library = shim(&cluster.path(""));
     let points = killed_at_each(&cluster, &pristine, Change::of(&["key", "move", &to]), |directory, _, at| {
-        let found = inspect(directory).unwrap_or_else(|error| panic!("died at {at}: {error}"));
+        let found = looked(directory, &Keys::default()).unwrap_or_else(|error| panic!("died at {at}: {error}"));
         assert_eq!(essence(found), before, "died at {at}");
         let moved = quorate::keys::status(directory).unwrap().unwrap();
         if moved.beside_data {
             assert!(run(&library, directory, Change::of(&["key", "move", &to]), 0, None).1);
         }
         assert_eq!(quorate::keys::status(directory).unwrap().unwrap().place, to, "died at {at}");
-        assert_eq!(essence(inspect(directory).unwrap()), before, "died at {at}");
+        assert_eq!(essence(looked(directory, &Keys::default()).unwrap()), before, "died at {at}");
     });
     println!("a move of the key file was killed at {points} writes, syncs and renames");
 }
@@ -424,7 +432,8 @@ async fn a_start_killed_at_every_write_keeps_a_whole_word_of_where_the_manager_l
     let address = "127.0.0.1:0".to_owned();
     let seen = std::cell::RefCell::new((0, 0));
     let library = shim(&cluster.path(""));
-    let start = Change::of(&["run", "--listen", &address]);
+    let words = ["run", "--listen", &address];
+    let start = Change::of(&words);
     let check = |directory: &Path, _: &str, at: u64| {
         // Then what a locked manager would listen at is the old address or the new one, whole, and nothing else has suffered
         let now = noted(directory);
@@ -437,7 +446,7 @@ async fn a_start_killed_at_every_write_keeps_a_whole_word_of_where_the_manager_l
             assert_eq!((lines.len(), lines[0], lines[1]), (3, &*address, &*address), "died at {at}");
             seen.borrow_mut().1 += 1;
         }
-        let found = inspect(directory).unwrap_or_else(|error| panic!("died at {at}: {error}"));
+        let found = looked(directory, &Keys::default()).unwrap_or_else(|error| panic!("died at {at}: {error}"));
         assert_eq!(essence(found), before, "died at {at}");
     };
     let points = killed_until_it_ends(&cluster, &pristine, start, check, &library);
@@ -453,7 +462,7 @@ async fn autolock_killed_at_every_write_leaves_a_store_whose_key_somebody_has() 
     let count = |by: &str| (by.to_owned(), 0);
     let by = std::cell::RefCell::new(std::collections::BTreeMap::from([count("file"), count("shown")]));
     let points = killed_at_each(&cluster, &pristine, Change::of(&["autolock", "on"]), |directory, said, at| {
-        let found = match inspect(directory) {
+        let found = match looked(directory, &Keys::default()) {
             Ok(found) => {
                 *by.borrow_mut().get_mut("file").unwrap() += 1;
                 found
@@ -464,7 +473,7 @@ async fn autolock_killed_at_every_write_leaves_a_store_whose_key_somebody_has() 
                 let shown = said.lines().last().and_then(|line| Key::from_text(line).ok());
                 let keys = Keys::key(shown.unwrap_or_else(|| panic!("died at {at}, and nobody has the key: {said}")));
                 *by.borrow_mut().get_mut("shown").unwrap() += 1;
-                inspect_with(directory, &keys).unwrap()
+                looked(directory, &keys).unwrap()
             }
         };
         assert_eq!(essence(found), before, "died at {at}");

@@ -60,7 +60,8 @@ async fn started(directory: &Path, name: &str, start: Start) -> Node {
 /// The certificate in the identity file ran out long ago, as if the node had been off for a year.
 fn run_out(directory: &Path) {
     let layout = Layout::new(directory);
-    let identity = Identity::load(&layout.identity()).unwrap();
+    let held = || own_identity::load(&layout).unwrap();
+    let identity = held();
     let store = look_into(&layout, &layout.store()).unwrap();
     let facts = Facts::read(store.fact(Facts::NAME).unwrap()).unwrap().unwrap();
     let ca = records::ca(&*store.state, &Barrier::of(&facts)).unwrap().unwrap();
@@ -69,7 +70,7 @@ fn run_out(directory: &Path) {
     let long_ago = SystemTime::now() - Duration::from_secs(365 * 86_400);
     let certificate = ca.issue(&identity.key().csr().unwrap(), &subject, config::CERTIFICATE, long_ago).unwrap();
     identity.renewed(certificate).unwrap().write(&layout.identity()).unwrap();
-    assert!(Identity::load(&layout.identity()).unwrap().subject().check_time(SystemTime::now()).is_err());
+    assert!(held().subject().check_time(SystemTime::now()).is_err());
 }
 
 async fn token(client: &Client) -> String {
