@@ -15,7 +15,7 @@ use quorate_core::state::live_range;
 use quorate_storage::KeyError;
 
 use crate::crashes::shim;
-use crate::support::{BUDGET, Cluster, copy, eventually, says, store_options};
+use crate::support::{BUDGET, Cluster, closed_port, copy, eventually, says, store_options};
 
 /// A random word, and the forms in which it could lie somewhere.
 fn canary() -> (String, Vec<Vec<u8>>) {
@@ -431,7 +431,7 @@ async fn a_start_killed_at_every_write_keeps_a_whole_word_of_where_the_manager_l
     let noted = |directory: &Path| std::fs::read(directory.join("node.listen")).unwrap();
     let old = noted(&pristine);
     // When it is started at another address, and told to stop as soon as that is noted
-    let address = "127.0.0.2:0".to_owned();
+    let address = closed_port().replace("127.0.0.1", "127.0.0.2");
     let seen = std::cell::RefCell::new((0, 0));
     let library = shim(&cluster.path(""));
     let words = ["run", "--listen", &address];
