@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::ending::Ending;
 use super::ground::Tasks;
+use super::told::Told;
 use super::{applier, log_writer, snapshots};
 use crate::metrics::Meters;
 
@@ -126,7 +127,7 @@ impl ConsensusTask {
         mut self,
         ending: &Ending,
         mut inbox: mpsc::Receiver<Call>,
-        mut reports: mpsc::Receiver<Input>,
+        reports: Told,
     ) -> Option<StopCause> {
         let mut next_tick = Instant::now() + self.phase;
         let mut calls = Vec::with_capacity(BATCH);
@@ -134,23 +135,25 @@ impl ConsensusTask {
         let mut inputs = Vec::new();
         let asked = ending.asked();
         tokio::pin!(asked);
+        let (bell, mut at_once) = (reports.bell(), false);
         loop {
-            tokio::select! {
-                biased;
-                () = &mut asked => return None,
-                count = reports.recv_many(&mut reported, BATCH) => {
-                    if count == 0 {
-                        return None;
-                    }
+            if !at_once {
+                tokio::select! {
+                    biased;
+                    () = &mut asked => return None,
+                    () = bell.rung() => {}
+                    () = tokio::time::sleep_until(self.wakes(next_tick)) => {}
+                    _ = inbox.recv_many(&mut calls, BATCH) => {}
                 }
-                () = tokio::time::sleep_until(next_tick) => {}
-                _ = inbox.recv_many(&mut calls, BATCH) => {}
             }
             // Whatever else is there already goes into the same step.
-            while reported.len() < BATCH
-                && let Ok(report) = reports.try_recv()
+            if !reports.take(&mut reported) {
+                return None;
+            }
+            while calls.len() < BATCH
+                && let Ok(call) = inbox.try_recv()
             {
-                reported.push(report);
+                calls.push(call);
             }
             inputs.append(&mut reported);
             let now = Instant::now();
@@ -181,6 +184,13 @@ impl ConsensusTask {
                 unreachable.dedup();
                 effects = self.machine.step(self.now(), unreachable.into_iter().map(Input::Unreachable));
             }
+            let awaited = self.machine.awaits();
+            reports.wait_for(awaited);
+            // What came before that was said is not rung for.
+            if !reports.take(&mut reported) {
+                return None;
+            }
+            at_once = reported.iter().any(|report| awaited.is_for(report));
             let tick = Duration::from_nanos(self.machine.tick_nanos());
             if tick != self.tick {
                 tracing::info!(from_ms = self.tick.as_millis(), to_ms = tick.as_millis(), "the timing has changed");
@@ -189,6 +199,12 @@ impl ConsensusTask {
                 self.tick = tick;
             }
         }
+    }
+
+    /// The machine may have something to do before the next tick.
+    fn wakes(&self, next_tick: Instant) -> Instant {
+        let due = self.machine.due().and_then(|due| self.began.checked_add(Duration::from_nanos(due.0)));
+        due.map_or(next_tick, |due| due.min(next_tick))
     }
 
     fn now(&self) -> Nanos {
@@ -235,9 +251,9 @@ impl ConsensusTask {
         for effect in effects {
             match effect {
                 Effect::Send { to, lane, body } => self.send(to, lane, body, unreachable),
-                Effect::Persist { number, batch } => {
-                    // The queue is shorter than the reports' queue: the writer can always report and take the next.
-                    let _ = self.hands.log.send(log_writer::Job { number, batch }).await;
+                Effect::Persist { number, batch, acknowledgements } => {
+                    // There is room: the machine hands out fewer.
+                    let _ = self.hands.log.send(log_writer::Job { number, batch, acknowledgements }).await;
                 }
                 Effect::Apply { entries, waiters } => {
                     self.hands.meters.proposals_committed.increment(entries.len() as u64);

@@ -236,6 +236,9 @@ pub enum Effect {
         number: u64,
         /// What to write.
         batch: LogBatch,
+        /// What a follower says of it, on the control lane: to be sent once it is durable, before that is reported. Nobody has
+        /// to wait for the machine to say what it knows already. Lost is allowed; with a write that fails they are void.
+        acknowledgements: Vec<(RaftId, Bytes)>,
     },
     /// Apply in order; report [`Input::Applied`], and answer the waiters.
     Apply {

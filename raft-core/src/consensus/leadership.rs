@@ -70,6 +70,10 @@ impl Leadership {
         }
     }
 
+    pub(super) const fn first_index(&self) -> LogIndex {
+        self.first_index
+    }
+
     pub(super) fn leaderless_ticks(&self, tick: u64) -> u64 {
         self.leaderless_since.map_or(0, |since| tick.saturating_sub(since))
     }
@@ -323,6 +327,10 @@ impl Consensus {
         }
         if leads {
             self.leadership.last_lease_round = self.tick;
+            if self.reads.others_wait() {
+                // They can read once they have applied it.
+                self.tell_commit();
+            }
         }
         self.freshness.asks(self.tick);
         let context = self.reads.start(self.now, self.tick, !leads, self.tick_offered());

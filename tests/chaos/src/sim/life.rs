@@ -102,6 +102,8 @@ impl World {
         let status = Arc::new(consensus.status());
         member.process = Some(Process {
             last_tick: self.now + phase,
+            due: None,
+            reports: Vec::new(),
             consensus,
             status,
             machine,
