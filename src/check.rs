@@ -23,6 +23,16 @@ const MTU_PATIENCE: Duration = Duration::from_millis(300);
 /// What an ordinary Ethernet carries: whether it is more is not waited for.
 const MTU_ETHERNET: u16 = 1452;
 
+/// Until when the certificate of the node in a directory holds, running or stopped. Its key is not looked at.
+///
+/// # Errors
+/// `Directory` when there is none, or this user may not read it.
+#[cfg(feature = "manager")]
+pub fn certificate_ends(directory: &Path) -> std::result::Result<SystemTime, crate::StartError> {
+    let seconds = crate::node::certificate_ends(&crate::node::Layout::new(directory))?;
+    Ok(UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
 /// What one manager says of its machine, and of the ways to the others: the documented JSON.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ManagerCheck {

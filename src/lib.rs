@@ -44,9 +44,9 @@ pub use node::{
 };
 #[cfg(feature = "manager")]
 pub use node::{
-    Configurations, DumpedRecord, Fenced, Inspection, Lead, Recover, Restore, RestoreReport, RolledBack, dump, fenced,
-    fenced_with, inspect, inspect_configurations, inspect_configurations_with, inspect_with, restore, rolled_back,
-    rolled_back_with,
+    Configurations, DumpedRecord, Fenced, Inspection, Lead, Recover, Restore, RestoreReport, Spent, dump, fenced,
+    fenced_with, inspect, inspect_configurations, inspect_configurations_with, inspect_with, restore, spent,
+    spent_with,
 };
 pub use objects::SecretBytes;
 pub use quorate_core::txn::{Compare, Op as Operation};

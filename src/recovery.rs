@@ -60,6 +60,8 @@ pub struct RecoveryReport {
     /// The directory was put back to an older state, and this is the last entry that is known to have been in it before. Another
     /// manager may hold it.
     pub rolled_back: Option<u64>,
+    /// A manager that ran from the directory found this damage in it. What a recovery keeps is whole by now: it has been checked.
+    pub damaged: Option<String>,
     /// Why a recovery is (or would be) refused.
     pub refusal: Option<String>,
     /// Whether it was written.

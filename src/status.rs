@@ -29,7 +29,7 @@ pub struct ClusterStatus {
     /// How many voters may still be lost, and what would raise that, in words; empty when the quorum is lost.
     #[serde(default)]
     pub tolerance: String,
-    /// One of ok, degraded, single_copy, read_only, quorum_lost, locked, fenced, removed, rolled_back.
+    /// One of ok, degraded, single_copy, read_only, quorum_lost, locked, fenced, removed, rolled_back, damaged.
     pub health: Health,
     /// What to do, line by line; empty when nothing is.
     pub advice: Vec<String>,
@@ -124,6 +124,8 @@ pub enum Health {
     Removed,
     /// A stopped directory that was put back to an older state, or is a copy: it is never run again.
     RolledBack,
+    /// A stopped directory whose state a manager that ran from it found damaged: it is never run again.
+    Damaged,
 }
 
 impl Health {
@@ -139,6 +141,7 @@ impl Health {
             Self::Fenced => "fenced",
             Self::Removed => "removed",
             Self::RolledBack => "rolled_back",
+            Self::Damaged => "damaged",
         }
     }
 }
@@ -163,6 +166,10 @@ pub struct ManagerStatus {
     /// Whether it says that it is locked: it waits for its key (`quorate unlock`), and does nothing else meanwhile.
     #[serde(default)]
     pub locked: bool,
+    /// What it said when it stopped, where that was that starting it again does not bring it back; null where it said nothing of the
+    /// kind, and for a manager that is reachable.
+    #[serde(default)]
+    pub last_word: Option<LastWord>,
     /// How long the manager that answered has heard nothing from it, milliseconds; 0 when it is reachable. Null when
     /// nothing came from it since that manager was started.
     #[serde(default)]
@@ -191,6 +198,30 @@ pub struct ManagerStatus {
     /// Workers that have their session with it; 0 when it did not answer.
     #[serde(default)]
     pub sessions: u64,
+}
+
+/// Why a manager stopped that starting it again does not bring back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum LastWord {
+    /// Its directory was put back to an older state, or is a copy: it comes back with a fresh store.
+    RolledBack,
+    /// The leader contradicts what it had acknowledged: the directory of another one was put back. It keeps what it has.
+    Overruled,
+    /// Its store is damaged: it comes back with a fresh one.
+    Damaged,
+}
+
+impl LastWord {
+    /// The words on the screen.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::RolledBack => "rolled back",
+            Self::Overruled => "overruled",
+            Self::Damaged => "damaged",
+        }
+    }
 }
 
 /// Snapshots in this process's life.
@@ -372,6 +403,9 @@ pub(crate) struct MemberReport {
     /// It leads, and every live manager has reported its sessions to it.
     #[serde(default)]
     pub(crate) judged: bool,
+    /// Managers, by raft id, that said when they went that starting them again does not bring them back.
+    #[serde(default)]
+    pub(crate) parted: Vec<(u64, LastWord)>,
 }
 
 /// A duration as people say it: `400ms`, `2.5s`, `30s`, `4m 12s`, `5m`, `2h 05m`, `7d`.

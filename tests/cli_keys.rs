@@ -120,6 +120,12 @@ fn a_locked_manager_says_so_waits_and_is_unlocked() {
     std::fs::write(&file, &newer).unwrap();
     on(node, &given).exits(0);
     on(node, &["inspect"]).exits(1).complains(&["the unlock key", "--unlock-key-file"]);
+    // What a store that nobody can read says of its node is not taken for nothing
+    on(node, &["status"]).exits(3).complains(&[
+        "no node is running",
+        "it may have been fenced",
+        "--unlock-key-file FILE",
+    ]);
     assert!(on(node, &["check"]).stdout.contains("opened by the unlock key"));
     let option = ["--unlock-key-file", file.to_str().unwrap()];
     on(node, &[&["recover", "--dry-run"], &option[..]].concat()).exits(0);
@@ -203,6 +209,21 @@ fn a_passphrase_in_place_of_an_unlock_key_is_said_to_be_that() {
     moved.complains(&["the passphrase", "autolock off --to"]);
     on(node, &["autolock", "off", "--to", target.to_str().unwrap()]).exits(0);
     assert!(target.exists());
+}
+
+#[test]
+fn whoever_ends_autolock_is_told_that_the_key_lies_beside_the_data_again() {
+    // Given a manager whose key lay elsewhere before autolock
+    let place = tempfile::tempdir().unwrap();
+    let nodes = managers(place.path(), 1);
+    let node = &nodes[0];
+    let elsewhere = place.path().join("n1.key");
+    on(node, &["key", "move", elsewhere.to_str().unwrap()]).exits(0);
+    on(node, &["autolock", "on"]).exits(0);
+    // When autolock is ended without a place for the key, then it is said what that protects, and where it lies, as a path
+    on(node, &["autolock", "off"]).exits(0).complains(&["key beside data", "quorate key move PATH"]);
+    let beside = node.directory.join("key");
+    on(node, &["autolock", "off"]).exits(1).complains(&[&format!("the key file {}", beside.display())]);
 }
 
 #[test]
@@ -471,11 +492,14 @@ fn a_key_file_that_is_gone_is_told_before_the_restart_and_a_lost_one_has_a_way_o
     }
     // Nor before a manager has answered: where none does, the key that is found again opens what there was.
     let closed = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    on(&nodes[2], &["join", "--replace", "--key-lost", "--manager", &closed]).exits(3);
+    on(&nodes[2], &["join", "--replace", "--key-lost", "--token", &token, "--manager", &closed]).exits(3);
     assert!(store.is_dir() && !aside.exists() && !nodes[2].directory.join("key").exists(), "nobody was asked");
     // And the store is moved aside by it as it was, and not from under a manager whose key is there
     on(&nodes[1], &[&replace[..], &["--key-lost"]].concat()).exits(1);
-    on(&nodes[2], &[&replace[..], &["--key-lost"]].concat()).exits(0);
+    // By its certificate it does not come back: its own key is sealed with the key that is lost.
+    on(&nodes[2], &[&replace[..], &["--key-lost"]].concat()).exits(1).complains(&["sealed with key", "--token TOKEN"]);
+    assert!(store.is_dir() && !aside.exists() && !nodes[2].directory.join("key").exists(), "nobody was asked");
+    on(&nodes[2], &[&replace[..], &["--key-lost", "--token", &token]].concat()).exits(0);
     assert_eq!(std::fs::read(aside.join("keys")).unwrap(), held);
     nodes[2].run();
     eventually("it is back", || (on(&nodes[2], &["kv", "get", "k"]).stdout == "v").then_some(()));

@@ -156,3 +156,17 @@ fn a_fenced_manager_is_pointed_to_a_token_and_to_the_right_one() {
     old.run();
     assert!(old.ready.contains("standby, leader n2"), "{}", old.ready);
 }
+
+#[test]
+fn a_manager_that_is_removed_through_itself_says_that_it_is_and_is_not_waited_for() {
+    // Given three managers, of which the last leads nobody
+    let place = tempfile::tempdir().unwrap();
+    let mut nodes = managers(place.path(), 3);
+    // When it is asked to take itself out for good, then that is answered though it is gone by then
+    let said = on(&nodes[2], &["node", "rm", "n3", "--force", "--wait", "20s"]).exits(0).stdout;
+    assert!(said.starts_with("n3 is removed"), "{said}");
+    assert_eq!(nodes[2].ends(), Some(10));
+    // And of another one as ever.
+    let said = on(&nodes[0], &["node", "rm", "n2", "--force", "--wait", "20s"]).exits(0).stdout;
+    assert!(said.starts_with("n2 is removed; 1 voter"), "{said}");
+}

@@ -6,8 +6,10 @@
 mod cli_support;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use cli_support::{Node, eventually, managers, on, quorate};
+use quorate_core::ports::WriteSet;
 
 /// The directory as a backup of files would keep it.
 fn copied(from: &Path, to: &Path) {
@@ -76,10 +78,29 @@ fn a_directory_that_was_put_back_says_so_is_never_run_again_and_comes_back_as_it
     assert!(on(&nodes[2], &["inspect", "--json"]).exits(0).json()["rolled_back"].is_u64());
     // Nothing was harmed
     assert_eq!(on(&nodes[0], &["kv", "get", "k"]).exits(0).stdout, "after");
+    // The others know it from its last word, also who was not the one to find out, and do not say that it is to be started
+    for other in &nodes[..2] {
+        let status = eventually("it is known", || {
+            let status = other.status();
+            let own = status["managers"].as_array().unwrap().iter().find(|manager| manager["name"] == "n3").cloned();
+            (own.unwrap()["last_word"] == "rolled_back").then_some(status)
+        });
+        let tolerance = status["tolerance"].as_str().unwrap();
+        assert!(tolerance.contains("bring n3 back with a fresh store"), "{tolerance}");
+        let page = on(other, &["status"]).exits(0).stdout;
+        let way_back =
+            ["rolled back  n3 ", "quorate join --replace --data-dir DIR --manager 127.0.0.1:", "ROLLED BACK"];
+        assert!(way_back.iter().all(|words| page.contains(words)) && !page.contains("start n3 again"), "{page}");
+    }
     // And what it says works: under another raft id, with everything
     on(&nodes[2], &["join", "--replace", "--manager", &nodes[0].address]).exits(0);
     nodes[2].run();
     assert!(nodes[2].ready.contains("raft id 4"), "{}", nodes[2].ready);
+    let status = eventually("it is back", || {
+        let status = nodes[0].status();
+        (status["health"] == "ok").then_some(status)
+    });
+    assert!(status["managers"].as_array().unwrap().iter().all(|manager| manager["last_word"].is_null()), "{status}");
     eventually("it has everything", || (on(&nodes[2], &["kv", "get", "k"]).stdout == "after").then_some(()));
     // Then the store that was moved aside can be read where it lies, with everything that it had.
     let aside = nodes[2].directory.join("store.old-1");
@@ -88,6 +109,54 @@ fn a_directory_that_was_put_back_says_so_is_never_run_again_and_comes_back_as_it
     let dumped = quorate(&["inspect", "--dump", "--data-dir", aside.to_str().unwrap()]).exits(0).stdout;
     assert!(dumped.contains("before") && !dumped.contains("after"), "{dumped}");
     quorate(&["inspect", "--configurations", "--data-dir", aside.to_str().unwrap()]).exits(0);
+}
+
+/// Takes a record of a stopped manager's state away. No seal tells of it.
+fn with_a_record_less(directory: &Path) {
+    let text = std::fs::read_to_string(directory.join("key")).unwrap();
+    let key = quorate_storage::Key::from_text(text.lines().last().unwrap()).unwrap();
+    let options = quorate_storage::Options::new(Arc::new(quorate_storage::GivenKey(key)));
+    let mut store = quorate_storage::open(&directory.join("store"), options).unwrap();
+    let (from, to) = quorate_core::state::live_range(quorate_core::keyspace::Section::User);
+    let mut writes = WriteSet::default();
+    let visit = &mut |key: &[u8], _value: &[u8]| {
+        writes.delete(key.to_vec());
+        quorate_core::ports::Visit::Enough
+    };
+    store.state.scan(&from, &to, visit).unwrap();
+    assert_eq!(writes.writes.len(), 1);
+    store.state.commit(writes).unwrap();
+}
+
+#[test]
+fn a_manager_alone_whose_state_is_damaged_says_so_and_is_never_run_again() {
+    let place = tempfile::tempdir().unwrap();
+    let mut node = Node::init(place.path(), "n1");
+    node.run();
+    on(&node, &["kv", "put", "k", "v"]).exits(0);
+    assert_eq!(node.terminate(), Some(0));
+    with_a_record_less(&node.directory);
+    // When it is started, then it stops, and sends nobody to managers that there are not
+    let lines = node.start(&["run"]);
+    assert_eq!(node.ends(), Some(12));
+    drop(lines);
+    let way_back = ["the state in", "taken away", "n1 is the only voter", "quorate restore", "quorate inspect --dump"];
+    let log = node.log();
+    for words in way_back {
+        assert!(log.contains(words), "`{words}` is not in {log}");
+    }
+    assert!(!log.contains("other managers"), "{log}");
+    // It says so whatever is asked of it, and is not run again
+    on(&node, &["run"]).exits(12).complains(&way_back);
+    assert_eq!(on(&node, &["run", "--json"]).exits(12).json()["error"]["kind"], "damaged");
+    let page = on(&node, &["status"]).exits(0).stdout;
+    assert!(page.starts_with("DAMAGED: n1 ") && page.contains("quorate restore"), "{page}");
+    assert_eq!(on(&node, &["status", "--json"]).exits(0).json()["health"], "damaged");
+    let found = on(&node, &["inspect", "--json"]).exits(0).json();
+    assert!(found["damaged"].as_str().unwrap().contains("taken away"), "{found}");
+    // Nothing goes on from it, and what it holds is shown.
+    on(&node, &["recover"]).exits(1).complains(&["does not have the hash", "quorate restore"]);
+    on(&node, &["inspect", "--dump"]).exits(0);
 }
 
 #[test]
@@ -207,4 +276,40 @@ fn a_directory_of_before_the_node_had_another_store_is_told_what_it_is_and_comes
     on(&nodes[2], &["join", "--replace", "--token", &token, "--manager", &nodes[0].address]).exits(0);
     nodes[2].run();
     assert!(nodes[2].ready.contains("raft id 5"), "{}", nodes[2].ready);
+}
+
+#[test]
+fn a_copy_beside_its_original_is_not_told_to_go_elsewhere_first() {
+    // Given a manager, and a copy of its directory on the same machine
+    let place = tempfile::tempdir().unwrap();
+    let mut node = Node::init(place.path(), "n1");
+    let copy = Node::of(place.path().join("copy"));
+    copied(&node.directory, &copy.directory);
+    node.run();
+    // When the copy is started, then what it may be is said before another port is
+    let said =
+        on(&copy, &["run"]).exits(1).complains(&["is in use", "with another directory", "remove the copy"]).stderr;
+    assert!(said.find("remove the copy") < said.find("--listen"), "{said}");
+    assert_eq!(node.status()["health"], "single_copy");
+}
+
+#[test]
+fn an_address_that_cannot_be_had_is_not_kept() {
+    // Given two managers' directories, of which one runs
+    let place = tempfile::tempdir().unwrap();
+    let mut node = Node::init(place.path(), "n1");
+    let mut other = Node::init(place.path(), "n2");
+    node.run();
+    // When the other one is started at the address of the first, then it does not start,
+    on(&other, &["run", "--listen", &node.address]).exits(1).complains(&["is in use", "Nothing was changed"]);
+    // and the next time it is where it was.
+    other.run();
+    assert!(other.ready.contains(&other.address), "{}", other.ready);
+    assert_eq!(other.terminate(), Some(0));
+    // One that can be had is kept.
+    let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    other.run_with(&["run", "--listen", &free]);
+    assert_eq!(other.terminate(), Some(0));
+    other.run();
+    assert!(other.ready.contains(&free), "{}", other.ready);
 }

@@ -64,6 +64,10 @@ fn an_identity_is_issued_used_listed_and_taken_back() {
     }
     let table = on(&nodes[0], &["operator", "ls"]).exits(0).stdout;
     assert!(table.contains("revoked") && table.contains("read-only"), "{table}");
+    // None is for ever, and its certificate less so
+    assert!(table.contains("when revoked") && !table.contains("never"), "{table}");
+    let said = on(&nodes[0], &["operator", "issue", "--name", "eve", "--out", &file("eve.id")]).exits(0).stdout;
+    assert!(said.contains("its certificate ends on 20") && said.contains("renew it there"), "{said}");
     on(&nodes[0], &["operator", "revoke", "nobody"]).exits(1).complains(&["nobody", "operator ls"]);
 }
 
@@ -108,7 +112,7 @@ fn the_ca_is_replaced_and_shows_how_far_it_is() {
     assert_eq!((before["rotating"].as_bool(), before["serial"].as_u64()), (Some(false), Some(0)));
     on(&nodes[0], &["ca", "rotate", "--deadline", "0s"]).exits(2);
     let begun = on(&nodes[0], &["ca", "rotate"]).exits(0).stdout;
-    assert!(begun.contains("replaced 1 times") && begun.contains("operator"), "{begun}");
+    assert!(begun.contains("replaced once") && begun.contains("operator"), "{begun}");
     cli_support::eventually("only the operator is waited for", || {
         on(&nodes[0], &["ca", "status"]).exits(0).stdout.contains("1 of 2 have renewed").then_some(())
     });
@@ -211,17 +215,39 @@ fn a_backup_of_another_ca_than_the_one_that_was_named_is_neither_verified_nor_re
     for (file, found, asked) in [("first", &first, &second), ("second", &second, &first)] {
         let said = verify(file, &["--ca", asked, "--json"]).exits(1).json();
         assert_eq!(said["error"]["kind"].as_str(), Some("backup"), "{said}");
-        verify(file, &["--ca", asked]).exits(1).complains(&[found, asked, "somebody else made it"]);
+        verify(file, &["--ca", asked]).exits(1).complains(&[
+            found,
+            asked,
+            "`quorate ca rotate`",
+            "somebody else made it",
+        ]);
         restore(file, "never", asked).exits(1).complains(&[found, asked, "Nothing was written"]);
         assert!(!place.path().join("never").exists());
     }
     // With none it is taken for what it is, and what is no hash is a usage error.
     assert_eq!(verify("second", &["--json"]).exits(0).json()["info"]["ca"].as_str(), Some(second.as_str()));
-    verify("second", &["--ca", "QRT-1"]).exits(2).complains(&["no hash of a CA"]);
-    restore("second", "never", "QRT-1").exits(2);
+    let token = format!("QRT-1-{second}-swordfish");
+    for none in ["QRT-1", &second[1..], &token] {
+        let said = verify("second", &["--ca", none]).exits(2).complains(&["no hash of a CA", "52", "`quorate backup`"]);
+        assert!(!said.stderr.contains("quorate token") && !said.stderr.contains("swordfish"), "{said:?}");
+        restore("second", "never", none).exits(2);
+    }
     assert!(!place.path().join("never").exists());
     // Its own is taken, in whatever case it is written.
     assert!(verify("second", &["--ca", &second.to_uppercase()]).exits(0).stdout.contains(&second));
     restore("second", "restored", &second).exits(0);
     assert!(place.path().join("restored").join("store").is_dir());
+}
+
+#[test]
+fn a_removal_is_told_before_what_follows_from_it_is_waited_for() {
+    // Given an operator whose identity nobody uses: the CA is not replaced before its time
+    let place = tempfile::tempdir().unwrap();
+    let nodes = managers(place.path(), 3);
+    // When a node is thrown out, and the command waits for the rest
+    let words = ["node", "rm", "n3", "--compromised", "--wait", "10m", "--data-dir", nodes[0].dir()];
+    let command = cli_support::Beside::start(&words);
+    // Then it has told by then what is done
+    assert!(command.says().starts_with("n3 is removed"));
+    assert_eq!(on(&nodes[0], &["ca", "status", "--json"]).exits(0).json()["rotating"], true);
 }

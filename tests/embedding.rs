@@ -364,6 +364,17 @@ async fn a_quiet_watch_hears_within_seconds_up_to_where_it_was_told_everything()
             }
         }
     }
+    // and that vouches for nothing that is still to come: what is written next is told.
+    let next = cluster.client().kv().put("quiet", "x").await.unwrap().revision;
+    for watch in &mut quiet {
+        loop {
+            let told = tokio::time::timeout(MINUTE, watch.next()).await.expect("it is told").unwrap();
+            if let Watched::Changes(changes) = &told {
+                break assert_eq!(changes.revision, next);
+            }
+            assert!(matches!(told, Watched::Bookmark(upto) if upto < next), "{told:?}, not {next}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

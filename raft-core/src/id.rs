@@ -215,6 +215,39 @@ impl Lineage {
     }
 }
 
+/// A raft id as it was given out: to which store, and in which incarnation of the cluster. A manager's certificate says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Enrolled {
+    /// The raft id.
+    pub raft_id: RaftId,
+    /// The store that it is bound to.
+    pub store_id: StoreId,
+    /// The incarnation that gave it out.
+    pub lineage: LineageId,
+}
+
+/// Three words: raft id, incarnation, store.
+impl fmt::Display for Enrolled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.raft_id, self.lineage, self.store_id)
+    }
+}
+
+impl Enrolled {
+    /// Reads the printed form back; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let (raft_id, lineage, store_id) = (words.next()?, words.next()?, words.next()?);
+        let read = Self {
+            raft_id: RaftId(raft_id.parse().ok()?),
+            store_id: store_id.parse().ok()?,
+            lineage: lineage.parse().ok()?,
+        };
+        // One form for each: nothing after it, no sign, no leading zero.
+        (read.to_string() == text).then_some(read)
+    }
+}
+
 /// What makes a retried request recognisable: the client, and its own count of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId {
@@ -235,6 +268,16 @@ mod tests {
         assert_eq!(text.len(), 26);
         assert_eq!(text.parse::<NodeId>(), Ok(id));
         assert_eq!(text.to_uppercase().parse::<NodeId>(), Ok(id));
+    }
+
+    #[test]
+    fn a_raft_id_as_it_was_given_out_survives_its_printed_form() {
+        let (store_id, lineage) = (StoreId::from_bytes([1; 16]), LineageId::from_bytes([2; 16]));
+        let enrolled = Enrolled { raft_id: RaftId(12), store_id, lineage };
+        assert_eq!(Enrolled::parse(&enrolled.to_string()), Some(enrolled));
+        for other in ["", "12", &format!("0{enrolled}"), &format!("+{enrolled}"), &format!("{enrolled} x")] {
+            assert_eq!(Enrolled::parse(other), None, "{other}");
+        }
     }
 
     #[test]

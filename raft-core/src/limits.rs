@@ -170,6 +170,21 @@ pub static NAMES: [&str; 52] = [
     "REPORT_BYTES_MAX",
 ];
 
+/// What a limit counts, in words.
+pub fn unit(name: &str) -> &'static str {
+    match name {
+        "TXN_OPERATIONS_MAX" => "operations",
+        "DELETE_KEYS_MAX" | "LEASE_KEYS_MAX" => "keys",
+        "LEASES_MAX" => "leases",
+        "REPLAY_CLIENTS_MAX" => "clients",
+        "ITEMS_MAX" => "items",
+        "ITEM_REFERENCES_MAX" => "references",
+        "LABELS_MAX" => "labels",
+        _ if name.contains("BYTES") => "bytes",
+        _ => "in all",
+    }
+}
+
 /// A limit that a request met, as whoever refuses it tells it beside the words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Met {

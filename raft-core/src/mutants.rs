@@ -103,6 +103,8 @@ pub enum Mutant {
     LiarIsBelieved = 48,
     /// The record of a node that is gone stays among those that decisions are made from.
     GoneStaysKnown = 49,
+    /// A manager's certificate counts as a word for any raft id that it claims.
+    AnyCertificate = 50,
 }
 
 impl Mutant {
@@ -119,6 +121,7 @@ impl Mutant {
         Self::LeaveFromOutside, Self::UnknownSkipped, Self::RenewalWithoutQuorum, Self::ReplayKeepsNewest,
         Self::OlderSetTaken, Self::TornIsTaken, Self::RotIsRead, Self::RotIsATear, Self::SilenceIsAbsence,
         Self::ReadOfThisTerm, Self::NoWordNeeded, Self::LiarIsBelieved, Self::GoneStaysKnown,
+        Self::AnyCertificate,
     ];
 
     /// Its number in the catalogue.

@@ -307,7 +307,8 @@ pub struct OpenStore {
     pub meta: Arc<dyn MetaStore>,
 }
 
-/// Small named facts about this node that are not replicated: identity, fence record. Every write is synced.
+/// Small named facts about this node that are not replicated: identity, fence record. Every write is synced. A store that is
+/// final because a record of it is damaged still takes facts, that it is among them; after a write has failed it takes nothing.
 pub trait MetaStore: Send + Sync {
     /// The value under `name`.
     ///

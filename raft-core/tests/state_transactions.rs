@@ -310,6 +310,8 @@ fn a_transaction_refused_in_its_middle_leaves_nothing_behind() {
     let all = Delete { key: key("k"), end: key("l"), ..Delete::default() };
     let refusal = member.refused(system(txn([put("a", "1"), all.clone().into()])));
     assert!(matches!(refusal, Refusal::Limit { limit: "DELETE_KEYS_MAX", actual: 10_001, .. }), "{refusal}");
+    let words = "has at least 10001 keys, the limit `DELETE_KEYS_MAX` is 10000 keys; nothing was changed";
+    assert!(refusal.to_string().contains(words), "{refusal}");
     assert_eq!((member.get("a"), member.hash(), member.revision()), (None, hash, revision));
     // Also in parts: what counts is the transaction.
     let part = |from: &str, to: &str| Delete { key: key(from), end: key(to), ..Delete::default() }.into();
@@ -375,6 +377,11 @@ fn limit_of(member: &mut Member, txn: Txn) -> &'static str {
     assert_eq!(refusal, expected, "what the client is told is what apply says");
     let Refusal::Limit { limit, actual, max, .. } = refusal else { panic!("{refusal}") };
     assert!(actual > max);
+    let unit = if limit == "TXN_OPERATIONS_MAX" { "operations" } else { "bytes" };
+    assert!(
+        refusal.to_string().contains(&format!(" {actual} {unit}, the limit `{limit}` is {max} {unit};")),
+        "{refusal}"
+    );
     limit
 }
 

@@ -130,6 +130,32 @@ fn a_watch_from_the_past_reads_and_is_live_without_a_gap() {
 }
 
 #[test]
+fn no_bookmark_comes_to_who_has_still_to_read_what_it_would_vouch_for() {
+    let mut manager = Manager::new(HubLimits::default());
+    let first = manager.write([one("a")]);
+    let (id, filter) = manager.watch("a", Some(first));
+    assert_eq!(manager.hub.take(id), Taken::Tell(vec![quorate_core::watch::Told::Opened(first)]));
+    // Given a watch that has to read, when bookmarks are sent, then it is told none: it reads,
+    manager.hub.bookmark();
+    assert_eq!(manager.hub.take(id), Taken::Read { from: first, upto: first });
+    // and while it does, it is told none either, whatever is written meanwhile:
+    let meanwhile = manager.write([one("a")]);
+    manager.hub.bookmark();
+    assert_eq!(manager.hub.take(id), Taken::Read { from: first, upto: first });
+    // what was read is vouched for, then what came meanwhile is told, then that is.
+    manager.hub.read(id, first + 1);
+    let mut follower = Follower::new(first + 1);
+    let watch = (id, filter);
+    assert_eq!(manager.told(&watch, &mut follower), Ok(vec![-signed(first), signed(meanwhile)]));
+    // When it falls behind, by a snapshot or by what was not gathered, it is the same.
+    manager.gathers = false;
+    let unseen = manager.write([one("a"), one("a")]);
+    manager.hub.bookmark();
+    let told = manager.told(&watch, &mut follower).unwrap();
+    assert_eq!(told, [signed(unseen - 1), signed(unseen), -signed(unseen)]);
+}
+
+#[test]
 fn a_watch_from_the_future_hears_nothing_before_its_time() {
     let mut manager = Manager::new(HubLimits::default());
     let now = manager.write([one("a")]);
@@ -185,6 +211,26 @@ fn a_watch_that_is_too_slow_is_cut_with_the_revision_to_go_on_from() {
     let told = manager.told(&again, &mut follower).unwrap();
     let last = first + 5;
     assert_eq!(told, (first + 1..=last).map(signed).chain([-signed(last)]).collect::<Vec<_>>());
+}
+
+#[test]
+fn who_is_cut_before_it_has_taken_anything_goes_on_from_its_start() {
+    let mut manager = Manager::new(HubLimits { queue_changes: 3, ..HubLimits::default() });
+    let now = manager.write([one("a")]);
+    // Given watches of which one has not even heard that it stands, and one has heard that and nothing else
+    let deaf = manager.watch("a", None);
+    let stands = manager.watch("a", None);
+    assert_eq!(manager.hub.take(stands.0), Taken::Tell(vec![quorate_core::watch::Told::Opened(now + 1)]));
+    // and one from the future, whose time comes
+    let later = manager.watch("a", Some(now + 2));
+    assert_eq!(manager.hub.take(later.0), Taken::Tell(vec![quorate_core::watch::Told::Opened(now + 2)]));
+    // When they are cut, then each goes on from its first revision: none is lost.
+    for _ in 0..6 {
+        manager.write([one("a")]);
+    }
+    for (watch, resume) in [(deaf, now + 1), (stands, now + 1), (later, now + 2)] {
+        assert_eq!(manager.hub.take(watch.0), Taken::Ended(End::Cut { resume }));
+    }
 }
 
 #[test]

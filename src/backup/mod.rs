@@ -46,7 +46,7 @@ pub enum BackupError {
     WrongKey(String),
     /// It is sound, and of another cluster than the one whose CA was named.
     #[error(
-        "it is of a cluster with another CA, {found}, and {asked} was asked for: somebody else made it, or it is the file of another cluster. Do not restore it; compare with what `quorate backup` and `quorate ca status` said"
+        "its CA is {found}, and {asked} was asked for: the CA was replaced between the two (`quorate ca rotate`), or it is the file of another cluster, or somebody else made it. Compare with what `quorate backup` said when this file was taken, and do not restore it unless that is the same"
     )]
     OtherCa {
         /// The hash of the CA in it.

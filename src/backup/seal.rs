@@ -119,8 +119,13 @@ impl BackupKey {
     /// # Errors
     /// `Key` when it is no such hash.
     pub fn of_ca(self, hash: &str) -> Result<Self, BackupError> {
-        let ca = CaHash::try_from(hash)
-            .map_err(|error| BackupError::Key(format!("`{}` is no hash of a CA: {error}", hash.escape_debug())))?;
+        // It is not repeated: it may be a whole join token.
+        let ca = CaHash::try_from(hash).map_err(|_why| {
+            let found = hash.trim().chars().count();
+            BackupError::Key(format!(
+                "what was given is no hash of a CA: it has {found} characters, and one has 52 of a-z and 2-7. `quorate backup` says it as `ca`, and it is the middle part of every join token (QRT-1-HASH-secret). Nothing was read"
+            ))
+        })?;
         Ok(Self { ca: Some(ca), ..self })
     }
 

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{BackupError, BackupInfo, BackupKey, PartReader};
-use crate::node::{Barrier, cluster_ca};
+use crate::node::{Barrier, cluster_ca, display_name};
 
 /// What is in a backup: documented JSON. Fields are only ever added.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -230,7 +230,7 @@ impl Verified {
         let was_manager = |node: &&NodeRecord| node.role == i32::from(Role::Manager) || node.raft_id != 0;
         let managers = self.records.nodes.iter().filter(was_manager).map(|node| BackupNode {
             id: node.node_id().unwrap_or_default().to_string(),
-            name: if node.name.is_empty() { node.node_id().unwrap_or_default().to_string() } else { node.name.clone() },
+            name: display_name(node),
             addresses: node.addresses.clone(),
         });
         let managers: Vec<_> = managers.collect();

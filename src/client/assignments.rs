@@ -151,8 +151,9 @@ async fn resolve(client: &Client, node: &str, known: &mut BTreeMap<String, NodeI
         let workers = status.workers.into_iter().map(|worker| (worker.name, worker.id));
         known.extend(managers.chain(workers).filter_map(|(name, id)| Some((name, id.parse().ok()?))));
     }
-    let missing =
-        || Error::NotFound(format!("the cluster has no node `{node}`; `status` lists them. Nothing was changed"));
+    let missing = || {
+        Error::NotFound(format!("the cluster has no node `{node}`; `quorate node ls` lists them. Nothing was changed"))
+    };
     known.get(node).copied().ok_or_else(missing)
 }
 

@@ -20,12 +20,13 @@ use crate::error::{Error, Result};
 
 /// How long a new client waits to learn its birth, before anybody needs it.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Before a manager that knows of no log yet is asked again.
+/// Before a manager that knows neither of a log nor of a leader yet is asked again.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Every manager tells everybody how much of the log it knows to be committed, without a quorum.
+/// Every manager tells everybody how much of the log it knows to be committed, without a quorum; one that knows of nothing yet asks
+/// the leader.
 const fn question() -> api::request::Kind {
-    api::request::Kind::Standing(api::Standing {})
+    api::request::Kind::Standing(api::Standing { birth: true })
 }
 
 impl Client {
@@ -68,7 +69,7 @@ impl Client {
             }
             // A manager that has just joined: it will have heard of something in a moment.
             if Instant::now() + PAUSE >= until {
-                let why = "the manager that was asked has no log yet. Nothing was done; try again, or ask another one";
+                let why = "the manager that was asked has no log yet, and has not heard who leads. Nothing was done; try again, or ask another one";
                 return Err(Error::Unavailable(why.into()));
             }
             tokio::time::sleep(PAUSE).await;

@@ -63,6 +63,12 @@ impl Nodes {
         }
     }
 
+    /// The node that answers, by its id; none where it does not say at once.
+    async fn asked(&self) -> Option<String> {
+        let client = self.client.with_deadline(self.client.deadline.min(LOOK_AT_ONESELF));
+        client.node_report().await.ok().map(|report| report.id)
+    }
+
     async fn look(&self, node: &str) -> Result<NodeOutcome> {
         self.client.document(request::Kind::NodeInspect(api::NodeInspect { node: node.to_owned() })).await
     }
@@ -225,11 +231,14 @@ impl NodeChange {
             }),
             None => wish.request(node.clone(), forced, once),
         };
+        // Asked before: who removes itself answers soon no more.
+        let asked = if wish == Wish::Remove && !self.detached { self.nodes.asked().await } else { None };
         let first: NodeOutcome = self.nodes.client.wished(request).await?;
         if self.detached || first.done {
             return Ok(first);
         }
-        self.wait(first).await
+        let oneself = wish == Wish::Leave || asked.is_some_and(|asked| asked == first.node.id);
+        self.wait(first, oneself).await
     }
 
     /// Waits for a wish that was recorded with this answer, without sending it again: what was wished since counts.
@@ -239,17 +248,18 @@ impl NodeChange {
     /// # Errors
     /// As awaiting it. `Unknown` when it is not fulfilled in time: it stays recorded.
     pub async fn follow(self, recorded: NodeOutcome) -> Result<NodeOutcome> {
-        self.wait(recorded).await
+        let oneself = self.wish == Wish::Leave;
+        self.wait(recorded, oneself).await
     }
 
-    /// Until nothing is left to do, as the leader sees it.
-    async fn wait(mut self, first: NodeOutcome) -> Result<NodeOutcome> {
+    /// Until nothing is left to do, as the leader sees it. `oneself`: it is the node that is asked that goes.
+    async fn wait(mut self, first: NodeOutcome, oneself: bool) -> Result<NodeOutcome> {
         let until = Instant::now() + self.within;
         let id = first.node.id.clone();
         let mut last = first.clone();
         let client = self.nodes.client.clone();
         loop {
-            if self.wish == Wish::Leave && client.has_left() {
+            if oneself && client.has_left() {
                 return Ok(NodeOutcome { done: true, ..last });
             }
             if self.is_fulfilled(&last.node)? {
@@ -263,7 +273,7 @@ impl NodeChange {
             }
             tokio::time::sleep(LOOK).await;
             // Who has left gets no answers from the others any more, and stops: it is not asked for long.
-            let most = if self.wish == Wish::Leave { LOOK_AT_ONESELF } else { client.deadline };
+            let most = if oneself { LOOK_AT_ONESELF } else { client.deadline };
             let left = until.saturating_duration_since(Instant::now());
             let nodes = Nodes::new(client.with_deadline(most.min(left).max(LOOK)));
             match nodes.look(&id).await {
@@ -272,7 +282,7 @@ impl NodeChange {
                     return Ok(NodeOutcome { done: true, ..nodes.without(last).await });
                 }
                 Err(error) if error.is_retryable() => {}
-                Err(Error::Denied(_)) if self.wish == Wish::Leave => {}
+                Err(Error::Denied(_)) if oneself => {}
                 Err(error) => return Err(error),
             }
         }

@@ -21,7 +21,8 @@ use crate::{Node, Start};
 
 type Meanwhile = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
-/// A way to these nodes, one after the other. The answer to the first request is lost, after this has been done.
+/// A way to these nodes, one after the other. The answer to the first wish is lost, after this has been done; who it is that answers
+/// may be asked before.
 struct Lossy {
     nodes: Vec<Client>,
     turn: AtomicUsize,
@@ -36,7 +37,9 @@ impl Way for Lossy {
     fn call<'a>(&'a self, request: api::Request, patience: Duration, _without: &'a BTreeSet<usize>) -> Reply<'a> {
         Box::pin(async move {
             let by = self.turn.fetch_add(1, Ordering::Relaxed) % self.nodes.len();
-            let meanwhile = self.meanwhile.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let who = matches!(request.kind, Some(api::request::Kind::NodeReport(_)));
+            let meanwhile =
+                if who { None } else { self.meanwhile.lock().unwrap_or_else(PoisonError::into_inner).take() };
             let answered = self.nodes[by].shared.way.call(request, patience, &BTreeSet::new()).await;
             if let Some(meanwhile) = meanwhile {
                 let answered = answered.expect("it is done");

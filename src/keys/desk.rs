@@ -1,6 +1,7 @@
 //! Where the keys of one store are changed: of a running manager, and of a stopped directory.
 //!
-//! Owns the order of the steps of each change, so that at every moment a key that somebody has opens the store. A new key lies
+//! Owns the order of the steps of each change, so that at every moment a key that somebody has opens the store, and the node's
+//! own key, which is sealed by the same ones, with it. A new key lies
 //! where it will be looked for, durable, before the store is opened by it; the old one goes after. A key that people must keep
 //! is shown first, beside the old one, and takes its place only when they say that they have it. No key is dropped that another
 //! store may need: out of a file elsewhere none at all, and out of the one beside the data only what this store was opened by
@@ -17,7 +18,7 @@ use zeroize::Zeroizing;
 
 use super::{BESIDE, Keys, Provider, credential, file, is_same_file, located, salted};
 use crate::config;
-use crate::node::{Layout, StartError, explained, size_of};
+use crate::node::{Layout, StartError, explained, seal_identity, size_of};
 use crate::status::KeyReport;
 
 /// What is to be done with the keys of a node.
@@ -66,6 +67,8 @@ pub(crate) enum Refusal {
     Key(#[from] KeyError),
     #[error("{0}")]
     Store(#[from] StoreError),
+    #[error("{0}")]
+    Identity(StartError),
 }
 
 fn refuse<T>(why: impl Into<String>) -> Result<T, Refusal> {
@@ -121,6 +124,15 @@ impl Desk {
         located(&self.directory, &slot.place)
     }
 
+    /// As people are told of it: with the whole path of a key file.
+    fn shown(&self, slot: &KeySlot) -> KeySlot {
+        let mut shown = slot.clone();
+        if slot.kind == KeyKind::File {
+            shown.place = self.path(slot).display().to_string();
+        }
+        shown
+    }
+
     fn in_force(&self) -> Result<(Key, KeySlot), Refusal> {
         self.keeper.held().map_or_else(|| refuse("the store does not say which key opens it"), Ok)
     }
@@ -132,22 +144,45 @@ impl Desk {
         let slots = self.keeper.status().slots;
         let before = slots.first().filter(|first| first.id != now.id);
         let left = before.and_then(|before| self.clear(before, &now));
-        Ok((self.keeper.settle()?, left))
+        let cut_off = self.keeper.settle()?;
+        self.seal_identity(&[self.in_force()?])?;
+        Ok((cut_off, left))
+    }
+
+    /// The node's own key is opened by these keys from now on, and by no others.
+    fn seal_identity(&self, keys: &[(Key, KeySlot)]) -> Result<(), Refusal> {
+        seal_identity(&Layout::new(&self.directory), keys, &self.provider).map_err(Refusal::Identity)
+    }
+
+    /// A key opens the store beside the one in force; the node's own key first, so that whatever opens the store opens that.
+    fn begin(&self, key: &Key, now: &KeySlot) -> Result<(), Refusal> {
+        self.seal_identity(&[self.in_force()?, (key.clone(), now.clone())])?;
+        Ok(self.keeper.begin_change(key, now.clone())?)
+    }
+
+    /// The node's own key follows the store, which is opened by another key now. What is left to do where it cannot.
+    fn identity_follows(&self) -> Result<Option<String>, Refusal> {
+        let sealed = self.seal_identity(&[self.in_force()?]);
+        Ok(sealed.err().map(|error| {
+            format!("the node's own key is still opened by the key before, too, until the next start: {error}")
+        }))
     }
 
     /// Another key opens the store from now on; it lies already where it will be looked for. What is left of the old one to
     /// clear away.
     fn replace(&self, before: &KeySlot, key: &Key, now: KeySlot) -> Result<Option<String>, Refusal> {
         if before.id == now.id {
+            self.seal_identity(&[self.in_force()?, (key.clone(), now.clone())])?;
             self.keeper.change(key, now.clone())?;
-            return Ok(self.clear(before, &now));
+            let left = self.identity_follows()?;
+            return Ok(left.or_else(|| self.clear(before, &now)));
         }
         // The old key goes while the record names both: whenever a crash comes, what is left of the two opens the store, and
         // whoever opens it knows what was to go.
-        self.keeper.begin_change(key, now.clone())?;
+        self.begin(key, &now)?;
         let left = self.clear(before, &now);
         self.keeper.change(key, now)?;
-        Ok(left)
+        Ok(self.identity_follows()?.or(left))
     }
 
     /// Drops what the store is opened by no more, where it can be needed by nobody else. Else what people have to know of it.
@@ -216,7 +251,8 @@ impl Desk {
             KeyOrder::UnlockKeyShow if slot.kind == KeyKind::Unlock => secret = Some(old.to_text()),
             KeyOrder::UnlockKeyShow | KeyOrder::UnlockKeyRotate if slot.kind != KeyKind::Unlock => {
                 return refuse(format!(
-                    "there is no unlock key: this node is opened by {slot}; `quorate autolock on` makes one"
+                    "there is no unlock key: this node is opened by {}; `quorate autolock on` makes one",
+                    self.shown(&slot)
                 ));
             }
             KeyOrder::AutolockOn if slot.kind == KeyKind::Unlock => {
@@ -226,7 +262,7 @@ impl Desk {
             }
             KeyOrder::AutolockOn | KeyOrder::UnlockKeyRotate | KeyOrder::UnlockKeyShow => {
                 let key = Key::generate()?;
-                self.keeper.begin_change(&key, KeySlot::new(&key, KeyKind::Unlock, ""))?;
+                self.begin(&key, &KeySlot::new(&key, KeyKind::Unlock, ""))?;
                 secret = Some(key.to_text());
             }
             KeyOrder::Confirm => {
@@ -237,9 +273,10 @@ impl Desk {
                 };
                 notes.extend(self.clear(&slot, &now));
                 self.keeper.finish_change()?;
+                notes.extend(self.identity_follows()?);
             }
             KeyOrder::AutolockOff(_) if slot.kind == KeyKind::File => {
-                return refuse(format!("autolock is off: this node is opened by {slot}"));
+                return refuse(format!("autolock is off: this node is opened by {}", self.shown(&slot)));
             }
             KeyOrder::Move(path) if matches!(slot.kind, KeyKind::Unlock | KeyKind::Passphrase) => {
                 return refuse(format!(
@@ -365,6 +402,7 @@ pub fn change(directory: &Path, keys: &Keys, order: &KeyOrder) -> Result<KeyAnsw
         Refusal::Refused(why) => StartError::Refused(why),
         error @ Refusal::Key(_) => StartError::Refused(error.to_string()),
         Refusal::Store(error) => StartError::from(error),
+        Refusal::Identity(error) => error,
     };
     // What was begun before counts when it was opened by the new key, and does not when it was by the old one.
     let (_, left) = desk.settle().map_err(explained)?;

@@ -65,7 +65,7 @@ impl Provider {
 pub(crate) fn lost(directory: &Path) -> String {
     let shown = directory.display();
     format!(
-        "if the key is lost for good, nothing in this store can be read again: quorate join --replace --key-lost --manager HOST:PORT --data-dir {shown} moves it aside (never deletes it) and brings this manager back from the others"
+        "if the key is lost for good, nothing in this store can be read again, and the node's own key with it: quorate join --replace --key-lost --token TOKEN --manager HOST:PORT --data-dir {shown}, with a manager's token, moves it aside (never deletes it) and brings this manager back from the others"
     )
 }
 

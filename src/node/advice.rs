@@ -6,7 +6,7 @@ use quorate_core::consensus::io::{RaftRole, Records, Status};
 use quorate_core::id::RaftId;
 use quorate_core::membership::record::Role;
 
-use crate::status::{ClusterStatus, Health, ManagerStatus, StoreStatus, silence, size};
+use crate::status::{ClusterStatus, Health, LastWord, ManagerStatus, StoreStatus, silence, size};
 
 /// What becomes of a manager that is to be none, or is none since a moment ago, once the others do not talk to it any more.
 pub(super) fn leaving(records: &Records, own: RaftId, name: &str) -> Option<String> {
@@ -77,13 +77,17 @@ fn names(managers: &[&ManagerStatus], and: &str) -> String {
     }
 }
 
-/// What people do so that these managers serve again: `start n1 and n2 again`, `unlock n3`, `start n1 again and unlock n3`.
+/// What people do so that these managers serve again: `start n1 and n2 again`, `unlock n3`, `start n1 again and unlock n3`, `bring n2
+/// back with a fresh store`.
 fn again(managers: &[&ManagerStatus], and: &str) -> String {
-    if !managers.iter().any(|manager| manager.locked) {
+    if !managers.iter().any(|manager| manager.locked || manager.last_word.is_some()) {
         return format!("start {} again", names(managers, and));
     }
-    let each = |manager: &&ManagerStatus| {
-        if manager.locked { format!("unlock {}", manager.name) } else { format!("start {} again", manager.name) }
+    let each = |manager: &&ManagerStatus| match manager.last_word {
+        Some(LastWord::RolledBack | LastWord::Damaged) => format!("bring {} back with a fresh store", manager.name),
+        Some(LastWord::Overruled) => format!("see what {} says in its log", manager.name),
+        None if manager.locked => format!("unlock {}", manager.name),
+        None => format!("start {} again", manager.name),
     };
     managers.iter().map(each).collect::<Vec<_>>().join(&format!(" {and} "))
 }
@@ -143,6 +147,9 @@ pub(super) fn advice(answer: &ClusterStatus) -> Vec<String> {
         .map(|manager| {
             let ManagerStatus { name, address, seat, .. } = manager;
             let silent = silence(manager.silent_ms);
+            if let Some(word) = manager.last_word {
+                return last_word(manager, word, answer);
+            }
             if manager.locked {
                 return format!(
                     "locked   {name} {address} {silent} ({seat}): it runs, and waits for its key; on its machine: quorate unlock --data-dir DIR"
@@ -162,12 +169,12 @@ pub(super) fn advice(answer: &ClusterStatus) -> Vec<String> {
     missing.retain(|manager| manager.seat == "voter");
     if diverged(answer) {
         let revision = answer.managers.iter().find_map(|manager| manager.hash_revision).unwrap_or(answer.revision);
-        lines.insert(0, format!("DIVERGED: managers hold different state at revision {revision}; the table shows which. A directory was rolled back by a copy or a restored disk, or quorate has a defect. Stop writing, keep every directory, wipe nothing. Where it is known whose directory was put back: stop that manager, quorate node rm NAME --force on another one, then on its machine quorate join --replace --token TOKEN --manager HOST:PORT"));
+        lines.insert(0, format!("DIVERGED: managers hold different state at revision {revision}; the table shows which. A directory was rolled back by a copy or a restored disk, or quorate has a defect. Stop writing, keep every directory, wipe nothing. Where it is known whose directory was put back: stop that manager, quorate node rm NAME --force on another one, then on its machine quorate join --replace --token TOKEN --data-dir DIR --manager HOST:PORT"));
     }
     lines.extend(answer.managers.iter().filter_map(disk_advice));
     lines.extend(answer.store.as_ref().and_then(store_advice));
     match answer.health {
-        Health::Ok | Health::Locked | Health::Fenced | Health::Removed | Health::RolledBack => {}
+        Health::Ok | Health::Locked | Health::Fenced | Health::Removed | Health::RolledBack | Health::Damaged => {}
         Health::ReadOnly => {
             let full = answer.store.is_some_and(|store| store.full);
             let go_on = if full { "reads and deletes go on" } else { "reads go on" };
@@ -182,7 +189,11 @@ pub(super) fn advice(answer: &ClusterStatus) -> Vec<String> {
             );
         }
         Health::QuorumLost => {
-            lines.push(format!("next: {}", again(&missing, "or")));
+            // A fresh store is given by a quorum.
+            let back: Vec<&ManagerStatus> = missing.iter().copied().filter(|m| m.last_word.is_none()).collect();
+            if !back.is_empty() {
+                lines.push(format!("next: {}", again(&back, "or")));
+            }
             lines.push(
                 "writes are refused until then; nothing acknowledged is lost. Keep every directory, wipe nothing"
                     .into(),
@@ -210,11 +221,29 @@ pub(super) fn advice(answer: &ClusterStatus) -> Vec<String> {
     if !lost.is_empty() {
         let (names, who) = (names(&lost, "and"), if lost.len() == 1 { "It" } else { "Each" });
         lines.push(format!(
-            "lost in the recovery: {names}. {who} may come back with a fresh store: quorate join --replace --token TOKEN --manager {}",
+            "lost in the recovery: {names}. {who} may come back with a fresh store: quorate join --replace --token TOKEN --data-dir DIR --manager {}",
             answer.managers.iter().find(|manager| manager.leader).map_or("HOST:PORT", |leader| &leader.address)
         ));
     }
     lines
+}
+
+/// What a manager said when it stopped, and the way back: it is not to be started as it is.
+fn last_word(manager: &ManagerStatus, word: LastWord, answer: &ClusterStatus) -> String {
+    let ManagerStatus { name, address, seat, silent_ms, .. } = manager;
+    let (silent, words) = (silence(*silent_ms), word.words());
+    let with = answer.managers.iter().find(|with| with.reachable).map_or("HOST:PORT", |with| &with.address);
+    let fresh = format!("quorate join --replace --data-dir DIR --manager {with}, then  quorate run --data-dir DIR");
+    let what = match word {
+        LastWord::RolledBack => format!(
+            "its directory was put back to an older state, or is a copy, and it does not run from it again; nothing acknowledged is lost. On its machine: {fresh} (was it a copy: remove it, and start {name} from its own directory)"
+        ),
+        LastWord::Damaged => format!(
+            "its store is damaged, and it does not run from it again; nothing acknowledged is lost. On its machine: {fresh}"
+        ),
+        LastWord::Overruled => "the leader contradicts what it had acknowledged, so the directory of another manager was put back to an older state; it keeps what it has. Stop writing, wipe nothing; its log says what to do".to_owned(),
+    };
+    format!("{words}  {name} {address} {silent} ({seat}): {what}")
 }
 
 /// How full the store is, once that matters, and what to do about it.

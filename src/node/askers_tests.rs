@@ -12,7 +12,7 @@ use super::*;
 use crate::{Node, Start};
 
 fn caller(plane: Plane, role: CertRole, node_id: NodeId, raft_id: Option<RaftId>, key_digest: [u8; 32]) -> Caller {
-    Caller { plane, role, node_id, raft_id, address: None, key_digest, issuer: [0; 8] }
+    Caller { plane, role, node_id, raft_id, address: None, key_digest, enrolled: None, issuer: [0; 8] }
 }
 
 fn soon() -> Instant {

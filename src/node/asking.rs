@@ -1,7 +1,7 @@
 //! What managers ask each other across incarnations: lineage before a campaign, the standing before a recovery, and the
-//! news of a recovery for those it left behind.
+//! news of a recovery for those it left behind; and a newcomer of its leader, for a client that is born.
 //!
-//! Owns the questions and their patience. Never decides what an answer means for a log. Called by the running node and by
+//! Owns the questions and their patience. Never decides what an answer means for a log. Called by the running node, its service, and
 //! a recovery.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,9 +16,12 @@ use quorate_transport::api::{self, request, response};
 use quorate_transport::{ConnectError, Connector, Endpoint, Hello, Identity, Refused};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::facts::Facts;
 use super::fence::Incarnations;
+use super::gate::Asker;
+use super::router::{Failure, fail};
 use super::service::Service;
 use super::tasks::Call;
 use crate::client::SOFTWARE;
@@ -46,6 +49,28 @@ impl Service {
             leader: status.leader.map_or(0, |leader| leader.0),
             voter: status.configuration.is_voter(status.id),
         }
+    }
+
+    /// What whoever asks is told. For a birth any index counts that is committed: a newcomer whose snapshot is still on the way
+    /// knows of none, and asks the leader, to whom the writes go that are to follow.
+    pub(super) async fn standing_for(
+        &self,
+        asker: &Asker,
+        asked: api::Standing,
+        until: Instant,
+    ) -> Result<api::StandingDone, Failure> {
+        let own = self.standing();
+        let is_followed = own.leader != 0 && own.leader != own.raft_id;
+        if !asked.birth || own.commit > 0 || asker.passed_on || !is_followed {
+            return Ok(own);
+        }
+        // A leader that has died does not answer: whoever asked comes again, and by then another one may lead.
+        let until = until.min(Instant::now() + self.router.election());
+        let answer = self.ask_manager(asker, RaftId(own.leader), request::Kind::Standing(asked), until).await?;
+        let response::Kind::Standing(done) = answer else {
+            return Err(fail(api::Code::Internal, "the leader answered something else than was asked"));
+        };
+        Ok(done)
     }
 
     /// The lineage in force: that of the records, or of the files before there are records.
@@ -262,7 +287,7 @@ async fn standing(identity: Arc<Identity>, id: NodeId, addresses: &[String]) -> 
         return Answer::Silent(format!("another node, {}, answers at {}", theirs.node_id, connection.address()));
     }
     let deadline_ms = u64::try_from(PATIENCE.as_millis()).unwrap_or(u64::MAX);
-    let kind = Some(request::Kind::Standing(api::Standing {}));
+    let kind = Some(request::Kind::Standing(api::Standing { birth: false }));
     let body = api::Request { deadline_ms, kind }.encode_to_vec().into();
     let reply = connection.request(body, PATIENCE).await;
     match reply.ok().and_then(|body| api::Response::decode(body).ok()?.kind) {

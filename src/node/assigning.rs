@@ -68,7 +68,7 @@ impl Service {
             Ok(None)
         });
         let Some(node) = unknown.await? else { return Ok(()) };
-        let message = format!("the cluster has no node {node}; `status` lists them. Nothing was changed");
+        let message = format!("the cluster has no node {node}; `quorate node ls` lists them. Nothing was changed");
         Err(fail(api::Code::NotFound, message))
     }
 

@@ -178,7 +178,8 @@ impl NodeBuilder {
 
     /// With [`rejoin`](Self::rejoin) and [`replace`](Self::replace): the key of the store is lost for good, so that a store which
     /// cannot be opened for want of it is moved aside (never deleted), as a damaged one is. Without this it is refused: a key
-    /// that was only not given must not cost a raft id.
+    /// that was only not given must not cost a raft id. The node's own key is sealed with it: `replace`, with a manager's token,
+    /// gives it another one, and `rejoin` is refused.
     #[cfg(feature = "manager")]
     pub const fn key_lost(mut self, lost: bool) -> Self {
         self.key_lost = lost;

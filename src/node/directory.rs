@@ -9,10 +9,11 @@ use std::path::Path;
 use quorate_core::membership::naming::check_name;
 #[cfg(feature = "manager")]
 use quorate_core::ports::{OpenStore, StoreError};
-use quorate_transport::{Identity, JoinToken};
+use quorate_transport::{Identity, JoinToken, Subject};
 
 use super::builder::NodeBuilder;
 use super::facts::{Facts, Layout};
+use super::own_identity;
 use super::stop::StartError;
 use crate::config;
 #[cfg(feature = "manager")]
@@ -122,18 +123,18 @@ impl NodeBuilder {
     /// A token of another cluster than the one that the directory's node is in, as far as the node knows its cluster's CAs.
     pub(super) fn contradicts_token(&self, token: &JoinToken) -> Result<(), StartError> {
         // An identity that cannot be read is told when the node starts.
-        let Ok(identity) = Identity::load(&self.layout().identity()) else { return Ok(()) };
-        if identity.knows(token.ca_hash()) {
+        let Ok(shown) = own_identity::shown(&self.layout()) else { return Ok(()) };
+        if shown.knows(token.ca_hash()) {
             return Ok(());
         }
-        Err(self.contradiction(&identity, "; or, if its cluster's CA was replaced while it was away, bring it back with `quorate join --replace --token TOKEN`"))
+        Err(self.contradiction(shown.subject(), "; or, if its cluster's CA was replaced while it was away, bring it back with `quorate join --replace --token TOKEN`"))
     }
 
-    pub(super) fn contradiction(&self, identity: &Identity, besides: &str) -> StartError {
+    pub(super) fn contradiction(&self, own: &Subject, besides: &str) -> StartError {
         StartError::Contradiction(format!(
             "{} holds a node of cluster {}, and the token is of another one. Nothing was changed; run it without a token (`quorate run`), or choose another directory for the other cluster{besides}",
             self.directory.display(),
-            identity.subject().cluster
+            own.cluster
         ))
     }
 }
@@ -187,18 +188,22 @@ pub(super) fn check_access(directory: &Path) -> Result<(), StartError> {
 
 /// The identity file of a directory, which must be that of the node that these facts are about.
 pub(super) fn identity_of(layout: &Layout, facts: &Facts) -> Result<Identity, StartError> {
-    let identity = Identity::load(&layout.identity()).map_err(|error| {
+    check_identity(layout, facts)?;
+    own_identity::load(layout)
+}
+
+/// Refuses a directory without an identity, or with that of another node; needs no key.
+pub(super) fn check_identity(layout: &Layout, facts: &Facts) -> Result<(), StartError> {
+    let shown = own_identity::shown(layout).map_err(|error| {
         StartError::Directory(format!(
             "{error}. Without it the cluster does not take this node. Nothing was changed; bring the file back, readable by this user"
         ))
     })?;
-    belongs(layout, &identity, facts)?;
-    Ok(identity)
+    belongs(layout, shown.subject(), facts)
 }
 
 /// Refuses an identity that another node, or a node of another cluster, has: it would speak for that one with what lies here.
-pub(super) fn belongs(layout: &Layout, identity: &Identity, facts: &Facts) -> Result<(), StartError> {
-    let shown = identity.subject();
+pub(super) fn belongs(layout: &Layout, shown: &Subject, facts: &Facts) -> Result<(), StartError> {
     if (shown.cluster, shown.node_id) == (facts.cluster(), facts.node()) {
         return Ok(());
     }

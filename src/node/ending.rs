@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::ground::{Drives, Ground, Part, Tasks};
 use super::stop::{StartError, StopReason};
@@ -135,6 +135,30 @@ impl Parts {
         Ok(())
     }
 
+    /// As [`ended`](Self::ended), with one thing more, which is done beside them and may not come back from the disk either: what it
+    /// came to.
+    ///
+    /// # Errors
+    /// Why it came to nothing, in words.
+    pub(super) async fn ended_with<T: Send + 'static>(
+        mut self,
+        name: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, String> {
+        let (out, mut came) = oneshot::channel();
+        let work = async move {
+            let _ = out.send(work());
+        };
+        let started = self.start(name, Drives::Nothing, work);
+        let ended = self.ended().await;
+        match (started, came.try_recv(), ended) {
+            (Err(error), ..) => Err(error.to_string()),
+            (Ok(()), Ok(came), _) => Ok(came),
+            (Ok(()), Err(_), Err(left)) => Err(left),
+            (Ok(()), Err(_), Ok(())) => Err(format!("thread {name} failed")),
+        }
+    }
+
     /// Waits for all of them, which end with their inboxes; a disk that does not answer is not waited for for ever.
     ///
     /// # Errors
@@ -199,6 +223,21 @@ mod tests {
         // Then it does
         assert!(left.starts_with("quorate-hung did not come back"), "{left}");
         drop(release);
+    }
+
+    #[tokio::test]
+    async fn what_is_done_last_is_waited_for_and_not_for_ever_either() {
+        let parts = || Parts::new(&Ground::default(), Ending::new());
+        assert_eq!(parts().ended_with("quorate-last", || 7).await, Ok(7));
+        // When it waits for a disk that does not answer
+        let (release, hangs) = std::sync::mpsc::channel::<()>();
+        let impatient = Parts { farewell: Duration::from_millis(50), ..parts() };
+        let left = impatient.ended_with("quorate-last", move || hangs.recv().is_ok()).await.unwrap_err();
+        // Then that is said, and it is left behind
+        assert!(left.starts_with("quorate-last did not come back"), "{left}");
+        drop(release);
+        let failed: Result<(), String> = parts().ended_with("quorate-last", || panic!("on purpose")).await;
+        assert_eq!(failed, Err("thread quorate-last failed".to_owned()));
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use quorate_core::command::{Command, CommandKind};
 use quorate_core::consensus::io::Records;
-use quorate_core::id::{Lineage, LineageOrder, NodeId, RaftId, StoreId};
+use quorate_core::id::{Enrolled, Lineage, LineageOrder, NodeId, RaftId, StoreId};
 use quorate_core::membership::record::{NodeRecord, Role};
 use quorate_core::membership::upgrade::Support;
 use quorate_core::txn::Txn;
@@ -21,15 +21,21 @@ use super::renewal::Terms;
 use super::router::{Failure, fail};
 use super::service::{Service, display_name};
 
-/// A certificate for this role, and the digest of its key.
+/// What a certificate says of the raft id in this record; nothing of a worker, nor where no store is bound to it yet.
+pub(super) fn enrolled(record: &NodeRecord, records: &Records) -> Option<Enrolled> {
+    let lineage = records.lineage().current()?;
+    Some(Enrolled { raft_id: record.raft()?, store_id: record.store()?, lineage })
+}
+
+/// A certificate for this role, with the raft id that a manager was given, and the digest of its key.
 pub(super) fn certify(
     ca: &ClusterCa,
     csr: &[u8],
     node: NodeId,
-    role: CertRole,
+    (role, enrolled): (CertRole, Option<Enrolled>),
     terms: Terms,
 ) -> Result<(Vec<u8>, [u8; 32]), String> {
-    let subject = CertSubject { cluster: ca.cluster_id(), node_id: node, role };
+    let subject = CertSubject { cluster: ca.cluster_id(), node_id: node, role, enrolled };
     let certificate = ca.issue(csr, &subject, terms.life, terms.clock.now()).map_err(|error| error.to_string())?;
     let digest = Subject::of(&certificate).map_err(|problem| problem.to_string())?.key_digest;
     Ok((certificate.to_vec(), digest))
@@ -64,8 +70,12 @@ impl Service {
                 return Err(fail(api::Code::NotFound, "the cluster has no record of this node; join with a token"));
             };
             let ca = seen.ca.as_ref().ok_or_else(|| fail(api::Code::Internal, "the cluster has no CA"))?;
-            let (certificate, digest) = certify(ca, &enrol.csr, node, CertRole::Manager, self.certificates)
-                .map_err(|why| fail(api::Code::Invalid, format!("{why}. Nothing was changed")))?;
+            let as_of = |record: &NodeRecord| {
+                let manager = (CertRole::Manager, enrolled(record, &seen.records));
+                certify(ca, &enrol.csr, node, manager, self.certificates)
+                    .map_err(|why| fail(api::Code::Invalid, format!("{why}. Nothing was changed")))
+            };
+            let (certificate, digest) = as_of(record)?;
             if record.key_digest != digest.as_slice() {
                 return Err(fail(api::Code::Denied, "the key is not the one that this node joined with"));
             }
@@ -127,6 +137,7 @@ impl Service {
             updated.software.clone_from(&enrol.software);
             updated.addresses = vec![address.to_owned()];
             updated.hindrance.clear();
+            let (certificate, _) = as_of(&updated)?;
             raft_ids::write(&mut txn, node, &updated, *revision);
             let done = self.router.execute(Command::from(CommandKind::System(txn)), until).await?;
             if done.succeeded {
@@ -167,6 +178,7 @@ impl Service {
         }
         let ca = seen.ca.as_ref().ok_or_else(|| JoinRefused::Other("the cluster has no CA".into()))?;
         let role = if record.raft_id == 0 { CertRole::Worker } else { CertRole::Manager };
+        let role = (role, enrolled(record, &seen.records));
         let (certificate, digest) =
             certify(ca, &request.csr, request.node_id, role, self.certificates).map_err(JoinRefused::Malformed)?;
         if record.key_digest != digest.as_slice() {

@@ -31,8 +31,12 @@ fn ca(directory: &Path) -> ClusterCa {
 /// A manager's identity that the cluster has never heard of.
 fn forged(ca: &ClusterCa) -> Identity {
     let key = KeyPair::generate().unwrap();
-    let subject =
-        CertSubject { cluster: ca.cluster_id(), node_id: NodeId::from_bytes([66; 16]), role: CertRole::Manager };
+    let subject = CertSubject {
+        cluster: ca.cluster_id(),
+        node_id: NodeId::from_bytes([66; 16]),
+        role: CertRole::Manager,
+        enrolled: None,
+    };
     let certificate = ca.issue(&key.csr().unwrap(), &subject, PATIENCE * 60, SystemTime::now()).unwrap();
     Identity::new(ca.certificate().clone(), certificate, key).unwrap()
 }
@@ -68,7 +72,7 @@ async fn only_a_member_ends_an_incarnation_that_has_a_leader_whatever_the_cas_ke
     started(root.path(), "m1", Start::OpenOrInit).await.shutdown().await;
     let (ca, lineage) = (ca(&directory), longer(&directory));
     let liar = forged(&ca);
-    let own = Identity::load(&directory.join("node.id")).unwrap();
+    let own = crate::node::node_identity(&directory, &Keys::default()).unwrap();
     let node = started(root.path(), "m1", Start::Open).await;
     // When it shows a newer generation: bare, with its own word for it, with that of the CA, with the word of the manager itself for
     // another generation

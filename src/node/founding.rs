@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::command::{COMMAND_VERSION, COMMAND_VERSION_MIN};
-use quorate_core::id::{ClusterId, Lineage, LineageId, NodeId, RaftId, StoreId};
+use quorate_core::id::{ClusterId, Enrolled, Lineage, LineageId, NodeId, RaftId, StoreId};
 use quorate_core::membership::operators::OperatorRecord;
 use quorate_core::membership::record::{ClusterRecord, NodeRecord, Role};
 use quorate_core::membership::trust::TrustRecord;
@@ -20,9 +20,10 @@ use zeroize::Zeroizing;
 
 use super::barrier::Barrier;
 use super::builder::{NodeBuilder, Prepared, off_thread, random, random_seed};
-use super::directory::open_store;
+use super::directory::{open_store_with, options};
 use super::facts::{Facts, Stage};
 use super::newcomer::prepared_of;
+use super::own_identity;
 use super::records::{ca_key, first_trust, token_key};
 use super::renewal::Terms;
 use super::state_file::StateFile;
@@ -108,7 +109,7 @@ impl NodeBuilder {
         if layout.identity().exists() && !layout.holds_store() {
             return Err(self.store_is_gone());
         }
-        let mut store = open_store(&layout)?;
+        let (mut store, keys) = open_store_with(&layout, options(&layout))?;
         let mut facts = self.begin(&store)?;
         if facts.is_ready() {
             return Ok(prepared(&facts, None));
@@ -120,15 +121,17 @@ impl NodeBuilder {
             let terms = self.certificates;
             let operators = Terms { life: config::CERTIFICATE, ..terms };
             let ca = ClusterCa::create(cluster, terms.clock.now()).map_err(|error| internal(&error))?;
-            let identity = issue(&ca, cluster, facts.node(), CertRole::Manager, terms)?;
-            let operator = issue(&ca, cluster, random(NodeId::from_bytes)?, CertRole::Operator, operators)?;
+            let first = random(LineageId::from_bytes)?;
+            let enrolled = Enrolled { raft_id: RaftId(1), store_id: facts.store(), lineage: first };
+            let identity = issue(&ca, facts.node(), (CertRole::Manager, Some(enrolled)), terms)?;
+            let operator = issue(&ca, random(NodeId::from_bytes)?, (CertRole::Operator, None), operators)?;
             // Files first: they are nobody's until the store says so, and are written anew by the next attempt.
-            identity.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
+            own_identity::write_sealed(&layout, &identity, keys.as_ref())?;
             operator.write(&layout.operator()).map_err(|error| StartError::Disk(error.to_string()))?;
-            let lineage = Lineage(vec![random(LineageId::from_bytes)?]);
+            let lineage = Lineage(vec![first]);
             facts.cluster_id = Bytes::copy_from_slice(cluster.as_bytes());
             facts.lineage = lineage.to_bytes().into();
-            facts.raft_id = 1;
+            facts.raft_id = enrolled.raft_id.0;
             facts.save(&*store.meta)?;
             let founding = founding(&facts, &ca, &identity, &operator, self.tick)?;
             let founded = found(&founding).map_err(|refusal| StartError::Invalid(refusal.to_string()))?;
@@ -142,17 +145,16 @@ impl NodeBuilder {
 
 pub(super) fn issue(
     ca: &ClusterCa,
-    cluster: ClusterId,
     node_id: NodeId,
-    role: CertRole,
+    (role, enrolled): (CertRole, Option<Enrolled>),
     terms: Terms,
 ) -> Result<Identity, StartError> {
     let internal = |error: String| StartError::Internal(error);
     let key = KeyPair::generate().map_err(|error| internal(error.to_string()))?;
     let csr = key.csr().map_err(|error| internal(error.to_string()))?;
-    let certificate = ca
-        .issue(&csr, &CertSubject { cluster, node_id, role }, terms.life, terms.clock.now())
-        .map_err(|error| internal(error.to_string()))?;
+    let subject = CertSubject { cluster: ca.cluster_id(), node_id, role, enrolled };
+    let certificate =
+        ca.issue(&csr, &subject, terms.life, terms.clock.now()).map_err(|error| internal(error.to_string()))?;
     Identity::new(ca.certificate().clone(), certificate, key).map_err(|error| internal(error.to_string()))
 }
 

@@ -54,6 +54,7 @@ impl NodeGate {
             key_digest: caller.key_digest,
             raft_id: hello.raft_id,
             store_id: hello.store_id,
+            enrolled: caller.enrolled,
             support: hello.support,
         };
         let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);

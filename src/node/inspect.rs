@@ -15,7 +15,7 @@ use super::facts::Facts;
 use super::fence::FenceRecord;
 use super::founding::prepared;
 use super::newcomer::prepared_of;
-use super::rolled_back::RollbackRecord;
+use super::spent::Mark;
 use super::state_file::StateFile;
 use super::stop::StartError;
 use crate::keys::Keys;
@@ -45,6 +45,8 @@ pub struct Inspection {
     pub fenced: Option<u64>,
     /// The last entry that is known to have been on this disk and is not any more; none when the directory was not put back.
     pub rolled_back: Option<u64>,
+    /// What a manager that ran from it found damaged; none when nothing was found, or a recovery from it went on since.
+    pub damaged: Option<String>,
     /// Where it listens.
     pub listen: String,
     /// Where others reach it.
@@ -117,6 +119,7 @@ pub fn inspect_with(directory: &Path, keys: &Keys) -> Result<Inspection, StartEr
         .ok_or_else(|| StartError::Directory(format!("{} was never prepared", directory.display())))?;
     let status = read::status(&*store.state)?;
     let lineage = lineage(&facts, &*store.state)?;
+    let mark = Mark::read(|name| store.fact(name), &facts)?;
     let scanned = scan_hash(&*store.state)?;
     let prepared = prepared(&facts, None);
     let ids = |ids: &[quorate_core::id::RaftId]| ids.iter().map(|id| id.0).collect();
@@ -131,7 +134,8 @@ pub fn inspect_with(directory: &Path, keys: &Keys) -> Result<Inspection, StartEr
         generation: lineage.generation(),
         lineage: lineage.0.iter().map(ToString::to_string).collect(),
         fenced: FenceRecord::read(store.fact(FenceRecord::NAME)?)?.map(|fence| fence.generation()),
-        rolled_back: RollbackRecord::read(store.fact(RollbackRecord::NAME)?, &facts)?.map(|mark| mark.acknowledged()),
+        rolled_back: mark.as_ref().and_then(Mark::acknowledged),
+        damaged: mark.as_ref().and_then(Mark::damage).map(str::to_owned),
         listen: facts.listen.clone(),
         advertise: facts.advertise.clone(),
         first_index: store.boot.start.index.0 + 1,

@@ -22,7 +22,7 @@ use quorate_transport::{CertRole, ClusterCa, JoinRefused, JoinReply, JoinRequest
 use tokio::time::{Instant, timeout_at};
 
 use super::ca::with_issuer;
-use super::enrolling::{certify, manager_at};
+use super::enrolling::{certify, enrolled, manager_at};
 use super::raft_ids::{self, Attempts};
 use super::records;
 use super::router::{Failure, fail};
@@ -167,13 +167,18 @@ impl Service {
             let ca = seen.ca.as_ref().ok_or_else(|| JoinRefused::Other("the cluster has no CA".into()))?;
             // Signing first: a malformed request must not leave a record behind.
             let certified = if role == Role::Manager { CertRole::Manager } else { CertRole::Worker };
-            let (certificate, digest) = certify(ca, &request.csr, request.node_id, certified, self.certificates)
-                .map_err(JoinRefused::Malformed)?;
+            let as_of = |record: Option<&NodeRecord>| {
+                let role = (certified, record.and_then(|record| enrolled(record, &seen.records)));
+                certify(ca, &request.csr, request.node_id, role, self.certificates).map_err(JoinRefused::Malformed)
+            };
+            let (certificate, digest) = as_of(seen.node.as_ref().map(|(record, _)| record))?;
             if let Some((record, _)) = &seen.node {
                 if record.compromised {
                     return Err(JoinRefused::NotAMember);
                 }
-                if record.key_digest != digest.as_slice() {
+                // Whose key is lost cannot prove who it is: the manager's token stands for it, as for any newcomer.
+                let vouched = request.key_lost && !admitted;
+                if record.key_digest != digest.as_slice() && !vouched {
                     return Err(JoinRefused::AlreadyKnown(request.node_id.to_string()));
                 }
                 if !admitted && role != Role::Manager {
@@ -238,21 +243,25 @@ impl Service {
                 }
                 RaftId(0)
             };
-            match &seen.node {
+            let node = match &seen.node {
                 Some((known, revision)) => {
                     let seated = self.status.borrow().configuration.clone();
                     let old = known.raft().unwrap_or_default();
-                    let node = readmitted(known, &request, &address, raft_id, seated.is_voter(old));
+                    let node = readmitted(known, &request, &address, (raft_id, &digest), seated.is_voter(old));
                     raft_ids::write(&mut txn, request.node_id, &node, *revision);
                     if old != RaftId(0) {
                         raft_ids::burn(&mut txn, old);
                     }
+                    node
                 }
                 None => {
                     let node = admitted_as(role, &request, &address, raft_id, &digest);
                     raft_ids::write(&mut txn, request.node_id, &node, 0);
+                    node
                 }
-            }
+            };
+            // A manager's says the raft id that it is given only now; a worker's says none.
+            let certificate = if role == Role::Manager { as_of(Some(&node))?.0 } else { certificate };
             if self.let_in(txn, until, open).await? {
                 tracing::info!(node = %request.node_id, name = request.name, address, %raft_id, role = role.name(), "a node joined");
                 return Ok(self.joined(&seen, (request.node_id, raft_id), &certificate, &address));
@@ -361,7 +370,13 @@ fn left_behind(record: &NodeRecord, records: &Records, store: Option<StoreId>) -
 
 /// A known node with a new raft id for its fresh store. A seat that the old one still holds is handed on, as for a damaged
 /// store.
-fn readmitted(known: &NodeRecord, request: &JoinRequest, address: &str, raft_id: RaftId, seated: bool) -> NodeRecord {
+fn readmitted(
+    known: &NodeRecord,
+    request: &JoinRequest,
+    address: &str,
+    (raft_id, digest): (RaftId, &[u8; 32]),
+    seated: bool,
+) -> NodeRecord {
     NodeRecord {
         role: Role::Manager.into(),
         name: if request.name.is_empty() { known.name.clone() } else { request.name.clone() },
@@ -373,6 +388,7 @@ fn readmitted(known: &NodeRecord, request: &JoinRequest, address: &str, raft_id:
         command_version: request.support.newest,
         command_version_min: request.support.oldest,
         software: request.software.clone(),
+        key_digest: Bytes::copy_from_slice(digest),
         removing: false,
         forced: false,
         lost: false,

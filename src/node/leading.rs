@@ -1,7 +1,8 @@
 //! Requests that need the leader's view: done here when this manager leads, else by the manager that does.
 //!
 //! Owns the passing on. Only for requests that may be made twice: whoever asked sends them again when their outcome is
-//! unknown. Called by the requests about nodes and policy.
+//! unknown. Called by the requests about nodes and policy, and for
+//! births.
 
 use std::time::Duration;
 
@@ -53,7 +54,8 @@ impl Service {
         }
     }
 
-    async fn ask_manager(
+    /// Asks this manager, for whoever asked here.
+    pub(super) async fn ask_manager(
         &self,
         asker: &Asker,
         manager: RaftId,

@@ -1,8 +1,8 @@
 //! A manager whose store waits for its key.
 //!
 //! Owns the time between the start of a locked manager and its unlocking: it holds the directory, says on the local socket that
-//! it is locked and what to do, and takes the key there. Where it would listen it says the same, and nothing else, to everybody
-//! with a certificate of its cluster, so that the other managers tell it from one that is gone. A key that does not open the
+//! it is locked and what to do, and takes the key there. Where it would listen it says that it is locked, and nothing else, to
+//! everybody, so that the other managers tell it from one that is gone; nothing proves it, since its own key is sealed, too. A key that does not open the
 //! store changes nothing. Called by the start.
 
 use std::net::SocketAddr;
@@ -15,17 +15,18 @@ use quorate_core::id::{Lineage, RaftId};
 use quorate_core::ports::StoreError;
 use quorate_transport::api::{request, response};
 use quorate_transport::{
-    Answer, Caller, Down, Endpoint, EndpointConfig, EndpointOptions, Feed, Gate, Handler, Hello, Identity,
-    IncomingSnapshot, JoinRefused, JoinReply, JoinRequest, Lane, LocalListener, Plane, Refused, api,
+    Answer, Caller, Down, Feed, Gate, Handler, Hello, IncomingSnapshot, JoinRefused, JoinReply, JoinRequest, Lane,
+    LocalListener, LockedDoor, Plane, Refused, Shown, api,
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::builder::{NodeBuilder, off_thread, random};
+use super::builder::{NodeBuilder, off_thread};
 use super::directory::resolve;
 use super::facts::Layout;
 use super::ground::{Drives, Part};
 use super::lock::lock;
 use super::noted::Noted;
+use super::own_identity;
 use super::service::{failure, json};
 use super::stop::StartError;
 use crate::client::SOFTWARE;
@@ -40,7 +41,7 @@ struct Locked {
     layout: Layout,
     slots: Vec<KeySlot>,
     /// Who it is, as its certificate says; nothing where that cannot be read.
-    identity: Option<Arc<Identity>>,
+    shown: Option<Shown>,
 }
 
 impl Locked {
@@ -56,12 +57,12 @@ impl Locked {
         if !by_hand || !wanted() {
             return None;
         }
-        let identity = Identity::load(&layout.identity()).ok().map(Arc::new);
-        Some(Self { layout, slots, identity })
+        let shown = own_identity::shown(&layout).ok();
+        Some(Self { layout, slots, shown })
     }
 
     fn id(&self) -> String {
-        self.identity.as_ref().map(|identity| identity.subject().node_id.to_string()).unwrap_or_default()
+        self.shown.as_ref().map(|shown| shown.subject().node_id.to_string()).unwrap_or_default()
     }
 
     /// Its name, as far as that is known without its store; else its id.
@@ -71,7 +72,7 @@ impl Locked {
     }
 
     fn cluster(&self) -> String {
-        self.identity.as_ref().map(|identity| identity.subject().cluster.to_string()).unwrap_or_default()
+        self.shown.as_ref().map(|shown| shown.subject().cluster.to_string()).unwrap_or_default()
     }
 
     /// What is, and what to do.
@@ -198,9 +199,9 @@ impl Gate for Door {
     fn hello(&self) -> Hello {
         let (cluster, node) = self
             .locked
-            .identity
+            .shown
             .as_ref()
-            .map(|identity| (identity.subject().cluster, identity.subject().node_id))
+            .map(|shown| (shown.subject().cluster, shown.subject().node_id))
             .unwrap_or_default();
         Hello { raft_id: RaftId(0), ..Hello::client(cluster, node, Lineage::default(), SOFTWARE) }
     }
@@ -228,19 +229,6 @@ impl Handler for Door {
     fn lineage_newer(&self, _hello: &Hello) {}
 }
 
-/// The door to everybody else: whoever knocks is told that it is locked.
-struct Outside(Arc<Door>);
-
-impl Gate for Outside {
-    fn admit(&self, _plane: Plane, _caller: &Caller, _hello: &Hello) -> Result<(), Refused> {
-        Err(Refused::Locked)
-    }
-
-    fn hello(&self) -> Hello {
-        self.0.hello()
-    }
-}
-
 /// What tells everybody outside, on a part of its own: the port is free for certain once it has ended.
 struct Telling {
     stop: oneshot::Sender<()>,
@@ -250,34 +238,23 @@ struct Telling {
 impl Telling {
     /// Begins; none where it is not known who this node is or where it listens. That it cannot is told, and is no reason not to
     /// wait for the key.
-    async fn begin(builder: &NodeBuilder, door: &Arc<Door>) -> Option<Self> {
-        let identity = Arc::clone(door.locked.identity.as_ref()?);
+    async fn begin(builder: &NodeBuilder, locked: &Locked) -> Option<Self> {
+        let own = *locked.shown.as_ref()?.subject();
         let layout = builder.layout();
         let asked = builder.listen.clone();
         let listen = off_thread(move || {
             Ok(asked.or_else(|| Some(Noted::read(&layout)?.listen)).and_then(|at| resolve(&at).ok()))
         });
         let listen = listen.await.ok().flatten()?;
-        // Of this wait only: what its connections were is nobody's business later.
-        let seed = [random(|half| half).ok()?, random(|half| half).ok()?].concat().try_into().ok()?;
-        let config = EndpointConfig {
-            listen,
-            identity,
-            seed,
-            gate: Arc::new(Outside(Arc::clone(door))),
-            handler: Arc::clone(door) as Arc<dyn Handler>,
-            options: EndpointOptions {
-                clock: builder.certificates.clock,
-                network: builder.ground.network.clone(),
-                ..EndpointOptions::default()
-            },
-        };
+        let network = builder.ground.network.clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let work = async move {
-            match Endpoint::bind(config) {
-                Ok(endpoint) => {
-                    let _ = stopped.await;
-                    endpoint.close("this manager was unlocked, or stops").await;
+            match LockedDoor::listen(listen, (own.cluster, own.node_id), &network) {
+                Ok(door) => {
+                    tokio::select! {
+                        () = door.serve() => {}
+                        _ = stopped => {}
+                    }
                 }
                 Err(error) => tracing::warn!(%error, "the other managers are not told that this one is locked"),
             }
@@ -305,8 +282,8 @@ pub(super) async fn unlocked(builder: &NodeBuilder) -> Result<Option<Keys>, Star
     let (opened, mut given) = mpsc::channel(1);
     let listener = LocalListener::bind(layout.root()).map_err(|error| StartError::InUse(error.to_string()))?;
     tracing::warn!("{}", locked.words());
+    let telling = Telling::begin(builder, &locked).await;
     let door = Arc::new(Door { locked, opened });
-    let telling = Telling::begin(builder, &door).await;
     let serving = listener.serve(Arc::clone(&door) as Arc<dyn Gate>, door as Arc<dyn Handler>);
     tokio::pin!(serving);
     let key = tokio::select! {

@@ -61,9 +61,10 @@ pub(super) async fn run(service: Arc<Service>, met: watch::Sender<Arc<Met>>, str
             let others = records.nodes.members().filter_map(|node| node.raft()).filter(|id| *id != own);
             others.partition(|id| connected.contains(id))
         };
+        let leaderless = service.status.borrow().leaderless_ticks;
         let wait = {
             let mut strangers = locked(&strangers);
-            strangers.set_company(!known.is_empty());
+            strangers.look_around(!known.is_empty(), leaderless);
             strangers.wait()
         };
         if missing.is_empty() && !wait {

@@ -31,6 +31,8 @@ mod changes;
 mod checking;
 #[cfg(feature = "manager")]
 mod configurations;
+#[cfg(feature = "manager")]
+mod damaged;
 mod departed;
 mod dialback;
 mod directory;
@@ -98,6 +100,7 @@ mod objects;
 mod once;
 #[cfg(feature = "manager")]
 mod operators;
+mod own_identity;
 #[cfg(feature = "manager")]
 mod policy;
 #[cfg(feature = "manager")]
@@ -145,6 +148,8 @@ mod session_table;
 mod sessions;
 #[cfg(feature = "manager")]
 mod snapshots;
+#[cfg(feature = "manager")]
+mod spent;
 mod state_file;
 mod stop;
 mod supervisor;
@@ -196,12 +201,14 @@ pub use items::Item;
 #[cfg(feature = "manager")]
 pub use lead::Lead;
 pub use lock::runner;
+#[cfg(feature = "testing")]
+pub use own_identity::of_node as node_identity;
 #[cfg(feature = "manager")]
 pub use recover::Recover;
 #[cfg(feature = "manager")]
 pub use restore::{Restore, RestoreReport, restore};
 #[cfg(feature = "manager")]
-pub use rolled_back::{RolledBack, rolled_back, rolled_back_with};
+pub use spent::{Spent, spent, spent_with};
 pub use stop::{StartError, StopReason};
 pub use work::{AssignmentEvent, Assignments};
 #[cfg(feature = "testing")]
@@ -220,7 +227,11 @@ pub(crate) use memory_disk::MemoryDisk;
 #[cfg(feature = "manager")]
 pub(crate) use metering::size as size_of;
 #[cfg(feature = "manager")]
+pub(crate) use own_identity::{certificate_ends, seal as seal_identity};
+#[cfg(feature = "manager")]
 pub(crate) use records::ca as cluster_ca;
+#[cfg(feature = "manager")]
+pub(crate) use service::display_name;
 pub(crate) use supervisor::{Current, Runtime};
 
 use crate::client::Client;

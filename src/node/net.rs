@@ -4,14 +4,14 @@
 //! Called by [`super::running`].
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use quorate_core::id::RaftId;
 use quorate_transport::{
     Answer, BindError, Caller, Clock, Down, Endpoint, EndpointConfig, EndpointOptions, Feed, Gate, Handler, Hello,
-    Identity, IncomingSnapshot, JoinReply, JoinRequest, Lane, LocalListener, Session,
+    Identity, IncomingSnapshot, JoinReply, JoinRequest, Lane, LocalListener, Parting, Session,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -24,6 +24,18 @@ use super::stop::{StartError, StopReason};
 pub(super) struct Listening {
     pub(super) endpoint: Endpoint,
     pub(super) handle: Tasks,
+}
+
+/// What whoever is connected is told at the end.
+const WORDS: &str = "the node stops";
+
+/// What it is to do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    Serve,
+    Stop,
+    /// The same, and the others are told that starting this manager again does not bring it back.
+    Part(Parting),
 }
 
 /// What it is started with.
@@ -96,11 +108,19 @@ impl Handler for Switchboard {
     }
 }
 
+/// Another process has the port; what is not to be done about it, where this directory is a copy, comes first.
+fn taken(address: SocketAddr, directory: &Path) -> String {
+    let directory = directory.display();
+    format!(
+        "UDP port {address} is in use: another process listens there, with another directory than {directory}. Nothing was changed. If {directory} is a copy of the directory of the node that runs there, remove the copy: a copy is never started, on no other port and no other machine either. Else stop that process, or start this node elsewhere: quorate run --data-dir {directory} --listen HOST:PORT"
+    )
+}
+
 /// Everything of the network, until `stop`.
 pub(super) async fn serve(
     net: Net,
     listening: oneshot::Sender<Result<Listening, StartError>>,
-    mut stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<Order>,
 ) {
     let tasks = net.ground.tasks();
     let switchboard = Arc::new(Switchboard { handler: OnceLock::new(), ending: net.ending });
@@ -120,7 +140,9 @@ pub(super) async fn serve(
         Ok(endpoint) => endpoint,
         Err(error) => {
             let failed = match error {
-                BindError::Busy(_) | BindError::Address { .. } => StartError::Address(error.to_string()),
+                // Whoever has the port has another directory: this one is ours alone.
+                BindError::Busy(address) => StartError::Address(taken(address, &net.directory)),
+                BindError::Address { .. } => StartError::Address(error.to_string()),
                 BindError::Tls(_) | BindError::NoRuntime | BindError::NoEntropy => {
                     StartError::Internal(error.to_string())
                 }
@@ -147,7 +169,11 @@ pub(super) async fn serve(
     }
     tokio::select! {
         () = local.serve(net.gate, switchboard) => {}
-        _ = stop.wait_for(|stop| *stop) => {}
+        _ = stop.wait_for(|order| *order != Order::Serve) => {}
     }
-    endpoint.close("the node stops").await;
+    let order = *stop.borrow();
+    match order {
+        Order::Part(parting) => endpoint.part(parting, WORDS).await,
+        Order::Serve | Order::Stop => endpoint.close(WORDS).await,
+    }
 }

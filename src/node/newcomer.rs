@@ -58,6 +58,18 @@ impl Made {
     }
 }
 
+/// As whom a node asks to join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum As {
+    /// A newcomer; or one that comes back, by its own key.
+    Itself,
+    /// The worker whose name it has, and whose disk is gone.
+    InPlace,
+    /// The manager that it was, whose own key is lost.
+    #[cfg(feature = "manager")]
+    WithoutItsKey,
+}
+
 /// A join that came to nothing.
 pub(super) enum NotTaken {
     /// The cluster has not heard of the node, or has refused it.
@@ -154,14 +166,14 @@ impl NodeBuilder {
             ));
         }
         self.refuse_ready().await?;
-        self.prepare(token, managers, true).await
+        self.prepare(token, managers, As::InPlace).await
     }
 
     pub(super) async fn prepare_join(self, token: String, managers: Vec<String>) -> Result<Prepared, StartError> {
-        self.prepare(&token, managers, false).await
+        self.prepare(&token, managers, As::Itself).await
     }
 
-    async fn prepare(self, token: &str, managers: Vec<String>, in_place: bool) -> Result<Prepared, StartError> {
+    async fn prepare(self, token: &str, managers: Vec<String>, asks_as: As) -> Result<Prepared, StartError> {
         let token: JoinToken =
             token.trim().parse().map_err(|error| StartError::Invalid(format!("{error}. Nothing was changed")))?;
         if managers.is_empty() {
@@ -178,7 +190,7 @@ impl NodeBuilder {
             }
             Begun::Join(file, made) => (file, made),
         };
-        let joined = match self.ask_to_join(&file, &token, &managers, in_place).await {
+        let joined = match self.ask_to_join(&file, &token, &managers, asks_as).await {
             Ok(joined) => joined,
             Err(NotTaken::Surely(error)) => {
                 off_thread(move || made.undo(&self.layout())).await?;
@@ -241,7 +253,7 @@ impl NodeBuilder {
         file: &StateFile,
         token: &JoinToken,
         managers: &[String],
-        in_place: bool,
+        asks_as: As,
     ) -> Result<Joined, NotTaken> {
         let csr = file.joining_key().and_then(|key| key.csr().map_err(|error| StartError::Internal(error.to_string())));
         let csr = csr.map_err(NotTaken::Surely)?;
@@ -252,7 +264,11 @@ impl NodeBuilder {
         request.sealing_key = file.facts.sealing_key();
         request.support = SUPPORT;
         request.software = SOFTWARE.to_owned();
-        request.in_place = in_place;
+        request.in_place = asks_as == As::InPlace;
+        #[cfg(feature = "manager")]
+        {
+            request.key_lost = asks_as == As::WithoutItsKey;
+        }
         if SUPPORT.newest == 0 {
             return self.ask(request, token, managers, None).await;
         }

@@ -334,7 +334,7 @@ struct Certified {
 fn certified(ca: &ClusterCa, csr: &[u8], id: NodeId, ends: u64, now: u64, terms: Terms) -> Result<Certified, String> {
     let left = if ends == 0 { config::CERTIFICATE } else { Duration::from_secs(ends.saturating_sub(now)) };
     let terms = Terms { life: config::CERTIFICATE.min(left), ..terms };
-    let (certificate, _digest) = certify(ca, csr, id, CertRole::Operator, terms)?;
+    let (certificate, _digest) = certify(ca, csr, id, (CertRole::Operator, None), terms)?;
     let subject = Subject::of(&certificate.as_slice().into()).map_err(|problem| problem.to_string())?;
     Ok(Certified { certificate, subject })
 }

@@ -2,8 +2,8 @@
 //!
 //! Owns the look for what no seal of a single record tells: one that was put back as it was before, at its own place, or taken away.
 //! Never holds anybody up: it goes on beside everything else, on one thread, for a quarter of the time, and reads a frozen view of
-//! what was there at the start. A manager whose state is not what its hash says stops, as one with any other damage does. Started
-//! by [`super::running`].
+//! what was there at the start. A manager whose state is not what its hash says stops, and its store is marked ([`super::damaged`]).
+//! Started by [`super::running`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,6 +56,8 @@ pub(super) async fn run(claimed: Claimed, mut status: watch::Receiver<Arc<Status
         Ok(Ok(())) => {}
         // Whoever met the fault first says what it was.
         Ok(Err(StoreError::Poisoned(_))) | Err(_) => {}
+        // Where the manager ends, its store is marked, and these words are made whole.
+        Ok(Err(error @ StoreError::Corrupt { .. })) => ending.stop(StopReason::Damaged(error.to_string())),
         Ok(Err(error)) => ending.stop(StopReason::of(&StopCause::Store(error))),
     }
 }

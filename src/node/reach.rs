@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::id::RaftId;
-use quorate_transport::{Network, Peers, RequestError};
+use quorate_transport::{Network, Parting, Peers, RequestError};
 
 /// The peers, until the node stops. Clones let go together.
 #[derive(Clone)]
@@ -59,6 +59,11 @@ impl Reach {
     /// Whether a peer says that it is locked.
     pub(super) fn is_locked(&self, peer: RaftId) -> bool {
         self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|peers| peers.is_locked(peer))
+    }
+
+    /// Whether a peer said, when it went, that starting it again does not bring it back.
+    pub(super) fn parted(&self, peer: RaftId) -> Option<Parting> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref()?.parted(peer)
     }
 
     /// Bytes of the requests that were read here and are not answered yet.

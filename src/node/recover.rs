@@ -30,9 +30,10 @@ use super::directory::{explained, identity_of, look_into, open_store, resolve};
 use super::facts::{Facts, Layout};
 use super::fence::{self, FenceRecord};
 use super::identity;
+use super::own_identity;
 use super::records;
 use super::renewal::Terms;
-use super::rolled_back::RollbackRecord;
+use super::spent::Mark;
 use super::state_file::StateFile;
 use super::stop::StartError;
 use crate::client::SOFTWARE;
@@ -66,7 +67,7 @@ struct Opened {
     recovery: Recovery,
     state: Option<Box<dyn StateStore>>,
     meta: Option<Arc<dyn quorate_core::ports::MetaStore>>,
-    rolled_back: Option<u64>,
+    mark: Option<Mark>,
 }
 
 impl Recover {
@@ -207,9 +208,9 @@ impl Recover {
         let facts = self.facts(store.fact(Facts::NAME)?)?;
         let generation = super::inspect::lineage(&facts, &*store.state)?.generation();
         fence::check(store.fact(FenceRecord::NAME)?, generation, &self.directory)?;
-        let rolled_back = RollbackRecord::read(store.fact(RollbackRecord::NAME)?, &facts)?;
+        let mark = Mark::read(|name| store.fact(name), &facts)?;
         let opened = self.open(facts, &store.boot, Arc::clone(&store.state), &*store.log)?;
-        Ok(Opened { rolled_back: rolled_back.map(|mark| mark.acknowledged()), ..opened })
+        Ok(Opened { mark, ..opened })
     }
 
     fn hold(&self) -> Result<Opened, StartError> {
@@ -220,10 +221,9 @@ impl Recover {
         let view = store.state.reader().view();
         let generation = super::inspect::lineage(&facts, &*view)?.generation();
         fence::check(store.meta.get(FenceRecord::NAME)?, generation, &self.directory)?;
-        let rolled_back = RollbackRecord::read(store.meta.get(RollbackRecord::NAME)?, &facts)?;
-        let rolled_back = rolled_back.map(|mark| mark.acknowledged());
+        let mark = Mark::read(|name| store.meta.get(name), &facts)?;
         let opened = self.open(facts, &store.boot, view, &*store.log_reader)?;
-        Ok(Opened { state: Some(store.state), meta: Some(store.meta), rolled_back, ..opened })
+        Ok(Opened { state: Some(store.state), meta: Some(store.meta), mark, ..opened })
     }
 
     fn open(
@@ -243,8 +243,9 @@ impl Recover {
         let layout = self.layout();
         let identity = identity_of(&layout, &facts)?;
         // One that ran out while the cluster was down is no obstacle: it is renewed from the CA in the state.
-        let identity = identity::renewed(&identity, &facts, &*state, Terms::default())?.unwrap_or(identity);
-        let incarnation = begun(&identity, &facts, &*state)?;
+        let known = Records::read(&*state)?;
+        let identity = identity::renewed(&identity, &facts, &known, &*state, Terms::default())?.unwrap_or(identity);
+        let incarnation = begun(&identity, &facts, &known, &*state)?;
         let survivor = Survivor {
             boot,
             state,
@@ -256,7 +257,7 @@ impl Recover {
         let recovery = plan(&survivor).map_err(|error| match error {
             RecoveryError::Store(error) => StartError::from(error),
             RecoveryError::NeedsVersion(_) | RecoveryError::Damaged(_) => StartError::Damaged(format!(
-                "{directory} cannot be recovered from: {error}. Nothing was changed; look for a better survivor with `quorate recover --dry-run` on the other machines, and keep every directory"
+                "{directory} cannot be recovered from: {error}. Nothing was changed; look for a better survivor with `quorate recover --dry-run` on the other machines, and keep every directory. Where there is none: quorate restore of a backup"
             )),
             RecoveryError::NoState | RecoveryError::Removed(_) => StartError::Directory(format!(
                 "{directory} cannot be recovered from: {error}. Nothing was changed; choose the directory of another manager"
@@ -265,7 +266,7 @@ impl Recover {
                 "{directory} cannot be recovered from: {error}. Nothing was changed; recover from a manager that stayed. If all their disks are gone for good, restore a backup (`quorate restore`); what this directory holds besides secrets can still be read with `quorate inspect --dump`"
             )),
         })?;
-        Ok(Opened { facts, identity, recovery, state: None, meta: None, rolled_back: None })
+        Ok(Opened { facts, identity, recovery, state: None, meta: None, mark: None })
     }
 
     /// The one batch, and the certificate.
@@ -281,7 +282,7 @@ impl Recover {
         let write = RecoveryWrite { facts: vec![(Facts::NAME.to_owned(), facts.encoded())], ..outcome.write };
         state.recover(write)?;
         tracing::warn!(generation = outcome.lineage.generation(), "a new generation of the cluster was begun here");
-        identity.write(&self.layout().identity()).map_err(|error| {
+        own_identity::write(&self.layout(), &identity).map_err(|error| {
             StartError::Disk(format!("{error}. The recovery is written; the next start goes on from here"))
         })
     }
@@ -322,9 +323,14 @@ fn listen_for(before: &str, address: &str) -> String {
 }
 
 /// What tells the new incarnation from all others, with the survivor's word for it.
-fn begun(identity: &Identity, facts: &Facts, state: &dyn StateRead) -> Result<Incarnation, StartError> {
+fn begun(
+    identity: &Identity,
+    facts: &Facts,
+    known: &Records,
+    state: &dyn StateRead,
+) -> Result<Incarnation, StartError> {
     let id = random(LineageId::from_bytes)?;
-    let mut lineage = Records::read(state)?.lineage();
+    let mut lineage = known.lineage();
     lineage.0.push(id);
     // One who cannot open it (any more) signs alone; those who know it believe that.
     let ca = records::ca(state, &Barrier::of(facts)).ok().flatten();
@@ -422,7 +428,8 @@ fn described(opened: &Opened, address: Option<&str>) -> RecoveryReport {
         new_generation: next,
         kept_revision: kept,
         first_revision: first,
-        rolled_back: opened.rolled_back,
+        rolled_back: opened.mark.as_ref().and_then(Mark::acknowledged),
+        damaged: opened.mark.as_ref().and_then(Mark::damage).map(str::to_owned),
         refusal: None,
         written: false,
     }

@@ -2,7 +2,8 @@
 //!
 //! Owns both sides. Nothing is ever refilled under an old raft id (design section 4, rule 4): the old one is burnt in
 //! the same transaction that gives out the new one, and the planner moves its seat in one joint change once the
-//! newcomer has caught up. Proven by the node's certificate, so no token is needed. Old data is moved aside, never
+//! newcomer has caught up. Proven by the node's own key, so no token is needed; that key is sealed, and whoever cannot open it
+//! needs one ([`super::replace`]). Old data is moved aside, never
 //! deleted.
 
 use std::path::PathBuf;
@@ -25,18 +26,19 @@ use tokio::time::Instant;
 
 use super::builder::{NodeBuilder, Prepared, off_thread, random, random_seed};
 use super::departed::departed;
-use super::directory::{belongs, check_address, explained, look_into, open_store};
+use super::directory::{belongs, check_address, explained, look_into, open_store, open_store_with, options};
 use super::facts::{Facts, KnownManager, Layout, Stage};
 use super::fence::{self, FenceRecord};
 use super::founding::prepared;
 use super::joining::UNUSABLE;
 use super::lock::lock;
 use super::noted::Noted;
+use super::own_identity::{self, Own};
 use super::raft_ids::{self, Attempts};
 use super::records;
-use super::rolled_back::RollbackRecord;
 use super::router::{Failure, fail};
 use super::service::{Service, blocking, broken, display_name};
+use super::spent::Mark;
 use super::state_file::StateFile;
 use super::stop::StartError;
 use crate::client::SOFTWARE;
@@ -235,11 +237,7 @@ impl NodeBuilder {
             let what = if file.facts.is_ready() { "is a worker's" } else { "was prepared only half" };
             return Err(self.not_by_certificate(&format!("{what}: there is no store to replace")));
         }
-        let identity = Identity::load(&layout.identity()).map_err(|error| {
-            StartError::Directory(format!(
-                "{error}. Without its identity file the node cannot come back: join with a token"
-            ))
-        })?;
+        let own = Own::load(&layout, "the node cannot come back: join with a token")?;
         let sound = match quorate_storage::exists(&layout.store()) {
             false if layout.store().exists() => Err(()),
             false => Ok(None),
@@ -249,11 +247,17 @@ impl NodeBuilder {
                     let mut spent = false;
                     if let Ok(Some(facts)) = &facts {
                         if facts.is_ready() {
-                            belongs(&layout, &identity, facts)?;
+                            belongs(&layout, own.shown().subject(), facts)?;
                         }
-                        let generation = super::inspect::lineage(facts, &*store.state)?.generation();
+                        // An opening does not notice every damage.
+                        let lineage = match super::inspect::lineage(facts, &*store.state) {
+                            Err(StoreError::Corrupt { .. }) => None,
+                            read => Some(read?),
+                        };
+                        let generation =
+                            lineage.as_ref().map_or_else(|| facts.lineage_list().generation(), Lineage::generation);
                         fence::check(store.fact(FenceRecord::NAME)?, generation, &self.directory)?;
-                        spent = RollbackRecord::read(store.fact(RollbackRecord::NAME)?, facts)?.is_some();
+                        spent = lineage.is_none() || Mark::read(|name| store.fact(name), facts)?.is_some();
                     }
                     if spent { Err(()) } else { facts }
                 }
@@ -265,6 +269,14 @@ impl NodeBuilder {
                 // Not damage: a newer format, a missing right, a full disk. The raft id must not be burnt for that.
                 Err(error) => return Err(explained(&layout, error)),
             },
+        };
+        let identity = match own {
+            Own::Sealed(_, StartError::Locked(why)) if self.key_lost => {
+                return Err(StartError::Locked(format!(
+                    "{why}. Without that key this node cannot prove that it is the one that it was: come back with a manager's token, --token TOKEN (`quorate token show manager` on a manager)"
+                )));
+            }
+            own @ (Own::Proven(_) | Own::Sealed(..)) => own.proven()?,
         };
         match sound {
             Ok(Some(facts)) if facts.is_ready() => {
@@ -342,7 +354,9 @@ impl NodeBuilder {
     }
 
     fn begin_fresh(&self, layout: &Layout, identity: &Identity) -> Result<Facts, StartError> {
-        let store = open_store(layout)?;
+        let (store, keys) = open_store_with(layout, options(layout))?;
+        // By what opens the fresh store from now on.
+        own_identity::write_sealed(layout, identity, keys.as_ref())?;
         let subject = identity.subject();
         let facts = Facts {
             stage: Stage::Begun.into(),

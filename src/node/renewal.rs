@@ -72,7 +72,8 @@ mod tests {
     fn issued(at: SystemTime, life: Duration) -> Subject {
         let cluster = ClusterId::from_bytes([1; 16]);
         let ca = ClusterCa::create(cluster, at).unwrap();
-        let subject = CertSubject { cluster, node_id: NodeId::from_bytes([2; 16]), role: CertRole::Worker };
+        let subject =
+            CertSubject { cluster, node_id: NodeId::from_bytes([2; 16]), role: CertRole::Worker, enrolled: None };
         let csr = KeyPair::generate().unwrap().csr().unwrap();
         Subject::of(&ca.issue(&csr, &subject, life, at).unwrap()).unwrap()
     }

@@ -2,7 +2,8 @@
 //!
 //! Owns the newcomer's side for managers that are lost, fenced, removed or wiped (design section 5), and for workers that
 //! were removed: the node keeps its id and its key, its old store is moved aside and never deleted, and the join plane takes
-//! it in as it takes a newcomer. A store in good standing is never moved: that is asked first, of a quorum. A node that was away
+//! it in as it takes a newcomer. A manager whose key is lost, and its own key with it, gets another one: a manager's token
+//! is the word of somebody who may say so. A store in good standing is never moved: that is asked first, of a quorum. A node that was away
 //! while the CA was replaced only gets a certificate of the new one, by proof of its key: the token says which CA that is. The
 //! managers' side is the answer to that question; the rest of it is in [`super::joining`].
 
@@ -10,7 +11,8 @@ use bytes::Bytes;
 use quorate_core::id::{Lineage, LineageOrder, NodeId, RaftId, StoreId};
 use quorate_core::ports::StoreError;
 use quorate_transport::{
-    CertRole, Identity, JoinError, JoinRefused, JoinReply, JoinRequest, JoinToken, NodeStanding, StandingRecord,
+    CertRole, Identity, JoinError, JoinRefused, JoinReply, JoinRequest, JoinToken, KeyPair, NodeStanding,
+    StandingRecord,
 };
 use tokio::time::Instant;
 use zeroize::Zeroizing;
@@ -19,14 +21,15 @@ use super::builder::{NodeBuilder, Prepared, off_thread, random, random_seed};
 use super::departed;
 use super::directory::{belongs, explained, look_into};
 use super::enrolling::certify;
-use super::facts::{Facts, Stage, wiped};
+use super::facts::{Facts, Layout, Stage, wiped};
 use super::fence::FenceRecord;
 use super::founding::prepared;
 use super::joining::words;
-use super::newcomer::{NotTaken, finish_join, prepared_of};
+use super::newcomer::{As, NotTaken, finish_join, prepared_of};
 use super::noted::Noted;
-use super::rolled_back::RollbackRecord;
+use super::own_identity::{self, Own};
 use super::service::{Service, display_name};
+use super::spent::Mark;
 use super::state_file::StateFile;
 use super::stop::StartError;
 use crate::client::SOFTWARE;
@@ -49,7 +52,7 @@ impl Service {
         self.router.read_index(until).await.map_err(words)?;
         let seen = self.seen(request.node_id).await.map_err(words)?;
         let ca = seen.ca.as_ref().ok_or_else(|| JoinRefused::Other("the cluster has no CA".into()))?;
-        let signed = certify(ca, &request.csr, request.node_id, CertRole::Worker, self.certificates);
+        let signed = certify(ca, &request.csr, request.node_id, (CertRole::Worker, None), self.certificates);
         let (_, digest) = signed.map_err(JoinRefused::Malformed)?;
         let record = match &seen.node {
             Some((record, _)) if record.key_digest != digest.as_slice() => {
@@ -124,9 +127,18 @@ impl NodeBuilder {
             return Err(StartError::Invalid("name at least one manager to join through, as host:port".into()));
         }
         let builder = self.clone();
-        let (mut identity, found) = off_thread(move || builder.find()).await?;
-        if !identity.knows(token.ca_hash()) {
-            identity = self.under_new_ca(identity, &found, &token, &managers).await?;
+        let (mut own, found) = off_thread(move || builder.find()).await?;
+        if !own.shown().knows(token.ca_hash()) {
+            let identity = match own {
+                Own::Proven(identity) => identity,
+                Own::Sealed(shown, _) => {
+                    return Err(self.contradiction(
+                        shown.subject(),
+                        "; or, if its cluster's CA was replaced while it was away, its key, which is lost, would have to prove that it is of it: quorate node rm on a manager, and quorate join from an empty directory",
+                    ));
+                }
+            };
+            own = Own::Proven(self.under_new_ca(identity, &found, &token, &managers).await?);
             let as_it_was = match &found {
                 Found::Sound(facts, _) => Some(prepared(facts, None)),
                 Found::Worker(file) => Some(prepared_of(file)),
@@ -137,21 +149,25 @@ impl NodeBuilder {
                 return Ok(Prepared { certificate_only: true, ..prepared });
             }
         }
-        match &found {
-            Found::Sound(facts, lineage) => {
-                self.check_left_behind(&identity, facts, lineage, &token, &managers).await?;
+        // (Of one that cannot prove who it is nothing is sound.)
+        if let Own::Proven(identity) = &own {
+            match &found {
+                Found::Sound(facts, lineage) => {
+                    self.check_left_behind(identity, facts, lineage, &token, &managers).await?;
+                }
+                Found::Worker(file) => {
+                    let facts = &file.facts;
+                    self.check_left_behind(identity, facts, &facts.lineage_list(), &token, &managers).await?;
+                }
+                Found::Begun(_) | Found::Spent(_) => {}
             }
-            Found::Worker(file) => {
-                let facts = &file.facts;
-                self.check_left_behind(&identity, facts, &facts.lineage_list(), &token, &managers).await?;
-            }
-            Found::Begun(_) | Found::Spent(_) => {}
         }
         let begun = matches!(found, Found::Begun(_));
         let before = if let Found::Worker(file) = &found { Some(file.clone()) } else { None };
+        let asks_as = if matches!(own, Own::Proven(_)) { As::Itself } else { As::WithoutItsKey };
         let builder = self.clone();
-        let file = off_thread(move || builder.begin_anew(&identity, found)).await?;
-        let joined = match self.ask_to_join(&file, &token, &managers, false).await {
+        let file = off_thread(move || builder.begin_anew(&own, found)).await?;
+        let joined = match self.ask_to_join(&file, &token, &managers, asks_as).await {
             Ok(joined) => joined,
             Err(NotTaken::Surely(error)) if !begun => {
                 let layout = self.layout();
@@ -200,7 +216,7 @@ impl NodeBuilder {
             Ok(joined) if joined.cluster_id == identity.subject().cluster => joined,
             Ok(_) | Err(JoinError::Refused(JoinRefused::NotAMember)) => {
                 return Err(self.contradiction(
-                    &identity,
+                    identity.subject(),
                     "; a node that was removed before its cluster's CA was replaced joins anew from an empty directory",
                 ));
             }
@@ -209,28 +225,43 @@ impl NodeBuilder {
         let authorities = std::iter::once(joined.ca_certificate).chain(joined.authorities).map(Into::into).collect();
         let renewed = identity.renewed_under(joined.certificate.into(), authorities);
         let renewed = renewed.map_err(|error| StartError::Internal(error.to_string()))?;
-        let path = self.layout().identity();
+        let layout = self.layout();
         off_thread(move || {
-            renewed.write(&path).map_err(|error| StartError::Disk(error.to_string()))?;
+            own_identity::write(&layout, &renewed)?;
             tracing::info!("the node has a certificate of its cluster's new CA");
             Ok(renewed)
         })
         .await
     }
 
-    fn find(&self) -> Result<(Identity, Found), StartError> {
+    /// Who this is, and what there is to replace. One whose own key cannot be opened has nothing that is sound.
+    fn find(&self) -> Result<(Own, Found), StartError> {
         let layout = self.layout();
-        let identity = Identity::load(&layout.identity()).map_err(|error| {
-            StartError::Directory(format!(
-                "{error}. Without its identity file the node cannot come back as itself: join anew with `quorate join` from an empty directory, under another name, or, if it was a worker, under its own with `quorate join --replace --name NAME --token TOKEN`"
-            ))
-        })?;
-        if let Some(file) = StateFile::load(&layout)? {
-            let ours =
-                file.facts.node() == identity.subject().node_id && file.joining_key == identity.key().pkcs8_der();
+        let own = Own::load(
+            &layout,
+            "the node cannot come back as itself: join anew with `quorate join` from an empty directory, under another name, or, if it was a worker, under its own with `quorate join --replace --name NAME --token TOKEN`",
+        )?;
+        let found = self.found(&layout, &own)?;
+        match (own, found) {
+            (Own::Sealed(_, why), _) if !self.key_lost => Err(why),
+            (own @ Own::Sealed(..), Found::Sound(facts, _)) => {
+                self.nobody_waits_for_the_key()?;
+                Ok((own, Found::Spent(Some(facts))))
+            }
+            (own, found) => Ok((own, found)),
+        }
+    }
+
+    fn found(&self, layout: &Layout, own: &Own) -> Result<Found, StartError> {
+        if let Some(file) = StateFile::load(layout)? {
+            let ours = file.facts.node() == own.shown().subject().node_id
+                && match own {
+                    Own::Proven(identity) => file.joining_key == identity.key().pkcs8_der(),
+                    Own::Sealed(..) => true,
+                };
             return match file.facts.is_ready() {
-                false if ours => Ok((identity, Found::Begun(Box::new(file)))),
-                true if file.facts.raft_id == 0 => Ok((identity, Found::Worker(Box::new(file)))),
+                false if ours => Ok(Found::Begun(Box::new(file))),
+                true if file.facts.raft_id == 0 && matches!(own, Own::Proven(_)) => Ok(Found::Worker(Box::new(file))),
                 _ => Err(StartError::Directory(format!(
                     "{} is between two states. Nothing was changed; finish the join that was begun, or `quorate run` it, which goes on from there",
                     self.directory.display()
@@ -240,31 +271,35 @@ impl NodeBuilder {
         let store = layout.store();
         if !quorate_storage::exists(&store) {
             // Gone, or an earlier call was stopped right after it had moved it: what it said of the node still counts.
-            return Ok((identity, Found::Spent(self.facts_aside())));
+            return Ok(Found::Spent(self.facts_aside()));
         }
-        let store = match look_into(&layout, &store) {
+        let store = match look_into(layout, &store) {
             Ok(store) => store,
-            Err(StoreError::Corrupt { .. } | StoreError::NotFound { .. }) => return Ok((identity, Found::Spent(None))),
+            Err(StoreError::Corrupt { .. } | StoreError::NotFound { .. }) => return Ok(Found::Spent(None)),
             Err(StoreError::KeyWanted { .. }) if self.key_lost => {
                 self.nobody_waits_for_the_key()?;
-                return Ok((identity, Found::Spent(None)));
+                return Ok(Found::Spent(None));
             }
             // Not damage: a newer format, a missing right, a node that runs.
-            Err(error) => return Err(explained(&layout, error)),
+            Err(error) => return Err(explained(layout, error)),
         };
         let Ok(Some(facts)) = store.fact(Facts::NAME).and_then(Facts::read) else {
-            return Ok((identity, Found::Spent(None)));
+            return Ok(Found::Spent(None));
         };
         if !facts.is_ready() {
-            return Ok((identity, Found::Spent(Some(facts))));
+            return Ok(Found::Spent(Some(facts)));
         }
-        belongs(&layout, &identity, &facts)?;
+        belongs(layout, own.shown().subject(), &facts)?;
         let fenced = FenceRecord::read(store.fact(FenceRecord::NAME)?)?.is_some();
-        if fenced || RollbackRecord::read(store.fact(RollbackRecord::NAME)?, &facts)?.is_some() {
-            return Ok((identity, Found::Spent(Some(facts))));
+        if fenced || Mark::read(|name| store.fact(name), &facts)?.is_some() {
+            return Ok(Found::Spent(Some(facts)));
         }
-        let lineage = super::inspect::lineage(&facts, &*store.state)?;
-        Ok((identity, Found::Sound(facts, lineage)))
+        match super::inspect::lineage(&facts, &*store.state) {
+            Ok(lineage) => Ok(Found::Sound(facts, lineage)),
+            // An opening does not notice every damage.
+            Err(StoreError::Corrupt { .. }) => Ok(Found::Spent(Some(facts))),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// What the store that was moved aside last says of the node, if it can be read.
@@ -314,8 +349,8 @@ impl NodeBuilder {
         ))
     }
 
-    /// Begins anew beside what is there, under the node's own id and key.
-    fn begin_anew(&self, identity: &Identity, found: Found) -> Result<StateFile, StartError> {
+    /// Begins anew beside what is there, under the node's own id and key; under another key where that one is lost.
+    fn begin_anew(&self, own: &Own, found: Found) -> Result<StateFile, StartError> {
         let old = match found {
             Found::Begun(file) => return Ok(*file),
             Found::Spent(facts) => facts,
@@ -323,6 +358,7 @@ impl NodeBuilder {
             Found::Worker(file) => Some(file.facts),
         };
         let layout = self.layout();
+        let node = own.shown().subject().node_id;
         // Of a store that cannot be opened only what lies beside it in clear is known.
         // And one that was begun by certificate, and never came to its end, has none of it yet.
         let of_store = old.as_ref().map(Noted::of).filter(|old| !old.listen.is_empty());
@@ -342,11 +378,11 @@ impl NodeBuilder {
         };
         // A removal takes the name out of the records: then only its own directory knows it.
         let told = || departed(layout.root()).map(|mark| mark.name).unwrap_or_default();
-        let is_name = |name: &String| !name.is_empty() && *name != identity.subject().node_id.to_string();
+        let is_name = |name: &String| !name.is_empty() && *name != node.to_string();
         let name = old.map(|old| old.name).filter(is_name).or_else(|| Some(told()).filter(is_name));
         let facts = Facts {
             stage: Stage::Begun.into(),
-            node_id: Bytes::copy_from_slice(NodeId::as_bytes(&identity.subject().node_id)),
+            node_id: Bytes::copy_from_slice(NodeId::as_bytes(&node)),
             store_id: Bytes::copy_from_slice(random(StoreId::from_bytes)?.as_bytes()),
             name: name.unwrap_or_default(),
             listen,
@@ -355,11 +391,14 @@ impl NodeBuilder {
             sealing: random_seed()?,
             ..Facts::default()
         };
-        let file = StateFile {
-            facts,
-            joining_key: wiped(Zeroizing::new(identity.key().pkcs8_der().to_vec())),
-            ..StateFile::default()
+        let key = match own {
+            Own::Proven(identity) => Zeroizing::new(identity.key().pkcs8_der().to_vec()),
+            Own::Sealed(..) => {
+                let fresh = KeyPair::generate().map_err(|error| StartError::Internal(error.to_string()))?;
+                Zeroizing::new(fresh.pkcs8_der().to_vec())
+            }
         };
+        let file = StateFile { facts, joining_key: wiped(key), ..StateFile::default() };
         file.save(&layout)?;
         Ok(file)
     }

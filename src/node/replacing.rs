@@ -47,8 +47,8 @@ impl Service {
             let seen = self.seen(id).await.map_err(words)?;
             let Some((record, revision)) = &seen.node else { continue };
             let ca = seen.ca.as_ref().ok_or_else(|| JoinRefused::Other("the cluster has no CA".into()))?;
-            let (certificate, digest) =
-                certify(ca, &request.csr, id, CertRole::Worker, self.certificates).map_err(JoinRefused::Malformed)?;
+            let (certificate, digest) = certify(ca, &request.csr, id, (CertRole::Worker, None), self.certificates)
+                .map_err(JoinRefused::Malformed)?;
             let again = record.key_digest == digest.as_slice();
             let pass = seen.tokens.pass(&request.secret, again, tokens::unix_now())?;
             self.may_replace(record, pass.role)?;

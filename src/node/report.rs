@@ -14,6 +14,7 @@ use quorate_core::membership::quorum::Quorum;
 use quorate_core::membership::record::{NodeRecord, Role};
 use quorate_core::membership::work::{LivenessRecord, Presence};
 use quorate_core::state::read;
+use quorate_transport::Parting;
 use quorate_transport::api::{self, request, response};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
@@ -27,8 +28,8 @@ use super::service::{Service, blocking, broken, display_name};
 use super::upgrade;
 use crate::client::SOFTWARE;
 use crate::status::{
-    ClusterStatus, ForkStatus, Health, ManagerStatus, MemberReport, RecoveredStatus, SnapshotStatus, StoreStatus,
-    WorkerStatus,
+    ClusterStatus, ForkStatus, Health, LastWord, ManagerStatus, MemberReport, RecoveredStatus, SnapshotStatus,
+    StoreStatus, WorkerStatus,
 };
 
 /// How long the others are waited for.
@@ -78,7 +79,15 @@ impl Service {
             copied: status.role == Some(RaftRole::Leader) && !status.single_copy,
             sessions: self.workers.table.count() as u64,
             judged: self.workers.judged.borrow().complete,
+            parted: self.parted(),
         })
+    }
+
+    /// The managers that said, when they went, that starting them again does not bring them back.
+    fn parted(&self) -> Vec<(u64, LastWord)> {
+        let records = self.records.borrow();
+        let ids = records.nodes.members().filter_map(NodeRecord::raft);
+        ids.filter_map(|id| Some((id.0, last_word(self.peers.parted(id)?)))).collect()
     }
 
     async fn ask_applier(&self) -> Result<Hashes, Failure> {
@@ -164,6 +173,9 @@ impl Service {
                 let mut manager = manager_status(node, &status, reports.get(&id), shared, newest);
                 manager.locked = !manager.reachable && self.peers.is_locked(id);
                 manager.silent_ms = if manager.reachable { Some(0) } else { self.silent_ms(id) };
+                // Who was not connected with it then was not told.
+                let told = reports.values().flat_map(|report| &report.parted).find(|(parted, _)| *parted == id.0);
+                manager.last_word = told.filter(|_| !manager.reachable).map(|(_, word)| *word);
                 manager
             })
             .collect();
@@ -244,6 +256,14 @@ impl Service {
     }
 }
 
+const fn last_word(parting: Parting) -> LastWord {
+    match parting {
+        Parting::RolledBack => LastWord::RolledBack,
+        Parting::Overruled => LastWord::Overruled,
+        Parting::Damaged => LastWord::Damaged,
+    }
+}
+
 fn recovered(records: &Records) -> Option<RecoveredStatus> {
     let recovery = &records.recovery;
     (recovery.index.0 > 0).then_some(RecoveredStatus {
@@ -299,6 +319,7 @@ fn manager_status(
         leader: status.leader == Some(raft_id),
         reachable: report.is_some(),
         locked: false,
+        last_word: None,
         silent_ms: None,
         applied: report.map_or(0, |report| report.applied),
         lag: report.map_or(0, |report| newest.saturating_sub(report.applied)),

@@ -31,6 +31,7 @@ use super::facts::{Facts, Layout, Stage};
 use super::files;
 use super::founding::issue;
 use super::lock::lock;
+use super::own_identity;
 use super::recover::jump;
 use super::service::display_name;
 use super::stop::StartError;
@@ -268,7 +269,7 @@ impl Restore {
         }
         // For this question only: it is written nowhere.
         let terms = self.builder.certificates;
-        let asker = issue(&judged.verified.ca, judged.cluster, random(NodeId::from_bytes)?, CertRole::Operator, terms)?;
+        let asker = issue(&judged.verified.ca, random(NodeId::from_bytes)?, (CertRole::Operator, None), terms)?;
         let managers = nodes.iter().map(|(id, node)| (*id, node.addresses.clone())).collect();
         let answers = asking::standings(Arc::new(asker), managers).await;
         let mut asked = Vec::new();
@@ -358,7 +359,8 @@ impl Restore {
             Some(id) => id,
             None => random(NodeId::from_bytes)?,
         };
-        let identity = issue(&verified.ca, *cluster, node_id, CertRole::Manager, self.builder.certificates)?;
+        // Its raft id is not known yet: it signs itself a certificate that names it when it starts.
+        let identity = issue(&verified.ca, node_id, (CertRole::Manager, None), self.builder.certificates)?;
         let (listen, advertise) = self.builder.addresses()?;
         let store_id = random(StoreId::from_bytes)?;
         let drawn = Facts {
@@ -382,7 +384,7 @@ impl Restore {
             ..NodeRecord::default()
         };
         let opened = layout.open_store(options(layout)).map_err(|error| super::explained(layout, error))?;
-        let OpenStore { mut state, staging, .. } = opened.0;
+        let (OpenStore { mut state, staging, .. }, keys) = opened;
         let mut reader = SnapshotReader::new(staging.begin()?);
         let mut file = Opened::open(&self.file, &self.key).map_err(|error| self.refused(error))?;
         let unsound = |error| self.refused(crate::backup::unsound(error));
@@ -412,7 +414,7 @@ impl Restore {
         drop(restored);
         let told = vec![(Facts::NAME.to_owned(), facts.encoded())];
         state.recover(RecoveryWrite { facts: told, ..outcome.write })?;
-        identity.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
+        own_identity::write_sealed(layout, &identity, keys.as_ref())?;
         Ok(Made {
             facts,
             new_generation: outcome.lineage.generation(),

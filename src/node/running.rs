@@ -28,7 +28,8 @@ use super::applier::Applier;
 use super::barrier::Barrier;
 use super::builder::{NodeBuilder, off_thread};
 use super::changes::Changes;
-use super::directory::{self, check_access, identity_of, open_store_with, resolve};
+use super::damaged::DamageRecord;
+use super::directory::{self, check_access, check_identity, open_store_with, resolve};
 use super::ending::{Ending, Parts, Unfinished, contained};
 use super::facts::{Facts, Layout};
 use super::fence::{self, FenceRecord, Fencing, Incarnations};
@@ -43,13 +44,15 @@ pub(super) use super::manager::Manager;
 use super::meeting;
 use super::net::{self, Listening, Net};
 use super::noted::Noted;
+use super::own_identity;
 use super::reach::Reach;
 use super::readiness::Pulse;
 use super::reading::Past;
 use super::report::Digests;
-use super::rolled_back::{self, RollbackRecord};
+use super::rolled_back;
 use super::router::Router;
 use super::service::{self, Service, StoreAccess};
+use super::spent::{self, End, Mark};
 use super::stop::{StartError, StopReason};
 use super::syncs::Syncs;
 use super::tasks::{Call, ConsensusTask, Hands};
@@ -61,7 +64,7 @@ use super::{
     told,
 };
 use crate::config;
-use crate::keys::Desk;
+use crate::keys::{Desk, Keys};
 use crate::metrics::Meters;
 
 /// Calls that wait for the consensus task.
@@ -83,6 +86,8 @@ struct Opened {
     records: Arc<Records>,
     changes: Arc<Changes>,
     listen: SocketAddr,
+    /// The facts name another address than those on the disk.
+    moved: bool,
     /// Bytes free beside the store; nothing where that cannot be told.
     free: Option<u64>,
 }
@@ -122,18 +127,21 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
         );
     }
     fence::check(meta.get(FenceRecord::NAME)?, facts.lineage_list().generation(), &builder.directory)?;
-    rolled_back::check(meta.get(RollbackRecord::NAME)?, &facts, &builder.directory)?;
+    spent::check(&*meta, &facts, &builder.directory)?;
+    check_identity(&layout, &facts)?;
+    let held = keys.as_ref().and_then(KeyKeeper::held);
     let keys = keys.map(|keys| Desk::new(keys, &layout));
     if let Some(keys) = &keys {
         sealing::settle(keys)?;
     }
-    if builder.moved(&mut facts.listen, &mut facts.advertise)? {
-        facts.save(&*meta)?;
-    }
-    if keys.is_some() {
+    // Kept once it is known that the address can be had: a mistyped one is not to stay.
+    let moved = builder.moved(&mut facts.listen, &mut facts.advertise)?;
+    if keys.is_some() && !moved {
         Noted::of(&facts).keep(&layout);
     }
-    let identity = identity_of(&layout, &facts)?;
+    // By the key that has opened the store: it need not be asked for, or stretched, once more.
+    let by_held = held.map(|(key, _)| Layout::with_keys(layout.root(), &Keys::key(key)));
+    let identity = own_identity::load(by_held.as_ref().unwrap_or(&layout))?;
     let state = Machine::open(state).map_err(|error| match error {
         ApplyError::Store(error) => StartError::from(error),
         error @ (ApplyError::NeedsVersion { .. } | ApplyError::ClusterNeedsVersion { .. }) => {
@@ -149,10 +157,17 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     // What was applied in the round that finished an upgrade may be there without the mark, when the process was killed.
     meta.require(records.cluster.version)?;
     let changes = Arc::new(Changes::new(&*view)?);
-    let identity = match identity::renewed(&identity, &facts, &*view, builder.certificates)? {
+    let identity = match identity::renewed(&identity, &facts, &records, &*view, builder.certificates)? {
         Some(renewed) => {
-            renewed.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
-            tracing::warn!("the node's certificate had run out while it was off: it has signed itself a new one");
+            own_identity::write(&layout, &renewed)?;
+            match identity.subject().check_time(builder.certificates.clock.now()) {
+                Ok(()) => tracing::info!("the node has signed itself a certificate that says which raft id it has"),
+                Err(_over) => {
+                    tracing::warn!(
+                        "the node's certificate had run out while it was off: it has signed itself a new one"
+                    );
+                }
+            }
             renewed
         }
         None => identity,
@@ -172,7 +187,7 @@ fn open(builder: &NodeBuilder) -> Result<Opened, StartError> {
     let store = OpenStoreParts { log, log_reader, staging, meta, keys };
     let listen = resolve(&facts.listen)?;
     let free = layout.free_space().ok();
-    Ok(Opened { facts, identity, machine, seat_times, store, state, records, changes, listen, free })
+    Ok(Opened { facts, identity, machine, seat_times, store, state, records, changes, listen, moved, free })
 }
 
 /// Log and state contradict each other, though each is whole.
@@ -185,7 +200,7 @@ fn ill_fitting(cause: &StopCause, layout: &Layout) -> StartError {
     };
     let (store, directory) = (layout.store(), layout.root().display());
     StartError::Damaged(format!(
-        "the store in {} is damaged: its log and its state do not fit together ({what}), as in a copy of files that was made while the node ran. Nothing was changed, and the other managers hold the data. Next: move that store aside, and come back with a fresh one: quorate join --replace --data-dir {directory} --manager HOST:PORT",
+        "the store in {} is damaged: its log and its state do not fit together ({what}), as in a copy of files that was made while the node ran. Nothing was changed. Next, where other managers vote and hold the data: move that store aside, and come back with a fresh one: quorate join --replace --data-dir {directory} --manager HOST:PORT. An only voter comes back from a backup: quorate restore",
         store.display()
     ))
 }
@@ -243,7 +258,7 @@ pub(super) fn read_entries(
 pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, StartError> {
     let (began, hints) = (Instant::now(), builder.hints.clone());
     let opened = off_thread(move || open(&builder).map(|opened| (opened, builder))).await?;
-    let (Opened { facts, identity, machine, seat_times, store, state, records, changes, listen, free }, builder) =
+    let (Opened { facts, identity, machine, seat_times, store, state, records, changes, listen, moved, free }, builder) =
         opened;
     let ending = Ending::new();
     let unfinished = Unfinished::new(ending.clone());
@@ -251,7 +266,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let initial = Arc::new(machine.status());
     let (status_out, status) = watch::channel(initial);
     let (records_out, records) = watch::channel(records);
-    let (stop_net, stopping_net) = watch::channel(false);
+    let (stop_net, stopping_net) = watch::channel(net::Order::Serve);
     let (stopped_out, stopped) = watch::channel(None);
     let (inbox, calls) = mpsc::channel(INBOX);
     let (log, log_jobs) = mpsc::channel(JOBS);
@@ -287,6 +302,18 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let Listening { endpoint, handle } =
         listening.await.unwrap_or_else(|_| Err(StartError::Internal("the network thread ended at once".into())))?;
     let address = endpoint.local_address().unwrap_or(listen);
+    if moved {
+        let (facts, meta, layout) = (facts.clone(), Arc::clone(&store.meta), builder.layout());
+        let noted = store.keys.is_some().then(|| Noted::of(&facts));
+        off_thread(move || {
+            facts.save(&*meta)?;
+            if let Some(noted) = noted {
+                noted.keep(&layout);
+            }
+            Ok(())
+        })
+        .await?;
+    }
 
     let meters = Arc::new(Meters::new(&facts.display_name()));
     let space = Arc::new(Space::default());
@@ -389,21 +416,26 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let (ends, closing) = (ending.clone(), Arc::clone(&service));
     let (marks, naming, directory) = (Arc::clone(&store.meta), Arc::clone(&service), builder.directory.clone());
     let work = async move {
-        let reason = match contained(task.run(&ends, calls, reports)).await {
-            Ok(None) => ends.reason().unwrap_or(StopReason::Asked),
-            // The thread has nothing else to do any more: it may wait for the disk.
-            Ok(Some(cause)) => {
-                rolled_back::stopped(&cause, &*marks, &naming.facts, &directory, |id| naming.name_of(id))
+        let came = contained(task.run(&ends, calls, reports)).await;
+        let end = match (came, ends.reason()) {
+            // Also where the machine meets first that the store is final for it.
+            (_, Some(StopReason::Damaged(what))) => {
+                let status = Arc::clone(&naming.status.borrow());
+                End::Marked(Mark::Damaged(DamageRecord::of(what, &naming.facts, &status.configuration)))
             }
-            Err(why) => StopReason::Bug(why),
+            (Ok(None), reason) => End::For(reason.unwrap_or(StopReason::Asked)),
+            (Ok(Some(cause)), _) => rolled_back::end_for(&cause, &naming.facts, &directory, |id| naming.name_of(id)),
+            (Err(why), _) => End::For(StopReason::Bug(why)),
         };
-        drop((marks, naming));
-        stop_net.send_replace(true);
-        // The writers end with their inboxes; only then is everything given back.
-        match parts.ended().await {
-            Err(left) if reason == StopReason::Asked => StopReason::DiskFailed(left),
-            Ok(()) | Err(_) => reason,
+        if matches!(end, End::Marked(_)) {
+            // Nothing is read from such a store while the disk takes its time for the mark.
+            naming.close();
         }
+        let facts = naming.facts.clone();
+        drop(naming);
+        stop_net.send_replace(end.parting().map_or(net::Order::Stop, net::Order::Part));
+        // The writers end with their inboxes; only then is everything given back.
+        end.told(parts, marks, &facts, &directory).await
     };
     builder.ground.start("quorate-raft", Drives::Time, work, move |reason| {
         if reason == StopReason::Asked {
@@ -442,7 +474,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     ending.keep(
         &handle,
         "watches whether the others know this node",
-        identity::keep_identity(facts.clone(), peers, records, ending.clone()),
+        identity::keep_identity(Arc::clone(&service), peers, records, ending.clone(), builder.ground.network.clone()),
     );
     ending.keep(
         &handle,

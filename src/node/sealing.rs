@@ -1,6 +1,7 @@
 //! A running manager and the keys of its store.
 //!
-//! Owns what goes on by itself (a change that a crash cut off is brought to one of its two ends when the node starts; records
+//! Owns what goes on by itself (a change that a crash cut off is brought to one of its two ends when the node starts, and the
+//! node's own key, where it lies in clear as it did in older versions, is sealed; records
 //! that an older data key has sealed are sealed anew, a few at a time) and the operator's orders about keys, which are taken on
 //! the machine itself only. Called by the start, run beside the requests, and asked by the service.
 
@@ -33,6 +34,7 @@ pub(super) fn settle(desk: &Desk) -> Result<(), StartError> {
             }
         }
         Err(Refusal::Store(error)) => return Err(error.into()),
+        Err(Refusal::Identity(error)) => return Err(error),
         // The store is open: what lies about is told, and does no harm.
         Err(error @ (Refusal::Refused(_) | Refusal::Key(_))) => {
             tracing::warn!(%error, "an old key could not be cleared away")
@@ -93,7 +95,7 @@ impl Service {
         let answer = blocking(move || {
             desk.order(&order).map_err(|refusal| match refusal {
                 Refusal::Refused(why) => fail(api::Code::Refused, why),
-                error @ Refusal::Key(_) => fail(api::Code::Refused, error.to_string()),
+                error @ (Refusal::Key(_) | Refusal::Identity(_)) => fail(api::Code::Refused, error.to_string()),
                 Refusal::Store(error) => {
                     fail(api::Code::Unknown, format!("the disk refused, and the manager stops: {error}"))
                 }

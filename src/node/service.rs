@@ -363,7 +363,9 @@ impl Service {
             request::Kind::KeyOrder(order) => self.key_order(asker, order).await,
             request::Kind::Unlock(_) => Err(fail(api::Code::Refused, "this manager is not locked. Nothing was done")),
             request::Kind::Check(asked) => document(&self.check(asker, asked).await),
-            request::Kind::Standing(_) => Ok(response::Kind::Standing(self.standing())),
+            request::Kind::Standing(asked) => {
+                self.standing_for(asker, asked, until).await.map(response::Kind::Standing)
+            }
             request::Kind::LeaseWrite(write) => self.lease_write(asker, write.request, until).await,
             request::Kind::LeaseKeepAlive(renewal) => self.lease_keep_alive(asker, renewal.lease, until).await,
             request::Kind::LeaseList(list) => self.lease_list(asker, list, until).await,
@@ -468,7 +470,7 @@ pub(super) fn name_of(records: &Records, id: RaftId) -> String {
 }
 
 /// A node's name, or its id when it has none.
-pub(super) fn display_name(node: &NodeRecord) -> String {
+pub(crate) fn display_name(node: &NodeRecord) -> String {
     if node.name.is_empty() { node.node_id().unwrap_or_default().to_string() } else { node.name.clone() }
 }
 

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::facts::{Facts, Layout, kept_wiped};
 use super::files::{self, FileError};
+use super::own_identity;
 use super::stop::StartError;
 
 /// The file's content. Field numbers are for ever.
@@ -25,7 +26,8 @@ pub(crate) struct StateFile {
     /// file is settled.
     #[prost(message, required, tag = "1")]
     pub(crate) facts: Facts,
-    /// PKCS#8, kept only until the join is done, so that a half-made one can be finished.
+    /// PKCS#8, kept only until the join is done, so that a half-made one can be finished; and of a manager that was demoted,
+    /// whose identity file has it sealed, until it lies there as a worker's does.
     #[prost(bytes = "bytes", tag = "2")]
     pub(crate) joining_key: Bytes,
     /// A certificate that was given and is not in the identity file yet.
@@ -120,7 +122,7 @@ pub(crate) fn settle(layout: &Layout) -> Result<Settled, StartError> {
     }
     if !file.certificate.is_empty() {
         let key = if file.joining_key.is_empty() {
-            let old = Identity::load(&layout.identity()).map_err(|error| StartError::Directory(error.to_string()))?;
+            let old = own_identity::load(layout)?;
             KeyPair::from_pkcs8(old.key().pkcs8_der()).map_err(|error| StartError::Damaged(error.to_string()))?
         } else {
             file.joining_key()?
@@ -129,10 +131,11 @@ pub(crate) fn settle(layout: &Layout) -> Result<Settled, StartError> {
             .map_err(|error| StartError::Refused(error.to_string()))?
             .with_others(file.authorities.iter().map(|authority| authority.to_vec().into()).collect());
         // Tokens of roots that the node has known stay tokens of its cluster.
-        let identity = match Identity::load(&layout.identity()) {
+        let identity = match own_identity::shown(layout) {
             Ok(old) if old.subject().cluster == identity.subject().cluster => identity.after(&old),
             Ok(_) | Err(_) => identity,
         };
+        // In clear, as a worker has it, and as a manager's has lain beside it in this file until now.
         identity.write(&layout.identity()).map_err(|error| StartError::Disk(error.to_string()))?;
     }
     if file.facts.raft_id != 0 {
@@ -158,9 +161,12 @@ pub(crate) fn settle(layout: &Layout) -> Result<Settled, StartError> {
 
 #[cfg(feature = "manager")]
 fn as_manager(layout: &Layout, file: &StateFile) -> Result<Settled, StartError> {
-    let store = super::directory::open_store(layout)?;
+    let (store, keys) = super::directory::open_store_with(layout, super::directory::options(layout))?;
     file.facts.save(&*store.meta)?;
-    drop(store);
+    if let Some(held) = keys.as_ref().and_then(quorate_storage::KeyKeeper::held) {
+        own_identity::seal(layout, &[held], &layout.keys())?;
+    }
+    drop((store, keys));
     // First: as long as this file is here, all of it is done again.
     forget_work(layout)?;
     StateFile::remove(layout)?;

@@ -20,7 +20,7 @@ pub enum StopReason {
     Removed,
     /// A newer incarnation of the cluster exists.
     Superseded(String),
-    /// The store is damaged: it never votes again. The other managers hold the data.
+    /// The store is damaged. Says how that was found, what was not harmed, and the way back.
     Damaged(String),
     /// The disk refused a write or a sync. The only reason worth a restart.
     DiskFailed(String),
@@ -56,17 +56,25 @@ impl StopReason {
             StopCause::Apply(error @ (ApplyError::NeedsVersion { .. } | ApplyError::ClusterNeedsVersion { .. })) => {
                 Self::NeedsVersion(error.to_string())
             }
-            StopCause::Apply(error @ ApplyError::Broken { .. }) => Self::Damaged(error.to_string()),
+            StopCause::Apply(error @ ApplyError::Broken { .. }) => Self::damaged(error),
             StopCause::RolledBack { .. } | StopCause::Overruled { .. } => Self::RolledBack(cause.to_string()),
             StopCause::Invariant { .. } => Self::Bug(cause.to_string()),
         }
+    }
+
+    /// Met by a manager that runs: nothing is marked, and another start may come as far again.
+    #[cfg(feature = "manager")]
+    fn damaged(found: &impl std::fmt::Display) -> Self {
+        Self::Damaged(format!(
+            "the store is damaged: {found}. The manager stopped before that could do harm, and nothing in it was changed. Next, where other managers vote and hold the data: move its `store` aside, and join again with a fresh one, quorate join --replace --data-dir DIR --manager HOST:PORT. An only voter comes back from a backup: quorate restore"
+        ))
     }
 
     #[cfg(feature = "manager")]
     fn of_store(error: &StoreError) -> Self {
         match error {
             StoreError::Corrupt { .. } | StoreError::NotFound { .. } | StoreError::FormatTooOld { .. } => {
-                Self::Damaged(error.to_string())
+                Self::damaged(error)
             }
             StoreError::FormatTooNew { .. } | StoreError::NeedsVersion { .. } => Self::NeedsVersion(error.to_string()),
             StoreError::Io { .. }
@@ -84,16 +92,12 @@ impl std::fmt::Display for StopReason {
             Self::Asked => f.write_str("stopped as asked"),
             Self::Removed => f.write_str("this node was removed from the cluster, and its directory stays as it is. To come back it joins anew: `quorate join` into another directory, or `quorate join --replace --token TOKEN --manager HOST:PORT` from this one"),
             Self::Superseded(why) => f.write_str(why),
-            Self::Damaged(why) => write!(
-                f,
-                "the store is damaged: {why}. This node will not vote from it again, and nothing was changed in it. The other managers hold the data: move the directory aside and join again"
-            ),
             Self::DiskFailed(why) => write!(
                 f,
                 "the disk failed: {why}. What was acknowledged is safe on a majority. Check space and disk, then start the node again"
             ),
             Self::IdentityRefused(why) => write!(f, "the cluster does not take this node's identity: {why}"),
-            Self::RolledBack(why) | Self::NeedsVersion(why) => f.write_str(why),
+            Self::Damaged(why) | Self::RolledBack(why) | Self::NeedsVersion(why) => f.write_str(why),
             Self::Bug(why) => {
                 write!(f, "a defect of quorate: {why}. The node stopped before it could do harm; please report this")
             }
@@ -117,7 +121,7 @@ pub enum StartError {
     /// The directory is in use by a running node.
     #[error("{0}")]
     InUse(String),
-    /// The store is damaged.
+    /// The store is damaged, or was found damaged by a manager that ran from it.
     #[error("{0}")]
     Damaged(String),
     /// The directory is of a cluster that has gone on to a version which this quorate does not know, or is not yet as far as
@@ -255,7 +259,7 @@ impl From<StoreError> for StartError {
         let message = error.to_string();
         match error {
             StoreError::Corrupt { .. } | StoreError::NotFound { .. } => Self::Damaged(format!(
-                "the store is damaged: {message}. Nothing was changed. The other managers hold the data: move the directory aside and join again"
+                "the store is damaged: {message}. Nothing was changed. Next, where other managers vote and hold the data: join again with a fresh store (this one is moved aside, not deleted), quorate join --replace --data-dir DIR --manager HOST:PORT. An only voter comes back from a backup: quorate restore"
             )),
             StoreError::FormatTooNew { .. } | StoreError::NeedsVersion { .. } => {
                 Self::NeedsVersion(format!("{message}. Nothing was changed; start it with the newer quorate"))

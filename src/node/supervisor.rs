@@ -174,7 +174,8 @@ async fn start_role(builder: &NodeBuilder, settled: Settled, work: &Work) -> Res
 pub(super) async fn start(builder: NodeBuilder) -> Result<Node, StartError> {
     let opening = builder.clone();
     let (held, settled, work) = off_thread(move || open(&opening)).await?;
-    let runtime = start_role(&builder, settled, &work).await?;
+    // A start holds much at a time, and those who embed a node hold it in theirs.
+    let runtime = Box::pin(start_role(&builder, settled, &work)).await?;
     let prepared = runtime.prepared();
     let current = watch::Sender::new(Some(runtime));
     let (stop, stopping) = watch::channel(Stop::No);

@@ -14,15 +14,17 @@ use quorate_core::membership::hearsay::{self, After};
 use quorate_core::state::read;
 use quorate_transport::api::{request, response};
 use quorate_transport::{Connection, Identity, JoinError, JoinRefused, KeyPair, api};
+use zeroize::Zeroizing;
 
 use super::builder::{NodeBuilder, off_thread, random, random_seed};
 use super::dialback::ListenWhileJoining;
 use super::directory::resolve;
-use super::facts::{Facts, KnownManager, Layout};
+use super::facts::{Facts, KnownManager, Layout, wiped};
 use super::newcomer::{SUPPORT, take_over};
+use super::own_identity;
 use super::state_file::StateFile;
 use super::stop::{StartError, StopReason};
-use super::worker::{ask_standing, identity_in};
+use super::worker::ask_standing;
 use crate::client::SOFTWARE;
 
 /// How long the managers may take to decide.
@@ -96,8 +98,9 @@ async fn save(layout: &Layout, file: &StateFile) -> Result<(), String> {
     off_thread(move || file.save(&layout)).await.map_err(|error| error.to_string())
 }
 
-/// Somebody says that this manager's raft id is none any more. Asks what the node is now, until a quorum's word for it comes; when it
-/// returns without a reason to stop, the directory says what the node is.
+/// This manager's raft id is none any more, by its own records or by a quorum's word (what others say only makes it ask, see
+/// [`super::identity`]). Asks what the node is now, until a quorum's word for it comes; when it returns without a reason to stop, the
+/// directory says what the node is.
 ///
 /// Cancel safe: asked again it comes to the same.
 pub(super) async fn after_removal(builder: &NodeBuilder) -> Option<StopReason> {
@@ -127,7 +130,7 @@ async fn ask(builder: &NodeBuilder) -> Result<Option<StopReason>, String> {
         // Thrown out by the last word that this store has heard: nobody who would tell it more is trusted by it any more.
         let node = facts.as_ref().map(Facts::node).unwrap_or_default();
         let compromised = read::node(&*store.state, node)?.is_some_and(|own| own.compromised);
-        Ok((facts, identity_in(&at)?, compromised))
+        Ok((facts, own_identity::load(&at)?, compromised))
     })
     .await
     .map_err(|error: StartError| error.to_string())?;
@@ -171,6 +174,8 @@ async fn ask(builder: &NodeBuilder) -> Result<Option<StopReason>, String> {
     let kept = Facts { raft_id: 0, store_id: Bytes::new(), sealing: Bytes::new(), ..facts.clone() };
     let mut file = StateFile { facts: kept, ..StateFile::default() };
     take_over(&mut file, *joined);
+    // A worker has no key that could open it.
+    file.joining_key = wiped(Zeroizing::new(identity.key().pkcs8_der().to_vec()));
     // As a manager it would listen where it did before, whatever the others now call that.
     file.facts.advertise = facts.advertise;
     // From here on this is a worker's directory, whatever happens next.

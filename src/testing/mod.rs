@@ -11,4 +11,4 @@ mod waits;
 
 pub use cluster::{Cluster, ClusterBuilder};
 
-pub use crate::node::{SharedSocket, WorkerSession};
+pub use crate::node::{SharedSocket, WorkerSession, node_identity};

@@ -2,7 +2,8 @@
 //!
 //! Owns the RocksDB handle, the lock of the directory, the poison flag and the one way to write: a batch goes to the
 //! journal under [`Journal`]'s lock, so that the sequence number after a sync is exactly what became durable. Any failure
-//! of a write or a sync, and any damaged record, makes the store final: nothing is retried, and RocksDB is never resumed.
+//! of a write or a sync, and any damaged record, makes the store final: nothing is retried, and RocksDB is never resumed. Only of
+//! damage, on a disk that still writes, the facts may tell.
 //! Never knows what a record means. Called by the ports' modules.
 
 use std::fs::File;
@@ -63,6 +64,8 @@ pub(crate) struct Store {
     /// Index of the last entry before the log, for readers on other threads.
     start: AtomicU64,
     poison: OnceLock<String>,
+    /// Set besides, where it was more than a damaged record: the disk is not to be written to any more.
+    failed: OnceLock<String>,
     probe: Option<Probe>,
     /// Dropped after the database: who waits for the lock finds it closed.
     _lock: Option<File>,
@@ -84,6 +87,7 @@ impl Store {
             active: RwLock::new(active),
             start,
             poison: OnceLock::new(),
+            failed: OnceLock::new(),
             probe,
             _lock: lock,
         })
@@ -91,18 +95,35 @@ impl Store {
 
     /// Refuses everything after the first failure.
     pub(crate) fn alive(&self) -> StoreResult<()> {
-        self.poison.get().map_or(Ok(()), |why| Err(StoreError::Poisoned(why.clone())))
+        refused(&self.poison)
+    }
+
+    /// As [`alive`](Self::alive), for the facts: they are told that a record is damaged, but nothing after a write has failed.
+    pub(crate) fn takes_facts(&self) -> StoreResult<()> {
+        refused(&self.failed)
     }
 
     /// Passes `result` on; a failure that is final for the store is remembered.
     pub(crate) fn guard<T>(&self, result: StoreResult<T>) -> StoreResult<T> {
         if let Err(error) = &result
             && !matches!(error, StoreError::NotFound { .. } | StoreError::Poisoned(_))
-            && self.poison.set(error.to_string()).is_ok()
         {
-            tracing::error!(%error, "the store stops");
+            if !matches!(error, StoreError::Corrupt { .. }) {
+                let _ = self.failed.set(error.to_string());
+            }
+            if self.poison.set(error.to_string()).is_ok() {
+                tracing::error!(%error, "the store stops");
+            }
         }
         result
+    }
+
+    /// As [`guard`](Self::guard), of a write: whatever RocksDB says of it, there is no other one after it.
+    fn written<T>(&self, result: StoreResult<T>) -> StoreResult<T> {
+        if let Err(error) = &result {
+            let _ = self.failed.set(error.to_string());
+        }
+        self.guard(result)
     }
 
     pub(crate) const fn probe(&self) -> Option<&Probe> {
@@ -161,7 +182,11 @@ impl Store {
         touch: Touch,
         sync: bool,
     ) -> StoreResult<()> {
-        self.alive()?;
+        if matches!(touch, Touch::Facts) {
+            self.takes_facts()?
+        } else {
+            self.alive()?
+        }
         let nothing = batch.batch.is_empty()
             && match &touch {
                 Touch::Facts => batch.facts.is_none(),
@@ -177,7 +202,7 @@ impl Store {
         } else {
             self.db.write_opt(batch.batch, &write_options(sync))
         };
-        self.guard(result.map_err(|error| rocks_error(doing, &error)))?;
+        self.written(result.map_err(|error| rocks_error(doing, &error)))?;
         if let Some(After { serials, founded, shape }) = after {
             (journal.serials, journal.founded) = (serials, founded);
             if let Some(shape) = shape {
@@ -187,14 +212,18 @@ impl Store {
         }
         if sync && let Some(marker) = &mut journal.marker {
             let synced = Synced { sequence: self.db.latest_sequence_number(), serial: journal.serials.last() };
-            self.guard(marker.note(synced))?;
+            self.written(marker.note(synced))?;
         }
         Ok(())
     }
 
     /// One record, as of now or as of a snapshot.
     pub(crate) fn get(&self, family: Family, key: &[u8], at: Option<&Snapshot<'_>>) -> StoreResult<Option<Bytes>> {
-        self.alive()?;
+        if family == Family::Meta {
+            self.takes_facts()?
+        } else {
+            self.alive()?
+        }
         let mut options = ReadOptions::default();
         if let Some(snapshot) = at {
             options.set_snapshot(snapshot);
@@ -279,6 +308,11 @@ impl Store {
     pub(crate) fn snapshot(&self) -> Snapshot<'_> {
         self.db.snapshot()
     }
+}
+
+/// The refusal of everything after what was found first.
+fn refused(found: &OnceLock<String>) -> StoreResult<()> {
+    found.get().map_or(Ok(()), |why| Err(StoreError::Poisoned(why.clone())))
 }
 
 /// What the envelope and RocksDB put around each record of a batch, bytes, rounded up.

@@ -109,19 +109,15 @@ impl KeyRecord {
         path(dir).exists()
     }
 
-    /// Makes the record of a new store: one data key, wrapped by `key`.
-    pub(crate) fn make(key: &Key, slot: &KeySlot, now: u64) -> StoreResult<Self> {
+    /// Makes the record of a new store: one data key, wrapped by each of `keys`. It comes with that data key.
+    pub(crate) fn make(keys: &[(Key, KeySlot)], now: u64) -> StoreResult<(Self, DataKey)> {
         let mut store = [0; 16];
         random(&mut store)?;
         let data = DataKey::generate(1)?;
-        let mut record = Self(Stored {
-            store: store.to_vec(),
-            active: 1,
-            slots: Vec::new(),
-            made: vec![StoredMade { id: 1, unix_seconds: now }],
-        });
-        record.0.slots.push(record.slot(key, slot, std::slice::from_ref(&data))?);
-        Ok(record)
+        let empty = Self(Stored { store: store.to_vec(), active: 1, slots: Vec::new(), made: Vec::new() });
+        let keys: Vec<(&Key, KeySlot)> = keys.iter().map(|(key, slot)| (key, slot.clone())).collect();
+        let record = empty.rewrapped(&keys, std::slice::from_ref(&data), 1, now)?;
+        Ok((record, data))
     }
 
     /// Reads it.
@@ -144,19 +140,28 @@ impl KeyRecord {
         if crc32c::crc32c(body).to_be_bytes() != *sum {
             return Err(damaged());
         }
-        let stored = Stored::decode(body).map_err(|_undecodable| damaged())?;
-        let record = Self(stored);
+        Self::decode(body).ok_or_else(damaged)
+    }
+
+    /// Reads what [`encode`](Self::encode) gave; none where it is anything else.
+    pub(crate) fn decode(body: &[u8]) -> Option<Self> {
+        let record = Self(Stored::decode(body).ok()?);
         let whole = record.0.store.len() == 16
             && record.0.slots.iter().all(|slot| KeyId::from_slice(&slot.id).is_some())
             && KeyKind::try_from(record.0.slots.first().map_or(-1, |slot| slot.kind)).is_ok();
-        if whole { Ok(record) } else { Err(damaged()) }
+        whole.then_some(record)
+    }
+
+    /// As it is kept.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        self.0.encode_to_vec()
     }
 
     /// Replaces it on disk.
     pub(crate) fn save(&self, dir: &Path, probe: Option<&Probe>) -> StoreResult<()> {
         let doing = "writing the key record";
         let io = |error: io::Error| io_error(doing, &error);
-        let body = self.0.encode_to_vec();
+        let body = self.encode();
         let draft = dir.join(DRAFT);
         reached(probe, "keys: before the draft");
         let mut file =
@@ -295,7 +300,7 @@ mod tests {
     fn made() -> (Key, KeyRecord) {
         let key = Key::generate().unwrap();
         let slot = KeySlot::new(&key, KeyKind::File, "/somewhere/key");
-        let record = KeyRecord::make(&key, &slot, 7).unwrap();
+        let (record, _data) = KeyRecord::make(&[(key.clone(), slot)], 7).unwrap();
         (key, record)
     }
 

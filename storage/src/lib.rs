@@ -49,6 +49,7 @@ mod log;
 mod marker;
 mod meta;
 mod open;
+mod sealed;
 mod staging;
 mod state;
 #[cfg(feature = "testing")]
@@ -60,3 +61,4 @@ pub use dir::{exists, free_space, is_in_memory};
 pub use keeper::{KeyKeeper, KeyStatus};
 pub use key::{GivenKey, Key, KeyError, KeyId, KeyKind, KeyProvider, KeySlot};
 pub use open::{Inspection, Options, key_slots, open, open_read_only, open_with_keys, opens};
+pub use sealed::{open_secret, seal_secret, secret_slots};

@@ -66,7 +66,7 @@ impl MetaStore for Meta {
 
     fn put(&self, facts: &[(&str, Bytes)]) -> StoreResult<()> {
         let store = &self.store;
-        store.alive()?;
+        store.takes_facts()?;
         let mut journal = store.journal();
         let mut batch = store.batch()?;
         batch.facts = changed(store, &journal, facts)?;

@@ -148,7 +148,7 @@ fn keys_of(dir: &Path, fresh: bool, options: &Options) -> StoreResult<(KeyRecord
             wanted: "a key that is still to be made".to_owned(),
             found: error.to_string(),
         })?;
-        KeyRecord::make(&key, &slot, unix_seconds())?.save(dir, options.probe.as_ref())?;
+        KeyRecord::make(&[(key, slot)], unix_seconds())?.0.save(dir, options.probe.as_ref())?;
     }
     let record = KeyRecord::load(dir)?;
     let opened = record.open(&*options.keys)?;

@@ -186,9 +186,14 @@ fn a_flipped_state_value_is_an_error_where_it_is_read_and_final() {
     assert_corrupt(&open.state.get(b"z").unwrap_err(), &[]);
     assert!(matches!(open.state.get(b"b"), Err(StoreError::Poisoned(_))));
     assert!(matches!(open.log.write(&[batch(41, 41)], true), Err(StoreError::Poisoned(_))));
-    assert!(matches!(open.meta.put(&[]), Err(StoreError::Poisoned(_))));
+    assert!(matches!(open.meta.require(COMMAND_VERSION + 1), Err(StoreError::Poisoned(_))));
     assert!(matches!(open.staging.begin().map(drop), Err(StoreError::Poisoned(_))));
     assert!(matches!(open.state.reader().view().get(b"b"), Err(StoreError::Poisoned(_))));
+    // But for what says so.
+    open.meta.put(&[("damaged", "z".into())]).unwrap();
+    drop(open);
+    let open = disk.open().unwrap();
+    assert_eq!(open.meta.get("damaged").unwrap(), Some("z".into()));
 }
 
 #[test]

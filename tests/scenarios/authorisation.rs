@@ -227,7 +227,7 @@ fn requests(about: &str) -> Vec<(&'static str, Kind)> {
         Kind::ReportRead(api::ReportRead { node_id, serializable: false }),
         Kind::Sessions(api::Sessions::default()),
         Kind::Addresses(api::Addresses {}),
-        Kind::Standing(api::Standing {}),
+        Kind::Standing(api::Standing { birth: true }),
         Kind::Check(api::Check { paths: false, back: false }),
         Kind::LeaseWrite(api::LeaseWrite { request: requested(None, Some(grant)) }),
         Kind::LeaseKeepAlive(api::LeaseKeepAlive { lease: 99 }),

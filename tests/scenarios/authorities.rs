@@ -14,7 +14,7 @@ use crate::support::{Cluster, eventually, says};
 const DAY: Duration = Duration::from_secs(86_400);
 
 pub fn held(directory: &Path) -> Identity {
-    Identity::load(&directory.join("node.id")).expect("an identity")
+    quorate::testing::node_identity(directory, &quorate::keys::Keys::default()).expect("an identity")
 }
 
 /// The roots that an identity trusts, and cross certificates, counted.

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use quorate::status::ClusterStatus;
 use quorate::{Start, StopReason};
-use quorate_transport::{Identity, Subject};
+use quorate_transport::{Identity, IdentityFile, Subject};
 
 use crate::support::{Cluster, Member, eventually, says};
 
@@ -17,7 +17,10 @@ struct Held(Subject, Vec<u8>);
 
 fn certificate(directory: &Path) -> Held {
     let path = directory.join("node.id");
-    Held(*Identity::load(&path).expect("an identity").subject(), std::fs::read(&path).unwrap())
+    Held(
+        *IdentityFile::load(&path).map(|file| file.shown).expect("an identity").subject(),
+        std::fs::read(&path).unwrap(),
+    )
 }
 
 /// Waits until the certificate in a directory is another one than this.

@@ -90,7 +90,8 @@ pub(crate) async fn peer(directory: &Path, address: &str) -> Endpoint {
 /// The same on its way, claiming this raft id.
 pub(crate) fn knock(directory: &Path, address: &str, raft_id: RaftId) -> Endpoint {
     let inspected = quorate::inspect(directory).unwrap();
-    let identity = Arc::new(Identity::load(&directory.join("node.id")).unwrap());
+    let identity = quorate::testing::node_identity(directory, &quorate::keys::Keys::default());
+    let identity = Arc::new(identity.unwrap());
     let lineage = inspected.lineage.iter().map(|id| id.parse().unwrap()).collect();
     let hello = Hello {
         cluster_id: identity.subject().cluster,

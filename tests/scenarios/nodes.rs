@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quorate::membership::{Availability, NodeState, Role, Rule, Seat};
-use quorate::{Client, Error, Identity};
+use quorate::{Client, Error};
 
 use crate::support::{Cluster, eventually, says};
 
@@ -254,7 +254,8 @@ async fn a_node_leaves_by_itself_and_nobody_else_makes_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_nodes_own_certificate_shows_it_itself_and_nothing_else() {
     let cluster = Cluster::of(3).await;
-    let identity = Identity::load(&cluster.members[1].directory.join("node.id")).unwrap();
+    let own = quorate::testing::node_identity(&cluster.members[1].directory, &quorate::keys::Keys::default());
+    let identity = own.unwrap();
     let client = Client::connect(cluster.addresses(), identity).await.unwrap();
     let itself = client.nodes().inspect("m2").await.unwrap();
     assert_eq!(client.nodes().inspect(&itself.id).await.unwrap().name, "m2");

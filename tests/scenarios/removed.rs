@@ -1,11 +1,13 @@
 //! Who was removed: what it had ends, and it gets nothing new.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use prost::Message as _;
 use quorate::{Client, Error, Identity};
 use quorate_core::id::RaftId;
 use quorate_transport::api::{self, request::Kind};
-use quorate_transport::{ConnectError, Down, Refused};
+use quorate_transport::{ConnectError, Down, IdentityFile, Refused};
 
 use crate::doors::{Door, client, knock, peer, verdict};
 use crate::support::{Cluster, eventually, says};
@@ -113,5 +115,41 @@ async fn a_manager_that_was_demoted_before_it_was_removed_gets_in_under_no_raft_
         assert!(matches!(why, ConnectError::Refused { refused: Refused::NotAMember, .. }), "as {raft_id}: {why:?}");
         assert!(endpoint.peers().connected().is_empty());
     }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_voters_of_which_one_has_missed_that_the_other_came_back_are_a_majority() {
+    // Given three voters and a standby, of which m3 is off for a while
+    let mut cluster = Cluster::of(3).await;
+    cluster.join().await;
+    cluster.settled(3).await;
+    cluster.lead_by(0).await;
+    let nodes = cluster.node(0).client().nodes();
+    nodes.update("m3").pause_replacement(Duration::from_secs(3_600)).await.unwrap();
+    cluster.kill(2).await;
+    // and m2 goes on as a worker, then as a manager again with a raft id that m3 has never heard of, in the place of m4
+    eventually("m4 takes the seat of m2", || async { nodes.demote("m2").await.ok() }).await;
+    nodes.promote("m2").await.unwrap();
+    eventually("m2 takes the seat of m4", || async { nodes.demote("m4").await.ok() }).await;
+    let seated = || async {
+        let status = cluster.node(0).client().status().await.ok()?;
+        let own = status.managers.iter().find(|manager| manager.name == "m2")?;
+        (own.seat == "voter" && status.voters == 3).then_some(())
+    };
+    eventually("m2 has a seat again", seated).await;
+    // When the one that could tell m3 is gone for good
+    cluster.kill(3).await;
+    cluster.kill(0).await;
+    cluster.restart(2).await;
+    // Then the certificate of m2 is word enough, and the two go on.
+    let client = cluster.node(1).client();
+    eventually("a write", || async { client.kv().put("k", "v").await.ok() }).await;
+    assert_eq!(cluster.node(2).client().kv().get("k").await.unwrap().unwrap().value, "v");
+    let enrolled = |index: usize| {
+        let file = IdentityFile::load(&cluster.members[index].directory.join("node.id")).unwrap();
+        file.shown.subject().enrolled.map(|enrolled| enrolled.raft_id)
+    };
+    assert_eq!((enrolled(2), enrolled(1)), (Some(RaftId(3)), Some(RaftId(5))));
     cluster.stop().await;
 }

@@ -26,7 +26,7 @@ fn canary() -> (String, Vec<Vec<u8>>) {
 }
 
 /// Files below `directory` that hold these bytes.
-fn found_in(directory: &Path, bytes: &[u8]) -> Vec<PathBuf> {
+pub fn found_in(directory: &Path, bytes: &[u8]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
@@ -130,7 +130,36 @@ async fn a_value_that_was_put_back_as_it_was_before_is_noticed_by_its_hash() {
     // And a manager that is started on it finds it out by itself, and stops.
     let node = cluster.try_restart(0).await.unwrap();
     let reason = tokio::time::timeout(BUDGET, node.stopped()).await.expect("it stops");
-    assert!(matches!(&reason, StopReason::Damaged(why) if why.contains("put back as it was before")), "{reason}");
+    assert!(matches!(reason, StopReason::Damaged(_)), "{reason}");
+    // As the only voter it is sent to no other manager,
+    says(&reason, &["put back as it was before", "never votes or serves", "only voter", "quorate restore"]);
+    assert!(!reason.to_string().contains("other managers"), "{reason}");
+    drop(node);
+    // and no start runs it for a moment again.
+    is_spent(&cluster, 0, &reason).await;
+    assert!(inspect(&directory).unwrap().damaged.unwrap().contains("put back as it was before"));
+}
+
+/// A stopped member that stopped for this is not run again, and says so to whoever asks.
+async fn is_spent(cluster: &Cluster, index: usize, reason: &StopReason) {
+    let refused = cluster.try_restart(index).await.unwrap_err();
+    assert!(matches!(&refused, StartError::Damaged(why) if *why == reason.to_string()), "{refused}");
+    assert_eq!((refused.exit_code(), reason.exit_code()), (12, 12));
+    let said = quorate::spent(&cluster.members[index].directory).unwrap().expect("it is marked");
+    assert_eq!((said.health, said.message), (Health::Damaged, reason.to_string()));
+}
+
+/// A member that stopped for damage comes back as it says.
+async fn comes_back(cluster: &mut Cluster, index: usize, reason: &StopReason) {
+    says(reason, &["The other managers go on", "quorate join --replace --data-dir"]);
+    is_spent(cluster, index, reason).await;
+    let others = cluster.running().iter().map(|other| cluster.node(*other).address().to_string()).collect();
+    let prepared = cluster.builder_of(index).rejoin(others).await.unwrap();
+    assert!(prepared.raft_id > 3, "{prepared:?}");
+    assert!(cluster.members[index].directory.join("store.old-1").is_dir());
+    cluster.restart(index).await;
+    cluster.settled(3).await;
+    cluster.agrees().await;
 }
 
 /// What lies in the state of a stopped member at a live record of a section.
@@ -174,11 +203,51 @@ async fn an_older_secret_of_the_same_name_that_is_put_back_stops_the_manager_and
     let node = cluster.try_restart(follower).await.unwrap();
     let reason = tokio::time::timeout(BUDGET, node.stopped()).await.expect("it stops");
     assert!(matches!(reason, StopReason::Damaged(_)), "{reason}");
-    // and the others have what there is.
+    drop(node);
+    // comes back with a fresh store and no other one,
+    comes_back(&mut cluster, follower, &reason).await;
+    // and all have what there is.
     for index in cluster.running() {
         let shown = cluster.node(index).client().secrets().reveal("db").await.unwrap();
         assert_eq!(shown.expose(), b"swordfish");
     }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_whose_seal_is_broken_is_not_run_on_again_either() {
+    // Given a manager in whose tables a value is not what was written; no opening reads it
+    let mut cluster = Cluster::of(3).await;
+    let kv = cluster.any().client().kv();
+    for n in 0..60 {
+        let key = if n == 30 { "canary/30".to_owned() } else { format!("{}/{n}", if n < 30 { 'b' } else { 'd' }) };
+        kv.put(key, vec![b'x'; 2_000]).await.unwrap();
+    }
+    cluster.agrees().await;
+    let follower = cluster.others(cluster.leader().await)[0];
+    // (What was in the journal is in tables after a start.)
+    cluster.kill(follower).await;
+    cluster.restart(follower).await;
+    cluster.settled(3).await;
+    cluster.kill(follower).await;
+    let tables = found_in(&cluster.members[follower].directory, b"canary/30");
+    let tables: Vec<_> = tables.iter().filter(|file| file.extension().is_some_and(|kind| kind == "sst")).collect();
+    assert!(!tables.is_empty());
+    for table in tables {
+        let mut bytes = std::fs::read(table).unwrap();
+        for at in 0..bytes.len() - 9 {
+            if &bytes[at..at + 9] == b"canary/30" && at + 1_000 < bytes.len() {
+                bytes[at + 1_000] ^= 1;
+            }
+        }
+        std::fs::write(table, bytes).unwrap();
+    }
+    // When it runs, and its state is read as a whole, then it stops, though the store takes nothing else from then on
+    let node = cluster.try_restart(follower).await.unwrap();
+    let reason = tokio::time::timeout(BUDGET, node.stopped()).await.expect("it stops");
+    assert!(matches!(reason, StopReason::Damaged(_)), "{reason}");
+    drop(node);
+    comes_back(&mut cluster, follower, &reason).await;
     cluster.stop().await;
 }
 
@@ -193,6 +262,14 @@ pub async fn stopped() -> (Cluster, PathBuf) {
     // Everything that is there is synced: what a power cut takes is what the command under test did not sync.
     quorate_storage::testing::lose_unsynced(&directory.join("store")).unwrap();
     (cluster, directory)
+}
+
+/// Looks into a stopped manager with these keys, which must open the node's own key, too, if they open its store.
+pub fn looked(directory: &Path, keys: &Keys) -> Result<Inspection, StartError> {
+    let found = inspect_with(directory, keys)?;
+    let own = quorate::testing::node_identity(directory, keys);
+    assert_eq!(own.unwrap().subject().node_id.to_string(), found.node_id);
+    Ok(found)
 }
 
 /// What counts of an inspection here.
@@ -217,6 +294,7 @@ impl<'a> Change<'a> {
 /// Runs `quorate` on a directory with the library in front. What it said, and whether it came to its end.
 pub fn run(library: &Path, directory: &Path, change: Change<'_>, die_at: u64, counts: Option<&Path>) -> (String, bool) {
     let arguments = change.words;
+    let noted = std::fs::read(directory.join("node.listen")).unwrap_or_default();
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
     command
         .args(arguments)
@@ -233,15 +311,27 @@ pub fn run(library: &Path, directory: &Path, change: Change<'_>, die_at: u64, co
     let mut child = command.spawn().unwrap();
     // (It may have died before it read it.)
     let _ = std::io::Write::write_all(&mut child.stdin.take().unwrap(), change.typed.as_bytes());
+    if arguments.first() == Some(&"run") {
+        stop_once_noted(&mut child, directory, &noted);
+    }
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.code().is_none() {
         return (said, false);
     }
-    // (A start at an address that somebody else has comes to an end of another kind.)
-    let ended = output.status.success() || arguments.first() == Some(&"run");
-    assert!(ended, "died at {die_at}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "died at {die_at}: {}", String::from_utf8_lossy(&output.stderr));
     (said, true)
+}
+
+/// Tells a manager to stop once it has noted another address than `before`; it may die earlier.
+fn stop_once_noted(child: &mut std::process::Child, directory: &Path, before: &[u8]) {
+    while child.try_wait().unwrap().is_none() {
+        if std::fs::read(directory.join("node.listen")).unwrap() != before {
+            Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
 }
 
 /// Kills a change at each of its writes, syncs and renames, each time on a fresh copy; as a killed process leaves it, and
@@ -296,10 +386,10 @@ async fn a_rotation_of_all_keys_killed_at_every_write_opens_with_the_key_file_an
     let before = essence(inspect(&pristine).unwrap());
     let library = shim(&cluster.path(""));
     let points = killed_at_each(&cluster, &pristine, Change::of(&["key", "rotate"]), |directory, _, at| {
-        let found = inspect(directory).unwrap_or_else(|error| panic!("died at {at}: {error}"));
+        let found = looked(directory, &Keys::default()).unwrap_or_else(|error| panic!("died at {at}: {error}"));
         assert_eq!(essence(found), before, "died at {at}");
         assert!(run(&library, directory, Change::of(&["key", "rotate"]), 0, None).1);
-        assert_eq!(essence(inspect(directory).unwrap()), before, "died at {at}");
+        assert_eq!(essence(looked(directory, &Keys::default()).unwrap()), before, "died at {at}");
         let text = std::fs::read_to_string(directory.join("key")).unwrap();
         assert_eq!(text.lines().filter(|line| line.starts_with("QRK-")).count(), 1, "died at {at}");
     });
@@ -314,29 +404,37 @@ async fn a_key_file_that_moves_is_never_gone_wherever_the_move_is_killed() {
     let to = target.to_str().unwrap().to_owned();
     let library = shim(&cluster.path(""));
     let points = killed_at_each(&cluster, &pristine, Change::of(&["key", "move", &to]), |directory, _, at| {
-        let found = inspect(directory).unwrap_or_else(|error| panic!("died at {at}: {error}"));
+        let found = looked(directory, &Keys::default()).unwrap_or_else(|error| panic!("died at {at}: {error}"));
         assert_eq!(essence(found), before, "died at {at}");
         let moved = quorate::keys::status(directory).unwrap().unwrap();
         if moved.beside_data {
             assert!(run(&library, directory, Change::of(&["key", "move", &to]), 0, None).1);
         }
         assert_eq!(quorate::keys::status(directory).unwrap().unwrap().place, to, "died at {at}");
-        assert_eq!(essence(inspect(directory).unwrap()), before, "died at {at}");
+        assert_eq!(essence(looked(directory, &Keys::default()).unwrap()), before, "died at {at}");
     });
     println!("a move of the key file was killed at {points} writes, syncs and renames");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_killed_at_every_write_keeps_a_whole_word_of_where_the_manager_listens() {
-    let (cluster, pristine) = stopped().await;
+    // Given one of three, the others being off: it starts, and changes nothing, for it cannot lead
+    let mut cluster = Cluster::of(3).await;
+    for index in cluster.running() {
+        cluster.kill(index).await;
+    }
+    let pristine = cluster.members[0].directory.clone();
+    quorate_storage::testing::lose_unsynced(&pristine.join("store")).unwrap();
     let before = essence(inspect(&pristine).unwrap());
     let noted = |directory: &Path| std::fs::read(directory.join("node.listen")).unwrap();
     let old = noted(&pristine);
-    // Given an address that somebody else has: a start there notes it, and comes to its end
-    let held = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let address = held.local_addr().unwrap().to_string();
+    // When it is started at another address, and told to stop as soon as that is noted
+    let address = "127.0.0.1:0".to_owned();
     let seen = std::cell::RefCell::new((0, 0));
-    let points = killed_at_each(&cluster, &pristine, Change::of(&["run", "--listen", &address]), |directory, _, at| {
+    let library = shim(&cluster.path(""));
+    let words = ["run", "--listen", &address];
+    let start = Change::of(&words);
+    let check = |directory: &Path, _: &str, at: u64| {
         // Then what a locked manager would listen at is the old address or the new one, whole, and nothing else has suffered
         let now = noted(directory);
         if now == old {
@@ -348,12 +446,13 @@ async fn a_start_killed_at_every_write_keeps_a_whole_word_of_where_the_manager_l
             assert_eq!((lines.len(), lines[0], lines[1]), (3, &*address, &*address), "died at {at}");
             seen.borrow_mut().1 += 1;
         }
-        let found = inspect(directory).unwrap_or_else(|error| panic!("died at {at}: {error}"));
+        let found = looked(directory, &Keys::default()).unwrap_or_else(|error| panic!("died at {at}: {error}"));
         assert_eq!(essence(found), before, "died at {at}");
-    });
+    };
+    let points = killed_until_it_ends(&cluster, &pristine, start, check, &library);
     println!("a start was killed at {points} writes, syncs and renames: {:?}", seen.borrow());
     let (old, new) = *seen.borrow();
-    assert!(old > 3 && new > 3, "{points}: {old} {new}");
+    assert!(old > 3 && new > 2, "{points}: {old} {new}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -363,7 +462,7 @@ async fn autolock_killed_at_every_write_leaves_a_store_whose_key_somebody_has() 
     let count = |by: &str| (by.to_owned(), 0);
     let by = std::cell::RefCell::new(std::collections::BTreeMap::from([count("file"), count("shown")]));
     let points = killed_at_each(&cluster, &pristine, Change::of(&["autolock", "on"]), |directory, said, at| {
-        let found = match inspect(directory) {
+        let found = match looked(directory, &Keys::default()) {
             Ok(found) => {
                 *by.borrow_mut().get_mut("file").unwrap() += 1;
                 found
@@ -374,7 +473,7 @@ async fn autolock_killed_at_every_write_leaves_a_store_whose_key_somebody_has() 
                 let shown = said.lines().last().and_then(|line| Key::from_text(line).ok());
                 let keys = Keys::key(shown.unwrap_or_else(|| panic!("died at {at}, and nobody has the key: {said}")));
                 *by.borrow_mut().get_mut("shown").unwrap() += 1;
-                inspect_with(directory, &keys).unwrap()
+                looked(directory, &keys).unwrap()
             }
         };
         assert_eq!(essence(found), before, "died at {at}");

@@ -7,31 +7,70 @@ use quorate::status::{ClusterStatus, Health, ManagerStatus};
 use quorate::{Error, Node, Start, StopReason};
 use quorate_storage::testing::SmallDisk;
 
-use crate::support::{Cluster, eventually, says};
+use crate::support::{BUDGET, Cluster, eventually, says};
 
-/// A disk whose syncs do not return while it is held.
-#[derive(Clone, Default)]
-pub struct Hanging(Arc<(Mutex<bool>, Condvar)>);
+/// A disk that does not get past one point while it is held.
+#[derive(Clone)]
+pub struct Hanging {
+    at: &'static str,
+    held: Arc<(Mutex<bool>, Condvar)>,
+}
+
+/// Its syncs do not return.
+impl Default for Hanging {
+    fn default() -> Self {
+        Self::at("journal: before a sync")
+    }
+}
 
 impl Hanging {
+    pub fn at(at: &'static str) -> Self {
+        Self { at, held: Arc::default() }
+    }
+
     pub fn probe(&self) -> Arc<dyn Fn(&'static str) + Send + Sync> {
         let this = self.clone();
         Arc::new(move |point| {
-            if point == "journal: before a sync" {
-                let (held, changed) = &*this.0;
+            if point == this.at {
+                let (held, changed) = &*this.held;
                 drop(changed.wait_while(held.lock().unwrap(), |held| *held).unwrap());
             }
         })
     }
 
     pub fn hold(&self, hold: bool) {
-        *self.0.0.lock().unwrap() = hold;
-        self.0.1.notify_all();
+        *self.held.0.lock().unwrap() = hold;
+        self.held.1.notify_all();
     }
 }
 
 fn of<'a>(status: &'a ClusterStatus, name: &str) -> &'a ManagerStatus {
     status.managers.iter().find(|manager| manager.name == name).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newcomer_whose_first_snapshot_hangs_writes_through_its_own_process_all_the_same() {
+    // Given a manager that has just joined, and whose disk hangs with its first snapshot: it knows of no log and no state yet
+    let mut cluster = Cluster::founded().await;
+    let disk = Hanging::at("staging: finished");
+    disk.hold(true);
+    let (directory, start) = (cluster.path("m2"), cluster.joining().await);
+    let builder = cluster.builder(&directory, "m2").store_probe(disk.probe());
+    let newcomer = builder.start(start).await.unwrap();
+    // When its own program writes
+    let here = newcomer.client();
+    let written = here.with_deadline(BUDGET).kv().put("k", "v").await.unwrap();
+    // Then that is done, once, while there still is nothing on its disk
+    let there = cluster.node(0).client().kv().get("k").await.unwrap().unwrap();
+    assert_eq!((there.mod_revision, there.version), (written.revision, 1));
+    assert_eq!(newcomer.status().await.revision, 0);
+    // And when the disk answers again, it is one of two, and its program writes on
+    disk.hold(false);
+    cluster.add(directory, newcomer);
+    cluster.settled(1).await;
+    assert_eq!(here.kv().put("k", "w").await.unwrap().revision, written.revision + 1);
+    cluster.agrees().await;
+    cluster.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

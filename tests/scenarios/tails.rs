@@ -19,7 +19,7 @@ use quorate_core::state::{Machine, read};
 use quorate_core::txn::{Put, Range, Txn};
 use quorate_core::user;
 use quorate_storage::{BarrierKey, SealingPair};
-use quorate_transport::{CertSubject, ClusterCa, Identity};
+use quorate_transport::ClusterCa;
 
 use crate::recovery::{WRITES, all_killed, alone, holds, odd_everywhere, recover};
 use crate::support::{BUDGET, Cluster, eventually, says, store_options};
@@ -338,28 +338,29 @@ async fn a_certificate_that_ran_out_meanwhile_is_renewed() {
     let directory = cluster.members[survivor].directory.clone();
     // Given a survivor that was found after 120 days: its certificate is as if it had been issued then.
     let file = directory.join("node.id");
-    let identity = Identity::load(&file).unwrap();
+    let held = || quorate::testing::node_identity(&directory, &quorate::keys::Keys::default()).unwrap();
+    let identity = held();
     let store = open(&directory);
     let ca = ca_of(&store, &identity.subject().cluster);
     drop(store);
-    let CertSubject { cluster: id, node_id, role } = identity.subject().named();
+    let named = identity.subject().named();
     let day = std::time::Duration::from_secs(24 * 3600);
     let then = std::time::SystemTime::now() - 120 * day;
     let csr = identity.key().csr().unwrap();
-    let old = ca.issue(&csr, &CertSubject { cluster: id, node_id, role }, 90 * day, then).unwrap();
+    let old = ca.issue(&csr, &named, 90 * day, then).unwrap();
     identity.renewed(old).unwrap().write(&file).unwrap();
-    assert!(Identity::load(&file).unwrap().subject().check_time(std::time::SystemTime::now()).is_err());
+    assert!(held().subject().check_time(std::time::SystemTime::now()).is_err());
     // When it is looked at, nothing is written; when it is recovered, it has a certificate again.
     recover(&cluster, survivor).dry_run().await.unwrap();
-    assert!(Identity::load(&file).unwrap().subject().check_time(std::time::SystemTime::now()).is_err());
+    assert!(held().subject().check_time(std::time::SystemTime::now()).is_err());
     recover(&cluster, survivor).run().await.unwrap();
-    Identity::load(&file).unwrap().subject().check_time(std::time::SystemTime::now()).unwrap();
+    held().subject().check_time(std::time::SystemTime::now()).unwrap();
     // A crash before that file was written is mended by the next start.
-    let old = ca.issue(&csr, &CertSubject { cluster: id, node_id, role }, 90 * day, then).unwrap();
+    let old = ca.issue(&csr, &named, 90 * day, then).unwrap();
     identity.renewed(old).unwrap().write(&file).unwrap();
     cluster.restart(survivor).await;
     alone(&cluster, survivor).await;
-    Identity::load(&file).unwrap().subject().check_time(std::time::SystemTime::now()).unwrap();
+    held().subject().check_time(std::time::SystemTime::now()).unwrap();
     cluster.join().await;
     cluster.join().await;
     crate::recovery::three_voters(&cluster).await;

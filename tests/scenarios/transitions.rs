@@ -9,6 +9,7 @@ use quorate_core::membership::work::forget;
 use quorate_core::state::read;
 use quorate_core::txn::{Compare, Delete, Op, Put, Txn};
 
+use crate::recovery::recovered;
 use crate::support::{BUDGET, Cluster, closed_port, eventually, says};
 
 fn put(record: &NodeRecord) -> Op {
@@ -274,6 +275,32 @@ async fn a_demoted_manager_goes_on_as_a_worker_without_its_log_and_may_be_promot
     becomes(cluster.node(1), NodeRole::Manager).await;
     eventually("a standby again", || standby(&cluster)).await;
     assert!(record(&cluster, "m2").raft_id > before);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manager_whose_demotion_was_done_right_before_the_quorum_was_lost_is_a_worker_of_the_recovered_cluster() {
+    // Given a standby that an operator has demoted, and that the leader has just let go
+    let mut cluster = Cluster::of(4).await;
+    cluster.agrees().await;
+    let leader = cluster.leader().await;
+    let managers = cluster.any().status().await.managers;
+    let name = managers.into_iter().find(|manager| manager.seat == "standby").expect("a standby").name;
+    let named = |index: &usize| cluster.node(*index).name() == name;
+    let standby = cluster.running().into_iter().find(named).unwrap();
+    let node = cluster.node(standby).clone();
+    let leading = cluster.node(leader).clone();
+    leading.client().nodes().demote(&name).await.unwrap();
+    let gone = || leading.records().iter().any(|record| record.name == name && record.raft_id == 0).then_some(());
+    eventually("its raft id is gone", || async { gone() }).await;
+    drop(leading);
+    // When the managers are lost at once, and the cluster is recovered from the one that led
+    for index in cluster.others(standby) {
+        cluster.kill(index).await;
+    }
+    recovered(&mut cluster, leader).await;
+    // Then it is a worker of that one: nobody had fenced it for what it was before.
+    becomes(&node, NodeRole::Worker).await;
     cluster.stop().await;
 }
 

@@ -10,12 +10,17 @@ use crate::between::GoBetween;
 use crate::partition::wired_with_window;
 use crate::support::{BUDGET, Cluster, eventually, says};
 
-/// The next revision that concerns the watch; bookmarks are passed over.
+/// The next revision that concerns the watch; bookmarks are passed over, and none may have vouched for it.
 pub async fn changes(watch: &mut Watch) -> Changes {
+    let mut vouched = 0;
     tokio::time::timeout(BUDGET, async {
         loop {
             match watch.next().await {
-                Ok(Watched::Changes(changes)) => return changes,
+                Ok(Watched::Changes(changes)) => {
+                    assert!(changes.revision > vouched, "{} was told after bookmark {vouched}", changes.revision);
+                    return changes;
+                }
+                Ok(Watched::Bookmark(upto)) => vouched = upto,
                 Ok(_) => {}
                 Err(error) if error.is_retryable() => {}
                 Err(error) => panic!("the watch is over: {error}"),
@@ -437,7 +442,21 @@ async fn a_watch_whose_stream_is_cut_at_any_byte_loses_nothing_and_hears_nothing
         let last = changes(&mut watch).await;
         assert_eq!((last.revision, last.changes.len()), (revisions[3], 2), "cut after {byte} bytes");
     }
-    assert!(between.cuts() > 100, "most of them hit the stream: {}", between.cuts());
+    let cuts = between.cuts();
+    assert!(cuts > 100, "most of them hit the stream: {cuts}");
+    // Of a revision that comes in several pieces half is none: wherever it is cut, it comes whole.
+    let large = |key: &str| operation::put(key.to_owned(), vec![b'x'; 300_000]);
+    let txn = (0..3).fold(kv.txn(), |txn, number| txn.then(large(&format!("large/{number}"))));
+    let revision = txn.await.unwrap().revision;
+    let after = kv.put("large/after", "x").await.unwrap().revision;
+    for byte in (0..1_000_000).step_by(25_000) {
+        between.cut_answer_after(byte);
+        let mut watch = client.kv().watch("large/").prefix().from_revision(revision).await.unwrap();
+        let whole = changes(&mut watch).await;
+        assert_eq!((whole.revision, whole.changes.len()), (revision, 3), "cut after {byte} bytes");
+        assert_eq!(changes(&mut watch).await.revision, after, "cut after {byte} bytes");
+    }
+    assert!(between.cuts() > cuts + 30, "most of them hit the stream: {}", between.cuts() - cuts);
     cluster.stop().await;
 }
 

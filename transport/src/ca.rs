@@ -7,7 +7,7 @@
 use std::time::{Duration, SystemTime};
 
 use data_encoding::HEXLOWER;
-use quorate_core::id::{ClusterId, NodeId};
+use quorate_core::id::{ClusterId, Enrolled, NodeId};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SerialNumber,
@@ -25,6 +25,8 @@ const ROOT_VALIDITY: Duration = Duration::from_secs(20 * 365 * 86_400);
 /// How far before its issue a certificate begins: covers clocks that are behind its issuer's by less. Twice the hour that must be
 /// survived: the first manager's clock may be ahead while another's is behind.
 pub(crate) const BACKDATE: Duration = Duration::from_secs(2 * 3_600);
+/// The attribute `description` of a name: an older program skips it.
+const DESCRIPTION: [u64; 4] = [2, 5, 4, 13];
 /// Longest signing request that is looked at, bytes.
 const CSR_BYTES_MAX: usize = 16 * 1024;
 
@@ -67,6 +69,8 @@ pub struct CertSubject {
     pub node_id: NodeId,
     /// What it may be.
     pub role: CertRole,
+    /// The raft id that a manager was given. It is a word to those who have not heard of that yet.
+    pub enrolled: Option<Enrolled>,
 }
 
 /// Why a certificate could not be made.
@@ -244,6 +248,9 @@ impl ClusterCa {
         name.push(DnType::CommonName, subject.node_id.to_string());
         name.push(DnType::OrganizationName, subject.cluster.to_string());
         name.push(DnType::OrganizationalUnitName, subject.role.name());
+        if let Some(enrolled) = subject.enrolled {
+            name.push(DnType::CustomDnType(DESCRIPTION.to_vec()), enrolled.to_string());
+        }
         params.distinguished_name = name;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

@@ -16,6 +16,12 @@ pub(crate) const STALLED: u32 = 5;
 pub(crate) const MOVED: u32 = 6;
 /// Nothing more to say.
 pub(crate) const DONE: u32 = 7;
+/// The endpoint stops, and its manager does not come back from its store as it is: see `parting.rs`.
+pub(crate) const ROLLED_BACK: u32 = 8;
+/// The same, of one that the leader contradicts.
+pub(crate) const OVERRULED: u32 = 9;
+/// The same, of one whose store is damaged.
+pub(crate) const DAMAGED: u32 = 10;
 
 /// Stream: bytes that are no message of the protocol.
 pub(crate) const STREAM_PROTOCOL: VarInt = VarInt::from_u32(1);

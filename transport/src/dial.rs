@@ -346,6 +346,9 @@ pub(crate) fn explain(
 ) -> ConnectError {
     use quinn::ConnectionError as Quic;
     if let Some(problem) = verdict.take() {
+        if problem == CertificateProblem::Locked {
+            return ConnectError::Refused { address, refused: Refused::Locked, ours: false };
+        }
         return ConnectError::Certificate { address, problem };
     }
     if let Some(refused) = refusal(error) {

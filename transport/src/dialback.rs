@@ -39,7 +39,8 @@ impl DialBack {
         let unusable = |error: rcgen::Error| BindError::from(TlsError::of(error));
         let signer = key.signer().map_err(unusable)?;
         let certificate = CertificateParams::default().self_signed(&*signer).map_err(unusable)?;
-        let mut server = quinn::ServerConfig::with_crypto(tls::dial_back_server(certificate.der(), key)?);
+        let protocols = vec![tls::DIAL_BACK_ALPN.to_vec()];
+        let mut server = quinn::ServerConfig::with_crypto(tls::bare_server(certificate.der(), key, protocols)?);
         server.transport_config(socket::accept_transport(&EndpointOptions::default()));
         let (endpoint, _) = network.listen(listen, quinn::EndpointConfig::default(), server)?;
         Ok(Self { endpoint })
@@ -54,26 +55,31 @@ impl DialBack {
     ///
     /// Cancel safe: that is how it is stopped.
     pub async fn serve(self) {
-        let mut tasks = JoinSet::new();
-        loop {
-            let incoming = tokio::select! {
-                incoming = self.endpoint.accept() => incoming,
-                Some(_ended) = tasks.join_next() => continue,
-            };
-            let Some(incoming) = incoming else { return };
-            if tasks.len() >= CONNECTIONS_MAX {
-                incoming.refuse();
-                continue;
-            }
-            tasks.spawn(async move {
-                let shaken = async {
-                    let Ok(connection) = incoming.await else { return };
-                    // The dialler closes: it knows when it has seen enough.
-                    let _ = connection.closed().await;
-                };
-                let _ = tokio::time::timeout(HANDSHAKE, shaken).await;
-            });
+        answer_handshakes(self.endpoint).await;
+    }
+}
+
+/// Answers handshakes, and nothing after them, until the future is dropped.
+pub(crate) async fn answer_handshakes(endpoint: quinn::Endpoint) {
+    let mut tasks = JoinSet::new();
+    loop {
+        let incoming = tokio::select! {
+            incoming = endpoint.accept() => incoming,
+            Some(_ended) = tasks.join_next() => continue,
+        };
+        let Some(incoming) = incoming else { return };
+        if tasks.len() >= CONNECTIONS_MAX {
+            incoming.refuse();
+            continue;
         }
+        tasks.spawn(async move {
+            let shaken = async {
+                let Ok(connection) = incoming.await else { return };
+                // The dialler closes: it knows when it has seen enough.
+                let _ = connection.closed().await;
+            };
+            let _ = tokio::time::timeout(HANDSHAKE, shaken).await;
+        });
     }
 }
 

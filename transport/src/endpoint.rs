@@ -25,6 +25,7 @@ use crate::identity::{Identity, Subject};
 use crate::join;
 use crate::lanes::QueueLimit;
 use crate::network::Network;
+use crate::parting::Parting;
 use crate::peers::{self, PeerAddress, Peers, Registry};
 use crate::rate::RateLimit;
 use crate::room::Room;
@@ -227,10 +228,10 @@ impl Shared {
         self.gate.admit(caller.plane, caller, hello)
     }
 
-    fn stop(&self, reason: &str) {
+    fn stop(&self, code: u32, reason: &str) {
         self.closed.send_replace(true);
         self.registry.stop();
-        self.quinn.close(codes::SHUTDOWN.into(), reason.as_bytes());
+        self.quinn.close(code.into(), reason.as_bytes());
     }
 }
 
@@ -253,7 +254,7 @@ struct Guard(Arc<Shared>);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.0.stop("the node stopped");
+        self.0.stop(codes::SHUTDOWN, "the node stopped");
         drop(self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
@@ -391,7 +392,16 @@ impl Endpoint {
     /// Closes all connections with this reason and ends all tasks; takes at most 5 s. Later calls of any handle fail as
     /// "not connected".
     pub async fn close(&self, reason: &str) {
-        self.shared.stop(reason);
+        self.end(codes::SHUTDOWN, reason).await;
+    }
+
+    /// As [`Endpoint::close`], of a manager that starting it again does not bring back: the others are told.
+    pub async fn part(&self, parting: Parting, reason: &str) {
+        self.end(parting.code(), reason).await;
+    }
+
+    async fn end(&self, code: u32, reason: &str) {
+        self.shared.stop(code, reason);
         let tasks = self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).take();
         let ended = async {
             if let Some(mut tasks) = tasks {

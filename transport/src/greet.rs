@@ -62,6 +62,7 @@ pub(crate) fn caller_of(connection: &quinn::Connection, plane: Plane) -> Option<
         raft_id: None,
         address: Some(std::net::SocketAddr::new(address.ip().to_canonical(), address.port())),
         key_digest: subject.key_digest,
+        enrolled: subject.enrolled,
         issuer: subject.issuer,
     })
 }

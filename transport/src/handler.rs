@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use quorate_core::id::{NodeId, RaftId};
+use quorate_core::id::{Enrolled, NodeId, RaftId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::answers::Place;
@@ -72,6 +72,8 @@ pub struct Caller {
     pub address: Option<SocketAddr>,
     /// SHA-256 of its public key; all zero on [`Plane::Local`].
     pub key_digest: [u8; 32],
+    /// The raft id that its certificate says it was given.
+    pub enrolled: Option<Enrolled>,
     /// Which root signed its certificate; all zero on [`Plane::Local`].
     pub issuer: IssuerId,
 }

@@ -1,22 +1,21 @@
 //! Who a node, an operator or a client is on the wire: key, certificate, and the CA it trusts.
 //!
-//! Owns the identity file (`operator.id`, and the node's own) and the reading of certificates. Never shows a key: no
-//! `Debug` of it, file mode 0600, wiped from memory when dropped. Called by the node, the client and the TLS code.
+//! Owns what an identity is made of, and the reading of certificates; how it lies on the disk is `identity_file.rs`. Never
+//! shows a key: no `Debug` of it, wiped from memory when dropped. Called by the node, the client and the TLS code.
 
 use std::fmt;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use quorate_core::id::{ClusterId, NodeId};
+use quorate_core::id::{ClusterId, Enrolled, NodeId};
 use rcgen::{CertificateParams, PKCS_ED25519, PublicKeyData};
-use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use sha2::{Digest, Sha256};
+use x509_parser::oid_registry::OID_X509_DESCRIPTION;
 use zeroize::Zeroizing;
 
 use crate::ca::{CaError, CertRole, CertSubject, IssuerId, is_root, name_id};
-use crate::text::{pem_block, unix_seconds, utc};
+use crate::text::{unix_seconds, utc};
 use crate::token::CaHash;
 
 /// The name in a node's certificate: `<node id>.<cluster id>.invalid`.
@@ -114,6 +113,8 @@ pub struct Subject {
     pub key_digest: [u8; 32],
     /// Which root signed it.
     pub issuer: IssuerId,
+    /// The raft id that it says was given to the node; `None` where it says none, or in a way that is not known here.
+    pub enrolled: Option<Enrolled>,
 }
 
 impl Subject {
@@ -147,6 +148,8 @@ impl Subject {
         if !matches!(names, [x509_parser::extensions::GeneralName::DNSName(found)] if *found == expected) {
             return Err(malformed("its alternative name is not its node's"));
         }
+        let described = name.iter_by_oid(&OID_X509_DESCRIPTION).next().and_then(|value| value.as_str().ok());
+        let enrolled = described.and_then(Enrolled::parse).filter(|_| role == CertRole::Manager);
         let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
         Ok(Self {
             cluster,
@@ -156,6 +159,7 @@ impl Subject {
             not_after: seconds(parsed.validity().not_after),
             key_digest: Sha256::digest(parsed.public_key().raw).into(),
             issuer: name_id(parsed.issuer().as_raw()),
+            enrolled,
         })
     }
 
@@ -187,7 +191,7 @@ impl Subject {
 
     /// The part that a CA decides.
     pub const fn named(&self) -> CertSubject {
-        CertSubject { cluster: self.cluster, node_id: self.node_id, role: self.role }
+        CertSubject { cluster: self.cluster, node_id: self.node_id, role: self.role, enrolled: self.enrolled }
     }
 }
 
@@ -252,6 +256,9 @@ pub enum CertificateProblem {
     /// The chain does not hold the CA that the join token names.
     #[error("the other side does not hold the CA that the join token names")]
     NotPinned,
+    /// A manager that is locked, by its own word, which nothing proves: its key is sealed.
+    #[error("it says that it is a manager that is locked")]
+    Locked,
     /// Not a certificate as this crate issues them.
     #[error("the certificate is malformed: {0}")]
     Malformed(String),
@@ -278,31 +285,71 @@ pub enum IdentityError {
         /// What is missing or wrong.
         what: String,
     },
+    /// The key in it is sealed: it is a manager's.
+    #[error(
+        "the key in identity file {path} is sealed with the key of that manager's store: a client needs an operator's identity file"
+    )]
+    Sealed {
+        /// The file.
+        path: PathBuf,
+    },
     /// The parts do not belong together.
     #[error("certificate, key and CA do not belong together: {0}")]
     Mismatch(String),
 }
 
+/// What an identity shows to everybody: all of it but the key. It proves nothing.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    pub(crate) ca: CertificateDer<'static>,
+    /// Besides: other roots that are trusted, and cross certificates that lead from them to the first.
+    pub(crate) others: Vec<CertificateDer<'static>>,
+    /// Roots that signed for it once. Nothing is trusted for it: a token of one of these is still a token of this cluster.
+    pub(crate) former: Vec<CaHash>,
+    pub(crate) certificate: CertificateDer<'static>,
+    subject: Subject,
+}
+
+impl Shown {
+    pub(crate) fn new(
+        ca: CertificateDer<'static>,
+        certificate: CertificateDer<'static>,
+    ) -> Result<Self, IdentityError> {
+        let subject = Subject::of(&certificate).map_err(|problem| IdentityError::Mismatch(problem.to_string()))?;
+        Ok(Self { ca, others: Vec::new(), former: Vec::new(), certificate, subject })
+    }
+
+    /// What the certificate says.
+    pub const fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    pub(crate) fn authorities(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        std::iter::once(&self.ca).chain(&self.others)
+    }
+
+    fn roots(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        std::iter::once(&self.ca).chain(self.others.iter().filter(|other| is_root(other)))
+    }
+
+    /// Whether the root with this hash is trusted, or signed for this identity once: whoever names it means this cluster.
+    pub fn knows(&self, ca: &CaHash) -> bool {
+        self.former.contains(ca) || self.roots().any(|root| CaHash::of(root) == *ca)
+    }
+}
+
 /// CA certificate, own certificate and key: everything that it takes to be somebody in the cluster.
 pub struct Identity {
-    ca: CertificateDer<'static>,
-    /// Besides: other roots that are trusted, and cross certificates that lead from them to the first.
-    others: Vec<CertificateDer<'static>>,
-    /// Roots that signed for it once. Nothing is trusted for it: a token of one of these is still a token of this cluster.
-    former: Vec<CaHash>,
-    certificate: CertificateDer<'static>,
+    shown: Shown,
     key: KeyPair,
-    subject: Subject,
 }
 
 /// Former roots that an identity remembers.
 const FORMER_MAX: usize = 64;
-/// Before the hash of each of them in an identity file.
-const FORMERLY: &str = "formerly of CA ";
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("subject", &self.subject).finish_non_exhaustive()
+        f.debug_struct("Identity").field("subject", &self.shown.subject).finish_non_exhaustive()
     }
 }
 
@@ -316,32 +363,45 @@ impl Identity {
         certificate: CertificateDer<'static>,
         key: KeyPair,
     ) -> Result<Self, IdentityError> {
-        let subject = Subject::of(&certificate).map_err(|problem| IdentityError::Mismatch(problem.to_string()))?;
-        if subject.key_digest != key.digest() {
+        Self::of(Shown::new(ca, certificate)?, key)
+    }
+
+    /// What is shown, and the key to it.
+    ///
+    /// # Errors
+    /// The key is not the certificate's.
+    pub fn of(shown: Shown, key: KeyPair) -> Result<Self, IdentityError> {
+        if shown.subject.key_digest != key.digest() {
             return Err(IdentityError::Mismatch("the key is not the certificate's".to_owned()));
         }
-        Ok(Self { ca, others: Vec::new(), former: Vec::new(), certificate, key, subject })
+        Ok(Self { shown, key })
+    }
+
+    /// All of it but the key.
+    pub const fn shown(&self) -> &Shown {
+        &self.shown
     }
 
     /// What the certificate says.
     pub const fn subject(&self) -> &Subject {
-        &self.subject
+        &self.shown.subject
     }
 
     /// The cluster's root certificate.
     pub const fn ca(&self) -> &CertificateDer<'static> {
-        &self.ca
+        &self.shown.ca
     }
 
     /// The same with more that is trusted: other roots, and what leads from them to the one that has signed the certificate.
     #[must_use]
-    pub fn with_others(self, others: Vec<CertificateDer<'static>>) -> Self {
-        Self { others, ..self }
+    pub fn with_others(mut self, others: Vec<CertificateDer<'static>>) -> Self {
+        self.shown.others = others;
+        self
     }
 
     /// Everything that is shown with the certificate: the root that has signed it, then other roots and cross certificates.
     pub fn authorities(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
-        std::iter::once(&self.ca).chain(&self.others)
+        self.shown.authorities()
     }
 
     /// Names what is trusted and shown, to compare it with what others have.
@@ -350,12 +410,12 @@ impl Identity {
     }
 
     pub(crate) fn roots(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
-        std::iter::once(&self.ca).chain(self.others.iter().filter(|other| is_root(other)))
+        self.shown.roots()
     }
 
     /// The hash of the root certificate, as in join tokens.
     pub fn ca_hash(&self) -> CaHash {
-        CaHash::of(&self.ca)
+        CaHash::of(&self.shown.ca)
     }
 
     /// The hashes of all roots that are trusted, the newest first.
@@ -363,28 +423,28 @@ impl Identity {
         self.roots().map(CaHash::of).collect()
     }
 
-    /// Whether the root with this hash is trusted, or signed for this identity once: whoever names it means this cluster.
+    /// As [`Shown::knows`].
     pub fn knows(&self, ca: &CaHash) -> bool {
-        self.former.contains(ca) || self.roots().any(|root| CaHash::of(root) == *ca)
+        self.shown.knows(ca)
     }
 
     /// The same, remembering what the one before knew.
     #[must_use]
-    pub fn after(mut self, before: &Self) -> Self {
+    pub fn after(mut self, before: &Shown) -> Self {
         let known = before.former.iter().copied().chain(before.roots().map(CaHash::of));
         for hash in known.collect::<Vec<_>>() {
             if !self.knows(&hash) {
-                self.former.push(hash);
+                self.shown.former.push(hash);
             }
         }
-        let over = self.former.len().saturating_sub(FORMER_MAX);
-        self.former.drain(..over);
+        let over = self.shown.former.len().saturating_sub(FORMER_MAX);
+        self.shown.former.drain(..over);
         self
     }
 
     /// The own certificate.
     pub const fn certificate(&self) -> &CertificateDer<'static> {
-        &self.certificate
+        &self.shown.certificate
     }
 
     /// The own key, for a renewal of the certificate.
@@ -399,8 +459,8 @@ impl Identity {
     pub fn renewed(&self, certificate: CertificateDer<'static>) -> Result<Self, IdentityError> {
         let key =
             KeyPair::from_pkcs8(self.key.pkcs8_der()).map_err(|error| IdentityError::Mismatch(error.to_string()))?;
-        Self::new(self.ca.clone(), certificate, key)
-            .map(|identity| identity.with_others(self.others.clone()).after(self))
+        Self::new(self.shown.ca.clone(), certificate, key)
+            .map(|identity| identity.with_others(self.shown.others.clone()).after(&self.shown))
     }
 
     /// The same key with a new certificate, and what is trusted from now on: first the root that has signed it.
@@ -416,73 +476,17 @@ impl Identity {
         let ca = authorities.next().ok_or_else(|| IdentityError::Mismatch("there is no CA".to_owned()))?;
         let key =
             KeyPair::from_pkcs8(self.key.pkcs8_der()).map_err(|error| IdentityError::Mismatch(error.to_string()))?;
-        Self::new(ca, certificate, key).map(|identity| identity.with_others(authorities.collect()).after(self))
+        Self::new(ca, certificate, key).map(|identity| identity.with_others(authorities.collect()).after(&self.shown))
     }
 
     /// The same with less that is trusted; `None` where that is not less, or not the same root.
     pub fn narrowed(&self, authorities: Vec<CertificateDer<'static>>) -> Option<Self> {
         let own: Vec<_> = self.authorities().collect();
         let is_less = authorities.len() < own.len() && authorities.iter().all(|one| own.contains(&one));
-        if !is_less || authorities.first() != Some(&self.ca) {
+        if !is_less || authorities.first() != Some(&self.shown.ca) {
             return None;
         }
-        self.renewed_under(self.certificate.clone(), authorities).ok()
-    }
-
-    /// As PEM: certificate, CA certificates, key; before them a line for each root that signed for it once.
-    pub fn to_pem(&self) -> Zeroizing<String> {
-        let mut text = Zeroizing::new(String::new());
-        for hash in &self.former {
-            text.push_str(&format!("{FORMERLY}{hash}\n"));
-        }
-        for certificate in std::iter::once(&self.certificate).chain(self.authorities()) {
-            text.push_str(&pem_block("CERTIFICATE", certificate));
-        }
-        text.push_str(&pem_block("PRIVATE KEY", self.key.pkcs8_der()));
-        text
-    }
-
-    /// Reads [`Identity::to_pem`] back. `origin` is named in errors.
-    ///
-    /// # Errors
-    /// A part is missing, malformed, or does not belong to the others.
-    pub fn from_pem(text: &[u8], origin: &Path) -> Result<Self, IdentityError> {
-        let malformed = |what: &str| IdentityError::Malformed { path: origin.to_owned(), what: what.to_owned() };
-        let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(text)
-            .collect::<Result<_, _>>()
-            .map_err(|_no_detail| malformed("a certificate in it does not parse"))?;
-        let found = certificates.len();
-        let mut certificates = certificates.into_iter();
-        let (Some(certificate), Some(ca)) = (certificates.next(), certificates.next()) else {
-            return Err(malformed(&format!("it holds {found} certificates, 2 are needed at least")));
-        };
-        let key =
-            PrivatePkcs8KeyDer::from_pem_slice(text).map_err(|_no_detail| malformed("it holds no private key"))?;
-        let key = KeyPair::from_pkcs8(key.secret_pkcs8_der()).map_err(|error| malformed(&error.to_string()))?;
-        let identity = Self::new(ca, certificate, key).map_err(|error| malformed(&error.to_string()))?;
-        let lines = text.split(|byte| *byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
-        let former = lines.filter_map(|line| CaHash::parse(line.strip_prefix(FORMERLY)?.trim())).collect();
-        Ok(Self { former, ..identity.with_others(certificates.collect()) })
-    }
-
-    /// Writes the identity so that a crash leaves the old file or the new one, never a part: a temporary file of mode
-    /// 0600 in the same directory, synced, renamed, directory synced.
-    ///
-    /// # Errors
-    /// The file system refused.
-    pub fn write(&self, path: &Path) -> Result<(), IdentityError> {
-        write_private(path, self.to_pem().as_bytes())
-            .map_err(|source| IdentityError::Io { path: path.to_owned(), source })
-    }
-
-    /// Reads an identity file.
-    ///
-    /// # Errors
-    /// Unreadable, or no identity.
-    pub fn load(path: &Path) -> Result<Self, IdentityError> {
-        let text =
-            Zeroizing::new(std::fs::read(path).map_err(|source| IdentityError::Io { path: path.to_owned(), source })?);
-        Self::from_pem(&text, path)
+        self.renewed_under(self.shown.certificate.clone(), authorities).ok()
     }
 }
 
@@ -496,38 +500,4 @@ pub fn trust_id<'a>(authorities: impl Iterator<Item = &'a [u8]>) -> [u8; 8] {
     let mut id = [0; 8];
     id.copy_from_slice(&digest[..8]);
     id
-}
-
-/// Replaces a file atomically by one that only its owner reads.
-fn write_private(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let name = path.file_name().ok_or_else(|| std::io::Error::other("the path names no file"))?;
-    let mut temporary_name = std::ffi::OsString::from(".");
-    temporary_name.push(name);
-    // Two may write at once: one that renews, and one for which the node changes its role.
-    static WRITTEN: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-    let number = WRITTEN.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    temporary_name.push(format!(".{}.{number}.tmp", std::process::id()));
-    let temporary = directory.join(temporary_name);
-    // One that an earlier crash left is ours to replace; `create_new` then never opens a file with another mode.
-    match std::fs::remove_file(&temporary) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let written = (|| {
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)?;
-        std::fs::File::open(directory)?.sync_all()
-    })();
-    if written.is_err() {
-        // Best effort: the error that is reported is the first one.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written
 }

@@ -59,6 +59,8 @@ pub struct JoinRequest {
     pub renewal: bool,
     /// A newcomer that takes over the name, and everything that goes by it, of a worker whose disk is gone.
     pub in_place: bool,
+    /// A manager whose own key is lost, and comes back as itself with another: a manager's token says that it may.
+    pub key_lost: bool,
     /// It only asks how the cluster counts on it, with the same proof; see [`crate::standing()`].
     pub standing: bool,
     /// Of a renewal: the incarnations of the cluster that the node knows. A manager of one that was ended says nothing of it.
@@ -83,6 +85,7 @@ impl JoinRequest {
             unix_seconds: unix_seconds(clock.now()),
             renewal: false,
             in_place: false,
+            key_lost: false,
             standing: false,
             lineage: Lineage::default(),
         }
@@ -111,6 +114,7 @@ impl JoinRequest {
             unix_seconds: self.unix_seconds,
             renewal: self.renewal,
             in_place: self.in_place,
+            key_lost: self.key_lost,
             standing: self.standing,
             lineage: self.lineage.to_bytes().into(),
         }
@@ -133,6 +137,7 @@ impl JoinRequest {
             unix_seconds: wire.unix_seconds,
             renewal: wire.renewal,
             in_place: wire.in_place,
+            key_lost: wire.key_lost,
             standing: wire.standing,
             lineage: Lineage::from_slice(&wire.lineage)?,
         })
@@ -178,7 +183,7 @@ pub struct Joined {
 pub enum JoinRefused {
     /// No token of this cluster has this secret.
     #[error(
-        "the join token is not valid: its secret is wrong, or it was rotated or revoked; print a current one with `quorate token show`"
+        "the join token is not valid: its secret is wrong, or it was rotated or revoked. Nothing was changed; print a current one with `quorate token show`"
     )]
     BadToken,
     /// Its time is over.

@@ -6,11 +6,11 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `ca`, `identity`, `token`, `tls` | who is who |
+//! | `ca`, `identity`, `identity_file`, `token`, `tls` | who is who |
 //! | `word` | who stands for a new incarnation |
 //! | `frame`, `hello`, `greet` | the first words, and the form of all others |
 //! | `endpoint`, `peers`, `lanes`, `snapshot`, `request`, `session`, `feed`, `holds` | the node's port |
-//! | `dial`, `client`, `join`, `dialback`, `rate`, `local` | the ways in |
+//! | `dial`, `client`, `join`, `dialback`, `locked`, `rate`, `local` | the ways in |
 //! | `network` | what carries datagrams: UDP, or memory in test clusters (`memory`) |
 //! | `socket`, `codes` | numbers |
 
@@ -31,12 +31,15 @@ mod handler;
 mod hello;
 mod holds;
 mod identity;
+mod identity_file;
 mod join;
 mod lanes;
 mod local;
+mod locked;
 #[cfg(feature = "testing")]
 mod memory;
 mod network;
+mod parting;
 mod peers;
 mod rate;
 mod request;
@@ -106,13 +109,16 @@ pub use feed::{Asker, Fed, Feed, FeedReceiver, FeedSender};
 pub use handler::{Answer, Caller, Down, Gate, Handler, IncomingSnapshot, Lane, Plane, SnapshotPiece};
 pub use hello::{Hello, PROTOCOL_MAX, PROTOCOL_MIN, Refused};
 pub use holds::Hold;
-pub use identity::{CertificateProblem, Identity, IdentityError, KeyPair, Subject, trust_id};
+pub use identity::{CertificateProblem, Identity, IdentityError, KeyPair, Shown, Subject, trust_id};
+pub use identity_file::{FileKey, IdentityFile, sweep};
 pub use join::{JoinError, JoinRefused, JoinReply, JoinRequest, Joined, ManagerAddress, join, renew};
 pub use lanes::{QueueLimit, SendError};
 pub use local::{LocalConnection, LocalError, LocalListener};
+pub use locked::LockedDoor;
 #[cfg(feature = "testing")]
 pub use memory::{MemoryHost, MemoryNetwork};
 pub use network::Network;
+pub use parting::Parting;
 pub use peers::{PeerAddress, PeerInfo, Peers};
 pub use request::RequestError;
 pub use session::{Session, SessionReceiver, SessionSender};

@@ -271,6 +271,7 @@ async fn serve_one(stream: UnixStream, gate: &dyn Gate, handler: &dyn Handler, (
         raft_id: None,
         address: None,
         key_digest: [0; 32],
+        enrolled: None,
         issuer: [0; 8],
     };
     // Whatever is no frame ends this connection and nothing else.

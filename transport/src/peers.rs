@@ -28,6 +28,7 @@ use crate::handler::{Down, Lane, SnapshotPiece};
 use crate::hello::{Hello, Refused};
 use crate::lanes::{self, LaneQueue, SendError, StreamKind};
 use crate::network::Network;
+use crate::parting::Parting;
 use crate::request::{self, RequestError};
 use crate::snapshot::{self, SnapshotSendError};
 use crate::streams;
@@ -91,6 +92,8 @@ pub(crate) struct Registry {
     dials: Mutex<HashMap<RaftId, Dial>>,
     failures: Mutex<HashMap<RaftId, ConnectError>>,
     heard: Mutex<HashMap<RaftId, Arc<Heard>>>,
+    /// Who said, when it went, that starting it again does not bring it back, and has not come back since.
+    parted: Mutex<HashMap<RaftId, Parting>>,
     /// Held while a connection comes or goes, handler calls included: ups and downs of a peer alternate.
     events: Mutex<()>,
 }
@@ -186,6 +189,7 @@ impl Peers {
             }
             locked(&registry.failures).remove(&id);
             locked(&registry.heard).remove(&id);
+            locked(&registry.parted).remove(&id);
             if let Some(live) = registry.live(id) {
                 live.close(codes::LEFT, b"this manager is not in the set of peers any more");
             }
@@ -350,6 +354,11 @@ impl Peers {
         !self.shared.registry.is_live(peer) && self.last_failure(peer).is_some_and(|error| locked(&error))
     }
 
+    /// What this peer said when it went, if that was that starting it again does not bring it back; `None` once it is connected.
+    pub fn parted(&self, peer: RaftId) -> Option<Parting> {
+        locked(&self.shared.registry.parted).get(&peer).copied()
+    }
+
     /// Closes the connections to a manager; the reason is told to it.
     pub(crate) fn disconnect_node(&self, node: NodeId, reason: &Refused) {
         let live = self.shared.registry.live.read().unwrap_or_else(PoisonError::into_inner);
@@ -419,6 +428,7 @@ pub(crate) fn start(
     }
     // Whatever a dial came to before, it is there now.
     locked(&registry.failures).remove(&id);
+    locked(&registry.parted).remove(&id);
     shared.handler.peer_up(id);
     registry.wake(id);
     if let Err(refused) = shared.stays(&caller, &live.hello, shaken) {
@@ -451,12 +461,16 @@ async fn run(shared: Arc<Shared>, live: Arc<Live>, greeted: Greeted) {
         Some(told) if !matches!(told, Down::Ours(_)) => told,
         _ => first,
     };
+    let parting = live.connection.close_reason().and_then(|closed| Parting::told(&closed));
     live.close(codes::PROTOCOL, reason.to_string().as_bytes());
     tasks.shutdown().await;
     let registry = &shared.registry;
     let _event = locked(&registry.events);
     let current = registry.live(id).is_some_and(|current| Arc::ptr_eq(&current, &live));
     if current {
+        if let Some(parting) = parting {
+            locked(&registry.parted).insert(id, parting);
+        }
         registry.live.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
         shared.handler.peer_down(id, reason);
         registry.wake(id);

@@ -59,6 +59,14 @@ pub(crate) fn pem_block(label: &str, der: &[u8]) -> Zeroizing<String> {
     text
 }
 
+/// What the first PEM block of this label holds; the inner one is `None` where it does not parse.
+pub(crate) fn pem_content(text: &[u8], label: &str) -> Option<Option<Vec<u8>>> {
+    let text = std::str::from_utf8(text).ok()?;
+    let (_, rest) = text.split_once(&format!("-----BEGIN {label}-----"))?;
+    let body = rest.split_once(&format!("-----END {label}-----")).map(|(body, _)| body);
+    Some(body.and_then(|body| BASE64.decode(body.split_whitespace().collect::<String>().as_bytes()).ok()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +87,9 @@ mod tests {
             let der = vec![7; length];
             let text = pem_block("CERTIFICATE", &der);
             assert_eq!(CertificateDer::from_pem_slice(text.as_bytes()).unwrap().as_ref(), der.as_slice());
+            assert_eq!(pem_content(text.as_bytes(), "CERTIFICATE"), Some(Some(der)));
+            assert_eq!(pem_content(text.as_bytes(), "OTHER"), None);
+            assert_eq!(pem_content(&text.as_bytes()[..40], "CERTIFICATE"), Some(None));
         }
     }
 }

@@ -23,10 +23,11 @@ use crate::ca::CertRole;
 use crate::clock::Clock;
 use crate::handler::Plane;
 use crate::identity::{CertificateProblem, Identity, KeyPair, Subject, dns_name};
+use crate::locked::says_locked;
 use crate::token::CaHash;
 
 /// The ALPN of a newcomer that is dialled back; no plane, nothing is served on it.
-const DIAL_BACK_ALPN: &[u8] = b"quorate-dial-back/1";
+pub(crate) const DIAL_BACK_ALPN: &[u8] = b"quorate-dial-back/1";
 
 /// Why credentials could not be made from an identity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,7 +58,8 @@ impl Verdict {
             CertificateProblem::OtherCluster { .. } | CertificateProblem::Malformed(_) => CertificateError::BadEncoding,
             CertificateProblem::WrongRole { .. }
             | CertificateProblem::OtherNode { .. }
-            | CertificateProblem::OtherKey => CertificateError::Other(OtherError(Arc::new(problem.clone()))),
+            | CertificateProblem::OtherKey
+            | CertificateProblem::Locked => CertificateError::Other(OtherError(Arc::new(problem.clone()))),
         };
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);
         rustls::Error::InvalidCertificate(error)
@@ -161,10 +163,11 @@ pub(crate) fn join_client(
     finish_client(client_builder(verifier, clock)?.with_no_client_auth(), Plane::Join.alpn())
 }
 
-/// For a newcomer that is dialled back: it shows nothing but the key of its join request.
-pub(crate) fn dial_back_server(
+/// For who answers handshakes and serves nothing: it shows this certificate and asks for none.
+pub(crate) fn bare_server(
     certificate: &CertificateDer<'_>,
     key: &KeyPair,
+    protocols: Vec<Vec<u8>>,
 ) -> Result<Arc<QuicServerConfig>, TlsError> {
     let chain = vec![certificate.clone().into_owned()];
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.pkcs8_der().to_vec()));
@@ -177,7 +180,7 @@ pub(crate) fn dial_back_server(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
-    config.alpn_protocols = vec![DIAL_BACK_ALPN.to_vec()];
+    config.alpn_protocols = protocols;
     QuicServerConfig::try_from(config).map(Arc::new).map_err(TlsError::of)
 }
 
@@ -377,6 +380,15 @@ impl ServerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), CertificateProblem> {
+        let is_expected = |(cluster, node): &(ClusterId, NodeId)| {
+            self.cluster.is_none_or(|expected| expected == *cluster)
+                && self.node.is_none_or(|expected| expected == *node)
+        };
+        if !matches!(self.trust, Trust::Key(_))
+            && let Some(told) = says_locked(end_entity)
+        {
+            return Err(if is_expected(&told) { CertificateProblem::Locked } else { CertificateProblem::OtherCa });
+        }
         let roots = match &self.trust {
             Trust::Key(digest) => return check_key(end_entity, digest),
             Trust::Roots(roots) => roots.clone(),

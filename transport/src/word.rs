@@ -172,8 +172,12 @@ mod tests {
 
     fn manager(ca: &ClusterCa, node: u8) -> Identity {
         let key = KeyPair::generate().unwrap();
-        let subject =
-            CertSubject { cluster: CLUSTER, node_id: NodeId::from_bytes([node; 16]), role: CertRole::Manager };
+        let subject = CertSubject {
+            cluster: CLUSTER,
+            node_id: NodeId::from_bytes([node; 16]),
+            role: CertRole::Manager,
+            enrolled: None,
+        };
         let life = Duration::from_secs(3_600);
         let certificate = ca.issue(&key.csr().unwrap(), &subject, life, SystemTime::now()).unwrap();
         Identity::new(ca.certificate().clone(), certificate, key).unwrap()

@@ -1,4 +1,4 @@
-//! Whether a newcomer is reached where it says that it is.
+//! Who answers handshakes and serves nothing: a newcomer, reached where it says that it is, and a manager that is locked.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests fail by panicking")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "tests")]
 
@@ -6,6 +6,7 @@ mod support;
 
 use std::net::{SocketAddr, UdpSocket};
 
+use quorate_core::id::RaftId;
 use quorate_transport::*;
 use support::*;
 
@@ -65,4 +66,55 @@ async fn a_port_in_use_is_named() {
     let address = busy.local_addr().unwrap();
     let error = DialBack::listen(address, &KeyPair::generate().unwrap(), &Network::default()).unwrap_err();
     assert!(matches!(error, BindError::Busy(at) if at == address), "{error}");
+}
+
+#[tokio::test]
+async fn a_manager_that_is_locked_is_told_from_one_that_is_gone_and_is_nobody_else() {
+    // Given the port of a manager that waits for its key, and nothing of that node but its name
+    let cluster = TestCluster::new(1);
+    let address = closed_port();
+    let door = LockedDoor::listen(address, (cluster.id, node_id(2)), &Network::default()).unwrap();
+    let serving = tokio::spawn(door.serve());
+    let locked = ConnectError::Refused { address, refused: Refused::Locked, ours: false };
+    let node = Setup::new(&cluster, 1).start();
+    let peer =
+        |id| PeerAddress { raft_id: RaftId(2), node_id: Some(node_id(id)), addresses: vec![address.to_string()] };
+    let failed = async || {
+        within("the dial fails", async {
+            loop {
+                match node.endpoint.peers().last_failure(RaftId(2)) {
+                    Some(error) => return error,
+                    None => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
+                }
+            }
+        })
+        .await
+    };
+    // When the others, an operator and a newcomer come, then each is told that it is locked,
+    node.endpoint.set_peers(vec![peer(2)]);
+    assert_eq!(failed().await.root(), &locked);
+    assert!(node.endpoint.peers().is_locked(RaftId(2)));
+    let managers = [address.to_string()];
+    let operator = cluster.identity(9, CertRole::Operator);
+    let told = Connector::connect(&managers, operator.clone(), cluster.client_hello(9), PATIENCE).await.unwrap_err();
+    assert_eq!(told, locked);
+    assert!(told.is_retryable());
+    let csr = KeyPair::generate().unwrap().csr().unwrap();
+    let request = JoinRequest::new(&cluster.token(), csr, node_id(7), Clock::default());
+    let told = join(&managers, &cluster.token(), request, PATIENCE, Clock::default(), &Network::default()).await;
+    assert!(matches!(&told, Err(JoinError::Connect(error)) if *error == locked), "{told:?}");
+    // and of another node, or another cluster, it says nothing.
+    let other = TestCluster::new(2);
+    let stranger = other.identity(9, CertRole::Operator);
+    let told = Connector::connect(&managers, stranger, other.client_hello(9), PATIENCE).await.unwrap_err();
+    assert!(matches!(&told, ConnectError::Certificate { problem: CertificateProblem::OtherCa, .. }), "{told:?}");
+    node.endpoint.set_peers(Vec::new());
+    node.endpoint.set_peers(vec![peer(3)]);
+    within("the other one is not taken for it", async {
+        while !matches!(node.endpoint.peers().last_failure(RaftId(2)), Some(ConnectError::Certificate { .. })) {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    serving.abort();
 }

@@ -19,7 +19,7 @@ use support::*;
 const VALIDITY: Duration = Duration::from_secs(90 * 86_400);
 
 fn subject(cluster: &TestCluster) -> CertSubject {
-    CertSubject { cluster: cluster.id, node_id: node_id(5), role: CertRole::Worker }
+    CertSubject { cluster: cluster.id, node_id: node_id(5), role: CertRole::Worker, enrolled: None }
 }
 
 #[test]
@@ -156,6 +156,38 @@ fn an_identity_file_is_private_and_reads_back() {
     assert_eq!(read.subject(), identity.subject());
     assert_eq!(read.ca_hash(), cluster.ca.hash());
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "no temporary file is left");
+}
+
+#[test]
+fn an_identity_file_whose_key_is_sealed_shows_everything_else() {
+    let cluster = TestCluster::new(1);
+    let identity = cluster.identity(3, CertRole::Manager);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("node.id");
+    // Given what a crash has left, and a file of somebody else
+    let (left, other) = (directory.path().join(".node.id.7.0.tmp"), directory.path().join(".node.idle.tmp"));
+    for draft in [&left, &other] {
+        std::fs::write(draft, identity.to_pem().as_bytes()).unwrap();
+    }
+    identity.write_sealed(&path, b"sealed by its owner").unwrap();
+    sweep(&path).unwrap();
+    assert!(!left.exists() && other.exists());
+    // Then it is nobody's identity, and says whose
+    assert!(matches!(Identity::load(&path), Err(IdentityError::Sealed { .. })));
+    let file = IdentityFile::load(&path).unwrap();
+    assert_eq!(file.shown.subject(), identity.subject());
+    assert!(file.shown.knows(&cluster.ca.hash()));
+    let FileKey::Sealed(sealed) = file.key else { panic!("it is in clear") };
+    assert_eq!(sealed, b"sealed by its owner");
+    let key = KeyPair::from_pkcs8(identity.key().pkcs8_der()).unwrap();
+    assert_eq!(Identity::of(file.shown.clone(), key).unwrap().subject(), identity.subject());
+    assert!(Identity::of(file.shown, KeyPair::generate().unwrap()).is_err());
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(!text.contains("BEGIN PRIVATE KEY"), "{text}");
+    // and one of which half is gone is refused.
+    std::fs::write(&path, &text[..text.find("-----END QUORATE").unwrap()]).unwrap();
+    let error = Identity::load(&path).unwrap_err().to_string();
+    assert!(error.contains("sealed key in it does not parse"), "{error}");
 }
 
 #[test]

@@ -37,7 +37,8 @@ async fn a_newcomer_with_the_token_gets_a_certificate_that_works() {
         assert!(source.ip().is_loopback());
         assert!(request.secret.matches(token.secret().expose()), "the secret is passed through to the node");
         assert_eq!((request.name.as_str(), request.advertise.as_str()), ("n5", "0.0.0.0:4701"));
-        let subject = CertSubject { cluster: cluster.id, node_id: request.node_id, role: CertRole::Worker };
+        let subject =
+            CertSubject { cluster: cluster.id, node_id: request.node_id, role: CertRole::Worker, enrolled: None };
         let certificate = cluster.ca.issue(&request.csr, &subject, DAY, SystemTime::now()).unwrap();
         reply
             .send(JoinReply::Joined(Box::new(Joined {
@@ -111,7 +112,8 @@ async fn a_reply_with_another_ca_or_for_another_node_is_not_accepted() {
         let joining = ask(&addresses, &token, &key);
         let serving = async {
             let (_, request, reply) = node.newcomer().await;
-            let subject = CertSubject { cluster: cluster.id, node_id: node_id(named), role: CertRole::Worker };
+            let subject =
+                CertSubject { cluster: cluster.id, node_id: node_id(named), role: CertRole::Worker, enrolled: None };
             let certificate = cluster.ca.issue(&request.csr, &subject, DAY, SystemTime::now()).unwrap();
             reply
                 .send(JoinReply::Joined(Box::new(Joined {

@@ -441,6 +441,36 @@ async fn who_is_greeted_while_the_roots_are_replaced_does_not_stay_by_the_old_on
 }
 
 #[tokio::test]
+async fn managers_who_meet_while_the_roots_are_replaced_do_not_stay_connected_by_the_old_ones() {
+    // Given two managers of which one replaces its roots while they meet: who is dialled, or who dials
+    for replaces in [2, 1] {
+        let cluster = TestCluster::new(1);
+        let (mut one, mut two) = (Setup::new(&cluster, 1), Setup::new(&cluster, 2));
+        let slot = replaces_its_roots(&cluster, if replaces == 1 { &mut one } else { &mut two });
+        let (one, mut two) = (one.start(), two.start());
+        let replacing = if replaces == 1 { &one } else { &two };
+        *slot.lock().unwrap() = Some(replacing.endpoint.clone());
+        two.endpoint.set_peers(vec![one.peer()]);
+        // When they meet, then they part again, by the word of the one that has replaced them, and do not come together.
+        one.endpoint.set_peers(vec![two.peer()]);
+        if replaces == 2 {
+            two.up(one.id).await;
+            let why = two.down(one.id).await;
+            assert!(matches!(why, Down::Ours(_)), "{why}");
+        }
+        let mut why = None;
+        within("the dial is refused by certificates", async {
+            while !matches!(&why, Some(ConnectError::NotAccepted { .. } | ConnectError::Certificate { .. })) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                why = one.peers.last_failure(two.id).map(|error| error.root().clone());
+            }
+        })
+        .await;
+        assert!(two.peers.connected().is_empty() && one.peers.connected().is_empty());
+    }
+}
+
+#[tokio::test]
 async fn who_is_removed_between_its_hello_and_its_entry_does_not_stay() {
     // Given a node that is removed as soon as a manager has let it in, once
     let cluster = TestCluster::new(1);

@@ -9,10 +9,7 @@ use crate::limits::Met;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     /// No leader is known for two base election timeouts.
-    #[error(
-        "no manager leads right now, {reachable} of {voters} voters are connected to this one{}. Nothing was changed; try again",
-        not_heard_from(missing)
-    )]
+    #[error("{}", no_leader(*reachable, *voters, missing, &numbered))]
     NoLeader {
         /// How long, in ticks.
         leaderless_ticks: u64,
@@ -24,10 +21,7 @@ pub enum Rejection {
         missing: Vec<RaftId>,
     },
     /// No leader, and fewer voters reachable than a majority.
-    #[error(
-        "quorum lost: {reachable} of {voters} voters reachable, {needed} needed{}. Nothing was changed, nothing acknowledged is lost; start missing managers again",
-        not_heard_from(missing)
-    )]
+    #[error("{}", quorum_lost((*reachable, *voters, *needed), missing, &numbered))]
     QuorumLost {
         /// How long, in ticks.
         leaderless_ticks: u64,
@@ -70,10 +64,7 @@ pub enum Rejection {
         max: usize,
     },
     /// Managers low on disk space hold up every write.
-    #[error(
-        "no writes for lack of disk space on {}. Nothing was changed, and reads go on; free space there or enlarge the disk, writes then go on by themselves (`status` shows who is short of it)",
-        managers(low)
-    )]
+    #[error("{}", read_only(low, &numbered))]
     ReadOnly {
         /// Voters that are low on space, ascending.
         low: Vec<RaftId>,
@@ -99,13 +90,20 @@ pub enum Rejection {
 impl Rejection {
     /// The same in words, with managers by the names that people know.
     pub fn told(&self, name: &dyn Fn(RaftId) -> String) -> String {
-        let (Self::NoLeader { missing: ids, .. } | Self::QuorumLost { missing: ids, .. } | Self::ReadOnly { low: ids }) =
-            self
-        else {
-            return self.to_string();
-        };
-        let named = ids.iter().copied().map(name).collect::<Vec<_>>().join(", ");
-        if ids.is_empty() { self.to_string() } else { self.to_string().replace(&managers(ids), &named) }
+        match self {
+            Self::NoLeader { reachable, voters, missing, .. } => no_leader(*reachable, *voters, missing, name),
+            Self::QuorumLost { reachable, voters, needed, missing, .. } => {
+                quorum_lost((*reachable, *voters, *needed), missing, name)
+            }
+            Self::ReadOnly { low } => read_only(low, name),
+            Self::NotLeader { .. }
+            | Self::Replaced
+            | Self::Overloaded { .. }
+            | Self::OverloadedBytes { .. }
+            | Self::VersionNotEnabled { .. }
+            | Self::Transfer(_)
+            | Self::Stopping => self.to_string(),
+        }
     }
 
     /// The limit that was met, where it is one.
@@ -129,17 +127,41 @@ impl Rejection {
     }
 }
 
-/// What this file calls a manager, whose name is not known here.
+/// What a manager is called.
+type Name<'a> = &'a dyn Fn(RaftId) -> String;
+
+/// What this file calls one, whose name is not known here.
 fn numbered(id: RaftId) -> String {
     format!("manager {id}")
 }
 
-fn managers(ids: &[RaftId]) -> String {
-    ids.iter().copied().map(numbered).collect::<Vec<_>>().join(", ")
+fn managers(ids: &[RaftId], name: Name<'_>) -> String {
+    ids.iter().copied().map(name).collect::<Vec<_>>().join(", ")
 }
 
-fn not_heard_from(missing: &[RaftId]) -> String {
-    if missing.is_empty() { String::new() } else { format!("; not heard from: {}", managers(missing)) }
+fn not_heard_from(missing: &[RaftId], name: Name<'_>) -> String {
+    if missing.is_empty() { String::new() } else { format!("; not heard from: {}", managers(missing, name)) }
+}
+
+fn no_leader(reachable: usize, voters: usize, missing: &[RaftId], name: Name<'_>) -> String {
+    let silent = not_heard_from(missing, name);
+    format!(
+        "no manager leads right now, {reachable} of {voters} voters are connected to this one{silent}. Nothing was changed; try again"
+    )
+}
+
+fn quorum_lost((reachable, voters, needed): (usize, usize, usize), missing: &[RaftId], name: Name<'_>) -> String {
+    let silent = not_heard_from(missing, name);
+    format!(
+        "quorum lost: {reachable} of {voters} voters reachable, {needed} needed{silent}. Nothing was changed, nothing acknowledged is lost; start missing managers again"
+    )
+}
+
+fn read_only(low: &[RaftId], name: Name<'_>) -> String {
+    format!(
+        "no writes for lack of disk space on {}. Nothing was changed, and reads go on; free space there or enlarge the disk, writes then go on by themselves (`status` shows who is short of it)",
+        managers(low, name)
+    )
 }
 
 #[cfg(test)]

@@ -2,11 +2,12 @@
 //!
 //! Owns when a manager is none any more: by its own records at once, by what another one says only where nobody who is known could
 //! say otherwise. Somebody who was removed while this manager was away is in its records still, and may say anything; so whoever of
-//! the records is connected outweighs it. Never asks anybody, and never stops anything. Time is an input. Called by the node, which
+//! the records is connected outweighs it. Owns who needs more than a word for it. Never asks anybody, and never stops anything. Time is an input. Called by the node, which
 //! reports whom it is connected to and what its dials came to.
 
 use crate::consensus::io::{Nanos, Records};
 use crate::id::{RaftId, StoreId};
+use crate::membership::record::Role;
 use crate::membership::upgrade::{Support, Unfit};
 use crate::mutants::{Mutant, on};
 
@@ -70,6 +71,14 @@ impl Hearsay {
         (records.removed.contains(&self.own.raft_id) || thrown_out).then_some(NoMore::Removed)
     }
 
+    /// Whether its own records say already that it is to be no manager any more: that its raft id is gone then only tells it that
+    /// this was done, and need not wait for a quorum, which may be lost by then. Whoever was recovered meanwhile would be met first,
+    /// and this store be fenced for what an orderly demotion has left of it.
+    pub fn is_leaving(&self, records: &Records) -> bool {
+        let own = records.by_raft_id(self.own.raft_id);
+        records.recovery.begun.is_none() && own.is_some_and(|own| own.removing || own.role == i32::from(Role::Worker))
+    }
+
     /// These managers are connected now.
     pub fn connected(&mut self, now: Nanos, records: &Records, connected: impl IntoIterator<Item = RaftId>) {
         if connected.into_iter().any(|id| records.by_raft_id(id).is_some()) {
@@ -124,7 +133,7 @@ mod tests {
 
     use super::*;
     use crate::id::{Lineage, NodeId};
-    use crate::membership::record::{NodeRecord, Role};
+    use crate::membership::record::NodeRecord;
     use crate::membership::removed::{self, Gone};
 
     const SUPPORT: Support = Support { oldest: 2, newest: 3 };
@@ -207,6 +216,27 @@ mod tests {
         let mut other = records();
         other.removed.set(RaftId(2), Some(b"lost"));
         assert_eq!(hearsay.by_the_records(&other), None);
+    }
+
+    #[test]
+    fn only_who_is_to_be_a_manager_asks_a_quorum_before_it_takes_its_raft_id_for_gone() {
+        let hearsay = Hearsay::new(own(), at(0));
+        let with = |node: NodeRecord| Records { nodes: vec![node, manager(2)].into(), ..Records::default() };
+        assert!(!hearsay.is_leaving(&records()));
+        assert!(!hearsay.is_leaving(&Records::default()));
+        // Given one that is being demoted, and one that is being removed
+        let demoted = NodeRecord { role: Role::Worker.into(), ..manager(1) };
+        let removing = NodeRecord { removing: true, ..manager(1) };
+        for node in [demoted, removing] {
+            let mut records = with(node);
+            assert!(hearsay.is_leaving(&records));
+            // That may be taken back by a recovery from this very store.
+            records.recovery.begun = Some(Lineage::default());
+            assert!(!hearsay.is_leaving(&records));
+        }
+        // What is to become of others is nothing to it.
+        let other = NodeRecord { removing: true, ..manager(2) };
+        assert!(!hearsay.is_leaving(&Records { nodes: vec![manager(1), other].into(), ..Records::default() }));
     }
 
     #[test]

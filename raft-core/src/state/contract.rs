@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::id::{LeaseId, Lineage, LogIndex, Revision, Term};
-use crate::limits::{LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, Met};
+use crate::limits::{LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, Met, unit};
 use crate::log::Configuration;
 use crate::succession::Succession;
 use crate::txn::TxnResult;
@@ -45,6 +45,11 @@ pub enum Payload {
     },
 }
 
+/// What is to be deleted is counted no further than to the limit, and a file with data for an object is read no further.
+fn at_least(limit: &str) -> &'static str {
+    if limit.starts_with("DELETE_") || limit == "OBJECT_BYTES_MAX" { "at least " } else { "" }
+}
+
 /// What a command came to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
@@ -58,7 +63,7 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// A limit of [`crate::limits`].
-    #[error("{what} has {actual} bytes or items, the limit `{limit}` is {max}; nothing was changed")]
+    #[error("{what} has {}{actual} {unit}, the limit `{limit}` is {max} {unit}; nothing was changed", at_least(.limit), unit = unit(.limit))]
     Limit {
         /// What is too large, in words.
         what: String,

@@ -158,13 +158,24 @@ struct Handle {
 impl Handle {
     /// The disk, as long as this opening is the current one and nothing failed.
     fn alive(&self) -> StoreResult<MutexGuard<'_, Disk>> {
+        self.alive_but_for(|_disk| false)
+    }
+
+    /// The same for the facts, which are told of damage.
+    fn takes_facts(&self) -> StoreResult<MutexGuard<'_, Disk>> {
+        self.alive_but_for(|disk| !disk.failed)
+    }
+
+    fn alive_but_for(&self, bearable: impl FnOnce(&Disk) -> bool) -> StoreResult<MutexGuard<'_, Disk>> {
         let disk = lock(&self.disk);
         if disk.opening != self.opening {
             return Err(StoreError::Poisoned(
                 "the store was opened again after a crash; this handle is of before".to_owned(),
             ));
         }
-        if let Some(why) = &disk.poisoned {
+        if let Some(why) = &disk.poisoned
+            && !bearable(&disk)
+        {
             return Err(StoreError::Poisoned(why.clone()));
         }
         Ok(disk)
@@ -335,12 +346,12 @@ impl StateStore for Handle {
 
 impl MetaStore for Handle {
     fn get(&self, name: &str) -> StoreResult<Option<Bytes>> {
-        Ok(self.alive()?.current.facts.get(name).cloned())
+        Ok(self.takes_facts()?.current.facts.get(name).cloned())
     }
 
     fn put(&self, facts: &[(&str, Bytes)]) -> StoreResult<()> {
         let facts = facts.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        self.alive()?.write_synced("writing facts about the node", Batch::Facts(facts))
+        self.takes_facts()?.write_synced("writing facts about the node", Batch::Facts(facts))
     }
 
     /// A memory store is gone with the process: no other binary ever opens it.

@@ -81,7 +81,7 @@ Example:
   quorate run --data-dir /var/lib/quorate
   quorate join --data-dir /var/lib/quorate --name w1 --token @worker-token --manager 10.0.0.1:4701   # a worker
   quorate join --replace --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # store damaged or rolled back
-  quorate join --replace --key-lost --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # its key is lost
+  quorate join --replace --key-lost --token @token --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # key lost
   quorate join --replace --token @token --data-dir /var/lib/quorate --manager 10.0.0.1:4701   # fenced, removed, or
                                             # away while the CA was replaced
   quorate join --replace --name w1 --token @worker-token --data-dir /var/lib/quorate \\
@@ -108,7 +108,7 @@ Example:
     #[command(after_help = "\
 Answers from the manager asked, also without a quorum. Exits 0 whenever a manager answered; scripts read `health`.
 With --data-dir of a worker, the worker answers for itself: its session, its items. A stopped directory that was fenced or
-rolled back, or whose node was removed, says so.
+rolled back, that a manager found damaged, or whose node was removed, says so.
 
 Example:
   quorate status --data-dir /var/lib/quorate

@@ -67,8 +67,9 @@ pub(crate) struct Join {
     /// stay, and the old disk is refused from then on
     #[arg(long, conflicts_with = "run")]
     pub(crate) replace: bool,
-    /// With --replace: the key of the store is lost for good, so the store is moved aside as a damaged one is. What only it held
-    /// is gone; should the key be found, `quorate inspect --data-dir DIR/store.old-N` reads it
+    /// With --replace and a manager's --token: the key of the store is lost for good, so the store is moved aside as a damaged one
+    /// is, and the node gets another key of its own, since that was sealed with it. What only this store held is gone; should the
+    /// key be found, `quorate inspect --data-dir DIR/store.old-N` reads it
     #[arg(long, requires = "replace", conflicts_with = "name")]
     pub(crate) key_lost: bool,
     /// Managers of the cluster, comma separated; one that answers is enough

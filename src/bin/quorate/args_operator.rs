@@ -15,7 +15,8 @@ pub(crate) enum OperatorVerb {
     /// Make an identity for --identity: an operator's, or one that may only look
     #[command(after_help = "\
 The key is made here and goes nowhere but into FILE (mode 0600); the managers sign it and keep a record. Its certificate is renewed
-by the commands that use it, for as long as the record stands.
+by the commands that use it, in the file, for as long as the record stands; also once it has ended. What is not renewed: a file that
+was not used while the CA was replaced (`ca rotate`), and copies of it.
 
 Example:
   quorate operator issue --name ann --out ann.id --data-dir /var/lib/quorate

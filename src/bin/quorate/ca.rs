@@ -55,7 +55,12 @@ pub(crate) fn show(info: &CaInfo, output: Output) -> Result<(), Failure> {
 }
 
 fn render(info: &CaInfo) -> String {
-    let mut lines = vec![format!("root {} signs; replaced {} times", info.root, info.serial)];
+    let replaced = match info.serial {
+        0 => "never replaced".to_owned(),
+        1 => "replaced once".to_owned(),
+        times => format!("replaced {times} times"),
+    };
+    let mut lines = vec![format!("root {} signs; {replaced}", info.root)];
     if !info.rotating {
         let follows = if info.another_follows { "; another one, which stood in line, begins in a moment" } else { "" };
         lines.push(format!("no rotation is under way: nothing else is trusted{follows}"));
@@ -92,7 +97,7 @@ mod tests {
     #[test]
     fn the_status_says_who_is_waited_for_and_until_when() {
         let info = CaInfo { root: "abc".into(), serial: 1, all: 5, renewed: 5, ..CaInfo::default() };
-        assert!(render(&info).contains("replaced 1 times\nno rotation is under way"));
+        assert!(render(&info).contains("replaced once\nno rotation is under way"));
         let waits = |name: &str, kind: &str| CaWaits { name: name.into(), kind: kind.into() };
         let waits_for = vec![waits("w7", "worker"), waits("ann", "operator")];
         let rotating = CaInfo { rotating: true, deadline_in_s: Some(7_200), renewed: 2, waits_for, ..info };

@@ -4,11 +4,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use quorate::check::{DiskCheck, Looked, ManagerCheck, SyncTimes, Way, disk, look_at};
+use quorate::Client;
+use quorate::check::{DiskCheck, Looked, ManagerCheck, SyncTimes, Way, certificate_ends, disk, look_at};
 use quorate::status::{KeyReport, NodeReport, NodeRole, span};
-use quorate::{Client, Identity};
 use serde_json::{Value, json};
 
 use crate::args::Global;
@@ -194,9 +194,8 @@ fn of_worker(lines: &mut Lines, directory: &Path, report: &NodeReport) {
 }
 
 fn of_certificate(lines: &mut Lines, directory: &Path) {
-    match Identity::load(&directory.join("node.id")) {
-        Ok(identity) => {
-            let until = UNIX_EPOCH + Duration::from_secs(identity.subject().not_after);
+    match certificate_ends(directory) {
+        Ok(until) => {
             let left = until.duration_since(SystemTime::now()).unwrap_or_default();
             let whose = format!("of the node in {}:", directory.display());
             of_life(lines, &whose, left, "start the node: it has it renewed");

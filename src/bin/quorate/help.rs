@@ -3,6 +3,7 @@
 //! Owns that no line of an example is broken, however narrow the terminal is: a command that was cut in two is another command. The
 //! words themselves are in `args` and beside it. Called by `main` and `manual`.
 
+use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 
 use clap::CommandFactory as _;
@@ -20,6 +21,23 @@ const KEPT: char = '\u{a0}';
 /// Everything that can be typed, with its help.
 pub(crate) fn command() -> clap::Command {
     unbroken(Cli::command())
+}
+
+/// `help --help` is `help`: it takes the names of commands, and nothing else.
+pub(crate) fn of_help(mut words: Vec<OsString>) -> Vec<OsString> {
+    let all = Cli::command();
+    let mut command = &all;
+    for at in 1..words.len() {
+        let Some(word) = words.get(at).and_then(|word| word.to_str()) else { break };
+        if word == "help" && command.has_subcommands() {
+            let rest = words.split_off(at + 1);
+            words.extend(rest.into_iter().filter(|word| word != "--help" && word != "-h"));
+            break;
+        }
+        let Some(verb) = command.find_subcommand(word) else { break };
+        command = verb;
+    }
+    words
 }
 
 fn unbroken(command: clap::Command) -> clap::Command {
@@ -169,6 +187,21 @@ mod tests {
         assert!(tried > 100, "{tried}");
         // And they are seen: one that was broken is not one.
         assert_eq!(commands("a 'b c' | quorate x > /d # e"), [vec!["a", "b c"], vec!["quorate", "x"], vec!["/d"]]);
+    }
+
+    #[test]
+    fn help_of_help_is_help() {
+        let said = |words: &[&str]| {
+            let words = of_help(words.iter().map(OsString::from).collect());
+            command().try_get_matches_from(words).unwrap_err().to_string()
+        };
+        for asked in [["quorate", "help", "--help"], ["quorate", "help", "-h"]] {
+            assert_eq!(said(&asked), said(&["quorate", "help"]));
+        }
+        assert_eq!(said(&["quorate", "kv", "help", "put", "--help"]), said(&["quorate", "kv", "help", "put"]));
+        // What is no command is left as it is.
+        let other = ["quorate", "lock", "help", "--", "help", "--help"].map(OsString::from).to_vec();
+        assert_eq!(of_help(other.clone()), other);
     }
 
     #[test]

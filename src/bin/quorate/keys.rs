@@ -104,7 +104,9 @@ pub(crate) async fn key(verb: KeyVerb, global: &Global, output: Output) -> Resul
         }
         KeyVerb::Move { path, keys } => {
             let done = order(directory(global)?, &keys, KeyOrder::Move(absolute(path))).await?;
-            told(&done, &format!("the key file is {} from now on", done.report.place), output)
+            told(&done, &format!("the key file is {} from now on", done.report.place), output)?;
+            warned(&done.report, output);
+            Ok(())
         }
         KeyVerb::Passphrase(options) => {
             let phrase = secret("new passphrase: ").await?;
@@ -128,7 +130,9 @@ pub(crate) async fn autolock(verb: AutolockVerb, global: &Global, output: Output
         }
         AutolockVerb::Off { to, keys } => {
             let done = order(directory(global)?, &keys, KeyOrder::AutolockOff(to.map(absolute))).await?;
-            told(&done, &format!("autolock is off: the key file is {}", done.report.place), output)
+            told(&done, &format!("autolock is off: the key file is {}", done.report.place), output)?;
+            warned(&done.report, output);
+            Ok(())
         }
     }
 }
@@ -219,6 +223,13 @@ fn told(done: &Done, words: &str, output: Output) -> Result<(), Failure> {
         return output.document(&json!({ "key": done.report, "notes": done.notes }));
     }
     output.line(words)
+}
+
+/// What speaks against where the key file lies now; the document has it.
+fn warned(report: &KeyReport, output: Output) {
+    if !output.json && !report.advice.is_empty() {
+        output.note(&format!("warning: {}", report.advice));
+    }
 }
 
 /// What is said of an argument that is none where a secret is read: it may be the secret, and is not repeated.

@@ -87,7 +87,7 @@ fn parse(arguments: &[String]) -> Result<Cli, ExitCode> {
     let ours = arguments.get(..ours).unwrap_or_default();
     let json = ours.iter().any(|argument| argument == "--json");
     let color = asked_color(ours);
-    let parsed = help::command().try_get_matches();
+    let parsed = help::command().try_get_matches_from(help::of_help(std::env::args_os().collect()));
     let error = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => return Ok(cli),
         Err(error) => error,

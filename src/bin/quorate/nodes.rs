@@ -5,7 +5,8 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use quorate::membership::{Availability, NodeInfo, NodeList, NodeOutcome, Role, Seat};
+use quorate::membership::{Availability, CaInfo, NodeInfo, NodeList, NodeOutcome, Role, Seat};
+use quorate::objects::KeyringReport;
 use quorate::status::span;
 use quorate::{Client, Error, NodeChange};
 use serde_json::{Value, json};
@@ -33,16 +34,19 @@ pub(crate) async fn run(verb: NodeVerb, global: &Global, output: Output) -> Resu
             let within = global.patience(wait.wait);
             let change = client.nodes().remove_compromised(node, deadline);
             let outcome = waited(change, &wait, within, output).await?;
+            // What is done is told before anything is waited for: whoever is interrupted, or loses the quorum now, knows it.
+            if !output.json {
+                output.line(&removed(&outcome))?;
+                output.note("the CA and the barrier's keyring are being replaced, also when this command is interrupted: `quorate ca status`, `quorate keyring show`");
+            }
             let until = Instant::now() + if wait.detach { Duration::ZERO } else { within };
-            let sealed = client.keyring().show().await?;
-            let sealed = objects::keyring_followed(&client, sealed, until, objects::is_at_rest).await?;
-            let left = until.saturating_duration_since(Instant::now());
-            let info = ca::followed(&client, client.ca().status().await?, left).await?;
+            let (info, sealed) = replaced(&client, until).await.map_err(|failure| {
+                failure.after("The removal of the node stands all the same, and the CA and the keyring go on being replaced: `quorate ca status` and `quorate keyring show` say how far").all_the_same()
+            })?;
             if output.json {
                 let (node, ca, keyring) = (document(&outcome)?, document(&info)?, document(&sealed)?);
                 return output.document(&json!({ "node": node, "ca": ca, "keyring": keyring }));
             }
-            output.line(&removed(&outcome))?;
             output.line("every join token was replaced (`quorate token show ROLE`), and the CA is:")?;
             ca::show(&info, output)?;
             let how_far = if objects::is_at_rest(&sealed) {
@@ -60,6 +64,15 @@ pub(crate) async fn run(verb: NodeVerb, global: &Global, output: Output) -> Resu
             answer(&outcome, output, || removed(&outcome))
         }
     }
+}
+
+/// Waits until nothing of what a node that was thrown out may know counts any more, at most so long: how far it is.
+async fn replaced(client: &Client, until: Instant) -> Result<(CaInfo, KeyringReport), Failure> {
+    let sealed = client.keyring().show().await?;
+    let sealed = objects::keyring_followed(client, sealed, until, objects::is_at_rest).await?;
+    let left = until.saturating_duration_since(Instant::now());
+    let info = ca::followed(client, client.ca().status().await?, left).await?;
+    Ok((info, sealed))
 }
 
 fn document(value: &impl serde::Serialize) -> Result<Value, Failure> {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quorate::Client;
 use quorate::membership::{OperatorInfo, RevokedOperator};
-use quorate::status::span;
+use quorate::status::{date, span};
 use serde_json::{Value, json};
 
 use crate::args::Global;
@@ -94,7 +94,14 @@ async fn issue(issue: Issue, client: &Client, output: Output) -> Result<(), Fail
     output.line(&format!(
         "{} has the identity of `{name}`, which {what}, {ends}. Use it with --identity; whoever has the file is `{name}`",
         out.display()
-    ))
+    ))?;
+    let certificate = date(made.info.certificate_ends_unix);
+    if ttl.is_none() {
+        output.line(&format!(
+            "its certificate ends on {certificate}; commands that use the file renew it there, also after that, for as long as the CA is not replaced meanwhile"
+        ))?;
+    }
+    Ok(())
 }
 
 async fn list(client: &Client, output: Output) -> Result<(), Failure> {
@@ -123,7 +130,7 @@ fn render(operators: &[OperatorInfo], now: u64) -> String {
                 operator.name.clone(),
                 if operator.read_only { "read-only" } else { "operator" }.to_owned(),
                 state.to_owned(),
-                if operator.ends_unix == 0 { "never".to_owned() } else { until(operator.ends_unix) },
+                if operator.ends_unix == 0 { "when revoked".to_owned() } else { until(operator.ends_unix) },
                 until(operator.certificate_ends_unix),
                 operator.fingerprint.clone(),
             ]
@@ -160,7 +167,7 @@ mod tests {
         let gone = OperatorInfo { name: "bob".into(), revoked_unix: 60, stands: false, ..ann.clone() };
         let text = render(&[ann, visitor, gone], 100);
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(lines[1], ["ann", "operator", "stands", "never", "in", "1h", "00ff"]);
+        assert_eq!(lines[1], ["ann", "operator", "stands", "when", "revoked", "in", "1h", "00ff"]);
         assert_eq!(lines[2], ["visitor", "read-only", "ended", "is", "over", "in", "1h", "00ff"]);
         assert_eq!(lines[3][..3], ["bob", "operator", "revoked"]);
     }

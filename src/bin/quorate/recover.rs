@@ -156,6 +156,10 @@ fn consequences(report: &RecoveryReport) -> String {
             "missing  this directory was put back to an older state, and once held the log up to entry {last}: another manager may have that"
         );
     }
+    if let Some(what) = &report.damaged {
+        let _infallible =
+            writeln!(text, "suspect  the manager stopped for damage that every check finds mended now: {what}");
+    }
     if !report.void_configurations.is_empty() {
         let _infallible = writeln!(
             text,
@@ -263,6 +267,14 @@ mod tests {
             "{}",
             page(&old)
         );
+    }
+
+    #[test]
+    fn a_survivor_that_was_found_damaged_is_told_to_have_been() {
+        let mut found = report();
+        found.damaged = Some("its records are not those".to_owned());
+        let page = render(&found, "/d", true, Output::new(false, When::Never, Loss::Nothing));
+        assert!(page.contains("suspect  ") && page.contains("mended now: its records are not those\n"), "{page}");
     }
 
     #[test]

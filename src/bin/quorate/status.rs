@@ -6,9 +6,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use quorate::status::{
-    ClusterStatus, Health, ManagerStatus, NodeReport, NodeRole, WorkerStatus, ago, at_most, silence,
+    ClusterStatus, Health, LastWord, ManagerStatus, NodeReport, NodeRole, WorkerStatus, ago, at_most, silence,
 };
 
+use quorate::StartError;
 use quorate::upgrade::UpgradeState;
 
 use crate::args::Global;
@@ -46,15 +47,19 @@ pub(crate) async fn run(global: &Global, output: Output) -> Result<(), Failure> 
     }
 }
 
-/// Nobody answers. A directory that is fenced or was rolled back, or whose node was removed, says so itself: nobody runs on it as it
-/// is.
+/// Nobody answers. A directory that is fenced, was rolled back or is damaged, or whose node was removed, says so itself: nobody runs on
+/// it as it is.
 fn stopped(failure: Failure, global: &Global, output: Output) -> Result<(), Failure> {
     let directory = global.data_dir.as_deref().filter(|directory| directory.is_dir());
     if let Some((mark, directory)) = directory.and_then(|directory| Some((quorate::departed(directory)?, directory))) {
         return removed(&mark, &mark.message(directory), output);
     }
-    if let Some(old) = directory.and_then(|directory| quorate::rolled_back(directory).ok().flatten()) {
-        return rolled_back(old, output);
+    match directory.map(quorate::spent) {
+        Some(Ok(Some(spent))) => return never_again(spent, output),
+        Some(Err(StartError::Locked(_))) => {
+            return Err(failure.after("Whether it may be started (it may have been fenced, rolled back, or found damaged) stands in its store, which is sealed: `quorate inspect` reads it with --passphrase-file FILE or --unlock-key-file FILE, and the start says it once it has the key"));
+        }
+        _ => {}
     }
     let Some(fenced) = directory.and_then(|directory| quorate::fenced(directory).ok().flatten()) else {
         return Err(failure);
@@ -99,24 +104,24 @@ fn removed(mark: &quorate::Departed, message: &str, output: Output) -> Result<()
     ))
 }
 
-fn rolled_back(old: quorate::RolledBack, output: Output) -> Result<(), Failure> {
+fn never_again(spent: quorate::Spent, output: Output) -> Result<(), Failure> {
     if output.json {
         return document(
             &ClusterStatus {
-                cluster_id: old.cluster_id,
-                generation: old.generation,
-                health: Health::RolledBack,
-                advice: vec![old.message],
-                answered_by: old.name,
+                cluster_id: spent.cluster_id,
+                generation: spent.generation,
+                health: spent.health,
+                advice: vec![spent.message],
+                answered_by: spent.name,
                 ..ClusterStatus::default()
             },
             output,
         );
     }
-    let word = output.tint(Tone::Bad, "ROLLED BACK");
+    let word = output.tint(Tone::Bad, if spent.health == Health::Damaged { "DAMAGED" } else { "ROLLED BACK" });
     output.line(&format!(
         "{word}: {} is stopped, and will not run again from this directory.\n  {}",
-        old.name, old.message
+        spent.name, spent.message
     ))
 }
 
@@ -228,6 +233,7 @@ fn runbook(status: &ClusterStatus, output: Output) -> String {
         Health::Fenced => output.tint(Tone::Bad, "FENCED"),
         Health::Removed => output.tint(Tone::Bad, "REMOVED"),
         Health::RolledBack => output.tint(Tone::Bad, "ROLLED BACK"),
+        Health::Damaged => output.tint(Tone::Bad, "DAMAGED"),
         Health::ReadOnly => {
             let full = status.store.is_some_and(|store| store.full);
             let why = if full { "because the store is full" } else { "for lack of disk space" };
@@ -283,26 +289,30 @@ fn lost(status: &ClusterStatus, voters: &[&ManagerStatus], output: Output, seats
     say_of_disks(&mut page, status);
     let missing: Vec<&&ManagerStatus> = voters.iter().filter(|manager| !manager.reachable).collect();
     let place = |manager: &&&ManagerStatus| {
-        format!("{} {} {}{}", manager.name, manager.address, locked(manager), silence(manager.silent_ms))
+        format!("{} {} {}{}", manager.name, manager.address, plight(manager), silence(manager.silent_ms))
     };
     let places: Vec<String> = missing.iter().map(place).collect();
     let _infallible = writeln!(page, "  missing  {}", places.join("    "));
     let reachable = voters.len() - missing.len();
     let wanted = (voters.len() / 2 + 1).saturating_sub(reachable);
-    let names: Vec<&str> = missing.iter().map(|manager| manager.name.as_str()).collect();
-    let next = if missing.iter().any(|manager| manager.locked) {
+    // Who is given a fresh store gets it from a quorum.
+    let back: Vec<&&ManagerStatus> = missing.iter().copied().filter(|manager| manager.last_word.is_none()).collect();
+    let names: Vec<&str> = back.iter().map(|manager| manager.name.as_str()).collect();
+    let next = if wanted > back.len() {
+        "starting them again does not help: keep every directory, and compare  quorate recover --dry-run --data-dir DIR  on all machines".to_owned()
+    } else if back.iter().any(|manager| manager.locked) {
         // On the machine of each: quorate unlock.
-        let each: Vec<String> = missing.iter().map(|manager| again(manager)).collect();
-        if wanted >= missing.len() {
+        let each: Vec<String> = back.iter().map(|manager| again(manager)).collect();
+        if wanted >= back.len() {
             each.join(" AND ")
         } else if wanted == 1 {
             format!("{}; one of them is enough", each.join(" OR "))
         } else {
             format!("{wanted} of these: {}", each.join(", "))
         }
-    } else if wanted >= missing.len() {
+    } else if wanted >= back.len() {
         format!("start {} again", names.join(" AND "))
-    } else if wanted == 1 && missing.len() == 2 {
+    } else if wanted == 1 && back.len() == 2 {
         format!("start {} again; either one is enough", names.join(" OR "))
     } else if wanted == 1 {
         format!("start {} again; any one of them is enough", names.join(" OR "))
@@ -322,9 +332,15 @@ fn lost(status: &ClusterStatus, voters: &[&ManagerStatus], output: Output, seats
     page
 }
 
-/// That it is there, and only waits for its key.
-const fn locked(manager: &ManagerStatus) -> &'static str {
-    if manager.locked { "LOCKED, " } else { "" }
+/// That it is there, and only waits for its key; or that it does not come back by being started.
+const fn plight(manager: &ManagerStatus) -> &'static str {
+    match manager.last_word {
+        Some(LastWord::RolledBack) => "ROLLED BACK, ",
+        Some(LastWord::Overruled) => "OVERRULED, ",
+        Some(LastWord::Damaged) => "DAMAGED, ",
+        None | Some(_) if manager.locked => "LOCKED, ",
+        None | Some(_) => "",
+    }
 }
 
 /// What to do so that it serves again.
@@ -370,7 +386,7 @@ fn managers(status: &ClusterStatus) -> String {
                 if manager.reachable {
                     "yes".into()
                 } else {
-                    format!("NO, {}{}", locked(manager), silence(manager.silent_ms))
+                    format!("NO, {}{}", plight(manager), silence(manager.silent_ms))
                 },
                 when_known(manager.applied.to_string()),
                 when_known(manager.lag.to_string()),

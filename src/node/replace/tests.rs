@@ -4,13 +4,15 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use quorate_core::id::LineageId;
+use quorate_core::log::Configuration;
 use quorate_transport::{CertSubject, Subject};
 
 use super::*;
 use crate::client::Client;
 use crate::config;
 use crate::node::barrier::Barrier;
-use crate::node::directory::look_into;
+use crate::node::damaged::DamageRecord;
+use crate::node::directory::{look_into, open_store};
 use crate::node::facts::Layout;
 use crate::node::records;
 use crate::{Node, Start};
@@ -58,16 +60,17 @@ async fn started(directory: &Path, name: &str, start: Start) -> Node {
 /// The certificate in the identity file ran out long ago, as if the node had been off for a year.
 fn run_out(directory: &Path) {
     let layout = Layout::new(directory);
-    let identity = Identity::load(&layout.identity()).unwrap();
+    let held = || own_identity::load(&layout).unwrap();
+    let identity = held();
     let store = look_into(&layout, &layout.store()).unwrap();
     let facts = Facts::read(store.fact(Facts::NAME).unwrap()).unwrap().unwrap();
     let ca = records::ca(&*store.state, &Barrier::of(&facts)).unwrap().unwrap();
     let Subject { cluster, node_id, .. } = *identity.subject();
-    let subject = CertSubject { cluster, node_id, role: CertRole::Manager };
+    let subject = CertSubject { cluster, node_id, role: CertRole::Manager, enrolled: None };
     let long_ago = SystemTime::now() - Duration::from_secs(365 * 86_400);
     let certificate = ca.issue(&identity.key().csr().unwrap(), &subject, config::CERTIFICATE, long_ago).unwrap();
     identity.renewed(certificate).unwrap().write(&layout.identity()).unwrap();
-    assert!(Identity::load(&layout.identity()).unwrap().subject().check_time(SystemTime::now()).is_err());
+    assert!(held().subject().check_time(SystemTime::now()).is_err());
 }
 
 async fn token(client: &Client) -> String {
@@ -105,6 +108,23 @@ async fn a_sound_store_is_not_moved_because_the_certificate_beside_it_has_run_ou
     let prepared = replace(&managers).await.unwrap();
     assert!(prepared.raft_id > 2 && directory.join("store.old-1").is_dir(), "{prepared:?}");
     first.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_was_found_damaged_is_not_taken_for_sound() {
+    // Given a stopped manager, whose store nothing is wrong with that an opening would tell
+    let root = tempfile::tempdir().unwrap();
+    started(root.path(), "m1", Start::OpenOrInit).await.shutdown().await;
+    let directory = root.path().join("m1");
+    let found = || Node::builder(&directory).find().unwrap().1;
+    assert!(matches!(found(), Found::Sound(..)));
+    // When it is marked as damaged, then it is replaced whatever the managers say
+    let store = open_store(&Layout::new(&directory)).unwrap();
+    let facts = Facts::load(&*store.meta).unwrap().unwrap();
+    let mark = DamageRecord::of("a test".into(), &facts, &Configuration::default());
+    Mark::Damaged(mark).put(&*store.meta).unwrap();
+    drop(store);
+    assert!(matches!(found(), Found::Spent(Some(_))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

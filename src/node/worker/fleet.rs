@@ -11,8 +11,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::session::Driver;
-use super::{End, Link, identity_in};
+use super::{End, Link};
 use crate::node::builder::{NodeBuilder, off_thread};
+use crate::node::own_identity;
 use crate::node::state_file::{Settled, settle};
 use crate::node::stop::{StartError, StopReason};
 use crate::node::work::Work;
@@ -55,7 +56,7 @@ impl WorkerSession {
     pub async fn start(builder: NodeBuilder, socket: &SharedSocket) -> Result<Self, StartError> {
         let layout = builder.layout();
         let opened = off_thread(move || match settle(&layout)? {
-            Settled::Worker(file) => Ok((*file, identity_in(&layout)?, Work::open(&layout))),
+            Settled::Worker(file) => Ok((*file, own_identity::load(&layout)?, Work::open(&layout))),
             Settled::Store | Settled::HalfJoined => {
                 Err(StartError::Directory(format!("{} holds no worker", layout.root().display())))
             }

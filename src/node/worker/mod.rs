@@ -20,8 +20,6 @@ use tokio::time::{Instant, timeout_at};
 use prost::Message as _;
 
 use super::builder::NodeBuilder;
-#[cfg(feature = "manager")]
-use super::facts::Layout;
 use super::ground::{Drives, Part, Tasks};
 use super::state_file::StateFile;
 use super::stop::{StartError, StopReason};
@@ -220,10 +218,4 @@ fn report(file: &StateFile, link: &Link, work: &Work) -> NodeReport {
         trouble: link.trouble.clone(),
         key: None,
     }
-}
-
-/// The identity in a directory.
-#[cfg(feature = "manager")]
-pub(super) fn identity_in(layout: &Layout) -> Result<Identity, StartError> {
-    Identity::load(&layout.identity()).map_err(|error| StartError::Directory(error.to_string()))
 }

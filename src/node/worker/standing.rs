@@ -15,9 +15,9 @@ use crate::config::chance;
 use crate::node::builder::off_thread;
 use crate::node::facts::Layout;
 use crate::node::newcomer::{SUPPORT, take_over};
+use crate::node::own_identity;
 use crate::node::renewal;
 use crate::node::state_file::StateFile;
-use crate::node::stop::StartError;
 
 /// How long the question on the join plane may take.
 const RENEW: Duration = Duration::from_secs(10);
@@ -134,8 +134,8 @@ impl Papers {
             Ok(identity) => Arc::new(identity),
             Err(error) => return Standing::Unknown(error.to_string()),
         };
-        let (path, written) = (self.layout.identity(), Arc::clone(&renewed));
-        let kept = off_thread(move || written.write(&path).map_err(|error| StartError::Disk(error.to_string()))).await;
+        let (layout, written) = (self.layout.clone(), Arc::clone(&renewed));
+        let kept = off_thread(move || own_identity::write(&layout, &written)).await;
         if let Err(error) = kept {
             return Standing::Unknown(format!("the renewed certificate could not be kept: {error}"));
         }
@@ -230,7 +230,7 @@ mod tests {
 
         fn issued(root: &ClusterCa, csr: &[u8]) -> Vec<u8> {
             let (cluster, node_id) = (ClusterId::from_bytes([1; 16]), NodeId::from_bytes([2; 16]));
-            let subject = CertSubject { cluster, node_id, role: CertRole::Worker };
+            let subject = CertSubject { cluster, node_id, role: CertRole::Worker, enrolled: None };
             root.issue(csr, &subject, LIFE, SystemTime::now()).unwrap().to_vec()
         }
 

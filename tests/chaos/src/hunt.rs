@@ -125,6 +125,7 @@ pub const CATALOGUE: &[Entry] = &[
     of(47, Mutant::NoWordNeeded, MEMBERSHIP, 20, "who claims a newer raft id gets in without a word"),
     of(48, Mutant::LiarIsBelieved, MEMBERSHIP, 20, "what somebody says about a manager is believed at once"),
     of(49, Mutant::GoneStaysKnown, MEMBERSHIP, 20, "the record of a node that is gone goes on being decided from"),
+    of(50, Mutant::AnyCertificate, MEMBERSHIP, 50, "a certificate counts for any raft id that is claimed with it"),
 ];
 
 impl Entry {

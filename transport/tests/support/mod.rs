@@ -47,7 +47,7 @@ impl TestCluster {
 
     pub fn identity_at(&self, node: u8, role: CertRole, validity: Duration, now: SystemTime) -> Arc<Identity> {
         let key = KeyPair::generate().unwrap();
-        let subject = CertSubject { cluster: self.id, node_id: node_id(node), role };
+        let subject = CertSubject { cluster: self.id, node_id: node_id(node), role, enrolled: None };
         let certificate = self.ca.issue(&key.csr().unwrap(), &subject, validity, now).unwrap();
         Arc::new(Identity::new(self.ca.certificate().clone(), certificate, key).unwrap())
     }

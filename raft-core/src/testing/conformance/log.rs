@@ -77,7 +77,7 @@ pub fn a_hard_state_never_comes_back_ahead_of_its_entries(store: &mut dyn StoreU
     assert!(open.boot.hard_state.commit <= open.boot.last);
 }
 
-/// A hole, a start below the log, a commit beyond the end: each is refused, is final, and nothing of it is written.
+/// A hole, a start below the log, a commit beyond the end: each is refused, is final but for the facts, and nothing of it is written.
 pub fn a_group_that_would_tear_the_log_is_refused(store: &mut dyn StoreUnderTest) {
     let bad: [LogBatch; 7] = [
         batch(entries(7, 7, 1), 0),
@@ -95,8 +95,12 @@ pub fn a_group_that_would_tear_the_log_is_refused(store: &mut dyn StoreUnderTest
         let refused = if refused.is_ok() { open.log.write(std::slice::from_ref(&bad), true) } else { refused };
         assert!(matches!(refused, Err(StoreError::Corrupt { .. })), "{bad:?} gave {refused:?}");
         assert!(matches!(open.log.write(&[], true), Err(StoreError::Poisoned(_))));
+        let told = Bytes::from(format!("{bad:?}"));
+        open.meta.put(&[("damaged", told.clone())]).unwrap();
+        assert_eq!(open.meta.get("damaged").unwrap(), Some(told.clone()));
         drop(open);
         open = store.open().unwrap();
+        assert_eq!(open.meta.get("damaged").unwrap(), Some(told));
         assert!(open.boot.last <= LogIndex(5), "{bad:?}");
         open.log.write(&[batch(entries(4, 4, 1), 2)], true).unwrap();
     }

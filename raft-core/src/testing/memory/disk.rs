@@ -161,6 +161,8 @@ impl Image {
 pub(super) struct Disk {
     pub(super) opening: u64,
     pub(super) poisoned: Option<String>,
+    /// It was more than a damaged record.
+    pub(super) failed: bool,
     pub(super) current: Image,
     pub(super) durable: Image,
     pub(super) unsynced: Vec<Batch>,
@@ -181,6 +183,7 @@ impl Disk {
     pub(super) fn begin_opening(&mut self) {
         self.opening += 1;
         self.poisoned = None;
+        self.failed = false;
         self.staged.clear();
     }
 
@@ -209,6 +212,7 @@ impl Disk {
 
     pub(super) fn poison<T>(&mut self, error: StoreError) -> StoreResult<T> {
         self.poisoned = Some(error.to_string());
+        self.failed |= !matches!(error, StoreError::Corrupt { .. });
         Err(error)
     }
 

@@ -87,6 +87,7 @@ fn a_failed_write_changes_nothing_and_is_final_until_the_next_opening() {
         let error = open.log.write(&[entry(1)], true).unwrap_err();
         assert_eq!(matches!(error, StoreError::Full { .. }), full, "{error}");
         assert!(matches!(open.state.commit(put("a", "1")), Err(StoreError::Poisoned(_))));
+        assert!(matches!(open.meta.put(&[("fact", Bytes::new())]), Err(StoreError::Poisoned(_))));
         let mut open = disk.open().unwrap();
         assert_eq!(open.boot.last, LogIndex(0));
         open.log.write(&[entry(1)], true).unwrap();

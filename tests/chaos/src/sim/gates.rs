@@ -2,9 +2,10 @@
 //!
 //! Owns the part that gate, transport and identity have on a node, each by the very code of a node: two managers talk once each lets
 //! the other one in ([`quorate_core::membership::admission`]); those that one knows are asked for a word on those that it does not;
-//! and who is turned away weighs what that says about itself ([`quorate_core::membership::hearsay`]), stops, and asks a quorum what it
-//! is. Also those who lie: a node that claims a raft id which is none of its own, and somebody in the place of a manager who says
-//! of another one that it is none any more. Draws of its own. Called by the world, in runs with the knob `gates`.
+//! and who is turned away weighs what that says about itself ([`quorate_core::membership::hearsay`]), asks a quorum what it is, and
+//! stops when that says so, or its own records. Also those who lie: a node that claims a raft id which is none of its own, and somebody
+//! in the place of a manager who says of another one that it is none any more. Draws of its own. Called by the world, in runs with the
+//! knob `gates`.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,7 @@ use super::event::Event;
 use super::recovery::key_of;
 use super::world::{Step, World, node_id};
 use quorate_core::consensus::io::{Nanos, Records};
-use quorate_core::id::{RaftId, StoreId};
+use quorate_core::id::{Enrolled, RaftId, StoreId};
 use quorate_core::membership::admission::{Calling, Strangers, TurnedAway, admit};
 use quorate_core::membership::hearsay::{After, Hearsay, NoMore, Own, Said, after_removal};
 use quorate_core::membership::record::NodeRecord;
@@ -37,19 +38,23 @@ struct Door {
     company: bool,
     /// When somebody of whom it has a record was last connected, by its own clock, as an observer saw it.
     in_company: u64,
+    /// It asks a quorum what it is.
+    asks: bool,
 }
 
 /// All doors.
 pub(super) struct Gates {
     rng: Rng,
     doors: BTreeMap<RaftId, Door>,
+    /// Who has stopped because it is none any more, and of which start that was.
+    stopped: BTreeMap<RaftId, u64>,
     /// Who talks with whom, the smaller id first, each with the start that it is of.
     pairs: BTreeMap<(RaftId, RaftId), (u64, u64)>,
 }
 
 impl Gates {
     pub(super) fn new(seed: u64) -> Self {
-        Self { rng: Rng::stream(seed, 25), doors: BTreeMap::new(), pairs: BTreeMap::new() }
+        Self { rng: Rng::stream(seed, 25), doors: BTreeMap::new(), stopped: BTreeMap::new(), pairs: BTreeMap::new() }
     }
 
     fn door(&mut self, id: RaftId, boot: u64) -> Option<&mut Door> {
@@ -100,7 +105,8 @@ impl World {
         let store_id = StoreId::from_slice(&store_of(id.0)).unwrap_or_default();
         let hearsay = Hearsay::new(Own { raft_id: id, store_id, support: Support::THIS }, Nanos(now));
         let strangers = Strangers::default();
-        let door = Door { boot, strangers, hearsay, said: BTreeMap::new(), company: false, in_company: now };
+        let door =
+            Door { boot, strangers, hearsay, said: BTreeMap::new(), company: false, in_company: now, asks: false };
         self.gates.doors.insert(id, door);
         let at = self.now + self.gates.rng.between(MILLIS, 500 * MILLIS);
         self.schedule(at, Event::Door { id, boot });
@@ -148,13 +154,27 @@ impl World {
         let (Some(records), Some(node)) = (self.records(at), self.node_of(caller)) else {
             return Err(TurnedAway::NotAMember);
         };
+        let calling = Calling { enrolled: self.certified(caller), ..calling(node, caller) };
         let boot = self.boot(at);
         let Some(door) = self.gates.door(at, boot) else { return Err(TurnedAway::NotAMember) };
-        let answer = admit(&records, &mut door.strangers, &calling(node, caller));
+        let answer = admit(&records, &mut door.strangers, &calling);
         if answer.is_ok() && records.nodes.get(node_id(node)).is_some_and(|known| known.raft() != Some(caller)) {
-            self.marks.hit("door", "let in on a word");
+            let word = door.strangers.is_vouched_for(caller, calling.node);
+            self.marks.hit("door", if word { "let in on a word" } else { "let in on its certificate" });
         }
         answer
+    }
+
+    /// What the certificate of a member says: it signs itself one once it is in its own state, and needs none before it has a seat.
+    fn certified(&self, id: RaftId) -> Option<Enrolled> {
+        self.records(id)?.by_raft_id(id)?;
+        self.given(id)
+    }
+
+    /// A raft id as it was given out.
+    fn given(&self, id: RaftId) -> Option<Enrolled> {
+        let (store_id, lineage) = (StoreId::from_slice(&store_of(id.0))?, self.lineage(id).current()?);
+        Some(Enrolled { raft_id: id, store_id, lineage })
     }
 
     /// A manager looks who is at its door, and what is said about itself.
@@ -180,10 +200,11 @@ impl World {
         let known: Vec<RaftId> =
             others.filter(|other| self.is_up(*other) && self.link_is_up(id, *other) && self.talk(id, *other)).collect();
         let words: Vec<_> = known.iter().filter_map(|peer| self.records(*peer)).collect();
+        let leaderless = self.status(id).map_or(0, |status| status.leaderless_ticks);
         let Some(door) = self.gates.door(id, boot) else { return };
         door.strangers.forget_known(records);
         door.company = !known.is_empty();
-        door.strangers.set_company(door.company);
+        door.strangers.look_around(door.company, leaderless);
         if !door.strangers.wait() {
             return;
         }
@@ -196,7 +217,7 @@ impl World {
         }
     }
 
-    /// Its own records it believes, others where nobody could say otherwise.
+    /// Its own records it believes, others where nobody could say otherwise; of what these say about its raft id it asks first.
     fn weigh_what_is_said(&mut self, id: RaftId, boot: u64, records: &Records) -> Step {
         let Some(member) = self.members.get(&id) else { return Ok(()) };
         let clock = member.clock(self.now);
@@ -217,15 +238,24 @@ impl World {
         let own = door.hearsay.by_the_records(records);
         let heard = door.said.values().find_map(|said| door.hearsay.believe(Nanos(clock), records, *said));
         let Some(why) = own.or(heard) else { return Ok(()) };
+        let first = own.is_none() && why == NoMore::Removed && !door.hearsay.is_leaving(records);
+        if first && std::mem::replace(&mut door.asks, true) {
+            return Ok(());
+        }
         let gone = self.is_none_any_more(id);
         if own.is_none() && !gone && (alone_for < ALONE || why != NoMore::Removed) {
             let detail =
                 format!("{id} believes {why:?}, after {} ms in which nobody it knows was there", alone_for / MILLIS);
             return broken("a_liar_is_not_believed_in_company", detail);
         }
-        self.marks.hit("hearsay", if gone { "is none any more" } else { "believes a lie" });
-        self.trace.line(self.now, || format!("{id} stops: {why:?}"));
-        self.crash(id, usize::MAX);
+        self.marks.hit("hearsay", if gone { "is none any more" } else { "hears a lie" });
+        if first {
+            self.trace.line(self.now, || format!("{id} asks what it is: {why:?}"));
+        } else {
+            self.trace.line(self.now, || format!("{id} stops: {why:?}"));
+            self.crash(id, usize::MAX);
+            self.gates.stopped.insert(id, boot);
+        }
         let at = self.now + self.gates.rng.between(MILLIS, 500 * MILLIS);
         let boot = self.boot(id);
         self.schedule(at, Event::Asks { id, boot });
@@ -237,15 +267,23 @@ impl World {
         self.ids().into_iter().any(|other| self.records(other).is_some_and(|records| records.removed.contains(&id)))
     }
 
-    /// Who was called gone asks a quorum what it is, until one answers.
+    /// Who was called gone asks a quorum what it is, until one answers; by the word of others it goes on meanwhile.
     pub(super) fn asks_what_it_is(&mut self, id: RaftId, boot: u64) -> Step {
-        let Some(node) = self.members.get(&id).filter(|m| m.process.is_none() && m.boot == boot).map(|m| m.node) else {
+        let stopped = self.gates.stopped.get(&id) == Some(&boot);
+        let Some(member) = self.members.get(&id).filter(|member| member.boot == boot) else { return Ok(()) };
+        // A process that has died meanwhile is told anew.
+        if member.process.is_none() != stopped {
             return Ok(());
-        };
+        }
+        let node = member.node;
         // By what the leader says itself: its clock may be any.
         let leads = |leader: &RaftId| self.status(*leader).is_some_and(|status| status.lease.is_some());
         let leader = self.leader().filter(leads).filter(|leader| self.link_is_up(id, *leader));
         let Some(records) = leader.and_then(|leader| self.records(leader)) else {
+            if let Some(door) = self.gates.door(id, boot).filter(|_| !stopped) {
+                door.asks = false;
+                return Ok(());
+            }
             let at = self.now + self.gates.rng.between(200 * MILLIS, 900 * MILLIS);
             self.schedule(at, Event::Asks { id, boot });
             return Ok(());
@@ -254,7 +292,12 @@ impl World {
         match told.map(|told| after_removal(id, told)) {
             Some(After::Manager) => {
                 self.marks.hit("hearsay", "goes on as the manager that it is");
-                return self.start(id);
+                if stopped {
+                    return self.start(id);
+                }
+                if let Some(door) = self.gates.door(id, boot) {
+                    (door.asks, door.said) = (false, BTreeMap::new());
+                }
             }
             Some(After::Worker | After::Elsewhere) | None => self.destroy(id),
         }
@@ -282,9 +325,13 @@ impl World {
     fn claims_a_raft_id(&mut self, at: RaftId, records: &Records) -> Step {
         let node = self.gates.rng.between(1, self.operator.next_node);
         let raft_id = RaftId(self.next_raft_id + self.gates.rng.between(0, 3));
+        // With what it was certified once.
+        let enrolled = self.raft_ids_of(node).last().copied().and_then(|id| self.given(id));
+        let store_id = enrolled.map(|given| given.store_id);
+        let calling = Calling { enrolled, store_id, ..calling(node, raft_id) };
         let boot = self.boot(at);
         let Some(door) = self.gates.door(at, boot) else { return Ok(()) };
-        let answer = admit(records, &mut door.strangers, &calling(node, raft_id));
+        let answer = admit(records, &mut door.strangers, &calling);
         // Who can ask nobody takes a node of which it has never heard: a newcomer could not come in else.
         let known = records.nodes.get(node_id(node)).is_some() || records.removed.contains_node(node_id(node));
         let may = !door.company && !known;
@@ -298,6 +345,14 @@ impl World {
                 self.marks.hit("door", "a claim was turned away");
                 Ok(())
             }
+        }
+    }
+
+    /// In the place of `liar`, somebody tells a manager that its raft id was taken from it.
+    pub fn lie_to(&mut self, at: RaftId, liar: RaftId) {
+        let boot = self.boot(at);
+        if let Some(door) = self.gates.door(at, boot) {
+            door.said.insert(liar, Said::Removed);
         }
     }
 
@@ -325,7 +380,7 @@ impl World {
     }
 }
 
-/// As a node calls: its certificate proves which one it is, and its key.
+/// As a node calls: its certificate proves which one it is, and its key; it says nothing of a raft id.
 fn calling(node: u64, raft_id: RaftId) -> Calling {
     let key = key_of(node);
     let mut key_digest = [0; 32];
@@ -333,5 +388,5 @@ fn calling(node: u64, raft_id: RaftId) -> Calling {
         *at = *byte;
     }
     let store_id = StoreId::from_slice(&store_of(raft_id.0));
-    Calling { node: node_id(node), key_digest, raft_id, store_id, support: Support::THIS }
+    Calling { node: node_id(node), key_digest, raft_id, store_id, enrolled: None, support: Support::THIS }
 }
