@@ -360,7 +360,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         incarnations: Arc::clone(&incarnations),
         digests: Digests::new(),
         workers,
-        watches,
+        watches: Arc::clone(&watches),
         joins: Semaphore::new(1),
         shown,
         parting: Mutex::default(),
@@ -409,6 +409,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         status: status_out,
         records: records_out,
         meters: Arc::clone(&meters),
+        watches,
     };
     let draw = config::random_u64().map_err(internal)?;
     let phase = Duration::from_nanos(machine.tick_nanos()).mul_f64((draw % 1_000) as f64 / 1_000.0);

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use super::ending::Ending;
 use super::ground::Tasks;
 use super::told::Told;
+use super::watching::Watches;
 use super::{applier, log_writer, snapshots};
 use crate::metrics::Meters;
 
@@ -87,6 +88,7 @@ pub(super) struct Hands {
     pub(super) status: watch::Sender<Arc<Status>>,
     pub(super) records: watch::Sender<Arc<Records>>,
     pub(super) meters: Arc<Meters>,
+    pub(super) watches: Arc<Watches>,
 }
 
 pub(super) struct ConsensusTask {
@@ -102,6 +104,8 @@ pub(super) struct ConsensusTask {
     views: BTreeMap<u64, Arc<dyn StateRead>>,
     next_view: u64,
     slot: Option<OwnedSemaphorePermit>,
+    /// Somebody watches here, as the machine was last told.
+    watched: bool,
 }
 
 impl ConsensusTask {
@@ -119,6 +123,7 @@ impl ConsensusTask {
             views: BTreeMap::new(),
             next_view: 1,
             slot: None,
+            watched: false,
         }
     }
 
@@ -137,14 +142,13 @@ impl ConsensusTask {
         tokio::pin!(asked);
         let (bell, mut at_once) = (reports.bell(), false);
         loop {
-            if !at_once {
-                tokio::select! {
-                    biased;
-                    () = &mut asked => return None,
-                    () = bell.rung() => {}
-                    () = tokio::time::sleep_until(self.wakes(next_tick)) => {}
-                    _ = inbox.recv_many(&mut calls, BATCH) => {}
-                }
+            tokio::select! {
+                biased;
+                () = &mut asked => return None,
+                () = std::future::ready(()), if at_once => {}
+                () = bell.rung() => {}
+                () = tokio::time::sleep_until(self.wakes(next_tick)) => {}
+                _ = inbox.recv_many(&mut calls, BATCH) => {}
             }
             // Whatever else is there already goes into the same step.
             if !reports.take(&mut reported) {
@@ -165,6 +169,10 @@ impl ConsensusTask {
             }
             for call in calls.drain(..) {
                 inputs.push(self.take(call));
+            }
+            let watched = self.hands.watches.are_any();
+            if watched != std::mem::replace(&mut self.watched, watched) {
+                inputs.push(Input::Watched(watched));
             }
             self.note_records(&inputs);
             let mut effects = self.machine.step(self.now(), inputs.drain(..));

@@ -202,6 +202,8 @@ pub enum Input {
         /// Bytes that can still be written to the file system of the store.
         free: u64,
     },
+    /// Somebody watches here, or nobody does any more: whether what is committed is to be told here at once.
+    Watched(bool),
     /// A store said no: final.
     StoreFailed(StoreError),
     /// The applier stopped: final.

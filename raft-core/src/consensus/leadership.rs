@@ -107,6 +107,7 @@ impl Consensus {
             self.copies.begin();
         }
         self.disk.leadership_changed();
+        self.commits.leadership_changed();
         self.leadership_of_leases(leads);
         self.pace.restart();
         self.drop_stale_sendable();
@@ -327,10 +328,7 @@ impl Consensus {
         }
         if leads {
             self.leadership.last_lease_round = self.tick;
-            if self.reads.others_wait() {
-                // They can read once they have applied it.
-                self.tell_commit();
-            }
+            self.tell_commit_to_readers();
         }
         self.freshness.asks(self.tick);
         let context = self.reads.start(self.now, self.tick, !leads, self.tick_offered());

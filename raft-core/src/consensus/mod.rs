@@ -294,6 +294,7 @@ impl Consensus {
             Input::LineagesAsked => self.lineages_asked = true,
             Input::Clock { unix_s } => self.rotation.clock(unix_s),
             Input::Space { free } => self.on_space(free),
+            Input::Watched(watched) => self.on_watched(watched),
             Input::Unreachable(id) => self.raw.report_unreachable(id.0),
             Input::StoreFailed(error) => self.stop(StopCause::Store(error)),
             Input::ApplyFailed(error) => self.stop(StopCause::Apply(error)),

@@ -104,13 +104,13 @@ impl Reads {
 
     /// Whether a round should start now for callers (`due` asks for one also when nobody waits).
     pub(super) fn wants_round(&self, due: bool) -> bool {
-        let urgent = !self.waiting.is_empty() || self.others_wait();
+        let urgent = !self.waiting.is_empty() || self.others().next().is_some();
         self.rounds.len() < ROUNDS_MAX && (due || urgent)
     }
 
-    /// Whether somebody waits at another member for the next round.
-    pub(super) fn others_wait(&self) -> bool {
-        self.remotes.iter().any(|remote| !remote.patient)
+    /// The other members at which somebody waits for the next round.
+    pub(super) fn others(&self) -> impl Iterator<Item = RaftId> + '_ {
+        self.remotes.iter().filter(|remote| !remote.patient).map(|remote| remote.from)
     }
 
     /// Starts a round for everybody who waits; returns its context. One `elsewhere`, at the leader, that nobody waits for

@@ -226,6 +226,7 @@ impl Consensus {
             return;
         }
         self.stamp_space(&mut message);
+        self.stamp_watched(&mut message);
         if kind == MessageType::MsgTimeoutNow && !self.calls_to_take_over(to) {
             return;
         }

@@ -40,8 +40,10 @@ impl World {
             checks.steps(id, local.0);
         }
         let reports = std::mem::take(&mut process.reports);
-        let stepped =
-            catch_unwind(AssertUnwindSafe(|| process.consensus.step(local, reports.into_iter().chain(inputs))));
+        let watched = !process.hub.is_empty();
+        let turned = (watched != std::mem::replace(&mut process.watched, watched)).then_some(Input::Watched(watched));
+        let inputs = reports.into_iter().chain(inputs).chain(turned);
+        let stepped = catch_unwind(AssertUnwindSafe(|| process.consensus.step(local, inputs)));
         match stepped {
             Ok(effects) => self.perform_all(id, boot, effects)?,
             Err(panic) => return broken("no_panic", format!("{id}: {}", words(&*panic))),

@@ -104,6 +104,7 @@ impl World {
             last_tick: self.now + phase,
             due: None,
             reports: Vec::new(),
+            watched: false,
             consensus,
             status,
             machine,

@@ -62,6 +62,8 @@ pub(super) struct Process {
     pub(super) due: Option<Nanos>,
     /// What its log writer and applier report that nothing waits for.
     pub(super) reports: Vec<Input>,
+    /// Somebody watches here, as the machine was last told.
+    pub(super) watched: bool,
     pub(super) consensus: Consensus,
     pub(super) status: Arc<Status>,
     pub(super) machine: Machine,
