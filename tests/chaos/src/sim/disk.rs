@@ -86,7 +86,7 @@ impl World {
         for (to, body) in said {
             self.says(id, to, Lane::Control, body)?;
         }
-        self.report(id, Input::Persisted { number })?;
+        self.reported(id, Input::Persisted { number })?;
         self.begin_write(id)
     }
 
@@ -202,7 +202,7 @@ impl World {
                 self.settle(id, ticket, Reply::Outcome(outcome))?;
             }
         }
-        self.report(id, Input::Applied { index: status.applied, records, leases: applied.leases })
+        self.reported(id, Input::Applied { index: status.applied, records, leases: applied.leases })
     }
 
     pub(super) fn install(&mut self, id: RaftId, staged: StagedId, reset: LogReset) -> Step {

@@ -53,7 +53,7 @@ impl World {
     }
 
     /// A report of the log writer or the applier: one that nothing waits for comes with whatever comes next.
-    pub(super) fn report(&mut self, id: RaftId, report: Input) -> Step {
+    pub(super) fn reported(&mut self, id: RaftId, report: Input) -> Step {
         let Some(process) = self.process(id) else { return Ok(()) };
         if process.consensus.awaits().is_for(&report) {
             return self.input(id, [report]);
