@@ -160,6 +160,8 @@ mod tasks;
 #[cfg(feature = "manager")]
 mod tokens;
 #[cfg(feature = "manager")]
+mod told;
+#[cfg(feature = "manager")]
 mod trace;
 #[cfg(feature = "manager")]
 mod transfers;

@@ -144,7 +144,8 @@ impl Consensus {
         if !busy && self.disk.low.is_none() && self.tick - self.disk.answered >= every {
             self.disk.probing = true;
             let batch = LogBatch { hard_state: Some(self.disk.written), ..LogBatch::default() };
-            self.effects.push(Effect::Persist { number: self.disk.reached, batch });
+            let acknowledgements = Vec::new();
+            self.effects.push(Effect::Persist { number: self.disk.reached, batch, acknowledgements });
         }
     }
 
