@@ -32,23 +32,16 @@ pub enum Wish {
 }
 
 /// Why a wish is refused at once. Nothing was changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WishRefused {
     /// The most voters must be odd.
-    #[error(transparent)]
-    EvenMaxVoters(#[from] EvenMaxVoters),
+    EvenMaxVoters(EvenMaxVoters),
     /// There is nobody to hand the last seat to.
-    #[error(
-        "manager {voter} is the last voter: without it there is no cluster, and --force does not change that. Join or promote another manager, or start one that is down; once it has caught up, ask again. Nothing was changed"
-    )]
     LastVoter {
         /// Its raft id.
         voter: RaftId,
     },
     /// From three voters to one: no loss would be survived any more.
-    #[error(
-        "this would leave {to} of {from} voters, and no loss would be survived any more. Join or promote another manager first (or label a worker quorate.manager=yes), it takes the seat; or ask again with --force. Nothing was changed"
-    )]
     EndsFaultTolerance {
         /// Voters now.
         from: usize,
@@ -56,9 +49,6 @@ pub enum WishRefused {
         to: usize,
     },
     /// A majority, before the change or after it, would not be alive.
-    #[error(
-        "{reachable} of the voters are reachable and {needed} are needed: seats cannot be changed now, and --force does not change that. Start managers that are down, then ask again. Nothing was changed"
-    )]
     QuorumAtRisk {
         /// Voters reachable.
         reachable: usize,
@@ -66,9 +56,6 @@ pub enum WishRefused {
         needed: usize,
     },
     /// Cut off at once, it would take the majority with it.
-    #[error(
-        "without manager {voter} {reachable} of the voters are reachable and {needed} are needed: cut off at once, it would take the cluster with it. Let another manager take its seat first (join or promote one, start one that is down, or demote this one), then ask again. Nothing was changed"
-    )]
     MajorityWith {
         /// Its raft id.
         voter: RaftId,
@@ -79,7 +66,47 @@ pub enum WishRefused {
     },
 }
 
+impl From<EvenMaxVoters> for WishRefused {
+    fn from(refused: EvenMaxVoters) -> Self {
+        Self::EvenMaxVoters(refused)
+    }
+}
+
+impl std::error::Error for WishRefused {}
+
+impl fmt::Display for WishRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.told(numbered))
+    }
+}
+
+/// What this file calls a manager whose name is not known here.
+fn numbered(id: RaftId) -> String {
+    format!("manager {id}")
+}
+
 impl WishRefused {
+    /// For people, with names for raft ids.
+    pub fn told(&self, name: impl Fn(RaftId) -> String) -> String {
+        match *self {
+            Self::EvenMaxVoters(refused) => refused.to_string(),
+            Self::LastVoter { voter } => format!(
+                "{} is the last voter: without it there is no cluster, and --force does not change that. Join or promote another manager, or start one that is down; once it has caught up, ask again. Nothing was changed",
+                name(voter)
+            ),
+            Self::EndsFaultTolerance { from, to } => format!(
+                "this would leave {to} of {from} voters, and no loss would be survived any more. Join or promote another manager first (or label a worker quorate.manager=yes), it takes the seat; or ask again with --force. Nothing was changed"
+            ),
+            Self::QuorumAtRisk { reachable, needed } => format!(
+                "{reachable} of the voters are reachable and {needed} are needed: seats cannot be changed now, and --force does not change that. Start managers that are down, then ask again. Nothing was changed"
+            ),
+            Self::MajorityWith { voter, reachable, needed } => format!(
+                "without {} {reachable} of the voters are reachable and {needed} are needed: cut off at once, it would take the cluster with it. Let another manager take its seat first (join or promote one, start one that is down, or demote this one), then ask again. Nothing was changed",
+                name(voter)
+            ),
+        }
+    }
+
     /// The same of a wish that is recorded and cannot be fulfilled yet: what it waits for.
     fn waiting(self) -> String {
         match self {
@@ -345,6 +372,6 @@ impl Outlook {
 
 impl fmt::Display for Outlook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text(|id| format!("manager {id}")))
+        f.write_str(&self.text(numbered))
     }
 }

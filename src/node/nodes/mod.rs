@@ -48,14 +48,14 @@ const HOLD_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// What is to become of a record; `None` leaves it.
 type Rewritten = Result<Option<NodeRecord>, Failure>;
 
-fn refusal(refused: &WishRefused) -> Failure {
+fn refusal(refused: &WishRefused, name: impl Fn(RaftId) -> String) -> Failure {
     let rule = match refused {
         WishRefused::EvenMaxVoters(_) => Rule::EvenMaxVoters,
         WishRefused::LastVoter { .. } => Rule::LastVoter,
         WishRefused::EndsFaultTolerance { .. } => Rule::EndsFaultTolerance,
         WishRefused::QuorumAtRisk { .. } | WishRefused::MajorityWith { .. } => Rule::QuorumAtRisk,
     };
-    refused_by(rule, refused.to_string())
+    refused_by(rule, refused.told(name))
 }
 
 impl Service {
@@ -246,12 +246,8 @@ impl Service {
         let Some(target) = node.raft() else { return Ok(()) };
         let policy = self.seat_policy()?;
         let view = self.seat_view(&self.status.borrow().clone(), &policy);
-        wish::check(&view, &policy, target, wish).map_err(|refused| {
-            // People know a manager by its name.
-            let failure = refusal(&refused);
-            let message = failure.message.replace(&format!("manager {target} "), &format!("{} ", display_name(node)));
-            Failure { message, ..failure }
-        })
+        // People know a manager by its name.
+        wish::check(&view, &policy, target, wish).map_err(|refused| refusal(&refused, |id| self.name_of(id)))
     }
 
     /// Refuses a number of voters that may not be.
@@ -259,7 +255,7 @@ impl Service {
         let status = self.status.borrow().clone();
         let policy = self.seat_policy()?;
         wish::check(&self.seat_view(&status, &policy), &policy, status.id, Wish::MaxVoters(max))
-            .map_err(|refused| refusal(&refused))
+            .map_err(|refused| refusal(&refused, |id| self.name_of(id)))
     }
 
     /// Promotes or demotes.
