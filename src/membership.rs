@@ -193,6 +193,8 @@ pub struct NodeOutcome {
     pub voters: usize,
     /// Standbys now.
     pub standbys: usize,
+    /// What the cluster bears less once the wish is fulfilled, for people.
+    pub warnings: Vec<String>,
 }
 
 /// A join token, without its secret.
