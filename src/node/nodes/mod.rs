@@ -428,6 +428,7 @@ impl Service {
     ) -> Result<Wished, Failure> {
         let begin = self.begin_rotation(asked.deadline_s);
         let plan = move |view: &dyn StateRead, barrier: &Barrier| {
+            begin.check()?;
             // Whoever is to be kept out is, however many rotations are under way.
             let (rotation, mut txn) = (ca::rotation_in_any_case(view, barrier, begin)?, removal.clone());
             txn.compares.extend(rotation.compares);
