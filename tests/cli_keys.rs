@@ -177,6 +177,8 @@ fn a_passphrase_opens_a_store_by_hand_and_by_a_file() {
     on(node, &["kv", "put", "k", "v"]).exits(0);
     let set = |phrase: &str| quorate_with_stdin(&["key", "passphrase", "--data-dir", node.dir()], phrase.as_bytes());
     set("\n").exits(2);
+    let short = |said: cli_support::Said| said.exits(1).complains(&["12 characters", "PASSPHRASE_CHARS_MIN", "Nothing was changed"]);
+    short(set("abc\n"));
     set("correct horse battery\n").exits(0);
     assert!(!node.directory.join("key").exists());
     assert_eq!(node.terminate(), Some(0));

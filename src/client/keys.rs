@@ -119,7 +119,7 @@ impl NodeKeys {
     /// Cancel safe: dropped before the answer, it may have been done or not; [`show`](Self::show) says which key counts.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// `Limit` with `PASSPHRASE_CHARS_MIN` where it is shorter.
     pub async fn passphrase(&self, passphrase: &str) -> Result<KeysChanged> {
         self.order(key_order::Order::Passphrase(passphrase.to_owned())).await
     }

@@ -73,7 +73,7 @@ Example:
     },
     /// Let a passphrase open the store from now on: read from stdin, or asked for
     #[command(after_help = "\
-Stretched by Argon2id. It takes the place of an unlock key, which opens the store no more. The manager starts locked and waits for `quorate unlock`, unless it is run with --passphrase-file.
+At least 12 characters, stretched by Argon2id. It takes the place of an unlock key, which opens the store no more. The manager starts locked and waits for `quorate unlock`, unless it is run with --passphrase-file.
 
 Example:
   quorate key passphrase --data-dir /var/lib/quorate < phrase")]
