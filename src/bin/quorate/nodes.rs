@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use quorate::membership::{Availability, CaInfo, NodeInfo, NodeList, NodeOutcome, Role, Seat};
 use quorate::objects::KeyringReport;
-use quorate::status::span;
+use quorate::status::{counted, span};
 use quorate::{Client, Error, NodeChange};
 use serde_json::{Value, json};
 
@@ -285,16 +285,17 @@ fn failed(node: &str, failure: &Failure) -> Value {
 }
 
 fn seats(outcome: &NodeOutcome) -> String {
-    let count = |n: usize, what: &str| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
-    let standbys =
-        if outcome.standbys == 0 { String::new() } else { format!(", {}", count(outcome.standbys, "standby")) };
-    let standbys = standbys.replace("standbys", "standby managers");
+    let standbys = match outcome.standbys {
+        0 => String::new(),
+        1 => ", 1 standby".to_owned(),
+        several => format!(", {several} standby managers"),
+    };
     let before = if outcome.voters_before == outcome.voters {
         String::new()
     } else {
         format!(" ({} before)", outcome.voters_before)
     };
-    format!("{}{standbys}{before}", count(outcome.voters, "voter"))
+    format!("{}{standbys}{before}", counted(outcome.voters, "voter"))
 }
 
 fn changed(outcome: &NodeOutcome, role: Role, detached: bool) -> String {

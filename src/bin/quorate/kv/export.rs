@@ -7,10 +7,10 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
+use quorate::status::counted;
 use quorate::{Client, Entry, RangePage};
 use serde_json::{Map, Value, json};
 
-use super::input::keys;
 use super::{prefix_end, text_or_base64, with_reading};
 use crate::args::Global;
 use crate::args_kv::Export;
@@ -138,9 +138,9 @@ pub(super) async fn export(export: Export, global: &Global, output: Output) -> R
         return output
             .document(&json!({ "exported": count, "revision": revision, "file": export.output, "leased": leased }));
     }
-    output.note(&format!("{} exported, as of revision {revision}", keys(count)));
+    output.note(&format!("{} exported, as of revision {revision}", counted(count, "key")));
     if leased > 0 {
-        output.note(&format!("{} of them had a lease; where they are imported they have none", keys(leased)));
+        output.note(&format!("{} of them had a lease; where they are imported they have none", counted(leased, "key")));
     }
     Ok(())
 }
