@@ -58,7 +58,7 @@ Example:
     Rotate(KeyOptions),
     /// Let the key file lie somewhere else from now on, with another key in it
     #[command(after_help = "\
-A key file that is there already is used as it is. The key beside the data is removed (unless a store moved aside needs it; a
+Its directory must be there. A key file that is there already is used as it is. The key beside the data is removed (unless a store moved aside needs it; a
 key file elsewhere stays, for you to remove); what a disk still holds of it opens
 nothing but older copies of the store: `key rotate` afterwards makes also those worthless.
 Refused where the manager waits for an unlock key or a passphrase after each start, since that would end it: `autolock off --to PATH`.
