@@ -14,8 +14,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 pub use desk::{KeyAnswer, KeyOrder, change};
-pub use quorate_storage::{Key, KeyError, KeyId, KeyKind, KeyProvider, KeySlot};
 use quorate_core::limits::{Met, PASSPHRASE_CHARS_MIN};
+pub use quorate_storage::{Key, KeyError, KeyId, KeyKind, KeyProvider, KeySlot};
 use zeroize::Zeroizing;
 
 use crate::node::{Layout, StartError, explained};

@@ -211,7 +211,8 @@ pub struct Strength {
 impl Strength {
     fn of(view: &SeatView, policy: &SeatPolicy) -> Self {
         let seats = Seats::new(view, policy);
-        let stays = |id: &&RaftId| seats.manager(**id).is_some_and(|manager| !manager.is_leaving() && seats.is_alive(**id));
+        let stays =
+            |id: &&RaftId| seats.manager(**id).is_some_and(|manager| !manager.is_leaving() && seats.is_alive(**id));
         Self {
             voters: view.configuration.voters.len(),
             standbys: view.configuration.learners.iter().filter(stays).count(),

@@ -444,8 +444,15 @@ mod tests {
             outlook: Some("standby until one more manager joins".into()),
             ..node("n4")
         };
-        let outcome =
-            NodeOutcome { node: standby, changed: true, done: true, voters_before: 3, voters: 3, standbys: 1, ..NodeOutcome::default() };
+        let outcome = NodeOutcome {
+            node: standby,
+            changed: true,
+            done: true,
+            voters_before: 3,
+            voters: 3,
+            standbys: 1,
+            ..NodeOutcome::default()
+        };
         assert_eq!(
             changed(&outcome, Role::Manager, false),
             "n4 is a manager: standby until one more manager joins; 3 voters, 1 standby"

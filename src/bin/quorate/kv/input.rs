@@ -113,7 +113,10 @@ fn read(input: impl Read, mut take: impl FnMut(Vec<u8>, Vec<u8>) -> Result<(), F
         }
     }
     if found.begun && !found.ended {
-        return Err(wrong(format!("it ends after {} without its last line: the export was cut off", counted(found.keys, "key"))));
+        return Err(wrong(format!(
+            "it ends after {} without its last line: the export was cut off",
+            counted(found.keys, "key")
+        )));
     }
     Ok(found)
 }

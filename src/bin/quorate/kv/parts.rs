@@ -63,9 +63,5 @@ pub(super) async fn delete(kv: &Kv, prefix: &[u8], output: Output) -> Result<(),
     if output.json {
         return output.document(&json!({ "deleted": deleted, "revision": revision, "parts": parts }));
     }
-    output.line(&format!(
-        "{} deleted in {}, revision {revision}",
-        counted(deleted, "key"),
-        counted(parts, "part")
-    ))
+    output.line(&format!("{} deleted in {}, revision {revision}", counted(deleted, "key"), counted(parts, "part")))
 }
