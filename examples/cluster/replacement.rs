@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use quorate::membership::NodeState;
+
 use crate::Demo;
 use crate::items::Items;
 use crate::processes::Told;
@@ -103,6 +105,11 @@ impl Demo {
         let answer = self.processes.quorate(story, &["node", "demote", "w1", "--data-dir", "n1"])?;
         story.say(&answer);
         self.until_all_are_there("n1", managers, seats)?;
+        // With a session of its own: that it is a manager no more the others know before it does.
+        self.until("n1", |status| {
+            status.workers.iter().any(|worker| worker.name == "w1" && worker.state == NodeState::Ready).then_some(())
+        })
+        .map_err(|last| format!("w1 does not go on as a worker: {last}"))?;
         story.say(&format!("{:.1} s. Still the same process, and the same items:", began.elapsed().as_secs_f64()));
         self.check_items(story, items)
     }

@@ -294,10 +294,12 @@ async fn a_manager_whose_demotion_was_done_right_before_the_quorum_was_lost_is_a
     let gone = || leading.records().iter().any(|record| record.name == name && record.raft_id == 0).then_some(());
     eventually("its raft id is gone", || async { gone() }).await;
     drop(leading);
-    // When the managers are lost at once, and the cluster is recovered from the one that led
-    for index in cluster.others(standby) {
+    // When the others are lost, so that nobody can say what it is now, and the cluster is recovered from the one that led
+    for index in cluster.others(standby).into_iter().filter(|index| *index != leader) {
         cluster.kill(index).await;
     }
+    eventually("it is a manager no more", || async { node.records().is_empty().then_some(()) }).await;
+    cluster.kill(leader).await;
     recovered(&mut cluster, leader).await;
     // Then it is a worker of that one: nobody had fenced it for what it was before.
     becomes(&node, NodeRole::Worker).await;
