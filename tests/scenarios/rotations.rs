@@ -143,7 +143,7 @@ async fn however_many_nodes_are_thrown_out_within_one_deadline_each_of_them_is()
         assert!(info.deadline_in_s.is_some_and(|left| left <= 1_800), "{info:?}");
     }
     // A rotation that anybody may ask for again is refused as before.
-    says(&client.ca().rotate(HOUR).await.unwrap_err(), &["within each other", "Nothing was changed"]);
+    says(&client.ca().rotate_anew(HOUR).await.unwrap_err(), &["within each other", "Nothing was changed"]);
     // When whoever leads has died since, and the operator comes by
     cluster.kill(0).await;
     cluster.restart(0).await;
