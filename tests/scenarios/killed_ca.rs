@@ -4,7 +4,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use quorate::{Client, Identity};
+use quorate::Client;
+use quorate::keys::Keys;
+use quorate::testing::node_identity;
 
 use crate::authorities::without_the_first_operator;
 use crate::killed::{Killing, Rotation, pristine};
@@ -35,7 +37,7 @@ impl Rotation for Ca {
     async fn done(&self, client: &Client, place: &Path) -> Option<u64> {
         let info = client.ca().status().await.ok()?;
         let rests = |name: &str| {
-            let held = Identity::load(&place.join(name).join("node.id"));
+            let held = node_identity(&place.join(name), &Keys::default());
             held.is_ok_and(|held| held.authorities().count() == 1 && held.ca_hash().to_string() == info.root)
         };
         let over = !info.rotating && info.trusted == [info.root.clone()] && NAMES.iter().all(|name| rests(name));
