@@ -264,6 +264,8 @@ mod tests {
             ("HISTORY_REVISIONS_MAX", count(limits::HISTORY_REVISIONS_MAX)),
             ("OPERATORS_MAX", count(size(limits::OPERATORS_MAX))),
             ("TOKENS_MAX", count(size(limits::TOKENS_MAX))),
+            ("PASSPHRASE_CHARS_MIN", count(size(limits::PASSPHRASE_CHARS_MIN))),
+            ("ROTATION_S_MIN", time(Duration::from_secs(limits::ROTATION_S_MIN))),
             ("LABELS_MAX", count(size(limits::LABELS_MAX))),
             ("LABEL_KEY_BYTES_MAX", count(size(limits::LABEL_KEY_BYTES_MAX))),
             ("LABEL_VALUE_BYTES_MAX", bytes(size(limits::LABEL_VALUE_BYTES_MAX))),

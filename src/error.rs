@@ -29,7 +29,7 @@ pub struct Limit {
     pub name: String,
     /// The number there: the most that is taken or, where the name ends in `_MIN`, the least.
     pub bound: u64,
-    /// What was given, or what there would be; in the unit of the name: bytes, milliseconds, or how many.
+    /// What was given, or what there would be; in the unit of the name: bytes, milliseconds, seconds, characters, or how many.
     pub actual: u64,
 }
 

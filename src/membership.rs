@@ -193,6 +193,8 @@ pub struct NodeOutcome {
     pub voters: usize,
     /// Standbys now.
     pub standbys: usize,
+    /// What the cluster bears less once the wish is fulfilled, for people.
+    pub warnings: Vec<String>,
 }
 
 /// A join token, without its secret.
@@ -281,6 +283,8 @@ pub struct CaInfo {
     pub serial: u64,
     /// A rotation is under way.
     pub rotating: bool,
+    /// It is the one that this request has begun; false: it only looked, or one was under way already.
+    pub begun: bool,
     /// Since when, seconds since 1970 by the clock of the manager that began it; 0: none is.
     pub started_unix: u64,
     /// After how many seconds the older roots are trusted no more, at the latest; `None`: no rotation is under way. Counted while

@@ -438,6 +438,17 @@ pub fn size(bytes: u64) -> String {
     if tenths == 0 { format!("{whole}{unit}") } else { format!("{whole}.{tenths}{unit}") }
 }
 
+/// How many of something, as people say it: `1 key`, `2 keys`, `3 entries`.
+pub fn counted<N: std::fmt::Display + PartialEq + From<u8>>(count: N, one: &str) -> String {
+    if count == N::from(1) {
+        return format!("1 {one}");
+    }
+    match one.strip_suffix("ry") {
+        Some(stem) => format!("{count} {stem}ries"),
+        None => format!("{count} {one}s"),
+    }
+}
+
 /// How long something has lasted: as [`span`], in whole seconds from the first on.
 pub fn ago(time: Duration) -> String {
     span(if time.as_secs() > 0 { Duration::from_secs(time.as_secs()) } else { time })
@@ -474,6 +485,14 @@ pub fn silence(silent_ms: Option<u64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_of_something_is_not_several() {
+        assert_eq!(counted(0_usize, "secret"), "0 secrets");
+        assert_eq!(counted(1_u64, "secret"), "1 secret");
+        assert_eq!((counted(1_u64, "entry"), counted(2_u64, "entry")), ("1 entry".into(), "2 entries".into()));
+        assert_eq!(counted(2_u32, "standby manager"), "2 standby managers");
+    }
 
     #[test]
     fn a_time_is_said_as_people_say_it() {

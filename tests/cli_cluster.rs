@@ -185,8 +185,11 @@ fn a_node_says_one_line_when_ready_and_stops_as_asked_with_0() {
     // Another node on the same port.
     let busy = place.path().join("busy");
     let busy = busy.to_str().unwrap();
-    quorate(&["init", "--data-dir", busy, "--listen", &node.address]).exits(0);
-    quorate(&["run", "--data-dir", busy]).exits(1).complains(&[&node.address, "in use"]);
+    let said = quorate(&["init", "--data-dir", busy, "--listen", &node.address]).exits(1);
+    said.complains(&[&node.address, "in use", "Nothing was written"]);
+    assert!(!std::path::Path::new(busy).exists());
+    quorate(&["init", "--data-dir", busy, "--listen", "127.0.0.1:0"]).exits(0);
+    quorate(&["run", "--data-dir", busy, "--listen", &node.address]).exits(1).complains(&[&node.address, "in use"]);
     // A node at an address that is not this machine's is prepared with a warning, and does not run.
     let away = place.path().join("away");
     let away = away.to_str().unwrap();

@@ -171,7 +171,17 @@ fn nothing_is_written_of_an_input_that_cannot_be_imported_whole() {
         on(&node, &export).exits(2).complains(&["is no file", "Nothing was read"]);
         assert!(!to.symlink_metadata().unwrap().is_file(), "{to:?}");
     }
-    on(&node, &["kv", "export", "--output", file.to_str().unwrap()]).exits(0);
+    // nor is a file that is there, unless that is said; and what a cut off one has left is no file that is there.
+    let (file, left) = (file.to_str().unwrap(), place.path().join("file.part"));
+    std::fs::write(file, "precious").unwrap();
+    std::fs::write(&left, "{").unwrap();
+    let export = ["kv", "export", "--output", file];
+    on(&node, &export).exits(1).complains(&[file, "is there already", "left as it is", "--force"]);
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "precious");
+    on(&node, &[&export[..], &["--force"]].concat()).exits(0);
+    assert!(std::fs::read_to_string(file).unwrap().contains("\"quorate_export\""));
+    assert!(!left.exists());
+    on(&node, &["kv", "export", "--force"]).exits(2);
     // An export is JSON lines, whether they are asked for or not
     let plain = on(&node, &["kv", "export"]).exits(0).stdout;
     assert_eq!(on(&node, &["kv", "export", "--json"]).exits(0).stdout, plain);

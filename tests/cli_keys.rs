@@ -35,7 +35,12 @@ fn a_key_beside_the_data_is_told_and_moved_away() {
     assert!(status.contains(beside) && status.contains("quorate key move"), "{status}");
     // When it is moved, then nothing of it is left, and nobody warns any more
     let target = place.path().join("elsewhere/n1.key");
-    on(node, &["key", "move", target.to_str().unwrap()]).exits(0);
+    let words = ["key", "move", target.to_str().unwrap()];
+    // (Not to a directory that is not there: the path is mistyped, or a disk not mounted.)
+    on(node, &words).exits(1).complains(&["there is no directory", "elsewhere", "mounted", "Nothing was changed"]);
+    assert!(!place.path().join("elsewhere").exists() && node.directory.join("key").exists());
+    std::fs::create_dir(place.path().join("elsewhere")).unwrap();
+    on(node, &words).exits(0);
     assert!(target.exists() && !node.directory.join("key").exists());
     assert!(!on(node, &["status"]).exits(0).stdout.contains(beside));
     assert_eq!(node.terminate(), Some(0));
@@ -177,6 +182,8 @@ fn a_passphrase_opens_a_store_by_hand_and_by_a_file() {
     on(node, &["kv", "put", "k", "v"]).exits(0);
     let set = |phrase: &str| quorate_with_stdin(&["key", "passphrase", "--data-dir", node.dir()], phrase.as_bytes());
     set("\n").exits(2);
+    let short = |said: Said| said.exits(1).complains(&["12 characters", "PASSPHRASE_CHARS_MIN", "Nothing was changed"]);
+    short(set("abc\n"));
     set("correct horse battery\n").exits(0);
     assert!(!node.directory.join("key").exists());
     assert_eq!(node.terminate(), Some(0));

@@ -111,8 +111,14 @@ fn the_ca_is_replaced_and_shows_how_far_it_is() {
     let before = on(&nodes[0], &["ca", "status", "--json"]).exits(0).json();
     assert_eq!((before["rotating"].as_bool(), before["serial"].as_u64()), (Some(false), Some(0)));
     on(&nodes[0], &["ca", "rotate", "--deadline", "0s"]).exits(2);
+    let near =
+        on(&nodes[0], &["ca", "rotate", "--deadline", "1s", "--json"]).exits(1).complains(&["10 s at least"]).json();
+    assert_eq!((&near["limit"]["name"], &near["limit"]["bound"]), (&"ROTATION_S_MIN".into(), &10.into()), "{near}");
     let begun = on(&nodes[0], &["ca", "rotate"]).exits(0).stdout;
     assert!(begun.contains("replaced once") && begun.contains("operator"), "{begun}");
+    // Asked again, it is the same one that is followed.
+    let again = on(&nodes[0], &["ca", "rotate"]).exits(0).complains(&["under way already", "--another"]).stdout;
+    assert!(again.contains("replaced once"), "{again}");
     cli_support::eventually("only the operator is waited for", || {
         on(&nodes[0], &["ca", "status"]).exits(0).stdout.contains("1 of 2 have renewed").then_some(())
     });

@@ -87,6 +87,9 @@ fn a_backup_under_a_passphrase_is_verified_and_restored_with_it_alone() {
     create(&nodes[0], "secret", "db", b"hunter2");
     std::fs::write(at("phrase"), "correct horse battery\n").unwrap();
     std::fs::write(at("wrong"), "wrong horse\n").unwrap();
+    // (One that is short opens what it opens, and seals nothing any more.)
+    let said = on(&nodes[0], &["backup", &at("file"), "--backup-passphrase-file", &at("wrong")]).exits(2);
+    said.complains(&["12 characters", "There is no backup"]);
     on(&nodes[0], &["backup", &at("file"), "--backup-passphrase-file", &at("phrase")]).exits(0);
     nodes[0].kill();
     // Given the file and the passphrase, and nothing else

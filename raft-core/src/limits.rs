@@ -95,6 +95,12 @@ pub const HISTORY_REVISIONS_MAX: u64 = 1_000_000_000_000;
 pub const OPERATORS_MAX: usize = 256;
 /// Most join tokens kept besides the standing ones, those that let nobody in any more among them.
 pub const TOKENS_MAX: usize = 256;
+/// Shortest passphrase that is set, for a store or a backup, characters: stretching slows down who tries them, not by enough for words
+/// of a few letters. One that was set before opens what it opened.
+pub const PASSPHRASE_CHARS_MIN: usize = 12;
+/// Shortest deadline of a rotation of the CA, seconds: a manager whose first attempt to renew comes to nothing has time for others. Where
+/// renewals are spread over a longer time it is twice that.
+pub const ROTATION_S_MIN: u64 = 10;
 /// Most labels of one node.
 pub const LABELS_MAX: usize = 64;
 /// Longest key of a node's label, bytes.
@@ -115,7 +121,7 @@ pub const STATUS_BYTES_MAX: usize = 4 * 1024;
 pub const REPORT_BYTES_MAX: usize = 512 * 1024;
 
 /// All their names, by which a refusal that was kept is read again.
-pub static NAMES: [&str; 52] = [
+pub static NAMES: [&str; 54] = [
     "KEY_BYTES_MAX",
     "VALUE_BYTES_MAX",
     "TXN_BYTES_MAX",
@@ -159,6 +165,8 @@ pub static NAMES: [&str; 52] = [
     "HISTORY_REVISIONS_MAX",
     "OPERATORS_MAX",
     "TOKENS_MAX",
+    "PASSPHRASE_CHARS_MIN",
+    "ROTATION_S_MIN",
     "LABELS_MAX",
     "LABEL_KEY_BYTES_MAX",
     "LABEL_VALUE_BYTES_MAX",
@@ -180,6 +188,8 @@ pub fn unit(name: &str) -> &'static str {
         "ITEMS_MAX" => "items",
         "ITEM_REFERENCES_MAX" => "references",
         "LABELS_MAX" => "labels",
+        "PASSPHRASE_CHARS_MIN" => "characters",
+        "ROTATION_S_MIN" => "seconds",
         _ if name.contains("BYTES") => "bytes",
         _ => "in all",
     }

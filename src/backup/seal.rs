@@ -14,6 +14,7 @@ use bytes::Bytes;
 use quorate_transport::CaHash;
 
 use super::BackupError;
+use crate::keys::too_short;
 
 /// Work of stretching a passphrase, as a power of two: as the age tool has it; about a second, and 256 MiB.
 const STRETCH: u8 = 18;
@@ -72,15 +73,19 @@ impl BackupSeal {
     /// tried.
     ///
     /// # Errors
-    /// `Key` when it is empty.
+    /// `Key` when it is shorter than `PASSPHRASE_CHARS_MIN`.
     pub fn passphrase(passphrase: impl Into<String>) -> Result<Self, BackupError> {
-        secret(passphrase.into()).map(|secret| Self(Lock::Passphrase(secret)))
+        let secret = secret(passphrase.into())?;
+        match too_short(secret.expose_secret()) {
+            Some((_met, why)) => Err(BackupError::Key(format!("{why}. There is no backup"))),
+            None => Ok(Self(Lock::Passphrase(secret))),
+        }
     }
 
     /// As [`passphrase`](Self::passphrase), from the first line of a file.
     ///
     /// # Errors
-    /// `Key` when it cannot be read, or is empty.
+    /// `Key` when it cannot be read, or is too short.
     pub fn passphrase_file(path: impl AsRef<Path>) -> Result<Self, BackupError> {
         first_line(path.as_ref()).and_then(Self::passphrase)
     }

@@ -21,7 +21,8 @@ impl Ca {
         Self { client }
     }
 
-    /// Replaces the root. The new one signs from now on; both are trusted until every node and operator has shown a certificate of
+    /// Replaces the root, unless it is being replaced already: then nothing is begun, that rotation goes on with its own deadline, and
+    /// the answer is how far it is ([`CaInfo::begun`] is false). The new one signs from now on; both are trusted until every node and operator has shown a certificate of
     /// it, at most until `deadline` (whole seconds, in which the cluster has a leader) is over: a node that was away all that time
     /// then comes back with a token ([`crate::NodeBuilder::replace`]), an operator with a new identity. Answers how far it is, at
     /// once. Applied once, however often it has to be sent.
@@ -29,13 +30,28 @@ impl Ca {
     /// Cancel safe: dropped before the answer, it may have begun.
     ///
     /// # Errors
-    /// `Invalid` for a deadline below a second or above 365 days; `Membership` with [`Rule::TooManyRotations`] when four are
-    /// under way within each other. Nothing was changed.
+    /// `Limit` with `ROTATION_S_MIN` for a deadline before which nodes could not renew, and the least that is taken; `Invalid` for one
+    /// above 365 days. Nothing was changed.
+    pub async fn rotate(&self, deadline: Duration) -> Result<CaInfo> {
+        self.rotated(deadline, false).await
+    }
+
+    /// Replaces the root also while it is being replaced: for a root whose key is in other hands before its own rotation is over. What
+    /// was trusted stays so until this one ends, which both do by this deadline.
+    ///
+    /// Cancel safe: dropped before the answer, it may have begun.
+    ///
+    /// # Errors
+    /// As of [`rotate`](Self::rotate); `Membership` with [`Rule::TooManyRotations`] when four are under way within each other.
     ///
     /// [`Rule::TooManyRotations`]: crate::membership::Rule::TooManyRotations
-    pub async fn rotate(&self, deadline: Duration) -> Result<CaInfo> {
+    pub async fn rotate_anew(&self, deadline: Duration) -> Result<CaInfo> {
+        self.rotated(deadline, true).await
+    }
+
+    async fn rotated(&self, deadline: Duration, another: bool) -> Result<CaInfo> {
         let deadline_s = deadline.as_secs();
-        let wrap = |once| request::Kind::CaRotate(api::CaRotate { deadline_s, once });
+        let wrap = |once| request::Kind::CaRotate(api::CaRotate { deadline_s, another, once });
         self.client.wished(wrap).await
     }
 

@@ -53,7 +53,7 @@ impl NodeKeys {
     }
 
     /// The key file lies at `path` from now on, on the manager's machine, with another key in it; one that is there already is
-    /// used as it is.
+    /// used as it is. Refused where its directory is not there.
     ///
     /// Cancel safe: dropped before the answer, it may have been done or not; [`show`](Self::show) says which key counts.
     ///
@@ -119,7 +119,7 @@ impl NodeKeys {
     /// Cancel safe: dropped before the answer, it may have been done or not; [`show`](Self::show) says which key counts.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// `Limit` with `PASSPHRASE_CHARS_MIN` where it is shorter.
     pub async fn passphrase(&self, passphrase: &str) -> Result<KeysChanged> {
         self.order(key_order::Order::Passphrase(passphrase.to_owned())).await
     }

@@ -277,7 +277,10 @@ impl NodeChange {
             let left = until.saturating_duration_since(Instant::now());
             let nodes = Nodes::new(client.with_deadline(most.min(left).max(LOOK)));
             match nodes.look(&id).await {
-                Ok(now) => last = NodeOutcome { changed: first.changed, voters_before: first.voters_before, ..now },
+                Ok(now) => {
+                    let NodeOutcome { changed, voters_before, ref warnings, .. } = first;
+                    last = NodeOutcome { changed, voters_before, warnings: warnings.clone(), ..now };
+                }
                 Err(Error::NotFound(_)) if matches!(self.wish, Wish::Remove | Wish::Leave) => {
                     return Ok(NodeOutcome { done: true, ..nodes.without(last).await });
                 }

@@ -5,7 +5,7 @@
 
 use std::future::IntoFuture;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use quorate_transport::api::{self, request, response};
@@ -42,15 +42,31 @@ impl Operators {
     }
 
     /// Takes an identity back, by its name or id. It counts nowhere any more; its connections are closed on every manager. It may be
-    /// the one that this client shows: then this was its last request.
+    /// the one that this client shows: then this was its last request. Where the answer to that was lost, as with a manager that stopped
+    /// leading meanwhile, that no manager takes this identity any more is the answer; when it was taken back is this machine's clock's then.
     ///
     /// Cancel safe: dropped before the answer, it may have been done, once, or not at all.
     ///
     /// # Errors
     /// `NotFound` when none that stands is called so.
     pub async fn revoke(&self, name: &str) -> Result<RevokedOperator> {
+        // Asked before: afterwards it is told nothing any more.
+        let oneself = self.oneself(name).await;
         let wrap = |once| request::Kind::OperatorRevoke(api::OperatorRevoke { name: name.to_owned(), once });
-        self.client.wished(wrap).await
+        match (self.client.wished(wrap).await, oneself) {
+            (Err(Error::Unknown(_)), Some(gone)) if matches!(self.list().await, Err(Error::Denied(_))) => Ok(gone),
+            (answer, _) => answer,
+        }
+    }
+
+    /// What there is to say once the identity of this client is taken back, where that is the one that `name` names.
+    async fn oneself(&self, name: &str) -> Option<RevokedOperator> {
+        let id = self.client.identity()?.subject().node_id.to_string();
+        let (own, others): (Vec<_>, Vec<_>) = self.list().await.ok()?.into_iter().partition(|one| one.id == id);
+        let own = own.into_iter().find(|own| own.stands && (own.name == name || own.id == name))?;
+        let left = others.iter().filter(|other| other.stands && !other.read_only).count() as u64;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        Some(RevokedOperator { operator: OperatorInfo { stands: false, revoked_unix: now, ..own }, own: true, left })
     }
 
     /// All of them, those that were taken back or have ended among them, the oldest first.

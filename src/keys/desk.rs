@@ -325,6 +325,15 @@ impl Desk {
                 path.display()
             ));
         }
+        // A directory that is not there is mistyped, or a disk that is not mounted: what was made in its place would be found by
+        // nobody once it is.
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
+            let shown = directory.display();
+            return refuse(format!(
+                "there is no directory {shown} for the key file: look whether the path is right, and its disk mounted; if it is, make it first (mkdir -m 700 {shown})"
+            ));
+        }
         let (key, now) = Provider::make_file(&path, place)?;
         notes.extend(self.replace(before, &key, now)?);
         notes.extend(doubts(&path, &self.directory));

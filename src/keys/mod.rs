@@ -14,6 +14,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 pub use desk::{KeyAnswer, KeyOrder, change};
+use quorate_core::limits::{Met, PASSPHRASE_CHARS_MIN};
 pub use quorate_storage::{Key, KeyError, KeyId, KeyKind, KeyProvider, KeySlot};
 use zeroize::Zeroizing;
 
@@ -59,7 +60,8 @@ impl Keys {
         Self(Given::Command(command.into()))
     }
 
-    /// A key stretched out of a passphrase (Argon2id, 64 MiB, three passes).
+    /// A key stretched out of a passphrase (Argon2id, 64 MiB, three passes). A store is made with no shorter one than
+    /// `PASSPHRASE_CHARS_MIN`.
     pub fn passphrase(passphrase: impl Into<String>) -> Self {
         Self(Given::Passphrase(Zeroizing::new(passphrase.into())))
     }
@@ -172,8 +174,21 @@ impl Provider {
     }
 }
 
-/// A key out of a passphrase, with fresh salt.
+/// Why a passphrase is not set, where it is too short to be one; nothing of that is asked of one that opens. Its words are for people.
+pub(crate) fn too_short(passphrase: &str) -> Option<(Met, String)> {
+    let (bound, actual) = (PASSPHRASE_CHARS_MIN as u64, passphrase.chars().count() as u64);
+    (actual < bound).then(|| {
+        let met = Met { name: "PASSPHRASE_CHARS_MIN", bound, actual };
+        let why = format!("a passphrase has {bound} characters at least (`PASSPHRASE_CHARS_MIN`): whoever has what it seals finds a shorter one by trying");
+        (met, why)
+    })
+}
+
+/// A key out of a passphrase that is set, with fresh salt.
 fn salted(passphrase: &str) -> Result<(Key, KeySlot), KeyError> {
+    if let Some((_met, why)) = too_short(passphrase) {
+        return Err(KeyError::Failed(why));
+    }
     let mut salt = [0; 16];
     getrandom::fill(&mut salt).map_err(|error| KeyError::Failed(format!("the system gives no entropy: {error}")))?;
     let key = stretch(passphrase, &salt)?;

@@ -44,6 +44,22 @@ fn a_named_key_file_is_made_where_it_was_named_and_found_there_without_being_nam
 }
 
 #[test]
+fn a_store_is_made_with_no_short_passphrase_and_opened_with_any_that_it_was_made_with() {
+    let place = tempfile::tempdir().unwrap();
+    for short in ["", "abc", "eleven char"] {
+        let refused = Keys::passphrase(short).provider(place.path()).make().map(|(key, _)| key.id()).unwrap_err();
+        assert!(refused.to_string().contains("12 characters") && refused.to_string().contains("PASSPHRASE_CHARS_MIN"));
+    }
+    // Characters are counted, not bytes.
+    assert!(too_short("größeöäüßég").is_some() && too_short("größeöäüßégt").is_none());
+    // Given a store of before, when it is opened
+    let salt = [7; 16];
+    let key = stretch("abc", &salt).unwrap();
+    let slot = KeySlot::new(&key, KeyKind::Passphrase, "").salted(salt);
+    assert_eq!(ids(Keys::passphrase("abc").provider(place.path()).keys(&[slot])), [key.id()]);
+}
+
+#[test]
 fn a_passphrase_makes_the_same_key_with_the_same_salt_only() {
     let place = tempfile::tempdir().unwrap();
     let provider = Keys::passphrase("correct horse").provider(place.path());

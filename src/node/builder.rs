@@ -376,7 +376,7 @@ impl NodeBuilder {
     /// call is refused as `Directory`.
     ///
     /// # Errors
-    /// `Directory` when a node is there already.
+    /// `Directory` when a node is there already; `Address` when another process listens where this node is to.
     #[cfg(feature = "manager")]
     pub async fn init(self) -> Result<Prepared, StartError> {
         self.check().await?;

@@ -29,7 +29,7 @@ use super::barrier::Barrier;
 use super::gate::Asker;
 use super::once::already_settled;
 use super::records;
-use super::router::{Failure, fail, refused_by};
+use super::router::{Failure, fail, limited, refused_by};
 use super::service::{Service, blocking, broken, display_name, document};
 use super::tasks::Call;
 use crate::membership::{CaInfo, CaWaits, Rule};
@@ -56,6 +56,7 @@ fn refused(refused: RotationRefused) -> Failure {
     let message = format!("{refused}. Nothing was changed");
     match refused {
         RotationRefused::Deadline => fail(api::Code::Invalid, message),
+        RotationRefused::TooSoon(met) => limited(api::Code::Invalid, met, message),
         RotationRefused::TooMany => refused_by(Rule::TooManyRotations, message),
     }
 }
@@ -68,6 +69,13 @@ pub(super) struct Begin {
     /// This manager's clock.
     pub(super) now: SystemTime,
     pub(super) deadline_s: u64,
+}
+
+impl Begin {
+    /// Refuses a deadline that nobody could keep.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        TrustRecord::check_deadline(self.nodes, self.deadline_s).map_err(refused)
+    }
 }
 
 /// The same for what bears no refusal: where no further rotation fits into those that are under way, it stands in line.
@@ -147,7 +155,7 @@ impl Service {
         Begin { nodes, now: self.certificates.clock.now(), deadline_s }
     }
 
-    /// Replaces the root by another.
+    /// Replaces the root by another; where one is being replaced already, only if another one is asked for.
     pub(super) async fn ca_rotate(
         &self,
         asker: &Asker,
@@ -155,21 +163,33 @@ impl Service {
         until: Instant,
     ) -> Result<response::Kind, Failure> {
         let (serial, begin) = (self.records.borrow().trust.serial, self.begin_rotation(asked.deadline_s));
-        let plan = move |view: &dyn StateRead, barrier: &Barrier| rotation(view, barrier, begin).map(Some);
+        let plan = move |view: &dyn StateRead, barrier: &Barrier| {
+            begin.check()?;
+            let trust = records::trust(view).map_err(|error| broken(&error))?;
+            if !asked.another && (trust.is_rotating() || trust.next_due().is_some()) {
+                return Ok(None);
+            }
+            rotation(view, barrier, begin).map(Some)
+        };
         let wished = self.once_planned(asker, asked.once, Arc::new(plan), until).await?;
         if wished.is_done() {
             tracing::info!("the cluster's CA is being replaced");
             let mut following = self.records.clone();
             let _followed = tokio::time::timeout(FOLLOW, following.wait_for(|now| now.trust.serial > serial)).await;
         }
-        self.ca_status(until).await.map_err(already_settled)
+        let now = self.ca_now(until).await.map_err(already_settled)?;
+        document(&CaInfo { begun: wished.is_done(), ..now })
     }
 
     /// Which root signs, and how far a rotation is.
     pub(super) async fn ca_status(&self, until: Instant) -> Result<response::Kind, Failure> {
+        document(&self.ca_now(until).await?)
+    }
+
+    async fn ca_now(&self, until: Instant) -> Result<CaInfo, Failure> {
         let seen = self.ca_seen(until).await?;
         let records = self.records.borrow().clone();
-        document(&info(&seen, &records, self.operators_now()))
+        Ok(info(&seen, &records, self.operators_now()))
     }
 
     /// An operator has shown a certificate of this root: that is noted while it is waited for. Nobody is kept waiting by it; where
@@ -229,6 +249,7 @@ fn info(seen: &Seen, records: &Records, now: u64) -> CaInfo {
         root: hash(&seen.root),
         serial: trust.serial,
         rotating: trust.is_rotating(),
+        begun: false,
         started_unix: trust.started,
         deadline_in_s: trust.is_rotating().then(|| trust.left_s(&seen.time)),
         another_follows: trust.next_s != 0,

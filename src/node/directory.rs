@@ -32,13 +32,20 @@ impl NodeBuilder {
         Ok(())
     }
 
+    /// Where to listen, from the settings.
+    pub(super) fn listens(&self) -> Result<SocketAddr, StartError> {
+        match &self.listen {
+            Some(listen) => resolve(listen),
+            None => resolve(&format!("[::]:{}", config::PORT)),
+        }
+    }
+
     /// Where to listen and where to be reached, from the settings; a free port is drawn now.
     pub(super) fn addresses(&self) -> Result<(String, String), StartError> {
-        let listen = self.listen.clone().unwrap_or_else(|| format!("[::]:{}", config::PORT));
-        let mut address = resolve(&listen)?;
+        let mut address = self.listens()?;
         if address.port() == 0 {
             let probe = UdpSocket::bind(address).map_err(|error| {
-                StartError::Address(format!("cannot listen on {listen}: {error}; is it an address of this machine?"))
+                StartError::Address(format!("cannot listen on {address}: {error}; is it an address of this machine?"))
             })?;
             address = probe.local_addr().map_err(|error| StartError::Address(error.to_string()))?;
         }

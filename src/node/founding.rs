@@ -34,6 +34,8 @@ use crate::status::NodeRole;
 
 /// The name of the operator that founding makes, as that of any other it may be taken back.
 const FIRST_OPERATOR: &str = "operator";
+/// After so long an address that was taken is looked at once more.
+const MOMENT: Duration = Duration::from_millis(100);
 
 impl NodeBuilder {
     pub(super) async fn prepare_init(self) -> Result<Prepared, StartError> {
@@ -86,6 +88,25 @@ impl NodeBuilder {
         ))
     }
 
+    /// Before anything is written: a cluster that is founded where somebody else listens cannot run, and its first manager is known by
+    /// that address.
+    fn refuse_taken(&self) -> Result<(), StartError> {
+        let address = self.listens()?;
+        // Whoever looked in the same moment, as this does, is gone in the next one.
+        let is_taken = || self.ground.network.is_taken(address);
+        if address.port() == 0 || !is_taken() {
+            return Ok(());
+        }
+        std::thread::sleep(MOMENT);
+        if !is_taken() {
+            return Ok(());
+        }
+        Err(StartError::Address(format!(
+            "UDP port {address} is in use: another process listens there. Nothing was written. Stop that process, or found the cluster at another address: quorate init --data-dir {} --listen HOST:PORT",
+            self.directory.display()
+        )))
+    }
+
     fn init_blocking(self) -> Result<Prepared, StartError> {
         let layout = self.layout();
         // Of a newcomer the managers see where it is; of the first one nobody does.
@@ -108,6 +129,9 @@ impl NodeBuilder {
         }
         if layout.identity().exists() && !layout.holds_store() {
             return Err(self.store_is_gone());
+        }
+        if !layout.holds_store() {
+            self.refuse_taken()?;
         }
         let (mut store, keys) = open_store_with(&layout, options(&layout))?;
         let mut facts = self.begin(&store)?;

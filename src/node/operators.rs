@@ -5,7 +5,8 @@
 //! is never seen here: who is to be an operator draws it, and sends a signing request. Called by the service, by the join plane
 //! and by the running node.
 
-use std::sync::{Arc, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -93,6 +94,8 @@ fn does_not_count(record: &OperatorRecord, standing: Standing) -> Failure {
 struct Signing {
     operators: Operators,
     ca: Option<ClusterCa>,
+    /// The revision of the CA's record.
+    ca_revision: u64,
     trust: TrustRecord,
 }
 
@@ -173,7 +176,8 @@ impl Service {
             let view = reader.view();
             let seen = || {
                 let (operators, ca) = (read::operators(&*view)?, records::ca(&*view, &barrier)?);
-                Ok(Signing { operators, ca, trust: records::trust(&*view)? })
+                let ca_revision = records::value(&*view, records::ca_key())?.map_or(0, |(_, revision)| revision);
+                Ok(Signing { operators, ca, ca_revision, trust: records::trust(&*view)? })
             };
             seen().map_err(|error| broken(&error))
         })
@@ -193,7 +197,7 @@ impl Service {
         if asked.ttl_s > TTL_S_MAX {
             return Err(fail(api::Code::Invalid, "an operator that ends lasts 10 years at most. Nothing was changed"));
         }
-        let (Signing { operators, ca, trust }, now) = (self.operators(until).await?, self.operators_now());
+        let (Signing { operators, ca, ca_revision, trust }, now) = (self.operators(until).await?, self.operators_now());
         let ca = ca.ok_or_else(|| fail(api::Code::Internal, "the cluster has no CA"))?;
         let ends = if asked.ttl_s == 0 { 0 } else { now + asked.ttl_s };
         let certified = certified(&ca, &asked.csr, id, ends, now, self.certificates)
@@ -211,14 +215,7 @@ impl Service {
             ..OperatorRecord::default()
         };
         let planned = match operators.room_for(id, &asked.name, now) {
-            Ok(gone) => {
-                let key = OperatorRecord::key(id);
-                let mut txn = once::write(key.clone(), record.to_bytes(), false);
-                txn.compares.push(Compare::absent(key));
-                let gone = gone.into_iter().map(OperatorRecord::key);
-                txn.then.extend(gone.map(|key| Delete { key, ..Delete::default() }.into()));
-                Ok(Some(txn))
-            }
+            Ok(gone) => Ok(Some(issuing(id, &record, ca_revision, gone))),
             Err(why) => Err(refused(&why)),
         };
         let wished = self.once(asker, asked.once, planned, until).await?;
@@ -246,10 +243,11 @@ impl Service {
     ) -> Result<response::Kind, Failure> {
         let (Signing { operators, .. }, now) = (self.operators(until).await?, self.operators_now());
         let own = |record: &OperatorRecord| matches!(asker.who, Who::Operator(id) if record.node_id() == Some(id));
-        let planned = operators.named(&asked.name, now).map_err(|why| refused(&why)).map(|record| {
-            if let Some(id) = record.node_id().filter(|_| own(record)) {
-                self.parting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Instant::now() + FAREWELL);
-            }
+        let named = operators.named(&asked.name, now).map_err(|why| refused(&why));
+        // Until the answer is on its way, however long that takes: the record may come here long before it.
+        let itself = named.as_ref().ok().filter(|record| own(record)).and_then(|record| record.node_id());
+        let _parting = itself.map(|id| self.parting.begin(id));
+        let planned = named.map(|record| {
             let revoked = OperatorRecord { revoked: now.max(1), ..record.clone() };
             let key = OperatorRecord::key(record.node_id().unwrap_or_default());
             let mut txn = once::write(key.clone(), revoked.to_bytes(), false);
@@ -268,13 +266,6 @@ impl Service {
         let left = others.filter(|(_, other)| !other.read_only && other.standing(now) == Standing::Stands).count();
         let revoked = RevokedOperator { operator: info(&record, now), own: own(&record), left: left as u64 };
         document(&revoked).map_err(already_settled)
-    }
-
-    /// Whether it has taken itself back, and hears the answer now.
-    fn is_parting(&self, id: NodeId) -> bool {
-        let mut parting = self.parting.lock().unwrap_or_else(PoisonError::into_inner);
-        parting.retain(|_, until| Instant::now() < *until);
-        parting.contains_key(&id)
     }
 
     /// Every operator, those that count no more among them.
@@ -324,6 +315,67 @@ impl Service {
     }
 }
 
+/// What makes an operator: with this id for the first time, and with a certificate of the root that still signs when it is written.
+/// Nobody is made who has one of the root before it only: it might be trusted no more by the time it is shown.
+fn issuing(id: NodeId, record: &OperatorRecord, ca_revision: u64, gone: Vec<NodeId>) -> Txn {
+    let key = OperatorRecord::key(id);
+    let mut txn = once::write(key.clone(), record.to_bytes(), false);
+    txn.compares.extend([Compare::absent(key), Compare::mod_revision(records::ca_key(), ca_revision)]);
+    let gone = gone.into_iter().map(OperatorRecord::key);
+    txn.then.extend(gone.map(|key| Delete { key, ..Delete::default() }.into()));
+    txn
+}
+
+/// Operators that take themselves back: each keeps its connection until it has had time to hear the answer, while nothing else that it
+/// asks is done.
+#[derive(Debug, Default)]
+pub(super) struct Partings(Mutex<BTreeMap<NodeId, Parting>>);
+
+#[derive(Debug)]
+struct Parting {
+    /// Its requests to be taken back that have no answer yet.
+    under_way: usize,
+    /// Since when it has had the last one.
+    answered: Instant,
+}
+
+impl Parting {
+    fn is_over(&self) -> bool {
+        self.under_way == 0 && self.answered.elapsed() >= FAREWELL
+    }
+}
+
+/// A request of an operator to be taken back, until it is answered, or nobody waits for that.
+#[derive(Debug)]
+struct Answering<'a>(&'a Partings, NodeId);
+
+impl Partings {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<NodeId, Parting>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, id: NodeId) -> Answering<'_> {
+        let mut all = self.all();
+        all.entry(id).or_insert_with(|| Parting { under_way: 0, answered: Instant::now() }).under_way += 1;
+        Answering(self, id)
+    }
+
+    fn holds(&self, id: NodeId) -> bool {
+        let mut all = self.all();
+        all.retain(|_, parting| !parting.is_over());
+        all.contains_key(&id)
+    }
+}
+
+impl Drop for Answering<'_> {
+    fn drop(&mut self) {
+        if let Some(parting) = self.0.all().get_mut(&self.1) {
+            parting.under_way -= 1;
+            parting.answered = Instant::now();
+        }
+    }
+}
+
 /// A certificate for an operator.
 struct Certified {
     certificate: Vec<u8>,
@@ -364,7 +416,7 @@ pub(super) async fn keep_out(service: Arc<Service>, endpoint: Endpoint) {
     loop {
         let (now, known) = (service.operators_now(), Arc::clone(&records.borrow_and_update()));
         endpoint.review(|caller| match caller.role {
-            CertRole::Operator => counts_not(&known, caller, now).filter(|_| !service.is_parting(caller.node_id)),
+            CertRole::Operator => counts_not(&known, caller, now).filter(|_| !service.parting.holds(caller.node_id)),
             // Nothing ends by itself for them.
             CertRole::Manager | CertRole::Worker if changed => is_gone(&known, caller),
             CertRole::Manager | CertRole::Worker => None,
@@ -398,6 +450,33 @@ fn is_gone(known: &Records, caller: &Caller) -> Option<Refused> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_operator_is_made_under_the_root_that_signs_when_it_is_written_or_not_at_all() {
+        let id = NodeId::from_bytes([7; 16]);
+        let txn = issuing(id, &OperatorRecord::default(), 42, vec![NodeId::from_bytes([8; 16])]);
+        let same_root = Compare::mod_revision(records::ca_key(), 42);
+        assert_eq!(txn.compares, [Compare::absent(OperatorRecord::key(id)), same_root]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_itself_back_keeps_its_connection_until_it_is_answered_however_long_that_takes() {
+        let (partings, id) = (Partings::default(), NodeId::from_bytes([7; 16]));
+        assert!(!partings.holds(id));
+        // Given that it asks, as another manager begins to lead, and asks again
+        let first = partings.begin(id);
+        tokio::time::advance(FAREWELL * 5).await;
+        assert!(partings.holds(id), "it has no answer yet");
+        let again = partings.begin(id);
+        drop(first);
+        tokio::time::advance(FAREWELL * 5).await;
+        assert!(partings.holds(id), "nor has it this one");
+        // When it is answered, then it has a moment to hear it, and no longer.
+        drop(again);
+        assert!(partings.holds(id));
+        tokio::time::advance(FAREWELL).await;
+        assert!(!partings.holds(id));
+    }
 
     #[test]
     fn what_is_over_a_limit_is_refused_with_it() {

@@ -15,7 +15,7 @@ use quorate_core::membership::quorum::Quorum;
 use tokio::time::Instant;
 
 use super::service::Service;
-use crate::status::{Check, Liveness, Readiness, ago, at_most};
+use crate::status::{Check, Liveness, Readiness, ago, at_most, counted};
 
 /// So many base election timeouts old may the state of a manager be that serves: a follower has it confirmed once in each.
 const FRESH: u32 = 5;
@@ -115,7 +115,7 @@ fn checks(view: &View<'_>) -> Vec<Check> {
         [] => String::new(),
         missing => format!("; not heard from: {}", missing.join(", ")),
     };
-    let connected = format!("{reachable} of {voters} voters connected, {needed} needed{missing}{locked}");
+    let connected = format!("{reachable} of {} connected, {needed} needed{missing}{locked}", counted(voters, "voter"));
     let tick = Duration::from_nanos(status.tick.0);
     let bound = tick * ELECTION_TICKS * FRESH;
     let behind = status.commit.0.saturating_sub(status.applied.0);

@@ -363,7 +363,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         watches: Arc::clone(&watches),
         joins: Semaphore::new(1),
         shown,
-        parting: Mutex::default(),
+        parting: operators::Partings::default(),
         certificates: builder.certificates,
         under_way: service::under_way(),
         past: Past::default(),

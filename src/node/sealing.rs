@@ -12,10 +12,10 @@ use quorate_transport::api::{self, key_order, response};
 use zeroize::Zeroizing;
 
 use super::gate::Asker;
-use super::router::{Failure, fail};
+use super::router::{Failure, fail, limited};
 use super::service::{Service, blocking, json};
 use super::stop::StartError;
-use crate::keys::{Desk, KeyOrder, Refusal};
+use crate::keys::{Desk, KeyOrder, Refusal, too_short};
 
 /// Between two steps of sealing anew: writers have the disk for most of the time.
 const BREATH: Duration = Duration::from_millis(5);
@@ -85,6 +85,11 @@ impl Service {
     /// An operator on this machine changes the keys of this manager's store, or looks at them.
     pub(super) async fn key_order(&self, asker: &Asker, order: api::KeyOrder) -> Result<response::Kind, Failure> {
         let order = order_of(order)?;
+        if let KeyOrder::Passphrase(phrase) = &order
+            && let Some((met, why)) = too_short(phrase)
+        {
+            return Err(limited(api::Code::Invalid, met, format!("{why}. Nothing was changed")));
+        }
         let Some(desk) = self.store()?.keys else {
             return Err(fail(
                 api::Code::Refused,

@@ -3,7 +3,6 @@
 //! Owns what each request means on a manager, and the one place where user keys get their section and lose it again.
 //! Called by the endpoint, the local socket and the in-process client alike.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -12,7 +11,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_core::command::{self, Command, CommandKind, Request, Unread};
 use quorate_core::consensus::io::{Records, Status};
-use quorate_core::id::{NodeId, RaftId};
+use quorate_core::id::RaftId;
 use quorate_core::membership::plan::SeatTimes;
 use quorate_core::membership::record::NodeRecord;
 use quorate_core::ports::{Staging, StateReader, StoreError};
@@ -33,6 +32,7 @@ use super::fence::Incarnations;
 use super::gate::{Asker, Who};
 use super::keepers::Space;
 use super::looking::Looking;
+use super::operators::Partings;
 use super::reach::Reach;
 use super::readiness::Pulse;
 use super::reading::{Past, in_time};
@@ -77,8 +77,8 @@ pub(crate) struct Service {
     pub(super) joins: Semaphore,
     /// Operators with a certificate of another root than before.
     pub(super) shown: mpsc::Sender<ShownBy>,
-    /// Operators that have taken themselves back, and until when they hear the answer.
-    pub(super) parting: Mutex<BTreeMap<NodeId, Instant>>,
+    /// Operators that take themselves back.
+    pub(super) parting: Partings,
     /// The start of the consensus task's clock.
     pub(super) clock: Instant,
     /// The odd rule's times where the cluster's record says nothing.

@@ -201,7 +201,7 @@ fn requests(about: &str) -> Vec<(&'static str, Kind)> {
         Kind::OperatorIssue(api::OperatorIssue::default()),
         Kind::OperatorRevoke(api::OperatorRevoke { name: "nobody".into(), once: None }),
         Kind::OperatorList(api::OperatorList {}),
-        Kind::CaRotate(api::CaRotate { deadline_s: 0, once: None }),
+        Kind::CaRotate(api::CaRotate { deadline_s: 0, another: false, once: None }),
         Kind::CaStatus(api::CaStatus {}),
         Kind::TokenShow(api::TokenShow { role: "worker".into() }),
         Kind::TokenRotate(api::TokenRotate { role: "worker".into(), ..api::TokenRotate::default() }),

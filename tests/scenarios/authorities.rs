@@ -209,7 +209,7 @@ async fn a_node_that_is_back_in_time_renews_and_one_that_is_not_joins_anew() {
     cluster.settled(3).await;
     assert!(status(&cluster).await.rotating);
     // When its deadline comes without the other one (another rotation within this one brings one that is near)
-    cluster.any().client().ca().rotate(Duration::from_secs(4)).await.unwrap();
+    cluster.any().client().ca().rotate_anew(Duration::from_secs(10)).await.unwrap();
     let over = ended(&cluster).await;
     assert_eq!((over.serial, over.trusted.len()), (2, 1));
     // Then that one is not taken any more
@@ -247,12 +247,27 @@ async fn a_node_that_is_back_in_time_renews_and_one_that_is_not_joins_anew() {
 async fn a_deadline_that_makes_no_sense_and_rotations_without_an_end_are_refused() {
     let cluster = Cluster::founded().await;
     let ca = cluster.any().client().ca();
-    says(&ca.rotate(Duration::ZERO).await.unwrap_err(), &["1 s", "Nothing was changed"]);
-    assert_eq!(status(&cluster).await.serial, 0);
-    for serial in 1..=4 {
-        assert_eq!(ca.rotate(Duration::from_secs(3_600)).await.unwrap().serial, serial);
+    for too_near in [Duration::ZERO, Duration::from_secs(9)] {
+        for refused in [ca.rotate(too_near).await, ca.rotate_anew(too_near).await] {
+            let refused = refused.unwrap_err();
+            let limit = refused.limit().unwrap_or_else(|| panic!("{refused:?}"));
+            assert_eq!((limit.name.as_str(), limit.bound, limit.actual), ("ROTATION_S_MIN", 10, too_near.as_secs()));
+            says(&refused, &["10 s at least", "Nothing was changed"]);
+        }
     }
-    says(&ca.rotate(Duration::from_secs(3_600)).await.unwrap_err(), &["within each other", "ca status"]);
+    says(&ca.rotate(DAY * 366).await.unwrap_err(), &["365 days", "Nothing was changed"]);
+    assert_eq!(status(&cluster).await.serial, 0);
+    // While one is under way no other is begun, unless that is asked for.
+    let first = ca.rotate(DAY).await.unwrap();
+    assert_eq!((first.serial, first.begun), (1, true));
+    let again = ca.rotate(Duration::from_secs(3_600)).await.unwrap();
+    assert_eq!((again.serial, again.rotating, again.begun, again.root), (1, true, false, first.root));
+    assert!(again.deadline_in_s > Some(80_000), "its deadline stays: {:?}", again.deadline_in_s);
+    for serial in 2..=4 {
+        let another = ca.rotate_anew(Duration::from_secs(3_600)).await.unwrap();
+        assert_eq!((another.serial, another.begun), (serial, true));
+    }
+    says(&ca.rotate_anew(Duration::from_secs(3_600)).await.unwrap_err(), &["within each other", "ca status"]);
     // All of it ends with the last one, once the operator has come by.
     cluster.outside(&[0]).await.kv().get("k").await.unwrap();
     assert_eq!(ended(&cluster).await.trusted.len(), 1);
@@ -328,7 +343,7 @@ async fn a_manager_that_was_away_all_the_time_comes_back_with_a_token_and_keeps_
     let old_token = cluster.token().await;
     cluster.kill(away).await;
     cluster.any().client().kv().put("k", "v").await.unwrap();
-    cluster.any().client().ca().rotate(Duration::from_secs(2)).await.unwrap();
+    cluster.any().client().ca().rotate(Duration::from_secs(10)).await.unwrap();
     assert_eq!(ended(&cluster).await.trusted.len(), 1);
     // When it comes back, then nobody takes it, and it takes nobody: it harms nothing,
     cluster.restart(away).await;

@@ -244,8 +244,11 @@ async fn a_node_leaves_by_itself_and_nobody_else_makes_it() {
     assert!(matches!(refused, Error::Denied(_)), "{refused}");
     assert!(!cluster.any().client().nodes().inspect(&standby.id).await.unwrap().removing);
     // By its own process it is the node itself, and being ready is no obstacle.
-    let outcome = cluster.node(index).client().nodes().leave().detached().await.unwrap();
-    assert_eq!((outcome.node.id, outcome.changed), (standby.id, true));
+    let outcome = cluster.node(index).client().nodes().leave().await.unwrap();
+    assert_eq!((&outcome.node.id, outcome.changed, outcome.done), (&standby.id, true, true));
+    // It was the only standby: what the cluster bears without it is said.
+    assert_eq!(outcome.warnings.len(), 1, "{outcome:?}");
+    says(&outcome.warnings[0], &["no standby is left", "3 voters", "the loss of 1 at once"]);
     for index in cluster.running() {
         cluster.node(index).shutdown().await;
     }

@@ -79,6 +79,32 @@ async fn one_that_is_taken_back_is_disconnected_from_every_manager_and_not_taken
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_itself_back_hears_that_it_is_done_also_when_the_leader_goes_in_between() {
+    let mut cluster = Cluster::of(3).await;
+    for round in 0..4 {
+        // Given an operator that is connected to every manager
+        let name = format!("ann{round}");
+        let made = cluster.any().client().operators().issue(&name).await.unwrap();
+        let ann = Client::connect(cluster.addresses(), made.identity).await.unwrap();
+        ann.kv().get("k").await.unwrap();
+        let leader = cluster.leader().await;
+        // When it takes itself back, and the leader dies a little later each time
+        let (ann, its_name) = (ann.operators(), name.clone());
+        let asked = tokio::spawn(async move { ann.revoke(&its_name).await });
+        tokio::time::sleep(Duration::from_millis(5 * round)).await;
+        cluster.kill(leader).await;
+        // Then it is told that it is done, and it is.
+        let revoked = asked.await.unwrap().unwrap();
+        assert_eq!((revoked.own, revoked.left, revoked.operator.name.as_str()), (true, 1, name.as_str()));
+        let list = cluster.any().client().operators().list().await.unwrap();
+        assert!(list.iter().all(|operator| operator.stands == (operator.name == "operator")), "{list:?}");
+        cluster.restart(leader).await;
+        cluster.settled(3).await;
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_with_a_time_ends_with_it_and_is_disconnected() {
     let cluster = Cluster::founded().await;
     let operators = cluster.any().client().operators();

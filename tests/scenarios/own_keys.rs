@@ -113,6 +113,7 @@ async fn the_nodes_own_key_is_opened_by_what_opens_the_store_and_by_nothing_else
     agree(&Keys::default());
     // When the key goes through everything that can be done to it, then both go together
     let moved = cluster.path("elsewhere").join("m1.key");
+    std::fs::create_dir(cluster.path("elsewhere")).unwrap();
     for order in [KeyOrder::Rotate, KeyOrder::Move(moved), KeyOrder::Rotate] {
         let before = opened_by(&directory);
         change(&directory, &Keys::default(), &order).unwrap();

@@ -403,6 +403,7 @@ async fn a_key_file_that_moves_is_never_gone_wherever_the_move_is_killed() {
     let (cluster, pristine) = stopped().await;
     let before = essence(inspect(&pristine).unwrap());
     let target = cluster.path("elsewhere").join("node.key");
+    std::fs::create_dir(cluster.path("elsewhere")).unwrap();
     let to = target.to_str().unwrap().to_owned();
     let library = shim(&cluster.path(""));
     let points = killed_at_each(&cluster, &pristine, Change::of(&["key", "move", &to]), |directory, _, at| {

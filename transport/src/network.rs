@@ -4,7 +4,7 @@
 //! a datagram. Called wherever an endpoint is made or an address is dialled.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 #[cfg(feature = "testing")]
 use std::sync::Arc;
 
@@ -35,6 +35,16 @@ impl From<MemoryHost> for Network {
 }
 
 impl Network {
+    /// Whether somebody else on this machine listens there now, as far as can be seen: whoever is to listen there cannot.
+    pub fn is_taken(&self, address: SocketAddr) -> bool {
+        match &self.0 {
+            Carrier::Udp => UdpSocket::bind(address).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse),
+            // There each host has addresses of its own.
+            #[cfg(feature = "testing")]
+            Carrier::Memory(_) => false,
+        }
+    }
+
     /// An endpoint that listens on `address`, with the buffers that its socket got.
     pub(crate) fn listen(
         &self,

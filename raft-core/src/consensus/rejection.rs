@@ -153,7 +153,7 @@ fn no_leader(reachable: usize, voters: usize, missing: &[RaftId], name: Name<'_>
 fn quorum_lost((reachable, voters, needed): (usize, usize, usize), missing: &[RaftId], name: Name<'_>) -> String {
     let silent = not_heard_from(missing, name);
     format!(
-        "quorum lost: {reachable} of {voters} voters reachable, {needed} needed{silent}. Nothing was changed, nothing acknowledged is lost; start missing managers again"
+        "quorum lost: {reachable} of {voters} voters reachable, {needed} needed{silent}. Nothing was changed, nothing acknowledged is lost. Next: `quorate status --data-dir DIR` on the machine of a manager that runs says which to start again; only when the disks of so many are gone for good: stop those that are left, then `quorate recover --dry-run --data-dir DIR` on each (docs/when-managers-are-lost.md)"
     )
 }
 
@@ -173,6 +173,9 @@ mod tests {
         let missing = vec![RaftId(1), RaftId(12)];
         let lost = Rejection::QuorumLost { leaderless_ticks: 9, reachable: 1, voters: 3, needed: 2, missing };
         assert!(lost.to_string().contains("2 needed; not heard from: manager 1, manager 12. "), "{lost}");
+        for next in ["quorate status --data-dir", "to start again", "gone for good", "quorate recover --dry-run"] {
+            assert!(lost.to_string().contains(next), "{lost}");
+        }
         let name = |id: RaftId| if id == RaftId(1) { "n1".to_owned() } else { "n12".to_owned() };
         let told = lost.told(&name);
         assert!(told.contains("2 needed; not heard from: n1, n12. "), "{told}");

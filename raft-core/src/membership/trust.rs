@@ -23,6 +23,7 @@ use prost::Message;
 
 use crate::id::RaftId;
 use crate::keyspace::Section;
+use crate::limits::{Met, ROTATION_S_MIN};
 use crate::log::Configuration;
 use crate::membership::operators::{OperatorRecord, Standing};
 use crate::membership::quorum::Quorum;
@@ -108,8 +109,11 @@ pub struct Moment {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RotationRefused {
     /// The deadline is too soon or too far.
-    #[error("a rotation ends after 1 s at least, and 365 days at most")]
+    #[error("a rotation lasts a second at least, and 365 days at most")]
     Deadline,
+    /// Nobody could be in time.
+    #[error("a rotation lasts {} s at least here (`ROTATION_S_MIN`), or nodes could not renew in time, and {} s were given", .0.bound, .0.actual)]
+    TooSoon(Met),
     /// Rotations within each other, and no end.
     #[error(
         "there are several rotations under way within each other already; see `quorate ca status` for who is waited for"
@@ -151,6 +155,20 @@ impl TrustRecord {
         Self { authorities: vec![root], issuer, ..Self::default() }
     }
 
+    /// Refuses a deadline that is so near that nodes which are there could not renew before it. Only of who asks for it: what stands in
+    /// line is not refused because there are more nodes by then.
+    ///
+    /// # Errors
+    /// [`RotationRefused::TooSoon`].
+    pub fn check_deadline(nodes: usize, deadline_s: u64) -> Result<(), RotationRefused> {
+        let bound = ROTATION_S_MIN.max(spread_ms(nodes).saturating_mul(2).div_ceil(1_000));
+        if deadline_s < bound {
+            let met = Met { name: "ROTATION_S_MIN", bound, actual: deadline_s };
+            return Err(RotationRefused::TooSoon(met));
+        }
+        Ok(())
+    }
+
     /// Whether a rotation is under way.
     pub const fn is_rotating(&self) -> bool {
         self.started != 0
@@ -182,13 +200,12 @@ impl TrustRecord {
         }
         let mut authorities = vec![root, cross];
         authorities.extend(self.authorities.iter().cloned());
-        let spread_ms = (nodes as u64).saturating_mul(1_000) / RENEWALS_PER_SECOND;
         Ok(Self {
             authorities,
             issuer,
             serial: self.serial + 1,
             started: now.max(1),
-            spread_ms: spread_ms.max(SPREAD_MS_MIN).min(longest_spread_ms(deadline_s)),
+            spread_ms: spread_ms(nodes).min(longest_spread_ms(deadline_s)),
             deadline_s,
             next_s: 0,
         })
@@ -287,6 +304,11 @@ impl TrustRecord {
         let renewed: BTreeSet<RaftId> = nodes.iter().filter(counts).filter_map(|node| node.raft()).collect();
         Quorum::of(configuration).is_alive(|id| renewed.contains(&id))
     }
+}
+
+/// Over which time the renewals of so many nodes are spread.
+fn spread_ms(nodes: usize) -> u64 {
+    ((nodes as u64).saturating_mul(1_000) / RENEWALS_PER_SECOND).max(SPREAD_MS_MIN)
 }
 
 /// Whoever renews last has half of the time yet.

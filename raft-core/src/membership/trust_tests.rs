@@ -288,3 +288,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_deadline_before_which_nodes_could_not_renew_is_refused_with_the_least() {
+    for (nodes, least) in [(1, 10), (100, 10), (101, 11), (10_000, 1_000)] {
+        assert_eq!(TrustRecord::check_deadline(nodes, least), Ok(()), "{nodes}");
+        let refused = TrustRecord::check_deadline(nodes, least - 1).unwrap_err();
+        let met = Met { name: "ROTATION_S_MIN", bound: least, actual: least - 1 };
+        assert_eq!(refused, RotationRefused::TooSoon(met));
+        assert!(refused.to_string().contains(&format!("{least} s at least")), "{refused}");
+        // With it nobody is asked to come in less time than there is room for.
+        assert!(longest_spread_ms(least) >= spread_ms(nodes), "{nodes}");
+    }
+}

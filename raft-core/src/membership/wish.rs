@@ -32,23 +32,16 @@ pub enum Wish {
 }
 
 /// Why a wish is refused at once. Nothing was changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WishRefused {
     /// The most voters must be odd.
-    #[error(transparent)]
-    EvenMaxVoters(#[from] EvenMaxVoters),
+    EvenMaxVoters(EvenMaxVoters),
     /// There is nobody to hand the last seat to.
-    #[error(
-        "manager {voter} is the last voter: without it there is no cluster, and --force does not change that. Join or promote another manager, or start one that is down; once it has caught up, ask again. Nothing was changed"
-    )]
     LastVoter {
         /// Its raft id.
         voter: RaftId,
     },
     /// From three voters to one: no loss would be survived any more.
-    #[error(
-        "this would leave {to} of {from} voters, and no loss would be survived any more. Join or promote another manager first (or label a worker quorate.manager=yes), it takes the seat; or ask again with --force. Nothing was changed"
-    )]
     EndsFaultTolerance {
         /// Voters now.
         from: usize,
@@ -56,9 +49,6 @@ pub enum WishRefused {
         to: usize,
     },
     /// A majority, before the change or after it, would not be alive.
-    #[error(
-        "{reachable} of the voters are reachable and {needed} are needed: seats cannot be changed now, and --force does not change that. Start managers that are down, then ask again. Nothing was changed"
-    )]
     QuorumAtRisk {
         /// Voters reachable.
         reachable: usize,
@@ -66,9 +56,6 @@ pub enum WishRefused {
         needed: usize,
     },
     /// Cut off at once, it would take the majority with it.
-    #[error(
-        "without manager {voter} {reachable} of the voters are reachable and {needed} are needed: cut off at once, it would take the cluster with it. Let another manager take its seat first (join or promote one, start one that is down, or demote this one), then ask again. Nothing was changed"
-    )]
     MajorityWith {
         /// Its raft id.
         voter: RaftId,
@@ -79,7 +66,47 @@ pub enum WishRefused {
     },
 }
 
+impl From<EvenMaxVoters> for WishRefused {
+    fn from(refused: EvenMaxVoters) -> Self {
+        Self::EvenMaxVoters(refused)
+    }
+}
+
+impl std::error::Error for WishRefused {}
+
+impl fmt::Display for WishRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.told(numbered))
+    }
+}
+
+/// What this file calls a manager whose name is not known here.
+fn numbered(id: RaftId) -> String {
+    format!("manager {id}")
+}
+
 impl WishRefused {
+    /// For people, with names for raft ids.
+    pub fn told(&self, name: impl Fn(RaftId) -> String) -> String {
+        match *self {
+            Self::EvenMaxVoters(refused) => refused.to_string(),
+            Self::LastVoter { voter } => format!(
+                "{} is the last voter: without it there is no cluster, and --force does not change that. Join or promote another manager, or start one that is down; once it has caught up, ask again. Nothing was changed",
+                name(voter)
+            ),
+            Self::EndsFaultTolerance { from, to } => format!(
+                "this would leave {to} of {from} voters, and no loss would be survived any more. Join or promote another manager first (or label a worker quorate.manager=yes), it takes the seat; or ask again with --force. Nothing was changed"
+            ),
+            Self::QuorumAtRisk { reachable, needed } => format!(
+                "{reachable} of the voters are reachable and {needed} are needed: seats cannot be changed now, and --force does not change that. Start managers that are down, then ask again. Nothing was changed"
+            ),
+            Self::MajorityWith { voter, reachable, needed } => format!(
+                "without {} {reachable} of the voters are reachable and {needed} are needed: cut off at once, it would take the cluster with it. Let another manager take its seat first (join or promote one, start one that is down, or demote this one), then ask again. Nothing was changed",
+                name(voter)
+            ),
+        }
+    }
+
     /// The same of a wish that is recorded and cannot be fulfilled yet: what it waits for.
     fn waiting(self) -> String {
         match self {
@@ -107,17 +134,9 @@ const CHANGES_MAX: usize = 64;
 /// # Errors
 /// What can never be done, with the way out.
 pub fn check(view: &SeatView, policy: &SeatPolicy, target: RaftId, wish: Wish) -> Result<(), WishRefused> {
-    let (removing, forced) = match wish {
-        Wish::MaxVoters(max) => {
-            SeatPolicy::new(max)?;
-            return Ok(());
-        }
-        Wish::Demote { forced } => (false, forced),
-        Wish::Remove { forced } => (true, forced),
-        Wish::CutOff => (true, true),
-    };
-    let mut wished = arrived(view, policy);
-    if !wished.configuration.voters.contains(&target) {
+    let Some(leaves) = leaves(wish)? else { return Ok(()) };
+    let arrived = arrived(view, policy);
+    if !arrived.configuration.voters.contains(&target) {
         return Ok(());
     }
     let alive = |view: &SeatView, id: RaftId| Seats::new(view, policy).is_alive(id);
@@ -131,24 +150,124 @@ pub fn check(view: &SeatView, policy: &SeatPolicy, target: RaftId, wish: Wish) -
         let (reachable, needed) = quorum.reach(other);
         return Err(WishRefused::MajorityWith { voter: target, reachable, needed });
     }
-    for manager in wished.managers.iter_mut().filter(|manager| manager.raft_id == target) {
-        manager.demoted = true;
-        manager.removing = removing;
-        manager.forced = forced;
-    }
-    for _ in 0..CHANGES_MAX {
-        let Some(change) = plan(&wished, policy) else { break };
-        wished.configuration = leave(&change.apply_to(&wished.configuration));
-    }
+    let wished = at_rest(with(arrived, target, leaves), policy);
     let voters = &wished.configuration.voters;
     match voters.len() {
         _ if !voters.contains(&target) => Ok(()),
         1 => Err(WishRefused::LastVoter { voter: target }),
-        3 if !forced => Err(WishRefused::EndsFaultTolerance { from: 3, to: 1 }),
+        3 if !leaves.forced => Err(WishRefused::EndsFaultTolerance { from: 3, to: 1 }),
         _ => {
             let (reachable, needed) = Quorum::of(&wished.configuration).reach(|id| alive(&wished, id));
             Err(WishRefused::QuorumAtRisk { reachable, needed })
         }
+    }
+}
+
+/// How a manager leaves.
+#[derive(Debug, Clone, Copy, Default)]
+struct Leaves {
+    demoted: bool,
+    removing: bool,
+    forced: bool,
+}
+
+/// `None`: it is no wish about one manager.
+fn leaves(wish: Wish) -> Result<Option<Leaves>, EvenMaxVoters> {
+    let (removing, forced) = match wish {
+        Wish::MaxVoters(max) => return SeatPolicy::new(max).map(|_policy| None),
+        Wish::Demote { forced } => (false, forced),
+        Wish::Remove { forced } => (true, forced),
+        Wish::CutOff => (true, true),
+    };
+    Ok(Some(Leaves { demoted: true, removing, forced }))
+}
+
+/// The view with that wish about `target`, in place of any before.
+fn with(mut view: SeatView, target: RaftId, leaves: Leaves) -> SeatView {
+    for manager in view.managers.iter_mut().filter(|manager| manager.raft_id == target) {
+        Leaves { demoted: manager.demoted, removing: manager.removing, forced: manager.forced } = leaves;
+    }
+    view
+}
+
+/// The view once the planner has nothing left to do.
+fn at_rest(mut view: SeatView, policy: &SeatPolicy) -> SeatView {
+    for _ in 0..CHANGES_MAX {
+        let Some(change) = plan(&view, policy) else { break };
+        view.configuration = leave(&change.apply_to(&view.configuration));
+    }
+    view
+}
+
+/// What there is to bear losses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Strength {
+    /// Voters.
+    pub voters: usize,
+    /// Standbys that are reached, and to stay managers.
+    pub standbys: usize,
+}
+
+impl Strength {
+    fn of(view: &SeatView, policy: &SeatPolicy) -> Self {
+        let seats = Seats::new(view, policy);
+        let stays =
+            |id: &&RaftId| seats.manager(**id).is_some_and(|manager| !manager.is_leaving() && seats.is_alive(**id));
+        Self {
+            voters: view.configuration.voters.len(),
+            standbys: view.configuration.learners.iter().filter(stays).count(),
+        }
+    }
+
+    /// Voters that may be lost at once while writes go on.
+    const fn survives(self) -> usize {
+        self.voters.saturating_sub(1) / 2
+    }
+}
+
+/// That a cluster bears less once a manager is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Weakened {
+    /// As it is, once those on the way have arrived.
+    pub before: Strength,
+    /// Without that manager.
+    pub after: Strength,
+}
+
+/// Whether the cluster bears less once this wish is fulfilled: there are fewer voters, or the last standby is gone that would take
+/// the seat of one that is lost.
+pub fn weakens(view: &SeatView, policy: &SeatPolicy, target: RaftId, wish: Wish) -> Option<Weakened> {
+    let leaves = leaves(wish).ok().flatten()?;
+    let arrived = arrived(view, policy);
+    let strength = |leaves| Strength::of(&at_rest(with(arrived.clone(), target, leaves), policy), policy);
+    let (before, after) = (strength(Leaves::default()), strength(leaves));
+    let less = after.voters < before.voters || (after.standbys == 0 && before.standbys > 0);
+    less.then_some(Weakened { before, after })
+}
+
+impl fmt::Display for Weakened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { before, after } = self;
+        let (voters, survives) = (after.voters, after.survives());
+        match (voters, after.standbys) {
+            (1, 0) => f.write_str(
+                "one voter and no standby are left: no loss is survived, and what is acknowledged is on one disk alone",
+            )?,
+            (1, _) => f.write_str(
+                "one voter is left: when it is lost nothing is written until somebody recovers the cluster from a standby",
+            )?,
+            _ if voters < before.voters => write!(
+                f,
+                "{voters} of {} voters are left: the loss of {survives} at once is survived, instead of {}",
+                before.voters,
+                before.survives()
+            )?,
+            _ => write!(
+                f,
+                "no standby is left: of {voters} voters the loss of {survives} at once is survived, as before, but nobody takes the seat of one that is lost"
+            )?,
+        }
+        f.write_str(". Join or promote another manager")
     }
 }
 
@@ -345,6 +464,69 @@ impl Outlook {
 
 impl fmt::Display for Outlook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text(|id| format!("manager {id}")))
+        f.write_str(&self.text(numbered))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Configuration;
+
+    const DEMOTE: Wish = Wish::Demote { forced: false };
+
+    /// Ready managers: so many voters, the first of which leads, and standbys.
+    fn cluster(voters: u64, standbys: u64) -> SeatView {
+        let ready = |id| ManagerView {
+            raft_id: RaftId(id),
+            leader: id == 1,
+            connected: true,
+            caught_up: true,
+            stable: true,
+            ..ManagerView::default()
+        };
+        let configuration = Configuration {
+            voters: (1..=voters).map(RaftId).collect(),
+            learners: (voters + 1..=voters + standbys).map(RaftId).collect(),
+            ..Configuration::default()
+        };
+        SeatView { configuration, managers: (1..=voters + standbys).map(ready).collect(), ..SeatView::default() }
+    }
+
+    #[test]
+    fn that_a_cluster_bears_less_without_a_manager_is_known_before_it_goes() {
+        let policy = SeatPolicy::new(5).unwrap();
+        let told = |voters, standbys, target, wish| {
+            weakens(&cluster(voters, standbys), &policy, RaftId(target), wish).map(|weakened| weakened.to_string())
+        };
+        let says = |told: Option<String>, words: &[&str]| {
+            let told = told.expect("it bears less");
+            assert!(words.iter().all(|word| told.contains(word)), "{told}");
+        };
+        // Without its only standby, whether that goes itself or takes a seat;
+        says(told(3, 1, 4, DEMOTE), &["no standby is left", "3 voters", "the loss of 1 at once", "as before"]);
+        says(told(3, 1, 3, Wish::CutOff), &["no standby is left"]);
+        says(told(1, 1, 2, DEMOTE), &["one voter and no standby", "one disk alone", "Join or promote"]);
+        // with fewer voters;
+        says(told(5, 0, 5, Wish::Remove { forced: false }), &["3 of 5 voters", "the loss of 1", "instead of 2"]);
+        says(told(3, 0, 3, Wish::Demote { forced: true }), &["one voter is left", "recovers"]);
+        // and not where there are others, nor where it is none of the standbys that would do.
+        assert_eq!(told(5, 2, 7, DEMOTE), None);
+        assert_eq!(told(3, 1, 9, DEMOTE), None);
+        let mut silent = cluster(3, 1);
+        silent.managers[3] = ManagerView { raft_id: RaftId(4), waiting_ticks: u64::MAX, ..ManagerView::default() };
+        assert_eq!(weakens(&silent, &policy, RaftId(4), DEMOTE), None);
+        // Asked again it is told again.
+        let mut asked = cluster(3, 1);
+        asked.managers[3].demoted = true;
+        says(weakens(&asked, &policy, RaftId(4), DEMOTE).map(|weakened| weakened.to_string()), &["no standby"]);
+    }
+
+    #[test]
+    fn a_refusal_calls_a_manager_by_the_name_that_people_know() {
+        let refused = check(&cluster(1, 0), &SeatPolicy::new(5).unwrap(), RaftId(1), DEMOTE).unwrap_err();
+        assert_eq!(refused, WishRefused::LastVoter { voter: RaftId(1) });
+        assert!(refused.to_string().starts_with("manager 1 is the last voter"), "{refused}");
+        assert!(refused.told(|id| format!("n{id}")).starts_with("n1 is the last voter"));
     }
 }

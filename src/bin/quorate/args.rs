@@ -62,7 +62,8 @@ pub(crate) struct Cli {
 pub(crate) enum Verb {
     /// Prepare the directory of the first manager: makes the cluster and its CA
     #[command(after_help = "\
-Writes DIR/operator.id, the operator's identity for --identity. Keep it as you keep a root password.
+Writes DIR/operator.id, the operator's identity for --identity. Keep it as you keep a root password. Refused where another process
+listens at that address already: nothing is written then.
 
 Example:
   quorate init --data-dir /var/lib/quorate --listen 10.0.0.1:4701 --name n1

@@ -58,7 +58,7 @@ Example:
     Rotate(KeyOptions),
     /// Let the key file lie somewhere else from now on, with another key in it
     #[command(after_help = "\
-A key file that is there already is used as it is. The key beside the data is removed (unless a store moved aside needs it; a
+Its directory must be there. A key file that is there already is used as it is. The key beside the data is removed (unless a store moved aside needs it; a
 key file elsewhere stays, for you to remove); what a disk still holds of it opens
 nothing but older copies of the store: `key rotate` afterwards makes also those worthless.
 Refused where the manager waits for an unlock key or a passphrase after each start, since that would end it: `autolock off --to PATH`.
@@ -73,7 +73,7 @@ Example:
     },
     /// Let a passphrase open the store from now on: read from stdin, or asked for
     #[command(after_help = "\
-Stretched by Argon2id. It takes the place of an unlock key, which opens the store no more. The manager starts locked and waits for `quorate unlock`, unless it is run with --passphrase-file.
+At least 12 characters, stretched by Argon2id. It takes the place of an unlock key, which opens the store no more. The manager starts locked and waits for `quorate unlock`, unless it is run with --passphrase-file.
 
 Example:
   quorate key passphrase --data-dir /var/lib/quorate < phrase")]

@@ -65,7 +65,7 @@ Example:
     #[command(after_help = "\
 All of it is read at one revision. One line is one key: `key` and `value` where they are text, `key_base64` and `value_base64` \
 where they are not; the first line says which cluster and revision, the last one how many, so that a part is never taken for \
-the whole. A FILE is there once it is whole, readable by its owner only; an export to stdout that nobody reads to its end fails. Revisions and versions are not in it; a key's lease is named, and an import gives it none.
+the whole. A FILE is there once it is whole, readable by its owner only, and takes the place of none without --force; an export to stdout that nobody reads to its end fails. Revisions and versions are not in it; a key's lease is named, and an import gives it none.
 
 Example:
   quorate kv export --output store.jsonl --data-dir /var/lib/quorate
@@ -127,6 +127,9 @@ pub(crate) struct Export {
     /// Write to this file instead of stdout
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// Replace the file if it is there
+    #[arg(long, requires = "output")]
+    pub(crate) force: bool,
 }
 
 /// `kv import`.

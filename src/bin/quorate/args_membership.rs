@@ -58,7 +58,8 @@ Example:
     /// Make managers workers, also ones that are gone
     #[command(after_help = "\
 A standby takes a voter's seat, else two seats go at once, so that their number stays odd. Refused for the last voter, while a
-majority is not alive, and where no loss would be survived any more; --force lifts the last of these only.
+majority is not alive, and where no loss would be survived any more; --force lifts the last of these only. What the cluster bears less
+afterwards (fewer voters, no standby) is a warning, with --json in `warnings`.
 
 Example:
   quorate node demote n2 --data-dir /var/lib/quorate")]

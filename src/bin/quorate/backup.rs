@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use quorate::backup::{BackupContents, BackupInfo, BackupKey, BackupSeal, KeyPair, verify};
-use quorate::status::date;
+use quorate::status::{counted, date};
 use quorate::{RestoreReport, restore as restored};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -89,10 +89,11 @@ async fn take(take: Take, global: &Global, output: Output) -> Result<(), Failure
         return output.document(&json!({ "file": file, "bytes": bytes, "info": info }));
     }
     output.line(&format!(
-        "{} has everything of cluster {} as of revision {} ({bytes} bytes, sealed), told by {}",
+        "{} has everything of cluster {} as of revision {} ({}, sealed), told by {}",
         file.display(),
         info.cluster_id,
         info.revision,
+        counted(bytes, "byte"),
         info.manager
     ))?;
     match info.age_ms {
@@ -109,10 +110,10 @@ async fn take(take: Take, global: &Global, output: Output) -> Result<(), Failure
 fn render(contents: &BackupContents, file: &Path, output: Output) -> String {
     let BackupContents { info, .. } = contents;
     let mut page = format!(
-        "{}: {} opens, is whole and sound ({} bytes)\n\n",
+        "{}: {} opens, is whole and sound ({})\n\n",
         output.tint(Tone::Good, "GOOD"),
         file.display(),
-        contents.file_bytes
+        counted(contents.file_bytes, "byte")
     );
     let _infallible =
         writeln!(page, "cluster {}  generation {}  version {}", info.cluster_id, info.generation, info.cluster_version);
@@ -128,19 +129,20 @@ fn render(contents: &BackupContents, file: &Path, output: Output) -> String {
     );
     let _infallible = writeln!(
         page,
-        "holds   {} keys with {} bytes of values, {} configs, {} secrets, {} items of work, {} workers, {} managers",
-        contents.keys,
-        contents.value_bytes,
-        contents.configs,
-        contents.secrets,
-        contents.assignments,
-        contents.workers,
-        contents.managers.len()
+        "holds   {} with {} of values, {}, {}, {} of work, {}, {}",
+        counted(contents.keys, "key"),
+        counted(contents.value_bytes, "byte"),
+        counted(contents.configs, "config"),
+        counted(contents.secrets, "secret"),
+        counted(contents.assignments, "item"),
+        counted(contents.workers, "worker"),
+        counted(contents.managers.len(), "manager")
     );
     let _infallible = writeln!(
         page,
-        "opens   {} barrier keys, and with them all of {} records that are sealed: secrets, the CA's key, tokens",
-        contents.barrier_keys, contents.opened
+        "opens   {}, and with that all that is sealed: {} (secrets, the CA's key, tokens)",
+        counted(contents.barrier_keys, "barrier key"),
+        counted(contents.opened, "record")
     );
     let rows = contents
         .managers
@@ -219,7 +221,7 @@ fn told(report: &RestoreReport, directory: &str, output: Output) -> String {
     if report.workers > 0 {
         let _infallible = writeln!(
             page,
-            "         on each of the {} workers: quorate run --manager {} --data-dir DIR     # where this address is new",
+            "         on each worker ({}): quorate run --manager {} --data-dir DIR     # where this address is new",
             report.workers, report.address
         );
     }

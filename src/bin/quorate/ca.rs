@@ -16,12 +16,18 @@ use crate::target;
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_millis(200);
+/// Why nothing was begun.
+const UNDER_WAY: &str = "a rotation is under way already: no other one was begun, and its deadline stays as it is. `quorate ca status` shows how far it is; if the root that signs now has to go, too: quorate ca rotate --another";
 
 pub(crate) async fn run(verb: CaVerb, global: &Global, output: Output) -> Result<(), Failure> {
     let client = target::client(global).await?;
     match verb {
-        CaVerb::Rotate(Rotate { deadline, wait }) => {
-            let begun = client.ca().rotate(deadline).await?;
+        CaVerb::Rotate(Rotate { deadline, another, wait }) => {
+            let ca = client.ca();
+            let begun = if another { ca.rotate_anew(deadline).await? } else { ca.rotate(deadline).await? };
+            if !begun.begun && !output.json {
+                output.note(UNDER_WAY);
+            }
             let info = match wait {
                 Some(wait) => followed(&client, begun, wait).await?,
                 None => begun,
@@ -39,7 +45,7 @@ pub(crate) async fn followed(client: &Client, mut info: CaInfo, wait: Duration) 
     while (info.rotating || info.another_follows) && Instant::now() < until {
         progress.at(info.renewed as u64);
         tokio::time::sleep(EVERY).await;
-        info = client.ca().status().await?;
+        info = CaInfo { begun: info.begun, ..client.ca().status().await? };
     }
     progress.done();
     Ok(info)

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use quorate::Client;
 use quorate::check::{DiskCheck, Looked, ManagerCheck, SyncTimes, Way, certificate_ends, disk, look_at};
-use quorate::status::{KeyReport, NodeReport, NodeRole, span};
+use quorate::status::{KeyReport, NodeReport, NodeRole, counted, span};
 use serde_json::{Value, json};
 
 use crate::args::Global;
@@ -92,8 +92,8 @@ fn told(lines: &[Line], output: Output) -> Result<(), Failure> {
         }
     }
     if wrong > 0 {
-        let s = if wrong == 1 { "" } else { "s" };
-        let what = format!("{wrong} of {} checks need{} attention", lines.len(), if s.is_empty() { "s" } else { "" });
+        let s = if wrong == 1 { "s" } else { "" };
+        let what = format!("{wrong} of {} need{s} attention", counted(lines.len(), "check"));
         return Err(Failure::refused("attention", what).with(document));
     }
     if output.json { output.document(&document) } else { Ok(()) }

@@ -257,8 +257,15 @@ pub(crate) fn answer(arguments: &[String], unknown: Option<&str>) -> Option<Stri
             "`{unknown}` is said when a directory is prepared, to quorate init or quorate join; the directory keeps it"
         ));
     }
+    if matches!(unknown.split('=').next(), Some("--label" | "--labels")) && words.contains(&"update") {
+        return Some(LABELS.to_owned());
+    }
     option(unknown).map(|(theirs, _, ours)| say(theirs, ours))
 }
+
+/// `--label` makes and finds; of what is there labels come and go one by one.
+const LABELS: &str = "labels of what is there are set with --label-add KEY=VALUE, which also gives one another value, and taken off with \
+                      --label-rm KEY; both may be given several times";
 
 /// Options of ours that only `init` and `join` take.
 const KEPT: &[&str] = &["--listen", "--advertise", "--name", "--token"];
@@ -351,6 +358,22 @@ mod tests {
             let said = asked(theirs).unwrap();
             assert!(said.contains(ours), "{theirs}: {said}");
         }
+    }
+
+    #[test]
+    fn who_sets_labels_of_what_is_there_as_they_are_made_is_led_to_the_option_that_does() {
+        let said = |line: &str, unknown| {
+            let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            answer(&arguments, Some(unknown))
+        };
+        for line in
+            ["secret update db --label a=b", "config update c --label=a=b", "--json node update n1 --labels a=b"]
+        {
+            let unknown = line.split_whitespace().find(|word| word.starts_with("--label")).unwrap();
+            let said = said(line, unknown).unwrap();
+            assert!(said.contains("--label-add KEY=VALUE") && said.contains("--label-rm KEY"), "{line}: {said}");
+        }
+        assert_eq!(said("secret rm db --label a=b", "--label"), None);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod parts;
 use std::io::Read as _;
 
 use data_encoding::BASE64;
+use quorate::status::{at_most, counted};
 use quorate::{Client, Entry, RangeBuilder, RangePage, compare, operation};
 use serde_json::{Map, Value, json};
 
@@ -70,7 +71,7 @@ async fn get(get: Get, global: &Global, output: Output) -> Result<(), Failure> {
         return output.document(&Value::Object(document));
     }
     if get.serializable {
-        output.note(&format!("as of revision {}, {}", page.revision, quorate::status::at_most(page.age)));
+        output.note(&format!("as of revision {}, {}", page.revision, at_most(page.age)));
     }
     output.bytes(&entry.value)?;
     // A text stays as it was stored; only somebody who looks at it wants the line ended.
@@ -135,9 +136,8 @@ async fn list(ls: Ls, global: &Global, output: Output) -> Result<(), Failure> {
             .collect();
         output.line(&table(&["KEY", "MOD REVISION", "VERSION", "BYTES", "VALUE"], &[1, 2, 3], rows))?;
     }
-    let keys = if entries.len() == 1 { "1 key".to_owned() } else { format!("{} keys", entries.len()) };
-    let old = if ls.serializable { format!(", {}", quorate::status::at_most(page.age)) } else { String::new() };
-    output.note(&format!("{keys} at revision {}{old}", page.revision));
+    let old = if ls.serializable { format!(", {}", at_most(page.age)) } else { String::new() };
+    output.note(&format!("{} at revision {}{old}", counted(entries.len(), "key"), page.revision));
     if more {
         // In quotes, as a shell takes it.
         let last = preview(&last, usize::MAX).replace('\'', "'\\''");
@@ -199,7 +199,7 @@ async fn delete(del: Del, global: &Global, output: Output) -> Result<(), Failure
     if output.json {
         return output.document(&json!({ "deleted": done.deleted, "revision": done.revision }));
     }
-    output.line(&format!("{} deleted, revision {}", input::keys(done.deleted), done.revision))
+    output.line(&format!("{} deleted, revision {}", counted(done.deleted, "key"), done.revision))
 }
 
 async fn compare_and_set(cas: Cas, global: &Global, output: Output) -> Result<(), Failure> {

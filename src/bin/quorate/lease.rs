@@ -3,7 +3,7 @@
 //! Owns their words. Never counts time: the library's keeper does. Called by `main`.
 
 use data_encoding::BASE64;
-use quorate::status::span;
+use quorate::status::{counted, span};
 use quorate::{Client, LeaseInfo};
 use serde_json::{Value, json};
 
@@ -40,8 +40,7 @@ pub(crate) async fn run(verb: LeaseVerb, global: &Global, output: Output) -> Res
             if output.json {
                 return output.document(&json!({ "lease": id, "deleted": deleted }));
             }
-            let keys = if deleted == 1 { "1 key".to_owned() } else { format!("{deleted} keys") };
-            output.line(&format!("lease {id} revoked, {keys} deleted"))
+            output.line(&format!("lease {id} revoked, {} deleted", counted(deleted, "key")))
         }
         LeaseVerb::List => {
             let leases = client.leases().list().await?;
@@ -65,7 +64,7 @@ pub(crate) async fn run(verb: LeaseVerb, global: &Global, output: Output) -> Res
                     leases.iter().map(row).collect(),
                 ))?;
             }
-            output.note(&if leases.len() == 1 { "1 lease".to_owned() } else { format!("{} leases", leases.len()) });
+            output.note(&counted(leases.len(), "lease"));
             Ok(())
         }
         LeaseVerb::Show { id } => {
@@ -80,8 +79,7 @@ pub(crate) async fn run(verb: LeaseVerb, global: &Global, output: Output) -> Res
             for key in &keys {
                 output.line(&escaped(key))?;
             }
-            let count = if keys.len() == 1 { "1 key".to_owned() } else { format!("{} keys", keys.len()) };
-            output.note(&format!("{count}, {} bytes with their values", info.bytes));
+            output.note(&format!("{}, {} with their values", counted(keys.len(), "key"), counted(info.bytes, "byte")));
             Ok(())
         }
     }

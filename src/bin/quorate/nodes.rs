@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use quorate::membership::{Availability, CaInfo, NodeInfo, NodeList, NodeOutcome, Role, Seat};
 use quorate::objects::KeyringReport;
-use quorate::status::span;
+use quorate::status::{counted, span};
 use quorate::{Client, Error, NodeChange};
 use serde_json::{Value, json};
 
@@ -37,6 +37,7 @@ pub(crate) async fn run(verb: NodeVerb, global: &Global, output: Output) -> Resu
             // What is done is told before anything is waited for: whoever is interrupted, or loses the quorum now, knows it.
             if !output.json {
                 output.line(&removed(&outcome))?;
+                warned(&outcome, output);
                 output.note("the CA and the barrier's keyring are being replaced, also when this command is interrupted: `quorate ca status`, `quorate keyring show`");
             }
             let until = Instant::now() + if wait.detach { Duration::ZERO } else { within };
@@ -81,7 +82,19 @@ fn document(value: &impl serde::Serialize) -> Result<Value, Failure> {
 }
 
 fn answer(outcome: &NodeOutcome, output: Output, words: impl FnOnce() -> String) -> Result<(), Failure> {
-    if output.json { output.document(&document(outcome)?) } else { output.line(&words()) }
+    if output.json {
+        return output.document(&document(outcome)?);
+    }
+    output.line(&words())?;
+    warned(outcome, output);
+    Ok(())
+}
+
+/// What the cluster bears less from then on.
+fn warned(outcome: &NodeOutcome, output: Output) {
+    for warning in &outcome.warnings {
+        output.note(&format!("warning: {warning}"));
+    }
 }
 
 async fn list(global: &Global, output: Output) -> Result<(), Failure> {
@@ -242,15 +255,20 @@ async fn change(
     }
     let failed: Vec<Value> = failures.iter().map(|(node, failure)| failed(node, failure)).collect();
     let documents = json!({ "nodes": document(&outcomes)?, "failed": failed });
+    let tell = |outcome: &NodeOutcome, detached: bool| {
+        output.line(&changed(outcome, role, detached))?;
+        warned(outcome, output);
+        Ok(())
+    };
     // Of several it has to be said whom a refusal is about.
     let named = |(node, failure): (String, Failure)| if nodes.len() > 1 { failure.about(node) } else { failure };
     match Failure::all(failures.into_iter().map(named).collect()) {
         None if output.json => output.document(&documents),
-        None => outcomes.iter().try_for_each(|outcome| output.line(&changed(outcome, role, wait.detach))),
+        None => outcomes.iter().try_for_each(|outcome| tell(outcome, wait.detach)),
         Some(failure) => {
             // What was done is told on its own: with --json it is in the one document.
             if !output.json {
-                outcomes.iter().try_for_each(|outcome| output.line(&changed(outcome, role, !outcome.done)))?;
+                outcomes.iter().try_for_each(|outcome| tell(outcome, !outcome.done))?;
             }
             Err(failure.with(documents))
         }
@@ -267,16 +285,17 @@ fn failed(node: &str, failure: &Failure) -> Value {
 }
 
 fn seats(outcome: &NodeOutcome) -> String {
-    let count = |n: usize, what: &str| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
-    let standbys =
-        if outcome.standbys == 0 { String::new() } else { format!(", {}", count(outcome.standbys, "standby")) };
-    let standbys = standbys.replace("standbys", "standby managers");
+    let standbys = match outcome.standbys {
+        0 => String::new(),
+        1 => ", 1 standby".to_owned(),
+        several => format!(", {several} standby managers"),
+    };
     let before = if outcome.voters_before == outcome.voters {
         String::new()
     } else {
         format!(" ({} before)", outcome.voters_before)
     };
-    format!("{}{standbys}{before}", count(outcome.voters, "voter"))
+    format!("{}{standbys}{before}", counted(outcome.voters, "voter"))
 }
 
 fn changed(outcome: &NodeOutcome, role: Role, detached: bool) -> String {
@@ -425,8 +444,15 @@ mod tests {
             outlook: Some("standby until one more manager joins".into()),
             ..node("n4")
         };
-        let outcome =
-            NodeOutcome { node: standby, changed: true, done: true, voters_before: 3, voters: 3, standbys: 1 };
+        let outcome = NodeOutcome {
+            node: standby,
+            changed: true,
+            done: true,
+            voters_before: 3,
+            voters: 3,
+            standbys: 1,
+            ..NodeOutcome::default()
+        };
         assert_eq!(
             changed(&outcome, Role::Manager, false),
             "n4 is a manager: standby until one more manager joins; 3 voters, 1 standby"

@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use quorate::recovery::{AskedManager, RecoveryReport};
+use quorate::status::counted;
 
 use crate::args::Global;
 use crate::args_keys::KeyOptions;
@@ -136,9 +137,9 @@ fn consequences(report: &RecoveryReport) -> String {
     let (Some(kept), Some(first)) = (report.kept_revision, report.first_revision) else { return String::new() };
     let tail = match (report.unapplied, report.uncommitted) {
         (0, _) => String::new(),
-        (unapplied, 0) => format!(", {unapplied} entries of it not applied yet"),
+        (unapplied, 0) => format!(", {} of it not applied yet", counted(unapplied, "entry")),
         (unapplied, above) => {
-            format!(", {unapplied} entries of it not applied yet, {above} of them above the commit index")
+            format!(", {} of it not applied yet, {above} of them above the commit index", counted(unapplied, "entry"))
         }
     };
     let verb = if report.written { "kept" } else { "keeps" };

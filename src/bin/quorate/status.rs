@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use quorate::status::{
-    ClusterStatus, Health, LastWord, ManagerStatus, NodeReport, NodeRole, WorkerStatus, ago, at_most, silence,
+    ClusterStatus, Health, LastWord, ManagerStatus, NodeReport, NodeRole, WorkerStatus, ago, at_most, counted, silence,
 };
 
 use quorate::StartError;
@@ -151,10 +151,10 @@ fn render_worker(report: &NodeReport, output: Output) -> String {
         None => format!("{}: no session with a manager; its items go on", output.tint(Tone::Warning, "WORKER")),
     };
     let assignments = match (report.assignments_revision, report.assignments_stale) {
-        (Some(revision), false) => format!("{} at revision {revision}", count(report.items.len(), "item")),
+        (Some(revision), false) => format!("{} at revision {revision}", counted(report.items.len(), "item")),
         (Some(revision), true) => format!(
             "{} as of revision {revision}, not confirmed since the last start",
-            count(report.items.len(), "item")
+            counted(report.items.len(), "item")
         ),
         (None, _) => "never told what to run".to_owned(),
     };
@@ -209,8 +209,8 @@ fn runbook(status: &ClusterStatus, output: Output) -> String {
     let needed = status.voters / 2 + 1;
     let seated = |seat: &str| status.managers.iter().filter(|manager| manager.seat == seat).count();
     let (standbys, joining) = (seated("standby"), seated("joining"));
-    let seats = format!("{reachable} of {}", count(status.voters, "voter"));
-    let mut also = if standbys == 0 { String::new() } else { format!(", {}", count(standbys, "standby manager")) };
+    let seats = format!("{reachable} of {}", counted(status.voters, "voter"));
+    let mut also = if standbys == 0 { String::new() } else { format!(", {}", counted(standbys, "standby manager")) };
     if joining > 0 {
         // It has no copy of anything yet, and may never get one.
         also += &format!(", {joining} on the way");
@@ -410,10 +410,6 @@ fn managers(status: &ClusterStatus) -> String {
         "STATE HASH",
     ];
     table(&header, &[2, 6, 7], rows)
-}
-
-fn count(n: usize, what: &str) -> String {
-    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
 #[cfg(test)]

@@ -48,14 +48,14 @@ const HOLD_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// What is to become of a record; `None` leaves it.
 type Rewritten = Result<Option<NodeRecord>, Failure>;
 
-fn refusal(refused: &WishRefused) -> Failure {
+fn refusal(refused: &WishRefused, name: impl Fn(RaftId) -> String) -> Failure {
     let rule = match refused {
         WishRefused::EvenMaxVoters(_) => Rule::EvenMaxVoters,
         WishRefused::LastVoter { .. } => Rule::LastVoter,
         WishRefused::EndsFaultTolerance { .. } => Rule::EndsFaultTolerance,
         WishRefused::QuorumAtRisk { .. } | WishRefused::MajorityWith { .. } => Rule::QuorumAtRisk,
     };
-    refused_by(rule, refused.to_string())
+    refused_by(rule, refused.told(name))
 }
 
 impl Service {
@@ -174,7 +174,8 @@ impl Service {
             outlook: self.outlook(self.seats(&status).as_ref(), &record),
         };
         let node = info(&record, &observed);
-        Ok(NodeOutcome { node, changed, done: false, voters_before: seats.0, voters: seats.0, standbys: seats.1 })
+        let (voters, standbys) = seats;
+        Ok(NodeOutcome { node, changed, voters_before: voters, voters, standbys, ..NodeOutcome::default() })
     }
 
     /// What comes of asking a manager now.
@@ -246,12 +247,16 @@ impl Service {
         let Some(target) = node.raft() else { return Ok(()) };
         let policy = self.seat_policy()?;
         let view = self.seat_view(&self.status.borrow().clone(), &policy);
-        wish::check(&view, &policy, target, wish).map_err(|refused| {
-            // People know a manager by its name.
-            let failure = refusal(&refused);
-            let message = failure.message.replace(&format!("manager {target} "), &format!("{} ", display_name(node)));
-            Failure { message, ..failure }
-        })
+        // People know a manager by its name.
+        wish::check(&view, &policy, target, wish).map_err(|refused| refusal(&refused, |id| self.name_of(id)))
+    }
+
+    /// What the cluster bears less once this wish about a node is fulfilled.
+    fn warnings(&self, node: &NodeRecord, wish: Wish) -> Result<Vec<String>, Failure> {
+        let Some(target) = node.raft() else { return Ok(Vec::new()) };
+        let policy = self.seat_policy()?;
+        let view = self.seat_view(&self.status.borrow().clone(), &policy);
+        Ok(wish::weakens(&view, &policy, target, wish).iter().map(ToString::to_string).collect())
     }
 
     /// Refuses a number of voters that may not be.
@@ -259,7 +264,7 @@ impl Service {
         let status = self.status.borrow().clone();
         let policy = self.seat_policy()?;
         wish::check(&self.seat_view(&status, &policy), &policy, status.id, Wish::MaxVoters(max))
-            .map_err(|refused| refusal(&refused))
+            .map_err(|refused| refusal(&refused, |id| self.name_of(id)))
     }
 
     /// Promotes or demotes.
@@ -274,8 +279,12 @@ impl Service {
             return Ok(answered);
         }
         let api::NodeRole { node, forced, once, .. } = wanted;
+        let mut warnings = Vec::new();
         let planned = async {
             let record = self.node_named(&node)?;
+            if role == Role::Worker {
+                warnings = self.warnings(&record, Wish::Demote { forced })?;
+            }
             self.rewritten(&record, |record| match role {
                 Role::Manager => promoted(record),
                 Role::Worker => {
@@ -293,7 +302,8 @@ impl Service {
         if changed {
             tracing::info!(by = %asker, node, role = role.name(), forced, "a node's desired role was changed");
         }
-        document(&self.outcome(id, changed).await.map_err(already_settled)?)
+        let outcome = self.outcome(id, changed).await.map_err(already_settled)?;
+        document(&NodeOutcome { warnings, ..outcome })
     }
 
     /// Changes what people say about a node.
@@ -365,8 +375,10 @@ impl Service {
         let api::NodeRemove { node, forced, once, compromised } = wanted;
         // What somebody else may be is not kept because it is there.
         let forced = forced || compromised.is_some();
+        let mut warnings = Vec::new();
         let planned = async {
             let record = self.node_named(&node)?;
+            warnings = self.warnings(&record, Wish::Remove { forced })?;
             if !(forced || leaving || record.removing || record.lost) {
                 self.refuse_what_is_there(&record).await?;
             }
@@ -398,9 +410,9 @@ impl Service {
             // What was wished for is done already.
             Err(error) if changed && matches!(error.code(), api::Code::NotFound) => {
                 let node = NodeInfo { id: id.to_string(), name: node, ..NodeInfo::default() };
-                document(&NodeOutcome { node, changed, done: true, ..NodeOutcome::default() })
+                document(&NodeOutcome { node, changed, done: true, warnings, ..NodeOutcome::default() })
             }
-            outcome => document(&outcome.map_err(already_settled)?),
+            outcome => document(&NodeOutcome { warnings, ..outcome.map_err(already_settled)? }),
         }
     }
 
@@ -416,6 +428,7 @@ impl Service {
     ) -> Result<Wished, Failure> {
         let begin = self.begin_rotation(asked.deadline_s);
         let plan = move |view: &dyn StateRead, barrier: &Barrier| {
+            begin.check()?;
             // Whoever is to be kept out is, however many rotations are under way.
             let (rotation, mut txn) = (ca::rotation_in_any_case(view, barrier, begin)?, removal.clone());
             txn.compares.extend(rotation.compares);

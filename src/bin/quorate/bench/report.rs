@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 
+use quorate::status::counted;
 use serde_json::{Value, json};
 
 use super::tally::{Latency, Summary};
@@ -28,9 +29,9 @@ impl Report<'_> {
         let Self { verb, shape, managers, summary, .. } = self;
         let mut page = format!(
             "{verb}: {} on {} to {}, {} B values\n",
-            counted(shape.clients.into(), "client"),
-            counted(shape.conns().into(), "connection"),
-            counted(u64::try_from(*managers).unwrap_or(0), "manager"),
+            counted(shape.clients, "client"),
+            counted(shape.conns(), "connection"),
+            counted(*managers, "manager"),
             shape.val_size
         );
         let _infallible = writeln!(
@@ -97,10 +98,6 @@ impl Report<'_> {
         let exit = if failed.unknown > 0 { failure::exit::UNKNOWN } else { failure::exit::REFUSED };
         Some(Failure::requests_failed(exit, message))
     }
-}
-
-fn counted(count: u64, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 fn row(name: &str, requests: u64, latency: &Latency) -> Vec<String> {

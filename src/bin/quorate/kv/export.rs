@@ -7,10 +7,10 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
+use quorate::status::counted;
 use quorate::{Client, Entry, RangePage};
 use serde_json::{Map, Value, json};
 
-use super::input::keys;
 use super::{prefix_end, text_or_base64, with_reading};
 use crate::args::Global;
 use crate::args_kv::Export;
@@ -26,17 +26,17 @@ const PAGE: u64 = 1_000;
 /// Where an export goes: beside its name until it is whole.
 enum Sink {
     Stdout,
-    File { to: PathBuf, beside: PathBuf, file: BufWriter<File> },
+    File { to: PathBuf, beside: PathBuf, file: BufWriter<File>, replace: bool },
 }
 
 impl Sink {
-    fn open(to: Option<PathBuf>) -> Result<Self, Failure> {
+    fn open(to: Option<PathBuf>, replace: bool) -> Result<Self, Failure> {
         let Some(to) = to else { return Ok(Self::Stdout) };
         let mut beside = to.clone().into_os_string();
         beside.push(".part");
         let beside = PathBuf::from(beside);
         let file = fresh(&beside).map_err(|error| cannot_write(&beside, &error))?;
-        Ok(Self::File { to, beside, file: BufWriter::new(file) })
+        Ok(Self::File { to, beside, file: BufWriter::new(file), replace })
     }
 
     fn line(&mut self, document: &Value, output: Output) -> Result<(), Failure> {
@@ -51,18 +51,32 @@ impl Sink {
 
     /// It is whole: on disk, and under its name.
     fn finish(self) -> Result<(), Failure> {
-        let Self::File { to, beside, file } = self else { return Ok(()) };
+        let Self::File { to, beside, file, replace } = self else { return Ok(()) };
         let synced = file.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all());
-        synced.and_then(|()| std::fs::rename(&beside, &to)).map_err(|error| cannot_write(&to, &error))
+        synced.map_err(|error| cannot_write(&beside, &error))?;
+        // Somebody may have been faster.
+        if let Err(taken) = check_name(&to, replace) {
+            let _gone = std::fs::remove_file(&beside);
+            return Err(taken);
+        }
+        std::fs::rename(&beside, &to).map_err(|error| cannot_write(&to, &error))
     }
 }
 
-/// What gets its name by a renaming takes the place of whatever had it: a file may be replaced, a device or a link never.
-fn check_name(to: &Path) -> Result<(), Failure> {
-    let other = to.symlink_metadata().is_ok_and(|found| !found.is_file());
+/// What gets its name by a renaming takes the place of whatever had it: a file may be replaced where that was said, a device or a link
+/// never.
+fn check_name(to: &Path, replace: bool) -> Result<(), Failure> {
+    let found = to.symlink_metadata();
+    let other = found.as_ref().is_ok_and(|found| !found.is_file());
     if other || to.file_name().is_none() {
         return Err(Failure::usage(format!(
             "{} is no file, nor a name for one: give the name of a file, or leave --output out for stdout. Nothing was read",
+            to.display()
+        )));
+    }
+    if found.is_ok() && !replace {
+        return Err(Failure::local(format!(
+            "{} is there already. It was left as it is; choose another name, or say that it may be replaced (--force)",
             to.display()
         )));
     }
@@ -87,11 +101,11 @@ fn cannot_write(path: &Path, error: &io::Error) -> Failure {
 
 pub(super) async fn export(export: Export, global: &Global, output: Output) -> Result<(), Failure> {
     if let Some(to) = &export.output {
-        check_name(to)?;
+        check_name(to, export.force)?;
     }
     let client = target::client(global).await?;
     let cluster = client.status().await?.cluster_id;
-    let mut sink = Sink::open(export.output.clone())?;
+    let mut sink = Sink::open(export.output.clone(), export.force)?;
     let prefix = export.prefix.into_bytes();
     let mut page = with_reading(client.kv().prefix(prefix.clone()).limit(PAGE), export.revision, false).await?;
     let revision = page.revision;
@@ -124,9 +138,9 @@ pub(super) async fn export(export: Export, global: &Global, output: Output) -> R
         return output
             .document(&json!({ "exported": count, "revision": revision, "file": export.output, "leased": leased }));
     }
-    output.note(&format!("{} exported, as of revision {revision}", keys(count)));
+    output.note(&format!("{} exported, as of revision {revision}", counted(count, "key")));
     if leased > 0 {
-        output.note(&format!("{} of them had a lease; where they are imported they have none", keys(leased)));
+        output.note(&format!("{} of them had a lease; where they are imported they have none", counted(leased, "key")));
     }
     Ok(())
 }

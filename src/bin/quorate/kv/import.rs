@@ -4,10 +4,11 @@
 
 use std::collections::HashSet;
 
+use quorate::status::counted;
 use quorate::{Client, Entry, TxnOutcome, compare, operation};
 use serde_json::{Value, json};
 
-use super::input::{Found, Source, keys, placed, wrong};
+use super::input::{Found, Source, placed, wrong};
 use crate::args::Global;
 use crate::args_kv::Import;
 use crate::failure::Failure;
@@ -79,7 +80,7 @@ pub(super) async fn import(import: Import, global: &Global, output: Output) -> R
         let how = format!(
             "{} of {} are done; run the same command again, it goes on from there: what has its value is not written again",
             tally.sum(),
-            keys(found.keys)
+            counted(found.keys, "key")
         );
         return Err(failure.after(&how).with(tally_json(tally, found, import.dry_run)));
     }
@@ -90,7 +91,7 @@ pub(super) async fn import(import: Import, global: &Global, output: Output) -> R
     let (would, were) = if import.dry_run { ("would be ", "would be left") } else { ("", "left") };
     output.line(&format!(
         "{}: {} {would}written anew, {} {would}overwritten, {} unchanged, {} {were} as they were",
-        keys(tally.sum()),
+        counted(tally.sum(), "key"),
         tally.written,
         tally.overwritten,
         tally.unchanged,

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use data_encoding::BASE64;
 use quorate::config::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use quorate::status::counted;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -90,15 +91,15 @@ fn read(input: impl Read, mut take: impl FnMut(Vec<u8>, Vec<u8>) -> Result<(), F
             let why = error.get("message").and_then(Value::as_str).unwrap_or("for no reason that it tells");
             return Err(wrong(format!(
                 "the export failed after {}: {}",
-                keys(since_begin),
+                counted(since_begin, "key"),
                 preview(why.as_bytes(), 200)
             )));
         } else if document.end == Some(true) {
             if document.count != Some(since_begin) {
-                let told = document.count.map_or_else(|| "no count".to_owned(), keys);
+                let told = document.count.map_or_else(|| "no count".to_owned(), |count| counted(count, "key"));
                 return Err(wrong(format!(
                     "its last line says {told}, and there are {}: lines are missing",
-                    keys(since_begin)
+                    counted(since_begin, "key")
                 )));
             }
             found.ended = true;
@@ -112,7 +113,10 @@ fn read(input: impl Read, mut take: impl FnMut(Vec<u8>, Vec<u8>) -> Result<(), F
         }
     }
     if found.begun && !found.ended {
-        return Err(wrong(format!("it ends after {} without its last line: the export was cut off", keys(found.keys))));
+        return Err(wrong(format!(
+            "it ends after {} without its last line: the export was cut off",
+            counted(found.keys, "key")
+        )));
     }
     Ok(found)
 }
@@ -146,9 +150,9 @@ pub(super) fn placed(under: &[u8], key: &[u8], value: &[u8]) -> Result<Vec<u8>, 
     };
     if whole.len() > KEY_BYTES_MAX {
         let with = if under.is_empty() { String::new() } else { format!(" with the {} of --under", under.len()) };
-        over("key", format!("{} bytes{with}", whole.len()), "KEY_BYTES_MAX", KEY_BYTES_MAX)
+        over("key", format!("{}{with}", counted(whole.len(), "byte")), "KEY_BYTES_MAX", KEY_BYTES_MAX)
     } else if value.len() > VALUE_BYTES_MAX {
-        over("value", format!("{} bytes", value.len()), "VALUE_BYTES_MAX", VALUE_BYTES_MAX)
+        over("value", counted(value.len(), "byte"), "VALUE_BYTES_MAX", VALUE_BYTES_MAX)
     } else {
         Ok(whole)
     }
@@ -184,11 +188,6 @@ impl Source {
             Self::Memory(bytes) => read(&bytes[..], take),
         }
     }
-}
-
-/// How many, in words.
-pub(super) fn keys(count: u64) -> String {
-    if count == 1 { "1 key".to_owned() } else { format!("{count} keys") }
 }
 
 #[cfg(test)]

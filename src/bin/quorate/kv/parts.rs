@@ -2,10 +2,10 @@
 //!
 //! Owns the way from part to part, and what is said of those that are done when it is cut off. Called by `kv`.
 
+use quorate::status::counted;
 use quorate::{Error, Kv};
 use serde_json::json;
 
-use super::input::keys;
 use super::prefix_end;
 use crate::failure::Failure;
 use crate::output::{Output, Progress};
@@ -30,7 +30,11 @@ pub(super) async fn delete(kv: &Kv, prefix: &[u8], output: Output) -> Result<(),
     let mut most = PART;
     let progress = Progress::counting("keys deleted");
     let cut_off = |error: Error, deleted: u64, parts: u64| {
-        let how = format!("{} are removed, in {parts} parts; the same command goes on with the others", keys(deleted));
+        let how = format!(
+            "Removed until then: {}, in {}; the same command goes on with the others",
+            counted(deleted, "key"),
+            counted(parts, "part")
+        );
         Failure::from(error).after(&how).with(json!({ "deleted": deleted, "parts": parts }))
     };
     loop {
@@ -59,6 +63,5 @@ pub(super) async fn delete(kv: &Kv, prefix: &[u8], output: Output) -> Result<(),
     if output.json {
         return output.document(&json!({ "deleted": deleted, "revision": revision, "parts": parts }));
     }
-    let in_parts = if parts == 1 { "1 part".to_owned() } else { format!("{parts} parts") };
-    output.line(&format!("{} deleted in {in_parts}, revision {revision}", keys(deleted)))
+    output.line(&format!("{} deleted in {}, revision {revision}", counted(deleted, "key"), counted(parts, "part")))
 }
