@@ -308,27 +308,57 @@ impl World {
         if code == Some(0) || code.is_none() {
             return violation(format!("{name} with its store gone ended with {ended:?}, and was not refused"));
         }
-        // When it is joined anew by its certificate
+        let new = self.comes_back_anew(member, old).await?;
+        let proof = format!("refused with exit code {code:?}; raft id {old:?} became {new:?}");
+        self.timeline.fault("wiped-disk", &[member], from, Effect::Installed(proof));
+        Ok(())
+    }
+
+    /// Joined anew by its certificate it gets a fresh store, and another raft id than this one.
+    async fn comes_back_anew(&mut self, member: usize, old: Option<u64>) -> Done<Option<u64>> {
+        let name = self.fleet.members[member].name.clone();
         let through = self.doors();
-        // (Where it listens was known to its store alone; the others know where they reach it.)
+        // (Where it listens may have been known to its store alone; the others know where they reach it.)
         let listen = self.fleet.members[member].listen.to_string();
         let words = ["join", "--replace", "--manager", &through, "--listen", &listen];
         let joined = self.fleet.tool(member, &words).await?;
         if let Err(why) = joined {
-            return violation(format!("{name} with its store gone cannot come back: {why}"));
+            return violation(format!("{name} without a store that can be used cannot come back: {why}"));
         }
         self.back(member).await?;
         let after = self
-            .eventually("the wiped manager is back", |status| {
+            .eventually("it is back with a fresh store", |status| {
                 status
                     .managers
                     .iter()
                     .any(|manager| manager.name == name && manager.reachable && Some(manager.raft_id) != old)
             })
             .await?;
-        let new = after.managers.iter().find(|manager| manager.name == name).map(|manager| manager.raft_id);
-        let proof = format!("refused with exit code {code:?}; raft id {old:?} became {new:?}");
-        self.timeline.fault("wiped-disk", &[member], from, Effect::Installed(proof));
+        Ok(after.managers.iter().find(|manager| manager.name == name).map(|manager| manager.raft_id))
+    }
+
+    /// There is room below its disk again. What a sync had said to be done may be gone all the same: of ext4 above memory that is taken
+    /// away, a sync that fails takes along what the one before it wrote. Then the manager has to notice, and comes back anew.
+    pub(super) async fn back_from_starving(&mut self, member: usize) -> Done {
+        let name = self.fleet.members[member].name.clone();
+        let before = self.eventually("a status", |_any| true).await?;
+        let old = before.managers.iter().find(|manager| manager.name == name).map(|manager| manager.raft_id);
+        self.fleet.members[member].disk.feed().await?;
+        self.fleet.members[member].disk.remount().await?;
+        self.fleet.members[member].may_end = vec![12];
+        self.restart(member)?;
+        if self.fleet.ready_or_over(member).await? {
+            self.fleet.members[member].may_end.clear();
+            return Ok(());
+        }
+        self.fleet.members[member].may_end.clear();
+        if !self.fleet.has_said(member, "were synced, but only those up to") {
+            return violation(format!(
+                "{name} was refused with a disk that had failed a sync, and not for what is gone"
+            ));
+        }
+        let new = self.comes_back_anew(member, old).await?;
+        self.timeline.note(format!("{name} was told by its disk that things were synced which are gone, and was refused: raft id {old:?} became {new:?}"));
         Ok(())
     }
 

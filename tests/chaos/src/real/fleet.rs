@@ -187,15 +187,34 @@ impl Fleet {
 
     /// Waits until it says so.
     pub(super) async fn ready(&mut self, index: usize) -> Done {
+        if self.ready_or_over(index).await? {
+            return Ok(());
+        }
+        violation(format!("{} ended before it was ready", self.members[index].name))
+    }
+
+    /// Waits until it says so, or ends as it may; whether it is ready.
+    pub(super) async fn ready_or_over(&mut self, index: usize) -> Done<bool> {
         let until = Instant::now() + BUDGET;
-        while !self.is_ready(index) {
+        loop {
             self.nobody_ended()?;
+            if self.is_ready(index) || !self.members[index].runs() {
+                return Ok(self.members[index].runs());
+            }
             if Instant::now() > until {
-                return violation(format!("{} is not ready {BUDGET:?} after it was started", self.members[index].name));
+                return violation(format!(
+                    "{} is neither ready nor refused {BUDGET:?} after it was started",
+                    self.members[index].name
+                ));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Ok(())
+    }
+
+    /// Whether its log has these words.
+    pub(super) fn has_said(&self, index: usize, words: &str) -> bool {
+        let log = std::fs::read(self.log(&self.members[index].name)).unwrap_or_default();
+        String::from_utf8_lossy(&log).contains(words)
     }
 
     /// SIGKILL to all of these, and only then the wait for their end. What each ended with.

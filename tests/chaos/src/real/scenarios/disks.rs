@@ -67,7 +67,7 @@ pub(super) async fn full(world: &mut World) -> Done {
     Ok(())
 }
 
-/// The leader's disk fails a sync: it stops. With a sound disk it is back.
+/// The leader's disk fails a sync: it stops. With a sound disk it is back, with its store or, where that lost what had been synced, anew.
 pub(super) async fn fsync_fails(world: &mut World) -> Done {
     while world.goes_on() {
         let leader = world.leader().await?;
@@ -77,9 +77,7 @@ pub(super) async fn fsync_fails(world: &mut World) -> Done {
         world.acknowledging(began, "after the leader's disk failed").await?;
         world.gaps.push(world.recorder.gap());
         if !world.fleet.members[leader].runs() {
-            world.fleet.members[leader].disk.feed().await?;
-            world.fleet.members[leader].disk.remount().await?;
-            world.back(leader).await?;
+            world.back_from_starving(leader).await?;
             world.caught_up(leader).await?;
         }
         world.gap().await?;
