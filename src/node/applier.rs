@@ -16,7 +16,6 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::changes::Changes;
 use super::tasks::Reply;
-use super::told::Teller;
 use super::watching::Watches;
 use crate::metrics::Meters;
 
@@ -63,7 +62,7 @@ const HASHES_OFFERED: usize = 1024;
 
 pub(super) struct Applier {
     pub(super) machine: Machine,
-    pub(super) reports: Teller,
+    pub(super) reports: mpsc::Sender<Input>,
     /// As of the last round that changed one.
     pub(super) records: Arc<Records>,
     /// Where it is marked which version the directory needs.
@@ -103,7 +102,7 @@ impl Applier {
             };
             if let Some(report) = report {
                 let last = matches!(report, Input::ApplyFailed(_) | Input::StoreFailed(_));
-                if !self.reports.tell(report) || last {
+                if self.reports.send(report).await.is_err() || last {
                     return;
                 }
             }

@@ -1,21 +1,16 @@
 //! The log writer: one thread, one inbox, synced writes.
 //!
 //! Owns the log half of the journal. Takes everything that waits as ONE group, writes it as one batch with one sync, and
-//! only then sends the acknowledgements that came with it, and reports. After a failure it never writes again, and says nothing.
-//! Called by the consensus task.
+//! only then reports. After a failure it never writes again. Called by the consensus task.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use quorate_core::consensus::io::Input;
-use quorate_core::id::RaftId;
 use quorate_core::ports::{LogBatch, LogWriter};
-use quorate_transport::{Lane, Peers};
 use tokio::sync::mpsc;
 
 use super::syncs::Syncs;
-use super::told::Teller;
 use crate::metrics::Meters;
 
 /// Groups above this many bytes are written in parts, so that one sync never waits for a whole backlog.
@@ -24,30 +19,25 @@ const GROUP_BYTES_MAX: usize = 8 << 20;
 pub(super) struct Job {
     pub(super) number: u64,
     pub(super) batch: LogBatch,
-    /// Leave once it is on disk.
-    pub(super) acknowledgements: Vec<(RaftId, Bytes)>,
 }
 
 /// Runs until the inbox closes or the store fails.
 pub(super) async fn run(
     mut log: Box<dyn LogWriter>,
     mut inbox: mpsc::Receiver<Job>,
-    reports: Teller,
-    peers: Peers,
+    reports: mpsc::Sender<Input>,
     (meters, syncs): (Arc<Meters>, Arc<Syncs>),
 ) {
     while let Some(first) = inbox.recv().await {
         let mut number = first.number;
         let mut bytes = size(&first.batch);
         let mut group = vec![first.batch];
-        let mut said = first.acknowledgements;
         while bytes < GROUP_BYTES_MAX
             && let Ok(next) = inbox.try_recv()
         {
             number = next.number;
             bytes += size(&next.batch);
             group.push(next.batch);
-            said.extend(next.acknowledgements);
         }
         let began = Instant::now();
         let written = log.write(&group, true);
@@ -58,19 +48,10 @@ pub(super) async fn run(
         meters.log_entries.increment(group.iter().map(|batch| batch.entries.len() as u64).sum());
         let failed = written.is_err();
         let report = match written {
-            Ok(()) => {
-                // Whoever leads waits for these; what they say is true from here on, and nobody here has to look at them again.
-                // (One that does not leave is lost, as on the wire; only a leader makes something of it.)
-                for (to, body) in said {
-                    if peers.send(to, Lane::Control, body).is_err() {
-                        meters.unsent(to.0, 1);
-                    }
-                }
-                Input::Persisted { number }
-            }
+            Ok(()) => Input::Persisted { number },
             Err(error) => Input::StoreFailed(error),
         };
-        if !reports.tell(report) || failed {
+        if reports.send(report).await.is_err() || failed {
             return;
         }
     }

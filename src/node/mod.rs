@@ -160,8 +160,6 @@ mod tasks;
 #[cfg(feature = "manager")]
 mod tokens;
 #[cfg(feature = "manager")]
-mod told;
-#[cfg(feature = "manager")]
 mod trace;
 #[cfg(feature = "manager")]
 mod transfers;

@@ -61,7 +61,6 @@ use super::work::Work;
 use super::workers::{self, Workers};
 use super::{
     asking, backups, barrier, ca, housekeeping, identity, keepers, log_writer, metering, operators, proving, sealing,
-    told,
 };
 use crate::config;
 use crate::keys::{Desk, Keys};
@@ -69,9 +68,11 @@ use crate::metrics::Meters;
 
 /// Calls that wait for the consensus task.
 const INBOX: usize = 8_192;
-/// Jobs that wait for a writer: more than the machine hands out at once, so that the consensus task never waits for one.
+/// Jobs that wait for a writer, and reports that wait for the consensus task: there are at most as many reports as
+/// jobs, so a writer can always report, and the consensus task never waits for one that waits for it.
 const JOBS: usize = 1_024;
 const _: () = assert!(JOBS >= 2 * ROUNDS_HANDED_MAX && JOBS >= 2 * WRITES_HANDED_MAX);
+const REPORTS: usize = 2 * JOBS + 16;
 /// How long an orderly stop, leadership handed over, waits at most for the requests under way, most of them on their way to
 /// the successor and back: a few milliseconds, unless the cluster is not well.
 const LINGER: Duration = Duration::from_millis(250);
@@ -271,7 +272,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let (inbox, calls) = mpsc::channel(INBOX);
     let (log, log_jobs) = mpsc::channel(JOBS);
     let (applier_jobs_in, applier_jobs) = mpsc::channel(JOBS);
-    let (reports_in, reports) = told::reports();
+    let (reports_in, reports) = mpsc::channel(REPORTS);
     let reader: Arc<dyn StateReader> = state.reader();
     let claimed = proving::Claimed { view: reader.view(), hash: state.status().hash };
     let watches = Arc::new(Watches::new(state.status().revision, builder.watches_max));
@@ -318,10 +319,8 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     let meters = Arc::new(Meters::new(&facts.display_name()));
     let space = Arc::new(Space::default());
     let syncs = Arc::new(Syncs::default());
-    let peers = endpoint.peers();
     let (log_reports, measures) = (reports_in.clone(), (Arc::clone(&meters), Arc::clone(&syncs)));
-    let writing = log_writer::run(store.log, log_jobs, log_reports, peers.clone(), measures);
-    parts.start("quorate-log", Drives::Nothing, writing)?;
+    parts.start("quorate-log", Drives::Nothing, log_writer::run(store.log, log_jobs, log_reports, measures))?;
     let full = Arc::new(AtomicBool::new(false));
     let applier = Applier {
         machine: state,
@@ -335,6 +334,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
     };
     parts.start("quorate-apply", Drives::Nothing, applier.run(applier_jobs))?;
 
+    let peers = endpoint.peers();
     let reach = Reach::new(peers.clone());
     let (workers, worker_inboxes) = Workers::new(changes, work);
     let (shown, newly_shown) = ca::shown();
@@ -360,7 +360,7 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         incarnations: Arc::clone(&incarnations),
         digests: Digests::new(),
         workers,
-        watches: Arc::clone(&watches),
+        watches,
         joins: Semaphore::new(1),
         shown,
         parting: operators::Partings::default(),
@@ -409,7 +409,6 @@ pub(super) async fn start(builder: NodeBuilder, work: Work) -> Result<Manager, S
         status: status_out,
         records: records_out,
         meters: Arc::clone(&meters),
-        watches,
     };
     let draw = config::random_u64().map_err(internal)?;
     let phase = Duration::from_nanos(machine.tick_nanos()).mul_f64((draw % 1_000) as f64 / 1_000.0);

@@ -21,8 +21,6 @@ use tokio::time::Instant;
 
 use super::ending::Ending;
 use super::ground::Tasks;
-use super::told::Told;
-use super::watching::Watches;
 use super::{applier, log_writer, snapshots};
 use crate::metrics::Meters;
 
@@ -88,7 +86,6 @@ pub(super) struct Hands {
     pub(super) status: watch::Sender<Arc<Status>>,
     pub(super) records: watch::Sender<Arc<Records>>,
     pub(super) meters: Arc<Meters>,
-    pub(super) watches: Arc<Watches>,
 }
 
 pub(super) struct ConsensusTask {
@@ -104,8 +101,6 @@ pub(super) struct ConsensusTask {
     views: BTreeMap<u64, Arc<dyn StateRead>>,
     next_view: u64,
     slot: Option<OwnedSemaphorePermit>,
-    /// Somebody watches here, as the machine was last told.
-    watched: bool,
 }
 
 impl ConsensusTask {
@@ -123,7 +118,6 @@ impl ConsensusTask {
             views: BTreeMap::new(),
             next_view: 1,
             slot: None,
-            watched: false,
         }
     }
 
@@ -132,7 +126,7 @@ impl ConsensusTask {
         mut self,
         ending: &Ending,
         mut inbox: mpsc::Receiver<Call>,
-        reports: Told,
+        mut reports: mpsc::Receiver<Input>,
     ) -> Option<StopCause> {
         let mut next_tick = Instant::now() + self.phase;
         let mut calls = Vec::with_capacity(BATCH);
@@ -140,24 +134,23 @@ impl ConsensusTask {
         let mut inputs = Vec::new();
         let asked = ending.asked();
         tokio::pin!(asked);
-        let (bell, mut at_once) = (reports.bell(), false);
         loop {
             tokio::select! {
                 biased;
                 () = &mut asked => return None,
-                () = std::future::ready(()), if at_once => {}
-                () = bell.rung() => {}
-                () = tokio::time::sleep_until(self.wakes(next_tick)) => {}
+                count = reports.recv_many(&mut reported, BATCH) => {
+                    if count == 0 {
+                        return None;
+                    }
+                }
+                () = tokio::time::sleep_until(next_tick) => {}
                 _ = inbox.recv_many(&mut calls, BATCH) => {}
             }
             // Whatever else is there already goes into the same step.
-            if !reports.take(&mut reported) {
-                return None;
-            }
-            while calls.len() < BATCH
-                && let Ok(call) = inbox.try_recv()
+            while reported.len() < BATCH
+                && let Ok(report) = reports.try_recv()
             {
-                calls.push(call);
+                reported.push(report);
             }
             inputs.append(&mut reported);
             let now = Instant::now();
@@ -169,10 +162,6 @@ impl ConsensusTask {
             }
             for call in calls.drain(..) {
                 inputs.push(self.take(call));
-            }
-            let watched = self.hands.watches.are_any();
-            if watched != std::mem::replace(&mut self.watched, watched) {
-                inputs.push(Input::Watched(watched));
             }
             self.note_records(&inputs);
             let mut effects = self.machine.step(self.now(), inputs.drain(..));
@@ -192,13 +181,6 @@ impl ConsensusTask {
                 unreachable.dedup();
                 effects = self.machine.step(self.now(), unreachable.into_iter().map(Input::Unreachable));
             }
-            let awaited = self.machine.awaits();
-            reports.wait_for(awaited);
-            // What came before that was said is not rung for.
-            if !reports.take(&mut reported) {
-                return None;
-            }
-            at_once = reported.iter().any(|report| awaited.is_for(report));
             let tick = Duration::from_nanos(self.machine.tick_nanos());
             if tick != self.tick {
                 tracing::info!(from_ms = self.tick.as_millis(), to_ms = tick.as_millis(), "the timing has changed");
@@ -207,12 +189,6 @@ impl ConsensusTask {
                 self.tick = tick;
             }
         }
-    }
-
-    /// The machine may have something to do before the next tick.
-    fn wakes(&self, next_tick: Instant) -> Instant {
-        let due = self.machine.due().and_then(|due| self.began.checked_add(Duration::from_nanos(due.0)));
-        due.map_or(next_tick, |due| due.min(next_tick))
     }
 
     fn now(&self) -> Nanos {
@@ -259,9 +235,9 @@ impl ConsensusTask {
         for effect in effects {
             match effect {
                 Effect::Send { to, lane, body } => self.send(to, lane, body, unreachable),
-                Effect::Persist { number, batch, acknowledgements } => {
-                    // There is room: the machine hands out fewer.
-                    let _ = self.hands.log.send(log_writer::Job { number, batch, acknowledgements }).await;
+                Effect::Persist { number, batch } => {
+                    // The queue is shorter than the reports' queue: the writer can always report and take the next.
+                    let _ = self.hands.log.send(log_writer::Job { number, batch }).await;
                 }
                 Effect::Apply { entries, waiters } => {
                     self.hands.meters.proposals_committed.increment(entries.len() as u64);

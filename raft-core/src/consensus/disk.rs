@@ -144,8 +144,7 @@ impl Consensus {
         if !busy && self.disk.low.is_none() && self.tick - self.disk.answered >= every {
             self.disk.probing = true;
             let batch = LogBatch { hard_state: Some(self.disk.written), ..LogBatch::default() };
-            let acknowledgements = Vec::new();
-            self.effects.push(Effect::Persist { number: self.disk.reached, batch, acknowledgements });
+            self.effects.push(Effect::Persist { number: self.disk.reached, batch });
         }
     }
 

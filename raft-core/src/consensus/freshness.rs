@@ -34,11 +34,6 @@ impl Freshness {
         self.as_of
     }
 
-    /// Whether a round has come back whose index is not applied yet.
-    pub(super) fn waits_for_the_applier(&self) -> bool {
-        !self.waiting.is_empty()
-    }
-
     /// Whether a follower should ask now.
     pub(super) const fn is_due(&self, tick: u64) -> bool {
         tick >= self.asked + if self.as_of.is_none() { FIRST_TICKS } else { ASK_TICKS }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use raft::eraftpb::{self, MessageType};
 
 use super::config::Config;
@@ -24,8 +23,6 @@ pub(super) struct Member {
     pub(super) disk_hangs: bool,
     /// Numbers of writes that it has not answered.
     pub(super) writes: VecDeque<u64>,
-    /// What leaves once it is on disk.
-    pub(super) acknowledgements: Vec<(RaftId, Bytes)>,
     /// All that it was given.
     pub(super) written: Vec<(u64, LogBatch)>,
     /// The applier does not answer.
@@ -59,7 +56,6 @@ impl Member {
             now: 0,
             disk_hangs: false,
             writes: VecDeque::new(),
-            acknowledgements: Vec::new(),
             written: Vec::new(),
             applier_hangs: false,
             rounds: VecDeque::new(),
@@ -91,12 +87,11 @@ impl Member {
 
     pub(super) fn step(&mut self, inputs: impl IntoIterator<Item = Input>) {
         let mut inputs: Vec<Input> = inputs.into_iter().collect();
-        loop {
+        while !inputs.is_empty() {
             let effects = self.machine.step(Nanos(self.now), std::mem::take(&mut inputs));
             for effect in effects {
-                if let Effect::Persist { number, batch, acknowledgements } = effect {
+                if let Effect::Persist { number, batch } = effect {
                     self.writes.push_back(number);
-                    self.acknowledgements.extend(acknowledgements);
                     self.written.push((number, batch));
                 } else if let Effect::Apply { entries, .. } = effect {
                     self.handed.extend(entries.iter().map(|entry| entry.index.0));
@@ -112,16 +107,11 @@ impl Member {
                 }
             }
             if !self.disk_hangs {
-                let said = self.acknowledgements.drain(..).filter_map(|(_, body)| convert::message(&body));
-                self.sent.extend(said);
                 inputs.extend(self.writes.drain(..).next_back().map(|number| Input::Persisted { number }));
             }
             if !self.applier_hangs {
                 let applied = self.rounds.drain(..).next_back();
                 inputs.extend(applied.map(|index| Input::Applied { index, records: None, leases: Vec::new() }));
-            }
-            if inputs.is_empty() {
-                break;
             }
         }
     }
@@ -139,12 +129,6 @@ impl Member {
         let index = message.index + message.entries.len() as u64;
         let context = message.context.clone();
         Some(from(message.to, kind, |said| (said.term, said.index, said.context) = (message.term, index, context)))
-    }
-
-    /// So much time goes by, in which nothing happens.
-    pub(super) fn passes(&mut self, nanos: u64) {
-        self.now += nanos;
-        self.step([]);
     }
 
     pub(super) fn ticks(&mut self, ticks: u32) {

@@ -43,7 +43,6 @@ impl Consensus {
         }
         self.hear(from);
         self.hear_of_space(from, &mut message);
-        self.hear_of_watches(from, &message);
         if message.msg_type() == MessageType::MsgReadIndex {
             self.on_remote_read(from, &message);
             return;

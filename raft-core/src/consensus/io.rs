@@ -202,8 +202,6 @@ pub enum Input {
         /// Bytes that can still be written to the file system of the store.
         free: u64,
     },
-    /// Somebody watches here, or nobody does any more: whether what is committed is to be told here at once.
-    Watched(bool),
     /// A store said no: final.
     StoreFailed(StoreError),
     /// The applier stopped: final.
@@ -238,9 +236,6 @@ pub enum Effect {
         number: u64,
         /// What to write.
         batch: LogBatch,
-        /// What a follower says of it, on the control lane: to be sent once it is durable, before that is reported. Nobody has
-        /// to wait for the machine to say what it knows already. Lost is allowed; with a write that fails they are void.
-        acknowledgements: Vec<(RaftId, Bytes)>,
     },
     /// Apply in order; report [`Input::Applied`], and answer the waiters.
     Apply {

@@ -70,10 +70,6 @@ impl Leadership {
         }
     }
 
-    pub(super) const fn first_index(&self) -> LogIndex {
-        self.first_index
-    }
-
     pub(super) fn leaderless_ticks(&self, tick: u64) -> u64 {
         self.leaderless_since.map_or(0, |since| tick.saturating_sub(since))
     }
@@ -107,7 +103,6 @@ impl Consensus {
             self.copies.begin();
         }
         self.disk.leadership_changed();
-        self.commits.leadership_changed();
         self.leadership_of_leases(leads);
         self.pace.restart();
         self.drop_stale_sendable();
@@ -328,7 +323,6 @@ impl Consensus {
         }
         if leads {
             self.leadership.last_lease_round = self.tick;
-            self.tell_commit_to_readers();
         }
         self.freshness.asks(self.tick);
         let context = self.reads.start(self.now, self.tick, !leads, self.tick_offered());

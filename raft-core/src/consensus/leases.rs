@@ -93,11 +93,6 @@ impl Leases {
         Self { known: all.into_iter().map(known).collect(), ..Self::default() }
     }
 
-    /// Whether an expiry is in the log and not applied yet.
-    pub(super) const fn wait_for_the_applier(&self) -> bool {
-        self.flight.is_some()
-    }
-
     /// A snapshot has replaced the state. Who installs one does not lead.
     pub(super) fn installed(&mut self, all: Vec<(LeaseId, u64)>) {
         self.known = Self::of(all).known;

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!  inputs ──► step ──► raft ──► Ready ──► Send      (leader: at once, beside its own fsync)
-//!                                    ├──► Persist ──(log writer: acks)──► Persisted ──► Send (votes)
+//!                                    ├──► Persist ──(log writer)──► Persisted ──► Send (votes, acks)
 //!                                    ├──► Apply ────(applier)─────► Applied ────► reads, log cut
 //!                                    └──► Install ──(applier)─────► Installed
 //! ```
@@ -14,11 +14,9 @@
 //! The rules it keeps are those of the design, section 4; each file names the ones that live in it:
 //! [`config`] 1 and 11, `inbound` 8, `ready` 2, 3 and 5, `disk` the part of 4 that is no failure yet, `memlog` 5, `reads`
 //! 6 and 8, `leases` the leases of section 7, `freshness` 6, `seating` and [`guard`] 7, `leadership` 8 and 10, [`pace`] 8 and 11, `waiters` and `proposals`
-//! 9 and 12. `commits` says when the others hear of a commit, [`awaited`] which reports make a difference. Of section 5:
-//! `members` counts and asks the planner, `view` shows it what there is, `upkeep` brings the records in line, `copies` waits for the second disk. `rotation` ends a rotation of the CA.
+//! 9 and 12. Of section 5: `members` counts and asks the planner, `view` shows it what there is, `upkeep` brings the
+//! records in line, `copies` waits for the second disk. `rotation` ends a rotation of the CA.
 
-pub mod awaited;
-mod commits;
 pub mod config;
 pub mod configurations;
 mod convert;
@@ -64,7 +62,6 @@ use crate::mutants::{Mutant, on};
 use crate::ports::Boot;
 use crate::state::contract::StateStatus;
 
-use commits::Commits;
 use config::{Config, ELECTION_TICKS, ELECTION_TICKS_MAX, ELECTION_TICKS_MIN, HEARTBEAT_TICKS, TICKS_AT_ONCE_MAX};
 use copies::Copies;
 use disk::Disk;
@@ -109,7 +106,6 @@ pub struct Consensus {
     /// The term on disk.
     durable_term: u64,
     queue: proposals::Queue,
-    commits: Commits,
     waiters: Waiters,
     reads: Reads,
     freshness: Freshness,
@@ -184,8 +180,7 @@ impl Consensus {
             check_quorum: !on(Mutant::NoPreVote),
             pre_vote: !on(Mutant::NoPreVote),
             read_only_option: ReadOnlyOption::Safe,
-            // When that is told is decided in `commits`; raft still tells at once what is in a change of the members.
-            skip_bcast_commit: true,
+            skip_bcast_commit: false,
             batch_append: true,
             priority: 0,
             max_uncommitted_size: config.uncommitted_bytes_max,
@@ -220,7 +215,6 @@ impl Consensus {
             unpersisted: VecDeque::new(),
             durable_term: hard_state.term.0,
             queue: proposals::Queue::default(),
-            commits: Commits::default(),
             waiters: Waiters::default(),
             disk: Disk::with(hard_state),
             transfer: None,
@@ -241,7 +235,7 @@ impl Consensus {
 
     /// Takes inputs in order at time `now` and says what is to be done, in order.
     ///
-    /// After an [`Effect::Stop`] nothing more comes out. To be called again by [`due`](Self::due), with or without inputs.
+    /// After an [`Effect::Stop`] nothing more comes out.
     pub fn step(&mut self, now: Nanos, inputs: impl IntoIterator<Item = Input>) -> Vec<Effect> {
         self.now = self.now.max(now);
         for input in inputs {
@@ -256,7 +250,6 @@ impl Consensus {
             self.direct_renewals();
             self.start_read_round();
             self.drive();
-            self.tell_commit_in_time();
             self.note_leadership();
             self.publish();
         }
@@ -294,7 +287,6 @@ impl Consensus {
             Input::LineagesAsked => self.lineages_asked = true,
             Input::Clock { unix_s } => self.rotation.clock(unix_s),
             Input::Space { free } => self.on_space(free),
-            Input::Watched(watched) => self.on_watched(watched),
             Input::Unreachable(id) => self.raw.report_unreachable(id.0),
             Input::StoreFailed(error) => self.stop(StopCause::Store(error)),
             Input::ApplyFailed(error) => self.stop(StopCause::Apply(error)),

@@ -40,10 +40,6 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn is_empty(&self) -> bool {
-        self.commands.is_empty()
-    }
-
     fn push_back(&mut self, queued: Queued) {
         self.bytes += queued.bytes;
         self.newest = self.newest.max(queued.command.version());
@@ -95,7 +91,7 @@ impl Consensus {
     /// Moves what waits: into the log when this member leads, to the leader when another does. Without a leader, and
     /// while leadership is being handed over, it waits: the successor gets it.
     pub(super) fn propose_waiting(&mut self) {
-        if self.queue.is_empty() || self.transfer.is_some() {
+        if self.queue.commands.is_empty() || self.transfer.is_some() {
             return;
         }
         if !self.is_leader() {
@@ -119,7 +115,7 @@ impl Consensus {
         self.refuse_newer();
         while !self.stopped
             && self.is_leader()
-            && !self.queue.is_empty()
+            && !self.queue.commands.is_empty()
             && self.unpersisted.len() < self.config.unpersisted_max
             && !self.backlog_is_full()
             && !self.copies_are_behind()
@@ -169,7 +165,6 @@ impl Consensus {
         let batch = Batch::new(commands);
         match self.raw.propose(Vec::new(), batch.encode_to_vec()) {
             Ok(()) => {
-                self.commit_went_with_entries();
                 let index = LogIndex(self.raw.raft.raft_log.last_index());
                 let term = Term(self.raw.raft.term);
                 for ticket in self.waiters.register(index, term, tickets) {

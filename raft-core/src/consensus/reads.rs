@@ -97,20 +97,10 @@ impl Reads {
         self.waiting.len() + in_flight + confirmed
     }
 
-    /// Whether the quorum has answered somebody whose index is not applied yet.
-    pub(super) fn wait_for_the_applier(&self) -> bool {
-        !self.confirmed.is_empty()
-    }
-
     /// Whether a round should start now for callers (`due` asks for one also when nobody waits).
     pub(super) fn wants_round(&self, due: bool) -> bool {
-        let urgent = !self.waiting.is_empty() || self.others().next().is_some();
+        let urgent = !self.waiting.is_empty() || self.remotes.iter().any(|remote| !remote.patient);
         self.rounds.len() < ROUNDS_MAX && (due || urgent)
-    }
-
-    /// The other members at which somebody waits for the next round.
-    pub(super) fn others(&self) -> impl Iterator<Item = RaftId> + '_ {
-        self.remotes.iter().filter(|remote| !remote.patient).map(|remote| remote.from)
     }
 
     /// Starts a round for everybody who waits; returns its context. One `elsewhere`, at the leader, that nobody waits for

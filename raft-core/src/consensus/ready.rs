@@ -1,10 +1,9 @@
 //! Raft's Ready, handled asynchronously: what goes out at once, what waits for the disk, what goes to the applier.
 //!
 //! Owns the order (design section 4, rules 2, 3 and 5): the leader's messages leave beside its own fsync; votes and
-//! acknowledgements leave after everything before them is durable, those of entries straight from the log writer; the hard
-//! state of a Ready, commit included, is in the batch of its entries. One Ready with a snapshot is alone.
+//! acknowledgements leave after everything before them is durable; the hard state of a Ready, commit included, is in
+//! the batch of its entries. One Ready with a snapshot is alone.
 
-use bytes::Bytes;
 use raft::eraftpb::{self, EntryType, MessageType};
 
 use super::config::{ROUNDS_HANDED_MAX, WRITES_HANDED_MAX};
@@ -134,9 +133,8 @@ impl Consensus {
                 }
                 self.raw.advance_append_async(ready);
                 self.disk.note_written(&batch);
+                self.effects.push(Effect::Persist { number, batch });
                 let term = self.raw.raft.term;
-                let acknowledgements = self.take_acknowledgements(&mut persisted);
-                self.effects.push(Effect::Persist { number, batch, acknowledgements });
                 self.unpersisted.push_back(Unpersisted { number, messages: persisted, term });
             } else {
                 self.raw.advance_append_async(ready);
@@ -162,18 +160,6 @@ impl Consensus {
         for ticket in self.waiters.above(last) {
             self.effects.push(Effect::Answer { ticket, answer: Answer::Unknown });
         }
-    }
-
-    /// Of what waits for a write those messages that go with it to the log writer: a follower says that it has the entries, in
-    /// the term that is written with them. They are what they are, whatever is decided here until they are on disk: raft
-    /// takes them for a message that was long on its way. All others leave from here, where it is seen what became of the write.
-    fn take_acknowledgements(&self, messages: &mut Vec<eraftpb::Message>) -> Vec<(RaftId, Bytes)> {
-        let term = self.raw.raft.term;
-        let goes = |message: &mut eraftpb::Message| {
-            message.msg_type() == MessageType::MsgAppendResponse && !message.reject && message.term == term
-        };
-        let taken = messages.extract_if(.., goes);
-        taken.map(|message| (RaftId(message.to), convert::message_bytes(&message))).collect()
     }
 
     /// A Ready without anything that must be synced: its messages wait only for the Readies before it.
@@ -226,7 +212,6 @@ impl Consensus {
             return;
         }
         self.stamp_space(&mut message);
-        self.stamp_watched(&mut message);
         if kind == MessageType::MsgTimeoutNow && !self.calls_to_take_over(to) {
             return;
         }

@@ -41,34 +41,6 @@ fn what_a_disk_that_hangs_holds_back_is_bounded_and_the_newest_answers_are_kept(
 }
 
 #[test]
-fn an_acknowledgement_lies_with_the_write_and_anything_else_waits_for_the_report() {
-    // Given a follower whose disk is slow
-    let mut member = Member::started();
-    member.disk_hangs = true;
-    member.sent.clear();
-    // When it is sent an entry, and one that does not follow
-    let append = |index, log_term| {
-        from(2, MessageType::MsgAppend, |said| {
-            (said.term, said.index, said.log_term, said.commit) = (2, index, log_term, 1);
-            said.entries = vec![eraftpb::Entry { term: 2, index: index + 1, ..eraftpb::Entry::default() }];
-        })
-    };
-    member.step([append(1, 1)]);
-    member.step([append(9, 2)]);
-    // Then nothing is said; that it has the entry lies with the write, and only that.
-    assert_eq!(member.sent, []);
-    let messages = member.acknowledgements.iter().map(|(to, body)| (to.0, convert::message(body).unwrap()));
-    let lie: Vec<_> = messages.map(|(to, said)| (to, said.msg_type(), said.term, said.index, said.reject)).collect();
-    assert_eq!(lie, [(2, MessageType::MsgAppendResponse, 2, 2, false)]);
-    // When the write is on disk, then all of it is said, once.
-    member.disk_hangs = false;
-    member.step([Input::Persisted { number: *member.writes.back().unwrap() }]);
-    let mut said: Vec<_> = member.sent.iter().map(|said| (said.msg_type(), said.reject)).collect();
-    said.sort_by_key(|(_, reject)| *reject);
-    assert_eq!(said, [(MessageType::MsgAppendResponse, false), (MessageType::MsgAppendResponse, true)]);
-}
-
-#[test]
 fn an_applier_that_stands_still_has_a_bounded_number_of_rounds_and_gets_the_rest_in_few_when_it_goes_on() {
     // Given a follower with far more entries than the applier has rounds at once, none of them committed
     let mut member = Member::started();

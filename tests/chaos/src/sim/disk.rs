@@ -10,9 +10,9 @@ use super::asks::Reply;
 use super::check::{Broken, broken};
 use super::config::MILLIS;
 use super::event::Event;
-use super::member::{Job, Write};
+use super::member::Job;
 use super::world::{Step, World};
-use quorate_core::consensus::io::{Input, Lane, Records, Ticket};
+use quorate_core::consensus::io::{Input, Records, Ticket};
 use quorate_core::id::{LogIndex, RaftId};
 use quorate_core::ports::{LogReset, StagedId, StoreError, Visit};
 use quorate_core::state::contract::{ApplyError, Committed, Outcome, Refusal};
@@ -47,7 +47,7 @@ impl World {
             return Ok(());
         }
         process.writing = process.to_write.drain(..).collect();
-        let group: Vec<_> = process.writing.iter().map(|write| write.batch.clone()).collect();
+        let group: Vec<_> = process.writing.iter().map(|(_, batch)| batch.clone()).collect();
         match process.log.write(&group, false) {
             Ok(()) => {}
             Err(error @ (StoreError::Io { .. } | StoreError::Full { .. } | StoreError::Poisoned(_))) => {
@@ -68,13 +68,11 @@ impl World {
             return Ok(());
         }
         let Some(process) = &mut member.process else { return Ok(()) };
-        let Some(number) = process.writing.last().map(|write| write.number) else { return Ok(()) };
+        let Some(number) = process.writing.last().map(|(number, _)| *number) else { return Ok(()) };
         if let Err(error) = process.log.write(&[], true) {
             return self.input(id, [Input::StoreFailed(error)]);
         }
-        let mut said = Vec::new();
-        for Write { batch, acknowledgements, .. } in std::mem::take(&mut process.writing) {
-            said.extend(acknowledgements);
+        for (_, batch) in std::mem::take(&mut process.writing) {
             member.durable.write(&batch);
             if let Some(hard) = &batch.hard_state
                 && let Some(checks) = self.checks.get_mut(member.incarnation)
@@ -83,10 +81,7 @@ impl World {
             }
         }
         self.trace.line(self.now, || format!("{id} synced {number}"));
-        for (to, body) in said {
-            self.says(id, to, Lane::Control, body)?;
-        }
-        self.reported(id, Input::Persisted { number })?;
+        self.input(id, [Input::Persisted { number }])?;
         self.begin_write(id)
     }
 
@@ -202,7 +197,7 @@ impl World {
                 self.settle(id, ticket, Reply::Outcome(outcome))?;
             }
         }
-        self.reported(id, Input::Applied { index: status.applied, records, leases: applied.leases })
+        self.input(id, [Input::Applied { index: status.applied, records, leases: applied.leases }])
     }
 
     pub(super) fn install(&mut self, id: RaftId, staged: StagedId, reset: LogReset) -> Step {

@@ -12,10 +12,9 @@ use super::check::broken;
 use super::config::MILLIS;
 use super::event::Event;
 use super::life::words;
-use super::member::{Job, Process, Write};
+use super::member::{Job, Process};
 use super::world::{Step, World};
-use bytes::Bytes;
-use quorate_core::consensus::io::{Answer, Effect, Input, Lane, Nanos, RaftRole, Status, Ticket};
+use quorate_core::consensus::io::{Answer, Effect, Input, Nanos, RaftRole, Status, Ticket};
 use quorate_core::id::RaftId;
 use quorate_core::log::EntryKind;
 use quorate_core::ports::{LogBatch, StoreError};
@@ -39,52 +38,11 @@ impl World {
         if let Some(checks) = self.checks.get_mut(incarnation) {
             checks.steps(id, local.0);
         }
-        let reports = std::mem::take(&mut process.reports);
-        let watched = !process.hub.is_empty();
-        let turned = (watched != std::mem::replace(&mut process.watched, watched)).then_some(Input::Watched(watched));
-        let inputs = reports.into_iter().chain(inputs).chain(turned);
         let stepped = catch_unwind(AssertUnwindSafe(|| process.consensus.step(local, inputs)));
         match stepped {
-            Ok(effects) => self.perform_all(id, boot, effects)?,
-            Err(panic) => return broken("no_panic", format!("{id}: {}", words(&*panic))),
+            Ok(effects) => self.perform_all(id, boot, effects),
+            Err(panic) => broken("no_panic", format!("{id}: {}", words(&*panic))),
         }
-        self.comes_again(id, boot);
-        Ok(())
-    }
-
-    /// A report of the log writer or the applier: one that nothing waits for comes with whatever comes next.
-    pub(super) fn reported(&mut self, id: RaftId, report: Input) -> Step {
-        let Some(process) = self.process(id) else { return Ok(()) };
-        if process.consensus.awaits().is_for(&report) {
-            return self.input(id, [report]);
-        }
-        process.reports.push(report);
-        Ok(())
-    }
-
-    /// The machine is stepped again when it has said so, on its own clock.
-    fn comes_again(&mut self, id: RaftId, boot: u64) {
-        let now = self.now;
-        let Some(member) = self.members.get_mut(&id).filter(|member| member.boot == boot) else { return };
-        let local = member.clock(now);
-        let Some(process) = &mut member.process else { return };
-        let due = process.consensus.due();
-        if std::mem::replace(&mut process.due, due) != due
-            && let Some(due) = due
-        {
-            // (A clock that runs slow is looked at again.)
-            let at = now + due.0.saturating_sub(local).max(1);
-            self.schedule(at, Event::Due { id, boot, due });
-        }
-    }
-
-    /// Nothing has come in by then, or what came in has changed it.
-    fn due(&mut self, id: RaftId, due: Nanos) -> Step {
-        match self.process(id) {
-            Some(process) if process.due == Some(due) => process.due = None,
-            Some(_) | None => return Ok(()),
-        }
-        self.input(id, [])
     }
 
     fn perform_all(&mut self, id: RaftId, boot: u64, effects: Vec<Effect>) -> Step {
@@ -130,9 +88,12 @@ impl World {
     fn perform(&mut self, id: RaftId, boot: u64, effect: Effect) -> Step {
         match effect {
             Effect::Send { to, lane, body } => {
-                self.says(id, to, lane, body)?;
+                self.checks_of(id).sends(id, &body)?;
+                self.trace.bytes(&body);
+                self.trace.line(self.now, || format!("{id} -> {to} {}", super::network::kind(&body)));
+                self.send(id, to, lane, body);
             }
-            Effect::Persist { number, batch, acknowledgements } => {
+            Effect::Persist { number, batch } => {
                 self.trace.line(self.now, || {
                     format!(
                         "{id} persists {number}: {:?} {:?} {:?}",
@@ -143,7 +104,7 @@ impl World {
                 });
                 self.leaves_from_inside(id, &batch)?;
                 if let Some(process) = self.process(id) {
-                    process.to_write.push_back(Write { number, batch, acknowledgements });
+                    process.to_write.push_back((number, batch));
                 }
                 self.begin_write(id)?;
             }
@@ -202,15 +163,6 @@ impl World {
             Effect::Status(status) => self.publish(id, status)?,
             Effect::Stop(cause) => self.stop(id, &cause)?,
         }
-        Ok(())
-    }
-
-    /// A message of `id` leaves.
-    pub(super) fn says(&mut self, id: RaftId, to: RaftId, lane: Lane, body: Bytes) -> Step {
-        self.checks_of(id).sends(id, &body)?;
-        self.trace.bytes(&body);
-        self.trace.line(self.now, || format!("{id} -> {to} {}", super::network::kind(&body)));
-        self.send(id, to, lane, body);
         Ok(())
     }
 
@@ -355,7 +307,6 @@ impl World {
     pub(super) fn happen(&mut self, event: Event) -> Step {
         match event {
             Event::Tick { id, boot } if self.is_current(id, boot) => self.tick(id, boot),
-            Event::Due { id, boot, due } if self.is_current(id, boot) => self.due(id, due),
             Event::Deliver { from, to, body, incarnation }
                 if !self.cut.contains(&(from, to))
                     && self.may_talk(self.incarnation(to), incarnation)
@@ -444,7 +395,6 @@ impl World {
             }
             // For a process that is no more, or over a link that is cut.
             Event::Tick { .. }
-            | Event::Due { .. }
             | Event::Deliver { .. }
             | Event::Staged { .. }
             | Event::SnapshotReport { .. }

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 use super::asks::Reply;
-use quorate_core::consensus::io::{Nanos, Ticket};
+use quorate_core::consensus::io::Ticket;
 use quorate_core::id::RaftId;
 use quorate_core::log::LogEntry;
 use quorate_core::membership::liveness::Report;
@@ -14,7 +14,6 @@ use quorate_core::ports::StagedId;
 /// Something that happens at a moment. `boot` names the process it was scheduled for.
 pub(super) enum Event {
     Tick { id: RaftId, boot: u64 },
-    Due { id: RaftId, boot: u64, due: Nanos },
     Deliver { from: RaftId, to: RaftId, body: Bytes, incarnation: usize },
     Snapshot { from: RaftId, to: RaftId, boot: u64, message: Bytes, chunks: Vec<Bytes>, breaks: bool },
     Staged { from: RaftId, to: RaftId, boot: u64, message: Bytes, staged: StagedId },
@@ -63,7 +62,6 @@ impl Event {
     pub(super) const fn target(&self) -> Option<RaftId> {
         match self {
             Self::Tick { id, .. }
-            | Self::Due { id, .. }
             | Self::Synced { id, .. }
             | Self::Applied { id, .. }
             | Self::Fetched { id, .. }

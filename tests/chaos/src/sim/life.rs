@@ -102,9 +102,6 @@ impl World {
         let status = Arc::new(consensus.status());
         member.process = Some(Process {
             last_tick: self.now + phase,
-            due: None,
-            reports: Vec::new(),
-            watched: false,
             consensus,
             status,
             machine,

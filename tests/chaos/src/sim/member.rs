@@ -6,12 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::durable::DurableLog;
 use super::recovery::Claim;
 use quorate_core::consensus::Consensus;
-use quorate_core::consensus::io::{Input, Nanos, Records, Status, Ticket};
+use quorate_core::consensus::io::{Records, Status, Ticket};
 use quorate_core::id::{LogIndex, RaftId};
 use quorate_core::ports::{
     LogBatch, LogReader, LogReset, LogWriter, MetaStore, StagedId, Staging, StateRead, StateReader,
@@ -58,12 +56,6 @@ pub(super) struct Member {
 /// A running process.
 pub(super) struct Process {
     pub(super) last_tick: u64,
-    /// When the machine wants to be stepped again.
-    pub(super) due: Option<Nanos>,
-    /// What its log writer and applier report that nothing waits for.
-    pub(super) reports: Vec<Input>,
-    /// Somebody watches here, as the machine was last told.
-    pub(super) watched: bool,
     pub(super) consensus: Consensus,
     pub(super) status: Arc<Status>,
     pub(super) machine: Machine,
@@ -74,8 +66,8 @@ pub(super) struct Process {
     pub(super) log_reader: Arc<dyn LogReader>,
     pub(super) staging: Arc<dyn Staging>,
     pub(super) meta: Arc<dyn MetaStore>,
-    pub(super) to_write: VecDeque<Write>,
-    pub(super) writing: Vec<Write>,
+    pub(super) to_write: VecDeque<(u64, LogBatch)>,
+    pub(super) writing: Vec<(u64, LogBatch)>,
     pub(super) to_apply: VecDeque<Job>,
     pub(super) applying: bool,
     pub(super) views: BTreeMap<u64, Arc<dyn StateRead>>,
@@ -92,14 +84,6 @@ pub(super) struct Process {
     pub(super) hub: Hub,
     /// Watches whose tasks are to look.
     pub(super) woken: BTreeSet<WatchId>,
-}
-
-/// The log writer's work.
-pub(super) struct Write {
-    pub(super) number: u64,
-    pub(super) batch: LogBatch,
-    /// Leave once it is durable.
-    pub(super) acknowledgements: Vec<(RaftId, Bytes)>,
 }
 
 /// The applier's work.
