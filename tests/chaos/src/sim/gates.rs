@@ -254,7 +254,8 @@ impl World {
         } else {
             self.trace.line(self.now, || format!("{id} stops: {why:?}"));
             self.crash(id, usize::MAX);
-            self.gates.stopped.insert(id, boot);
+            // (It asks as what it is now: the process that ended has another number.)
+            self.gates.stopped.insert(id, self.boot(id));
         }
         let at = self.now + self.gates.rng.between(MILLIS, 500 * MILLIS);
         let boot = self.boot(id);
