@@ -78,6 +78,8 @@ pub(super) async fn fsync_fails(world: &mut World) -> Done {
         world.gaps.push(world.recorder.gap());
         if !world.fleet.members[leader].runs() {
             world.back_from_starving(leader).await?;
+            // (One that came back anew has no seat yet: the next one may not fall before it has.)
+            world.seated(world.setup.managers).await?;
             world.caught_up(leader).await?;
         }
         world.gap().await?;
